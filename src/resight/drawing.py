@@ -1,0 +1,133 @@
+"""Boxes and labels drawn into a picture."""
+
+from __future__ import annotations
+
+import colorsys
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+Colour = tuple[int, int, int]
+Rectangle = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels, the last ones included
+
+
+def draw(
+    image: np.ndarray, boxes: np.ndarray, names: Sequence[str], scores: Sequence[float] | np.ndarray | None = None
+) -> np.ndarray:
+    """A copy of ``image`` with its boxes and their labels drawn.
+
+    Lines run around a box rather than over it, so that a small object stays visible, and line and text grow with
+    the picture. Labels stay inside the picture and avoid each other where there is room. Boxes that reach outside
+    are cut at the border, turned ones are straightened, those with a NaN are left out.
+
+    Args:
+        image: ``[H, W, 3]`` uint8 RGB.
+        boxes: ``[N, 4]`` xyxy, absolute pixels of ``image``.
+        names: N class names; a name has one colour, in every picture.
+        scores: N numbers in 0..1, written behind the names.
+    """
+    height, width = image.shape[:2]
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    canvas = ImageDraw.Draw(picture)
+    line = max(1 if max(width, height) < 200 else 2, round(max(width, height) / 300))
+    texts = list(names) if scores is None else [f"{n} {s:.2f}" for n, s in zip(names, scores, strict=True)]
+    corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    outlines = [
+        (_outline(box, line, width, height), name, text)
+        for box, name, text in zip(corners, names, texts, strict=True)
+        if np.isfinite(box).all()
+    ]
+    # The best score comes first and is drawn last, on top; but its label has the first choice of a place.
+    for outline, name, _ in reversed(outlines):
+        canvas.rectangle(_grow(outline, 1), outline=_ink(colour_of(name)))
+        canvas.rectangle(outline, outline=colour_of(name), width=line)
+    kept_clear = [outline for outline, _, _ in outlines]
+    for outline, name, text in outlines:
+        font, text = _fit(text, width, height)
+        if text:
+            kept_clear.append(_label(canvas, outline, text, font, colour_of(name), kept_clear, width, height))
+    return np.asarray(picture)
+
+
+def colour_of(name: str) -> Colour:
+    """The RGB colour of a class name: the same in every process and whatever other classes there are."""
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
+    hue = int.from_bytes(digest[:2], "big") / 65536
+    lightness = (0.42, 0.55, 0.68)[digest[2] % 3]
+    red, green, blue = colorsys.hls_to_rgb(hue, lightness, 0.95)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def _ink(colour: Colour) -> Colour:
+    """Black or white, whichever contrasts more with ``colour`` (relative luminance of WCAG 2)."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in colour)]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return (0, 0, 0) if luminance > 0.179 else (255, 255, 255)
+
+
+def _outline(box: np.ndarray, line: int, width: int, height: int) -> Rectangle:
+    """The pixels just around ``box``, moved inside where the picture ends."""
+    x1, x2 = sorted((box[0], box[2]))
+    y1, y2 = sorted((box[1], box[3]))
+    left, right = np.clip((np.floor(x1) - line, np.ceil(x2) - 1 + line), 0, width - 1)
+    top, bottom = np.clip((np.floor(y1) - line, np.ceil(y2) - 1 + line), 0, height - 1)
+    return int(left), int(top), int(right), int(bottom)
+
+
+def _grow(box: Rectangle, by: int) -> Rectangle:
+    return box[0] - by, box[1] - by, box[2] + by, box[3] + by
+
+
+def _fit(text: str, width: int, height: int) -> tuple[ImageFont.FreeTypeFont | ImageFont.ImageFont, str]:
+    """A font for this picture and as much of ``text`` as it can hold; nothing where not even a letter fits."""
+    text = "".join(c if c.isprintable() else " " for c in text)
+    size = max(12, round(max(width, height) / 45))
+    font = ImageFont.load_default(size)
+    while size > 8 and font.getlength(text) > width - size:
+        size -= 1
+        font = ImageFont.load_default(size)
+    if height < 2 * size:
+        return font, ""
+    if font.getlength(text) > width - size:
+        while text and font.getlength(text + "…") > width - size:
+            text = text[:-1]
+        text = text and text + "…"
+    return font, text
+
+
+def _label(
+    canvas: ImageDraw.ImageDraw,
+    outline: Rectangle,
+    text: str,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    colour: Colour,
+    kept_clear: Sequence[Rectangle],
+    width: int,
+    height: int,
+) -> Rectangle:
+    """Writes ``text`` at the place around or in ``outline`` that hides least of ``kept_clear``; gives that place."""
+    x1, y1, x2, y2 = outline
+    # The height of all letters, not of these: labels side by side have equal plates and one base line.
+    _, top, _, bottom = canvas.textbbox((0, 0), "Ágj|", font=font)
+    pad = max(1, round((bottom - top) / 8))
+    tall, wide = round(bottom - top) + 2 * pad, round(canvas.textlength(text, font=font)) + 4 * pad
+    places = [
+        (min(max(x, 0), width - wide), min(max(y, 0), height - tall))
+        for y in (y1 - tall, y2 + 1, y1 + 1, y2 - tall, y1 - 2 * tall, y2 + 1 + tall)
+        for x in (x1, x2 + 1 - wide)
+    ]
+    rooms = [(x, y, x + wide - 1, y + tall - 1) for x, y in places]
+    room = rooms[int(np.argmin(_hidden(np.array(rooms), np.array(kept_clear))))]
+    canvas.rectangle(room, fill=colour)
+    canvas.text((room[0] + 2 * pad, room[1] + pad - top), text, fill=_ink(colour), font=font)
+    return room
+
+
+def _hidden(rooms: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """``[R]``: how much of ``others [M, 4]`` each of ``rooms [R, 4]`` covers, as a sum of the shares of each."""
+    top_left = np.maximum(rooms[:, None, :2], others[None, :, :2])
+    bottom_right = np.minimum(rooms[:, None, 2:], others[None, :, 2:])
+    covered = np.clip(bottom_right - top_left + 1, 0, None).prod(axis=2)
+    return (covered / (others[:, 2:] - others[:, :2] + 1).prod(axis=1)).sum(axis=1)
