@@ -1,0 +1,194 @@
+"""Image bytes: what they say about themselves, and their pixels as 8-bit RGB."""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ..errors import ResightError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+MAX_PIXELS = 178_000_000
+
+# Only formats that photographs come in: fewer parsers see foreign bytes (PIL would even start Ghostscript for EPS).
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+_NAMES = {"mpo": "jpeg", "dib": "bmp"}
+_ORIENTATION = 0x0112
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """The header of an image. ``width`` and ``height`` are pixels as stored, before any rotation.
+
+    ``format`` is lower case ("jpeg", "png", ...), ``mode`` is PIL's ("RGB", "L", "I;16", ...), ``orientation`` is the
+    EXIF value, 1 (upright) to 8.
+    """
+
+    width: int
+    height: int
+    format: str
+    mode: str
+    orientation: int = 1
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """``(width, height)`` after the EXIF rotation."""
+        return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
+
+
+def open_image(data: bytes, where: object = "") -> Image.Image:
+    """Opens encoded bytes by their header; pixels are not decoded yet, and may still turn out damaged.
+
+    Raises:
+        ResightError: no image, of an unknown format, or of more than 178 megapixels.
+    """
+    if not data:
+        raise ResightError("the image is empty (0 bytes)", where=where, fix="Copy or download it again.")
+    try:
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    except UnidentifiedImageError as error:
+        raise ResightError(
+            f"is not an image of a known format ({', '.join(_FORMATS)}), or its header is damaged", where=where
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise _too_large(str(error), where) from error
+    except Exception as error:  # the parsers raise nearly anything on damaged bytes
+        raise ResightError(f"the image header is damaged: {error}", where=where) from error
+    if image.width * image.height > MAX_PIXELS:  # PIL's own limit is global and may have been lifted
+        raise _too_large(f"{image.width} x {image.height} pixels", where)
+    if image.width <= 0 or image.height <= 0:
+        raise ResightError(f"the image header says {image.width} x {image.height} pixels", where=where)
+    return image
+
+
+def probe(data: bytes, where: object = "") -> ImageInfo:
+    """Reads the header only. Raises ResightError as ``open_image`` does."""
+    image = open_image(data, where)
+    name = (image.format or "").lower()
+    return ImageInfo(image.width, image.height, _NAMES.get(name, name), image.mode, _orientation(image, data))
+
+
+def decode(data: bytes, where: object = "") -> np.ndarray:
+    """The pixels ``[H, W, 3]`` uint8 RGB as stored: an EXIF rotation is not applied.
+
+    16-bit samples keep their high byte, grey is repeated, alpha is dropped, CMYK is converted; of an animation the
+    first frame is taken.
+
+    Raises:
+        ResightError: as ``open_image``, or the pixel data is truncated or damaged.
+    """
+    return np.array(_rgb(_load(data, where), where))
+
+
+def upright(data: bytes, where: object = "") -> bytes:
+    """Applies the EXIF rotation: the image re-encoded in its own format, without the tag; unrotated bytes as given."""
+    image = _load(data, where)
+    orientation = _orientation(image, data)
+    if orientation == 1:
+        return data
+    turned = image.transpose(_TRANSPOSE[orientation])
+    options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95}}
+    kind = "JPEG" if image.format == "MPO" else str(image.format)
+    profile = image.info.get("icc_profile")
+    turned.info = {key: value for key, value in image.info.items() if key == "transparency"}
+    out = io.BytesIO()
+    try:
+        turned.save(out, kind, icc_profile=profile, **options.get(kind, {}))
+    except (OSError, ValueError) as error:
+        raise ResightError(f"cannot store the image upright: {error}", where=where) from error
+    return out.getvalue()
+
+
+def read_image(path: str | os.PathLike[str]) -> np.ndarray:
+    """Reads a file as ``[H, W, 3]`` uint8 RGB, upright. Raises ResightError as ``decode``, or if it cannot be read."""
+    data = read_bytes(path)
+    image = _load(data, path)
+    rgb = _rgb(image, path)
+    orientation = _orientation(image, data)
+    return np.array(rgb if orientation == 1 else rgb.transpose(_TRANSPOSE[orientation]))
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """A whole file. Raises ResightError if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except (OSError, ValueError) as error:
+        raise ResightError(f"cannot be read: {getattr(error, 'strerror', None) or error}", where=path) from error
+
+
+def _load(data: bytes, where: object) -> Image.Image:
+    image = open_image(data, where)
+    try:
+        image.load()
+    except Exception as error:  # as above
+        raise ResightError(f"the image is truncated or damaged: {error}", where=where) from error
+    return image
+
+
+def _rgb(image: Image.Image, where: object) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    try:
+        if image.mode.startswith("I"):
+            # The high byte, as libpng and TensorFlow take it; PIL would saturate at 255.
+            samples = np.asarray(image).astype(np.int64)
+            image = Image.fromarray((samples.clip(0, 65535) >> 8).astype(np.uint8))
+        image.info.pop("transparency", None)
+        if image.mode == "F":
+            raise ValueError("floating-point pixels have no fixed white")
+        return image.convert("RGB")
+    except Exception as error:  # colour spaces without a conversion, damaged palettes
+        raise ResightError(
+            f"pixels of kind '{image.mode}' cannot be read as RGB: {error}",
+            where=where,
+            fix="Save the image as an 8-bit JPEG or PNG.",
+        ) from error
+
+
+def _orientation(image: Image.Image, data: bytes) -> int:
+    # Image.getexif would decode a whole PNG in search of late chunks, and follow XMP, which viewers do not.
+    if image.format == "PNG":
+        block = _png_exif(data)
+    else:
+        block = image.info.get("exif")
+    if not block:
+        return 1
+    exif = Image.Exif()
+    try:
+        exif.load(block)
+        value = exif.get(_ORIENTATION, 1)
+    except Exception:  # a damaged EXIF block tells nothing; the pixels are still good
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _png_exif(data: bytes) -> bytes:
+    at = 8
+    while at + 8 <= len(data):
+        length, kind = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
+        if kind == b"eXIf":
+            return data[at + 8 : at + 8 + length]
+        at += length + 12
+    return b""
+
+
+def _too_large(detail: str, where: object) -> ResightError:
+    return ResightError(
+        f"the image is too large to decode (limit {MAX_PIXELS // 1_000_000} megapixels): {detail}",
+        where=where,
+        fix="Cut it into tiles, or scale it down.",
+    )

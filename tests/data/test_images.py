@@ -1,0 +1,202 @@
+"""Every kind of image people have becomes RGB or an error that names it."""
+
+import io
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from resight.data.images import ImageInfo, decode, probe, read_image, upright
+from resight.errors import ResightError
+
+
+def encode(image: Image.Image, kind: str, **options) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def raw_png(width: int, height: int, depth: int, color: int, rows: bytes, extra: bytes = b"") -> bytes:
+    """A PNG written by hand, so that no library's idea of its modes stands between test and file."""
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
+    body = chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM"])
+def test_lossless_formats_give_back_their_pixels(pixels, kind):
+    data = encode(Image.fromarray(pixels), kind)
+    result = decode(data)
+    assert result.dtype == np.uint8 and result.flags.writeable
+    np.testing.assert_array_equal(result, pixels)
+    assert probe(data) == ImageInfo(30, 20, kind.lower(), "RGB", 1)
+
+
+def test_16_bit_grey_keeps_the_high_byte():
+    samples = np.array([[0, 255, 256, 30000, 65535]], dtype=">u2")
+    data = raw_png(5, 1, 16, 0, b"\0" + samples.tobytes())
+    np.testing.assert_array_equal(decode(data)[0, :, 0], [0, 0, 1, 117, 255])
+    np.testing.assert_array_equal(decode(data)[..., 0], decode(data)[..., 2])
+
+
+def test_16_bit_rgb_keeps_the_high_byte():
+    samples = np.array([[512, 65535, 300]], dtype=">u2")
+    np.testing.assert_array_equal(decode(raw_png(1, 1, 16, 2, b"\0" + samples.tobytes())), [[[2, 255, 1]]])
+
+
+def test_1_bit():
+    np.testing.assert_array_equal(decode(raw_png(4, 1, 1, 0, b"\0\xa0"))[0, :, 1], [255, 0, 255, 0])
+
+
+def test_grey_with_alpha_drops_alpha():
+    data = raw_png(2, 1, 8, 4, b"\0" + bytes([7, 0, 200, 128]))
+    np.testing.assert_array_equal(decode(data), [[[7, 7, 7], [200, 200, 200]]])
+
+
+def test_rgba_drops_alpha():
+    data = raw_png(2, 1, 8, 6, b"\0" + bytes([1, 2, 3, 0, 4, 5, 6, 255]))
+    np.testing.assert_array_equal(decode(data), [[[1, 2, 3], [4, 5, 6]]])
+
+
+def test_palette_with_transparency():
+    palette = chunk(b"PLTE", bytes([10, 20, 30, 40, 50, 60])) + chunk(b"tRNS", bytes([0, 128]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = decode(raw_png(2, 1, 8, 3, b"\0\0\1", palette))
+    np.testing.assert_array_equal(result, [[[10, 20, 30], [40, 50, 60]]])
+
+
+def test_cmyk_jpeg_with_adobe_inversion():
+    ink = Image.new("CMYK", (16, 16), (0, 255, 255, 0))  # no cyan, all magenta and yellow: red
+    data = encode(ink, "JPEG", quality=95)
+    assert b"Adobe" in data
+    red, green, blue = decode(data)[8, 8]
+    assert red > 240 and green < 15 and blue < 15
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP"])
+def test_of_an_animation_the_first_frame_counts(kind):
+    frames = [Image.new("RGB", (8, 8), color) for color in ("#c81e1e", "#1e1ec8")]
+    data = encode(frames[0], kind, save_all=True, append_images=frames[1:], duration=100)
+    red, _, blue = decode(data)[4, 4].astype(int)
+    assert red > blue + 100
+
+
+def test_zero_bytes_and_other_files_are_refused_with_their_name():
+    for data in (b"", b"<html>404 not found</html>", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"):
+        for read in (probe, decode, upright):
+            with pytest.raises(ResightError, match=r"a/b\.png"):
+                read(data, "a/b.png")
+
+
+def test_missing_file_and_folder_are_refused(tmp_path):
+    for path in (tmp_path, tmp_path / "none.jpg", "a\0b.jpg"):
+        with pytest.raises(ResightError, match="cannot be read"):
+            read_image(path)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "TIFF"])
+def test_truncated(pixels, kind):
+    data = encode(Image.fromarray(pixels), kind)
+    probe(encode(Image.fromarray(pixels), kind))
+    with pytest.raises(ResightError):
+        decode(data[: len(data) // 2], "half")
+
+
+@pytest.mark.parametrize("side", [15_000, 50_000])
+def test_a_huge_header_is_refused_by_name_before_decoding(side):
+    data = raw_png(side, side, 8, 2, b"")
+    with pytest.raises(ResightError, match=r"big\.png.*178 megapixels.*") as caught:
+        probe(data, "big.png")
+    assert "tiles" in caught.value.fix
+
+
+def test_the_limit_holds_when_pil_has_none(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    with pytest.raises(ResightError, match="50000 x 50000"):
+        decode(raw_png(50_000, 50_000, 8, 2, b""))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation(tmp_path, kind, orientation):
+    rows, columns = np.mgrid[0:48, 0:64]
+    smooth = np.stack([columns * 4, rows * 5, (rows + columns)], -1).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(Image.fromarray(smooth), kind, exif=exif)
+    # What each value means, written as array operations.
+    expected = {
+        1: smooth, 2: smooth[:, ::-1], 3: smooth[::-1, ::-1], 4: smooth[::-1], 5: smooth.transpose(1, 0, 2),
+        6: np.rot90(smooth, -1), 7: smooth[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(smooth),
+    }[orientation]  # fmt: skip
+    info = probe(data)
+    assert (info.width, info.height, info.orientation) == (64, 48, orientation)
+    assert info.upright_size == (expected.shape[1], expected.shape[0])
+    assert np.abs(decode(data).astype(int) - smooth).max() < 30, "decode leaves the stored frame alone"
+    turned = upright(data)
+    if orientation == 1:
+        assert turned is data
+    after = probe(turned)
+    assert (after.format, after.orientation) == (kind.lower(), 1)
+    assert np.abs(decode(turned).astype(int) - expected).mean() < 4
+    (tmp_path / "x").write_bytes(data)
+    assert np.abs(read_image(tmp_path / "x").astype(int) - expected).mean() < 4
+
+
+def test_16_bit_png_is_turned_without_loss():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    samples = np.arange(12, dtype=np.uint16).reshape(3, 4) * 5000
+    turned = upright(encode(Image.fromarray(samples), "PNG", exif=exif))
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(turned))), np.rot90(samples, -1))
+
+
+def test_exif_after_the_pixels_of_a_png_is_seen():
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    data = encode(Image.new("RGB", (3, 2)), "PNG")
+    late = data[:-12] + chunk(b"eXIf", exif.tobytes()[6:]) + data[-12:]
+    assert probe(late).orientation == 3
+
+
+SAMPLES = [
+    encode(Image.new(mode, (9, 7), 1), kind)
+    for mode, kind in [("RGB", "PNG"), ("P", "PNG"), ("RGB", "JPEG"), ("CMYK", "JPEG"), ("RGB", "WEBP"), ("P", "GIF"),
+                       ("RGB", "BMP"), ("RGB", "TIFF"), ("L", "PPM"), ("F", "TIFF"), ("LAB", "TIFF"), ("I;16", "TIFF")]
+]  # fmt: skip
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    sample=st.sampled_from(SAMPLES),
+    damage=st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), max_size=8),
+    end=st.integers(0, 2000),
+)
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_bytes_end_in_pixels_or_our_error(sample, damage, end):
+    data = bytearray(sample)
+    for at, value in damage:
+        data[at % len(data)] = value
+    damaged = bytes(data[:end])
+    for read in (probe, decode, upright):
+        try:
+            result = read(damaged, "x")
+        except ResightError as error:
+            assert error.where == "x"
+        else:
+            assert read is not decode or (result.dtype == np.uint8 and result.ndim == 3 and result.shape[2] == 3)
