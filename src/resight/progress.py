@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
@@ -40,7 +40,7 @@ def track(iterable: Iterable[T], description: str, total: int | None = None) -> 
         description: what is being done, e.g. "writing train".
         total: number of items; by default ``len(iterable)`` where it has one.
     """
-    if total is None and hasattr(iterable, "__len__"):
+    if total is None and isinstance(iterable, Sized):
         total = len(iterable)
     with meter(description, total) as progress:
         for item in iterable:

@@ -1,0 +1,41 @@
+# make demo   the whole job on generated road scenes
+# make test   every test
+# make lint   ruff and mypy
+# Each makes the environment it needs first. `make VENV=path ...` uses, and installs into, one that exists.
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
+
+.PHONY: demo test lint format clean
+
+demo: $(VENV)/.resight-demo
+	$(BIN)/resight demo --out demo --force
+
+test: $(VENV)/.resight-dev
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.resight-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.resight-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# A stamp in the environment: what pyproject.toml asks for is installed again when it has changed.
+$(VENV)/.resight-demo: pyproject.toml | $(BIN)/python
+	$(PIP) --editable '.[onnx]'
+	@touch $@
+
+$(VENV)/.resight-dev: pyproject.toml | $(BIN)/python
+	$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/.resight-demo
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,469 @@
+"""The command line: each verb is a thin call of the public function of its name.
+
+What a verb needs is imported inside it, so that ``resight --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+from typer.core import TyperGroup
+
+from . import __version__, console
+from .errors import ResightError, listed, nearest
+
+log = logging.getLogger(__name__)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Verbs(TyperGroup):
+    """The application: every error becomes one message and an exit code, whoever calls it."""
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
+        argv = list(sys.argv[1:] if args is None else args)
+        if argv in ([], ["data"]):
+            argv.append("--help")
+        extra["standalone_mode"] = False
+        sys.exit(console.guard(lambda: super(_Verbs, self).main(argv, prog_name or "resight", **extra), argv))
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=lambda name: name not in ("demo", "data"))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        word, known = args[0], self.list_commands(ctx)
+        if not word.startswith("-") and word not in known:
+            deeper = f"Did you mean '{ctx.command_path} data {word}'?" if word in ("build", "check", "show") else ""
+            raise ResightError(
+                f"unknown command '{word}'. {deeper or nearest(word, known)}".rstrip(),
+                fix=f"{ctx.command_path} knows {listed(known, 20)}.",
+            )
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    cls=_Verbs,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Fine-tunes a pretrained Faster R-CNN on your own images: annotations, records, training, COCO evaluation, "
+    "export. Begin with `resight demo`, or with `resight data check` on a folder of your own.",
+)
+data_app = typer.Typer(cls=_Verbs, help="Annotations in, records out.")
+app.add_typer(data_app, name="data")
+
+Out = Annotated[str, typer.Option("--out", "-o", help="Folder or file to write.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists, as far as Resight wrote it.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, a checkpoint or an exported ONNX.")]
+Labels = Annotated[str | None, typer.Option("--labels", metavar="MAP", help="A label map that names the classes.")]
+Format = Annotated[
+    str, typer.Option("--format", metavar="auto|lisa|coco|voc|yolo|csv|tfrecord", help="Format of the annotations.")
+]
+ConfigFile = Annotated[str | None, typer.Option("--config", metavar="TOML", help="Configuration of the training.")]
+
+_COMMON = {
+    "quiet": (bool, Annotated[bool, typer.Option("--quiet", "-q", help="Only results, warnings and errors.")], False),
+    "log_format": (
+        str,
+        Annotated[str, typer.Option("--log-format", metavar="text|json", help="Form of the messages on stderr.")],
+        "text",
+    ),
+    "debug": (bool, Annotated[bool, typer.Option("--debug", help="Show tracebacks and every message.")], False),
+}
+
+
+def _verb(group: typer.Typer, name: str) -> Callable[[F], F]:
+    """Makes a function a verb and gives it the options that all of them have."""
+
+    def register(function: F) -> F:
+        signature = inspect.signature(function, eval_str=True)
+
+        @functools.wraps(function)
+        def run(*, quiet: bool, log_format: str, debug: bool, **options: Any) -> Any:
+            if log_format not in ("text", "json"):
+                raise ResightError(f"'{log_format}' is neither text nor json", where="--log-format")
+            console.listen(quiet=quiet, debug=debug, as_json=log_format == "json")
+            return function(**options)
+
+        common = [
+            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+            for key, (_, annotation, default) in _COMMON.items()
+        ]
+        parameters = [
+            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in signature.parameters.values()
+        ]
+        run.__signature__ = inspect.Signature([*parameters, *common])  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in [*parameters, *common]}
+        group.command(name)(run)
+        return function
+
+    return register
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"resight {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = (
+        False
+    ),
+) -> None:
+    pass
+
+
+@_verb(app, "demo")
+def demo(
+    out: Out = "demo",
+    seed: Annotated[int, typer.Option(min=0, help="Every random draw follows from it.")] = 42,
+    force: Force = False,
+) -> None:
+    """The whole job on generated road scenes, offline and on a CPU: build, check, train, evaluate, export, predict."""
+    from .demo import demo as run_demo
+
+    print(run_demo(out, seed=seed, force=force).text())
+    _wrote(out, "data check photos", "on annotated images of your own")
+
+
+@_verb(data_app, "build")
+def build(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Annotated images: a folder or an annotation file.")],
+    out: Out,
+    format: Format = "auto",
+    classes: Annotated[str, typer.Option(metavar="A,B,C", help="Only these classes.")] = "",
+    rename: Annotated[list[str] | None, typer.Option(metavar="OLD=NEW", help="Another name for a class.")] = None,
+    labels: Annotated[str | None, typer.Option(metavar="MAP", help="A label map whose ids are kept.")] = None,
+    split: Annotated[
+        str, typer.Option(metavar="auto|given|group|random|FILE", help="How images are told apart.")
+    ] = "auto",
+    group_by: Annotated[
+        str | None, typer.Option(metavar="REGEX|track|video", help="What belongs together in a split.")
+    ] = None,
+    test_fraction: Annotated[float, typer.Option(min=0, max=1, help="Share of the images for the test.")] = 0.2,
+    val_fraction: Annotated[float, typer.Option(min=0, max=1, help="Share that training watches.")] = 0.1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 42,
+    shards: Annotated[int | None, typer.Option(min=1, help="Files per split; by default by size.")] = None,
+    background: Annotated[
+        str, typer.Option(metavar="none|empty|all", help="Which images without a selected box to keep.")
+    ] = "empty",
+    on_bad: Annotated[str, typer.Option(metavar="error|skip", help="What to do with bad images and boxes.")] = "error",
+    layout: Annotated[str, typer.Option(metavar="resight|tfod", help="Names of the files.")] = "resight",
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Turns annotations into a records folder, split without leakage."""
+    from .data.build import build_data
+
+    report = build_data(
+        source,
+        out,
+        format=format,
+        classes=_names(classes),
+        rename=_pairs(rename, "--rename"),
+        labels=labels,
+        split=split,
+        group_by=group_by,
+        test_fraction=test_fraction,
+        val_fraction=val_fraction,
+        seed=seed,
+        shards=shards,
+        background=background,
+        on_bad=on_bad,
+        layout=layout,
+        force=force,
+    )
+    if json:
+        console.show_json({"counts": report.counts, "leakage": report.leakage, "problems": _plain(report.problems)})
+    else:
+        print(report.text())
+    _wrote(out, f"data show {_q(out)} -o look", f"then: resight train --data {_q(out)}")
+
+
+@_verb(data_app, "check")
+def check(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A source or a records folder.")],
+    format: Format = "auto",
+    config: ConfigFile = None,
+    json: Json = False,
+) -> int:
+    """Says what is wrong with a source or a records folder; exit code 1 when anything is an error."""
+    from .config import load_config
+    from .data.check import check_data
+
+    report = check_data(data, format=format, config=load_config(config) if config else None)
+    if json:
+        console.show_json(report.json())
+    else:
+        print(report.text())
+    if report.errors:
+        log.info("Mend the errors, or leave them out: resight data build %s -o records --on-bad skip", _q(data))
+        return console.BAD
+    _next(f"data build {_q(data)} -o records")
+    return console.DONE
+
+
+@_verb(data_app, "show")
+def show(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A source or a records folder.")],
+    out: Out,
+    augment: Annotated[bool, typer.Option("--augment", help="As training sees them.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Number of pictures.")] = 32,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "train",
+    config: ConfigFile = None,
+    force: Force = False,
+) -> None:
+    """Draws pictures with their boxes, as stored or as training sees them."""
+    from .config import load_config
+    from .data.show import show_data
+
+    settings = load_config(config) if config else None
+    written = show_data(data, out, augment=augment, limit=limit, split=split, config=settings, force=force)
+    print(f"{len(written)} pictures in {out}")
+    _wrote(out, f"train --data {_q(data)}")
+
+
+@_verb(app, "train")
+def train(
+    config: Annotated[str | None, typer.Argument(metavar="CONFIG", help="A TOML file; see --show-config.")] = None,
+    data: Annotated[str | None, typer.Option(metavar="RECORDS", help="Records folder.")] = None,
+    out: Annotated[str | None, typer.Option("--out", "-o", help="Run folder; by default runs/<date>-<time>.")] = None,
+    model: Annotated[str | None, typer.Option(help="A timm backbone or one of torchvision's four models.")] = None,
+    start: Annotated[str | None, typer.Option(metavar="MODEL", help="Weights to start from.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="MIN,MAX", help="Pixels of the short and the long side.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the data.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps, instead of epochs.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images a step.")] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="Minutes of training, instead of epochs.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Every random draw follows from it.")] = None,
+    set: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key; repeatable.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out; start it if it is new.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="The plan only.")] = False,
+    show_config: Annotated[bool, typer.Option("--show-config", help="Print the configuration and stop.")] = False,
+) -> int:
+    """Trains a detector; with --data alone the defaults train."""
+    from .config import load_config, parse_set, to_toml
+
+    options = {
+        "data.path": data,
+        "model.name": model,
+        "model.start": start,
+        "train.epochs": epochs,
+        "train.steps": steps,
+        "train.batch_size": batch,
+        "train.max_minutes": max_minutes,
+        "train.device": device,
+        "train.seed": seed,
+    }
+    overrides: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+    if epochs is not None and steps is None:
+        overrides["train.steps"] = None  # an option replaces what the file says, not only its own key
+    if steps is not None and epochs is None:
+        overrides["train.epochs"] = None
+    if size is not None:
+        overrides["model.min_size"], overrides["model.max_size"] = _size(size)
+    overrides |= parse_set(set or [])
+    if resume and out is None:
+        raise ResightError(
+            "which run shall be resumed?", where="--resume", fix="Name it: resight train --resume -o RUN"
+        )
+    if resume and config is None and os.path.isfile(stored := os.path.join(str(out), "config.toml")):
+        config = stored
+    settings = load_config(config, overrides)
+    if show_config:
+        print(to_toml(settings))
+        return console.DONE
+    if not (settings.data.path or settings.data.train):
+        raise ResightError(
+            "there is nothing to train on",
+            where="data.path",
+            fix="Name a records folder: resight train --data RECORDS (resight data build makes one).",
+        )
+    from .training.train import train as run_train
+
+    result = run_train(settings, out, resume=resume, dry_run=dry_run)
+    print(result.text())
+    if not dry_run and result.exit_code == console.DONE:
+        _wrote(str(result.run), f"evaluate {_q(result.run)}")
+    return int(result.exit_code)
+
+
+@_verb(app, "evaluate")
+def evaluate(
+    model: Model,
+    data: Annotated[str | None, typer.Option(metavar="RECORDS", help="Records folder; a run knows its own.")] = None,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    out: Annotated[str | None, typer.Option("--out", "-o", help="Folder; by default in the run folder.")] = None,
+    require: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Exit code 1 when missed, e.g. AP50=.80.")
+    ] = None,
+    ignore_difficult: Annotated[bool, typer.Option("--ignore-difficult", help="Leave difficult boxes out.")] = False,
+    labels: Labels = None,
+    device: Device = "auto",
+    force: Force = False,
+    json: Json = False,
+) -> int:
+    """Measures a model: the 12 COCO numbers, AP of each class, the losses, the operating point."""
+    from .evaluation.evaluate import evaluate as run_evaluate
+
+    result = run_evaluate(
+        model,
+        data,
+        split=split,
+        out=out,
+        require=tuple(require or ()),
+        ignore_difficult=ignore_difficult,
+        device=device,
+        labels=labels,
+        force=force,
+    )
+    if json:
+        console.show_json(result.metrics)
+    else:
+        print(result.text())
+    for miss in result.missed:
+        log.error("required, but missed: %s", miss)
+    _next(f"predict {_q(model)} PHOTOS -o found")
+    return console.BAD if result.missed else console.DONE
+
+
+@_verb(app, "predict")
+def predict(
+    model: Model,
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images and folders of images.")],
+    out: Out = "predictions",
+    score: Annotated[float | None, typer.Option(min=0, max=1, help="Threshold of what is drawn.")] = None,
+    nms_iou: Annotated[float | None, typer.Option(min=0, max=1, help="Overlap above which one box goes.")] = None,
+    class_agnostic_nms: Annotated[
+        bool, typer.Option("--class-agnostic-nms", help="Boxes of all classes compete.")
+    ] = False,
+    labels: Labels = None,
+    device: Device = "auto",
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Finds objects in images: drawn pictures and detections.json."""
+    from .predict import predict as run_predict
+
+    report = run_predict(
+        model,
+        inputs,
+        out,
+        score=score,
+        nms_iou=nms_iou,
+        class_agnostic_nms=class_agnostic_nms,
+        device=device,
+        force=force,
+        labels=labels,
+    )
+    if json:
+        console.show_json(report.json())
+    else:
+        print(report.text())
+    _wrote(out, f"export {_q(model)} --format onnx -o model.onnx")
+
+
+@_verb(app, "export")
+def export(
+    model: Model,
+    out: Out,
+    format: Annotated[str, typer.Option(metavar="onnx", help="Format of the export.")] = "onnx",
+    labels: Labels = None,
+    force: Force = False,
+) -> int:
+    """Exports a model and prints how close the export's detections are; exit code 1 beyond the tolerance."""
+    from .exporting import export as run_export
+
+    report = run_export(model, format, out, force=force, labels=labels)
+    print(report.text())
+    _wrote(out, f"predict {_q(out)} PHOTOS -o found")
+    return console.DONE if report.ok else console.BAD
+
+
+@_verb(app, "runs")
+def runs(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="Folder of run folders, or one run.")] = "runs",
+    json: Json = False,
+) -> None:
+    """Shows runs side by side."""
+    from .runs import read_runs, runs_table
+
+    found = read_runs(folder)
+    if json:
+        console.show_json(found)
+    else:
+        print(runs_table(found))
+    if best := next((run["path"] for run in found if run["checkpoint"]), ""):
+        _next(f"evaluate {_q(best)}")
+
+
+@_verb(app, "doctor")
+def doctor(device: Device = "auto", json: Json = False) -> int:
+    """Checks the installation and the machine; exit code 1 when something is broken."""
+    from .doctor import examine
+
+    report = examine(device)
+    if json:
+        console.show_json(report.json())
+    else:
+        print(report.text())
+    if report.ok:
+        _next("demo")
+    return console.DONE if report.ok else console.BAD
+
+
+def main() -> NoReturn:
+    """The entry point of the console script."""
+    app()
+    raise AssertionError("the application exits by itself")
+
+
+def _wrote(path: str, command: str, remark: str = "") -> None:
+    log.info("Wrote %s", path)
+    _next(command, remark)
+
+
+def _next(command: str, remark: str = "") -> None:
+    log.info("Next: resight %s%s", command, f"  ({remark})" if remark else "")
+
+
+def _q(path: object) -> str:
+    return shlex.quote(str(path))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _pairs(assignments: Sequence[str] | None, option: str) -> dict[str, str] | None:
+    pairs = {}
+    for text in assignments or ():
+        old, equals, new = text.partition("=")
+        if not (old and equals and new):
+            raise ResightError(f"'{text}' is not of the form OLD=NEW", where=option)
+        pairs[old] = new
+    return pairs or None
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        short, long = (int(side) for side in text.split(","))
+    except ValueError:
+        raise ResightError(f"'{text}' is not of the form MIN,MAX, e.g. 600,1024", where="--size") from None
+    return short, long
+
+
+def _plain(problems: Sequence[Any]) -> list[dict[str, str]]:
+    return [vars(problem) for problem in problems]

@@ -1,0 +1,147 @@
+"""How the command line speaks: results on stdout, messages on stderr, one message an error, exit codes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, TextIO
+
+from . import __version__
+from .errors import ResightError, nearest
+from .progress import JsonLines
+
+log = logging.getLogger("resight")
+
+DONE, BAD, USAGE, BUG, INTERRUPTED = 0, 1, 2, 70, 130
+
+# What an extra of the package installs, by the name that is imported.
+_EXTRAS = {"onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx"}
+
+
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Writes to what ``sys.stderr`` is at that moment, so that lines go above a progress bar and not through it."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
+
+
+class _Plain(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = record.getMessage()
+        return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
+
+
+def listen(*, quiet: bool = False, debug: bool = False, as_json: bool = False) -> None:
+    """Sends the package's messages to stderr: all of them, or with ``quiet`` only warnings."""
+    handler = _Stderr()
+    handler.setFormatter(JsonLines() if as_json else _Plain())
+    log.handlers = [handler]
+    log.propagate = False
+    log.setLevel(logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO)
+    if not debug:
+        warnings.filterwarnings("ignore")  # libraries' advice to programmers
+
+
+def show_json(value: Any) -> None:
+    """A result for programs: one JSON document on stdout."""
+    print(value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def guard(command: Callable[[], Any], argv: Sequence[str]) -> int:
+    """Runs ``command`` and returns the exit code; whatever it raises becomes one message on stderr."""
+    debug = "--debug" in argv
+    try:
+        code = command()
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else USAGE
+    except Exception as error:
+        message = explain(error)
+        if debug:
+            traceback.print_exc()
+        if message is None:
+            _complain(_report(error, argv))
+            return BUG
+        _complain(message)
+        return getattr(error, "exit_code", USAGE)
+    if code == INTERRUPTED:
+        _complain("interrupted; nothing half-done was left under its final name")
+    return code if isinstance(code, int) else DONE
+
+
+def explain(error: Exception) -> str | None:
+    """The message for an error that is not our bug, else None."""
+    if isinstance(error, ResightError):
+        return str(error)
+    if hasattr(error, "format_message"):  # the option parser's
+        return _usage(error)
+    if type(error).__name__ == "Abort":
+        return "stopped"
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("resight"):
+        package = error.name.split(".")[0]
+        extra = f"[{_EXTRAS[package]}]" if package in _EXTRAS else ""
+        return f"the package '{package}' is not installed\n  pip install 'resight{extra}'"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return f"out of memory: {str(error).splitlines()[0] if str(error) else 'no more to be had'}\n" + (
+            "  Try a smaller --batch or a smaller --size."
+        )
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}"
+    return None
+
+
+def _usage(error: Any) -> str:
+    message = error.format_message().rstrip(".")
+    context = getattr(error, "ctx", None)
+    verb = context.command_path if context else "resight"
+    option = getattr(error, "option_name", None)
+    if option and context and hasattr(error, "possibilities"):
+        known = [name for param in context.command.params for name in param.opts if param.param_type_name == "option"]
+        message = f"unknown option '{option}'. {nearest(option, known)}".rstrip()
+    return f"{message}\n  {verb} --help lists what there is."
+
+
+def _report(error: Exception, argv: Sequence[str]) -> str:
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    text = "\n".join(
+        [
+            f"resight {__version__}, Python {platform.python_version()}, {platform.platform()}",
+            f"command line: {list(argv)}",
+            f"folder: {os.getcwd()}",
+            "",
+            "".join(traceback.format_exception(error)),
+        ]
+    )
+    head = f"internal error: {type(error).__name__}: {error}"
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix=f"resight-{stamp}-", suffix=".log", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as file:
+            file.write(text)
+    except OSError:
+        return f"{head}\n{text}"
+    return (
+        f"{head}\n  This is a bug of Resight, not yours. The whole story is in {file.name};\n"
+        "  please report it with that file. --debug shows the traceback here."
+    )
+
+
+def _complain(message: str) -> None:
+    if log.handlers and isinstance(log.handlers[0].formatter, JsonLines):
+        log.error("%s", message)
+    else:
+        print(f"error: {message}", file=sys.stderr)
