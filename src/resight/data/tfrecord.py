@@ -1,0 +1,196 @@
+"""The TFRecord container: records one after another, each with the CRC32C of its length and of its bytes.
+
+Layout of a record: length (uint64), masked CRC of the length (uint32), the payload, masked CRC of the payload (uint32),
+all little-endian (TensorFlow, `tensorflow/core/lib/io/record_writer.h`).
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import NoReturn
+
+import google_crc32c
+import numpy as np
+
+from ..errors import ResightError
+
+_HEADER = struct.Struct("<QI")
+_CRC = struct.Struct("<I")
+OVERHEAD = _HEADER.size + _CRC.size  # bytes of a record beside its payload
+_MAX_OPEN = 256  # files a reader keeps open
+
+
+def masked_crc(data: bytes) -> int:
+    """CRC32C of ``data`` in the masked form that TFRecord stores."""
+    crc = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+class TFRecordWriter:
+    """Writes records to a new file; a context manager.
+
+    Raises:
+        ResightError: the file cannot be written, from any method.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self._offset = 0
+        try:
+            self._file = open(path, "wb", buffering=1 << 20)  # noqa: SIM115 (closed by close)
+        except OSError as error:
+            raise _cannot("write", self.path, error) from error
+
+    def write(self, payload: bytes) -> int:
+        """Appends one record and returns its byte offset in the file."""
+        header = struct.pack("<Q", len(payload))
+        offset = self._offset
+        try:
+            self._file.write(header + _CRC.pack(masked_crc(header)))
+            self._file.write(payload)
+            self._file.write(_CRC.pack(masked_crc(payload)))
+        except OSError as error:
+            raise _cannot("write", self.path, error) from error
+        self._offset += len(payload) + OVERHEAD
+        return offset
+
+    def close(self) -> None:
+        try:
+            self._file.close()
+        except OSError as error:
+            raise _cannot("write", self.path, error) from error
+
+    def __enter__(self) -> TFRecordWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close()
+
+
+def read_tfrecord(path: str | os.PathLike[str], *, verify: bool = True) -> Iterator[tuple[int, bytes]]:
+    """Yields ``(offset, payload)`` of every record; ``verify=False`` leaves out the CRC of the payloads.
+
+    Raises:
+        ResightError: the file cannot be read, is truncated or damaged; names file and byte offset. Nothing larger than
+            the file is ever allocated.
+    """
+    file = _open(os.fspath(path))
+    size = file.size
+    offset = 0
+    # One read takes the CRC of a payload and the header of the next record.
+    header = file.read(_HEADER.size, 0)
+    while header:
+        if len(header) < _HEADER.size:
+            file.fail(f"truncated: the record has {len(header)} of its {_HEADER.size} header bytes", offset)
+        length, length_crc = _HEADER.unpack(header)
+        if masked_crc(header[:8]) != length_crc:
+            file.fail("damaged: the length of the record does not match its CRC", offset)
+        if length > size - offset - OVERHEAD:
+            file.fail(f"truncated: a record of {length} bytes, and {size - offset} bytes left in the file", offset)
+        payload = file.read(length, offset + _HEADER.size)
+        tail = file.read(OVERHEAD, offset + _HEADER.size + length)
+        if len(payload) < length or len(tail) < _CRC.size:
+            file.fail("truncated while it was read", offset)
+        if verify and _CRC.unpack_from(tail)[0] != masked_crc(payload):
+            file.fail("damaged: the record does not match its CRC", offset)
+        yield offset, payload
+        offset += length + OVERHEAD
+        header = tail[_CRC.size :]
+
+
+class ShardReader:
+    """Random access to the records of several files, counted through in the order of ``paths``.
+
+    ``offsets[s]`` and ``lengths[s]`` are the byte offsets of the records of shard ``s`` and the lengths of their
+    payloads. Can be pickled and shared by threads; a loader's worker opens the files anew.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str | os.PathLike[str]],
+        offsets: Sequence[Sequence[int] | np.ndarray],
+        lengths: Sequence[Sequence[int] | np.ndarray],
+    ) -> None:
+        self.paths = tuple(os.fspath(path) for path in paths)
+        self._shards = np.repeat(np.arange(len(self.paths)), [len(some) for some in offsets])
+        self._offsets = np.concatenate([np.zeros(0, np.int64), *(np.asarray(some, np.int64) for some in offsets)])
+        self._lengths = np.concatenate([np.zeros(0, np.int64), *(np.asarray(some, np.int64) for some in lengths)])
+        self._files: dict[int, _File] = {}
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_files": {}}
+
+    def __getitem__(self, index: int) -> bytes:
+        """The payload of a record, CRC verified.
+
+        Raises:
+            ResightError: file unreadable, truncated, damaged or changed; names file and byte offset.
+        """
+        shard, offset, length = int(self._shards[index]), int(self._offsets[index]), int(self._lengths[index])
+        file = self._files.get(shard)
+        if file is None:
+            if len(self._files) >= _MAX_OPEN:
+                self._files.clear()  # each closes when the last thread that reads it lets go
+            file = self._files[shard] = _open(self.paths[shard])
+        if offset + length + OVERHEAD > file.size:
+            file.fail(f"truncated: a record of {length} bytes, and {max(file.size - offset, 0)} bytes left", offset)
+        payload = file.read(length, offset + _HEADER.size)
+        tail = file.read(_CRC.size, offset + _HEADER.size + length)
+        if len(tail) < _CRC.size or _CRC.unpack(tail)[0] != masked_crc(payload):
+            file.fail("damaged: the record does not match its CRC", offset)
+        return payload
+
+    def where(self, index: int) -> str:
+        """File and byte offset of a record, for messages."""
+        return f"{self.paths[int(self._shards[index])]}, byte {int(self._offsets[index])}"
+
+
+class _File:
+    """A file open for positioned reads; closed with its last reference."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.descriptor = os.open(path, os.O_RDONLY)
+        self.size = os.fstat(self.descriptor).st_size
+
+    def read(self, length: int, offset: int) -> bytes:
+        try:
+            data = os.pread(self.descriptor, length, offset)
+            while 0 < len(data) < length and (
+                more := os.pread(self.descriptor, length - len(data), offset + len(data))
+            ):
+                data += more  # one call reads at most 2 GB
+            return data
+        except OSError as error:
+            raise _cannot("read", self.path, error) from error
+
+    def fail(self, message: str, offset: int) -> NoReturn:
+        fix = "Copy or download the file again; what lies before this offset is intact."
+        if offset == 0:
+            fix = "Is this a TFRecord file? Copy or download it again."
+            if os.pread(self.descriptor, 2, 0) == b"\x1f\x8b":
+                fix = "The file is compressed: gunzip it first."
+        raise ResightError(message, where=f"{self.path}, byte {offset}", fix=fix)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
+def _open(path: str) -> _File:
+    try:
+        file = _File(path)
+        os.pread(file.descriptor, 1, 0)  # a folder opens, and fails here
+        return file
+    except OSError as error:
+        raise _cannot("read", path, error) from error
+
+
+def _cannot(verb: str, path: str, error: OSError) -> ResightError:
+    return ResightError(f"cannot {verb} the records: {error.strerror}", where=path)

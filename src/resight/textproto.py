@@ -1,0 +1,226 @@
+"""Text protobuf (`label_map.pbtxt`, `pipeline.config`) as a tree of fields, without a schema.
+
+Reads what protobuf's own text parser reads: comments, both quotes, adjacent strings, `{}` and `<>`, an optional colon
+before a message, lists, separators `,` and `;`, extension names in brackets. What a value means (an enum, a number of a
+certain width) is left to who knows the schema.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import NoReturn
+
+from .errors import ResightError
+
+MAX_DEPTH = 100  # protobuf's own limit on nested messages
+
+
+class Word(str):
+    """A value written without quotes: an enum constant, `true`, `false`, `inf` or `nan`."""
+
+    __slots__ = ()
+
+
+Value = "str | Word | int | float | list[Field]"
+
+
+@dataclass(frozen=True)
+class Field:
+    """One `name: value`; a message's value is the list of its fields. A list `[a, b]` gives one Field per element.
+
+    ``line`` and ``column`` count from 1 and point at the name.
+    """
+
+    name: str
+    value: str | int | float | list[Field]
+    line: int
+    column: int
+
+
+_TOKEN = re.compile(
+    r"""(?P<blank>(?:\s|\#[^\n]*)+)
+    |(?P<string>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')
+    |(?P<number>(?:0[xX][0-9a-fA-F]+|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[fF]?)(?![\w.]))
+    |(?P<word>[A-Za-z_]\w*)
+    |(?P<mark>[][{}<>:,;./-])
+    |(?P<end>\Z)""",
+    re.VERBOSE,
+)
+_ESCAPE = re.compile(r"\\(?:([0-7]{1,3})|[xX]([0-9a-fA-F]{1,2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))")
+_SIMPLE = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
+_SIMPLE |= {mark: mark for mark in "\\'\"?"}
+
+
+@dataclass(frozen=True)
+class _Token:
+    kind: str
+    text: str
+    line: int
+    column: int
+
+
+def parse(text: str, where: object = "") -> list[Field]:
+    """The fields of ``text`` in their order.
+
+    Raises:
+        ResightError: a syntax error, with line and column; messages nested more than 100 deep.
+    """
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    parser = _Parser(_tokens(text, str(where)), str(where))
+    return parser.fields("", 0)
+
+
+def quote(text: str) -> str:
+    """``text`` as a double-quoted string that :func:`parse` and protobuf read back."""
+    special = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+    return '"' + "".join(special.get(c) or (c if c >= " " and c != "\x7f" else f"\\{ord(c):03o}") for c in text) + '"'
+
+
+def _tokens(text: str, where: str) -> list[_Token]:
+    tokens = []
+    offset, line, line_start = 0, 1, 0
+    while not tokens or tokens[-1].kind != "end":
+        match = _TOKEN.match(text, offset)
+        column = offset - line_start + 1
+        if match is None:
+            _fail(
+                f"unexpected {text[offset]!r}{' (quote not closed)' * (text[offset] in chr(34) + chr(39))}",
+                where,
+                line,
+                column,
+            )
+        kind, offset = str(match.lastgroup), match.end()
+        if kind != "blank":
+            tokens.append(_Token(kind, match.group(), line, column))
+        elif newlines := match.group().count("\n"):
+            line += newlines
+            line_start = text.rindex("\n", 0, offset) + 1
+    return tokens
+
+
+def _fail(message: str, where: str, line: int, column: int) -> NoReturn:
+    place = f"line {line}, column {column}"
+    raise ResightError(f"not valid text protobuf: {message}", where=f"{where}, {place}" if where else place)
+
+
+class _Parser:
+    def __init__(self, tokens: list[_Token], where: str) -> None:
+        self.tokens = tokens
+        self.where = where
+        self.position = 0
+
+    @property
+    def next(self) -> _Token:
+        return self.tokens[self.position]
+
+    def take(self) -> _Token:
+        token = self.next
+        if token.kind != "end":
+            self.position += 1
+        return token
+
+    def accept(self, *marks: str) -> str:
+        if self.next.kind == "mark" and self.next.text in marks:
+            return self.take().text
+        return ""
+
+    def fail(self, message: str, token: _Token) -> NoReturn:
+        _fail(message, self.where, token.line, token.column)
+
+    def fields(self, closing: str, depth: int) -> list[Field]:
+        """Fields up to the ``closing`` mark, or to the end of the text when it is empty."""
+        found: list[Field] = []
+        while True:
+            if closing and self.accept(closing):
+                return found
+            token = self.next
+            if token.kind == "end":
+                if closing:
+                    self.fail(f"the text ends where '{closing}' is expected", token)
+                return found
+            self.field(found, depth)
+
+    def field(self, found: list[Field], depth: int) -> None:
+        first = self.take()
+        name = self.bracketed() if first.text == "[" else first.text
+        if first.kind != "word" and first.text != "[":
+            self.fail(f"a field name is expected, not {first.text!r}", first)
+        colon = self.accept(":")
+        if self.accept("["):
+            while not self.accept("]"):
+                found.append(Field(name, self.value(depth), first.line, first.column))
+                if not self.accept(",") and self.next.text != "]":
+                    self.fail(f"',' or ']' is expected, not {self.next.text!r}", self.next)
+        elif colon or self.next.text in ("{", "<"):
+            found.append(Field(name, self.value(depth), first.line, first.column))
+        else:
+            self.fail(f"':' is expected after '{name}', not {self.next.text or 'the end'!r}", self.next)
+        self.accept(",", ";")
+
+    def bracketed(self) -> str:
+        parts = ["["]
+        while parts[-1] != "]":
+            token = self.take()
+            if token.kind != "word" and token.text not in ("]", ".", "/", "-"):
+                self.fail(f"']' is expected, not {token.text or 'the end'!r}", token)
+            parts.append(token.text)
+        return "".join(parts)
+
+    def value(self, depth: int) -> str | int | float | list[Field]:
+        token = self.take()
+        if token.text in ("{", "<"):
+            if depth >= MAX_DEPTH:
+                self.fail(f"messages nested more than {MAX_DEPTH} deep", token)
+            return self.fields("}" if token.text == "{" else ">", depth + 1)
+        if token.kind == "string":
+            data = self.string(token)
+            while self.next.kind == "string":
+                data += self.string(self.take())
+            try:
+                return data.decode()
+            except UnicodeDecodeError:
+                self.fail("the string is not UTF-8", token)
+        sign = "-" if token.text == "-" else ""
+        if sign:
+            token = self.take()
+        if token.kind == "number":
+            return self.number(sign, token)
+        if token.kind == "word" and (not sign or token.text.lower() in ("inf", "infinity", "nan")):
+            return Word(sign + token.text)
+        self.fail(f"a value is expected, not {token.text or 'the end'!r}", token)
+
+    def number(self, sign: str, token: _Token) -> int | float:
+        text = token.text.lower()
+        if len(text) > 400:  # longer than any number protobuf knows, and Python limits the digits of an int
+            self.fail("the number is too long", token)
+        if text.startswith("0x"):
+            number: int | float = int(text, 16)
+        elif not text.isdigit():
+            number = float(text.rstrip("f"))
+        elif text.startswith("0") and len(text) > 1:
+            if set(text) & {"8", "9"}:
+                self.fail(f"{text} is not an octal number, as the leading 0 says", token)
+            number = int(text, 8)
+        else:
+            number = int(text)
+        return -number if sign else number
+
+    def string(self, token: _Token) -> bytes:
+        """The bytes of a quoted token: octal and hexadecimal escapes are single bytes of its UTF-8."""
+        data, body, start = bytearray(), token.text[1:-1], 0
+        try:
+            for match in _ESCAPE.finditer(body):
+                data += body[start : match.start()].encode()
+                octal, hexadecimal, short, long, simple = match.groups()
+                if octal or hexadecimal:
+                    data.append(int(octal, 8) & 255 if octal else int(hexadecimal, 16))
+                elif short or long:
+                    data += chr(int(short or long, 16)).encode()
+                else:
+                    data += _SIMPLE[simple].encode()
+                start = match.end()
+            data += body[start:].encode()
+        except (KeyError, ValueError, OverflowError):
+            self.fail(f"unknown escape or character in {token.text}", token)
+        return bytes(data)
