@@ -22,9 +22,6 @@ class Word(str):
     __slots__ = ()
 
 
-Value = "str | Word | int | float | list[Field]"
-
-
 @dataclass(frozen=True)
 class Field:
     """One `name: value`; a message's value is the list of its fields. A list `[a, b]` gives one Field per element.

@@ -63,7 +63,8 @@ def _message_classes() -> tuple[Any, Any]:
         return (parent.message_type if parent is file else parent.nested_type).add(name=name)
 
     def add(to: Any, name: str, number: int, kind: int, label: int = proto.LABEL_OPTIONAL, of: str = "") -> Any:
-        return to.field.add(name=name, number=number, type=kind, label=label, type_name=of and f".resight.{of}")
+        kind_name = f".resight.{of}" if of else None
+        return to.field.add(name=name, number=number, type=kind, label=label, type_name=kind_name)
 
     kinds = {"bytes": proto.TYPE_BYTES, "float": proto.TYPE_FLOAT, "int64": proto.TYPE_INT64}
     for name, kind in kinds.items():
