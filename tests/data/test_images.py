@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from resight.data.images import ImageInfo, decode, probe, read_image, upright
+from resight.data.images import ImageInfo, decode, probe, probe_file, read_bytes, read_image, upright
 from resight.errors import ResightError
 
 
@@ -105,8 +105,9 @@ def test_zero_bytes_and_other_files_are_refused_with_their_name():
 
 def test_missing_file_and_folder_are_refused(tmp_path):
     for path in (tmp_path, tmp_path / "none.jpg", "a\0b.jpg"):
-        with pytest.raises(ResightError, match="cannot be read"):
-            read_image(path)
+        for read in (read_image, probe_file, read_bytes):
+            with pytest.raises(ResightError, match="cannot be read"):
+                read(path)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "TIFF"])
@@ -155,6 +156,7 @@ def test_exif_rotation(tmp_path, kind, orientation):
     assert (after.format, after.orientation) == (kind.lower(), 1)
     assert np.abs(decode(turned).astype(int) - expected).mean() < 4
     (tmp_path / "x").write_bytes(data)
+    assert probe_file(tmp_path / "x") == info
     assert np.abs(read_image(tmp_path / "x").astype(int) - expected).mean() < 4
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -55,10 +56,15 @@ def open_image(data: bytes, where: object = "") -> Image.Image:
     Raises:
         ResightError: no image, of an unknown format, or of more than 178 megapixels.
     """
-    if not data:
+    return _open(io.BytesIO(data), where)
+
+
+def _open(file: BinaryIO, where: object) -> Image.Image:
+    if not file.read(1):
         raise ResightError("the image is empty (0 bytes)", where=where, fix="Copy or download it again.")
+    file.seek(0)
     try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        image = Image.open(file, formats=_FORMATS)
     except UnidentifiedImageError as error:
         raise ResightError(
             f"is not an image of a known format ({', '.join(_FORMATS)}), or its header is damaged", where=where
@@ -76,9 +82,22 @@ def open_image(data: bytes, where: object = "") -> Image.Image:
 
 def probe(data: bytes, where: object = "") -> ImageInfo:
     """Reads the header only. Raises ResightError as ``open_image`` does."""
-    image = open_image(data, where)
+    return _probe(io.BytesIO(data), where)
+
+
+def probe_file(path: str | os.PathLike[str]) -> ImageInfo:
+    """``probe`` of a file, of which little more than the header is read."""
+    try:
+        with open(path, "rb") as file:
+            return _probe(file, path)
+    except (OSError, ValueError) as error:
+        raise _unreadable(error, path) from error
+
+
+def _probe(file: BinaryIO, where: object) -> ImageInfo:
+    image = _open(file, where)
     name = (image.format or "").lower()
-    return ImageInfo(image.width, image.height, _NAMES.get(name, name), image.mode, _orientation(image, data))
+    return ImageInfo(image.width, image.height, _NAMES.get(name, name), image.mode, _orientation(image, file))
 
 
 def decode(data: bytes, where: object = "") -> np.ndarray:
@@ -96,7 +115,7 @@ def decode(data: bytes, where: object = "") -> np.ndarray:
 def upright(data: bytes, where: object = "") -> bytes:
     """Applies the EXIF rotation: the image re-encoded in its own format, without the tag; unrotated bytes as given."""
     image = _load(data, where)
-    orientation = _orientation(image, data)
+    orientation = _orientation(image, io.BytesIO(data))
     if orientation == 1:
         return data
     turned = image.transpose(_TRANSPOSE[orientation])
@@ -117,17 +136,32 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     data = read_bytes(path)
     image = _load(data, path)
     rgb = _rgb(image, path)
-    orientation = _orientation(image, data)
+    orientation = _orientation(image, io.BytesIO(data))
     return np.array(rgb if orientation == 1 else rgb.transpose(_TRANSPOSE[orientation]))
 
 
-def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """A whole file. Raises ResightError if it cannot be read."""
+def read_bytes(image: str | os.PathLike[str] | bytes) -> bytes:
+    """The encoded bytes of ``Annotation.image``: a file's, given ones, or those a records folder holds.
+
+    Raises:
+        ResightError: the file cannot be read.
+    """
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, StoredImage):
+        return image.read_bytes()
     try:
-        with open(path, "rb") as file:
+        with open(image, "rb") as file:
             return file.read()
     except (OSError, ValueError) as error:
-        raise ResightError(f"cannot be read: {getattr(error, 'strerror', None) or error}", where=path) from error
+        raise _unreadable(error, image) from error
+
+
+class StoredImage(os.PathLike[str]):
+    """An image that is no file of its own; ``str`` of it says where it is."""
+
+    def read_bytes(self) -> bytes:
+        raise NotImplementedError
 
 
 def _load(data: bytes, where: object) -> Image.Image:
@@ -159,12 +193,10 @@ def _rgb(image: Image.Image, where: object) -> Image.Image:
         ) from error
 
 
-def _orientation(image: Image.Image, data: bytes) -> int:
+def _orientation(image: Image.Image, file: BinaryIO) -> int:
     # Image.getexif would decode a whole PNG in search of late chunks, and follow XMP, which viewers do not.
-    if image.format == "PNG":
-        block = _png_exif(data)
-    else:
-        block = image.info.get("exif")
+    # PIL itself turns TIFFs, header included, so theirs are always 1 here.
+    block = _png_exif(file) if image.format == "PNG" else image.info.get("exif")
     if not block:
         return 1
     exif = Image.Exif()
@@ -176,14 +208,18 @@ def _orientation(image: Image.Image, data: bytes) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _png_exif(data: bytes) -> bytes:
-    at = 8
-    while at + 8 <= len(data):
-        length, kind = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
-        if kind == b"eXIf":
-            return data[at + 8 : at + 8 + length]
-        at += length + 12
+def _png_exif(file: BinaryIO) -> bytes:
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        length = int.from_bytes(head[:4], "big")
+        if head[4:] == b"eXIf":
+            return file.read(length)
+        file.seek(length + 4, os.SEEK_CUR)
     return b""
+
+
+def _unreadable(error: Exception, where: object) -> ResightError:
+    return ResightError(f"cannot be read: {getattr(error, 'strerror', None) or error}", where=where)
 
 
 def _too_large(detail: str, where: object) -> ResightError:
