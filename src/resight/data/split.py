@@ -1,0 +1,361 @@
+"""Splits: which image trains, which is watched in training, which is tested.
+
+Images that belong together (a track of one video, near-identical pictures) never part under the rule ``group``; under
+every rule the leakage that is left is measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import random
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..boxes import Annotation
+from ..errors import ResightError, listed, nearest
+from .near_duplicates import group_near_duplicates
+
+log = logging.getLogger(__name__)
+
+SPLITS = ("train", "val", "test")
+RULES = ("auto", "given", "group", "random")
+_NAMES = {"valid": "val", "validation": "val", "eval": "test", "testing": "test", "training": "train"}
+
+
+@dataclass(frozen=True)
+class SplitResult:
+    """What ``split_annotations`` decided.
+
+    Args:
+        annotations: in the order given, each with its ``split``; images of no split are left out.
+        rule: "given", "group", "random" or the file that was followed.
+        leakage: share (0..1) of the test images (of val, where there is no test) whose track or near-duplicate is in
+            train.
+        leaked_by: the same images counted by reason, "track" and "near_duplicate"; one image may count in both.
+        counts: boxes per class, by split: ``counts["train"]["stop"]``.
+        large_groups: ``(name, images)`` of the groups that hold more images than half the test part.
+        unsplit: file names of the images that are in no split.
+        notes: sentences for the user.
+    """
+
+    annotations: tuple[Annotation, ...]
+    rule: str
+    leakage: float
+    leaked_by: dict[str, int]
+    counts: dict[str, dict[str, int]]
+    large_groups: tuple[tuple[str, int], ...] = ()
+    unsplit: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def split_annotations(
+    annotations: Sequence[Annotation],
+    rule: str = "auto",
+    *,
+    group_by: str | None = None,
+    test_fraction: float = 0.2,
+    val_fraction: float = 0.1,
+    seed: int = 42,
+    hashes: Sequence[int | None] | None = None,
+) -> SplitResult:
+    """Gives every image a split. The order of ``annotations`` does not matter.
+
+    Args:
+        annotations: the images.
+        rule: "given" keeps ``Annotation.split``; "group" keeps groups whole and gives every class its share of boxes
+            in each split as well as the groups allow; "random" shuffles images; "auto" is "given" where the
+            annotations name two splits or more, else "group"; anything else is a file of ``filename,split`` lines.
+        group_by: "track" (``Annotation.group``), "video" (the part of it before ``#``), a regular expression whose
+            first capture or whole match on the file name is the group; None: ``Annotation.group`` where there is one.
+        test_fraction, val_fraction: share of all images, and of the boxes of every class.
+        seed: of "random", and of the choices that "group" leaves open.
+        hashes: a perceptual hash per image (``near_duplicates.perceptual_hash``); None leaves near-duplicates out.
+
+    Raises:
+        ResightError: unknown rule, fractions or expression, or a split file that does not fit the images.
+    """
+    _check_fractions(test_fraction, val_fraction)
+    order = sorted(range(len(annotations)), key=lambda i: _identity(annotations[i]))
+    tracks = _tracks([annotations[i] for i in order], group_by)
+    near = group_near_duplicates([hashes[i] for i in order]).tolist() if hashes is not None else None
+    given = {annotations[i].split for i in order} - {None}
+    if rule == "auto":
+        rule = "given" if len(given) > 1 else "group"
+
+    items = [annotations[i] for i in order]
+    notes: list[str] = []
+    large: tuple[tuple[str, int], ...] = ()
+    splits: list[str | None]
+    if rule == "given":
+        if not given:
+            raise ResightError("the source has no split to keep", where="--split given", fix="Use '--split group'.")
+        splits = [item.split for item in items]
+    elif rule == "random":
+        splits = list(_random(len(items), test_fraction, val_fraction, seed))
+    elif rule == "group":
+        groups = _join(tracks, near)
+        splits = list(_stratify(items, groups, {"test": test_fraction, "val": val_fraction}, seed))
+        large = _large_groups(items, groups, tracks, splits.count("test") or len(items) * test_fraction)
+    else:
+        named, notes = read_split_file(rule, items)
+        splits = [named.get(i) for i in range(len(items))]
+
+    if stray := sorted({split for split in splits if split is not None} - set(SPLITS)):
+        raise ResightError(f"unknown split {listed(stray)}; a split is one of {listed(SPLITS)}")
+    leakage, leaked_by = _leakage(splits, tracks, near)
+    result = [replace(item, split=split) for item, split in zip(items, splits, strict=True)]
+    place = {i: at for at, i in enumerate(order)}
+    return SplitResult(
+        annotations=tuple(result[place[i]] for i in range(len(items)) if splits[place[i]] is not None),
+        rule=rule,
+        leakage=leakage,
+        leaked_by=leaked_by,
+        counts=_count(result),
+        large_groups=large,
+        unsplit=tuple(item.filename for item, split in zip(items, splits, strict=True) if split is None),
+        notes=(*notes, *_missing_classes(result)),
+    )
+
+
+def _check_fractions(test: float, val: float) -> None:
+    if not (0 <= test < 1 and 0 <= val < 1 and test + val < 1):
+        raise ResightError(
+            f"test fraction {test:g} and val fraction {val:g} leave nothing to train on or are no fractions",
+            where="--test-fraction, --val-fraction",
+            fix="Both are 0 or more and together less than 1.",
+        )
+
+
+def _identity(item: Annotation) -> tuple[str, str, str, str]:
+    path = "" if isinstance(item.image, bytes) else os.fspath(item.image)
+    return (item.source_id, item.filename, str(path), item.where)
+
+
+def _tracks(items: Sequence[Annotation], group_by: str | None) -> list[str | None]:
+    """The track (or whatever ``group_by`` names) of each image, None where it has none."""
+    if group_by in (None, "track", "video"):
+        tracks = [item.group or None for item in items]
+        if group_by == "video":
+            tracks = [track and track.partition("#")[0] for track in tracks]
+        fix = "Give a regular expression instead, e.g. --group-by '^(.+)_[0-9]+' on the file name."
+        problem = f"the source does not say which {group_by} an image belongs to"
+    else:
+        try:
+            pattern = re.compile(group_by or "")
+        except re.error as error:
+            raise ResightError(f"is no regular expression: {error}", where=f"--group-by {group_by}") from error
+        found = [pattern.search(item.filename) for item in items]
+        tracks = [(match[1 if pattern.groups else 0] or None) if match else None for match in found]
+        problem = "matches no file name"
+        fix = f"The file names are like {listed([item.filename for item in items], 3)}."
+    if group_by and items and not any(tracks):
+        raise ResightError(problem, where=f"--group-by {group_by}", fix=fix)
+    return tracks
+
+
+def _join(tracks: Sequence[str | None], near: Sequence[int] | None) -> list[int]:
+    """The group of each image, as the index of one of its members: same track or same near-duplicates, transitively."""
+    parent = list(range(len(tracks)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    first: dict[str, int] = {}
+    for i, track in enumerate(tracks):
+        for other in (first.setdefault(track, i) if track else i, near[i] if near else i):
+            a, b = sorted((root(i), root(other)))
+            parent[b] = a  # the smaller index is the root, so a group is known by its first member
+    return [root(i) for i in range(len(tracks))]
+
+
+def _random(count: int, test: float, val: float, seed: int) -> list[str]:
+    order = list(range(count))
+    random.Random(seed).shuffle(order)
+    tests, vals = round(count * test), round(count * val)
+    splits = ["train"] * count
+    for at, i in enumerate(order[: tests + vals]):
+        splits[i] = "test" if at < tests else "val"
+    return splits
+
+
+def _stratify(
+    items: Sequence[Annotation], groups: Sequence[int], fractions: Mapping[str, float], seed: int
+) -> list[str]:
+    """Distributes whole groups so that every class, and the images, reach their fraction in each split.
+
+    Minimised is the sum over columns (boxes of a class, images, background images) and splits of
+    (share reached - share wanted)^2: groups are placed largest first, then moved singly while that helps.
+    """
+    wanted = {"test": fractions["test"], "val": fractions["val"], "train": 1 - fractions["test"] - fractions["val"]}
+    wanted = {split: share for split, share in wanted.items() if share > 0}
+    amounts: dict[int, Counter[str]] = defaultdict(Counter)
+    for item, group in zip(items, groups, strict=True):
+        amounts[group].update(f"class {box.label}" for box in item.boxes)
+        amounts[group].update(["images"] if item.boxes else ["images", "background"])
+    total: Counter[str] = Counter()
+    for amount in amounts.values():
+        total.update(amount)
+    shares = {group: [(c, n / total[c]) for c, n in sorted(amount.items())] for group, amount in amounts.items()}
+
+    def size(group: int) -> tuple[int, bytes]:
+        # Groups of about one size are shuffled, keyed by their first image so that the order of the input is nothing.
+        largest = max(share for _, share in shares[group])
+        draw = hashlib.blake2b(f"{seed}\0{items[group].source_id}\0{items[group].filename}".encode(), digest_size=8)
+        return int(largest * 2**32).bit_length(), draw.digest()
+
+    missing = {split: dict.fromkeys(total, share) for split, share in wanted.items()}
+    holders = {split: dict.fromkeys(total, 0) for split in wanted}
+
+    def move(group: int, split: str, sign: int) -> None:
+        for column, share in shares[group]:
+            missing[split][column] -= sign * share
+            holders[split][column] += sign
+
+    def best(group: int, current: str = "") -> str:
+        chosen, highest = "", float("-inf")
+        for split in (current, *wanted) if current else wanted:
+            lack, held = missing[split], holders[split]
+            # How much the sum of squares shrinks; where that is no difference, a class the split lacks decides.
+            gain = sum(share * (lack[c] - share / 2) + 0.01 * (not held[c]) for c, share in shares[group])
+            if gain > highest + 1e-14:  # sums of the same shares in another order are a tie
+                chosen, highest = split, gain
+        return chosen
+
+    order = sorted(shares, key=size, reverse=True)
+    chosen: dict[int, str] = {}
+    for group in order:
+        chosen[group] = best(group)
+        move(group, chosen[group], 1)
+    for _ in range(8):
+        moved = 0
+        for group in order:
+            move(group, chosen[group], -1)
+            to = best(group, chosen[group])
+            moved += to != chosen[group]
+            chosen[group] = to
+            move(group, to, 1)
+        if moved <= len(order) // 1000:
+            break
+    return [chosen[group] for group in groups]
+
+
+def _large_groups(
+    items: Sequence[Annotation], groups: Sequence[int], tracks: Sequence[str | None], test_images: float
+) -> tuple[tuple[str, int], ...]:
+    sizes = Counter(groups)
+    large = [group for group, size in sizes.items() if size > 1 and size > test_images / 2]
+    return tuple((tracks[group] or items[group].filename, sizes[group]) for group in large)
+
+
+def _leakage(
+    splits: Sequence[str | None], tracks: Sequence[str | None], near: Sequence[int] | None
+) -> tuple[float, dict[str, int]]:
+    part = "test" if "test" in splits else "val"
+    train = [i for i, split in enumerate(splits) if split == "train"]
+    tested = [i for i, split in enumerate(splits) if split == part]
+    known_tracks = {tracks[i] for i in train} - {None}
+    known_near = {near[i] for i in train} if near else set()
+    by_track = {i for i in tested if tracks[i] in known_tracks}
+    by_near = {i for i in tested if near and near[i] in known_near}
+    share = len(by_track | by_near) / len(tested) if tested else 0.0
+    return share, {"track": len(by_track), "near_duplicate": len(by_near)}
+
+
+def _count(items: Sequence[Annotation]) -> dict[str, dict[str, int]]:
+    counts: dict[str, Counter[str]] = {split: Counter() for split in SPLITS if any(i.split == split for i in items)}
+    for item in items:
+        if item.split:
+            counts[item.split].update(box.label for box in item.boxes)
+    return {split: dict(sorted(count.items())) for split, count in counts.items()}
+
+
+def _missing_classes(items: Sequence[Annotation]) -> list[str]:
+    counts = _count(items)
+    classes = sorted({label for count in counts.values() for label in count})
+    missing = {split: [label for label in classes if label not in counts[split]] for split in counts}
+    return [f"{split} has no box of {listed(labels)}" for split, labels in missing.items() if labels]
+
+
+def read_split_file(path: str, items: Sequence[Annotation]) -> tuple[dict[int, str], list[str]]:
+    """Reads lines of ``filename,split`` (or separated by white space; a header line may lead).
+
+    A file name is an image's ``source_id``, its file name, the end of its path, or one of these without suffix.
+
+    Returns:
+        ``{index into items: split}`` and notes on names without an image.
+
+    Raises:
+        ResightError: no such file, unreadable lines, unknown splits, or one image in two splits; all are listed.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        rules = f"A rule is {listed(RULES)}. {nearest(path, RULES)}".rstrip()
+        reason = getattr(error, "strerror", None) or "it is not a text in UTF-8"
+        raise ResightError(f"cannot read the split file: {reason}", where=path, fix=rules) from error
+    exact: dict[str, list[int]] = defaultdict(list)
+    alike: dict[str, list[int]] = defaultdict(list)
+    for i, item in enumerate(items):
+        for name in _names(item):
+            exact[name].append(i)
+        for key in {key for name in _names(item) for key in _keys(name)}:
+            alike[key].append(i)
+    named: dict[int, str] = {}
+    strangers: list[str] = []
+    bad: list[str] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        name, _, word = line.strip().replace("\t", " ").rpartition("," if "," in line else " ")
+        name, word = name.strip().strip('"'), word.strip().strip('"').lower()
+        split = _NAMES.get(word, word)
+        if not word or line.startswith("#") or (number == 1 and word in ("split", "set", "subset")):
+            continue
+        if not name or split not in SPLITS:
+            bad.append(f"line {number}: '{line.strip()[:80]}' is not 'filename,split' with {' or '.join(SPLITS)}")
+            continue
+        name = _slashes(name)
+        found = exact.get(name) or _ending(name, alike, items)
+        if len(found) > 1:
+            bad.append(f"line {number}: '{name}' names {len(found)} images; write more of the path")
+        elif not found:
+            strangers.append(name)
+        elif named.setdefault(found[0], split) != split:
+            bad.append(f"line {number}: '{name}' is in {named[found[0]]} already")
+    if bad:
+        raise ResightError("; ".join(bad[:20]) + (f" and {len(bad) - 20} more" if len(bad) > 20 else ""), where=path)
+    if not named and items:
+        like = f"It names {listed(strangers, 3)}; the images are {listed([item.filename for item in items], 3)}."
+        raise ResightError("names none of the images", where=path, fix=like)
+    notes = [f"{path} names {len(strangers)} files that are no image here: {listed(strangers, 5)}"] if strangers else []
+    return named, notes
+
+
+def _ending(name: str, alike: Mapping[str, list[int]], items: Sequence[Annotation]) -> list[int]:
+    """The images whose path ends with ``name``; if none does, without suffixes."""
+    among = sorted({i for key in _keys(name) for i in alike.get(key, ())})
+    whole = [i for i in among if any(known.endswith(f"/{name}") for known in _names(items[i]))]
+    if whole:
+        return whole
+    ends = tuple(f"/{end}" for end in {name, os.path.splitext(name)[0]})
+    return [i for i in among if any(f"/{os.path.splitext(known)[0]}".endswith(ends) for known in _names(items[i]))]
+
+
+def _keys(name: str) -> set[str]:
+    base = name.rpartition("/")[2]
+    return {base, os.path.splitext(base)[0]}
+
+
+def _names(item: Annotation) -> set[str]:
+    path = "" if isinstance(item.image, bytes) else os.fspath(item.image)
+    return {_slashes(name) for name in (item.source_id, item.filename, str(path)) if name}
+
+
+def _slashes(name: str) -> str:
+    return name.replace("\\", "/").removeprefix("./")
