@@ -1,0 +1,1 @@
+"""Evaluation: the COCO numbers, the operating point and the report."""

@@ -1,0 +1,299 @@
+"""``resight evaluate``: measures a model on one split of a records folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..boxes import Detections
+from ..config import DataConfig, load_config
+from ..errors import ResightError, listed, nearest
+from ..progress import track
+from . import report
+from .coco import MEASURES, CocoMetrics, GroundTruth, coco_metrics
+from .operating_point import OperatingPoint, operating_point
+
+if TYPE_CHECKING:
+    from ..data.example import Record
+    from ..data.records import Records, RecordSplit
+
+METRICS_FILE = "metrics.json"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured.
+
+    Args:
+        metrics: the content of ``metrics.json``.
+        missed: each unmet requirement in words.
+        path: the file that was written.
+        notes: what else must be known to read the numbers.
+    """
+
+    metrics: dict[str, Any]
+    missed: list[str]
+    path: str
+    notes: list[str] = field(default_factory=list)
+
+    def text(self) -> str:
+        """The table, the operating point in a sentence, the weakest classes, and the notes."""
+        metrics = self.metrics
+        head = (
+            f"{metrics['model']} on '{metrics['split']}' of {metrics['data']}: "
+            f"{metrics['num_images']:,} images, {metrics['num_boxes']:,} boxes"
+        )
+        if metrics["num_ignored"]:
+            head += f", {metrics['num_ignored']:,} more ignored (crowd or difficult)"
+        return "\n\n".join(filter(None, [head, report.text(metrics), "\n".join(self.notes), f"Wrote {self.path}"]))
+
+
+def evaluate(
+    model: str | os.PathLike[str],
+    data: str | os.PathLike[str] | None = None,
+    *,
+    split: str = "test",
+    out: str | os.PathLike[str] | None = None,
+    require: Sequence[str] = (),
+    ignore_difficult: bool = False,
+    device: str = "auto",
+    labels: str | os.PathLike[str] | None = None,
+    force: bool = False,
+) -> Evaluation:
+    """Measures ``model`` on ``split`` of ``data`` and writes ``metrics.json``.
+
+    Args:
+        model: a run folder, a checkpoint or an exported model.
+        data: records folder; by default the one the run was trained with.
+        split: "train", "val" or "test".
+        out: folder of ``metrics.json``; by default ``evaluation`` in the run folder, else in the current one.
+        require: lower bounds such as ``"AP50=.80"`` on the 12 numbers; what is below is listed in ``missed``.
+        ignore_difficult: difficult objects count neither as found nor as missed.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        labels: label map that names the classes, in the model's order.
+        force: replace the ``metrics.json`` of an earlier evaluation.
+
+    Raises:
+        ResightError: the model or the data cannot be used, a record is damaged, or the output cannot be written.
+    """
+    # The detector is not needed by the training loop, which shares ``measure``.
+    from ..data.records import open_records
+    from ..detector import load
+
+    bounds = parse_requirements(require)
+    run = run_folder(model)
+    path = _output(out, run, force)
+    source, own = _data_of(model, run, data)
+    records = open_records(
+        source.path,
+        train=source.train,
+        val=source.val,
+        test=source.test,
+        label_map=source.label_map,
+        as_stored=source.as_stored,
+    )
+    part = _split_of(records, split)
+    detector = load(model, device=device)
+    classes = _class_names(detector.classes, labels)
+    translate = ClassNames(records, classes)
+    losses: list[dict[str, float]] = []
+
+    def pairs() -> Iterator[tuple[GroundTruth, np.ndarray]]:
+        from ..data.images import decode
+
+        for index in track(range(len(part)), f"evaluating {split}"):
+            record = part[index]
+            truth = GroundTruth.of_record(record, translate(part.labels(record), record))
+            yield truth, decode(record.encoded, where=part.where(index))
+            losses.append(detector.losses(record) or {})
+
+    measured, point = measure(detector.detect, pairs(), classes, ignore_difficult=ignore_difficult)
+    selected_on = ("val" if len(records.splits.get("val", ())) else "test") if own else None
+    metrics = report.as_dict(
+        measured,
+        point,
+        losses=_means(losses),
+        selected_on=selected_on,
+        model=os.fspath(model),
+        data=os.fspath(records.path),
+        data_digest=records.digest,
+        split=split,
+        ignore_difficult=ignore_difficult,
+        unknown_classes=dict(translate.unknown),
+    )
+    _write(path, metrics)
+    notes = [*translate.notes(), *_selection_note(selected_on, split, own)]
+    return Evaluation(metrics, missed(metrics, bounds), str(path), notes)
+
+
+def measure(
+    detect: Callable[[np.ndarray], Detections],
+    truths_and_images: Iterable[tuple[GroundTruth, np.ndarray]],
+    classes: Sequence[str],
+    *,
+    ignore_difficult: bool = False,
+) -> tuple[CocoMetrics, OperatingPoint]:
+    """Detects in each image ``[H, W, 3]`` uint8, one at a time, and measures what was found."""
+    truths, found = [], []
+    for truth, image in truths_and_images:
+        truths.append(truth)
+        found.append(detect(image))
+    metrics = coco_metrics(truths, found, classes, ignore_difficult=ignore_difficult)
+    return metrics, operating_point(truths, found, ignore_difficult=ignore_difficult)
+
+
+class ClassNames:
+    """Class indices of the data -> those of a model, by name; -1 and a count where the model has no such class."""
+
+    def __init__(self, records: Records, classes: Sequence[str]) -> None:
+        self.names = records.label_map.names
+        self.index = {name: index for index, name in enumerate(classes)}
+        self.unknown: Counter[str] = Counter()
+
+    def __call__(self, labels: np.ndarray, record: Record) -> np.ndarray:
+        """``labels`` ``[N]`` int64 of ``record`` in the model's order."""
+        names = [
+            self.names[label] if label >= 0 else text or f"class number {number}"
+            for label, text, number in zip(labels, record.label_texts, record.label_ids, strict=True)
+        ]
+        self.unknown.update(name for name in names if name not in self.index)
+        return np.array([self.index.get(name, -1) for name in names], np.int64)
+
+    def notes(self) -> list[str]:
+        if not self.unknown:
+            return []
+        counts = listed(f"{name} ({count:,} boxes)" for name, count in self.unknown.most_common())
+        return [f"The model does not know these classes of the data, which are left out of the numbers: {counts}"]
+
+
+def run_folder(model: str | os.PathLike[str]) -> Path | None:
+    """The run that ``model`` is, or is a checkpoint of; None for any other model."""
+    path = Path(model)
+    candidates = [path] if path.is_dir() else [path.parent, path.parent.parent]
+    return next((run for run in candidates if (run / "config.toml").is_file() and (run / "checkpoints").is_dir()), None)
+
+
+def parse_requirements(require: Sequence[str]) -> dict[str, float]:
+    """``["AP50=.80"]`` -> ``{"AP50": 0.8}``; all that is wrong is said at once."""
+    known = [measure.key for measure in MEASURES]
+    bounds, wrong = {}, []
+    for item in require:
+        name, _, value = (part.strip() for part in item.partition("="))
+        try:
+            bounds[name] = float(value)
+        except ValueError:
+            wrong.append(f"'{item}' is not of the form NAME=VALUE")
+            continue
+        if name not in known:
+            wrong.append(f"unknown number '{name}'. {nearest(name, known)}".rstrip())
+        elif not 0 <= bounds[name] <= 1:
+            wrong.append(f"'{item}': the value lies between 0 and 1")
+    if wrong:
+        raise ResightError("; ".join(wrong), where="--require", fix=f"Known numbers: {', '.join(known)}")
+    return bounds
+
+
+def missed(metrics: dict[str, Any], bounds: dict[str, float]) -> list[str]:
+    """Each number that is below its bound, or cannot be told, in words."""
+    unmet = []
+    for name, bound in bounds.items():
+        value = metrics[name]
+        if value is None:
+            unmet.append(f"{name} is n/a (there is no such object), {bound:g} required")
+        elif value < bound:
+            unmet.append(f"{name} is {value:.6g}, {bound:g} required")
+    return unmet
+
+
+def _data_of(
+    model: str | os.PathLike[str], run: Path | None, data: str | os.PathLike[str] | None
+) -> tuple[DataConfig, bool]:
+    """Where the records are, and whether the model was trained on them."""
+    trained_on = load_config(run / "config.toml").data if run else None
+    if data is not None:
+        same = trained_on is not None and os.path.realpath(data) == os.path.realpath(trained_on.path)
+        return (trained_on if trained_on and same else DataConfig(path=os.fspath(data))), same
+    if trained_on is None or not (trained_on.path or trained_on.train or trained_on.test):
+        raise ResightError("does not know its data", where=model, fix="Name the records folder: --data RECORDS")
+    if trained_on.path and not os.path.exists(trained_on.path):
+        raise ResightError(
+            f"was trained on {trained_on.path}, which is not there now", where=model, fix="Name it: --data RECORDS"
+        )
+    return trained_on, True
+
+
+def _split_of(records: Records, split: str) -> RecordSplit:
+    if split not in records.splits:
+        there = ", ".join(f"{name} ({len(part):,} images)" for name, part in records.splits.items())
+        raise ResightError(
+            f"has no split '{split}'",
+            where=records.path,
+            fix=f"There is {there or 'no split at all'}; choose with --split.",
+        )
+    return records.splits[split]
+
+
+def _class_names(classes: Sequence[str], labels: str | os.PathLike[str] | None) -> tuple[str, ...]:
+    if labels is None:
+        return tuple(classes)
+    from ..labels import read_label_map
+
+    names = read_label_map(labels).names
+    if len(names) != len(classes):
+        raise ResightError(f"names {len(names)} classes, but the model has {len(classes)}", where=labels)
+    return names
+
+
+def _means(losses: Sequence[dict[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for one in losses for name in one)
+    return {name: float(np.mean([one[name] for one in losses if name in one])) for name in names}
+
+
+def _selection_note(selected_on: str | None, split: str, own: bool) -> list[str]:
+    if own and split == "train":
+        return ["The model was trained on these images, so the numbers flatter it."]
+    if selected_on == split:
+        return [f"The checkpoint was chosen by its numbers on '{split}', this very split, so they flatter it."]
+    return []
+
+
+def _output(out: str | os.PathLike[str] | None, run: Path | None, force: bool) -> Path:
+    """The file to write; refused before the work starts where something is in its place."""
+    folder = Path(out) if out is not None else (run or Path()) / "evaluation"
+    path = folder / METRICS_FILE
+    if folder.exists() and not folder.is_dir():
+        raise ResightError("is not a folder", where=folder, fix="Name another with --out.")
+    if path.exists():
+        if not force:
+            raise ResightError("exists already", where=path, fix="Replace it with --force, or name another --out.")
+        if not _is_ours(path):
+            raise ResightError("was not written by Resight and is not replaced", where=path, fix="Name another --out.")
+    elif out is not None and not force and folder.is_dir() and any(folder.iterdir()):
+        raise ResightError("holds something already", where=folder, fix="Add to it with --force, or choose another.")
+    return path
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and {"mAP", "operating_point"} <= content.keys()
+
+
+def _write(path: Path, metrics: dict[str, Any]) -> None:
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise ResightError(f"cannot be written: {error.strerror}", where=path) from error

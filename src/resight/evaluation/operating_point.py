@@ -1,0 +1,125 @@
+"""The operating point: the score from which detections are shown, and what to expect there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..boxes import Detections
+from .coco import GroundTruth
+
+DEFAULT_SCORE = 0.5
+_IOU = 0.5
+_FALSE, _TRUE, _IGNORED = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A score, and precision, recall and F1 in 0..1 of the detections at that score or more.
+
+    All three are None where there was no object to find, and 0 where none was found; ``score`` is then .5.
+    """
+
+    score: float
+    precision: float | None = None
+    recall: float | None = None
+    f1: float | None = None
+
+
+def operating_point(
+    truths: Sequence[GroundTruth], detections: Sequence[Detections], *, ignore_difficult: bool = False
+) -> OperatingPoint:
+    """The score of best F1 at IoU .5, all classes counted together, each object found by its own class only.
+
+    Detections are matched greedily by score as COCO does; crowds and ignored objects count neither way. Of two equal
+    F1 the higher score wins. The score lies halfway between the last detection kept and the next one below it, so
+    that the last digits of a score, which differ between devices and exports, do not decide; without a next one it
+    is the last one's own score.
+    """
+    num_objects = sum(int((~truth.ignored(ignore_difficult)).sum()) for truth in truths)
+    if num_objects == 0:
+        return OperatingPoint(DEFAULT_SCORE)
+    outcome = np.concatenate([match(*pair, ignore_difficult) for pair in zip(truths, detections, strict=True)])
+    scores = np.concatenate([found.scores for found in detections])[outcome != _IGNORED]
+    outcome = outcome[outcome != _IGNORED]
+    order = np.argsort(-scores, kind="stable")
+    scores, found = scores[order], np.cumsum(outcome[order] == _TRUE)
+    last = np.flatnonzero(np.diff(scores, append=-np.inf))  # a threshold cannot part equal scores
+    found, reported = found[last], last + 1
+    if not found.any():
+        return OperatingPoint(DEFAULT_SCORE, 0.0, 0.0, 0.0)
+    f1 = 2 * found / (reported + num_objects)
+    best = int(np.argmax(f1))
+    return OperatingPoint(
+        score=_halfway(scores[last[best]], scores[last[best + 1]] if best + 1 < len(last) else None),
+        precision=float(found[best] / reported[best]),
+        recall=float(found[best] / num_objects),
+        f1=float(f1[best]),
+    )
+
+
+def match(truth: GroundTruth, found: Detections, ignore_difficult: bool = False) -> np.ndarray:
+    """``[N]`` outcome of each detection of one image at IoU .5: 1 right, 0 wrong, 2 an ignored object.
+
+    COCO's matching: by falling score, each to the object of its class it overlaps most (the later one of equals); an
+    object is found once, a crowd any number of times; an ignored object only where no other is left.
+    """
+    outcome = np.full(len(found), _FALSE)
+    ignored = truth.ignored(ignore_difficult)
+    order = np.argsort(-found.scores, kind="stable")
+    overlap = _iou(found.boxes[order], truth.boxes, truth.crowd)
+    overlap[found.labels[order][:, None] != truth.labels[None]] = 0
+    free = np.ones(len(truth.labels), bool)
+    for row in np.flatnonzero((overlap >= _IOU).any(axis=1)):
+        for candidates in (free & ~ignored, (free | truth.crowd) & ignored):
+            open_overlap = np.where(candidates, overlap[row], 0)
+            target = len(open_overlap) - 1 - int(np.argmax(open_overlap[::-1]))
+            if open_overlap[target] >= _IOU:
+                free[target] = False
+                outcome[order[row]] = _IGNORED if ignored[target] else _TRUE
+                break
+    return outcome
+
+
+def sentence(point: OperatingPoint) -> str:
+    """The operating point in words."""
+    if point.precision is None or point.recall is None:
+        return f"There was no object to find, so the score {_short(point.score)} is only the default."
+    if point.recall == 0:
+        return f"It finds none of the objects at any score, so the score {_short(point.score)} is only the default."
+    return (
+        f"At score {_short(point.score)} it finds {_percent(point.recall)} of the objects; "
+        f"{_percent(1 - point.precision)} of what it reports is wrong."
+    )
+
+
+def _iou(boxes: np.ndarray, objects: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+    """``[N, M]`` float64 overlaps of xyxy boxes; with a crowd it is the part of the detection that lies inside."""
+    boxes, objects = boxes[:, None].astype(np.float64), objects[None].astype(np.float64)
+    sides = np.minimum(boxes[..., 2:], objects[..., 2:]) - np.maximum(boxes[..., :2], objects[..., :2])
+    shared = np.clip(sides, 0, None).prod(-1)
+    own, theirs = (boxes[..., 2:] - boxes[..., :2]).prod(-1), (objects[..., 2:] - objects[..., :2]).prod(-1)
+    union = np.where(crowd, own, own + theirs - shared)
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+
+
+def _halfway(score: np.float32, below: np.float32 | None) -> float:
+    if below is None:
+        return float(score)
+    middle = np.float32((float(score) + float(below)) / 2)  # scores are float32, and compared as such
+    return float(middle if middle > below else score)
+
+
+def _short(score: float) -> str:
+    return f"{score:.2f}".removeprefix("0")
+
+
+def _percent(share: float) -> str:
+    """Rounded, but what is not all or nothing never reads so."""
+    if 0 < share < 0.01:
+        return "less than 1 %"
+    if 0.99 < share < 1:
+        return "more than 99 %"
+    return f"{100 * share:.0f} %"

@@ -1,0 +1,88 @@
+"""What an evaluation says: the table people know from pycocotools, and the dictionary of ``metrics.json``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from .coco import MEASURES, CocoMetrics
+from .operating_point import OperatingPoint, sentence
+
+
+def as_dict(
+    metrics: CocoMetrics,
+    point: OperatingPoint,
+    *,
+    losses: Mapping[str, float] | None = None,
+    selected_on: str | None = None,
+    **more: Any,
+) -> dict[str, Any]:
+    """``metrics.json``: the 12 numbers at the top (None where there is no such object), then what else is known.
+
+    Args:
+        losses: mean of each loss over the images; empty where the model has none. A loss that is not finite is None.
+        selected_on: the split by which the checkpoint was chosen; None where that is not known.
+        more: further keys, e.g. ``model``, ``data`` and ``split``.
+    """
+    return {
+        **metrics.summary,
+        "per_class": metrics.per_class,
+        "losses": {name: value if math.isfinite(value) else None for name, value in (losses or {}).items()},
+        "operating_point": asdict(point),
+        "num_images": metrics.num_images,
+        "num_boxes": metrics.num_boxes,
+        "num_ignored": metrics.num_ignored,
+        "selected_on": selected_on,
+        **more,
+    }
+
+
+def text(result: Mapping[str, Any]) -> str:
+    """The dictionary of ``as_dict`` for people."""
+    blocks = [summary_table(result), class_table(result["per_class"])]
+    if result["losses"]:
+        blocks.append("Losses: " + ", ".join(f"{name} {_number(loss)}" for name, loss in result["losses"].items()))
+    blocks.append("\n".join(filter(None, [sentence(OperatingPoint(**result["operating_point"])), weakest(result)])))
+    return "\n\n".join(blocks)
+
+
+def summary_table(summary: Mapping[str, float | None]) -> str:
+    """The 12 numbers, a line each, in pycocotools' printed form; ``n/a`` where there is no such object."""
+    lines = []
+    for measure in MEASURES:
+        title = "Average Precision" if measure.kind == "AP" else "Average Recall"
+        iou = "0.50:0.95" if measure.iou is None else f"{measure.iou:.2f}"
+        lines.append(
+            f" {title:<18} ({measure.kind}) @[ IoU={iou:<9} | area={measure.size:>6} "
+            f"| maxDets={measure.max_detections:>3} ] = {_number(summary[measure.key])}"
+        )
+    return "\n".join(lines)
+
+
+def class_table(per_class: Mapping[str, Mapping[str, float | int | None]]) -> str:
+    """AP, AP50 and the number of boxes of each class."""
+    width = max([5, *(len(name) for name in per_class)])
+    rows = [f" {'class':<{width}} {'AP':>6} {'AP50':>6} {'boxes':>7}"]
+    for name, row in per_class.items():
+        rows.append(f" {name:<{width}} {_number(row['AP']):>6} {_number(row['AP50']):>6} {row['boxes']:>7,}")
+    return "\n".join(rows)
+
+
+def weakest(result: Mapping[str, Any], limit: int = 5) -> str:
+    """The classes of least AP, of those below the mean, with their box counts; empty where all are equal."""
+    below = [(row["AP"], row["boxes"], name) for name, row in result["per_class"].items() if row["AP"] is not None]
+    below = sorted(row for row in below if row[0] < result["mAP"])[:limit]
+    if not below:
+        return ""
+    named = ", ".join(f"{name} AP {ap:.3f} ({boxes:,} {_plural(boxes, 'box')})" for ap, boxes, name in below)
+    return f"Weakest {_plural(len(below), 'class')}: {named}."
+
+
+def _number(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}"
+
+
+def _plural(count: int, noun: str) -> str:
+    return noun if count == 1 else f"{noun}es"
