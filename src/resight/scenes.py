@@ -1,0 +1,528 @@
+"""LISA-style dash-cam scenes drawn in code, written in LISA's own layout.
+
+A video is a drive past a few signs; each sign has a track, from which a handful of frames is kept while the sign
+grows. What LISA annotates under other class names (about two signs in five) is drawn and annotated too.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from resight.errors import ResightError
+from resight.progress import track as progress
+from resight.roadside import (
+    HEIGHT,
+    WIDTH,
+    Look,
+    develop,
+    draw_car,
+    draw_ground,
+    draw_lights,
+    draw_look,
+    draw_sky,
+    draw_textures,
+    draw_tree,
+    fade,
+    fractal,
+    wall,
+)
+from resight.signs import DESIGNS, OTHERS, WANTED, paint_face, warp_face
+
+HEADER = (
+    "Filename;Annotation tag;Upper left corner X;Upper left corner Y;Lower right corner X;Lower right corner Y;"
+    "Occluded,On another road;Origin file;Origin frame number;Origin track;Origin track frame number"
+)
+RATE = 24  # frames a second
+SMALLEST = 12  # px; signs whose shorter side is less are not in view yet
+# One card a track, so that every hand of twenty tracks holds the classes in these shares.
+DECK = ["stop"] * 5 + ["pedestrianCrossing"] * 4 + ["signalAhead"] * 4 + [""] * 7
+
+
+@dataclass(frozen=True)
+class Sign:
+    """A plate beside the road.
+
+    ``x, y, s`` are metres right of the camera's lane, above the road and along the road; ``yaw, roll`` radians;
+    ``hidden_by`` is "", "branch" or "pole".
+    """
+
+    label: str
+    ground: int
+    x: float
+    y: float
+    s: float
+    size: tuple[float, float]
+    yaw: float
+    roll: float
+    brightness: float
+    hidden_by: str
+    other_road: bool
+
+
+@dataclass(frozen=True)
+class Track:
+    """The approach to one sign: ``frames`` of the video and, for each, the camera's place ``s`` along the road."""
+
+    name: str
+    seed: tuple[int, ...]
+    signs: tuple[Sign, ...]
+    start: int
+    frames: tuple[int, ...]
+    places: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Video:
+    """One drive. ``bend`` is amplitude, length in metres and phase of the road's winding."""
+
+    folder: str
+    file: str
+    seed: tuple[int, ...]
+    focal: float
+    eye: float
+    horizon: float
+    bend: tuple[float, float, float]
+    tracks: tuple[Track, ...]
+
+
+class View:
+    """The camera in one frame of a track."""
+
+    def __init__(self, video: Video, track: Track, index: int) -> None:
+        self.video, self.s = video, track.places[index]
+        bounce = np.random.default_rng((*track.seed, 1, index)).normal(0, (2.0, 1.5), 2)
+        self.horizon = video.horizon + float(bounce[0])
+        self.middle = WIDTH / 2 + float(bounce[1])
+        amplitude, length, phase = video.bend
+        self.slope = amplitude / length * math.cos(self.s / length + phase)
+
+    def sideways(self, s: np.ndarray) -> np.ndarray:
+        """How far right of the camera's axis the lane's middle has moved at ``s``."""
+        amplitude, length, phase = self.video.bend
+        here = amplitude * math.sin(self.s / length + phase)
+        return amplitude * np.sin(s / length + phase) - here - self.slope * (s - self.s)
+
+    def project(self, x: np.ndarray, y: np.ndarray, s: np.ndarray) -> np.ndarray:
+        """``[N, 2]`` pixels of points ``[N]`` right of the lane's middle, above the road and along it."""
+        x, y, s = (np.asarray(value, np.float64) for value in (x, y, s))
+        zoom = self.video.focal / np.maximum(s - self.s, 0.5)
+        return np.stack([self.middle + (x + self.sideways(s)) * zoom, self.horizon + (self.video.eye - y) * zoom], -1)
+
+    def on_plate(self, sign: Sign, points: np.ndarray) -> np.ndarray:
+        """``[N, 2]`` pixels of points ``[N, 2]`` in the sign's own units."""
+        across, down = (points * np.array(sign.size) / 2).T
+        cos, sin = math.cos(sign.roll), math.sin(sign.roll)
+        across, down = across * cos - down * sin, across * sin + down * cos
+        return self.project(
+            sign.x + across * math.cos(sign.yaw), sign.y - down, sign.s + across * math.sin(sign.yaw)
+        )
+
+    def box(self, sign: Sign) -> tuple[int, int, int, int] | None:
+        """The pixels a sign covers (xyxy, cut at the frame), None where it is not in view."""
+        if sign.s - self.s < 2:
+            return None
+        outline = self.on_plate(sign, np.array(DESIGNS[sign.label].outline))
+        (left, top), (right, bottom) = outline.min(0), outline.max(0)
+        x1, y1 = max(0, round(left)), max(0, round(top))
+        x2, y2 = min(WIDTH, round(right)), min(HEIGHT, round(bottom))
+        seen = max(0, x2 - x1) * max(0, y2 - y1) / ((right - left) * (bottom - top))
+        return (x1, y1, x2, y2) if seen > 0.6 and min(x2 - x1, y2 - y1) >= SMALLEST else None
+
+
+def _plan_sign(rng: np.random.Generator, label: str, side: int) -> Sign:
+    if not label:
+        label = OTHERS[rng.integers(len(OTHERS))].label
+    scale = rng.choice([0.85, 1.0, 1.2])
+    width, height = DESIGNS[label].size
+    hidden = rng.choice(["", "branch", "pole"], p=[0.86, 0.08, 0.06])
+    return Sign(
+        label=label,
+        ground=int(rng.integers(6)),
+        x=rng.uniform(2.6, 4.4) if side > 0 else -rng.uniform(6.2, 8.0),
+        y=rng.uniform(2.1, 3.0),
+        s=0.0,
+        size=(width * scale, height * scale),
+        yaw=rng.normal(-0.08 * side, 0.16),
+        roll=rng.normal(0, 0.04),
+        brightness=rng.uniform(0.62, 1.12),
+        hidden_by=str(hidden),
+        other_road=False,
+    )
+
+
+def plan_video(index: int, *, frames: int, seed: int) -> Video:
+    """What video ``index`` of a set shows and where every sign is; nothing is drawn yet."""
+    rng = np.random.default_rng((seed, index))
+    focal, eye, horizon = rng.uniform(560, 860), rng.uniform(1.2, 1.6), rng.uniform(225, 285)
+    bend = (rng.uniform(-7, 7), rng.uniform(70, 130), rng.uniform(0, 2 * math.pi))
+    count = math.ceil(frames / 4)
+    video = Video(f"vid{index}", f"vid_cmp{1 + index % 2}.avi", (seed, index), focal, eye, horizon, bend, ())
+    tracks, start, epoch = [], int(rng.integers(200, 4000)), 1323802400 + 3600 * index
+    for number in range(count):
+        hand, card = divmod(index * count + number, len(DECK))
+        label = DECK[np.random.default_rng((seed, 7, hand)).permutation(len(DECK))[card]]
+        start += int(rng.integers(260, 1600))
+        kept = frames * (number + 1) // count - frames * number // count
+        track = _plan_track(rng, video, label, start, kept, f"{epoch + start // RATE}")
+        tracks.append(track)
+        start = track.frames[-1]
+    return replace(video, tracks=tuple(tracks))
+
+
+def _plan_track(rng: np.random.Generator, video: Video, label: str, start: int, kept: int, stamp: str) -> Track:
+    sign = _plan_sign(rng, label, 1 if rng.random() < 0.85 else -1)
+    s = rng.uniform(100, 900)
+    sign = replace(sign, s=s)
+    signs = [sign]
+    if rng.random() < 0.24:
+        twin = label if rng.random() < 0.3 else ""
+        other = _plan_sign(rng, twin, -1 if sign.x > 0 else 1)
+        crossroad = rng.random() < 0.15
+        turned = other.yaw + (0.7 if crossroad else 0)
+        signs.append(replace(other, s=s + rng.uniform(-3, 9), yaw=turned, other_road=crossroad))
+    short = min(sign.size)
+    far, near = video.focal * short / rng.uniform(15, 24), video.focal * short / rng.uniform(48, 115)
+    pace = rng.uniform(0.25, 0.7)  # metres a frame
+    seed = (*video.seed, start)
+    while True:  # stop where the sign leaves the frame
+        steps = sorted((np.arange(kept) + rng.random(kept)) / kept * (far - near) / pace)
+        shot = [int(step) + 2 * order for order, step in enumerate(steps)]
+        places = tuple(s - far + pace * frame for frame in shot)
+        name = f"{sign.label}_{stamp}.avi"
+        track = Track(name, seed, tuple(signs), start, tuple(start + frame for frame in shot), places)
+        if all(View(video, track, index).box(sign) for index in range(kept)):
+            return track
+        near += 0.3
+        if near >= far - 4:  # the road bends away from it: set it closer
+            return _plan_track(rng, video, label, start, kept, stamp)
+
+
+class Scenery:
+    """Everything of a video but its signs: drawn once, seen in every frame."""
+
+    def __init__(self, video: Video) -> None:
+        rng = np.random.default_rng((*video.seed, 2))
+        self.look: Look = draw_look(rng)
+        self.sky = draw_sky(rng, self.look)
+        self.textures = draw_textures(rng)
+        kinds = ["fir" if rng.random() < 0.3 else "round" for _ in range(4)]
+        self.sprites = {
+            "tree": [draw_tree(rng, self.look, kind) for kind in kinds],
+            "bush": [draw_tree(rng, self.look, "bush") for _ in range(2)],
+            "branch": [draw_tree(rng, self.look, "branch") for _ in range(2)],
+            "oncoming": [draw_car(rng, self.look, rear=False) for _ in range(2)],
+            "parked": [draw_car(rng, self.look, rear=True) for _ in range(3)],
+            "lights": [draw_lights(rng, self.look)],
+        }
+
+
+@dataclass(frozen=True)
+class Prop:
+    """Something beside the road: ``kind``, place and size in metres, and which of its kind."""
+
+    kind: str
+    x: float
+    s: float
+    height: float
+    which: int = 0
+    sign: Sign | None = None
+
+
+# How many of each stand along a hundred metres, by place.
+CROWD = {
+    "town": {"tree": 8, "bush": 4, "house": 9, "pole": 5, "parked": 7},
+    "suburb": {"tree": 18, "bush": 14, "house": 5, "pole": 4, "parked": 3},
+    "country": {"tree": 26, "bush": 22, "house": 1, "pole": 3, "parked": 0.5},
+}
+
+
+def _plan_props(track: Track, look: Look, s0: float) -> list[Prop]:
+    """The props of one stretch of road, the signs among them, farthest first."""
+    rng = np.random.default_rng((*track.seed, 3))
+    first, length = track.places[0], 190.0
+    props = []
+    for kind, amount in CROWD[look.place].items():
+        for _ in range(rng.poisson(amount * length / 100)):
+            right, s, which = rng.random() < 0.5, first + rng.uniform(2, length), int(rng.integers(1000))
+            gap = {"tree": (6, 26), "bush": (5, 20), "house": (9, 16), "pole": (4.6, 7), "parked": (2.9, 3.3)}[kind]
+            x = rng.uniform(*gap)
+            height = {"tree": rng.uniform(4, 11), "bush": rng.uniform(0.7, 2), "house": rng.uniform(3.5, 10),
+                      "pole": rng.uniform(6, 9), "parked": rng.uniform(1.4, 1.8)}[kind]  # fmt: skip
+            props.append(Prop(kind, x if right else -3.6 - x, s, height, which))
+    here = s0 - first
+    for _ in range(rng.poisson(0.9)):
+        props.append(Prop("oncoming", -3.6, first + rng.uniform(20, 120) - 0.8 * here, 1.5, int(rng.integers(1000))))
+    if rng.random() < 0.35:
+        props.append(Prop("parked", 0.0, s0 + rng.uniform(14, 34), 1.5, int(rng.integers(1000))))
+    if rng.random() < 0.25:
+        props.append(Prop("lights", rng.uniform(2.5, 4.5), first + rng.uniform(25, 70), 4.6))
+    for sign in track.signs:
+        props.append(Prop("sign", sign.x, sign.s, sign.size[1], sign=sign))
+        if sign.hidden_by:
+            ahead = rng.uniform(0.3, 0.8) if sign.hidden_by == "branch" else rng.uniform(0.5, 1.5)
+            aside = rng.choice([-1, 1]) * rng.uniform(0.25, 0.5) * sign.size[0]
+            props.append(Prop("hider", sign.x + aside, sign.s - ahead, sign.size[1], int(rng.integers(1000)), sign))
+    return sorted(props, key=lambda prop: -prop.s)
+
+
+class Painter:
+    """Paints one frame, farthest things first, and keeps count of what is left to see of each sign."""
+
+    def __init__(self, video: Video, scenery: Scenery, track: Track, index: int) -> None:
+        self.view, self.scenery, self.look, self.track = View(video, track, index), scenery, scenery.look, track
+        self.canvas = Image.fromarray(self._background().clip(0, 255).astype(np.uint8))
+        self.draw = ImageDraw.Draw(self.canvas)
+        self.cover = Image.new("L", (WIDTH, HEIGHT))
+        self.cover_draw = ImageDraw.Draw(self.cover)
+        self.areas: dict[Sign, int] = {}
+
+    def _background(self) -> np.ndarray:
+        view, look = self.view, self.look
+        top = HEIGHT - round(view.horizon)
+        left = round(WIDTH / 2 + view.slope * view.video.focal) % WIDTH
+        picture = self.scenery.sky[top : top + HEIGHT, left : left + WIDTH].copy()
+        first = math.floor(view.horizon) + 2
+        depth = view.video.focal * view.video.eye / (np.arange(first, HEIGHT) + 0.5 - view.horizon)
+        s = view.s + depth
+        columns = (np.arange(WIDTH) + 0.5 - view.middle)[None, :]
+        x = (columns * (depth / view.video.focal)[:, None] - view.sideways(s)[:, None]).astype(np.float32)
+        crossing = float(np.random.default_rng((*self.track.seed, 4)).uniform(-30, 60)) + self.track.places[-1]
+        ground = draw_ground(x, s.astype(np.float32), depth.astype(np.float32), look, self.scenery.textures,
+                             view.video.focal, crossing)  # fmt: skip
+        keep = np.exp(-depth / look.haze)[:, None, None].astype(np.float32)
+        picture[first:] = ground * keep + look.sky[1] * (1 - keep)
+        return picture
+
+    def lay(self, patch: Image.Image, corner: tuple[int, int], mark: int = 0) -> None:
+        """Lays an RGBA patch on the picture; ``mark`` is the number of the sign it shows, 0 for anything else."""
+        self.canvas.paste(patch, corner, patch)
+        self.cover.paste(mark, (*corner, corner[0] + patch.width, corner[1] + patch.height), _solid(patch))
+
+    def sprite(self, image: Image.Image, x: float, bottom: float, s: float, height: float) -> None:
+        """Stands a sprite of ``height`` metres on ``(x, bottom, s)``."""
+        (base, head), zoom = self.view.project(*np.array([[x, x], [bottom, bottom + height], [s, s]])), 0.0
+        tall = base[1] - head[1]
+        zoom = tall / image.height
+        left, top = base[0] - image.width * zoom / 2, head[1]
+        x1, y1 = max(0, math.floor(left)), max(0, math.floor(top))
+        x2, y2 = min(WIDTH, math.ceil(left + image.width * zoom)), min(HEIGHT, math.ceil(base[1]))
+        if x2 - x1 < 1 or y2 - y1 < 1:
+            return
+        region = [(x1 - left) / zoom, (y1 - top) / zoom, (x2 - left) / zoom, (y2 - top) / zoom]
+        region = [min(max(0.0, edge), limit) for edge, limit in zip(region, (*image.size, *image.size), strict=True)]
+        if region[2] - region[0] < 0.1 or region[3] - region[1] < 0.1:
+            return
+        patch = image.resize((x2 - x1, y2 - y1), Image.Resampling.BILINEAR, box=tuple(region))
+        lost = 1 - math.exp(-(s - self.view.s) / self.look.haze)
+        if lost > 0.03:
+            veil = Image.new("RGBA", patch.size, tuple(int(v) for v in self.look.sky[1]))
+            veil.putalpha(patch.getchannel("A"))
+            patch = Image.blend(patch, veil, lost)
+        self.lay(patch, (x1, y1))
+
+    def polygon(self, points: np.ndarray, colour: np.ndarray | tuple[int, int, int]) -> None:
+        """Fills ``points [N, 3]`` (x, y, s) with a colour as it looks through the air."""
+        flat = [tuple(point) for point in self.view.project(*points.T)]
+        shown = fade(np.array(colour), float(points[:, 2].mean()) - self.view.s, self.look)
+        self.draw.polygon(flat, fill=tuple(int(value) for value in shown))
+        self.cover_draw.polygon(flat, fill=0)
+
+    def upright(self, x1: float, x2: float, y1: float, y2: float, s1: float, s2: float, colour: object) -> None:
+        """A rectangle that stands on the ground plan's line from ``(x1, s1)`` to ``(x2, s2)``."""
+        self.polygon(np.array([[x1, y1, s1], [x2, y1, s2], [x2, y2, s2], [x1, y2, s1]]), colour)  # type: ignore[arg-type]
+
+    def house(self, prop: Prop) -> None:
+        rng, look = np.random.default_rng((*self.track.seed, 5, prop.which)), self.look
+        base = rng.uniform(0.6, 1.0) * np.array([(178, 150, 128), (196, 190, 178), (150, 96, 80), (120, 130, 140)][rng.integers(4)])
+        width, deep, out = rng.uniform(7, 14), rng.uniform(8, 18), math.copysign(1, prop.x)
+        near, far, x1, x2 = prop.s, prop.s + deep, prop.x, prop.x + out * width
+        glass = np.array((60, 72, 86))
+        self.upright(x1, x1, 0, prop.height, near, far, wall(base, 0.72, look))
+        self.upright(x1, x2, 0, prop.height, near, near, wall(base, 0.95, look))
+        for floor in range(int(prop.height / 3)):
+            for place in np.arange(0.12, 0.85, 0.22):
+                y1, y2 = floor * 3 + 1, floor * 3 + 2.3
+                a, b = near + place * deep, near + (place + 0.11) * deep
+                self.upright(x1, x1, y1, y2, a, b, wall(glass, 0.8, look))
+                a, b = x1 + out * place * width, x1 + out * (place + 0.11) * width
+                self.upright(a, b, y1, y2, near, near, wall(glass, 1.0, look))
+        if look.place != "town":
+            ridge, roof = prop.height + width * 0.3, wall(np.array((96, 74, 66)) * rng.uniform(0.6, 1.2), 0.9, look)
+            mid = (x1 + x2) / 2
+            self.polygon(np.array([[x1, prop.height, near], [x1, prop.height, far], [mid, ridge, far], [mid, ridge, near]]), roof)
+            self.polygon(np.array([[x1, prop.height, near], [x2, prop.height, near], [mid, ridge, near]]), wall(base, 0.85, look))
+        elif rng.random() < 0.6:  # a shop's board
+            board = np.array([(190, 40, 40), (230, 180, 40), (40, 90, 160), (40, 120, 80), (220, 220, 220)][rng.integers(5)])
+            self.upright(x1 + out * 0.5, x1 + out * width * 0.7, 3, 3.8, near, near, wall(board, 1, look))
+            self.upright(x1, x1, 3, 3.8, near + 1, near + deep * 0.8, wall(board, 0.8, look))
+
+    def pole(self, x: float, s: float, height: float, radius: float, colour: tuple[int, int, int]) -> None:
+        self.upright(x - radius, x + radius, 0, height, s, s, wall(np.array(colour), 1.0, self.look))
+
+    def sign(self, sign: Sign, number: int) -> None:
+        rng, look = np.random.default_rng((*self.track.seed, 6, number)), self.look
+        wood = rng.random() < 0.3
+        self.pole(sign.x, sign.s + 0.02, sign.y, 0.055 if wood else 0.035, (112, 90, 66) if wood else (146, 148, 150))
+        face = np.asarray(paint_face(sign.label, sign.ground), np.float32).copy()
+        side = len(face)
+        face[..., :3] += (face[..., :3].mean(-1, keepdims=True) + 25 - face[..., :3]) * rng.uniform(0, 0.35)  # faded
+        dirt = fractal(rng, side, side, 5, 4)
+        shade = 1 - 0.05 * dirt
+        if look.sun and rng.random() < 0.35:  # leaves throw their shadow
+            shade *= 1 - 0.45 * ((fractal(rng, side, side, 3, 2) - 0.2) * 4).clip(0, 1)
+        lamps = np.array((0.86, 0.84, 0.78)) if look.dusk else look.light
+        face[..., :3] *= shade[..., None] * lamps * sign.brightness
+        corners = self.view.on_plate(sign, np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]))
+        patch, corner = warp_face(Image.fromarray(face.clip(0, 255).astype(np.uint8)), corners)
+        self.areas[sign] = int(np.count_nonzero(np.asarray(_solid(patch))))
+        self.lay(patch, corner, number + 1)
+
+    def hider(self, prop: Prop) -> None:
+        assert prop.sign is not None
+        if prop.sign.hidden_by == "pole":
+            self.pole(prop.x, prop.s, 7, 0.05 + prop.which % 5 * 0.01, (92, 84, 76))
+        else:
+            leaves = self.scenery.sprites["branch"]
+            height = prop.sign.size[1] * 0.75
+            low = prop.sign.y - height * (0.1 + prop.which % 7 / 10)
+            self.sprite(leaves[prop.which % 2], prop.x, low, prop.s, height)
+
+    def paint(self, prop: Prop) -> None:
+        if prop.kind == "house":
+            self.house(prop)
+        elif prop.kind == "pole":
+            self.pole(prop.x, prop.s, prop.height, 0.13, (96, 84, 72))
+            self.upright(prop.x - 1, prop.x + 1, prop.height - 0.8, prop.height - 0.6, prop.s, prop.s, (70, 62, 56))
+        elif prop.kind == "lights":
+            self.pole(prop.x + 1.5, prop.s, 5.6, 0.1, (90, 92, 92))
+            self.upright(prop.x - 3.5, prop.x + 1.5, 5.5, 5.65, prop.s, prop.s, (90, 92, 92))
+            for aside in (0.0, -3.2):
+                self.sprite(self.scenery.sprites["lights"][0], prop.x + aside, 4.6, prop.s, 1.0)
+        elif prop.kind == "hider":
+            self.hider(prop)
+        else:
+            sprites = self.scenery.sprites[prop.kind]
+            self.sprite(sprites[prop.which % len(sprites)], prop.x, 0, prop.s, prop.height)
+
+    def finish(self) -> None:
+        if self.look.bonnet:
+            colour = wall(np.array((52, 54, 60)), 1.0, self.look)
+            self.draw.ellipse((-160, HEIGHT - 46, WIDTH + 160, HEIGHT + 140), fill=colour)
+
+    def seen(self, sign: Sign, number: int) -> float:
+        """The share of the sign's face that nothing hides."""
+        return float(np.count_nonzero(np.asarray(self.cover) == number + 1)) / self.areas[sign]
+
+
+def _solid(patch: Image.Image) -> Image.Image:
+    return patch.getchannel("A").point([0] * 128 + [255] * 128)
+
+
+def compose(video: Video, scenery: Scenery, track: Track, index: int, without: Sign | None = None
+            ) -> tuple[Image.Image, list[tuple[Sign, tuple[int, int, int, int], bool]]]:  # fmt: skip
+    """One frame before the camera spoils it.
+
+    Args:
+        without: a sign whose face is left out.
+
+    Returns:
+        The RGB picture and, for every sign in it, its box (xyxy, pixels) and whether a tenth or more is hidden.
+    """
+    painter = Painter(video, scenery, track, index)
+    view, shown = painter.view, []
+    for prop in _plan_props(track, scenery.look, view.s):
+        if prop.s - view.s < 1.5:
+            continue
+        if prop.sign is not None and view.box(prop.sign) is None:
+            continue
+        if prop.kind == "sign" and prop.sign is not None:
+            if prop.sign is not without:
+                number = track.signs.index(prop.sign)
+                painter.sign(prop.sign, number)
+                shown.append((prop.sign, number))
+        else:
+            painter.paint(prop)
+    painter.finish()
+    found = []
+    for sign, number in shown:
+        box, seen = view.box(sign), painter.seen(sign, number)
+        if box is not None and seen > 0.25:
+            found.append((sign, box, seen < 0.9))
+    return painter.canvas, found
+
+
+def render_video(video: Video, out: Path) -> list[str]:
+    """Writes a video's frames below ``out`` and returns its lines of ``allAnnotations.csv``."""
+    scenery = Scenery(video)
+    folder = f"{video.folder}/frameAnnotations-{video.file}_annotations"
+    (out / folder).mkdir(parents=True)
+    lines = []
+    for track in video.tracks:
+        rng = np.random.default_rng((*track.seed, 8))
+        for index, frame in enumerate(track.frames):
+            picture, found = compose(video, scenery, track, index)
+            angle, strength = rng.normal(0, 0.5), rng.random()
+            shake = (strength * math.cos(angle), strength * math.sin(angle))
+            name = f"{folder}/{track.name}_image{index}.png"
+            develop(picture, scenery.look, rng, shake).save(out / name, compress_level=3)
+            for sign, box, hidden in found:
+                corners = ";".join(str(edge) for edge in box)
+                lines.append(
+                    f"{name};{sign.label};{corners};{int(hidden)},{int(sign.other_road)};{video.folder}/{video.file};"
+                    f"{frame};{track.name};{frame - track.start + 2}"
+                )
+    return lines
+
+
+def make_scenes(out: str | os.PathLike[str], *, videos: int = 40, frames: int = 12, seed: int = 42) -> Path:
+    """Draws road scenes with signs of LISA's classes and writes them as LISA does.
+
+    Args:
+        out: folder to write; must not exist or be empty.
+        videos: number of drives; no two share signs, roadside, light or camera.
+        frames: pictures kept of each, 704x480 pixels, about four of each sign's track.
+        seed: same seed, same bytes.
+
+    Returns:
+        The folder, which holds ``allAnnotations.csv`` and the frames in a folder for each video.
+
+    Raises:
+        ResightError: ``out`` holds something or cannot be written, or there is nothing to draw.
+    """
+    out = Path(out)
+    if videos < 1 or frames < 1:
+        raise ResightError(f"{videos} videos of {frames} frames are no scenes", fix="Ask for one of each at least.")
+    try:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ResightError("the output exists and is not an empty folder", where=out, fix="Name another folder.")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # Written beside and renamed, so that an interrupted run leaves nothing that looks whole.
+        work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        try:
+            lines = _render_all([plan_video(index, frames=frames, seed=seed) for index in range(videos)], work)
+            (work / "allAnnotations.csv").write_text("\n".join([HEADER, *lines]) + "\n", encoding="utf-8", newline="\n")
+            work.chmod(0o755)
+            work.replace(out)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    except OSError as error:
+        raise ResightError(f"cannot write the scenes: {error.strerror or error}", where=out) from error
+    return out
+
+
+def _render_all(videos: list[Video], out: Path) -> list[str]:
+    with ProcessPoolExecutor(max_workers=min(len(videos), os.cpu_count() or 1)) as pool:
+        jobs = [pool.submit(render_video, video, out) for video in videos]
+        return [line for job in progress(jobs, "drawing road scenes") for line in job.result()]
+
+
+LABELS = tuple(design.label for design in WANTED)
