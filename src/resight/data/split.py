@@ -132,8 +132,7 @@ def _check_fractions(test: float, val: float) -> None:
 
 
 def _identity(item: Annotation) -> tuple[str, str, str, str]:
-    path = "" if isinstance(item.image, bytes) else os.fspath(item.image)
-    return (item.source_id, item.filename, str(path), item.where)
+    return (item.source_id, item.filename, "" if isinstance(item.image, bytes) else str(item.image), item.where)
 
 
 def _tracks(items: Sequence[Annotation], group_by: str | None) -> list[str | None]:
@@ -196,14 +195,15 @@ def _stratify(
     """
     wanted = {"test": fractions["test"], "val": fractions["val"], "train": 1 - fractions["test"] - fractions["val"]}
     wanted = {split: share for split, share in wanted.items() if share > 0}
-    amounts: dict[int, Counter[str]] = defaultdict(Counter)
+    names = ["", "background", *sorted({box.label for item in items for box in item.boxes})]  # "" is every image
+    column = {name: at for at, name in enumerate(names[2:], 2)}
+    amounts: dict[int, dict[int, int]] = defaultdict(lambda: defaultdict(int))
+    total = [0] * len(names)
     for item, group in zip(items, groups, strict=True):
-        amounts[group].update(f"class {box.label}" for box in item.boxes)
-        amounts[group].update(["images"] if item.boxes else ["images", "background"])
-    total: Counter[str] = Counter()
-    for amount in amounts.values():
-        total.update(amount)
-    shares = {group: [(c, n / total[c]) for c, n in sorted(amount.items())] for group, amount in amounts.items()}
+        for at in (0, *(column[box.label] for box in item.boxes)) if item.boxes else (0, 1):
+            amounts[group][at] += 1
+            total[at] += 1
+    shares = {group: [(at, n / total[at]) for at, n in sorted(amount.items())] for group, amount in amounts.items()}
 
     def size(group: int) -> tuple[int, bytes]:
         # Groups of about one size are shuffled, keyed by their first image so that the order of the input is nothing.
@@ -211,37 +211,36 @@ def _stratify(
         draw = hashlib.blake2b(f"{seed}\0{items[group].source_id}\0{items[group].filename}".encode(), digest_size=8)
         return int(largest * 2**32).bit_length(), draw.digest()
 
-    missing = {split: dict.fromkeys(total, share) for split, share in wanted.items()}
-    holders = {split: dict.fromkeys(total, 0) for split in wanted}
+    missing = {split: [share] * len(names) for split, share in wanted.items()}
+    holders = {split: [0] * len(names) for split in wanted}
 
     def move(group: int, split: str, sign: int) -> None:
-        for column, share in shares[group]:
-            missing[split][column] -= sign * share
-            holders[split][column] += sign
+        lack, held = missing[split], holders[split]
+        for at, share in shares[group]:
+            lack[at] -= sign * share
+            held[at] += sign
 
-    def best(group: int, current: str = "") -> str:
+    def best(group: int, current: str) -> str:
         chosen, highest = "", float("-inf")
         for split in (current, *wanted) if current else wanted:
             lack, held = missing[split], holders[split]
-            # How much the sum of squares shrinks; where that is no difference, a class the split lacks decides.
-            gain = sum(share * (lack[c] - share / 2) + 0.01 * (not held[c]) for c, share in shares[group])
+            gain = 0.0  # how much the sum of squares shrinks; where equally, a class the split lacks decides
+            for at, share in shares[group]:
+                gain += share * (lack[at] - share / 2) + (0.0 if held[at] else 0.01)
             if gain > highest + 1e-14:  # sums of the same shares in another order are a tie
                 chosen, highest = split, gain
         return chosen
 
     order = sorted(shares, key=size, reverse=True)
-    chosen: dict[int, str] = {}
-    for group in order:
-        chosen[group] = best(group)
-        move(group, chosen[group], 1)
+    chosen = dict.fromkeys(order, "")
     for _ in range(8):
         moved = 0
         for group in order:
-            move(group, chosen[group], -1)
-            to = best(group, chosen[group])
-            moved += to != chosen[group]
-            chosen[group] = to
-            move(group, to, 1)
+            if before := chosen[group]:
+                move(group, before, -1)
+            chosen[group] = best(group, before)
+            move(group, chosen[group], 1)
+            moved += chosen[group] != before
         if moved <= len(order) // 1000:
             break
     return [chosen[group] for group in groups]
@@ -353,8 +352,8 @@ def _keys(name: str) -> set[str]:
 
 
 def _names(item: Annotation) -> set[str]:
-    path = "" if isinstance(item.image, bytes) else os.fspath(item.image)
-    return {_slashes(name) for name in (item.source_id, item.filename, str(path)) if name}
+    path = "" if isinstance(item.image, bytes) else str(item.image)
+    return {_slashes(name) for name in (item.source_id, item.filename, path) if name}
 
 
 def _slashes(name: str) -> str:
