@@ -1,0 +1,112 @@
+"""The vocabulary of boxes: what was annotated and what was detected."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+Split = str  # "train", "val" or "test"
+
+
+@dataclass(frozen=True)
+class Box:
+    """One annotated object.
+
+    ``xmin, ymin, xmax, ymax`` are absolute pixels of the image as the annotation sees it, corners as written
+    by the source; ``area`` is in square pixels where the source states one (COCO), else None.
+    """
+
+    label: str
+    xmin: float
+    ymin: float
+    xmax: float
+    ymax: float
+    difficult: bool = False
+    occluded: bool = False
+    crowd: bool = False
+    area: float | None = None
+
+    @property
+    def xyxy(self) -> tuple[float, float, float, float]:
+        return (self.xmin, self.ymin, self.xmax, self.ymax)
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One image with all its boxes, as any source gives it.
+
+    Args:
+        image: path of the image file, or its encoded bytes.
+        boxes: every object of the image; empty for a background image.
+        width, height: the annotation's own idea of the image size in pixels; None where the source has none.
+        filename: name written to the record; by default the path's.
+        source_id: unique name of the image in its data set; by default ``filename``.
+        group: images of one group (a video track, a place) never part in a split; None where unknown.
+        split: "train", "val" or "test" where the source says so.
+        where: file and line of the annotation, for messages.
+    """
+
+    image: str | os.PathLike[str] | bytes
+    boxes: tuple[Box, ...] = ()
+    width: int | None = None
+    height: int | None = None
+    filename: str = ""
+    source_id: str = ""
+    group: str | None = None
+    split: Split | None = None
+    where: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "boxes", tuple(self.boxes))
+        if not self.filename and not isinstance(self.image, bytes):
+            object.__setattr__(self, "filename", os.path.basename(os.fspath(self.image)))
+        if not self.source_id:
+            object.__setattr__(self, "source_id", self.filename)
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What a model found in one image, best score first.
+
+    Args:
+        boxes: ``[N, 4]`` float32 xyxy, absolute pixels of the original image.
+        scores: ``[N]`` float32 in 0..1.
+        labels: ``[N]`` int64 indices into ``classes``, from 0.
+        classes: class names of the model.
+        width, height: size of the image in pixels.
+        file: where the image came from, "" for an array.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    width: int = 0
+    height: int = 0
+    file: str = ""
+
+    @property
+    def names(self) -> list[str]:
+        """``[N]`` class names, beside ``labels``."""
+        return [self.classes[label] for label in self.labels]
+
+    def above(self, score: float) -> Detections:
+        """The detections whose score is ``score`` or more."""
+        keep = self.scores >= score
+        return replace(self, boxes=self.boxes[keep], scores=self.scores[keep], labels=self.labels[keep])
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __iter__(self) -> Iterator[tuple[str, float, tuple[float, ...]]]:
+        """Yields ``(name, score, (x1, y1, x2, y2))``."""
+        for name, score, box in zip(self.names, self.scores, self.boxes, strict=True):
+            yield name, float(score), tuple(float(side) for side in box)
+
+    def __str__(self) -> str:
+        head = f"{self.file or 'image'} ({self.width}x{self.height}): {len(self)} found"
+        rows = [f"  {name} {score:.2f} [{', '.join(f'{s:.1f}' for s in box)}]" for name, score, box in self]
+        return "\n".join([head, *rows])

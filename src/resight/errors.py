@@ -1,0 +1,63 @@
+"""Errors that speak to the user: what is wrong, where, and how to mend it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+
+class ResightError(Exception):
+    """Something the user can mend: bad input, configuration or environment.
+
+    Args:
+        message: what is wrong, one sentence.
+        where: file, line, key or byte offset it concerns, as far as known.
+        fix: what to do about it.
+
+    The command line prints it without a traceback and exits with ``exit_code``.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, where: object = "", fix: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = str(where)
+        self.fix = fix
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only arguments would be lost when a loader worker sends the error to its parent.
+        return (_rebuild, (type(self), self.message, self.where, self.fix))
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.message}" if self.where else self.message
+        return f"{text}\n  {self.fix}" if self.fix else text
+
+
+def _rebuild(kind: type[ResightError], message: str, where: str, fix: str) -> ResightError:
+    return kind(message, where=where, fix=fix)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One finding about a data set: ``kind`` is a stable slug, ``where`` names file and line or record."""
+
+    level: Literal["error", "warning"]
+    kind: str
+    where: str
+    message: str
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`` Did you mean 'x'?`` for the known name most like ``name``, or an empty string."""
+    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"Did you mean '{match[0]}'?" if match else ""
+
+
+def listed(items: Iterable[object], limit: int = 10) -> str:
+    """``a, b, c and 4 more``: at most ``limit`` items in one line."""
+    items = [str(item) for item in items]
+    text = ", ".join(items[:limit])
+    return text if len(items) <= limit else f"{text} and {len(items) - limit} more"
