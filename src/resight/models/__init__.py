@@ -1,0 +1,1 @@
+"""Models: parts, the two dialects, and build(config)."""

@@ -1,0 +1,87 @@
+"""Anchors: their shapes, their grid, fitting them to a data set, and the recall they can reach."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AnchorSettings:
+    """Shapes of the anchors of each feature level.
+
+    ``sizes[level]`` are square roots of areas in pixels of the network input, ``ratios`` are height / width, shared
+    by all levels. An anchor of size s and ratio r is ``s / sqrt(r)`` wide and ``s * sqrt(r)`` high.
+    """
+
+    sizes: tuple[tuple[float, ...], ...]
+    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+
+    @property
+    def per_location(self) -> int:
+        return len(self.sizes[0]) * len(self.ratios)
+
+    def cells(self, level: int) -> Tensor:
+        """``[A, 4]`` xyxy around the origin, rounded to whole pixels; ratio varies slowest (torchvision's order)."""
+        sizes = torch.tensor(self.sizes[level], dtype=torch.float32)
+        root = torch.sqrt(torch.tensor(self.ratios, dtype=torch.float32))
+        widths = ((1 / root)[:, None] * sizes[None]).view(-1)
+        heights = (root[:, None] * sizes[None]).view(-1)
+        return (torch.stack([-widths, -heights, widths, heights], dim=1) / 2).round()
+
+
+def grid_anchors(cells: Tensor, grid: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+    """``[gh * gw * A, 4]`` xyxy float32: ``cells`` ``[A, 4]`` centred at ``(stride * x, stride * y)``, y slowest."""
+    y = torch.arange(grid[0], device=cells.device) * stride[0]
+    x = torch.arange(grid[1], device=cells.device) * stride[1]
+    y, x = torch.meshgrid(y, x, indexing="ij")
+    shifts = torch.stack([x, y, x, y], dim=-1).view(-1, 1, 4)
+    return (shifts + cells).reshape(-1, 4)
+
+
+def reachable_iou(sizes: np.ndarray, centers: np.ndarray, settings: AnchorSettings, strides: list[int]) -> np.ndarray:
+    """The best IoU that any anchor of the grid has with each box.
+
+    Args:
+        sizes: ``[N, 2]`` widths and heights in pixels of the network input.
+        centers: ``[N, 2]`` x and y of the centres.
+
+    Returns: ``[N]`` float64. The anchor nearest to the centre is the best of its shape.
+    """
+    best = np.zeros(len(sizes))
+    for level, stride in enumerate(strides):
+        offset = np.abs(centers - np.round(centers / stride) * stride)
+        for cell in settings.cells(level).numpy():
+            anchor = cell[2:] - cell[:2]
+            # Overlap along one axis of two intervals whose centres are `offset` apart.
+            overlap = np.minimum(np.minimum(sizes, anchor), np.maximum((sizes + anchor) / 2 - offset, 0))
+            inter = overlap.prod(1)
+            best = np.maximum(best, inter / (sizes.prod(1) + anchor.prod() - inter))
+    return best
+
+
+def fit_anchors(sizes: np.ndarray, centers: np.ndarray, strides: list[int], per_level: int = 2) -> AnchorSettings:
+    """Anchors that suit the training boxes ``sizes`` ``[N, 2]`` (width, height) in pixels of the network input.
+
+    Three ratios at the 1/6, 1/2 and 5/6 quantiles of log(height / width); sizes of a level ``per_level`` steps of an
+    octave, of the next level twice that; the smallest is the one with the best mean reachable IoU.
+    """
+    if len(sizes) == 0:
+        return AnchorSettings(tuple(tuple(4.0 * s * 2 ** (i / per_level) for i in range(per_level)) for s in strides))
+    log_ratio = np.log(sizes[:, 1] / sizes[:, 0])
+    low, mid, high = np.quantile(log_ratio, [1 / 6, 1 / 2, 5 / 6])
+    # Scale jitter, crops and boxes not yet seen want some width around what the training set happens to hold.
+    ratios = tuple(round(float(np.exp(r)), 3) for r in (min(low, mid - 0.3), mid, max(high, mid + 0.3)))
+
+    def candidate(smallest: float) -> AnchorSettings:
+        levels = [
+            tuple(round(smallest * 2 ** (level + i / per_level), 1) for i in range(per_level))
+            for level in range(len(strides))
+        ]
+        return AnchorSettings(tuple(levels), ratios)
+
+    options = [candidate(strides[0] * factor) for factor in np.geomspace(0.75, 8, 15)]
+    return max(options, key=lambda option: float(reachable_iou(sizes, centers, option, strides).mean()))

