@@ -208,7 +208,7 @@ def check(
     else:
         print(report.text())
     if report.errors:
-        log.info("Mend the errors, or leave them out: resight data build %s -o records --on-bad skip", _q(data))
+        _say(f"Mend the errors, or leave them out: resight data build {_q(data)} -o records --on-bad skip")
         return console.BAD
     _next(f"data build {_q(data)} -o records")
     return console.DONE
@@ -331,8 +331,9 @@ def evaluate(
     )
     if json:
         console.show_json(result.metrics)
+        _say(f"Wrote {result.path}")
     else:
-        print(result.text())
+        print(result.text())  # says what it wrote
     for miss in result.missed:
         log.error("required, but missed: %s", miss)
     _next(f"predict {_q(model)} PHOTOS -o found")
@@ -398,14 +399,14 @@ def runs(
     json: Json = False,
 ) -> None:
     """Shows runs side by side."""
-    from .runs import read_runs, runs_table
+    from .runs import best_run, read_runs, runs_table
 
     found = read_runs(folder)
     if json:
         console.show_json(found)
     else:
         print(runs_table(found))
-    if best := next((run["path"] for run in found if run["checkpoint"]), ""):
+    if best := best_run(found):
         _next(f"evaluate {_q(best)}")
 
 
@@ -431,12 +432,17 @@ def main() -> NoReturn:
 
 
 def _wrote(path: str, command: str, remark: str = "") -> None:
-    log.info("Wrote %s", path)
+    _say(f"Wrote {path}")
     _next(command, remark)
 
 
 def _next(command: str, remark: str = "") -> None:
-    log.info("Next: resight %s%s", command, f"  ({remark})" if remark else "")
+    _say(f"Next: resight {command}" + (f"  ({remark})" if remark else ""))
+
+
+def _say(text: str) -> None:
+    sys.stdout.flush()  # the result stands above the message also where both go to one file
+    log.info("%s", text)
 
 
 def _q(path: object) -> str:

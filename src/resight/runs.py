@@ -1,0 +1,150 @@
+"""``resight runs``: what was trained, side by side, from what the run folders hold."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import ResightError
+
+WATCHED = ("mAP", "AP50")
+_MARKS = ("config.toml", "metrics.jsonl", "checkpoints")
+
+
+def read_runs(folder: str | os.PathLike[str] = "runs") -> list[dict[str, Any]]:
+    """The runs in ``folder``, or the one run it is, ordered by name.
+
+    Returns:
+        For each: ``path, model, size, data, batch_size, seed, device, steps, checkpoint`` ("best", "last" or ""),
+        ``watched`` (best numbers during training), ``measured`` (of ``resight evaluate``) and ``problems`` (files that
+        could not be read). What a half-made run does not have is None or empty.
+
+    Raises:
+        ResightError: the folder does not exist, or holds no run.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise ResightError("there is no such folder", where=root, fix="resight train --data RECORDS makes a run.")
+    try:
+        children = sorted(child for child in root.iterdir() if child.is_dir())
+    except OSError as error:
+        raise ResightError(f"cannot be read: {error.strerror}", where=root) from error
+    found = [root] if _is_run(root) else [child for child in children if _is_run(child)]
+    if not found:
+        raise ResightError("holds no run", where=root, fix="resight train --data RECORDS -o RUN makes one.")
+    return [_read_run(path) for path in found]
+
+
+def runs_table(runs: Sequence[dict[str, Any]]) -> str:
+    """One line a run; "-" where a run does not say."""
+    head = ("run", "checkpoint", "steps", "model", "size", "data", "mAP", "AP50", "test mAP", "test AP50")
+    rows = [
+        (
+            run["path"],
+            run["checkpoint"] or "none",
+            _cell(run["steps"]),
+            _cell(run["model"]),
+            _cell(run["size"]),
+            _cell(run["data"]),
+            *(_cell(run["watched"].get(key)) for key in WATCHED),
+            *(_cell(run["measured"].get(key)) for key in WATCHED),
+        )
+        for run in runs
+    ]
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]]
+    problems = [f"{run['path']}: {problem}" for run in runs for problem in run["problems"]]
+    note = "mAP and AP50: best on the split that training watched; test: by resight evaluate"
+    return "\n".join([*(line.rstrip() for line in lines), "", note, *problems])
+
+
+def best_run(runs: Sequence[dict[str, Any]]) -> str:
+    """Path of the run with the best watched mAP among those that have a checkpoint, or ""."""
+    usable = [run for run in runs if run["checkpoint"]]
+    return max(usable, key=lambda run: run["watched"].get("mAP") or 0.0)["path"] if usable else ""
+
+
+def _is_run(path: Path) -> bool:
+    return any((path / mark).exists() for mark in _MARKS)
+
+
+def _read_run(path: Path) -> dict[str, Any]:
+    problems: list[str] = []
+    config = _parsed(path / "config.toml", tomllib.loads, problems)
+    environment = _parsed(path / "environment.json", json.loads, problems)
+    measured = _parsed(path / "evaluation" / "metrics.json", json.loads, problems)
+    lines = _lines(path / "metrics.jsonl", problems)
+    model, training, data = (_table(config, key) for key in ("model", "train", "data"))
+    checkpoints = [name for name in ("best", "last") if (path / "checkpoints" / f"{name}.safetensors").is_file()]
+    return {
+        "path": str(path),
+        "model": model.get("name"),
+        "size": f"{model.get('min_size')},{model.get('max_size')}" if "min_size" in model else None,
+        "data": data.get("path") or None,
+        "batch_size": training.get("batch_size"),
+        "seed": training.get("seed"),
+        "device": environment.get("device"),
+        "steps": max((line["step"] for line in lines if _is_number(line.get("step"))), default=None),
+        "checkpoint": checkpoints[0] if checkpoints else "",
+        "watched": {key: value for key in WATCHED if (value := _best(lines, key)) is not None},
+        "measured": {key: measured.get(key) for key in WATCHED if _is_number(measured.get(key))},
+        "problems": problems,
+    }
+
+
+def _text(path: Path, problems: list[str]) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(f"{path.name} cannot be read: {error}")
+        return ""
+
+
+def _parsed(path: Path, parse: Any, problems: list[str]) -> dict[str, Any]:
+    text = _text(path, problems)
+    try:
+        value = parse(text) if text else {}
+    except ValueError as error:  # of TOML and of JSON alike
+        problems.append(f"{path.name} cannot be read: {error}")
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
+    lines, damaged = [], 0
+    for text in _text(path, problems).splitlines():
+        try:
+            value = json.loads(text)
+        except ValueError:
+            damaged += 1
+            continue
+        if isinstance(value, dict):
+            lines.append(value)
+    if damaged:
+        problems.append(f"{path.name}: {damaged} lines cannot be read")
+    return lines
+
+
+def _table(config: dict[str, Any], key: str) -> dict[str, Any]:
+    value = config.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _best(lines: Sequence[dict[str, Any]], key: str) -> float | None:
+    return max((float(line[key]) for line in lines if _is_number(line.get(key))), default=None)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
