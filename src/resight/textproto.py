@@ -75,7 +75,7 @@ def quote(text: str) -> str:
 
 
 def _tokens(text: str, where: str) -> list[_Token]:
-    tokens = []
+    tokens: list[_Token] = []
     offset, line, line_start = 0, 1, 0
     while not tokens or tokens[-1].kind != "end":
         match = _TOKEN.match(text, offset)

@@ -14,7 +14,7 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
-from ..errors import ResightError
+from ..errors import ResightError, listed
 from .images import probe
 
 
@@ -135,18 +135,11 @@ def decode_example(payload: bytes, where: str = "") -> Record:
     Raises:
         ResightError: what cannot be used, with ``where`` and the key.
     """
-    try:
-        feature = _Example.FromString(payload).features.feature
-    except DecodeError as error:
-        raise ResightError("the record is not a tf.train.Example", where=where) from error
-    read = _Reader(feature, where)
-    encoded = read.bytes("image/encoded")
-    if not encoded or not encoded[0]:
-        keys = ", ".join(sorted(feature)[:6]) or "none"
-        raise ResightError(f"the record has no image (keys: {keys})", where=read.at("image/encoded"))
+    read = _Reader(payload, where)
+    encoded = read.image()
     width, height = read.size("image/width"), read.size("image/height")
     if not (width and height):
-        info = probe(encoded[0], where)
+        info = probe(encoded, where)
         width, height = info.width, info.height
     corners = [read.numbers(_BBOX + side) for side in ("xmin", "ymin", "xmax", "ymax")]
     count = len(corners[0])
@@ -161,7 +154,7 @@ def decode_example(payload: bytes, where: str = "") -> Record:
         raise ResightError(f"{len(ids)} class numbers and no texts for {count} boxes", where=read.at(_LABEL))
     area = read.numbers("image/object/area")
     return Record(
-        encoded=encoded[0],
+        encoded=encoded,
         format=read.text("image/format"),
         filename=read.text("image/filename"),
         source_id=read.text("image/source_id"),
@@ -176,6 +169,11 @@ def decode_example(payload: bytes, where: str = "") -> Record:
     )
 
 
+def decode_image_bytes(payload: bytes, where: str = "") -> bytes:
+    """The image file in a serialized Example, and nothing else of it. Raises ResightError as ``decode_example``."""
+    return _Reader(payload, where).image()
+
+
 def _pixels(corners: list[np.ndarray], width: int, height: int) -> np.ndarray:
     scale = np.array([width, height] * 2, np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
@@ -188,9 +186,19 @@ def _pixels(corners: list[np.ndarray], width: int, height: int) -> np.ndarray:
 class _Reader:
     """Values of the features of one Example by key; errors name the key."""
 
-    def __init__(self, feature: Any, where: str) -> None:
-        self.feature = feature
+    def __init__(self, payload: bytes, where: str) -> None:
         self.where = where
+        try:
+            self.feature = _Example.FromString(payload).features.feature
+        except DecodeError as error:
+            raise ResightError("the record is not a tf.train.Example", where=where) from error
+
+    def image(self) -> bytes:
+        encoded = self.bytes("image/encoded")
+        if encoded and encoded[0]:
+            return encoded[0]
+        keys = listed(sorted(self.feature), 6) or "none"
+        raise ResightError(f"the record has no image (its keys: {keys})", where=self.at("image/encoded"))
 
     def at(self, key: str) -> str:
         return f"{self.where}, {key}" if self.where else key

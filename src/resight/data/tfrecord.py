@@ -10,7 +10,6 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import NoReturn
 
 import google_crc32c
 import numpy as np
@@ -20,6 +19,7 @@ from ..errors import ResightError
 _HEADER = struct.Struct("<QI")
 _CRC = struct.Struct("<I")
 OVERHEAD = _HEADER.size + _CRC.size  # bytes of a record beside its payload
+_MISMATCH = "damaged: the record does not match its CRC"
 _MAX_OPEN = 256  # files a reader keeps open
 
 
@@ -70,8 +70,13 @@ class TFRecordWriter:
         self.close()
 
 
-def read_tfrecord(path: str | os.PathLike[str], *, verify: bool = True) -> Iterator[tuple[int, bytes]]:
-    """Yields ``(offset, payload)`` of every record; ``verify=False`` leaves out the CRC of the payloads.
+def read_tfrecord(
+    path: str | os.PathLike[str], *, damaged: list[ResightError] | None = None
+) -> Iterator[tuple[int, bytes]]:
+    """Yields ``(offset, payload)`` of every record, CRCs verified.
+
+    With a list ``damaged``, records whose payload is damaged are added to it and passed over; after a damaged length
+    nothing more can be found in the file.
 
     Raises:
         ResightError: the file cannot be read, is truncated or damaged; names file and byte offset. Nothing larger than
@@ -84,19 +89,24 @@ def read_tfrecord(path: str | os.PathLike[str], *, verify: bool = True) -> Itera
     header = file.read(_HEADER.size, 0)
     while header:
         if len(header) < _HEADER.size:
-            file.fail(f"truncated: the record has {len(header)} of its {_HEADER.size} header bytes", offset)
+            raise file.error(f"truncated: the record has {len(header)} of its {_HEADER.size} header bytes", offset)
         length, length_crc = _HEADER.unpack(header)
         if masked_crc(header[:8]) != length_crc:
-            file.fail("damaged: the length of the record does not match its CRC", offset)
+            raise file.error("damaged: the length of the record does not match its CRC", offset)
         if length > size - offset - OVERHEAD:
-            file.fail(f"truncated: a record of {length} bytes, and {size - offset} bytes left in the file", offset)
+            raise file.error(
+                f"truncated: a record of {length} bytes, and {size - offset} bytes left in the file", offset
+            )
         payload = file.read(length, offset + _HEADER.size)
         tail = file.read(OVERHEAD, offset + _HEADER.size + length)
         if len(payload) < length or len(tail) < _CRC.size:
-            file.fail("truncated while it was read", offset)
-        if verify and _CRC.unpack_from(tail)[0] != masked_crc(payload):
-            file.fail("damaged: the record does not match its CRC", offset)
-        yield offset, payload
+            raise file.error("truncated while it was read", offset)
+        if _CRC.unpack_from(tail)[0] == masked_crc(payload):
+            yield offset, payload
+        elif damaged is None:
+            raise file.error(_MISMATCH, offset)
+        else:
+            damaged.append(file.error(_MISMATCH, offset))
         offset += length + OVERHEAD
         header = tail[_CRC.size :]
 
@@ -139,11 +149,13 @@ class ShardReader:
                 self._files.clear()  # each closes when the last thread that reads it lets go
             file = self._files[shard] = _open(self.paths[shard])
         if offset + length + OVERHEAD > file.size:
-            file.fail(f"truncated: a record of {length} bytes, and {max(file.size - offset, 0)} bytes left", offset)
+            raise file.error(
+                f"truncated: a record of {length} bytes, and {max(file.size - offset, 0)} bytes left", offset
+            )
         payload = file.read(length, offset + _HEADER.size)
         tail = file.read(_CRC.size, offset + _HEADER.size + length)
         if len(tail) < _CRC.size or _CRC.unpack(tail)[0] != masked_crc(payload):
-            file.fail("damaged: the record does not match its CRC", offset)
+            raise file.error(_MISMATCH, offset)
         return payload
 
     def where(self, index: int) -> str:
@@ -170,13 +182,13 @@ class _File:
         except OSError as error:
             raise _cannot("read", self.path, error) from error
 
-    def fail(self, message: str, offset: int) -> NoReturn:
+    def error(self, message: str, offset: int) -> ResightError:
         fix = "Copy or download the file again; what lies before this offset is intact."
         if offset == 0:
             fix = "Is this a TFRecord file? Copy or download it again."
             if os.pread(self.descriptor, 2, 0) == b"\x1f\x8b":
                 fix = "The file is compressed: gunzip it first."
-        raise ResightError(message, where=f"{self.path}, byte {offset}", fix=fix)
+        return ResightError(message, where=f"{self.path}, byte {offset}", fix=fix)
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):

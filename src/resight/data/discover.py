@@ -1,0 +1,163 @@
+"""Which files of a folder are the records of which split, and which is their label map, by their names."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
+
+from ..errors import Problem, ResightError, listed, nearest
+from ..labels import LabelMap, read_label_map
+
+SPLITS = ("train", "val", "test")
+_IS_RECORD = re.compile(r"\.(tf)?records?(-\d+-of-\d+)?$", re.IGNORECASE)
+_TELLS = re.compile(r"(?<![a-z])(?:(?P<train>train)|(?P<val>val(?![a-z])|valid|eval)|(?P<test>test))")
+_NUMBERED = re.compile(r"-(\d+)-of-(\d+)(?=$|\.)")
+_ANNOTATIONS = (".csv", ".xml", ".json", ".txt", ".yaml", ".yml", ".names", ".png", ".jpg", ".jpeg")
+_KEYS = "Name them: --set data.train=GLOB --set data.val=GLOB --set data.test=GLOB"
+
+
+def find_records(root: str, globs: Mapping[str, str], problems: list[Problem]) -> dict[str, list[str]]:
+    """The shards of each split: by ``globs`` where given, else by the names of files, else of subfolders.
+
+    Files that no name assigns are listed in ``problems`` when others are assigned.
+
+    Raises:
+        ResightError: nothing found, annotations instead of records, names that leave a choice, missing shards.
+    """
+    found = {split: _by_glob(root, split, pattern) for split, pattern in globs.items()}
+    given = {file for files in found.values() for file in files}
+    files = [file for file in _files(root) if _IS_RECORD.search(file) and file not in given]
+    if os.path.isfile(root):
+        if not files:
+            _no_records(root)
+        found[_told_split(os.path.basename(root)) or "train"] = files
+        return found
+    untold = []
+    sets: dict[str, dict[str, list[str]]] = {}
+    for file in files:
+        name, folder = os.path.basename(file), os.path.relpath(os.path.dirname(file), root)
+        by_name = _told_split(name)
+        split = by_name or _told_split(folder)
+        if not split:
+            untold.append(os.path.relpath(file, root))
+        elif split not in globs:
+            key = os.path.join(folder, _set_of(name)) if by_name or _NUMBERED.search(name) else folder
+            sets.setdefault(split, {}).setdefault(key, []).append(file)
+    if not found and not sets:
+        if untold:
+            raise ResightError(f"no name tells which split it is: {listed(untold)}", where=root, fix=f"{_KEYS}.")
+        _no_records(root)
+    several = {split: keys for split, keys in sets.items() if len(keys) > 1}
+    if several:
+        choices = "; ".join(f"{split}: {listed(sorted(keys))}" for split, keys in several.items())
+        raise ResightError(f"the names leave a choice of records for {choices}", where=root, fix=f"{_KEYS}.")
+    if untold:
+        message = f"belong to no split and are not read: {listed(untold)}"
+        problems.append(Problem("warning", "unassigned-records", root, message))
+    found |= {split: sorted(*keys.values()) for split, keys in sets.items()}
+    for files in found.values():
+        _check_numbers(files)
+    return {split: found[split] for split in SPLITS if split in found}
+
+
+def find_label_map(folder: str, given: str = "") -> tuple[str, LabelMap]:
+    """The label map ``given``, else the only one in ``folder`` (copies count once), with its path.
+
+    Raises:
+        ResightError: there is none, several differ, or it cannot be read.
+    """
+    if given:
+        beside = os.path.join(folder, given)
+        path = beside if os.path.exists(beside) and not os.path.exists(given) else given
+        return path, read_label_map(path)
+    fix = "Name it: --set data.label_map=FILE."
+    paths = [path for path in _files(folder or ".") if path.lower().endswith(".pbtxt")]
+    if not paths:
+        raise ResightError("records need a label map (*.pbtxt), and there is none", where=folder or ".", fix=fix)
+    maps = [(path, read_label_map(path)) for path in paths]
+    if any(found.items != maps[0][1].items for _, found in maps):
+        names = listed(os.path.relpath(path, folder or ".") for path in paths)
+        raise ResightError(f"there are different label maps: {names}", where=folder or ".", fix=fix)
+    return maps[0]
+
+
+def _files(root: str) -> list[str]:
+    """Files of a folder and its subfolders (not theirs), sorted; hidden ones are left out; a file is its own list."""
+    if os.path.isfile(root):
+        return [root]
+    found: list[str] = []
+    try:
+        for entry in sorted(os.scandir(root or os.curdir), key=lambda entry: entry.name) if root else ():
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                inner = sorted(os.scandir(entry.path), key=lambda entry: entry.name)
+                found.extend(e.path for e in inner if e.is_file() and not e.name.startswith("."))
+            else:
+                found.append(entry.path)
+    except FileNotFoundError as error:
+        parent = os.path.dirname(os.path.abspath(root))
+        siblings = os.listdir(parent) if os.path.isdir(parent) else []
+        fix = nearest(os.path.basename(root.rstrip("/")), siblings)
+        raise ResightError("no such file or folder", where=root, fix=fix) from error
+    except OSError as error:
+        raise ResightError(f"cannot be read: {error.strerror}", where=root) from error
+    return found
+
+
+def _by_glob(root: str, split: str, pattern: str) -> list[str]:
+    folder = root if os.path.isdir(root) else os.path.dirname(root)
+    inside = glob.glob(os.path.join(glob.escape(folder), pattern))
+    files = sorted(file for file in inside or glob.glob(pattern) if os.path.isfile(file))
+    if not files:
+        raise ResightError(f"no file matches {pattern!r}", where=f"data.{split}", fix=f"Looked in {folder or '.'}.")
+    return files
+
+
+def _told_split(name: str) -> str:
+    """The split that a file or folder name tells, "" when it tells none or several."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    told = {str(match.lastgroup) for match in _TELLS.finditer(words)}
+    return told.pop() if len(told) == 1 else ""
+
+
+def _set_of(name: str) -> str:
+    """What the shards of one set have in common: `a-00001-of-00003.tfrecord` and `a_1.record` belong to `a...`."""
+    stem = _NUMBERED.sub(r"-*-of-\2", name)
+    return stem if stem != name else re.sub(r"[-_.]\d+(?=\.\w+$)", "*", name)
+
+
+def _check_numbers(files: Sequence[str]) -> None:
+    numbers = [match for file in files if (match := _NUMBERED.search(os.path.basename(file)))]
+    totals = {int(match.group(2)) for match in numbers}
+    if len(totals) != 1 or len(numbers) != len(files):
+        return
+    total = totals.pop()
+    missing = sorted(set(range(total)) - {int(match.group(1)) for match in numbers}) if total <= 10**6 else []
+    if missing:
+        raise ResightError(
+            f"of {total} shards {len(missing)} are missing: number {listed(missing)}",
+            where=files[0],
+            fix="Copy them too, or name the files to read with --set data.train=GLOB (val, test).",
+        )
+
+
+def _no_records(root: str) -> NoReturn:
+    files = _files(root)
+    quoted = shlex.quote(root)
+    if any(file.lower().endswith(_ANNOTATIONS) for file in files):
+        raise ResightError(
+            "these are annotations or images, and records are needed here",
+            where=root,
+            fix=f"Make records of them: resight data build {quoted} -o records",
+        )
+    if not files:
+        raise ResightError("the folder is empty", where=root, fix="Give a folder that `resight data build` wrote.")
+    names = listed((os.path.relpath(file, root) for file in files), 5)
+    raise ResightError(
+        f"holds no records (*.record, *.tfrecord), but {names}", where=root, fix="Is it the right folder?"
+    )

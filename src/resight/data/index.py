@@ -1,0 +1,245 @@
+"""The index of records: where each lies and all it says but the image, so that a million records open in seconds.
+
+Columns of numpy arrays, kept in one file: a TFRecord with a single record (whose CRC guards it) that holds the columns
+as safetensors and the strings as JSON. The file is a cache; it is made again from the shards when it is stale.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from ..errors import ResightError
+from ..progress import track
+from .example import Record, decode_example
+from .tfrecord import TFRecordWriter, read_tfrecord
+
+log = logging.getLogger(__name__)
+
+_VERSION = 1
+_RECORD_COLUMNS = ("shard", "offset", "length", "crc", "image", "width", "height", "count")
+_BOX_COLUMNS = {"boxes": np.float32, "text": np.int64, "label_ids": np.int64, "difficult": np.bool_, "crowd": np.bool_,
+                "occluded": np.bool_, "area": np.float32}  # fmt: skip
+_STRINGS = ("format", "filename", "source_id", "group")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A file of records by its name in the data set, and what tells that it has changed."""
+
+    name: str
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """What the records of ``shards`` say.
+
+    ``records`` has one int64 value a record under each of ``_RECORD_COLUMNS`` (``image`` is a checksum of the image
+    bytes), ``boxes`` one row a box, in the order of the records, ``strings`` one text a record; ``texts`` are the class
+    names that the box column "text" counts through. ``damaged`` lists (where, message) of records that cannot be used.
+    """
+
+    shards: tuple[Shard, ...]
+    records: dict[str, np.ndarray]
+    boxes: dict[str, np.ndarray]
+    strings: dict[str, list[str]]
+    texts: tuple[str, ...]
+    damaged: tuple[tuple[str, str], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.records["offset"])
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """``[len + 1]``: the boxes of record ``i`` are rows ``starts[i]:starts[i + 1]``."""
+        return np.concatenate([[0], np.cumsum(self.records["count"])])
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over names, sizes and the checksums of all records: equal data has an equal digest anywhere."""
+        digest = hashlib.sha256(json.dumps([(shard.name, shard.size) for shard in self.shards]).encode())
+        for column in ("shard", "offset", "length", "crc"):
+            digest.update(self.records[column].astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    def record(self, i: int, encoded: bytes = b"") -> Record:
+        rows = slice(self.starts[i], self.starts[i + 1])
+        column: dict[str, Any] = {name: values[rows].copy() for name, values in self.boxes.items()}
+        strings: dict[str, Any] = {name: values[i] for name, values in self.strings.items()}
+        return Record(
+            encoded=encoded,
+            width=int(self.records["width"][i]),
+            height=int(self.records["height"][i]),
+            label_texts=tuple(self.texts[text] for text in column.pop("text")),
+            **strings,
+            **column,
+        )
+
+    def take(self, rows: np.ndarray, boxes: Sequence[Sequence[int]] | None = None) -> Index:
+        """The records ``rows`` alone; ``boxes`` are the box rows of each, by default its own."""
+        if boxes is None:
+            count = self.records["count"][rows]
+            first = self.starts[rows] - np.cumsum(count) + count  # box row of a record, less the rows before it
+            box_rows = np.repeat(first, count) + np.arange(count.sum())
+        else:
+            count = np.array([len(some) for some in boxes], np.int64)
+            box_rows = np.array([row for some in boxes for row in some], np.int64)
+        records = {name: column[rows] for name, column in self.records.items()} | {"count": count}
+        strings = {name: [values[row] for row in rows] for name, values in self.strings.items()}
+        return replace(self, records=records, boxes={k: v[box_rows] for k, v in self.boxes.items()}, strings=strings)
+
+
+class IndexBuilder:
+    """Collects the records of several shards, in any order."""
+
+    def __init__(self) -> None:
+        self._records: list[tuple[int, ...]] = []
+        self._boxes: dict[str, list[np.ndarray]] = {name: [] for name in _BOX_COLUMNS}
+        self._strings: dict[str, list[str]] = {name: [] for name in _STRINGS}
+        self._texts: dict[str, int] = {}
+
+    def add(self, shard: int, offset: int, payload: bytes, where: str = "") -> Record:
+        """Adds what a payload says, and returns it."""
+        record = decode_example(payload, where)
+        image = google_crc32c.value(record.encoded) << 31 | len(record.encoded) & 0x7FFFFFFF
+        crc, count = google_crc32c.value(payload), len(record.boxes)
+        self._records.append((shard, offset, len(payload), crc, image, record.width, record.height, count))
+        text = np.array([self._texts.setdefault(text, len(self._texts)) for text in record.label_texts], np.int64)
+        for name, values in self._boxes.items():
+            values.append(text if name == "text" else getattr(record, name))
+        for name, strings in self._strings.items():
+            strings.append(getattr(record, name))
+        return record
+
+    def build(self, shards: Sequence[Shard], damaged: Sequence[tuple[str, str]] = ()) -> Index:
+        """The index in the order of shards and offsets."""
+        table = np.array(self._records, np.int64).reshape(-1, len(_RECORD_COLUMNS))
+        boxes = {
+            name: np.concatenate([np.zeros((0, 4) if name == "boxes" else 0, kind), *self._boxes[name]])
+            for name, kind in _BOX_COLUMNS.items()
+        }
+        records = {name: np.ascontiguousarray(column) for name, column in zip(_RECORD_COLUMNS, table.T, strict=True)}
+        index = Index(tuple(shards), records, boxes, self._strings, tuple(self._texts), tuple(damaged))
+        return index.take(np.lexsort((records["offset"], records["shard"])))
+
+
+def scan(paths: Sequence[str], shards: Sequence[Shard]) -> Index:
+    """Reads all records of ``paths``; damaged ones are passed over and named in ``.damaged``."""
+    builder = IndexBuilder()
+    errors: list[ResightError] = []
+    for number, path in enumerate(track(paths, "indexing records")):
+        try:
+            for offset, payload in read_tfrecord(path, damaged=errors):
+                try:
+                    builder.add(number, offset, payload, f"{path}, byte {offset}")
+                except ResightError as error:
+                    errors.append(error)
+        except ResightError as error:
+            errors.append(error)
+    return builder.build(shards, [(error.where, error.message) for error in errors])
+
+
+def merge_repeats(index: Index) -> tuple[Index, int]:
+    """Joins records that hold one image (same file name or source id, same bytes) with different lists of boxes.
+
+    The old workflow wrote an image with n boxes n times, with its first 1..n boxes. The first of them stays, with the
+    union of the boxes; equal boxes within one record are kept. Returns the index and how many records went into others.
+    """
+    group_of: dict[tuple[int, str, str], int] = {}
+    groups: dict[int, list[int]] = {}
+    names, ids = index.strings["filename"], index.strings["source_id"]
+    for row, (image, name, id) in enumerate(zip(index.records["image"].tolist(), names, ids, strict=True)):
+        keys = [key for key in ((image, "file", name), (image, "id", id)) if key[2]]
+        first = next((group_of[key] for key in keys if key in group_of), row)
+        groups.setdefault(first, []).append(row)
+        for key in keys:
+            group_of.setdefault(key, first)
+    joined = {first: union for first, rows in groups.items() if len(rows) > 1 and (union := _union(index, rows))}
+    if not joined:
+        return index, 0
+    gone = {row for first in joined for row in groups[first][1:]}
+    kept = [row for row in range(len(index)) if row not in gone]
+    boxes = [joined.get(row) or range(index.starts[row], index.starts[row + 1]) for row in kept]
+    return index.take(np.array(kept), boxes), len(gone)
+
+
+def _union(index: Index, rows: list[int]) -> list[int]:
+    """Box rows of the union; empty when all the records have the same boxes, which is no repeat of that workflow."""
+    kept: Counter[tuple[object, ...]] = Counter()
+    union: list[int] = []
+    lists = []
+    for row in rows:
+        own: Counter[tuple[object, ...]] = Counter()
+        for box in range(index.starts[row], index.starts[row + 1]):
+            key = (
+                *index.boxes["boxes"][box].tolist(),
+                int(index.boxes["text"][box]),
+                int(index.boxes["label_ids"][box]),
+            )
+            own[key] += 1
+            if own[key] > kept[key]:
+                kept[key] += 1
+                union.append(box)
+        lists.append(own)
+    return [] if all(own == lists[0] for own in lists) else union
+
+
+def save_index(index: Index, path: str) -> None:
+    """Writes the file whole or not at all. Raises ResightError."""
+    head = {
+        "version": _VERSION,
+        "shards": [[shard.name, shard.size, shard.mtime_ns] for shard in index.shards],
+        "strings": index.strings,
+        "texts": index.texts,
+        "damaged": index.damaged,
+    }
+    columns = {f"record/{name}": np.ascontiguousarray(values) for name, values in index.records.items()}
+    columns |= {f"box/{name}": np.ascontiguousarray(values) for name, values in index.boxes.items()}
+    columns["head"] = np.frombuffer(json.dumps(head).encode(), np.uint8)
+    partial = f"{path}.{uuid.uuid4().hex[:8]}"
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with TFRecordWriter(partial) as file:
+            file.write(save(columns))
+        os.replace(partial, path)
+    except OSError as error:
+        raise ResightError(f"cannot write the index: {error.strerror}", where=path) from error
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)
+
+
+def load_index(path: str, shards: Sequence[Shard]) -> Index | None:
+    """The index at ``path`` if it is there, whole, of this version and of exactly these shards."""
+    try:
+        _, data = next(read_tfrecord(path))
+        columns = load(data)
+        head = json.loads(columns["head"].tobytes())
+        if head["version"] != _VERSION or [Shard(*shard) for shard in head["shards"]] != list(shards):
+            return None
+        return Index(
+            shards=tuple(shards),
+            records={name: columns[f"record/{name}"] for name in _RECORD_COLUMNS},
+            boxes={name: columns[f"box/{name}"] for name in _BOX_COLUMNS},
+            strings={name: head["strings"][name] for name in _STRINGS},
+            texts=tuple(head["texts"]),
+            damaged=tuple((where, message) for where, message in head["damaged"]),
+        )
+    except (ResightError, SafetensorError, StopIteration, ValueError, KeyError, TypeError) as error:
+        log.debug("no usable index at %s: %r", path, error)
+        return None

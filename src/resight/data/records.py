@@ -1,0 +1,426 @@
+"""Folders of records: opened with their splits and label map, whoever wrote them, and written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from ..boxes import Annotation
+from ..errors import Problem, ResightError, listed
+from ..labels import LabelMap, to_pbtxt
+from ..progress import track
+from .discover import SPLITS, find_label_map, find_records
+from .example import Record, decode_image_bytes, encode_example
+from .images import probe, read_bytes, upright
+from .index import Index, IndexBuilder, Shard, load_index, merge_repeats, save_index, scan
+from .tfrecord import ShardReader, TFRecordWriter
+
+log = logging.getLogger(__name__)
+
+_SHARD_BYTES = 512 << 20  # a shard is closed when it is larger
+_LABEL_MAPS = {"resight": "label_map.pbtxt", "tfod": "classes.pbtxt"}
+INDEX, INFO = "records.index", "dataset.json"
+
+
+@dataclass(frozen=True, eq=False)
+class RecordSplit:
+    """The images of one split, in a fixed order; ``split[i]`` is a :class:`Record` with its image, CRC verified.
+
+    ``repeats`` is how many records were joined to another of the same image. Can be pickled.
+    """
+
+    name: str
+    shards: tuple[str, ...]
+    label_map: LabelMap
+    repeats: int
+    index: Index
+    reader: ShardReader
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, i: int) -> Record:
+        i = range(len(self))[i]
+        return self.index.record(i, decode_image_bytes(self.reader[i], self.where(i)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "summaries"}
+
+    def where(self, i: int) -> str:
+        """File and byte offset of an image's record, for messages."""
+        return self.reader.where(i)
+
+    @cached_property
+    def summaries(self) -> list[Record]:
+        """All records without their images (``encoded`` is empty), from the index."""
+        return [self.index.record(i) for i in range(len(self))]
+
+    def labels(self, record: Record) -> np.ndarray:
+        """``[N]`` int64 class indices: by the text where there is one, else by the number; -1 where unknown."""
+        return np.array(
+            [_class(self.label_map, *pair) for pair in zip(record.label_texts, record.label_ids.tolist(), strict=True)],
+            np.int64,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Records:
+    """A records folder: ``splits`` has "train", "val" and "test" as far as they exist, ``info`` is what `dataset.json`
+    says, ``digest`` names the data wherever it lies."""
+
+    path: str
+    label_map: LabelMap
+    splits: dict[str, RecordSplit]
+    info: dict[str, Any]
+    digest: str
+    problems: list[Problem]
+
+
+def open_records(
+    path: str | os.PathLike[str],
+    *,
+    train: str = "",
+    val: str = "",
+    test: str = "",
+    label_map: str = "",
+    as_stored: bool = False,
+    on_bad: Literal["stop", "skip"] = "stop",
+) -> Records:
+    """Opens records of any origin by the names of their files.
+
+    Args:
+        path: a folder, or one file of records; "" where the globs say all.
+        train, val, test: globs of the records of a split, absolute or in ``path``, where names do not tell.
+        label_map: the label map, where there is not exactly one `*.pbtxt`.
+        as_stored: keep records that repeat an image with growing lists of boxes as they are.
+        on_bad: "skip" leaves damaged records out and lists them in ``.problems``.
+
+    Raises:
+        ResightError: nothing there, names that do not tell, missing shards, damaged records (all are listed).
+    """
+    root = os.fspath(path)
+    problems: list[Problem] = []
+    globs = {name: pattern for name, pattern in zip(SPLITS, (train, val, test), strict=True) if pattern}
+    found = find_records(root, globs, problems)
+    folder = root if os.path.isdir(root) else os.path.dirname(root)
+    map_file, labels = find_label_map(folder, label_map)
+    problems.extend(labels.problems)
+    info = _read_info(folder)
+    paths = [file for files in found.values() for file in files]
+    index = _index(folder, paths, beside=bool(info) and not globs)
+    if index.damaged:
+        _report_damage(index, on_bad, problems)
+    splits = {}
+    first = 0
+    for name, files in found.items():
+        numbers = range(first, first + len(files))
+        first += len(files)
+        splits[name] = _split(name, files, index, numbers, labels, as_stored, problems)
+    problems.extend(_label_problems(splits, labels, map_file))
+    return Records(root, labels, splits, info, index.digest, problems)
+
+
+def _split(
+    name: str,
+    files: list[str],
+    index: Index,
+    numbers: range,
+    labels: LabelMap,
+    as_stored: bool,
+    problems: list[Problem],
+) -> RecordSplit:
+    shard = index.records["shard"]
+    part = index.take(np.flatnonzero((shard >= numbers.start) & (shard < numbers.stop)))
+    if not len(part):
+        problems.append(Problem("error", "empty-split", listed(files, 3), f"{name} holds no records"))
+    repeats = 0
+    if not as_stored:
+        part, repeats = merge_repeats(part)
+    if repeats:
+        message = (
+            f"{repeats} records of {name} repeat an image with other boxes; each image is read once, with all its boxes"
+        )
+        problems.append(Problem("warning", "repeated-image", listed(files, 3), message))
+        log.warning("%s", message)
+    rows = [part.records["shard"] == number for number in numbers]
+    reader = ShardReader(files, *([part.records[c][some] for some in rows] for c in ("offset", "length")))
+    return RecordSplit(name, tuple(files), labels, repeats, part, reader)
+
+
+def _class(labels: LabelMap, text: str, id: int) -> int:
+    found = labels.index_of(text) if text else labels.index_of_id(id)
+    return -1 if found is None else found
+
+
+def _label_problems(splits: dict[str, RecordSplit], labels: LabelMap, map_file: str) -> list[Problem]:
+    """Classes that the label map does not know, and numbers that say another class than the text."""
+    problems = []
+    for split in splits.values():
+        columns = split.index.boxes["text"], split.index.boxes["label_ids"]
+        pairs, counts = np.unique(np.stack(columns, axis=1), axis=0, return_counts=True)
+        for (text_number, id), count in zip(pairs.tolist(), counts.tolist(), strict=True):
+            text = split.index.texts[text_number]
+            by_id = labels.index_of_id(id)
+            what = (
+                f"{count} boxes of {split.name} have the class text '{text}'"
+                if text
+                else (f"{count} boxes of {split.name} have the class number {id}")
+            )
+            if _class(labels, text, id) < 0:
+                number = f"; their number {id} is '{labels.names[by_id]}'" if text and by_id is not None else ""
+                message = f"{what}, which {map_file} does not know{number}"
+                problems.append(Problem("error", "unknown-class", split.shards[0], message))
+            elif text and id and by_id != labels.index_of(text):
+                other = f"'{labels.names[by_id]}'" if by_id is not None else "unknown"
+                message = f"{what} and the number {id}, which is {other} in {map_file}; the text counts"
+                problems.append(Problem("warning", "class-disagrees", split.shards[0], message))
+    return problems
+
+
+def _report_damage(index: Index, on_bad: str, problems: list[Problem]) -> None:
+    if on_bad == "skip":
+        problems.extend(Problem("error", "damaged-record", where, message) for where, message in index.damaged)
+        return
+    (where, message), others = index.damaged[0], index.damaged[1:]
+    if others:
+        message += f"; {len(others)} more damaged: {listed((f'{w}: {m}' for w, m in others), 5)}"
+    raise ResightError(
+        message,
+        where=where,
+        fix="Copy or build the records again, or leave damaged ones out with --set data.on_bad_record=skip.",
+    )
+
+
+def _index(folder: str, paths: list[str], *, beside: bool) -> Index:
+    """From `records.index` in a folder of ours, from the user's cache for other folders, else made and kept there."""
+    shards = []
+    for path in paths:
+        try:
+            stat = os.stat(path)
+        except OSError as error:
+            raise ResightError(f"cannot read the records: {error.strerror}", where=path) from error
+        name = os.path.relpath(path, folder or ".")
+        shards.append(Shard(os.path.basename(path) if name.startswith("..") else name, stat.st_size, stat.st_mtime_ns))
+    key = hashlib.sha256("\0".join(os.path.abspath(path) for path in paths).encode("utf-8", "surrogateescape"))
+    places = [os.path.join(cache_folder(), "index", f"{key.hexdigest()[:32]}.index")]
+    if beside:
+        places.insert(0, os.path.join(folder, INDEX))
+    for place in places:
+        if index := load_index(place, shards):
+            return index
+    index = scan(paths, shards)
+    for place in places:
+        try:
+            save_index(index, place)
+            break
+        except ResightError as error:
+            log.debug("%s", error)  # a cache only; the next place, or none
+    return index
+
+
+def cache_folder() -> str:
+    """Where what can be made again is kept: `RESIGHT_CACHE`, else the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.environ.get("RESIGHT_CACHE") or os.path.join(base, "resight")
+
+
+def _read_info(folder: str) -> dict[str, Any]:
+    path = os.path.join(folder, INFO)
+    if not os.path.exists(path):
+        return {}
+    try:
+        with open(path, encoding="utf-8") as file:
+            info = json.load(file)
+        if isinstance(info, dict):
+            return info
+        raise ValueError("it is no object")
+    except (OSError, ValueError, RecursionError) as error:
+        fix = "Restore it, or delete it: records are read without it too."
+        raise ResightError(f"cannot read what the folder says of itself: {error}", where=path, fix=fix) from error
+
+
+@dataclass(frozen=True)
+class WriteReport:
+    """What was written; ``images`` and ``boxes`` are per split, ``rotated`` counts images that were turned upright."""
+
+    out: str
+    files: tuple[str, ...]
+    images: dict[str, int]
+    boxes: dict[str, int]
+    classes: dict[str, dict[str, int]]
+    rotated: int
+    digest: str
+
+
+def write_records_folder(
+    annotations_by_split: Mapping[str, Iterable[Annotation]],
+    out: str | os.PathLike[str],
+    label_map: LabelMap,
+    *,
+    info: Mapping[str, Any] | None = None,
+    shards: Mapping[str, int] | int | None = None,
+    layout: Literal["resight", "tfod"] = "resight",
+    force: bool = False,
+) -> WriteReport:
+    """Writes a records folder, whole or not at all: it is made beside ``out`` under a hidden name and renamed.
+
+    Image files are copied byte for byte; one with an EXIF rotation is stored upright. Boxes are pixels of the upright
+    image, their labels names of ``label_map``. Splits without images get no file.
+
+    Args:
+        annotations_by_split: under "train", "val" and "test"; may be generators.
+        info: goes into `dataset.json`, beside the counts and the digest.
+        shards: number of files, of every split or by split; by default one for every 512 MB.
+        layout: names of the files; "tfod" writes training.record, testing.record, classes.pbtxt.
+        force: replace a folder that holds nothing but what Resight wrote.
+
+    Raises:
+        ResightError: ``out`` exists, cannot be written, an image cannot be read, a label is not in the map.
+    """
+    target = os.path.realpath(out)
+    _check_output(target, force)
+    folder, name = os.path.split(target)
+    partial = os.path.join(folder, f".{name}.partial-{uuid.uuid4().hex[:8]}")
+    try:
+        os.makedirs(partial)
+        report = _write(partial, target, annotations_by_split, label_map, dict(info or {}), shards, layout)
+        if os.path.isdir(target):
+            shutil.rmtree(target)
+        os.rename(partial, target)
+    except OSError as error:
+        raise ResightError(f"cannot write the records: {error.strerror}", where=error.filename or target) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return report
+
+
+def _check_output(out: str, force: bool) -> None:
+    try:
+        present = sorted(os.listdir(out))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ResightError(f"cannot be a folder of records: {error.strerror}", where=out) from error
+    if not present:
+        return
+    if not force:
+        raise ResightError(
+            "already holds something", where=out, fix="Choose another folder, or replace it with --force."
+        )
+    others = sorted(set(present) - {INDEX, INFO, *_read_info(out).get("files", ())})
+    if others:
+        raise ResightError(
+            f"holds what Resight did not write, and is not replaced: {listed(others)}",
+            where=out,
+            fix="Choose another folder, or move these away.",
+        )
+
+
+def _write(
+    folder: str,
+    target: str,
+    annotations_by_split: Mapping[str, Iterable[Annotation]],
+    label_map: LabelMap,
+    info: dict[str, Any],
+    shards: Mapping[str, int] | int | None,
+    layout: str,
+) -> WriteReport:
+    unknown = [split for split in annotations_by_split if split not in SPLITS]
+    if unknown:
+        raise ResightError(f"unknown split: {listed(unknown)}", where=target, fix=f"Splits are {listed(SPLITS)}.")
+    builder = IndexBuilder()
+    files: list[str] = []
+    images: dict[str, int] = {}
+    classes: dict[str, Counter[str]] = {}
+    rotated = 0
+    for split in (split for split in SPLITS if split in annotations_by_split):
+        count = shards.get(split) if isinstance(shards, Mapping) else shards
+        writers: list[TFRecordWriter] = []
+        size = 0
+        try:
+            for number, annotation in enumerate(track(annotations_by_split[split], f"writing {split}")):
+                if len(writers) < (count or 1) or (not count and size > _SHARD_BYTES):
+                    writers.append(TFRecordWriter(os.path.join(folder, f"{split}-{len(writers)}")))
+                shard = number % count if count else len(writers) - 1
+                record, turned = _record(annotation, label_map)
+                rotated += turned
+                payload = encode_example(record)
+                offset = writers[shard].write(payload)
+                size = offset + len(payload)
+                builder.add(len(files) + shard, offset, payload, annotation.where)
+                images[split] = images.get(split, 0) + 1
+                classes.setdefault(split, Counter()).update(record.label_texts)
+        finally:
+            for writer in writers:
+                writer.close()
+        names = [_shard_name(layout, split, number, len(writers)) for number in range(len(writers))]
+        for writer, name in zip(writers, names, strict=True):
+            os.rename(writer.path, os.path.join(folder, name))
+        files.extend(names)
+    if not files:
+        raise ResightError("there is no image to write", where=target)
+    stats = [os.stat(os.path.join(folder, name)) for name in files]
+    parts = [Shard(name, stat.st_size, stat.st_mtime_ns) for name, stat in zip(files, stats, strict=True)]
+    index = builder.build(parts)
+    save_index(index, os.path.join(folder, INDEX))
+    with open(os.path.join(folder, _LABEL_MAPS[layout]), "w", encoding="utf-8") as file:
+        file.write(to_pbtxt(label_map))
+    files.append(_LABEL_MAPS[layout])
+    per_class = {split: {name: counts[name] for name in label_map.names} for split, counts in classes.items()}
+    boxes = {split: sum(counts.values()) for split, counts in per_class.items()}
+    report = WriteReport(target, tuple(files), images, boxes, per_class, rotated, index.digest)
+    own = {"images": images, "boxes": per_class, "rotated": rotated, "digest": report.digest, "files": files}
+    with open(os.path.join(folder, INFO), "w", encoding="utf-8") as file:
+        json.dump(info | own, file, indent=2, ensure_ascii=False)
+    return report
+
+
+def _shard_name(layout: str, split: str, number: int, total: int) -> str:
+    if layout == "resight":
+        return f"{split}-{number:05}-of-{total:05}.tfrecord"
+    name = {"train": "training", "val": "validation", "test": "testing"}[split] + ".record"
+    return name if total == 1 else f"{name}-{number:05}-of-{total:05}"
+
+
+def _record(annotation: Annotation, label_map: LabelMap) -> tuple[Record, bool]:
+    where = annotation.where or annotation.filename
+    data = annotation.image if isinstance(annotation.image, bytes) else read_bytes(annotation.image)
+    header = probe(data, where)
+    turned = header.orientation != 1
+    if turned:
+        data = upright(data, where)
+        header = probe(data, where)
+    indices = [label_map.index_of(box.label) for box in annotation.boxes]
+    unknown = {box.label for box, index in zip(annotation.boxes, indices, strict=True) if index is None}
+    if unknown:
+        raise ResightError(f"labels that the label map does not have: {listed(sorted(unknown))}", where=where)
+    items = [label_map.items[index] for index in indices if index is not None]
+    boxes = annotation.boxes
+    record = Record(
+        encoded=data,
+        format=header.format,
+        filename=annotation.filename,
+        source_id=annotation.source_id,
+        width=header.width,
+        height=header.height,
+        boxes=np.array([box.xyxy for box in boxes], np.float64).reshape(-1, 4),
+        label_texts=tuple(item.name for item in items),
+        label_ids=np.array([item.id for item in items], np.int64),
+        difficult=np.array([box.difficult for box in boxes], bool),
+        crowd=np.array([box.crowd for box in boxes], bool),
+        occluded=np.array([box.occluded for box in boxes], bool),
+        area=np.array([np.nan if box.area is None else box.area for box in boxes], np.float32),
+        group=annotation.group or "",
+    )
+    return record, turned
