@@ -1,0 +1,157 @@
+import tomllib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resight.config import Config, load_config, parse_set, to_toml
+from resight.errors import ResightError
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+SHARE = st.floats(0, 1)
+ABOVE_0 = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
+FROM_0 = st.floats(min_value=0, allow_infinity=False)
+COUNT, COUNT_FROM_1 = st.integers(0, 2**70), st.integers(1, 2**70)
+
+
+def section(**fields: st.SearchStrategy) -> st.SearchStrategy:
+    return st.fixed_dictionaries({}, optional=fields)
+
+
+TREES = section(
+    data=section(
+        path=TEXT,
+        train=TEXT,
+        val=TEXT,
+        test=TEXT,
+        label_map=TEXT,
+        workers=COUNT,
+        on_bad_record=st.sampled_from(["stop", "skip"]),
+        as_stored=st.booleans(),
+    ),
+    model=st.tuples(COUNT_FROM_1, COUNT_FROM_1).flatmap(
+        lambda sides: section(name=TEXT, start=TEXT, anchors=st.sampled_from(["fit", "default"])).map(
+            lambda model: {**model, "min_size": min(sides), "max_size": max(sides)}
+        )
+    ),
+    train=section(
+        epochs=st.none() | ABOVE_0,
+        steps=st.none() | COUNT_FROM_1,
+        max_minutes=st.none() | ABOVE_0,
+        batch_size=COUNT_FROM_1,
+        learning_rate=st.none() | ABOVE_0,
+        weight_decay=FROM_0,
+        ema=SHARE,
+        device=TEXT,
+        seed=COUNT,
+        deterministic=st.booleans(),
+    ),
+    augment=section(
+        flip=SHARE, flip_pairs=st.dictionaries(TEXT, TEXT, max_size=3), scale=st.tuples(ABOVE_0, ABOVE_0), color=SHARE
+    ),
+    evaluate=section(every=ABOVE_0, metric=st.sampled_from(["mAP", "AP50", "AP75"])),
+    checkpoint=section(every_steps=COUNT, every_minutes=ABOVE_0, keep=COUNT),
+)
+
+
+@given(TREES)
+def test_what_is_written_reads_back_as_the_same_configuration(tmp_path_factory, tree):
+    config = Config.model_validate(tree)
+    path = tmp_path_factory.getbasetemp() / "config.toml"
+    path.write_text(to_toml(config), encoding="utf-8", newline="")
+    assert load_config(path) == config
+
+
+def test_every_key_is_written_with_a_comment():
+    text = to_toml(Config())
+    written = tomllib.loads(text)
+    for name, part in Config():
+        lines = text.split(f"[{name}]\n")[1].split("\n\n")[0].splitlines()
+        assert len(lines) == len(type(part).model_fields)
+        for line, (key, field) in zip(lines, type(part).model_fields.items(), strict=True):
+            assert line.removeprefix("# ").startswith(f"{key} =")
+            assert field.description and line.endswith(f"# {field.description}")
+            assert (key in written[name]) == (getattr(part, key) is not None)
+
+
+def test_defaults_give_way_to_the_file_and_the_file_to_overrides(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text("[train]\nseed = 1\nbatch_size = 2\n")
+    config = load_config(path, {"train.seed": 3})
+    assert (config.train.seed, config.train.batch_size, config.train.patience) == (3, 2, Config().train.patience)
+
+
+def test_all_errors_are_listed_each_with_its_key(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text('[train]\nbatch_size = 0\nsede = 1\n[modle]\nname = "x"\n[evaluate]\nmetric = "AP5O"\n')
+    with pytest.raises(ResightError) as caught:
+        load_config(path)
+    text = str(caught.value)
+    assert str(path) in text
+    for part in ("train.batch_size = 0", "unknown key 'train.sede'", "unknown key 'modle'", "evaluate.metric = 'AP5O'"):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("key", "suggestion"),
+    [
+        ("train.sede", "train.seed"),
+        ("train.learning_rat", "train.learning_rate"),
+        ("seed", "train.seed"),
+        ("model.batch_size", "train.batch_size"),  # the right name in the wrong section
+        ("modle.name", "model.name"),
+    ],
+)
+def test_an_unknown_key_is_answered_with_the_nearest(key, suggestion):
+    with pytest.raises(ResightError, match=rf"Did you mean '{suggestion}'\?"):
+        load_config(None, {key: 1})
+
+
+def test_sizes_that_contradict_each_other_are_refused():
+    with pytest.raises(ResightError, match="min_size 700 is larger than max_size 640"):
+        load_config(None, {"model.min_size": 700})
+
+
+@given(st.binary(max_size=60))
+def test_a_damaged_file_is_read_or_refused_by_name(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "config.toml"
+    path.write_bytes(content)
+    try:
+        load_config(path)
+    except ResightError as error:
+        assert str(path) in str(error)
+
+
+@pytest.mark.parametrize("content", ["train = 3", "train = [1]", "[[train]]\nseed = 1", "[train.seed]\nx = 1"])
+def test_a_value_where_a_section_belongs_is_refused(tmp_path, content):
+    path = tmp_path / "a.toml"
+    path.write_text(content)
+    with pytest.raises(ResightError, match="train"):
+        load_config(path, {"train.patience": 1})
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 5000], ids=["digits", "nesting"])
+def test_absurd_values_are_refused(tmp_path, value):
+    path = tmp_path / "a.toml"
+    path.write_text(f"[train]\nseed = {value}")
+    with pytest.raises(ResightError, match="is not valid TOML"):
+        load_config(path)
+    with pytest.raises(ResightError, match=r"train\.seed"):
+        load_config(None, parse_set([f"train.seed={value}"]))
+
+
+def test_a_file_that_is_not_there_or_is_a_folder_is_refused(tmp_path):
+    for path in (tmp_path / "none.toml", tmp_path):
+        with pytest.raises(ResightError, match="cannot read the configuration"):
+            load_config(path)
+
+
+def test_assignments_are_toml_values_or_bare_words():
+    assert parse_set(["train.steps=100", "model.name=resnet18", "augment.scale = [0.5, 2]", "data.path=a=b"]) == {
+        "train.steps": 100,
+        "model.name": "resnet18",
+        "augment.scale": [0.5, 2],
+        "data.path": "a=b",
+    }
+    with pytest.raises(ResightError, match="'train.steps' is not of the form key=value"):
+        parse_set(["train.steps"])
