@@ -111,7 +111,7 @@ def load_config(path: str | os.PathLike[str] | None = None, overrides: Mapping[s
                 tree = tomllib.load(file)
         except OSError as error:
             raise ResightError(f"cannot read the configuration: {error.strerror}", where=where) from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:  # TOML and UTF-8 errors, absurd numbers, absurd nesting
             raise ResightError(f"is not valid TOML: {error}", where=where) from error
     for key, value in (overrides or {}).items():
         section, _, name = key.partition(".")
@@ -136,7 +136,7 @@ def parse_set(assignments: Iterable[str]) -> dict[str, Any]:
             raise ResightError(f"'{text}' is not of the form key=value", where="--set")
         try:
             overrides[key.strip()] = tomllib.loads(f"x = {value}")["x"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             overrides[key.strip()] = value.strip()
     return overrides
 
@@ -160,7 +160,7 @@ def _toml_value(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, str):
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in escaped) + '"'
+        return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + '"'
     if isinstance(value, tuple | list):
         return f"[{', '.join(_toml_value(item) for item in value)}]"
     if isinstance(value, dict):
