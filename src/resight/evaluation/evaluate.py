@@ -6,6 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +49,8 @@ class Evaluation:
         metrics = self.metrics
         head = (
             f"{metrics['model']} on '{metrics['split']}' of {metrics['data']}: "
-            f"{metrics['num_images']:,} images, {metrics['num_boxes']:,} boxes"
+            f"{report.counted(metrics['num_images'], 'image', 'images')}, "
+            f"{report.counted(metrics['num_boxes'], 'box', 'boxes')}"
         )
         if metrics["num_ignored"]:
             head += f", {metrics['num_ignored']:,} more ignored (crowd or difficult)"
@@ -84,6 +86,7 @@ def evaluate(
         ResightError: the model or the data cannot be used, a record is damaged, or the output cannot be written.
     """
     # The detector is not needed by the training loop, which shares ``measure``.
+    from ..data.images import decode
     from ..data.records import open_records
     from ..detector import load
 
@@ -98,20 +101,26 @@ def evaluate(
         test=source.test,
         label_map=source.label_map,
         as_stored=source.as_stored,
+        on_bad=source.on_bad_record,
     )
     part = _split_of(records, split)
     detector = load(model, device=device)
     classes = _class_names(detector.classes, labels)
     translate = ClassNames(records, classes)
     losses: list[dict[str, float]] = []
+    undecoded: list[str] = []
 
     def pairs() -> Iterator[tuple[GroundTruth, np.ndarray]]:
-        from ..data.images import decode
-
         for index in track(range(len(part)), f"evaluating {split}"):
             record = part[index]
-            truth = GroundTruth.of_record(record, translate(part.labels(record), record))
-            yield truth, decode(record.encoded, where=part.where(index))
+            try:
+                image = decode(record.encoded, where=part.where(index))
+            except ResightError as error:
+                if source.on_bad_record != "skip":
+                    raise
+                undecoded.append(f"{error.where}: {error.message}")
+                continue
+            yield GroundTruth.of_record(record, translate(part.labels(record), record)), image
             losses.append(detector.losses(record) or {})
 
     measured, point = measure(detector.detect, pairs(), classes, ignore_difficult=ignore_difficult)
@@ -129,7 +138,7 @@ def evaluate(
         unknown_classes=dict(translate.unknown),
     )
     _write(path, metrics)
-    notes = [*translate.notes(), *_selection_note(selected_on, split, own)]
+    notes = [*translate.notes(), *_data_notes(records, undecoded), *_selection_note(selected_on, split, own)]
     return Evaluation(metrics, missed(metrics, bounds), str(path), notes)
 
 
@@ -169,7 +178,9 @@ class ClassNames:
     def notes(self) -> list[str]:
         if not self.unknown:
             return []
-        counts = listed(f"{name} ({count:,} boxes)" for name, count in self.unknown.most_common())
+        counts = listed(
+            f"{name} ({report.counted(count, 'box', 'boxes')})" for name, count in self.unknown.most_common()
+        )
         return [f"The model does not know these classes of the data, which are left out of the numbers: {counts}"]
 
 
@@ -256,6 +267,15 @@ def _means(losses: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: float(np.mean([one[name] for one in losses if name in one])) for name in names}
 
 
+def _data_notes(records: Records, undecoded: list[str]) -> list[str]:
+    notes = []
+    if undecoded:
+        notes.append(f"Left out, as they cannot be decoded: {len(undecoded):,} of the images: {listed(undecoded, 3)}")
+    if others := [problem for problem in records.problems if problem.kind != "unknown-class"]:
+        notes.append(f"Findings in the data: {listed(dict.fromkeys(problem.message for problem in others), 3)}")
+    return notes
+
+
 def _selection_note(selected_on: str | None, split: str, own: bool) -> list[str]:
     if own and split == "train":
         return ["The model was trained on these images, so the numbers flatter it."]
@@ -268,8 +288,11 @@ def _output(out: str | os.PathLike[str] | None, run: Path | None, force: bool) -
     """The file to write; refused before the work starts where something is in its place."""
     folder = Path(out) if out is not None else (run or Path()) / "evaluation"
     path = folder / METRICS_FILE
-    if folder.exists() and not folder.is_dir():
-        raise ResightError("is not a folder", where=folder, fix="Name another with --out.")
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ResightError(
+            "cannot be written to" if there.is_dir() else "is not a folder", where=there, fix="Name another with --out."
+        )
     if path.exists():
         if not force:
             raise ResightError("exists already", where=path, fix="Replace it with --force, or name another --out.")
@@ -295,5 +318,6 @@ def _write(path: Path, metrics: dict[str, Any]) -> None:
         partial.write_text(json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise ResightError(f"cannot be written: {error.strerror}", where=path) from error

@@ -76,13 +76,14 @@ def weakest(result: Mapping[str, Any], limit: int = 5) -> str:
     below = sorted(row for row in below if row[0] < result["mAP"])[:limit]
     if not below:
         return ""
-    named = ", ".join(f"{name} AP {ap:.3f} ({boxes:,} {_plural(boxes, 'box')})" for ap, boxes, name in below)
-    return f"Weakest {_plural(len(below), 'class')}: {named}."
+    named = ", ".join(f"{name} AP {ap:.3f} ({counted(boxes, 'box', 'boxes')})" for ap, boxes, name in below)
+    return f"Weakest {'class' if len(below) == 1 else 'classes'}: {named}."
+
+
+def counted(number: int, one: str, many: str) -> str:
+    """``1 box``, ``2,000 boxes``."""
+    return f"{number:,} {one if number == 1 else many}"
 
 
 def _number(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.3f}"
-
-
-def _plural(count: int, noun: str) -> str:
-    return noun if count == 1 else f"{noun}es"

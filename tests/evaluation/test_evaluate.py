@@ -1,0 +1,308 @@
+"""Measuring a model on records, with a stand-in for the model."""
+
+import io
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resight.boxes import Detections
+from resight.config import Config, to_toml
+from resight.data.example import Record, encode_example
+from resight.data.tfrecord import TFRecordWriter
+from resight.errors import ResightError
+from resight.evaluation import evaluate as module
+from resight.evaluation.coco import GroundTruth
+from resight.evaluation.evaluate import evaluate, measure, parse_requirements
+from resight.labels import LabelMap, to_pbtxt
+
+DATA_CLASSES = ("signalAhead", "stop", "yield")  # the order of the label map
+MODEL_CLASSES = ("stop", "signalAhead", "merge")  # another order; one unknown to the data, one unknown to the model
+
+
+def record(number, rows, encoded=None):
+    """One image whose upper left pixel tells its number; ``rows`` are ``(x1, y1, x2, y2, name, crowd, difficult)``."""
+    pixels = np.full((60, 80, 3), 200, np.uint8)
+    pixels[0, 0] = number
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    columns = list(zip(*rows, strict=True)) or [()] * 7
+    names = tuple(columns[4])
+    return Record(
+        encoded=file.getvalue() if encoded is None else encoded,
+        format="png",
+        filename=f"{number}.png",
+        source_id=str(number),
+        width=80,
+        height=60,
+        boxes=np.array(columns[:4], np.float32).T.reshape(-1, 4),
+        label_texts=names,
+        label_ids=np.array([DATA_CLASSES.index(name) + 1 for name in names], np.int64),
+        difficult=np.array(columns[6], bool),
+        crowd=np.array(columns[5], bool),
+        occluded=np.zeros(len(names), bool),
+        area=np.full(len(names), np.nan, np.float32),
+    )
+
+
+TEST_RECORDS = [
+    record(0, [(8, 6, 40, 48, "stop", 0, 0), (40, 6, 72, 30, "yield", 0, 0)]),
+    record(1, [(8, 6, 40, 48, "signalAhead", 0, 0), (48, 6, 72, 30, "stop", 0, 1)]),
+    record(2, []),
+]
+
+
+def records_folder(folder, splits, names=DATA_CLASSES):
+    folder.mkdir()
+    (folder / "label_map.pbtxt").write_text(to_pbtxt(LabelMap.from_names(names)))
+    for split, records in splits.items():
+        with TFRecordWriter(str(folder / f"{split}-00000-of-00001.tfrecord")) as writer:
+            for item in records:
+                writer.write(encode_example(item))
+    return folder
+
+
+class Oracle:
+    """Finds in each image what ``answers`` says: rows ``(x1, y1, x2, y2, name, score)`` by the image's number."""
+
+    classes = MODEL_CLASSES
+    answers = ((8, 6, 40, 48, "stop", 0.9),), ((8, 6, 40, 48, "signalAhead", 0.7),), ()
+
+    def detect(self, image):
+        assert image.shape == (60, 80, 3) and image.dtype == np.uint8
+        rows = self.answers[image[0, 0, 0]]
+        boxes = np.array([row[:4] for row in rows], np.float32).reshape(-1, 4)
+        labels = np.array([self.classes.index(row[4]) for row in rows], np.int64)
+        return Detections(boxes, np.array([row[5] for row in rows], np.float32), labels, self.classes, 80, 60)
+
+    def losses(self, record):
+        return {"loss": float(record.filename[0]), "box": 1.0}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RESIGHT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def model(monkeypatch):
+    detector = Oracle()
+    stand_in = SimpleNamespace(load=lambda model, device="auto": detector)
+    monkeypatch.setitem(sys.modules, "resight.detector", stand_in)
+    return detector
+
+
+@pytest.fixture
+def run(tmp_path, model):
+    """A run folder that was trained on records without a val split."""
+    data = records_folder(tmp_path / "records", {"train": TEST_RECORDS[:1], "test": TEST_RECORDS})
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "best.safetensors").write_bytes(b"")
+    config = Config.model_validate({"data": {"path": str(data)}})
+    (folder / "config.toml").write_text(to_toml(config))
+    return folder
+
+
+def test_a_run_knows_its_data(run):
+    evaluation = evaluate(run)
+    metrics = json.loads((run / "evaluation" / "metrics.json").read_text())
+    assert metrics == evaluation.metrics
+    assert (metrics["num_images"], metrics["num_boxes"], metrics["selected_on"]) == (3, 3, "test")
+    assert metrics["per_class"] == {
+        "stop": {"AP": pytest.approx(0.5, abs=0.01), "AP50": pytest.approx(0.5, abs=0.01), "boxes": 2},
+        "signalAhead": {"AP": 1.0, "AP50": 1.0, "boxes": 1},
+        "merge": {"AP": None, "AP50": None, "boxes": 0},
+    }
+    assert metrics["AP_large"] is None and metrics["AP50"] == pytest.approx(0.75, abs=0.01)
+    assert metrics["losses"] == {"loss": 1.0, "box": 1.0}
+    point = metrics["operating_point"]
+    assert (point["precision"], point["recall"]) == (1.0, pytest.approx(2 / 3))
+    assert metrics["unknown_classes"] == {"yield": 1}
+    assert evaluation.missed == []
+
+
+def test_text_says_what_matters(run):
+    text = evaluate(run).text()
+    assert "3 images, 3 boxes" in text
+    assert "area= large | maxDets=100 ] = n/a" in text
+    assert "it finds 67 % of the objects" in text
+    assert "does not know" in text and "yield (1 box" in text
+    assert "chosen by its numbers on 'test'" in text
+    assert "Weakest class: stop AP 0.505 (2 boxes)" in text
+    assert str(run / "evaluation" / "metrics.json") in text
+
+
+def test_ignoring_difficult_objects(run):
+    metrics = evaluate(run, ignore_difficult=True).metrics
+    assert metrics["mAP"] == 1.0
+    assert (metrics["num_boxes"], metrics["num_ignored"]) == (2, 1)
+    assert metrics["operating_point"]["recall"] == 1.0
+
+
+def test_watched_val_leaves_test_fresh(tmp_path, run):
+    records_folder(tmp_path / "more", {"train": TEST_RECORDS, "val": TEST_RECORDS, "test": TEST_RECORDS})
+    (run / "config.toml").write_text(to_toml(Config.model_validate({"data": {"path": str(tmp_path / "more")}})))
+    test = evaluate(run, out="a")
+    val = evaluate(run, split="val", out="b")
+    train = evaluate(run, split="train", out="c")
+    assert {e.metrics["selected_on"] for e in (test, val, train)} == {"val"}
+    assert "flatter" not in test.text()
+    assert "chosen by its numbers on 'val'" in val.text()
+    assert "trained on these images" in train.text()
+
+
+def test_other_data_was_not_selected_on(tmp_path, run):
+    other = records_folder(tmp_path / "other", {"test": TEST_RECORDS[1:]})
+    metrics = evaluate(run, other).metrics
+    assert (metrics["num_images"], metrics["selected_on"], metrics["data"]) == (2, None, str(other))
+
+
+def test_checkpoint_of_a_run_knows_its_data_too(run):
+    evaluation = evaluate(run / "checkpoints" / "best.safetensors")
+    assert evaluation.path == str(run / "evaluation" / "metrics.json")
+
+
+def test_any_other_model_needs_data(tmp_path, run, monkeypatch):
+    (tmp_path / "model.onnx").write_bytes(b"")
+    with pytest.raises(ResightError, match="does not know its data") as error:
+        evaluate("model.onnx")
+    assert "--data" in error.value.fix
+    evaluation = evaluate("model.onnx", tmp_path / "records")
+    assert evaluation.metrics["selected_on"] is None
+    assert (tmp_path / "evaluation" / "metrics.json").is_file()
+
+
+def test_a_model_without_losses(run, model):
+    model.losses = lambda record: None
+    evaluation = evaluate(run)
+    assert evaluation.metrics["losses"] == {}
+    assert "Losses" not in evaluation.text()
+
+
+def test_data_that_moved(run, tmp_path):
+    (tmp_path / "records").rename(tmp_path / "moved")
+    with pytest.raises(ResightError, match="not there now"):
+        evaluate(run)
+    assert evaluate(run, "moved").metrics["num_images"] == 3
+
+
+def test_unknown_split(run):
+    with pytest.raises(ResightError, match="no split 'val'") as error:
+        evaluate(run, split="val")
+    assert "test (3 images)" in error.value.fix
+
+
+def test_requirements(run):
+    evaluation = evaluate(run, require=["AP50=.9", "AP75=.2", "AP_large = 0.1"])
+    assert [line.split()[0] for line in evaluation.missed] == ["AP50", "AP_large"]
+    assert "0.9 required" in evaluation.missed[0] and "n/a" in evaluation.missed[1]
+
+
+@pytest.mark.parametrize(
+    ("item", "words"),
+    [
+        ("AP_smal=.8", "Did you mean 'AP_small'"),
+        ("AP50", "NAME=VALUE"),
+        ("AP50=high", "NAME=VALUE"),
+        ("AP50=80", "between 0 and 1"),
+        ("AP50=nan", "between 0 and 1"),
+    ],
+)
+def test_bad_requirements_are_refused_before_the_work(run, model, item, words):
+    model.detect = None
+    with pytest.raises(ResightError) as error:
+        evaluate(run, require=["mAP=.5", item])
+    assert words in str(error.value)
+    assert not (run / "evaluation").exists()
+
+
+def test_all_bad_requirements_are_listed():
+    with pytest.raises(ResightError) as error:
+        parse_requirements(["map50=1", "AP75=x"])
+    assert "map50" in str(error.value) and "AP75=x" in str(error.value)
+
+
+def test_existing_results_are_kept_unless_forced(run, tmp_path):
+    evaluate(run)
+    with pytest.raises(ResightError, match="exists already"):
+        evaluate(run)
+    assert evaluate(run, ignore_difficult=True, force=True).metrics["ignore_difficult"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(ResightError, match="holds something"):
+        evaluate(run, out="mine")
+    evaluate(run, out="mine", force=True)
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
+    (tmp_path / "mine" / "metrics.json").write_text('{"other": "program"}')
+    with pytest.raises(ResightError, match="not written by Resight"):
+        evaluate(run, out="mine", force=True)
+    with pytest.raises(ResightError, match="not a folder"):
+        evaluate(run, out="mine/notes.txt")
+
+
+def test_output_that_cannot_be_written(run, model, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    detect, model.detect = model.detect, None
+    with pytest.raises(ResightError, match="not a folder"):
+        evaluate(run, out="file/below")
+    model.detect = detect
+
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(ResightError, match="No space left"):
+        evaluate(run, out="found")
+    assert list((tmp_path / "found").iterdir()) == []
+
+
+def test_an_image_that_cannot_be_decoded(run, tmp_path):
+    broken = record(0, [(8, 6, 40, 48, "stop", 0, 0)], encoded=TEST_RECORDS[0].encoded[:-30])
+    data = records_folder(tmp_path / "broken", {"test": [*TEST_RECORDS[1:], broken]})
+    with pytest.raises(ResightError) as error:
+        evaluate(run, data)
+    assert "test-00000-of-00001.tfrecord" in str(error.value)
+    config = Config.model_validate({"data": {"path": str(data), "on_bad_record": "skip"}})
+    (run / "config.toml").write_text(to_toml(config))
+    evaluation = evaluate(run)
+    assert evaluation.metrics["num_images"] == 2
+    assert "cannot be decoded: 1 of the images" in evaluation.text()
+
+
+def test_label_map_names_the_classes(run, model, tmp_path):
+    (tmp_path / "names.pbtxt").write_text(to_pbtxt(LabelMap.from_names(["yield", "signalAhead", "stop"])))
+    metrics = evaluate(run, labels="names.pbtxt").metrics
+    assert list(metrics["per_class"]) == ["yield", "signalAhead", "stop"]
+    assert metrics["per_class"]["yield"]["AP50"] == 0.0  # it says "yield" where a stop sign stands
+    (tmp_path / "short.pbtxt").write_text(to_pbtxt(LabelMap.from_names(["stop"])))
+    with pytest.raises(ResightError, match="names 1 classes, but the model has 3"):
+        evaluate(run, out="b", labels="short.pbtxt")
+
+
+def test_no_object_at_all(run, tmp_path):
+    data = records_folder(tmp_path / "empty", {"test": [TEST_RECORDS[2]]})
+    evaluation = evaluate(run, data, require=["mAP=0"])
+    assert {evaluation.metrics[key] for key in ("mAP", "AP50", "AR_100")} == {None}
+    assert evaluation.metrics["operating_point"]["score"] == 0.5
+    assert len(evaluation.missed) == 1 and "no object to find" in evaluation.text()
+
+
+def test_measure_touches_no_disk(tmp_path, model):
+    images = [np.full((60, 80, 3), 0, np.uint8)] * 2
+    truth = GroundTruth.of(np.array([(8, 6, 40, 48)], np.float32), np.array([0]))
+    before = sorted(tmp_path.rglob("*"))
+    metrics, point = measure(model.detect, zip([truth, truth], images, strict=True), MODEL_CLASSES)
+    assert metrics.summary["mAP"] == 1.0 and point.recall == 1.0
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_run_folder_is_told_by_its_config_and_checkpoints(tmp_path, run):
+    assert module.run_folder(run) == run
+    assert module.run_folder(run / "checkpoints" / "best.safetensors") == run
+    (tmp_path / "config.toml").write_text("")
+    assert module.run_folder(tmp_path) is None
