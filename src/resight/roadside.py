@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 WIDTH, HEIGHT = 704, 480
+SKY, TURN = 320, 112  # rows of sky above the horizon; pixels by which the camera may turn aside
 Tint = np.ndarray  # [3] float32 RGB
 
 LIGHTS = {  # light on things, upper sky, sky at the horizon
@@ -48,6 +50,10 @@ class Look:
     grey: bool
 
 
+def tint(colour: Sequence[float]) -> Tint:
+    return np.array(colour, np.float32)
+
+
 def draw_look(rng: np.random.Generator) -> Look:
     """Chances upon a look."""
     time = str(rng.choice(list(LIGHTS), p=[0.42, 0.28, 0.18, 0.12]))
@@ -56,12 +62,12 @@ def draw_look(rng: np.random.Generator) -> Look:
     foggy = rng.random() < (0.25 if time == "overcast" else 0.06)
     place = str(rng.choice(["town", "suburb", "country"], p=[0.35, 0.35, 0.3]))
     verge = {"town": (152, 148, 142), "suburb": (98, 122, 62), "country": (134, 128, 82)}[place]
-    leaves = np.array([(70, 104, 44), (52, 88, 48), (104, 112, 46), (142, 98, 44)][rng.choice(4, p=[0.4, 0.3, 0.2, 0.1])])
+    greens = [(70, 104, 44), (52, 88, 48), (104, 112, 46), (142, 98, 44)]
     return Look(
         sun=time in ("noon", "evening"), dusk=dusk, light=light, sky=(top, low),
         haze=rng.uniform(60, 110) if foggy else rng.uniform(200, 700), rain=rain, place=place,
         road=np.float32(rng.uniform(74, 128) * (0.8 if rain else 1)) + rng.normal(0, 3, 3).astype(np.float32),
-        verge=np.float32(verge) * rng.uniform(0.85, 1.1), leaves=leaves.astype(np.float32),
+        verge=tint(verge) * rng.uniform(0.85, 1.1), leaves=tint(greens[rng.choice(4, p=[0.4, 0.3, 0.2, 0.1])]),
         dashed=rng.random() < 0.5, bonnet=rng.random() < 0.45,
         exposure=rng.uniform(0.82, 1.15), balance=rng.normal(1, 0.035, 3).astype(np.float32),
         blur=rng.uniform(0.3, 0.9), shake=rng.uniform(0, 2.2),
@@ -77,7 +83,9 @@ def fractal(rng: np.random.Generator, height: int, width: int, cells: int = 4, o
         grid = Image.fromarray(rng.standard_normal((cells + 1, cells + 1)).astype(np.float32))
         total += weight * np.asarray(grid.resize((width, height), Image.Resampling.BICUBIC))
         cells, weight = cells * 2, weight * 0.6
-    return (total - total.mean()) / (total.std() + 1e-6)
+    total -= total.mean()
+    total /= total.std() + 1e-6
+    return total
 
 
 def _sprite(rgb: np.ndarray, alpha: np.ndarray) -> Image.Image:
@@ -91,11 +99,11 @@ def draw_tree(rng: np.random.Generator, look: Look, kind: str) -> Image.Image:
     y, x = y / height, x / width * 2 - 1
     rough, fine = fractal(rng, height, width, 5, 3), fractal(rng, height, width, 24, 2)
     if kind == "fir":
-        body = 0.95 * y + 0.06 - np.abs(x) + 0.1 * np.sin(y * 60) - 3 * np.maximum(y - 0.88, 0)
+        body = 0.8 * y - 0.06 - np.abs(x) + 0.08 * np.sin(y * 60) - 3 * np.maximum(y - 0.88, 0)
     elif kind == "round":
-        body = 0.85 - np.hypot(x, (y - 0.36) / 0.42)
+        body = 0.72 - np.hypot(x, (y - 0.38) / 0.44)
     else:
-        body = 0.8 - np.hypot(x, (y - 0.55) / 0.55)
+        body = 0.68 - np.hypot(x, (y - 0.58) / 0.62)
     crown = body + 0.14 * rough + 0.08 * fine
     alpha = ((crown - (0.25 if kind == "branch" else 0)) * 14 + 0.5).clip(0, 1)
     if kind == "branch":
@@ -105,7 +113,7 @@ def draw_tree(rng: np.random.Generator, look: Look, kind: str) -> Image.Image:
     rgb = shade[..., None] * colour
     if kind in ("round", "fir"):
         trunk = (np.abs(x + 0.03 * np.sin(9 * y)) < 0.05 + 0.05 * (y - 0.5)) & (y > 0.5)
-        rgb = np.where((trunk & (alpha < 0.6))[..., None], np.float32((78, 62, 48)), rgb)
+        rgb = np.where((trunk & (alpha < 0.6))[..., None], tint((78, 62, 48)), rgb)
         alpha = np.maximum(alpha, trunk)
     return _sprite(rgb * look.light, alpha)
 
@@ -115,8 +123,8 @@ def draw_car(rng: np.random.Generator, look: Look, rear: bool) -> Image.Image:
     image = Image.new("RGBA", (220, 180))
     draw = ImageDraw.Draw(image)
     paint = np.array([(196, 198, 200), (40, 42, 46), (150, 30, 34), (44, 66, 118), (226, 226, 222), (92, 98, 96)])
-    body, dark = paint[rng.integers(len(paint))] * look.light, tuple((np.float32((34, 36, 40)) * look.light).astype(int))
-    shades = [tuple((body * factor).astype(int)) for factor in (1.0, 0.8, 0.6)]
+    body, dark = paint[rng.integers(len(paint))], wall(tint((34, 36, 40)), 1, look)
+    shades = [wall(body, factor, look) for factor in (1.0, 0.8, 0.6)]
     draw.ellipse((4, 158, 216, 179), fill=(18, 18, 20, 150))
     for left in (22, 166):
         draw.rounded_rectangle((left, 120, left + 32, 174), 8, fill=(20, 20, 22))
@@ -145,20 +153,19 @@ def draw_lights(rng: np.random.Generator, look: Look) -> Image.Image:
 
 
 def draw_sky(rng: np.random.Generator, look: Look) -> np.ndarray:
-    """``[2 * HEIGHT, 2 * WIDTH, 3]``: the whole sky about the horizon, which is at row HEIGHT, with hills."""
+    """``[SKY, 2 * TURN + WIDTH, 3]``: the sky above the horizon, which is its lower edge, with hills before it."""
     top, low = look.sky
-    rise = np.linspace(1.6, 0, HEIGHT, dtype=np.float32).clip(0, 1)[:, None, None] ** 0.7
-    sky = top * rise + low * (1 - rise)
-    clouds = fractal(rng, HEIGHT, 2 * WIDTH, 7, 5) + rng.uniform(-1.2, 0.8)
+    width = 2 * TURN + WIDTH
+    rise = np.linspace(1.2, 0, SKY, dtype=np.float32).clip(0, 1)[:, None, None] ** 0.7
+    sky: np.ndarray = top * rise + low * (1 - rise)
+    clouds = fractal(rng, SKY, width, 6, 5) + np.float32(rng.uniform(-1.2, 0.8))
     cover = (clouds * 0.5).clip(0, 1)[..., None] * 0.8
-    sky = sky * (1 - cover) + (low * 0.6 + 100 * look.light) * cover
-    field = np.concatenate([sky, np.broadcast_to(look.verge * look.light * 0.9, sky.shape)])
-    rows = np.arange(2 * HEIGHT)[:, None]
+    sky = sky + (low * 0.6 + 100 * look.light - sky) * cover
+    rows = np.arange(SKY)[:, None]
     for distance, height in ((0.75, rng.uniform(10, 46)), (0.4, rng.uniform(6, 26))):
-        ridge = HEIGHT - height * (1 + 0.45 * fractal(rng, 2, 2 * WIDTH, 8, 5)[0])
-        hill = (look.leaves * look.light * 0.6) * (1 - distance) + low * distance
-        field = np.where(((rows > ridge) & (rows <= HEIGHT))[..., None], hill, field)
-    return field.astype(np.float32)
+        ridge = SKY - height * (1 + 0.45 * fractal(rng, 2, width, 6, 5)[0])
+        sky[rows > ridge] = (look.leaves * look.light * 0.6) * (1 - distance) + low * distance
+    return sky
 
 
 def draw_textures(rng: np.random.Generator) -> np.ndarray:
@@ -185,7 +192,7 @@ def draw_ground(x: np.ndarray, s: np.ndarray, depth: np.ndarray, look: Look, tex
     fine *= np.minimum(1, 0.012 / foot)
 
     def band(centre: float, half: float) -> np.ndarray:
-        return ((half - np.abs(x - centre)) / foot + 0.5).clip(0, 1)
+        return np.asarray(((half - np.abs(x - centre)) / foot + 0.5).clip(0, 1))
 
     def along(inside: np.ndarray) -> np.ndarray:
         return inside.astype(np.float32)[:, None]
@@ -196,43 +203,50 @@ def draw_ground(x: np.ndarray, s: np.ndarray, depth: np.ndarray, look: Look, tex
     paint = np.maximum(paint, band(0, 1.7) * along(np.abs(s - crossing) < 0.3) * 0.8)
     centre = band(-1.8, 0.07) * along(s % 9 < 3) if look.dashed else np.maximum(band(-1.66, 0.06), band(-1.94, 0.06))
     worn = (0.8 + 0.15 * coarse).clip(0, 1)
-    road = (1 + 0.035 * coarse + 0.06 * fine)[..., None] * look.road
+    road = (1 + 0.03 * coarse + 0.035 * fine)[..., None] * look.road
     road += (paint * worn)[..., None] * (205 - road)
-    road += (centre * worn)[..., None] * (np.float32((206, 166, 60)) - road)
-    verge = (1 + 0.12 * coarse + 0.12 * fine)[..., None] * look.verge
+    road += (centre * worn)[..., None] * (tint((206, 166, 60)) - road)
+    verge = (1 + 0.1 * coarse + 0.08 * fine)[..., None] * look.verge
     kerb = np.maximum(band(1.9 + shoulder, 0.1), band(-5.5 - shoulder, 0.1)) if look.place != "country" else 0 * on_road
     verge += kerb[..., None] * (168 - verge)
-    ground = verge + on_road[..., None] * (road - verge)
+    ground: np.ndarray = verge + on_road[..., None] * (road - verge)
     if look.sun:
         shadow = ((textures[0][(s * 7).astype(np.int32)[:, None] & 511, (x * 9).astype(np.int32) & 511] - 0.75) * 3)
-        ground *= 1 - 0.42 * shadow.clip(0, 1)[..., None]
+        ground *= 1 - 0.36 * shadow.clip(0, 1)[..., None]
     elif look.rain:
         ground += (np.exp(-depth / 25)[:, None] * on_road * 14)[..., None]
-    return ground * look.light
+    ground *= look.light
+    return ground
 
 
-def develop(picture: Image.Image, look: Look, rng: np.random.Generator, shake: tuple[float, float]) -> Image.Image:
-    """Lens, shutter, sensor and codec: the RGB scene as the camera would have stored it (RGB or L).
+def draw_grain(rng: np.random.Generator, look: Look) -> np.ndarray:
+    """``[HEIGHT + 64, WIDTH + 64, 3]`` float32: the sensor's noise, larger than a frame to be cut out of anywhere."""
+    high, wide = HEIGHT + 64, WIDTH + 64
+    coloured = rng.standard_normal((high // 2, wide // 2, 3), np.float32).repeat(2, 0).repeat(2, 1)
+    grain: np.ndarray = look.noise * (rng.standard_normal((high, wide, 1), np.float32) + 0.5 * coloured)
+    return grain
 
-    ``shake`` is the direction of the motion blur, a unit vector.
-    """
+
+def develop(picture: Image.Image, look: Look, grain: np.ndarray, rng: np.random.Generator) -> Image.Image:
+    """Lens, shutter, sensor and codec: the RGB scene as the camera would have stored it (RGB or L)."""
     if look.rain:
         streaks = ImageDraw.Draw(picture, "RGBA")
         for _ in range(140):
             left, top, length = rng.uniform(0, WIDTH), rng.uniform(-20, HEIGHT), rng.uniform(6, 22)
             streaks.line((left, top, left + length * 0.15, top + length), fill=(225, 228, 232, 70))
-    if look.shake > 0.7:
-        kernel = np.zeros((5, 5), np.float32)
-        for step in np.linspace(-look.shake, look.shake, 9):
-            kernel[round(2 + step * shake[1]), round(2 + step * shake[0])] += 1
-        picture = picture.filter(ImageFilter.Kernel((5, 5), list(kernel.ravel()), float(kernel.sum())))
-    picture = picture.filter(ImageFilter.GaussianBlur(look.blur))
+    # Defocus and motion in one kernel: a Gaussian smeared along the shake.
+    angle, reach = rng.normal(0, 0.5), look.shake * rng.random()
+    y, x = np.mgrid[-2:3, -2:3]
+    kernel = np.zeros((5, 5))
+    for step in np.linspace(-reach, reach, 9):
+        away = (x - step * math.cos(angle)) ** 2 + (y - step * math.sin(angle)) ** 2
+        kernel += np.exp(-away / (2 * look.blur**2))
+    picture = picture.filter(ImageFilter.Kernel((5, 5), list(kernel.ravel()), float(kernel.sum())))
     y, x = np.ogrid[-1 : 1 : HEIGHT * 1j, -1 : 1 : WIDTH * 1j]
-    falloff = (1 - 0.1 * (x * x + y * y)).astype(np.float32)[..., None] * np.float32(look.exposure) * look.balance
-    values = np.asarray(picture) * falloff
-    values += look.noise * rng.standard_normal((HEIGHT, WIDTH, 1), np.float32)
-    coloured = rng.standard_normal((HEIGHT // 2, WIDTH // 2, 3), np.float32) * (look.noise * 0.5)
-    values += coloured.repeat(2, 0).repeat(2, 1)
+    values = np.asarray(picture) * (1 - 0.1 * (x * x + y * y)).astype(np.float32)[..., None]
+    values *= np.float32(look.exposure) * look.balance
+    top, left = rng.integers(65, size=2)
+    values += grain[top : top + HEIGHT, left : left + WIDTH]
     picture = Image.fromarray(values.clip(0, 255).astype(np.uint8))
     if look.grey:
         picture = picture.convert("L")
@@ -246,7 +260,7 @@ def wall(base: Tint, facing: float, look: Look) -> tuple[int, int, int]:
     return tuple(int(value) for value in (base * look.light * facing).clip(0, 255))  # type: ignore[return-value]
 
 
-def fade(colour: Tint, distance: float, look: Look) -> Tint:
+def fade(colour: Sequence[float], distance: float, look: Look) -> Tint:
     """``colour`` through the air of ``distance`` metres."""
     keep = math.exp(-max(distance, 0) / look.haze)
-    return np.asarray(colour, np.float32) * keep + look.sky[1] * (1 - keep)
+    return np.asarray(tint(colour) * keep + look.sky[1] * (1 - keep))

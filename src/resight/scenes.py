@@ -7,24 +7,30 @@ grows. What LISA annotates under other class names (about two signs in five) is 
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from resight.drives import Sign, Track, Video, View, plan_video
 from resight.errors import ResightError
 from resight.progress import track as progress
 from resight.roadside import (
     HEIGHT,
+    SKY,
+    TURN,
     WIDTH,
     Look,
     develop,
     draw_car,
+    draw_grain,
     draw_ground,
     draw_lights,
     draw_look,
@@ -33,177 +39,15 @@ from resight.roadside import (
     draw_tree,
     fade,
     fractal,
+    tint,
     wall,
 )
-from resight.signs import DESIGNS, OTHERS, WANTED, paint_face, warp_face
+from resight.signs import Colour, paint_face, warp_face
 
 HEADER = (
     "Filename;Annotation tag;Upper left corner X;Upper left corner Y;Lower right corner X;Lower right corner Y;"
     "Occluded,On another road;Origin file;Origin frame number;Origin track;Origin track frame number"
 )
-RATE = 24  # frames a second
-SMALLEST = 12  # px; signs whose shorter side is less are not in view yet
-# One card a track, so that every hand of twenty tracks holds the classes in these shares.
-DECK = ["stop"] * 5 + ["pedestrianCrossing"] * 4 + ["signalAhead"] * 4 + [""] * 7
-
-
-@dataclass(frozen=True)
-class Sign:
-    """A plate beside the road.
-
-    ``x, y, s`` are metres right of the camera's lane, above the road and along the road; ``yaw, roll`` radians;
-    ``hidden_by`` is "", "branch" or "pole".
-    """
-
-    label: str
-    ground: int
-    x: float
-    y: float
-    s: float
-    size: tuple[float, float]
-    yaw: float
-    roll: float
-    brightness: float
-    hidden_by: str
-    other_road: bool
-
-
-@dataclass(frozen=True)
-class Track:
-    """The approach to one sign: ``frames`` of the video and, for each, the camera's place ``s`` along the road."""
-
-    name: str
-    seed: tuple[int, ...]
-    signs: tuple[Sign, ...]
-    start: int
-    frames: tuple[int, ...]
-    places: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Video:
-    """One drive. ``bend`` is amplitude, length in metres and phase of the road's winding."""
-
-    folder: str
-    file: str
-    seed: tuple[int, ...]
-    focal: float
-    eye: float
-    horizon: float
-    bend: tuple[float, float, float]
-    tracks: tuple[Track, ...]
-
-
-class View:
-    """The camera in one frame of a track."""
-
-    def __init__(self, video: Video, track: Track, index: int) -> None:
-        self.video, self.s = video, track.places[index]
-        bounce = np.random.default_rng((*track.seed, 1, index)).normal(0, (2.0, 1.5), 2)
-        self.horizon = video.horizon + float(bounce[0])
-        self.middle = WIDTH / 2 + float(bounce[1])
-        amplitude, length, phase = video.bend
-        self.slope = amplitude / length * math.cos(self.s / length + phase)
-
-    def sideways(self, s: np.ndarray) -> np.ndarray:
-        """How far right of the camera's axis the lane's middle has moved at ``s``."""
-        amplitude, length, phase = self.video.bend
-        here = amplitude * math.sin(self.s / length + phase)
-        return amplitude * np.sin(s / length + phase) - here - self.slope * (s - self.s)
-
-    def project(self, x: np.ndarray, y: np.ndarray, s: np.ndarray) -> np.ndarray:
-        """``[N, 2]`` pixels of points ``[N]`` right of the lane's middle, above the road and along it."""
-        x, y, s = (np.asarray(value, np.float64) for value in (x, y, s))
-        zoom = self.video.focal / np.maximum(s - self.s, 0.5)
-        return np.stack([self.middle + (x + self.sideways(s)) * zoom, self.horizon + (self.video.eye - y) * zoom], -1)
-
-    def on_plate(self, sign: Sign, points: np.ndarray) -> np.ndarray:
-        """``[N, 2]`` pixels of points ``[N, 2]`` in the sign's own units."""
-        across, down = (points * np.array(sign.size) / 2).T
-        cos, sin = math.cos(sign.roll), math.sin(sign.roll)
-        across, down = across * cos - down * sin, across * sin + down * cos
-        return self.project(
-            sign.x + across * math.cos(sign.yaw), sign.y - down, sign.s + across * math.sin(sign.yaw)
-        )
-
-    def box(self, sign: Sign) -> tuple[int, int, int, int] | None:
-        """The pixels a sign covers (xyxy, cut at the frame), None where it is not in view."""
-        if sign.s - self.s < 2:
-            return None
-        outline = self.on_plate(sign, np.array(DESIGNS[sign.label].outline))
-        (left, top), (right, bottom) = outline.min(0), outline.max(0)
-        x1, y1 = max(0, round(left)), max(0, round(top))
-        x2, y2 = min(WIDTH, round(right)), min(HEIGHT, round(bottom))
-        seen = max(0, x2 - x1) * max(0, y2 - y1) / ((right - left) * (bottom - top))
-        return (x1, y1, x2, y2) if seen > 0.6 and min(x2 - x1, y2 - y1) >= SMALLEST else None
-
-
-def _plan_sign(rng: np.random.Generator, label: str, side: int) -> Sign:
-    if not label:
-        label = OTHERS[rng.integers(len(OTHERS))].label
-    scale = rng.choice([0.85, 1.0, 1.2])
-    width, height = DESIGNS[label].size
-    hidden = rng.choice(["", "branch", "pole"], p=[0.86, 0.08, 0.06])
-    return Sign(
-        label=label,
-        ground=int(rng.integers(6)),
-        x=rng.uniform(2.6, 4.4) if side > 0 else -rng.uniform(6.2, 8.0),
-        y=rng.uniform(2.1, 3.0),
-        s=0.0,
-        size=(width * scale, height * scale),
-        yaw=rng.normal(-0.08 * side, 0.16),
-        roll=rng.normal(0, 0.04),
-        brightness=rng.uniform(0.62, 1.12),
-        hidden_by=str(hidden),
-        other_road=False,
-    )
-
-
-def plan_video(index: int, *, frames: int, seed: int) -> Video:
-    """What video ``index`` of a set shows and where every sign is; nothing is drawn yet."""
-    rng = np.random.default_rng((seed, index))
-    focal, eye, horizon = rng.uniform(560, 860), rng.uniform(1.2, 1.6), rng.uniform(225, 285)
-    bend = (rng.uniform(-7, 7), rng.uniform(70, 130), rng.uniform(0, 2 * math.pi))
-    count = math.ceil(frames / 4)
-    video = Video(f"vid{index}", f"vid_cmp{1 + index % 2}.avi", (seed, index), focal, eye, horizon, bend, ())
-    tracks, start, epoch = [], int(rng.integers(200, 4000)), 1323802400 + 3600 * index
-    for number in range(count):
-        hand, card = divmod(index * count + number, len(DECK))
-        label = DECK[np.random.default_rng((seed, 7, hand)).permutation(len(DECK))[card]]
-        start += int(rng.integers(260, 1600))
-        kept = frames * (number + 1) // count - frames * number // count
-        track = _plan_track(rng, video, label, start, kept, f"{epoch + start // RATE}")
-        tracks.append(track)
-        start = track.frames[-1]
-    return replace(video, tracks=tuple(tracks))
-
-
-def _plan_track(rng: np.random.Generator, video: Video, label: str, start: int, kept: int, stamp: str) -> Track:
-    sign = _plan_sign(rng, label, 1 if rng.random() < 0.85 else -1)
-    s = rng.uniform(100, 900)
-    sign = replace(sign, s=s)
-    signs = [sign]
-    if rng.random() < 0.24:
-        twin = label if rng.random() < 0.3 else ""
-        other = _plan_sign(rng, twin, -1 if sign.x > 0 else 1)
-        crossroad = rng.random() < 0.15
-        turned = other.yaw + (0.7 if crossroad else 0)
-        signs.append(replace(other, s=s + rng.uniform(-3, 9), yaw=turned, other_road=crossroad))
-    short = min(sign.size)
-    far, near = video.focal * short / rng.uniform(15, 24), video.focal * short / rng.uniform(48, 115)
-    pace = rng.uniform(0.25, 0.7)  # metres a frame
-    seed = (*video.seed, start)
-    while True:  # stop where the sign leaves the frame
-        steps = sorted((np.arange(kept) + rng.random(kept)) / kept * (far - near) / pace)
-        shot = [int(step) + 2 * order for order, step in enumerate(steps)]
-        places = tuple(s - far + pace * frame for frame in shot)
-        name = f"{sign.label}_{stamp}.avi"
-        track = Track(name, seed, tuple(signs), start, tuple(start + frame for frame in shot), places)
-        if all(View(video, track, index).box(sign) for index in range(kept)):
-            return track
-        near += 0.3
-        if near >= far - 4:  # the road bends away from it: set it closer
-            return _plan_track(rng, video, label, start, kept, stamp)
 
 
 class Scenery:
@@ -213,9 +57,9 @@ class Scenery:
         rng = np.random.default_rng((*video.seed, 2))
         self.look: Look = draw_look(rng)
         self.sky = draw_sky(rng, self.look)
-        self.textures = draw_textures(rng)
+        self.textures, self.grain = draw_textures(rng), draw_grain(rng, self.look)
         kinds = ["fir" if rng.random() < 0.3 else "round" for _ in range(4)]
-        self.sprites = {
+        drawn = {
             "tree": [draw_tree(rng, self.look, kind) for kind in kinds],
             "bush": [draw_tree(rng, self.look, "bush") for _ in range(2)],
             "branch": [draw_tree(rng, self.look, "branch") for _ in range(2)],
@@ -223,6 +67,12 @@ class Scenery:
             "parked": [draw_car(rng, self.look, rear=True) for _ in range(3)],
             "lights": [draw_lights(rng, self.look)],
         }
+        # Each in full, half, quarter and eighth size: scaling down from the nearest is far cheaper.
+        self.sprites = {
+            kind: [[image, *(image.reduce(factor) for factor in (2, 4, 8))] for image in images]
+            for kind, images in drawn.items()
+        }
+        self.faces: dict[Sign, Image.Image] = {}
 
 
 @dataclass(frozen=True)
@@ -237,8 +87,10 @@ class Prop:
     sign: Sign | None = None
 
 
+WALLS = ((178, 150, 128), (196, 190, 178), (150, 96, 80), (120, 130, 140))
+BOARDS = ((190, 40, 40), (230, 180, 40), (40, 90, 160), (40, 120, 80), (220, 220, 220))
 # How many of each stand along a hundred metres, by place.
-CROWD = {
+CROWD: dict[str, dict[str, float]] = {
     "town": {"tree": 8, "bush": 4, "house": 9, "pole": 5, "parked": 7},
     "suburb": {"tree": 18, "bush": 14, "house": 5, "pole": 4, "parked": 3},
     "country": {"tree": 26, "bush": 22, "house": 1, "pole": 3, "parked": 0.5},
@@ -286,66 +138,67 @@ class Painter:
         self.areas: dict[Sign, int] = {}
 
     def _background(self) -> np.ndarray:
-        view, look = self.view, self.look
-        top = HEIGHT - round(view.horizon)
-        left = round(WIDTH / 2 + view.slope * view.video.focal) % WIDTH
-        picture = self.scenery.sky[top : top + HEIGHT, left : left + WIDTH].copy()
+        view, look, focal = self.view, self.look, self.view.video.focal
         first = math.floor(view.horizon) + 2
-        depth = view.video.focal * view.video.eye / (np.arange(first, HEIGHT) + 0.5 - view.horizon)
-        s = view.s + depth
+        picture = np.empty((HEIGHT, WIDTH, 3), np.float32)
+        turned = TURN + round(view.slope * focal)
+        picture[:first] = self.scenery.sky[SKY - first :, turned : turned + WIDTH]
+        depth = (focal * view.video.eye / (np.arange(first, HEIGHT) + 0.5 - view.horizon)).astype(np.float32)
+        s = (view.s + depth).astype(np.float32)
         columns = (np.arange(WIDTH) + 0.5 - view.middle)[None, :]
-        x = (columns * (depth / view.video.focal)[:, None] - view.sideways(s)[:, None]).astype(np.float32)
+        x = (columns * (depth / focal)[:, None] - view.sideways(s)[:, None]).astype(np.float32)
         crossing = float(np.random.default_rng((*self.track.seed, 4)).uniform(-30, 60)) + self.track.places[-1]
-        ground = draw_ground(x, s.astype(np.float32), depth.astype(np.float32), look, self.scenery.textures,
-                             view.video.focal, crossing)  # fmt: skip
-        keep = np.exp(-depth / look.haze)[:, None, None].astype(np.float32)
+        ground = draw_ground(x, s, depth, look, self.scenery.textures, focal, crossing)
+        keep = np.exp(-depth / look.haze)[:, None, None]
         picture[first:] = ground * keep + look.sky[1] * (1 - keep)
         return picture
 
-    def lay(self, patch: Image.Image, corner: tuple[int, int], mark: int = 0) -> None:
-        """Lays an RGBA patch on the picture; ``mark`` is the number of the sign it shows, 0 for anything else."""
+    def lay(self, patch: Image.Image, corner: tuple[int, int], s: float, mark: int = 0) -> None:
+        """Lays an RGBA patch, seen at ``s`` through the air, on the picture; ``mark`` is 0 or the sign's number."""
+        lost = 1 - math.exp(-(s - self.view.s) / self.look.haze)
+        if lost > 0.03:
+            veil = Image.new("RGBA", patch.size, tuple(int(value) for value in self.look.sky[1]))
+            veil.putalpha(patch.getchannel("A"))
+            patch = Image.blend(patch, veil, lost)
         self.canvas.paste(patch, corner, patch)
         self.cover.paste(mark, (*corner, corner[0] + patch.width, corner[1] + patch.height), _solid(patch))
 
-    def sprite(self, image: Image.Image, x: float, bottom: float, s: float, height: float) -> None:
+    def sprite(self, sizes: list[Image.Image], x: float, bottom: float, s: float, height: float) -> None:
         """Stands a sprite of ``height`` metres on ``(x, bottom, s)``."""
-        (base, head), zoom = self.view.project(*np.array([[x, x], [bottom, bottom + height], [s, s]])), 0.0
+        base, head = self.view.project(*np.array([[x, x], [bottom, bottom + height], [s, s]]))
         tall = base[1] - head[1]
+        image = next((image for image in reversed(sizes) if image.height >= tall), sizes[0])
         zoom = tall / image.height
         left, top = base[0] - image.width * zoom / 2, head[1]
         x1, y1 = max(0, math.floor(left)), max(0, math.floor(top))
         x2, y2 = min(WIDTH, math.ceil(left + image.width * zoom)), min(HEIGHT, math.ceil(base[1]))
         if x2 - x1 < 1 or y2 - y1 < 1:
             return
-        region = [(x1 - left) / zoom, (y1 - top) / zoom, (x2 - left) / zoom, (y2 - top) / zoom]
-        region = [min(max(0.0, edge), limit) for edge, limit in zip(region, (*image.size, *image.size), strict=True)]
+        region = (max(0.0, (x1 - left) / zoom), max(0.0, (y1 - top) / zoom),
+                  min(image.width, (x2 - left) / zoom), min(image.height, (y2 - top) / zoom))  # fmt: skip
         if region[2] - region[0] < 0.1 or region[3] - region[1] < 0.1:
             return
-        patch = image.resize((x2 - x1, y2 - y1), Image.Resampling.BILINEAR, box=tuple(region))
-        lost = 1 - math.exp(-(s - self.view.s) / self.look.haze)
-        if lost > 0.03:
-            veil = Image.new("RGBA", patch.size, tuple(int(v) for v in self.look.sky[1]))
-            veil.putalpha(patch.getchannel("A"))
-            patch = Image.blend(patch, veil, lost)
-        self.lay(patch, (x1, y1))
+        patch = image.resize((x2 - x1, y2 - y1), Image.Resampling.BILINEAR, box=region)
+        self.lay(patch, (x1, y1), s)
 
-    def polygon(self, points: np.ndarray, colour: np.ndarray | tuple[int, int, int]) -> None:
-        """Fills ``points [N, 3]`` (x, y, s) with a colour as it looks through the air."""
-        flat = [tuple(point) for point in self.view.project(*points.T)]
-        shown = fade(np.array(colour), float(points[:, 2].mean()) - self.view.s, self.look)
+    def polygon(self, points: Sequence[tuple[float, float, float]], colour: Colour) -> None:
+        """Fills ``points (x, y, s)`` with a colour as it looks through the air."""
+        x, y, s = np.array(points).T
+        flat = [(float(across), float(down)) for across, down in self.view.project(x, y, s)]
+        shown = fade(colour, float(s.mean()) - self.view.s, self.look)
         self.draw.polygon(flat, fill=tuple(int(value) for value in shown))
         self.cover_draw.polygon(flat, fill=0)
 
-    def upright(self, x1: float, x2: float, y1: float, y2: float, s1: float, s2: float, colour: object) -> None:
+    def upright(self, x1: float, x2: float, y1: float, y2: float, s1: float, s2: float, colour: Colour) -> None:
         """A rectangle that stands on the ground plan's line from ``(x1, s1)`` to ``(x2, s2)``."""
-        self.polygon(np.array([[x1, y1, s1], [x2, y1, s2], [x2, y2, s2], [x1, y2, s1]]), colour)  # type: ignore[arg-type]
+        self.polygon([(x1, y1, s1), (x2, y1, s2), (x2, y2, s2), (x1, y2, s1)], colour)
 
     def house(self, prop: Prop) -> None:
         rng, look = np.random.default_rng((*self.track.seed, 5, prop.which)), self.look
-        base = rng.uniform(0.6, 1.0) * np.array([(178, 150, 128), (196, 190, 178), (150, 96, 80), (120, 130, 140)][rng.integers(4)])
+        base = rng.uniform(0.6, 1.0) * tint(WALLS[rng.integers(len(WALLS))])
         width, deep, out = rng.uniform(7, 14), rng.uniform(8, 18), math.copysign(1, prop.x)
         near, far, x1, x2 = prop.s, prop.s + deep, prop.x, prop.x + out * width
-        glass = np.array((60, 72, 86))
+        glass = tint((60, 72, 86))
         self.upright(x1, x1, 0, prop.height, near, far, wall(base, 0.72, look))
         self.upright(x1, x2, 0, prop.height, near, near, wall(base, 0.95, look))
         for floor in range(int(prop.height / 3)):
@@ -356,35 +209,40 @@ class Painter:
                 a, b = x1 + out * place * width, x1 + out * (place + 0.11) * width
                 self.upright(a, b, y1, y2, near, near, wall(glass, 1.0, look))
         if look.place != "town":
-            ridge, roof = prop.height + width * 0.3, wall(np.array((96, 74, 66)) * rng.uniform(0.6, 1.2), 0.9, look)
-            mid = (x1 + x2) / 2
-            self.polygon(np.array([[x1, prop.height, near], [x1, prop.height, far], [mid, ridge, far], [mid, ridge, near]]), roof)
-            self.polygon(np.array([[x1, prop.height, near], [x2, prop.height, near], [mid, ridge, near]]), wall(base, 0.85, look))
+            mid, eaves, ridge = (x1 + x2) / 2, prop.height, prop.height + width * 0.3
+            roof = wall(tint((96, 74, 66)) * rng.uniform(0.6, 1.2), 0.9, look)
+            self.polygon([(x1, eaves, near), (x1, eaves, far), (mid, ridge, far), (mid, ridge, near)], roof)
+            self.polygon([(x1, eaves, near), (x2, eaves, near), (mid, ridge, near)], wall(base, 0.85, look))
         elif rng.random() < 0.6:  # a shop's board
-            board = np.array([(190, 40, 40), (230, 180, 40), (40, 90, 160), (40, 120, 80), (220, 220, 220)][rng.integers(5)])
+            board = tint(BOARDS[rng.integers(len(BOARDS))])
             self.upright(x1 + out * 0.5, x1 + out * width * 0.7, 3, 3.8, near, near, wall(board, 1, look))
             self.upright(x1, x1, 3, 3.8, near + 1, near + deep * 0.8, wall(board, 0.8, look))
 
-    def pole(self, x: float, s: float, height: float, radius: float, colour: tuple[int, int, int]) -> None:
-        self.upright(x - radius, x + radius, 0, height, s, s, wall(np.array(colour), 1.0, self.look))
+    def pole(self, x: float, s: float, height: float, radius: float, colour: Colour) -> None:
+        self.upright(x - radius, x + radius, 0, height, s, s, wall(tint(colour), 1.0, self.look))
 
     def sign(self, sign: Sign, number: int) -> None:
-        rng, look = np.random.default_rng((*self.track.seed, 6, number)), self.look
-        wood = rng.random() < 0.3
+        wood = sign.ground % 3 == 0
         self.pole(sign.x, sign.s + 0.02, sign.y, 0.055 if wood else 0.035, (112, 90, 66) if wood else (146, 148, 150))
-        face = np.asarray(paint_face(sign.label, sign.ground), np.float32).copy()
+        if sign not in self.scenery.faces:
+            self.scenery.faces[sign] = self._face(sign, number)
+        corners = self.view.on_plate(sign, np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]))
+        patch, corner = warp_face(self.scenery.faces[sign], corners)
+        self.areas[sign] = int(np.count_nonzero(np.asarray(_solid(patch))))
+        self.lay(patch, corner, sign.s, number + 1)
+
+    def _face(self, sign: Sign, number: int) -> Image.Image:
+        """The sign's face, faded and dirty, in the light that falls on it."""
+        rng, look = np.random.default_rng((*self.track.seed, 6, number)), self.look
+        face = np.array(paint_face(sign.label, sign.ground), np.float32)
         side = len(face)
-        face[..., :3] += (face[..., :3].mean(-1, keepdims=True) + 25 - face[..., :3]) * rng.uniform(0, 0.35)  # faded
-        dirt = fractal(rng, side, side, 5, 4)
-        shade = 1 - 0.05 * dirt
+        face[..., :3] += (face[..., :3].mean(-1, keepdims=True) + 30 - face[..., :3]) * rng.uniform(0, 0.3)
+        shade = 1 - 0.05 * fractal(rng, side, side, 5, 4)
         if look.sun and rng.random() < 0.35:  # leaves throw their shadow
             shade *= 1 - 0.45 * ((fractal(rng, side, side, 3, 2) - 0.2) * 4).clip(0, 1)
-        lamps = np.array((0.86, 0.84, 0.78)) if look.dusk else look.light
+        lamps = tint((0.86, 0.84, 0.78)) if look.dusk else look.light
         face[..., :3] *= shade[..., None] * lamps * sign.brightness
-        corners = self.view.on_plate(sign, np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]))
-        patch, corner = warp_face(Image.fromarray(face.clip(0, 255).astype(np.uint8)), corners)
-        self.areas[sign] = int(np.count_nonzero(np.asarray(_solid(patch))))
-        self.lay(patch, corner, number + 1)
+        return Image.fromarray(face.clip(0, 255).astype(np.uint8))
 
     def hider(self, prop: Prop) -> None:
         assert prop.sign is not None
@@ -415,7 +273,7 @@ class Painter:
 
     def finish(self) -> None:
         if self.look.bonnet:
-            colour = wall(np.array((52, 54, 60)), 1.0, self.look)
+            colour = wall(tint((52, 54, 60)), 1.0, self.look)
             self.draw.ellipse((-160, HEIGHT - 46, WIDTH + 160, HEIGHT + 140), fill=colour)
 
     def seen(self, sign: Sign, number: int) -> float:
@@ -470,10 +328,10 @@ def render_video(video: Video, out: Path) -> list[str]:
         rng = np.random.default_rng((*track.seed, 8))
         for index, frame in enumerate(track.frames):
             picture, found = compose(video, scenery, track, index)
-            angle, strength = rng.normal(0, 0.5), rng.random()
-            shake = (strength * math.cos(angle), strength * math.sin(angle))
+            if not found:  # hidden behind something; LISA lists no frame without a sign
+                continue
             name = f"{folder}/{track.name}_image{index}.png"
-            develop(picture, scenery.look, rng, shake).save(out / name, compress_level=3)
+            develop(picture, scenery.look, scenery.grain, rng).save(out / name, compress_level=2)
             for sign, box, hidden in found:
                 corners = ";".join(str(edge) for edge in box)
                 lines.append(
@@ -520,9 +378,7 @@ def make_scenes(out: str | os.PathLike[str], *, videos: int = 40, frames: int = 
 
 
 def _render_all(videos: list[Video], out: Path) -> list[str]:
-    with ProcessPoolExecutor(max_workers=min(len(videos), os.cpu_count() or 1)) as pool:
+    # Spawned, not forked: the caller may run threads, and a forked copy of them can hang.
+    with ProcessPoolExecutor(min(len(videos), os.cpu_count() or 1), multiprocessing.get_context("spawn")) as pool:
         jobs = [pool.submit(render_video, video, out) for video in videos]
         return [line for job in progress(jobs, "drawing road scenes") for line in job.result()]
-
-
-LABELS = tuple(design.label for design in WANTED)

@@ -68,7 +68,7 @@ class Pen:
         self.image.paste(fill, (round(cx - mask.width / 2), round(cy - mask.height / 2)), mask)
 
 
-def _rounded(corners: Sequence[Point], radius: float) -> list[Point]:
+def _rounded(corners: list[Point], radius: float) -> list[Point]:
     """The convex polygon with rounded corners, stretched so that it still reaches -1..1 both ways."""
     outline = []
     for before, corner, after in zip(corners[-1:] + corners[:-1], corners, corners[1:] + corners[:1], strict=True):
