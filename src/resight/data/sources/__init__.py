@@ -1,0 +1,71 @@
+"""Annotated images in the formats people have. One module is one format; ``FORMATS`` is the only list of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from ...errors import ResightError, nearest
+from . import coco, csv_table, lisa, tfrecord, voc, yolo
+from .source import Source, Tree
+
+__all__ = ["FORMATS", "Format", "Source", "read_source"]
+
+
+class Format(Protocol):
+    """What the module of a format offers."""
+
+    NAME: str
+    LOOKS_FOR: str
+
+    def looks_like(self, tree: Tree) -> str:
+        """The evidence that ``tree`` is of this format, "" if there is none."""
+
+    def read(self, tree: Tree, classes: Sequence[str] = ()) -> Source:
+        """Reads it; ``classes`` name its numbers where the format has names nowhere."""
+
+
+FORMATS: tuple[Format, ...] = (lisa, coco, voc, yolo, csv_table, tfrecord)
+
+
+def read_source(path: str | os.PathLike[str], format: str = "auto", *, classes: Sequence[str] = ()) -> Source:
+    """Reads the annotations of a folder, or of one annotation file.
+
+    Args:
+        path: a folder, or a CSV, JSON, XML, YAML or TFRecord file.
+        format: one of ``FORMATS``'s names, or "auto" to look which one it is.
+        classes: names for class numbers, where the source has only numbers.
+
+    Raises:
+        ResightError: nothing of that format is there, several formats are, or a file cannot be read at all.
+    """
+    by_name = {module.NAME: module for module in FORMATS}
+    if format != "auto" and format not in by_name:
+        fix = nearest(format, by_name) or f"Formats are auto, {', '.join(by_name)}."
+        raise ResightError(f"unknown format '{format}'", where="--format", fix=fix)
+    tree = Tree.of(path)
+    if format != "auto" and (evidence := by_name[format].looks_like(tree)):
+        return replace(by_name[format].read(tree, classes), note=evidence)
+    found = {name: evidence for name, module in by_name.items() if (evidence := module.looks_like(tree))}
+    if format == "auto" and len(found) == 1:
+        ((name, evidence),) = found.items()
+        return replace(by_name[name].read(tree, classes), note=evidence)
+    raise _explain(os.fspath(path), tree, format, found, by_name)
+
+
+def _explain(path: str, tree: Tree, format: str, found: dict[str, str], by_name: dict[str, Format]) -> ResightError:
+    if not tree.only and not tree.files:
+        return ResightError("the folder is empty", where=path)
+    seen = "\n  ".join(f"{name}: found {evidence}" for name, evidence in found.items())
+    if format != "auto":
+        fix = f"What is there looks like\n  {seen}" if found else "Nor does it look like any other known format."
+        message = f"holds nothing in the format '{format}', which is {by_name[format].LOOKS_FOR}"
+        return ResightError(message, where=path, fix=fix)
+    if found:
+        fix = f"{seen}\n  Choose with --format {'|'.join(found)}, or name one annotation file instead of the folder."
+        return ResightError(f"holds annotations in {len(found)} formats", where=path, fix=fix)
+    count = "" if tree.only else f" among its {len(tree.files)} files, {len(tree.images)} of them images"
+    looked = "\n  ".join(f"{name}: {module.LOOKS_FOR}" for name, module in by_name.items())
+    return ResightError(f"no annotations of a known format found{count}", where=path, fix=f"Looked for\n  {looked}")

@@ -1,0 +1,372 @@
+"""What all formats share: the folder they look at, the images they gather, and the source that comes of it."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import math
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from ...boxes import Annotation, Box, Split
+from ...errors import Problem, ResightError, listed
+from ..images import IMAGE_SUFFIXES
+
+_SPLITS: dict[str, Split] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "eval", "evaluation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """An annotated set of images, as one format states it.
+
+    Args:
+        format: "lisa", "coco", "voc", "yolo", "csv" or "tfrecord".
+        path: what was read, absolute.
+        annotations: one per image; boxes exactly as written, bad ones too; images are not opened and may be missing.
+        has_split: the source parts its images itself, and every annotation has its ``split``.
+        classes: names in the source's own order (YOLO's numbers, COCO's ids, a label map); () when it has none.
+        problems: malformed lines and files (their images are left out), missing images (theirs stay in), ...
+        note: why this format was recognised.
+    """
+
+    format: str
+    path: str
+    annotations: list[Annotation]
+    has_split: bool = False
+    classes: tuple[str, ...] = ()
+    problems: list[Problem] = field(default_factory=list)
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A folder as the formats see it: listed once, however many of them look.
+
+    ``root`` is absolute; ``only`` is the one file in it that the user named, or "". Names are relative to the root,
+    with "/" between folders.
+    """
+
+    root: str
+    only: str = ""
+
+    @staticmethod
+    def of(path: str | os.PathLike[str]) -> Tree:
+        """The tree of a folder, or of the folder that an annotation file belongs to."""
+        full = os.path.abspath(path)
+        if os.path.isdir(full):
+            return Tree(full)
+        if not os.path.isfile(full):
+            raise ResightError("no such file or folder", where=path)
+        root, name = os.path.split(full)
+        if os.path.basename(root).lower() == "annotations":
+            root, folder = os.path.split(root)
+            name = f"{folder}/{name}"
+        return Tree(root, name)
+
+    @cached_property
+    def files(self) -> tuple[str, ...]:
+        """Every file, sorted; hidden ones and archive leftovers are none."""
+        return tuple(sorted(_walk(self.root)))
+
+    @cached_property
+    def images(self) -> tuple[str, ...]:
+        """The files that are images by their suffix."""
+        return tuple(name for name in self.files if name.lower().endswith(IMAGE_SUFFIXES))
+
+    @cached_property
+    def images_by_name(self) -> dict[str, list[str]]:
+        """Images by their name without folder."""
+        by_name = defaultdict(list)
+        for name in self.images:
+            by_name[os.path.basename(name)].append(name)
+        return dict(by_name)
+
+    def candidates(self, *suffixes: str) -> list[str]:
+        """Files with one of these suffixes; the named file alone, where there is one."""
+        return [name for name in ([self.only] if self.only else self.files) if name.lower().endswith(suffixes)]
+
+    def path(self, name: str) -> str:
+        return os.path.normpath(os.path.join(self.root, name))
+
+    def name(self, path: str) -> str:
+        """The inverse of ``path``; a path elsewhere stays as it is."""
+        prefix = os.path.join(self.root, "")
+        return path[len(prefix) :].replace(os.sep, "/") if path.startswith(prefix) else path
+
+
+@dataclass
+class _Image:
+    where: str
+    width: int | None
+    height: int | None
+    split: Split | None
+    group: str | None
+    boxes: dict[str, list[Box]] = field(default_factory=dict)  # by annotation file
+    spoiled: bool = False
+
+
+class Gathering:
+    """Joins what annotation files say into one annotation per image."""
+
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
+        self.problems: list[Problem] = []
+        self.images: dict[str, _Image] = {}
+
+    def image(
+        self,
+        path: str,
+        *,
+        file: str,
+        where: str,
+        width: int | None = None,
+        height: int | None = None,
+        split: Split | None = None,
+    ) -> list[Box]:
+        """The boxes of image ``path`` that annotation ``file`` states, to append to."""
+        image = self.images.get(path)
+        if image is None:
+            image = self.images[path] = _Image(where, width, height, split, None)
+        if split and image.split and split != image.split:
+            self.problem("split_conflict", where, f"is in {image.split} and in {split}: {path}")
+        image.split = image.split or split
+        image.width, image.height = image.width or width, image.height or height
+        return image.boxes.setdefault(file, [])
+
+    def problem(self, kind: str, where: str, message: str, level: str = "error") -> None:
+        self.problems.append(Problem("warning" if level == "warning" else "error", kind, where, message))
+
+    def malformed(self, where: str, message: object, image: str = "") -> None:
+        """Something that cannot be read; the image it belongs to is left out, half its boxes would mislead."""
+        if image in self.images:
+            self.images[image].spoiled = True
+            message = f"{message}; its image is left out"
+        self.problem("malformed", where, str(message))
+
+    def table(
+        self,
+        name: str,
+        delimiter: str,
+        places: Iterable[str],
+        split: Split | None = None,
+        quoting: int = csv.QUOTE_MINIMAL,
+    ) -> Iterator[tuple[str, str, dict[str, str]]]:
+        """Each row of a CSV with a column ``filename``: where it is, its image's path, and its cells by lower-case
+        column. The image is registered before anything of the row can be refused."""
+        file = self.tree.path(name)
+        columns: list[str] = []
+        located: dict[str, str] = {}
+        for line, cells in read_table(file, delimiter, quoting):
+            where = f"{file}:{line}"
+            if not columns:
+                columns = [cell.lower() for cell in cells]
+                continue
+            try:
+                frame = text(dict(zip(columns, cells, strict=False)).get("filename", ""), "filename")
+            except ValueError as error:
+                self.malformed(where, error)
+                continue
+            image = located.get(frame) or located.setdefault(frame, self.locate(frame, places))
+            self.image(image, file=file, where=where, split=split)
+            if len(cells) == len(columns):
+                yield where, image, dict(zip(columns, cells, strict=True))
+            else:
+                self.malformed(where, f"has {len(cells)} columns instead of {len(columns)}", image)
+
+    def locate(self, name: str, folders: Iterable[str]) -> str:
+        """The path of image ``name`` in the first of ``folders`` that has it, else anywhere below the root if it is
+        there once; where it is missing, the path at which it was expected first."""
+        folders = list(dict.fromkeys(folders))
+        name = name.replace("\\", "/")
+        parts = name.split("/")
+        # An absolute path or one that leaves the folder may come from another machine: its end can still be right.
+        foreign = name.startswith(("/", "../")) or name[1:2] == ":"
+        for start in range(len(parts) if foreign else 1):
+            tail = "/".join(parts[start:]) if start else name
+            for folder in folders:
+                path = os.path.normpath(os.path.join(folder, tail))
+                if os.path.isfile(path):
+                    return path
+        if not self.tree.only:
+            same = self.tree.images_by_name.get(parts[-1], [])
+            same = [other for other in same if foreign or f"/{other}".endswith(f"/{name}")]
+            if len(same) == 1:
+                return self.tree.path(same[0])
+        return os.path.normpath(os.path.join(folders[0], name))
+
+    def source(self, format: str, classes: Sequence[str] = ()) -> Source:
+        """Everything gathered. Where some images have a split, those without are left out and counted."""
+        has_split = len({image.split for image in self.images.values() if image.split}) > 1
+        annotations, unassigned = [], []
+        for path, image in self.images.items():
+            name = self.tree.name(path)
+            if image.spoiled:
+                continue
+            if not _is_text(path):
+                self.problem("malformed", image.where, f"the image's file name is not UTF-8: {path!r}")
+                continue
+            if has_split and image.split is None:
+                unassigned.append(name)
+                continue
+            if not os.path.isfile(path):
+                self.problem("missing_image", image.where, f"image not found: {path}")
+            annotations.append(
+                Annotation(
+                    image=path,
+                    boxes=tuple(_union(list(image.boxes.values()))),
+                    width=image.width,
+                    height=image.height,
+                    source_id=name,
+                    group=image.group,
+                    split=image.split,
+                    where=image.where,
+                )
+            )
+        if unassigned:
+            message = f"{len(unassigned)} images are in none of its splits and are left out: {listed(unassigned)}"
+            self.problem("no_split", self.tree.root, message, "warning")
+        if unlisted := self._unlisted():
+            message = f"{len(unlisted)} images beside the others have no annotation, left out: {listed(unlisted)}"
+            self.problem("unlisted_image", self.tree.root, message, "warning")
+        path = self.tree.path(self.tree.only)
+        return Source(format, path, annotations, has_split, tuple(dict.fromkeys(classes)), self.problems)
+
+    def _unlisted(self) -> list[str]:
+        if self.tree.only:
+            return []
+        known = {self.tree.name(path) for path in self.images}
+        folders = {os.path.dirname(name) for name in known}
+        return [name for name in self.tree.images if os.path.dirname(name) in folders and name not in known]
+
+
+def split_of(*names: str) -> Split | None:
+    """The split that the first telling name tells: "images/train2017" -> "train"; "train_val" tells nothing."""
+    for name in names:
+        found = {_SPLITS[word] for word in re.findall("[a-z]+", name.lower()) if word in _SPLITS}
+        if len(found) == 1:
+            return found.pop()
+    return None
+
+
+def folders_of(name: str) -> list[str]:
+    """The names of the folders around a file, the nearest first."""
+    return name.split("/")[-2::-1]
+
+
+def read_text(path: str) -> str:
+    """A whole text file in UTF-8, or in UTF-16 with its mark."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise ResightError(f"cannot be read: {error.strerror}", where=path) from error
+    try:
+        return data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ResightError(
+            f"is not UTF-8 text (byte {error.start})", where=path, fix="Save it as UTF-8 and try again."
+        ) from error
+
+
+def peek(path: str, size: int = 4096) -> str:
+    """The first ``size`` bytes of a file as text, however damaged: for looking only."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(size)
+    except OSError as error:
+        raise ResightError(f"cannot be read: {error.strerror}", where=path) from error
+    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return data.decode("utf-16" if utf16 else "utf-8-sig", errors="replace")
+
+
+def read_table(path: str, delimiter: str, quoting: int) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV file with their line numbers from 1, fields stripped; blank lines are no rows."""
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, quoting=quoting)
+    try:
+        for row in reader:
+            if any(cell.strip() for cell in row):
+                yield reader.line_num, [cell.strip() for cell in row]
+    except csv.Error as error:
+        raise ResightError(f"is not a valid CSV file: {error}", where=f"{path}:{reader.line_num}") from error
+
+
+def number(value: object, name: str) -> float:
+    """``value`` as a float, infinite and NaN ones too. Raises ValueError that speaks of ``name``."""
+    try:
+        if isinstance(value, str | int | float) and not isinstance(value, bool):
+            return float(value)
+    except (ValueError, OverflowError):
+        pass
+    raise ValueError(f"{name} is {value!r}, not a number")
+
+
+def size(value: object, name: str) -> int | None:
+    """An image side in pixels; None where it is not told (absent, blank or 0)."""
+    if value is None or value == "":
+        return None
+    side = number(value, name)
+    if not math.isfinite(side) or side < 0:
+        raise ValueError(f"{name} is {value!r}, not a size in pixels")
+    return round(side) or None
+
+
+def text(value: object, name: str) -> str:
+    """A non-empty string that can be stored. Raises ValueError that speaks of ``name``."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or not value.strip() or not _is_text(value):
+        raise ValueError(f"{name} is {value!r}, not a name")
+    return value.strip()
+
+
+def flag(value: str | None) -> bool:
+    return (value or "").strip().lower() in ("1", "true", "yes")
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _union(files: list[list[Box]]) -> list[Box]:
+    # Two files that state the same image (a complete table beside its parts) repeat boxes; one file's are its own.
+    boxes = list(files[0]) if files else []
+    for more in files[1:]:
+        known = {(box.label, box.xyxy) for box in boxes}
+        boxes += [box for box in more if (box.label, box.xyxy) not in known]
+    return boxes
+
+
+def _walk(root: str) -> Iterator[str]:
+    seen = set()
+    todo = [""]
+    while todo:
+        prefix = todo.pop()
+        folder = os.path.join(root, prefix)
+        try:
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in seen:  # a link to a folder above or beside
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name.startswith(".") or entry.name == "__MACOSX":
+                        continue
+                    if entry.is_dir():
+                        todo.append(f"{prefix}{entry.name}/")
+                    else:
+                        yield prefix + entry.name
+        except OSError as error:
+            raise ResightError(f"cannot list the folder: {error.strerror}", where=folder) from error

@@ -1,0 +1,90 @@
+"""TFRecords of images with boxes, ours or the TensorFlow Object Detection API's, as a source to split or shard anew."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...boxes import Annotation, Box
+from ..example import Record, decode_image_bytes
+from ..images import StoredImage
+from ..records import RecordSplit, open_records
+from ..tfrecord import ShardReader
+from .source import Source, Tree
+
+NAME = "tfrecord"
+LOOKS_FOR = "files named *.tfrecord, *.tfrecords, *.record or *.records, sharded or not"
+
+_IS_RECORD = re.compile(r"\.(tf)?records?(-\d+-of-\d+)?$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class RecordImage(StoredImage):
+    """The image of one record, read when it is asked for."""
+
+    path: str
+    offset: int
+    length: int
+
+    def __fspath__(self) -> str:
+        return f"{self.path}, byte {self.offset}"
+
+    def read_bytes(self) -> bytes:
+        payload = ShardReader([self.path], [[self.offset]], [[self.length]])[0]
+        return decode_image_bytes(payload, str(self))
+
+    def __str__(self) -> str:
+        return self.__fspath__()
+
+
+def looks_like(tree: Tree) -> str:
+    files = [name for name in ([tree.only] if tree.only else tree.files) if _IS_RECORD.search(name)]
+    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+    return f"{files[0]}{more}" if files else ""
+
+
+def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
+    """Reads boxes and all else but the images, which are read from the records when their turn comes."""
+    path = tree.path(tree.only)
+    records = open_records(path)
+    shards = [shard for split in records.splits.values() for shard in split.shards]
+    has_split = len(records.splits) > 1
+    annotations = [
+        _annotation(split, i, summary, shards, has_split)
+        for split in records.splits.values()
+        for i, summary in enumerate(split.summaries)
+    ]
+    return Source(NAME, path, annotations, has_split, records.label_map.names, list(records.problems))
+
+
+def _annotation(split: RecordSplit, i: int, record: Record, shards: list[str], has_split: bool) -> Annotation:
+    column = split.index.records
+    image = RecordImage(shards[column["shard"][i]], int(column["offset"][i]), int(column["length"][i]))
+    names = split.label_map.names
+    boxes = []
+    for at, label in enumerate(split.labels(record).tolist()):
+        area = float(record.area[at])
+        boxes.append(
+            Box(
+                names[label] if label >= 0 else record.label_texts[at] or f"class {record.label_ids[at]}",
+                *record.boxes[at].tolist(),
+                difficult=bool(record.difficult[at]),
+                occluded=bool(record.occluded[at]),
+                crowd=bool(record.crowd[at]),
+                area=None if math.isnan(area) else area,
+            )
+        )
+    name = record.filename or record.source_id or f"{split.name}-{i:06}"
+    return Annotation(
+        image=image,
+        boxes=tuple(boxes),
+        width=record.width,
+        height=record.height,
+        filename=name,
+        source_id=record.source_id or name,
+        group=record.group or None,
+        split=split.name if has_split else None,
+        where=split.where(i),
+    )

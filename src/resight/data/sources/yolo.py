@@ -1,0 +1,229 @@
+"""YOLO: a text file for each image, one line for each box; class names in a YAML or a names file.
+
+Source: the Ultralytics and Darknet data formats; Roboflow's and CVAT's exports of them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import yaml
+
+from ...boxes import Box, Split
+from ...errors import ResightError
+from ...progress import track
+from ..images import IMAGE_SUFFIXES, probe_file
+from .source import Gathering, Source, Tree, folders_of, number, peek, read_text, split_of, text
+
+NAME = "yolo"
+LOOKS_FOR = "a YAML with 'names', or text files named like the images with lines 'class x y width height'"
+
+_NAMES_FILES = ("classes.txt", "_darknet.labels", "predefined_classes.txt", "obj.names")
+_KEYS: dict[str, Split] = {"train": "train", "val": "val", "valid": "val", "test": "test"}
+_LABEL = re.compile(r"\s*(\d+(\s+[-+.\deE]+){4,}\s*?(\n|$)|$)")
+
+
+def looks_like(tree: Tree) -> str:
+    if config := _config_file(tree):
+        return f"class names in {config}"
+    if tree.only:
+        return ""
+    stems = {os.path.splitext(name)[0] for name in tree.images}
+    texts = [name for name in tree.candidates(".txt") if name[:-4] in stems or "labels" in folders_of(name)]
+    head = next((head for name in texts[:100] if (head := peek(tree.path(name))).strip() and _LABEL.match(head)), "")
+    return f"{len(texts)} text files with lines such as '{head.strip().splitlines()[0][:60]}'" if head else ""
+
+
+def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
+    """Reads the label file of every image: boxes, and polygons as the boxes around them; no file is no object.
+
+    Coordinates are fractions of the image as it is shown, that is after its EXIF rotation, so the header of every image
+    with boxes is read, and ``width`` and ``height`` are those of the image shown.
+    """
+    gathering = Gathering(tree)
+    file = _config_file(tree)
+    config = _load(tree.path(file)) if file else {}
+    names = _names(tree, config, file)
+    if not names and classes:
+        names = dict(enumerate(classes))
+    if not names:
+        message = "the classes have no names (no data.yaml, classes.txt or obj.names): their numbers are taken"
+        gathering.problem("unnamed_classes", tree.root, message, "warning")
+    labels: set[str] = set()
+    images = list(_images(gathering, config, file))
+    for path, split, where in track(images, "reading YOLO"):
+        label = next((label for label in _label_paths(path) if os.path.isfile(label)), "")
+        gathering.image(path, file=label, where=label or where, split=split)
+        if label and label not in labels:
+            labels.add(label)
+            _read_file(gathering, path, label, names, "kpt_shape" in config)
+    if not labels:
+        if not images:
+            raise ResightError("there are labels or class names, but no images", where=tree.root)
+        looked = " or ".join(dict.fromkeys(_label_paths(images[0][0])))
+        raise ResightError(
+            f"none of the {len(images)} images has a label file", where=tree.root, fix=f"Looked for {looked}"
+        )
+    _without_image(gathering, labels)
+    return gathering.source(NAME, [names[number] for number in sorted(names)])
+
+
+def _config_file(tree: Tree) -> str:
+    """The YAML with class names that is nearest to the root."""
+    files = sorted(tree.candidates(".yaml", ".yml"), key=lambda name: (name.count("/"), name))
+    return next(
+        (name for name in files[:50] if re.search(r"(?m)^['\"]?names['\"]?\s*:", peek(tree.path(name), 65536))), ""
+    )
+
+
+def _load(path: str) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else path
+        raise ResightError(f"is not valid YAML: {getattr(error, 'problem', None) or error}", where=where) from error
+    except (ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        raise ResightError(f"is not valid YAML: {error}", where=path) from error
+    if not isinstance(config, dict):
+        raise ResightError("is not a mapping of 'names', 'train', ... to their values", where=path)
+    return config
+
+
+def _names(tree: Tree, config: dict[str, Any], file: str) -> dict[int, str]:
+    if file:
+        names = config.get("names")
+        try:
+            if isinstance(names, list):
+                return {at: text(name, f"names[{at}]") for at, name in enumerate(names)}
+            if isinstance(names, dict):
+                return {int(at): text(name, f"names[{at}]") for at, name in names.items()}
+        except (ValueError, TypeError) as error:
+            raise ResightError(str(error), where=tree.path(file)) from error
+        if not isinstance(names, str):
+            raise ResightError("'names' is neither a list nor a mapping of numbers to names", where=tree.path(file))
+        found = [os.path.relpath(os.path.join(os.path.dirname(tree.path(file)), names), tree.root)]
+    else:
+        files = sorted(tree.files, key=lambda name: (name.count("/"), name))
+        found = [name for name in files if os.path.basename(name) in _NAMES_FILES or name.endswith(".names")]
+    lines = read_text(tree.path(found[0])).splitlines() if found else []
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return {at: line.strip() or str(at) for at, line in enumerate(lines)}
+
+
+def _images(gathering: Gathering, config: dict[str, Any], file: str) -> Iterator[tuple[str, Split | None, str]]:
+    """``(path, split, where it is listed)`` of every image."""
+    tree = gathering.tree
+    stated = {key: config[key] for key in _KEYS if config.get(key)}
+    if not stated:
+        lists = [name for name in tree.files if name.endswith(".txt") and "/" not in name and split_of(name[:-4])]
+        lists = [
+            name for name in lists if peek(tree.path(name)).split("\n")[0].strip().lower().endswith(IMAGE_SUFFIXES)
+        ]
+        for name in lists:
+            yield from _listed(gathering, tree.path(name), split_of(name[:-4]), [tree.root])
+        if not lists:
+            yield from ((tree.path(name), split_of(*folders_of(name)), tree.path(name)) for name in tree.images)
+        return
+    home = os.path.dirname(tree.path(file))
+    base = os.path.join(home, str(config.get("path") or ""))
+    missing = []
+    for key, value in stated.items():
+        for entry in value if isinstance(value, list) else [value]:
+            place = _place(str(entry), [base, home])
+            if os.path.isdir(place):
+                yield from ((os.path.join(place, name), _KEYS[key], place) for name in Tree(place).images)
+            elif os.path.isfile(place):
+                yield from _listed(gathering, place, _KEYS[key], [os.path.dirname(place), base, home])
+            else:
+                missing.append(f"{key}: {entry}")
+                # Exports name a test folder whether there is one or not.
+                level = "error" if key == "train" else "warning"
+                gathering.problem("missing_folder", tree.path(file), f"{key}: {entry} does not exist", level)
+    if len(missing) == len(stated):
+        raise ResightError(f"none of its folders exists: {', '.join(missing)}", where=tree.path(file))
+
+
+def _place(entry: str, bases: list[str]) -> str:
+    # Roboflow writes ../train/images for what lies in train/images beside the YAML.
+    for name in (entry, re.sub(r"^(\.\./)+", "", entry)):
+        for base in bases:
+            path = os.path.normpath(os.path.join(base, name))
+            if os.path.exists(path):
+                return path
+    return ""
+
+
+def _listed(
+    gathering: Gathering, path: str, split: Split | None, bases: list[str]
+) -> Iterator[tuple[str, Split | None, str]]:
+    for line, row in enumerate(read_text(path).splitlines(), 1):
+        if row.strip():
+            # CVAT writes data/obj_train_data/... for what lies in obj_train_data/...
+            shorter = row.strip().removeprefix("./").removeprefix("data/")
+            found = gathering.locate(row.strip(), bases)
+            yield found if os.path.isfile(found) else gathering.locate(shorter, bases), split, f"{path}:{line}"
+
+
+def _label_paths(image: str) -> Iterator[str]:
+    stem = os.path.splitext(image)[0]
+    folder, name = os.path.split(stem)
+    apart = re.sub(r"(.*/)(images|JPEGImages)/", r"\1labels/", f"{folder}/")
+    yield os.path.join(apart, f"{name}.txt")
+    yield f"{stem}.txt"
+    yield os.path.join(folder, "labels", f"{name}.txt")
+    yield os.path.join(os.path.dirname(folder), "labels", f"{name}.txt")
+
+
+def _read_file(gathering: Gathering, path: str, label: str, names: dict[int, str], keypoints: bool) -> None:
+    try:
+        rows = [(line, row.split()) for line, row in enumerate(read_text(label).splitlines(), 1) if row.strip()]
+        if not rows:
+            return
+        info = probe_file(path)
+    except ResightError as error:
+        if error.where == label:
+            gathering.malformed(label, error.message, path)
+        return  # an image that cannot be opened is found missing or unreadable in due course
+    item = gathering.images[path]
+    item.width, item.height = info.upright_size
+    for line, cells in rows:
+        try:
+            corners = _corners([number(cell, "a value") for cell in cells[1:]], keypoints)
+            scaled = [corner * side for corner, side in zip(corners, (item.width, item.height) * 2, strict=True)]
+            item.boxes[label].append(Box(_class(cells[0], names), *scaled))
+        except ValueError as error:
+            gathering.malformed(f"{label}:{line}", error, path)
+
+
+def _class(cell: str, names: dict[int, str]) -> str:
+    value = number(cell, "the class")
+    if not value.is_integer() or value < 0:
+        raise ValueError(f"the class is '{cell}', not a whole number from 0")
+    if names and int(value) not in names:
+        raise ValueError(f"the class is {cell}, but there are only the names of {min(names)} to {max(names)}")
+    return names.get(int(value), str(int(value)))
+
+
+def _corners(values: list[float], keypoints: bool) -> tuple[float, float, float, float]:
+    if len(values) == 4 or (keypoints and len(values) > 4):
+        x, y, width, height = values[:4]
+        return x - width / 2, y - height / 2, x + width / 2, y + height / 2
+    if len(values) < 6 or len(values) % 2:
+        raise ValueError(f"has {len(values)} numbers after the class: neither a box (4) nor a polygon (6, 8, 10, ...)")
+    return min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])
+
+
+def _without_image(gathering: Gathering, labels: set[str]) -> None:
+    tree = gathering.tree
+    folders = {os.path.dirname(label) for label in labels}
+    for name in [] if tree.only else tree.candidates(".txt"):
+        path = tree.path(name)
+        if path in labels or os.path.dirname(path) not in folders or os.path.basename(name) in _NAMES_FILES:
+            continue
+        if _LABEL.match(peek(path)):
+            gathering.problem("missing_image", path, "there is no image of this name")
