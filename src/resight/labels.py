@@ -98,11 +98,12 @@ def parse_label_map(text: str, where: str = "") -> LabelMap:
         if field.name != "item" or not isinstance(field.value, list):
             problems.append(Problem("warning", "label-map-field", place, f"'{field.name}' is no item; ignored"))
             continue
-        item = _item(field.value, place, problems, stated)
+        item, has_id = _item(field.value, place, problems)
         if item.id == 0 and item.name == "background":
             problems.append(Problem("warning", "label-map-background", place, "id 0, 'background', is not a class"))
         else:
             items.append(item)
+            stated += [item.id] * has_id
     if not items:
         raise ResightError(
             "the label map holds no class", where=where, fix="It needs items like item { id: 1 name: 'stop' }."
@@ -121,13 +122,14 @@ def to_pbtxt(label_map: LabelMap) -> str:
     return "\n".join(blocks) + "\n"
 
 
-def _item(fields: list[textproto.Field], place: str, problems: list[Problem], stated: list[int]) -> LabelItem:
+def _item(fields: list[textproto.Field], place: str, problems: list[Problem]) -> tuple[LabelItem, bool]:
     values: dict[str, str] = {}
     id: int | None = None
     for field in fields:
         if field.name == "id":
-            if not isinstance(field.value, int):
-                raise ResightError(f"id {field.value!r} is not a whole number", where=f"{place}, column {field.column}")
+            if not isinstance(field.value, int) or not -(2**31) <= field.value < 2**31:
+                value = "{...}" if isinstance(field.value, list) else repr(field.value)
+                raise ResightError(f"id {value} is not a 32-bit number", where=f"{place}, column {field.column}")
             id = field.value
         elif field.name in ("name", "display_name"):
             if isinstance(field.value, list):
@@ -135,14 +137,12 @@ def _item(fields: list[textproto.Field], place: str, problems: list[Problem], st
             values[field.name] = str(field.value)
     if id is None:
         problems.append(Problem("warning", "label-map-no-id", place, f"item {values.get('name', '')!r} has no id"))
-    else:
-        stated.append(id)
     display_name = values.get("display_name", "")
     name = values.get("name", "") or display_name
     if not name:
         name = f"unnamed-{id}"
         problems.append(Problem("error", "label-map-no-name", place, f"the item with id {id} has no name"))
-    return LabelItem(id or 0, name, display_name)
+    return LabelItem(id or 0, name, display_name), id is not None
 
 
 def _oddities(items: list[LabelItem], stated: list[int], where: str) -> list[Problem]:
@@ -156,8 +156,7 @@ def _oddities(items: list[LabelItem], stated: list[int], where: str) -> list[Pro
     low = [id for id in stated if id < 1]
     if low:
         problems.append(Problem("warning", "label-map-id-0", where, f"ids below 1: {listed(low)}; TFOD counts from 1"))
-    present = set(stated)
-    gaps = sum(1 for _ in stated) and max(stated) - len({id for id in present if id >= 1})
+    gaps = max(stated, default=0) - len({id for id in stated if id >= 1})
     if gaps > 0:
         problems.append(Problem("warning", "label-map-gap", where, f"{gaps} ids below {max(stated)} have no class"))
     return problems

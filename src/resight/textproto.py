@@ -70,6 +70,7 @@ def parse(text: str, where: object = "") -> list[Field]:
 
 def quote(text: str) -> str:
     """``text`` as a double-quoted string that :func:`parse` and protobuf read back."""
+    text = text.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair has no UTF-8
     special = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
     return '"' + "".join(special.get(c) or (c if c >= " " and c != "\x7f" else f"\\{ord(c):03o}") for c in text) + '"'
 

@@ -28,6 +28,8 @@ def find_records(root: str, globs: Mapping[str, str], problems: list[Problem]) -
     Raises:
         ResightError: nothing found, annotations instead of records, names that leave a choice, missing shards.
     """
+    if not root and not globs:
+        raise ResightError("no records are named", where="data.path", fix="Give a records folder: --data RECORDS.")
     found = {split: _by_glob(root, split, pattern) for split, pattern in globs.items()}
     given = {file for files in found.values() for file in files}
     files = [file for file in _files(root) if _IS_RECORD.search(file) and file not in given]
@@ -58,9 +60,9 @@ def find_records(root: str, globs: Mapping[str, str], problems: list[Problem]) -
     if untold:
         message = f"belong to no split and are not read: {listed(untold)}"
         problems.append(Problem("warning", "unassigned-records", root, message))
-    found |= {split: sorted(*keys.values()) for split, keys in sets.items()}
-    for files in found.values():
-        _check_numbers(files)
+    for split, keys in sets.items():
+        found[split] = sorted(*keys.values())
+        _check_numbers(found[split])
     return {split: found[split] for split in SPLITS if split in found}
 
 
@@ -126,9 +128,9 @@ def _told_split(name: str) -> str:
 
 
 def _set_of(name: str) -> str:
-    """What the shards of one set have in common: `a-00001-of-00003.tfrecord` and `a_1.record` belong to `a...`."""
+    """What the shards of one set have in common: `a-*-of-00003.tfrecord`, `a*.record` (but a year stays)."""
     stem = _NUMBERED.sub(r"-*-of-\2", name)
-    return stem if stem != name else re.sub(r"[-_.]\d+(?=\.\w+$)", "*", name)
+    return stem if stem != name else re.sub(r"[-_.](\d{1,3}|\d{5,})(?=\.\w+$)", "*", name)
 
 
 def _check_numbers(files: Sequence[str]) -> None:

@@ -99,7 +99,9 @@ def encode_example(record: Record) -> bytes:
     feature = example.features.feature
 
     def put(key: str, *values: bytes | str) -> None:
-        feature[key].bytes_list.value.extend(v if isinstance(v, bytes) else v.encode() for v in values)
+        feature[key].bytes_list.value.extend(
+            v if isinstance(v, bytes) else v.encode("utf-8", "backslashreplace") for v in values
+        )
 
     put("image/encoded", record.encoded)
     put("image/format", record.format)

@@ -113,11 +113,11 @@ def open_records(
     problems: list[Problem] = []
     globs = {name: pattern for name, pattern in zip(SPLITS, (train, val, test), strict=True) if pattern}
     found = find_records(root, globs, problems)
-    folder = root if os.path.isdir(root) else os.path.dirname(root)
+    paths = [file for files in found.values() for file in files]
+    folder = root if os.path.isdir(root) else os.path.dirname(paths[0])
     map_file, labels = find_label_map(folder, label_map)
     problems.extend(labels.problems)
     info = _read_info(folder)
-    paths = [file for files in found.values() for file in files]
     index = _index(folder, paths, beside=bool(info) and not globs)
     if index.damaged:
         _report_damage(index, on_bad, problems)
@@ -381,7 +381,7 @@ def _write(
     boxes = {split: sum(counts.values()) for split, counts in per_class.items()}
     report = WriteReport(target, tuple(files), images, boxes, per_class, rotated, index.digest)
     own = {"images": images, "boxes": per_class, "rotated": rotated, "digest": report.digest, "files": files}
-    with open(os.path.join(folder, INFO), "w", encoding="utf-8") as file:
+    with open(os.path.join(folder, INFO), "w", encoding="utf-8", errors="backslashreplace") as file:
         json.dump(info | own, file, indent=2, ensure_ascii=False)
     return report
 

@@ -92,7 +92,9 @@ def read_tfrecord(
             raise file.error(f"truncated: the record has {len(header)} of its {_HEADER.size} header bytes", offset)
         length, length_crc = _HEADER.unpack(header)
         if masked_crc(header[:8]) != length_crc:
-            raise file.error("damaged: the length of the record does not match its CRC", offset)
+            raise file.error(
+                "damaged: the length of the record does not match its CRC; what follows cannot be found", offset
+            )
         if length > size - offset - OVERHEAD:
             raise file.error(
                 f"truncated: a record of {length} bytes, and {size - offset} bytes left in the file", offset
