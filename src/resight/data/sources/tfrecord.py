@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ...boxes import Annotation, Box
 from ..example import Record, decode_image_bytes
 from ..images import StoredImage
-from ..records import RecordSplit, open_records
+from ..records import Records, RecordSplit, open_records
 from ..tfrecord import ShardReader
 from .source import Source, Tree
 
@@ -48,7 +48,11 @@ def looks_like(tree: Tree) -> str:
 def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
     """Reads boxes and all else but the images, which are read from the records when their turn comes."""
     path = tree.path(tree.only)
-    records = open_records(path)
+    return of_records(open_records(path), path)
+
+
+def of_records(records: Records, path: str) -> Source:
+    """The images of an open folder of records; the two share their order."""
     shards = [shard for split in records.splits.values() for shard in split.shards]
     has_split = len(records.splits) > 1
     annotations = [

@@ -1,0 +1,163 @@
+"""Pictures of a data set with its boxes drawn: as it is stored, or as training sees it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shlex
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+
+from ..boxes import Annotation
+from ..config import Config
+from ..drawing import draw
+from ..errors import ResightError, listed, nearest
+from ..progress import track
+from .check import open_data
+from .images import decode, read_bytes, upright
+from .validate import inspect
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+View = tuple[str, np.ndarray, np.ndarray, list[str]]  # file name, [H, W, 3] uint8 RGB, [N, 4] xyxy pixels, N names
+_MARK = b"drawn by resight data show"  # the JPEG comment by which --force knows its own pictures
+
+
+def show_data(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    augment: bool = False,
+    limit: int = 32,
+    split: str = "train",
+    config: Config | None = None,
+    force: bool = False,
+) -> list[str]:
+    """Draws images with their boxes and class names into ``out``, one JPEG each.
+
+    As stored, the images are taken at equal distances from the whole split, and boxes are drawn as the data has them,
+    bad ones too. A source that has no splits is one.
+
+    Args:
+        path: a source in any format ``read_source`` knows, or a records folder.
+        out: the folder to write, whole or not at all.
+        augment: draw what a training step is given: resized, flipped, cropped, recoloured. Needs records.
+        limit: number of pictures at the most.
+        split: "train", "val" or "test".
+        config: its ``[augment]`` and image size are followed; by default the default configuration.
+        force: replace the pictures of an earlier call.
+
+    Returns:
+        Paths of the pictures.
+
+    Raises:
+        ResightError: the data cannot be read, has no such split, or ``out`` cannot be written.
+    """
+    target = os.path.realpath(out)
+    _check_output(target, force)
+    config = config or Config()
+    source, records = open_data(path, "auto", config)
+    parts = list(records.splits) if records else list(dict.fromkeys(a.split for a in source.annotations if a.split))
+    if parts and split not in parts:
+        fix = f"{nearest(split, parts)} There are {listed(parts)}: --split {parts[0]}".strip()
+        raise ResightError(f"has no split '{split}'", where=path, fix=fix)
+    annotations = _spread([a for a in source.annotations if a.split in (split, None)], limit)
+    if not augment:
+        views = _views(annotations, stored=records is not None)
+    elif records:
+        from .dataset import training_view  # torch is needed for nothing else here
+
+        views = training_view(records.splits[split], records.label_map.names, config, limit)
+    else:
+        fix = f"Make records of it: resight data build {shlex.quote(os.fspath(path))} -o records"
+        raise ResightError("training sees records, and this is a source", where=path, fix=fix)
+    names = _save(track(views, "drawing", total=len(annotations)), target)
+    return [os.path.join(os.fspath(out), name) for name in names]
+
+
+def _spread(items: Sequence[T], limit: int) -> list[T]:
+    """At most ``limit`` items at equal distances: neighbours are often frames of one video."""
+    count = min(limit, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
+
+
+def _views(annotations: Iterable[Annotation], stored: bool) -> Iterator[View]:
+    for annotation in annotations:
+        try:
+            yield _view(annotation, stored)
+        except ResightError as error:
+            log.warning("not drawn: %s", error)
+
+
+def _view(annotation: Annotation, stored: bool) -> View:
+    data = read_bytes(annotation.image)
+    where = annotation.where or annotation.filename
+    if not stored:
+        found = inspect(annotation)
+        if found.rotated and found.annotation:
+            annotation = found.annotation  # its boxes are in the frame of the upright image
+        data = upright(data, where)
+    boxes = np.array([box.xyxy for box in annotation.boxes], np.float64).reshape(-1, 4)
+    names = [f"{box.label} (crowd)" if box.crowd else box.label for box in annotation.boxes]
+    return annotation.filename, decode(data, where), boxes, names
+
+
+def _check_output(out: str, force: bool) -> None:
+    try:
+        present = sorted(os.listdir(out))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ResightError(f"cannot be a folder of pictures: {error.strerror}", where=out) from error
+    if present and not force:
+        raise ResightError(
+            "already holds something", where=out, fix="Choose another folder, or replace it with --force."
+        )
+    others = [name for name in present if not _is_ours(os.path.join(out, name))]
+    if others:
+        raise ResightError(
+            f"holds what Resight did not draw, and is not replaced: {listed(others)}",
+            where=out,
+            fix="Choose another folder, or move these away.",
+        )
+
+
+def _is_ours(path: str) -> bool:
+    try:
+        with Image.open(path, formats=["JPEG"]) as image:
+            return image.info.get("comment") == _MARK
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False
+
+
+def _save(views: Iterable[View], out: str) -> list[str]:
+    """Draws all views into a folder beside ``out`` that becomes ``out`` once it is complete; gives the file names."""
+    folder, name = os.path.split(out)
+    partial = os.path.join(folder, f".{name}.partial-{uuid.uuid4().hex[:8]}")
+    names: list[str] = []
+    try:
+        os.makedirs(partial)
+        for number, (file, image, boxes, labels) in enumerate(views, 1):
+            stem = re.sub(r"[^\w.-]+", "_", os.path.splitext(os.path.basename(file))[0])[-80:]
+            names.append(f"{number:04}-{stem}.jpg")
+            picture = Image.fromarray(draw(image, boxes, labels))
+            picture.save(os.path.join(partial, names[-1]), quality=92, subsampling=0, comment=_MARK)
+        if not names:
+            raise ResightError("there is no image to draw")
+        if os.path.isdir(out):
+            shutil.rmtree(out)
+        os.rename(partial, out)
+    except OSError as error:
+        raise ResightError(
+            f"cannot write the pictures: {error.strerror or error}", where=error.filename or out
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return names
