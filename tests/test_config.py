@@ -153,5 +153,5 @@ def test_assignments_are_toml_values_or_bare_words():
         "augment.scale": [0.5, 2],
         "data.path": "a=b",
     }
-    with pytest.raises(ResightError, match="'train.steps' is not of the form key=value"):
+    with pytest.raises(ResightError, match=r"'train\.steps' is not of the form key=value"):
         parse_set(["train.steps"])

@@ -33,7 +33,7 @@ class _Verbs(TyperGroup):
         if argv in ([], ["data"]):
             argv.append("--help")
         extra["standalone_mode"] = False
-        sys.exit(console.guard(lambda: super(_Verbs, self).main(argv, prog_name or "resight", **extra), argv))
+        sys.exit(console.guard(lambda: super(_Verbs, self).main(argv, "resight", **extra), argv))
 
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(super().list_commands(ctx), key=lambda name: name not in ("demo", "data"))

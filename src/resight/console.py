@@ -61,7 +61,16 @@ def show_json(value: Any) -> None:
 
 def guard(command: Callable[[], Any], argv: Sequence[str]) -> int:
     """Runs ``command`` and returns the exit code; whatever it raises becomes one message on stderr."""
-    debug = "--debug" in argv
+    handlers, propagate, level = log.handlers, log.propagate, log.level
+    try:
+        with warnings.catch_warnings():
+            return _run(command, argv)
+    finally:
+        log.handlers, log.propagate = handlers, propagate
+        log.setLevel(level)
+
+
+def _run(command: Callable[[], Any], argv: Sequence[str]) -> int:
     try:
         code = command()
     except KeyboardInterrupt:
@@ -70,7 +79,7 @@ def guard(command: Callable[[], Any], argv: Sequence[str]) -> int:
         return stop.code if isinstance(stop.code, int) else USAGE
     except Exception as error:
         message = explain(error)
-        if debug:
+        if "--debug" in argv:
             traceback.print_exc()
         if message is None:
             _complain(_report(error, argv))
@@ -78,7 +87,7 @@ def guard(command: Callable[[], Any], argv: Sequence[str]) -> int:
         _complain(message)
         return getattr(error, "exit_code", USAGE)
     if code == INTERRUPTED:
-        _complain("interrupted; nothing half-done was left under its final name")
+        _complain("interrupted")
     return code if isinstance(code, int) else DONE
 
 

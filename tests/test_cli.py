@@ -1,0 +1,392 @@
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from typer.testing import CliRunner
+
+import resight
+from resight.cli import app
+from resight.config import load_config
+from resight.errors import Problem, ResightError
+
+SOURCE = str(Path(resight.__file__).parents[1])
+VERBS = ["demo", "data", "train", "evaluate", "predict", "export", "runs", "doctor"]
+
+
+def speak(line="", *words):
+    """Runs ``resight LINE WORDS...`` in this process."""
+    result = CliRunner().invoke(app, [*line.split(), *map(str, words)])
+    return SimpleNamespace(code=result.exit_code, out=result.stdout, err=result.stderr)
+
+
+def process(*command, **options):
+    environment = os.environ | {"PYTHONPATH": SOURCE, "TERM": "dumb"}
+    return subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, timeout=120, env=environment, **options
+    )
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """Puts a function in the place of a verb's own and records how it was called."""
+
+    def replace(module, name, result=None, error=None):
+        calls = []
+
+        def function(*args, **options):
+            calls.append((args, options))
+            if error is not None:
+                raise error
+            return result
+
+        monkeypatch.setitem(sys.modules, f"resight.{module}", SimpleNamespace(**{name: function}))
+        return calls
+
+    return replace
+
+
+def report(text="the table", **fields):
+    return SimpleNamespace(text=lambda: text, json=lambda: fields, **fields)
+
+
+# What is there
+
+
+def test_help_names_what_exists_and_nothing_of_later():
+    text = speak("--help").out
+    shown = re.findall(r"^[│ ]*([a-z]+)  ", text, re.MULTILINE)
+    assert [verb for verb in shown if verb in [*VERBS, "serve", "zoo", "cloud"]] == [
+        "demo", "data", "train", "evaluate", "predict", "export", "runs", "doctor",
+    ]  # fmt: skip
+    assert all(option not in speak("train --help").out for option in ("--devices", "pipeline.config"))
+
+
+def test_without_a_verb_the_help_is_shown():
+    assert speak() == speak("--help")
+    assert speak("data") == speak("data --help")
+    assert speak().code == 0
+
+
+@pytest.mark.parametrize("verb", [[], ["data", "build"], ["train"], ["evaluate"], ["predict"], ["doctor"]], ids=str)
+def test_help_imports_nothing_heavy(verb):
+    script = (
+        "import sys\n"
+        "from resight.cli import app\n"
+        f"try: app({[*verb, '--help']})\n"
+        "except SystemExit: print(sorted(sys.modules), file=sys.stderr)\n"
+    )
+    loaded = set(eval(process("-c", script).stderr))
+    assert "resight.cli" in loaded
+    assert not loaded & {
+        "torch",
+        "torchvision",
+        "timm",
+        "tensorflow",
+        "numpy",
+        "PIL",
+        "google.protobuf",
+        "resight.config",
+    }
+
+
+def test_the_package_is_light_and_gives_its_names_when_asked():
+    script = (
+        "import sys, resight\n"
+        "heavy = {'torch', 'numpy', 'pydantic', 'typer'} & set(sys.modules)\n"
+        "print(heavy, resight.Box('stop', 1, 2, 3, 4).xyxy, 'load' in dir(resight), hasattr(resight, 'lood'))"
+    )
+    assert process("-c", script).stdout == "set() (1, 2, 3, 4) True False\n"
+
+
+def test_the_version_is_that_of_the_package():
+    assert speak("--version").out == f"resight {resight.__version__}\n"
+    assert process("-m", "resight", "--version").stdout == f"resight {resight.__version__}\n"
+
+
+# What the user got wrong
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["trian"], "unknown command 'trian'. Did you mean 'train'?"),
+        (["data", "biuld", "x"], "unknown command 'biuld'. Did you mean 'build'?"),
+        (["check", "photos"], "Did you mean 'resight data check'?"),
+        (["zoo"], "resight knows demo, data, train"),
+        (["train", "--epoch", "3"], "unknown option '--epoch'. Did you mean '--epochs'?"),
+        (["data", "build", "x", "--split-by", "y"], "unknown option '--split-by'. Did you mean '--split'?"),
+        (["--versoin"], "Did you mean '--version'?"),
+        (["data", "build", "x"], "'--out'"),
+        (["predict", "model"], "INPUT"),
+        (["train", "--epochs", "many"], "'--epochs'"),
+        (["predict", "m", "i", "--score", "7"], "'--score'"),
+        (["train", "--size", "600"], "--size: '600' is not of the form MIN,MAX"),
+        (["train", "--set", "train.sede=1"], "unknown key 'train.sede'. Did you mean 'train.seed'?"),
+        (["train", "--set", "seed"], "'seed' is not of the form key=value"),
+        (["train", "none.toml"], "none.toml: cannot read the configuration"),
+        (["train"], "resight train --data RECORDS"),
+        (["train", "--resume"], "resight train --resume -o RUN"),
+        (["runs", "--log-format", "xml"], "--log-format: 'xml'"),
+        (["data", "build", "x", "-o", "y", "--rename", "stop"], "--rename: 'stop' is not of the form OLD=NEW"),
+    ],
+)
+def test_a_wrong_command_line_is_answered_in_one_message(words, answer):
+    said = speak("", *words)
+    assert (said.code, said.out) == (2, "")
+    assert answer in said.err
+    assert said.err.startswith("error: ") and said.err.count("error: ") == 1
+    assert "Traceback" not in said.err
+
+
+def test_an_error_says_what_where_and_how_to_mend_it(stand_in):
+    stand_in("data.check", "check_data", error=ResightError("is empty", where="photos", fix="Put images there."))
+    said = speak("data check photos")
+    assert (said.code, said.out, said.err) == (2, "", "error: photos: is empty\n  Put images there.\n")
+
+
+def test_debug_adds_the_traceback(stand_in):
+    stand_in("data.check", "check_data", error=ResightError("is empty"))
+    said = speak("data check photos --debug")
+    assert said.code == 2
+    assert "Traceback" in said.err and said.err.endswith("error: is empty\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "answer"),
+    [
+        (ModuleNotFoundError("no", name="onnxruntime"), "pip install 'resight[onnx]'"),
+        (OSError(28, "No space left on device", "records"), "records: No space left on device"),
+        (MemoryError(), "smaller --batch"),
+    ],
+)
+def test_a_wrong_environment_is_no_bug_of_ours(stand_in, error, answer):
+    stand_in("data.check", "check_data", error=error)
+    said = speak("data check photos")
+    assert said.code == 2
+    assert answer in said.err
+
+
+def test_a_bug_of_ours_leaves_a_log_and_exit_code_70(stand_in, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    stand_in("data.check", "check_data", error=KeyError("boxes"))
+    said = speak("data check photos")
+    assert (said.code, said.out) == (70, "")
+    assert "internal error: KeyError: 'boxes'" in said.err and "Traceback" not in said.err
+    (written,) = tmp_path.iterdir()
+    assert str(written) in said.err
+    content = written.read_text()
+    assert "Traceback" in content and "['data', 'check', 'photos']" in content and resight.__version__ in content
+
+
+def test_a_missing_module_of_our_own_is_a_bug(stand_in, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    stand_in("data.check", "check_data", error=ModuleNotFoundError("no", name="resight.data.nothing"))
+    assert speak("data check photos").code == 70
+
+
+def test_ctrl_c_ends_with_130():
+    script = (
+        "import sys, time, types\n"
+        "def check(*a, **k):\n    print('ready', flush=True); time.sleep(60)\n"
+        "sys.modules['resight.data.check'] = types.SimpleNamespace(check_data=check)\n"
+        "sys.argv = ['resight', 'data', 'check', 'photos']\n"
+        "from resight.cli import main\n"
+        "main()\n"
+    )
+    running = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": SOURCE},
+    )
+    assert running.stdout is not None and running.stdout.readline() == "ready\n"
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=60)
+    assert (running.returncode, said) == (130, "error: interrupted\n")
+
+
+# How results and messages are told apart
+
+
+def finding(level):
+    return Problem(level, "empty-box", "a.xml:3", "has no area")
+
+
+def test_check_exits_1_when_anything_is_an_error(stand_in):
+    for errors, code in (((), 0), ((finding("error"),), 1)):
+        stand_in("data.check", "check_data", report(errors=errors, warnings=(finding("warning"),), counts={}))
+        said = speak("data check", "my photos")
+        assert (said.code, said.out) == (code, "the table\n")
+        assert "resight data build 'my photos' -o records" in said.err
+
+
+def test_json_on_stdout_is_one_document(stand_in):
+    stand_in("data.check", "check_data", report(errors=[], warnings=[], counts={"images": 3}))
+    said = speak("data check photos --json")
+    assert json.loads(said.out) == {"errors": [], "warnings": [], "counts": {"images": 3}}
+
+
+def test_quiet_leaves_only_the_result(stand_in):
+    stand_in("data.check", "check_data", report(errors=[], warnings=[], counts={}))
+    said = speak("data check photos --quiet")
+    assert (said.out, said.err) == ("the table\n", "")
+
+
+def test_messages_as_json_lines(stand_in, monkeypatch):
+    stand_in("data.check", "check_data", report(errors=[], warnings=[], counts={}))
+    lines = [json.loads(line) for line in speak("data check photos --log-format json").err.splitlines()]
+    assert [line["message"] for line in lines] == ["Next: resight data build photos -o records"]
+    stand_in("data.check", "check_data", error=ResightError("is empty", where="photos"))
+    (line,) = speak("data check photos --log-format json").err.splitlines()
+    assert {"level": "error", "message": "photos: is empty"}.items() <= json.loads(line).items()
+
+
+def test_the_logging_of_the_process_is_left_as_it_was(stand_in):
+    log = logging.getLogger("resight")
+    before = (log.handlers, log.propagate, log.level)
+    stand_in("data.check", "check_data", report(errors=[], warnings=[], counts={}))
+    speak("data check photos")
+    assert (log.handlers, log.propagate, log.level) == before
+
+
+# What each verb hands to its function
+
+
+def test_build_hands_over_its_options(stand_in):
+    calls = stand_in("data.build", "build_data", report(counts={"train": 1}, leakage={}, problems=[finding("warning")]))
+    said = speak(
+        "data build photos -o records --classes stop,yield --rename halt=stop --labels old.pbtxt --split group "
+        "--group-by video --test-fraction .3 --val-fraction 0 --seed 7 --shards 2 --background all "
+        "--on-bad skip --layout tfod --format voc --force --json"
+    )
+    assert calls == [
+        (
+            ("photos", "records"),
+            {
+                "format": "voc", "classes": ("stop", "yield"), "rename": {"halt": "stop"}, "labels": "old.pbtxt",
+                "split": "group", "group_by": "video", "test_fraction": 0.3, "val_fraction": 0.0, "seed": 7,
+                "shards": 2, "background": "all", "on_bad": "skip", "layout": "tfod", "force": True,
+            },
+        )
+    ]  # fmt: skip
+    assert json.loads(said.out) == {"counts": {"train": 1}, "leakage": {}, "problems": [vars(finding("warning"))]}
+    assert "Wrote records" in said.err and "resight data show records -o look" in said.err
+
+
+def trained(code=0, run="runs/a"):
+    return SimpleNamespace(text=lambda: "done", run=run, exit_code=code)
+
+
+def test_train_turns_options_into_configuration(stand_in, tmp_path):
+    calls = stand_in("training.train", "train", trained())
+    said = speak(
+        "train --data records --model resnet18 --start other --size 600,1024 --epochs 3 --batch 2 --device cpu "
+        "--seed 7 --max-minutes 5 --set train.seed=8 --set augment.flip=0 -o runs/a"
+    )
+    ((config, out), options), = calls  # fmt: skip
+    assert (out, options) == ("runs/a", {"resume": False, "dry_run": False})
+    assert config == load_config(
+        None,
+        {
+            "data.path": "records", "model.name": "resnet18", "model.start": "other", "model.min_size": 600,
+            "model.max_size": 1024, "train.epochs": 3, "train.batch_size": 2, "train.device": "cpu",
+            "train.seed": 8, "train.max_minutes": 5, "augment.flip": 0,
+        },
+    )  # fmt: skip
+    assert (said.code, said.out) == (0, "done\n")
+    assert "resight evaluate runs/a" in said.err
+
+
+def test_an_option_replaces_the_other_measure_of_length(stand_in, tmp_path):
+    (tmp_path / "a.toml").write_text('[data]\npath = "records"\n[train]\nsteps = 500\n')
+    calls = stand_in("training.train", "train", trained())
+    speak("train", tmp_path / "a.toml", "--epochs", 2)
+    speak("train", tmp_path / "a.toml", "--batch", 3)
+    lengths = [(config.train.epochs, config.train.steps) for ((config, _), _) in calls]
+    assert lengths == [(2, None), (None, 500)]
+
+
+@pytest.mark.parametrize("code", [0, 1, 75])
+def test_the_exit_code_of_a_training_is_handed_on(stand_in, code):
+    stand_in("training.train", "train", trained(code))
+    said = speak("train --data records")
+    assert said.code == code
+    assert ("Next: resight evaluate" in said.err) == (code == 0)
+
+
+def test_show_config_prints_the_resolved_configuration_and_trains_nothing(stand_in, tmp_path):
+    calls = stand_in("training.train", "train", trained())
+    said = speak("train", "--show-config", "--seed", 7)
+    assert (said.code, said.err, calls) == (0, "", [])
+    (tmp_path / "shown.toml").write_text(said.out)
+    assert load_config(tmp_path / "shown.toml") == load_config(None, {"train.seed": 7})
+
+
+def test_resume_needs_only_the_run(stand_in, tmp_path):
+    (tmp_path / "config.toml").write_text('[data]\npath = "records"\n[train]\nseed = 5\n')
+    calls = stand_in("training.train", "train", trained())
+    speak("train", "--resume", "-o", tmp_path)
+    ((config, out), options), = calls  # fmt: skip
+    assert (config.data.path, config.train.seed, out) == ("records", 5, str(tmp_path))
+    assert options == {"resume": True, "dry_run": False}
+
+
+def test_resume_on_a_folder_without_a_run_starts_one(stand_in, tmp_path):
+    calls = stand_in("training.train", "train", trained())
+    assert speak("train", "--resume", "-o", tmp_path / "new", "--data", "records").code == 0
+    assert calls[0][0][0] == load_config(None, {"data.path": "records"})
+
+
+def test_evaluate_exits_1_when_a_requirement_is_missed(stand_in):
+    for missed, code in (([], 0), (["AP50 is .7, .8 required"], 1)):
+        result = report(metrics={"AP50": 0.7}, missed=missed, path="runs/a/evaluation/metrics.json")
+        calls = stand_in("evaluation.evaluate", "evaluate", result)
+        said = speak("evaluate runs/a --require AP50=.80 --require mAP=.5 --json")
+        assert said.code == code
+        assert json.loads(said.out) == {"AP50": 0.7}
+        assert calls[0][1]["require"] == ("AP50=.80", "mAP=.5")
+        assert all(miss in said.err for miss in missed)
+
+
+def test_predict_and_export_hand_over_their_options(stand_in):
+    predictions = stand_in("predict", "predict", report(images=[]))
+    assert speak("predict runs/a b.jpg c -o found --score .4 --nms-iou .6 --class-agnostic-nms").code == 0
+    assert predictions == [
+        (
+            ("runs/a", ["b.jpg", "c"], "found"),
+            {
+                "score": 0.4, "nms_iou": 0.6, "class_agnostic_nms": True, "device": "auto", "force": False,
+                "labels": None,
+            },
+        )
+    ]  # fmt: skip
+    for ok, code in ((True, 0), (False, 1)):
+        exports = stand_in("exporting", "export", report(ok=ok))
+        assert speak("export runs/a --format onnx -o a.onnx --labels m.pbtxt").code == code
+        assert exports == [(("runs/a", "onnx", "a.onnx"), {"force": False, "labels": "m.pbtxt"})]
+
+
+def test_show_and_demo_hand_over_their_options(stand_in):
+    pictures = stand_in("data.show", "show_data", ["look/1.jpg", "look/2.jpg"])
+    said = speak("data show records -o look --augment --limit 2 --split val")
+    assert pictures == [
+        (("records", "look"), {"augment": True, "limit": 2, "split": "val", "config": None, "force": False})
+    ]
+    assert said.out == "2 pictures in look\n" and "resight train --data records" in said.err
+    demos = stand_in("demo", "demo", report())
+    assert speak("demo", "--seed", 3, "-o", "there").code == 0
+    assert demos == [(("there",), {"seed": 3, "force": False})]
+
+
+def test_the_console_script_is_this_application():
+    project = tomllib.loads((Path(SOURCE).parent / "pyproject.toml").read_text())["project"]
+    assert project["scripts"] == {"resight": "resight.cli:main"}

@@ -1,0 +1,82 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resight.config import load_config, to_toml
+from resight.errors import ResightError
+from resight.runs import best_run, read_runs, runs_table
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """A finished run, one that has only begun, one whose last line is torn, and a folder that is no run."""
+    for name, score in (("a", 0.5), ("b", None), ("c", 0.6)):
+        run = tmp_path / name
+        run.mkdir()
+        (run / "config.toml").write_text(to_toml(load_config(None, {"data.path": "records", "train.seed": 7})))
+        if score is None:
+            continue
+        lines = [{"step": 10, "loss": 2.0}, {"step": 20, "mAP": score, "AP50": 0.9}, {"step": 30, "mAP": 0.1}]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (run / "checkpoints").mkdir()
+        (run / "checkpoints" / "last.safetensors").touch()
+    (tmp_path / "a" / "checkpoints" / "best.safetensors").touch()
+    (tmp_path / "a" / "environment.json").write_text('{"device": "cpu"}')
+    (tmp_path / "a" / "evaluation").mkdir()
+    (tmp_path / "a" / "evaluation" / "metrics.json").write_text('{"mAP": 0.4, "AP50": 0.8, "AP_small": null}')
+    with open(tmp_path / "c" / "metrics.jsonl", "a") as file:
+        file.write('{"step": 40, "lo')
+    (tmp_path / "notes").mkdir()
+    return tmp_path
+
+
+def test_runs_stand_side_by_side(runs):
+    a, b, c = read_runs(runs)
+    assert [run["path"] for run in (a, b, c)] == [str(runs / name) for name in "abc"]
+    assert (a["steps"], a["checkpoint"], a["data"], a["seed"], a["device"]) == (30, "best", "records", 7, "cpu")
+    assert (a["watched"], a["measured"]) == ({"mAP": 0.5, "AP50": 0.9}, {"mAP": 0.4, "AP50": 0.8})
+    assert (b["steps"], b["checkpoint"], b["watched"], b["measured"], b["problems"]) == (None, "", {}, {}, [])
+    assert (c["steps"], c["checkpoint"]) == (30, "last")
+    assert c["problems"] == ["metrics.jsonl: 1 lines cannot be read"]
+    assert best_run([a, b, c]) == c["path"] and best_run([b]) == ""
+
+
+def test_the_table_has_a_line_for_each_run_and_names_problems(runs):
+    head, a, b, c, *rest = runs_table(read_runs(runs)).splitlines()
+    assert head.split()[:4] == ["run", "checkpoint", "steps", "model"]
+    assert a.split()[-4:] == ["0.500", "0.900", "0.400", "0.800"]
+    assert b.split()[-4:] == ["-"] * 4 and "none" in b.split()
+    assert c.split()[-4:] == ["0.600", "0.900", "-", "-"]
+    assert f"{runs / 'c'}: metrics.jsonl: 1 lines cannot be read" in rest
+
+
+def test_a_run_itself_can_be_named(runs):
+    assert [run["path"] for run in read_runs(runs / "a")] == [str(runs / "a")]
+
+
+def test_what_holds_no_run_is_refused(runs):
+    with pytest.raises(ResightError, match="holds no run"):
+        read_runs(runs / "notes")
+    with pytest.raises(ResightError, match="there is no such folder"):
+        read_runs(runs / "none")
+
+
+CONTENT = st.binary(max_size=40) | st.sampled_from(
+    [b"[]", b"3", b'{"step": "x"}\n{"step": true}', b'{"mAP": {}}', b"model = 1\ntrain = []", b"[model]\nmin_size = []"]
+)
+
+
+@given(config=CONTENT, metrics=CONTENT, environment=CONTENT, evaluation=CONTENT)
+def test_damaged_files_never_hide_the_other_runs(tmp_path_factory, config, metrics, environment, evaluation):
+    run = tmp_path_factory.getbasetemp() / "damaged" / "run"
+    (run / "evaluation").mkdir(parents=True, exist_ok=True)
+    (run / "config.toml").write_bytes(config)
+    (run / "metrics.jsonl").write_bytes(metrics)
+    (run / "environment.json").write_bytes(environment)
+    (run / "evaluation" / "metrics.json").write_bytes(evaluation)
+    (found,) = read_runs(run.parent)
+    assert found["path"] == str(run)
+    assert str(run) in runs_table([found])
+    json.dumps(found)
