@@ -201,6 +201,7 @@ def test_requirements(run):
     evaluation = evaluate(run, require=["AP50=.9", "AP75=.2", "AP_large = 0.1"])
     assert [line.split()[0] for line in evaluation.missed] == ["AP50", "AP_large"]
     assert "0.9 required" in evaluation.missed[0] and "n/a" in evaluation.missed[1]
+    assert evaluate(run, require=["mAP=1"], ignore_difficult=True, out="exact").missed == []
 
 
 @pytest.mark.parametrize(

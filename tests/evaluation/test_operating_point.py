@@ -113,6 +113,13 @@ def test_neighbouring_scores_are_parted():
     assert len(detections.above(point.score)) == 1
 
 
+def test_of_two_equal_overlaps_the_later_object_is_taken(reference):
+    truth = GroundTruth.of(np.array([(0, 0, 10, 10), (4, 0, 14, 10)], np.float32), np.array([0, 0]))
+    between_and_right = found([(2, 0, 12, 10), (6, 0, 16, 10)], [0.9, 0.8], [0, 0])
+    assert match(truth, between_and_right).tolist() == [1, 0]
+    assert outcomes_by_pycocotools(reference([(truth, between_and_right)]))[1].tolist() == [True, False]
+
+
 def test_a_detection_of_another_class_is_wrong():
     truth = GroundTruth.of(np.array([BOX], np.float32), np.array([0]))
     assert match(truth, found([BOX], [0.9], [1])).tolist() == [0]
