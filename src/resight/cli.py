@@ -12,6 +12,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
@@ -185,7 +186,7 @@ def build(
         force=force,
     )
     if json:
-        console.show_json({"counts": report.counts, "leakage": report.leakage, "problems": _plain(report.problems)})
+        console.show_json(asdict(report))
     else:
         print(report.text())
     _wrote(out, f"data show {_q(out)} -o look", f"then: resight train --data {_q(out)}")
@@ -469,7 +470,3 @@ def _size(text: str) -> tuple[int, int]:
     except ValueError:
         raise ResightError(f"'{text}' is not of the form MIN,MAX, e.g. 600,1024", where="--size") from None
     return short, long
-
-
-def _plain(problems: Sequence[Any]) -> list[dict[str, str]]:
-    return [vars(problem) for problem in problems]
