@@ -57,6 +57,13 @@ class TFRecordWriter:
         self._offset += len(payload) + OVERHEAD
         return offset
 
+    def flush(self) -> None:
+        """Hands what was written to the operating system."""
+        try:
+            self._file.flush()
+        except OSError as error:
+            raise _cannot("write", self.path, error) from error
+
     def close(self) -> None:
         try:
             self._file.close()
