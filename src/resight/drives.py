@@ -94,9 +94,7 @@ class View:
         across, down = (points * np.array(sign.size) / 2).T
         cos, sin = math.cos(sign.roll), math.sin(sign.roll)
         across, down = across * cos - down * sin, across * sin + down * cos
-        return self.project(
-            sign.x + across * math.cos(sign.yaw), sign.y - down, sign.s + across * math.sin(sign.yaw)
-        )
+        return self.project(sign.x + across * math.cos(sign.yaw), sign.y - down, sign.s + across * math.sin(sign.yaw))
 
     def box(self, sign: Sign) -> tuple[int, int, int, int] | None:
         """The pixels a sign covers (xyxy, cut at the frame), None where it is not in view."""
@@ -113,7 +111,7 @@ class View:
 def _plan_sign(rng: np.random.Generator, label: str, side: int) -> Sign:
     if not label:
         label = OTHERS[rng.integers(len(OTHERS))].label
-    scale = rng.choice([0.85, 1.0, 1.2])
+    scale = float(rng.choice([0.85, 1.0, 1.2]))
     width, height = DESIGNS[label].size
     hidden = rng.choice(["", "branch", "pole"], p=[0.91, 0.05, 0.04])
     return Sign(
@@ -168,7 +166,7 @@ def _plan_track(rng: np.random.Generator, video: Video, label: str, start: int, 
     while True:  # stop where the sign leaves the frame
         steps = sorted((np.arange(kept) + rng.random(kept)) / kept * (far - near) / pace)
         shot = [int(step) + 2 * order for order, step in enumerate(steps)]
-        places = tuple(s - far + pace * frame for frame in shot)
+        places = tuple(float(s - far + pace * frame) for frame in shot)
         name = f"{sign.label}_{stamp}.avi"
         track = Track(name, seed, tuple(signs), start, tuple(start + frame for frame in shot), places)
         if all(View(video, track, index).box(sign) for index in range(kept)):

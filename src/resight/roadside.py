@@ -105,11 +105,11 @@ def draw_tree(rng: np.random.Generator, look: Look, kind: str) -> Image.Image:
     else:
         body = 0.68 - np.hypot(x, (y - 0.58) / 0.62)
     crown = body + 0.14 * rough + 0.08 * fine
-    alpha = ((crown - (0.25 if kind == "branch" else 0)) * 14 + 0.5).clip(0, 1)
+    alpha = (crown * 14 + 0.5).clip(0, 1)
     if kind == "branch":
         alpha *= (fine * 2 + 1.6).clip(0, 1)
     shade = 0.72 + 0.16 * rough + 0.14 * fine + (0.25 if look.sun else 0.1) * (0.4 - y)
-    colour = look.leaves * rng.uniform(0.7, 1.15)
+    colour = (tint((56, 88, 50)) if kind == "fir" else look.leaves) * rng.uniform(0.7, 1.15)
     rgb = shade[..., None] * colour
     if kind in ("round", "fir"):
         trunk = (np.abs(x + 0.03 * np.sin(9 * y)) < 0.05 + 0.05 * (y - 0.5)) & (y > 0.5)
@@ -211,7 +211,7 @@ def draw_ground(x: np.ndarray, s: np.ndarray, depth: np.ndarray, look: Look, tex
     verge += kerb[..., None] * (168 - verge)
     ground: np.ndarray = verge + on_road[..., None] * (road - verge)
     if look.sun:
-        shadow = ((textures[0][(s * 7).astype(np.int32)[:, None] & 511, (x * 9).astype(np.int32) & 511] - 0.75) * 3)
+        shadow = (textures[0][(s * 7).astype(np.int32)[:, None] & 511, (x * 9).astype(np.int32) & 511] - 0.75) * 3
         ground *= 1 - 0.36 * shadow.clip(0, 1)[..., None]
     elif look.rain:
         ground += (np.exp(-depth / 25)[:, None] * on_road * 14)[..., None]

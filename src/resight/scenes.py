@@ -120,8 +120,9 @@ def _plan_props(track: Track, look: Look, s0: float) -> list[Prop]:
     for sign in track.signs:
         props.append(Prop("sign", sign.x, sign.s, sign.size[1], sign=sign))
         if sign.hidden_by:
-            ahead = rng.uniform(0.3, 0.8) if sign.hidden_by == "branch" else rng.uniform(0.5, 1.5)
-            aside = rng.choice([-1, 1]) * rng.uniform(0.25, 0.5) * sign.size[0]
+            leaves = sign.hidden_by == "branch"
+            ahead = rng.uniform(0.3, 0.8) if leaves else rng.uniform(0.5, 1.5)
+            aside = rng.choice([-1, 1]) * (rng.uniform(0.2, 0.45) if leaves else rng.uniform(0.05, 0.35)) * sign.size[0]
             props.append(Prop("hider", sign.x + aside, sign.s - ahead, sign.size[1], int(rng.integers(1000)), sign))
     return sorted(props, key=lambda prop: -prop.s)
 
@@ -221,17 +222,21 @@ class Painter:
     def pole(self, x: float, s: float, height: float, radius: float, colour: Colour) -> None:
         self.upright(x - radius, x + radius, 0, height, s, s, wall(tint(colour), 1.0, self.look))
 
-    def sign(self, sign: Sign, number: int) -> None:
-        wood = sign.ground % 3 == 0
-        self.pole(sign.x, sign.s + 0.02, sign.y, 0.055 if wood else 0.035, (112, 90, 66) if wood else (146, 148, 150))
+    def post(self, sign: Sign) -> None:
+        if sign.ground % 3 == 0:
+            self.pole(sign.x, sign.s + 0.02, sign.y, 0.055, (112, 90, 66))
+        else:
+            self.pole(sign.x, sign.s + 0.02, sign.y, 0.035, (146, 148, 150))
+
+    def face(self, sign: Sign, number: int) -> None:
         if sign not in self.scenery.faces:
-            self.scenery.faces[sign] = self._face(sign, number)
+            self.scenery.faces[sign] = self._lit_face(sign, number)
         corners = self.view.on_plate(sign, np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]))
         patch, corner = warp_face(self.scenery.faces[sign], corners)
         self.areas[sign] = int(np.count_nonzero(np.asarray(_solid(patch))))
         self.lay(patch, corner, sign.s, number + 1)
 
-    def _face(self, sign: Sign, number: int) -> Image.Image:
+    def _lit_face(self, sign: Sign, number: int) -> Image.Image:
         """The sign's face, faded and dirty, in the light that falls on it."""
         rng, look = np.random.default_rng((*self.track.seed, 6, number)), self.look
         face = np.array(paint_face(sign.label, sign.ground), np.float32)
@@ -250,7 +255,7 @@ class Painter:
             self.pole(prop.x, prop.s, 7, 0.05 + prop.which % 5 * 0.01, (92, 84, 76))
         else:
             leaves = self.scenery.sprites["branch"]
-            height = prop.sign.size[1] * 0.75
+            height = prop.sign.size[1] * 0.8
             low = prop.sign.y - height * (0.1 + prop.which % 7 / 10)
             self.sprite(leaves[prop.which % 2], prop.x, low, prop.s, height)
 
@@ -303,9 +308,10 @@ def compose(video: Video, scenery: Scenery, track: Track, index: int, without: S
         if prop.sign is not None and view.box(prop.sign) is None:
             continue
         if prop.kind == "sign" and prop.sign is not None:
+            painter.post(prop.sign)
             if prop.sign is not without:
                 number = track.signs.index(prop.sign)
-                painter.sign(prop.sign, number)
+                painter.face(prop.sign, number)
                 shown.append((prop.sign, number))
         else:
             painter.paint(prop)
