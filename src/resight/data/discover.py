@@ -48,7 +48,7 @@ def find_records(root: str, globs: Mapping[str, str], problems: list[Problem]) -
             untold.append(os.path.relpath(file, root))
         elif split not in globs:
             key = os.path.join(folder, _set_of(name)) if by_name or _NUMBERED.search(name) else folder
-            sets.setdefault(split, {}).setdefault(key, []).append(file)
+            sets.setdefault(split, {}).setdefault(os.path.normpath(key), []).append(file)
     if not found and not sets:
         if untold:
             raise ResightError(f"no name tells which split it is: {listed(untold)}", where=root, fix=f"{_KEYS}.")

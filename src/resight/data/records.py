@@ -318,7 +318,9 @@ def _check_output(out: str, force: bool) -> None:
         raise ResightError(
             "already holds something", where=out, fix="Choose another folder, or replace it with --force."
         )
-    others = sorted(set(present) - {INDEX, INFO, *_read_info(out).get("files", ())})
+    files = _read_info(out).get("files")
+    own = {INDEX, INFO, *map(str, files)} if isinstance(files, list) else set()
+    others = sorted(set(present) - own)
     if others:
         raise ResightError(
             f"holds what Resight did not write, and is not replaced: {listed(others)}",
