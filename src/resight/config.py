@@ -72,8 +72,12 @@ class TrainConfig(_Section):
 class AugmentConfig(_Section):
     flip: Fraction = Field(0.5, description="probability of a left-right flip")
     flip_pairs: dict[str, str] = Field({}, description="classes that change places in a flip: left name = right name")
-    scale: tuple[float, float] = Field((0.6, 1.6), description="range of the random factor on the image size")
-    crop: Fraction = Field(0.5, description="probability of a crop that keeps boxes whole")
+    scale: tuple[float, float] = Field(
+        (0.5, 1.6), description="random factor on the image size; what exceeds the window is cropped"
+    )
+    crop: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="largest window, as a share of the sides at training size"
+    )
     color: Fraction = Field(0.5, description="strength of brightness, contrast, saturation and hue jitter")
 
 

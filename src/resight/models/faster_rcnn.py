@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, box_iou
 
+from ..data.target import Target, resized
 from . import coder, matching
 from .anchors import AnchorSettings, grid_anchors
 from .heads import freeze_statistics
@@ -43,22 +44,6 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Target:
-    """The objects of one image, in pixels of the tensor that goes into the model.
-
-    boxes ``[N, 4]`` float32 xyxy, labels ``[N]`` int64 from 0, crowd ``[N]`` bool; ``seed`` makes the minibatch draws.
-    """
-
-    boxes: Tensor
-    labels: Tensor
-    crowd: Tensor
-    seed: int = 0
-
-    def to(self, device: torch.device) -> Target:
-        return Target(self.boxes.to(device), self.labels.to(device), self.crowd.to(device), self.seed)
-
-
-@dataclass(frozen=True)
 class Found:
     """What was detected in one image: boxes ``[N, 4]`` xyxy, scores ``[N]``, labels ``[N]`` int64 from 0."""
 
@@ -76,13 +61,6 @@ class InputSettings:
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     multiple: int = 32
-
-
-def resized(height: int, width: int, min_size: int, max_size: int) -> tuple[int, int]:
-    """Height and width at the network: the short side ``min_size`` unless the long side would exceed ``max_size``."""
-    scale = min(min_size / min(height, width), max_size / max(height, width))
-    # One pixel at the least: an image of 1 x 4000 is legal.
-    return max(int(height * scale), 1), max(int(width * scale), 1)
 
 
 class ProposalNetwork(nn.Module):

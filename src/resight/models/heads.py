@@ -81,6 +81,11 @@ def set_norm_eps(module: nn.Module, eps: float) -> None:
             layer.eps = eps
 
 
+def norm_eps(module: nn.Module) -> float:
+    """The epsilon of the first BatchNorm; 1e-5 where there is none."""
+    return next((layer.eps for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)), 1e-5)
+
+
 def count_parameters(module: nn.Module) -> tuple[int, int]:
     """Number of all parameters and of those that are trained."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in module.parameters()]

@@ -1,0 +1,165 @@
+"""From records to samples: which records make which batch, and what becomes of each."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from ..config import Config
+from ..errors import ResightError
+from ..random_streams import numpy_stream, stream_seed, torch_stream
+from .augment import FlipRule, Sample, augment
+from .example import Record
+from .images import decode
+from .records import RecordSplit
+from .target import Target, resized
+
+
+@dataclass(frozen=True)
+class Item:
+    """One place in a batch: the record, and the numbers its draws depend on."""
+
+    epoch: int
+    batch: int
+    record: int
+
+
+@dataclass(frozen=True)
+class TrainingExample:
+    """What a loader worker hands over; ``image`` ``[3, H, W]`` uint8 at the network's size."""
+
+    image: torch.Tensor
+    target: Target
+    record: int
+
+
+def epoch_batches(seed: int, epoch: int, sizes: np.ndarray, batch_size: int) -> list[list[Item]]:
+    """The batches of an epoch, a pure function of its arguments.
+
+    Records are permuted, then landscape and portrait images are put in batches of their own, so that little of a batch
+    is padding; what is left over of both makes the last ones.
+
+    Args:
+        sizes: ``[N, 2]`` widths and heights of all records.
+    """
+    order = numpy_stream(seed, "order", epoch).permutation(len(sizes))
+    portrait = sizes[order, 1] > sizes[order, 0]
+    batches: list[list[int]] = []
+    rest: list[int] = []
+    for kind in (order[~portrait], order[portrait]):
+        full = len(kind) // batch_size * batch_size
+        batches += kind[:full].reshape(-1, batch_size).tolist()
+        rest += kind[full:].tolist()
+    batches += [rest[start : start + batch_size] for start in range(0, len(rest), batch_size)]
+    mixed = numpy_stream(seed, "batches", epoch).permutation(len(batches))
+    return [[Item(epoch, number, record) for record in batches[place]] for number, place in enumerate(mixed)]
+
+
+class TrainingSet(Dataset[TrainingExample | ResightError]):
+    """Records as training sees them. An item that cannot be used is returned as the error that says why."""
+
+    def __init__(self, split: RecordSplit, classes: Sequence[str], config: Config) -> None:
+        self.split, self.config = split, config
+        self.rule = FlipRule.of(classes, config.augment.flip_pairs)
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, item: Item) -> TrainingExample | ResightError:
+        try:
+            record = self.split[item.record]
+            sample = to_sample(record, self.split.labels(record), self.split.where(item.record))
+        except ResightError as error:
+            return error
+        seed, config = self.config.train.seed, self.config
+        height, width = sample.image.shape[1:]
+        size = resized(height, width, config.model.min_size, config.model.max_size)
+        # One scale for a whole batch: images of one size need no padding.
+        low, high = config.augment.scale
+        draw = float(torch.rand((), generator=torch_stream(seed, "scale", item.epoch, item.batch)))
+        scale = low * math.exp(draw * math.log(high / low))
+        generator = torch_stream(seed, "augment", item.epoch, item.record)
+        sample = augment(sample, size, scale, config.augment, self.rule, generator)
+        target = Target(
+            sample.boxes, sample.labels, sample.crowd, stream_seed(seed, "minibatch", item.epoch, item.record)
+        )
+        return TrainingExample(sample.image.contiguous(), target, item.record)
+
+
+@dataclass(frozen=True)
+class EndlessBatches:
+    """The batches of all epochs, from a place on: the one order that training follows."""
+
+    seed: int
+    sizes: np.ndarray
+    batch_size: int
+    start: int = 0  # batches already taken
+
+    @property
+    def per_epoch(self) -> int:
+        return -(-len(self.sizes) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        first, skip = divmod(self.start, self.per_epoch)
+        for epoch in itertools.count(first):
+            yield from epoch_batches(self.seed, epoch, self.sizes, self.batch_size)[skip if epoch == first else 0 :]
+
+
+def to_sample(record: Record, labels: np.ndarray, where: str = "") -> Sample:
+    """The decoded image with the boxes of known classes; boxes without area are left out (``data check`` lists them).
+
+    Raises:
+        ResightError: the image cannot be decoded.
+    """
+    image = torch.from_numpy(decode(record.encoded, where)).permute(2, 0, 1)
+    height, width = image.shape[1:]
+    boxes = np.clip(np.nan_to_num(record.boxes), 0, [width, height, width, height]).astype(np.float32)
+    keep = (labels >= 0) & (boxes[:, 2] - boxes[:, 0] > 0.5) & (boxes[:, 3] - boxes[:, 1] > 0.5)
+    return Sample(
+        image,
+        torch.from_numpy(boxes[keep]),
+        torch.from_numpy(labels[keep].astype(np.int64)),
+        torch.from_numpy(record.crowd[keep]),
+    )
+
+
+def network_boxes(split: RecordSplit, min_size: int, max_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sizes ``[N, 2]`` (width, height) and centres ``[N, 2]`` of all ordinary boxes at the network's resolution."""
+    corners = [np.zeros((0, 4))]
+    for record in split.summaries:
+        height, width = resized(record.height, record.width, min_size, max_size)
+        scale = np.array([width / record.width, height / record.height] * 2)
+        corners.append(record.boxes[~record.crowd] * scale)
+    boxes = np.concatenate(corners)
+    boxes = boxes[(boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])]
+    return boxes[:, 2:] - boxes[:, :2], (boxes[:, 2:] + boxes[:, :2]) / 2
+
+
+def training_view(
+    split: RecordSplit, classes: Sequence[str], config: Config, limit: int
+) -> Iterator[tuple[str, np.ndarray, np.ndarray, list[str]]]:
+    """The first images of the first epoch as training sees them: file, ``[H, W, 3]`` uint8, boxes xyxy, names."""
+    dataset = TrainingSet(split, classes, config)
+    sizes = record_sizes(split)
+    items = [item for batch in epoch_batches(config.train.seed, 0, sizes, config.train.batch_size) for item in batch]
+    for item in items[:limit]:
+        example = dataset[item]
+        if isinstance(example, ResightError):
+            raise example
+        names = [
+            f"{classes[label]} (ignored)" if crowd else classes[label]
+            for label, crowd in zip(example.target.labels.tolist(), example.target.crowd.tolist(), strict=True)
+        ]
+        file = split.summaries[item.record].filename
+        yield file, example.image.permute(1, 2, 0).numpy(), example.target.boxes.numpy(), names
+
+
+def record_sizes(split: RecordSplit) -> np.ndarray:
+    """``[N, 2]`` int64 widths and heights."""
+    return np.array([[record.width, record.height] for record in split.summaries], dtype=np.int64).reshape(-1, 2)

@@ -1,0 +1,49 @@
+"""Batches for the training loop, decoded and augmented ahead of it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from ..errors import ResightError
+from .dataset import Item, TrainingExample, TrainingSet
+
+
+def load_batches(
+    dataset: TrainingSet, batches: Iterable[list[Item]], workers: int
+) -> Iterator[list[TrainingExample | ResightError]]:
+    """Yields the examples of each batch, in order; what cannot be used is there as the error that says why.
+
+    Every item is computed on a single thread, in a worker or here, so that their number changes nothing.
+    """
+    if workers == 0:
+        for batch in batches:
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+            try:
+                examples = [dataset[item] for item in batch]
+            finally:
+                torch.set_num_threads(threads)
+            yield examples
+        return
+    loader: DataLoader[Any] = DataLoader(
+        dataset,
+        batch_sampler=batches,  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=list,
+        worker_init_fn=_start_worker,
+        prefetch_factor=3,
+        multiprocessing_context="forkserver",
+    )
+    yield from loader
+
+
+def _start_worker(_: int) -> None:
+    # The parent decides when training stops; a Ctrl-C reaches the whole group.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    torch.set_num_threads(1)

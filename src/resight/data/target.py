@@ -1,0 +1,34 @@
+"""What a model is given beside an image, and the size an image has at the network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Target:
+    """The objects of one image, in pixels of the tensor that goes into the model.
+
+    boxes ``[N, 4]`` float32 xyxy, labels ``[N]`` int64 from 0, crowd ``[N]`` bool; ``seed`` makes the minibatch draws.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    crowd: Tensor
+    seed: int = 0
+
+    def to(self, device: torch.device) -> Target:
+        return Target(self.boxes.to(device), self.labels.to(device), self.crowd.to(device), self.seed)
+
+
+def resized(height: int, width: int, min_size: int, max_size: int) -> tuple[int, int]:
+    """Height and width at the network: the short side ``min_size`` unless the long side would exceed ``max_size``.
+
+    Rounded down as ``torch.nn.functional.interpolate`` does with a scale factor, so equal to torchvision's.
+    """
+    scale = min(min_size / min(height, width), max_size / max(height, width))
+    # One pixel at the least: an image of 1 x 4000 is legal.
+    return max(int(height * scale), 1), max(int(width * scale), 1)

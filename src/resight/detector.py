@@ -1,0 +1,144 @@
+"""A trained model ready to use: ``resight.load(MODEL)``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+import torch
+
+from .boxes import Detections
+from .data.dataset import to_sample
+from .data.example import Record
+from .data.images import read_image
+from .data.target import Target
+from .errors import ResightError
+from .models.build import SCORE_FLOOR, device_of
+from .models.faster_rcnn import FasterRCNN, rescale
+from .random_streams import stream_seed
+from .training.checkpoints import ModelCard, load_checkpoint
+from .training.run_folder import find_checkpoint
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    ImageLike = str | os.PathLike[str] | np.ndarray | Image
+
+DEFAULT_SCORE = 0.5
+
+
+class Detector:
+    """Finds objects in images.
+
+    Args:
+        classes: class names; the labels of detections index them.
+        score: the model's operating point, above which a detection is reported by default.
+        name: where the model came from.
+    """
+
+    def __init__(self, model: FasterRCNN, classes: tuple[str, ...], score: float, name: str, device: torch.device):
+        self.model, self.device = model, device
+        self.classes, self.score, self.name = classes, score, name
+
+    @classmethod
+    def of(cls, model: FasterRCNN, card: ModelCard, device: torch.device, name: str = "") -> Detector:
+        """The detector of a model in memory; the model is used as it is, not copied."""
+        score = DEFAULT_SCORE if card.score is None else card.score
+        return cls(model, card.label_map.names, score, name, device)
+
+    @overload
+    def __call__(self, images: ImageLike, score: float | None = None) -> Detections: ...
+    @overload
+    def __call__(self, images: Sequence[ImageLike], score: float | None = None) -> list[Detections]: ...
+    def __call__(self, images: Any, score: float | None = None) -> Detections | list[Detections]:
+        """What is in the images.
+
+        Args:
+            images: a path, a PIL image or an ``[H, W, 3]`` uint8 RGB array, or a list of such.
+            score: report detections of this score or more; by default the operating point.
+
+        Returns: the detections of the image, or a list of them for a list.
+
+        Raises:
+            ResightError: an image cannot be read, or an array is of another shape or type.
+        """
+        if isinstance(images, list | tuple):
+            return [self(image, score) for image in images]
+        array, file = as_array(images)
+        found = self.detect(array).above(self.score if score is None else score)
+        return replace(found, file=file)
+
+    def detect(self, image: np.ndarray) -> Detections:
+        """All detections of ``image`` ``[H, W, 3]`` uint8 RGB of score .001 or more, at most 100."""
+        tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+        limits, mode = self.model.limits, self.model.training
+        self.model.limits = replace(limits, score=min(limits.score, SCORE_FLOOR))
+        self.model.eval()
+        with torch.inference_mode():
+            (found,) = self.model([tensor.to(self.device)])
+        self.model.limits = limits
+        self.model.train(mode)
+        return Detections(
+            found.boxes.to("cpu", torch.float32).numpy(),
+            found.scores.to("cpu", torch.float32).numpy(),
+            found.labels.cpu().numpy(),
+            self.classes,
+            image.shape[1],
+            image.shape[0],
+        )
+
+    def losses(self, record: Record, labels: np.ndarray) -> dict[str, float]:
+        """The losses of one record whose boxes are of class indices ``labels`` ``[N]``; -1 is no class of ours.
+
+        Minibatches are drawn by the name of the image, so the losses do not depend on the order of the records.
+        """
+        sample = to_sample(record, labels, record.filename)
+        image = self.model.resize(sample.image.to(self.device))
+        size = (sample.image.shape[1], sample.image.shape[2])
+        boxes = rescale(sample.boxes, size, (image.shape[1], image.shape[2]))
+        seed = stream_seed(0, f"losses of {record.source_id}")
+        with torch.inference_mode():
+            losses = self.model.losses([image], [Target(boxes, sample.labels, sample.crowd, seed)])
+        return {name: float(value) for name, value in losses.items()}
+
+
+def load(model: str | os.PathLike[str], device: str = "auto", *, labels: Sequence[str] | None = None) -> Detector:
+    """The detector of a run folder (best checkpoint, else last), a ``.safetensors`` checkpoint or an ``.onnx`` file.
+
+    Raises:
+        ResightError: there is no such model, it is damaged, or the device cannot be used.
+    """
+    path = Path(model)
+    if path.suffix == ".onnx":
+        from .exporting.onnx_model import load_onnx
+
+        return load_onnx(path)  # type: ignore[return-value]
+    path = find_checkpoint(model)
+    checkpoint = load_checkpoint(path)
+    net = checkpoint.card.build()
+    try:
+        net.load_state_dict(checkpoint.weights())
+    except RuntimeError as error:
+        raise ResightError(f"the weights do not fit the model they name: {error}", where=path) from error
+    target = device_of(device)
+    return Detector.of(net.to(target).eval(), checkpoint.card, target, str(path))
+
+
+def as_array(image: Any) -> tuple[np.ndarray, str]:
+    """``[H, W, 3]`` uint8 RGB and the file name ("" where there is none) of anything a detector takes."""
+    if isinstance(image, str | os.PathLike):
+        return read_image(image), os.fspath(image)
+    if hasattr(image, "convert"):
+        return np.asarray(image.convert("RGB")), str(getattr(image, "filename", ""))
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+        if not image.size:
+            raise ResightError(f"the image array is empty: {image.shape}")
+        return image, ""
+    got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+    raise ResightError(
+        f"an image is a path, a PIL image or an [H, W, 3] uint8 RGB array, not {got}", fix="Convert it first."
+    )

@@ -1,0 +1,156 @@
+"""Checkpoints: one safetensors file, whole or absent.
+
+Tensors are named ``model.*``, ``ema.*`` and ``optimizer.*``; everything else is JSON in the file's metadata.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .. import __version__
+from ..config import Config, ModelConfig, to_toml
+from ..errors import ResightError
+from ..labels import LabelMap, parse_label_map, to_pbtxt
+from ..models.anchors import AnchorSettings
+from ..models.build import build_model
+from ..models.faster_rcnn import FasterRCNN
+from ..models.heads import norm_eps, set_norm_eps
+
+FORMAT = 1
+KEY = "resight"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """All that is needed to build and use a model, beside its weights."""
+
+    model: ModelConfig
+    label_map: LabelMap
+    anchors: AnchorSettings
+    norm_eps: float | None = None  # where it is not the architecture's own
+    score: float | None = None  # operating point
+
+    @classmethod
+    def of(cls, model: FasterRCNN, config: ModelConfig, label_map: LabelMap, score: float | None = None) -> ModelCard:
+        eps = norm_eps(model) if config.name == "fasterrcnn_resnet50_fpn" else None
+        return cls(config, label_map, model.anchors, eps, score)
+
+    def build(self) -> FasterRCNN:
+        model = build_model(self.model, len(self.label_map.names), self.anchors)
+        if self.norm_eps is not None:
+            set_norm_eps(model, self.norm_eps)
+        return model
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "model": self.model.model_dump(),
+            "label_map": to_pbtxt(self.label_map),
+            "anchors": {"sizes": self.anchors.sizes, "ratios": self.anchors.ratios},
+            "norm_eps": self.norm_eps,
+            "score": self.score,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ModelCard:
+        anchors = data["anchors"]
+        return cls(
+            ModelConfig.model_validate(data["model"]),
+            parse_label_map(data["label_map"]),
+            AnchorSettings(tuple(tuple(sizes) for sizes in anchors["sizes"]), tuple(anchors["ratios"])),
+            data["norm_eps"],
+            data["score"],
+        )
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    card: ModelCard
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]  # of the training: step, elapsed seconds, best so far
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors under ``prefix.``, without it."""
+        start = prefix + "."
+        return {key.removeprefix(start): value for key, value in self.tensors.items() if key.startswith(start)}
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights to use: averaged where there are such."""
+        return {**self.part("model"), **self.part("ema")}
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint, config: Config | None = None) -> None:
+    """Writes beside ``path``, syncs and renames, so that ``path`` is the old or the new file, never a part of one.
+
+    Raises:
+        ResightError: the file cannot be written; the previous one is as it was.
+    """
+    meta = {"format": FORMAT, "version": __version__, "card": checkpoint.card.to_json(), "state": checkpoint.state}
+    if config is not None:
+        meta["config"] = to_toml(config)
+    temporary = path.with_name(path.name + ".partial")
+    tensors = {key: value.detach().to("cpu").contiguous() for key, value in checkpoint.tensors.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, temporary, metadata={KEY: json.dumps(meta)})
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise ResightError(
+            f"cannot write the checkpoint: {error}", where=path, fix="The previous checkpoint is as it was."
+        ) from error
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """
+    Raises:
+        ResightError: the file is missing, damaged or none of ours.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = json.loads((file.metadata() or {}).get(KEY, "null"))
+            if meta is None:
+                raise ResightError("holds weights, but no description of a Resight model", where=path)
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ResightError(f"cannot read the checkpoint: {error}", where=path) from error
+    except ValueError as error:
+        raise ResightError(f"the checkpoint's description is damaged: {error}", where=path) from error
+    if meta.get("format") != FORMAT:
+        raise ResightError(
+            f"is of format {meta.get('format')}, this version reads {FORMAT}", where=path, fix="Upgrade Resight."
+        )
+    return Checkpoint(ModelCard.from_json(meta["card"]), tensors, meta["state"])
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state as tensors named ``<parameter number>.<name>``."""
+    return {
+        f"{number}.{name}": torch.as_tensor(value)
+        for number, values in optimizer.state_dict()["state"].items()
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        number, _, name = key.partition(".")
+        # A file knows no memory format; the arithmetic goes on exactly as before only in the parameter's own.
+        like = parameters[int(number)]
+        value = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+        state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,77 @@
+"""Learning rate, optimizer and averaged weights."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from ..config import TrainConfig
+
+BACKBONE_RATE = 0.3  # of the learning rate: pretrained weights need smaller steps than new heads
+
+
+def base_rate(config: TrainConfig) -> float:
+    """The learning rate after warm-up.
+
+    By default .005 per 2 images for SGD (linear in the batch, Goyal et al. 2017), .0005 at 8 images for AdamW (square
+    root, as its steps do not grow with the gradient).
+    """
+    if config.learning_rate is not None:
+        return config.learning_rate
+    images = config.batch_size * config.accumulate
+    return 0.0025 * images if config.optimizer == "sgd" else 0.0005 * math.sqrt(images / 8)
+
+
+def rate_at(config: TrainConfig, step: int, progress: float) -> float:
+    """Learning rate of the update after ``step`` updates, ``progress`` 0..1 of the way through the training."""
+    warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    decay = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))) if config.schedule == "cosine" else 1.0
+    return base_rate(config) * warmup * decay
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """One group for each pair of (backbone body or not, decayed or not); ``scale`` multiplies the learning rate."""
+    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((name.startswith("backbone.body."), parameter.ndim > 1), []).append(parameter)
+    options = [
+        {
+            "params": parameters,
+            "scale": BACKBONE_RATE if body else 1.0,
+            "weight_decay": config.weight_decay if decayed else 0.0,
+        }
+        for (body, decayed), parameters in sorted(groups.items())
+    ]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(options, lr=base_rate(config), momentum=0.9, foreach=True)
+    return torch.optim.AdamW(options, lr=base_rate(config), foreach=True)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["scale"]
+
+
+class AveragedWeights:
+    """An exponential moving average of the trained weights; young averages forget faster."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        self.decay = decay
+        self._pairs = list(self._trained(model))
+
+    def _trained(self, model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+        for mine, theirs in zip(self.model.parameters(), model.parameters(), strict=True):
+            if theirs.requires_grad:
+                yield mine, theirs
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        mine, theirs = [a for a, _ in self._pairs], [b.detach() for _, b in self._pairs]
+        torch._foreach_lerp_(mine, theirs, 1 - decay)
