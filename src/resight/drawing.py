@@ -107,7 +107,11 @@ def _label(
     width: int,
     height: int,
 ) -> Rectangle:
-    """Writes ``text`` at the place around or in ``outline`` that hides least of ``kept_clear``; gives that place."""
+    """Writes ``text`` at the place around or in ``outline`` that hides least of ``kept_clear``.
+
+    Returns:
+        that place with a margin, to be kept clear of other labels.
+    """
     x1, y1, x2, y2 = outline
     # The height of all letters, not of these: labels side by side have equal plates and one base line.
     _, top, _, bottom = canvas.textbbox((0, 0), "Ágj|", font=font)
@@ -122,7 +126,7 @@ def _label(
     room = rooms[int(np.argmin(_hidden(np.array(rooms), np.array(kept_clear))))]
     canvas.rectangle(room, fill=colour)
     canvas.text((room[0] + 2 * pad, room[1] + pad - top), text, fill=_ink(colour), font=font)
-    return room
+    return _grow(room, 2)
 
 
 def _hidden(rooms: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -179,7 +179,8 @@ def _too_small(annotation: Annotation, model: ModelConfig, where: str) -> Iterat
             "box_too_small_for_anchors",
             where,
             f"{annotation.filename}: {len(small)} of {len(sides)} boxes, the smallest {min(small):.1f} px "
-            f"at training size ({width * scale:.0f} x {height * scale:.0f}); the smallest anchor has {SMALLEST_ANCHOR:g} px",
+            f"at training size ({width * scale:.0f} x {height * scale:.0f}), where the smallest anchor has "
+            f"{SMALLEST_ANCHOR:g} px",
         )
 
 
@@ -211,7 +212,10 @@ def _leakage(seen: Sequence[_Seen]) -> Iterator[Problem]:
                 other = first.get(group) if group is not None and group != "" else None
                 if other:
                     yield Problem(
-                        "warning", kind, image.where, f"{part} image {relation} {other.split} image {other.name}"
+                        "warning",
+                        kind,
+                        image.where,
+                        f"{part} image {image.name} {relation} {other.split} image {other.name}",
                     )
             for group, image in members:
                 first.setdefault(group, image)

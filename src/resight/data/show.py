@@ -98,7 +98,7 @@ def _views(annotations: Iterable[Annotation], stored: bool) -> Iterator[View]:
 
 def _view(annotation: Annotation, stored: bool) -> View:
     data = read_bytes(annotation.image)
-    where = annotation.where or annotation.filename
+    where = str(annotation.image)
     if not stored:
         found = inspect(annotation)
         if found.rotated and found.annotation:
