@@ -16,6 +16,7 @@ import resight
 from resight.cli import app
 from resight.config import load_config
 from resight.data.build import BuildReport
+from resight.data.check import CheckReport
 from resight.errors import Problem, ResightError
 
 SOURCE = str(Path(resight.__file__).parents[1])
@@ -222,28 +223,40 @@ def finding(level):
     return Problem(level, "empty-box", "a.xml:3", "has no area")
 
 
+def checked(errors=(), warnings=(), counts=None, format="voc"):
+    found = CheckReport("photos", format, tuple(errors), tuple(warnings), counts or {})
+    return SimpleNamespace(errors=found.errors, format=format, text=lambda: "the table", json=found.json)
+
+
 def test_check_exits_1_when_anything_is_an_error(stand_in):
     for errors, code in (((), 0), ((finding("error"),), 1)):
-        stand_in("data.check", "check_data", report(errors=errors, warnings=(finding("warning"),), counts={}))
+        stand_in("data.check", "check_data", checked(errors, (finding("warning"),)))
         said = speak("data check", "my photos")
         assert (said.code, said.out) == (code, "the table\n")
         assert "resight data build 'my photos' -o records" in said.err
 
 
+def test_check_names_the_next_step_for_what_was_checked(stand_in):
+    for format, command in (("voc", "data build photos -o records"), ("records", "train --data photos")):
+        stand_in("data.check", "check_data", checked(format=format))
+        assert speak("data check photos").err == f"Next: resight {command}\n"
+
+
 def test_json_on_stdout_is_one_document(stand_in):
-    stand_in("data.check", "check_data", report(errors=[], warnings=[], counts={"images": 3}))
+    stand_in("data.check", "check_data", checked(counts={"images": 3}))
     said = speak("data check photos --json")
     assert json.loads(said.out) == {"errors": [], "warnings": [], "counts": {"images": 3}}
+    assert "Next: " in said.err
 
 
 def test_quiet_leaves_only_the_result(stand_in):
-    stand_in("data.check", "check_data", report(errors=[], warnings=[], counts={}))
+    stand_in("data.check", "check_data", checked())
     said = speak("data check photos --quiet")
     assert (said.out, said.err) == ("the table\n", "")
 
 
 def test_messages_as_json_lines(stand_in, monkeypatch):
-    stand_in("data.check", "check_data", report(errors=[], warnings=[], counts={}))
+    stand_in("data.check", "check_data", checked())
     lines = [json.loads(line) for line in speak("data check photos --log-format json").err.splitlines()]
     assert [line["message"] for line in lines] == ["Next: resight data build photos -o records"]
     stand_in("data.check", "check_data", error=ResightError("is empty", where="photos"))
@@ -254,7 +267,7 @@ def test_messages_as_json_lines(stand_in, monkeypatch):
 def test_the_logging_of_the_process_is_left_as_it_was(stand_in):
     log = logging.getLogger("resight")
     before = (log.handlers, log.propagate, log.level)
-    stand_in("data.check", "check_data", report(errors=[], warnings=[], counts={}))
+    stand_in("data.check", "check_data", checked())
     speak("data check photos")
     assert (log.handlers, log.propagate, log.level) == before
 

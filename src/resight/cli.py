@@ -211,7 +211,7 @@ def check(
     if report.errors:
         _say(f"Mend the errors, or leave them out: resight data build {_q(data)} -o records --on-bad skip")
         return console.BAD
-    _next(f"data build {_q(data)} -o records")
+    _next(f"train --data {_q(data)}" if report.format == "records" else f"data build {_q(data)} -o records")
     return console.DONE
 
 

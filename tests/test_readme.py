@@ -1,0 +1,94 @@
+"""What the README says is run, word for word; only the training is made short."""
+
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from xml.sax.saxutils import escape
+
+import pytest
+from PIL import Image, ImageDraw
+from typer.testing import CliRunner
+
+import resight
+from resight.cli import app
+
+ROOT = Path(resight.__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHORT = ["--steps", "2", "--batch", "2", "--size", "64,96"]
+INSTALLING = ("pip install ", "make demo")  # not commands of ours; CI installs and the demo has its own test
+COLORS = {"stop": "red", "yield": "yellow"}
+
+
+def code_lines():
+    return [line.strip() for line in re.findall(r"^ {4}\S.*$", README, re.MULTILINE) if not line[4:].startswith("* ")]
+
+
+def make_photos(folder, count, annotated=True):
+    """Coloured signs on grey, as Pascal VOC."""
+    folder.mkdir()
+    draw_from = random.Random(1)
+    for number in range(1, count + 1):
+        picture = Image.effect_noise((128, 96), 40).convert("RGB")
+        name = draw_from.choice(list(COLORS))
+        x, y, side = draw_from.randint(0, 80), draw_from.randint(0, 50), draw_from.randint(24, 44)
+        ImageDraw.Draw(picture).rectangle((x, y, x + side, y + side), fill=COLORS[name])
+        picture.save(folder / f"{number}.jpg")
+        if annotated:
+            corners = f"<xmin>{x}</xmin><ymin>{y}</ymin><xmax>{x + side}</xmax><ymax>{y + side}</ymax>"
+            (folder / f"{number}.xml").write_text(
+                f"<annotation><filename>{number}.jpg</filename><size><width>128</width><height>96</height></size>"
+                f"<object><name>{escape(name)}</name><bndbox>{corners}</bndbox></object></annotation>"
+            )
+
+
+def run(line):
+    """One line of the README, in the current folder."""
+    command, _, target = line.partition(" > ")
+    command = command.split("  #")[0].strip()
+    if command.startswith("python -c "):
+        script = command.removeprefix("python -c ").strip('"')
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+        return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
+    words = command.split()
+    assert words[0] == "resight", f"the README has a command that no test knows: {line}"
+    if words[1] == "train" and "--show-config" not in words:
+        words += SHORT
+    result = CliRunner().invoke(app, words[1:])
+    if target:
+        Path(target).write_text(result.stdout)
+    return SimpleNamespace(code=result.exit_code, out=result.stdout, err=result.stderr)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("readme")
+    make_photos(folder / "photos", 24)
+    make_photos(folder / "new_photos", 2, annotated=False)
+    return folder
+
+
+def test_every_command_works_in_the_order_of_the_readme(workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    lines = [line for line in code_lines() if not line.startswith(INSTALLING)]
+    assert len(lines) >= 11
+    for line in lines:
+        said = run(line)
+        assert said.code == 0, f"{line}\n{said.out}\n{said.err}"
+    assert {path.name for path in workplace.iterdir()} >= {"records", "look", "runs", "found", "model.onnx", "my.toml"}
+    assert (workplace / "found" / "detections.json").is_file()
+    # The Python of the README works on what the commands have made.
+    (script,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    exec(compile(script, "README.md", "exec"), {})
+    assert (workplace / "more_records" / "dataset.json").is_file()
+
+
+def test_every_verb_and_option_of_the_readme_exists():
+    options = set(re.findall(r"--[a-z][a-z-]+", README))
+    verbs = [[verb] for verb in ("demo", "train", "evaluate", "predict", "export", "runs", "doctor")]
+    verbs += [["data", verb] for verb in ("build", "check", "show")]
+    helps = " ".join(CliRunner().invoke(app, [*verb, "--help"], env={"COLUMNS": "200"}).stdout for verb in verbs)
+    assert options <= set(re.findall(r"--[a-z][a-z-]+", helps))
