@@ -65,7 +65,7 @@ def test_files_without_a_split_are_reported_beside_others(tmp_path):
         (["train2014.record", "train2017.record"], "train2014.record"),
         (["val.record", "eval.record"], "val.record"),
         (["train-00000-of-00002.record", "train-00001-of-00002.record", "train-00000-of-00001.record"], "of-00001"),
-        (["train.record", "train/x.record"], "train.record, train"),
+        (["train.record", "train/x.record"], "train, train.record"),
     ],
 )
 def test_ambiguity_lists_what_was_found_and_the_keys(tmp_path, names, listed):

@@ -10,7 +10,9 @@ import hashlib
 import json
 import logging
 import os
+import sys
 import uuid
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -108,8 +110,8 @@ class IndexBuilder:
     """Collects the records of several shards, in any order."""
 
     def __init__(self) -> None:
-        self._records: list[tuple[int, ...]] = []
-        self._boxes: dict[str, list[np.ndarray]] = {name: [] for name in _BOX_COLUMNS}
+        self._records = array("q")
+        self._boxes = {name: bytearray() for name in _BOX_COLUMNS}
         self._strings: dict[str, list[str]] = {name: [] for name in _STRINGS}
         self._texts: dict[str, int] = {}
 
@@ -118,21 +120,21 @@ class IndexBuilder:
         record = decode_example(payload, where)
         image = google_crc32c.value(record.encoded) << 31 | len(record.encoded) & 0x7FFFFFFF
         crc, count = google_crc32c.value(payload), len(record.boxes)
-        self._records.append((shard, offset, len(payload), crc, image, record.width, record.height, count))
+        self._records.extend((shard, offset, len(payload), crc, image, record.width, record.height, count))
         text = np.array([self._texts.setdefault(text, len(self._texts)) for text in record.label_texts], np.int64)
         for name, values in self._boxes.items():
-            values.append(text if name == "text" else getattr(record, name))
+            values += (text if name == "text" else getattr(record, name)).tobytes()
         for name, strings in self._strings.items():
-            strings.append(getattr(record, name))
+            strings.append(sys.intern(getattr(record, name)))  # a name is often the id too, a format always the same
         return record
 
     def build(self, shards: Sequence[Shard], damaged: Sequence[tuple[str, str]] = ()) -> Index:
         """The index in the order of shards and offsets."""
         table = np.array(self._records, np.int64).reshape(-1, len(_RECORD_COLUMNS))
-        boxes = {
-            name: np.concatenate([np.zeros((0, 4) if name == "boxes" else 0, kind), *self._boxes[name]])
-            for name, kind in _BOX_COLUMNS.items()
+        boxes: dict[str, np.ndarray] = {
+            name: np.frombuffer(self._boxes[name], kind) for name, kind in _BOX_COLUMNS.items()
         }
+        boxes["boxes"] = boxes["boxes"].reshape(-1, 4)
         records = {name: np.ascontiguousarray(column) for name, column in zip(_RECORD_COLUMNS, table.T, strict=True)}
         index = Index(tuple(shards), records, boxes, self._strings, tuple(self._texts), tuple(damaged))
         return index.take(np.lexsort((records["offset"], records["shard"])))
