@@ -30,7 +30,11 @@ def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
     ``area`` are kept; ``classes`` are in the order of the category ids, compacted."""
     gathering = Gathering(tree)
     files = {name: _parse(tree.path(name)) for name in _files(tree)}
-    names, parents, used = {}, set(), set()
+    if not any("annotations" in document for document in files.values()):
+        raise ResightError("has no 'annotations'", where=tree.path(next(iter(files))))
+    names: dict[str, None] = {}
+    parents: set[str] = set()
+    used: set[str] = set()
     for name, document in files.items():
         if "annotations" not in document:  # image_info_test2017.json: nobody looked for objects in these
             gathering.problem("no_annotations", tree.path(name), "has no 'annotations', left out", "warning")
@@ -43,7 +47,7 @@ def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
 
 
 def _files(tree: Tree) -> list[str]:
-    found = [name for name in tree.candidates(".json") if _is_coco(peek(tree.path(name), 65536))]
+    found = [name for name in tree.candidates(".json") if tree.only or _is_coco(peek(tree.path(name), 65536))]
     # COCO's own annotations/ holds captions and keypoints of the same images beside the instances.
     instances = [name for name in found if os.path.basename(name).startswith("instances")]
     return instances or found

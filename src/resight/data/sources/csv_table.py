@@ -54,7 +54,8 @@ def _read_file(gathering: Gathering, name: str, delimiter: str) -> None:
             entry.width = entry.width or size(row.get("width"), "width")
             entry.height = entry.height or size(row.get("height"), "height")
             if any(row[key] for key in ("class", *_CORNERS)):
-                box = Box(text(row["class"], "class"), *(number(row[key], key) for key in _CORNERS))
-                entry.boxes[file].append(box)
+                label = text(row["class"], "class")
+                xmin, ymin, xmax, ymax = (number(row[key], key) for key in _CORNERS)
+                entry.boxes[file].append(Box(label, xmin, ymin, xmax, ymax))
         except ValueError as error:
             gathering.malformed(where, error, image)

@@ -71,16 +71,13 @@ def _read_file(
     for where, image, row in gathering.table(name, ";", places, quoting=csv.QUOTE_NONE):
         occluded, _, elsewhere = row.get("occluded,on another road", "").partition(",")
         try:
-            box = Box(
-                text(row["annotation tag"], "Annotation tag"),
-                *(number(row[corner], corner) for corner in _CORNERS),
-                difficult=flag(occluded) or flag(elsewhere),
-                occluded=flag(occluded),
-            )
+            label = text(row["annotation tag"], "Annotation tag")
+            left, top, right, bottom = (number(row[corner], corner) for corner in _CORNERS)
         except ValueError as error:
             gathering.malformed(where, error, image)
             continue
-        gathering.images[image].boxes[file].append(box)
+        hidden, hard = flag(occluded), flag(occluded) or flag(elsewhere)
+        gathering.images[image].boxes[file].append(Box(label, left, top, right, bottom, hard, hidden))
         video, track = row.get("origin file", ""), row.get("origin track", "")
         if video and image not in tracks:
             key = tracks[image] = (f"{folder}/{video}" if folder else video, track)

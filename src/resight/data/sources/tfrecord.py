@@ -70,16 +70,10 @@ def _annotation(split: RecordSplit, i: int, record: Record, shards: list[str], h
     boxes = []
     for at, label in enumerate(split.labels(record).tolist()):
         area = float(record.area[at])
-        boxes.append(
-            Box(
-                names[label] if label >= 0 else record.label_texts[at] or f"class {record.label_ids[at]}",
-                *record.boxes[at].tolist(),
-                difficult=bool(record.difficult[at]),
-                occluded=bool(record.occluded[at]),
-                crowd=bool(record.crowd[at]),
-                area=None if math.isnan(area) else area,
-            )
-        )
+        name = names[label] if label >= 0 else record.label_texts[at] or f"class {record.label_ids[at]}"
+        xmin, ymin, xmax, ymax = record.boxes[at].tolist()
+        flags = (bool(record.difficult[at]), bool(record.occluded[at]), bool(record.crowd[at]))
+        boxes.append(Box(name, xmin, ymin, xmax, ymax, *flags, area=None if math.isnan(area) else area))
     name = record.filename or record.source_id or f"{split.name}-{i:06}"
     return Annotation(
         image=image,

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from xml.etree import ElementTree
 
 from ...boxes import Box, Split
@@ -24,10 +25,12 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _ANNOTATION_FOLDERS = ("annotations", "annotation", "xmls", "xml", "labels")
 _IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "imgs")
 
+Listing = Callable[[str], dict[str, str]]  # a folder's images, listed once
+
 
 def looks_like(tree: Tree) -> str:
     files = tree.candidates(".xml")
-    sign = next((name for name in files[:20] if "<annotation" in peek(tree.path(name))), "")
+    sign = next((name for name in files[:20] if tree.only or "<annotation" in peek(tree.path(name))), "")
     return f"{len(files)} XML files, in {sign} an <annotation>" if sign else ""
 
 
@@ -36,20 +39,20 @@ def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
     ImageSets, images in none of its lists are left out."""
     gathering = Gathering(tree)
     sets = {} if tree.only else _image_sets(gathering)
-    places: dict[str, list[str]] = {}
+    places, listing = cache(partial(_places, tree)), cache(_listing)
     for name in track(tree.candidates(".xml"), "reading VOC"):
         folder, stem = os.path.dirname(name), os.path.splitext(os.path.basename(name))[0]
-        if folder not in places:
-            places[folder] = _places(tree, folder)
         split = sets.pop((os.path.dirname(folder), stem), None) if sets else split_of(*folders_of(name))
-        _read_file(gathering, tree.path(name), stem, places[folder], split)
+        _read_file(gathering, listing, places(folder), tree.path(name), stem, split)
     if sets:
         message = f"{len(sets)} names in ImageSets have no XML, left out: {listed(stem for _, stem in sets)}"
         gathering.problem("missing_annotation", tree.root, message)
     return gathering.source(NAME)
 
 
-def _read_file(gathering: Gathering, file: str, stem: str, places: list[str], split: Split | None) -> None:
+def _read_file(
+    gathering: Gathering, listing: Listing, places: list[str], file: str, stem: str, split: Split | None
+) -> None:
     try:
         root = ElementTree.fromstring(read_bytes(file))
     except ElementTree.ParseError as error:
@@ -62,7 +65,7 @@ def _read_file(gathering: Gathering, file: str, stem: str, places: list[str], sp
     if root.tag != "annotation":
         gathering.problem("not_an_annotation", file, f"its root is <{root.tag}>, left out", "warning")
         return
-    path = _image(gathering, places, file, stem, (root.findtext("filename") or "").strip())
+    path = _image(gathering, listing, places, file, stem, (root.findtext("filename") or "").strip())
     boxes = gathering.image(path, file=file, where=file, split=split)
     item = gathering.images[path]
     if len(item.boxes) > 1:
@@ -74,31 +77,38 @@ def _read_file(gathering: Gathering, file: str, stem: str, places: list[str], sp
         gathering.malformed(file, error, path)
     for at, element in enumerate(root.iter("object"), 1):
         try:
-            boxes.append(
-                Box(
-                    text(element.findtext("name"), "name"),
-                    *(number(element.findtext(f"bndbox/{corner}"), corner) for corner in _CORNERS),
-                    difficult=flag(element.findtext("difficult")),
-                    occluded=flag(element.findtext("occluded")),
-                )
-            )
+            label = text(element.findtext("name"), "name")
+            xmin, ymin, xmax, ymax = (number(element.findtext(f"bndbox/{corner}"), corner) for corner in _CORNERS)
+            difficult, occluded = flag(element.findtext("difficult")), flag(element.findtext("occluded"))
+            boxes.append(Box(label, xmin, ymin, xmax, ymax, difficult, occluded))
         except ValueError as error:
             gathering.malformed(f"{file}: object {at}", error, path)
 
 
-def _image(gathering: Gathering, places: list[str], file: str, stem: str, declared: str) -> str:
+def _image(gathering: Gathering, listing: Listing, places: list[str], file: str, stem: str, declared: str) -> str:
     declared = declared.replace("\\", "/").rpartition("/")[2]
-    own = [declared] if os.path.splitext(declared)[0] == stem else []
-    for name in own + [stem + suffix for lower in IMAGE_SUFFIXES for suffix in (lower, lower.upper())]:
-        for place in places:
-            path = os.path.join(place, name)
-            if os.path.isfile(path):
-                # Files are renamed in pairs more often than <filename> is kept up.
-                if declared and not own and any(os.path.isfile(os.path.join(other, declared)) for other in places):
-                    message = f"its <filename> is {declared}, but {name} has its own name and is taken"
-                    gathering.problem("name_mismatch", file, message, "warning")
-                return path
-    return gathering.locate(declared or f"{stem}.jpg", places)
+
+    def find(name: str) -> str:
+        return next((os.path.join(place, found) for place in places if (found := listing(place).get(name))), "")
+
+    if os.path.splitext(declared)[0] == stem and (path := find(declared)):
+        return path
+    if path := find(stem):
+        # Files are renamed in pairs more often than <filename> is kept up.
+        if os.path.splitext(declared)[0] != stem and find(declared):
+            message = f"its <filename> is {declared}, but {os.path.basename(path)} has its own name and is taken"
+            gathering.problem("name_mismatch", file, message, "warning")
+        return path
+    return find(declared) or gathering.locate(declared or f"{stem}.jpg", places)
+
+
+def _listing(folder: str) -> dict[str, str]:
+    """The images of a folder by their names, and by their names without suffix."""
+    try:
+        names = sorted(name for name in os.listdir(folder) if name.lower().endswith(IMAGE_SUFFIXES))
+    except OSError:  # most of the folders looked for do not exist
+        return {}
+    return {os.path.splitext(name)[0]: name for name in reversed(names)} | {name: name for name in names}
 
 
 def _places(tree: Tree, folder: str) -> list[str]:

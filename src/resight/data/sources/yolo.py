@@ -23,7 +23,7 @@ LOOKS_FOR = "a YAML with 'names', or text files named like the images with lines
 
 _NAMES_FILES = ("classes.txt", "_darknet.labels", "predefined_classes.txt", "obj.names")
 _KEYS: dict[str, Split] = {"train": "train", "val": "val", "valid": "val", "test": "test"}
-_LABEL = re.compile(r"\s*(\d+(\s+[-+.\deE]+){4,}\s*?(\n|$)|$)")
+_LABEL = re.compile(r"\s*(\d+(\.0*)?(\s+[-+.\deE]+){4,}\s*?(\n|$)|$)")
 
 
 def looks_like(tree: Tree) -> str:
@@ -190,12 +190,12 @@ def _read_file(gathering: Gathering, path: str, label: str, names: dict[int, str
             gathering.malformed(label, error.message, path)
         return  # an image that cannot be opened is found missing or unreadable in due course
     item = gathering.images[path]
-    item.width, item.height = info.upright_size
+    item.width, item.height = width, height = info.upright_size
     for line, cells in rows:
         try:
-            corners = _corners([number(cell, "a value") for cell in cells[1:]], keypoints)
-            scaled = [corner * side for corner, side in zip(corners, (item.width, item.height) * 2, strict=True)]
-            item.boxes[label].append(Box(_class(cells[0], names), *scaled))
+            name = _class(cells[0], names)
+            x1, y1, x2, y2 = _corners([number(cell, "a value") for cell in cells[1:]], keypoints)
+            item.boxes[label].append(Box(name, x1 * width, y1 * height, x2 * width, y2 * height))
         except ValueError as error:
             gathering.malformed(f"{label}:{line}", error, path)
 

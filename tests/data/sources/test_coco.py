@@ -1,0 +1,201 @@
+"""COCO files, against pycocotools as the oracle and with odd values everywhere."""
+
+import copy
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pycocotools.coco import COCO
+
+from resight.data.sources import read_source
+from resight.errors import ResightError
+
+
+def document(*files, first=1):
+    """Two boxes on each image but the last; category ids with gaps, not in the order of the names."""
+    images = [{"id": first + at, "file_name": name, "width": 100, "height": 80} for at, name in enumerate(files)]
+    annotations = [
+        {"id": 10 * image["id"] + k, "image_id": image["id"], "category_id": category, "bbox": [k, 2.5, 30, 40.25],
+         "area": 600.5, "iscrowd": k, "segmentation": []}
+        for image in images[:-1] for k, category in enumerate((44, 7))
+    ]  # fmt: skip
+    categories = [
+        {"id": 44, "name": "apple", "supercategory": "fruit"},
+        {"id": 0, "name": "fruit", "supercategory": "none"},
+        {"id": 7, "name": "zebra", "supercategory": "fruit"},
+        {"id": 50, "name": "unseen", "supercategory": "unseen"},
+    ]
+    return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+
+
+def test_agrees_with_pycocotools(tmp_path, put, images, capsys):
+    images("a.png", "b.png", "empty.png")
+    path = put("set.json", json.dumps(document("a.png", "b.png", "empty.png")))
+    source = read_source(tmp_path)
+    assert source.format == "coco" and "set.json" in source.note
+    assert not source.problems and not source.has_split
+    oracle = COCO(str(path))
+    assert len(source.annotations) == len(oracle.imgs) == 3
+    for annotation, image in zip(source.annotations, oracle.imgs.values(), strict=True):
+        assert annotation.filename == image["file_name"]
+        assert (annotation.width, annotation.height) == (image["width"], image["height"])
+        expected = oracle.loadAnns(oracle.getAnnIds(imgIds=[image["id"]]))
+        assert len(annotation.boxes) == len(expected)
+        for box, other in zip(annotation.boxes, expected, strict=True):
+            assert [box.xmin, box.ymin, box.xmax - box.xmin, box.ymax - box.ymin] == pytest.approx(other["bbox"])
+            assert box.label == oracle.cats[other["category_id"]]["name"]
+            assert (box.crowd, box.area) == (bool(other["iscrowd"]), other["area"])
+
+
+def test_classes_follow_the_ids_without_gaps_and_without_the_unused_super_category(tmp_path, put):
+    put("set.json", json.dumps(document("a.png", "b.png")))
+    assert read_source(tmp_path).classes == ("zebra", "apple", "unseen")
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {f"{split}/_annotations.coco.json": split for split in ("train", "valid", "test")},
+        {"annotations/instances_train2017.json": "train2017", "annotations/instances_val2017.json": "val2017"},
+        {"annotations/train.json": "images/train", "annotations/val.json": "images/val"},
+        {"train.json": "images", "test.json": "images"},
+    ],
+)  # fmt: skip
+def test_one_file_for_each_split(tmp_path, put, images, layout):
+    for at, (file, folder) in enumerate(layout.items()):
+        names = (f"{at}.jpg", f"{at}{at}.jpg")
+        images(*(f"{folder}/{name}" for name in names))
+        put(file, json.dumps(document(*names)))  # ids restart in each file
+    put("annotations/captions_train2017.json", '{"images": [{"file_name": "x"}], "annotations": [{"image_id": 1}]}')
+    if "annotations/instances_train2017.json" not in layout:
+        (tmp_path / "annotations/captions_train2017.json").unlink()
+    source = read_source(tmp_path)
+    assert source.has_split and not source.problems
+    assert len(source.annotations) == 2 * len(layout)
+    assert len({a.split for a in source.annotations}) == len(layout)
+    assert len({a.source_id for a in source.annotations}) == 2 * len(layout)
+    for annotation in source.annotations:
+        assert annotation.split[:2] in annotation.where.removeprefix(str(tmp_path))
+
+
+def test_a_file_nobody_annotated_is_left_out_and_said(tmp_path, put, images):
+    images("train2017/a.jpg", "test2017/b.jpg")
+    put("annotations/instances_train2017.json", json.dumps(document("a.jpg")))
+    put("annotations/instances_test2017.json", json.dumps({"images": document("b.jpg")["images"]}))
+    source = read_source(tmp_path)
+    assert [a.filename for a in source.annotations] == ["a.jpg"]
+    assert [p.kind for p in source.problems] == ["no_annotations"]
+
+
+def test_a_single_file_in_annotations_finds_its_images(tmp_path, put, images):
+    images("val2017/a.jpg", "val2017/b.jpg")
+    path = put("annotations/instances_val2017.json", json.dumps(document("a.jpg", "b.jpg")))
+    source = read_source(path)
+    assert not source.problems and source.annotations[0].source_id == "val2017/a.jpg"
+
+
+def test_paths_of_another_machine(tmp_path, put, images):
+    images("photos/a.jpg", "photos/b.jpg")
+    put("set.json", json.dumps(document("/home/somebody/photos/a.jpg", "C:\\data\\photos\\b.jpg")))
+    source = read_source(tmp_path)
+    assert not source.problems and [a.source_id for a in source.annotations] == ["photos/a.jpg", "photos/b.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "says"),
+    [
+        (lambda d: d["annotations"][0].update(image_id=99), "malformed", "image_id 99"),
+        (lambda d: d["annotations"][0].update(category_id=3), "malformed", "category_id 3"),
+        (lambda d: d["annotations"][0].update(bbox=[1, 2, 3]), "malformed", "bbox"),
+        (lambda d: d["annotations"][0].update(bbox=["a", 2, 3, 4]), "malformed", "'a'"),
+        (lambda d: d["annotations"][0].pop("bbox"), "malformed", "bbox"),
+        (lambda d: d["annotations"][1].update(id=d["annotations"][0]["id"]), "duplicate_id", "annotation id"),
+        (lambda d: d["images"][1].update(id=1), "duplicate_id", "image id 1"),
+        (lambda d: d["images"][1].update(file_name="a.png"), "duplicate_image", "a.png"),
+        (lambda d: d["images"][1].pop("file_name"), "malformed", "file_name"),
+        (lambda d: d["images"][1].update(width="wide"), "malformed", "width"),
+        (lambda d: d["categories"][0].update(id=7), "malformed", "'apple'"),
+        (lambda d: d["categories"][0].update(name="zebra"), "duplicate_class", "zebra"),
+        (lambda d: d["categories"][0].update(name="\ud800"), "malformed", "name"),
+        (lambda d: d["images"][0].update(file_name="\ud800"), "malformed", "file_name"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_place(tmp_path, put, images, change, kind, says):
+    images("a.png", "b.png", "c.png")
+    content = document("a.png", "b.png", "c.png")
+    change(content)
+    put("set.json", json.dumps(content))
+    found = [p for p in read_source(tmp_path).problems if p.kind == kind]
+    assert found and says in found[0].message and "[" in found[0].where
+
+
+def test_an_area_of_zero_is_no_area(tmp_path, put):
+    content = document("a.png", "b.png")
+    content["annotations"][0]["area"] = 0
+    put("set.json", json.dumps(content))
+    assert read_source(tmp_path).annotations[0].boxes[0].area is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"images": [{"file_name": ',
+        "{}",
+        "[]",
+        "",
+        '{"images": []}',
+        '{"images": [{"file_name": 1}], "annotations": {}}',
+        '{"images": ["file_name"' + ", [" * 100_000,
+        '{"images": ["file_name", ' + "1" * 9999 + "]}",
+    ],
+)
+def test_broken_json_is_refused_with_its_place(tmp_path, put, text):
+    with pytest.raises(ResightError, match=r"set\.json"):
+        read_source(put("set.json", text))
+
+
+ODD = [
+    None,
+    True,
+    -1,
+    0,
+    7,
+    1e400,
+    float("nan"),
+    10**400,
+    "",
+    "7",
+    "a/../../b",
+    "\x00",
+    "\ud800",
+    [],
+    [1],
+    {},
+    {"id": 1},
+]
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_odd_values_anywhere(tmp_path, survives, data):
+    content = copy.deepcopy(document("a.png", "b.png"))
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = content
+        while isinstance(at, dict | list) and len(at):
+            key = data.draw(st.sampled_from(sorted(at) if isinstance(at, dict) else range(len(at))))
+            if not isinstance(at[key], dict | list) or not at[key] or data.draw(st.integers(0, 4)) == 0:
+                at[key] = copy.deepcopy(data.draw(st.sampled_from(ODD)))
+                break
+            at = at[key]
+    (tmp_path / "set.json").write_text(json.dumps(content))
+    survives(tmp_path, "coco")
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damaged_bytes(tmp_path, damage, survives, data):
+    healthy = json.dumps(document("a.png", "b.png", "c.png")).encode()
+    (tmp_path / "train.json").write_bytes(data.draw(damage)(healthy))
+    survives(tmp_path, "coco")
+    survives(tmp_path / "train.json", "auto")

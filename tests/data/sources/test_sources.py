@@ -1,0 +1,99 @@
+"""Recognising formats by looking, and explaining when that fails."""
+
+import os
+
+import pytest
+
+from resight.data.sources import FORMATS, read_source
+from resight.data.sources.source import Tree, split_of
+from resight.errors import ResightError
+
+CSV = "filename,class,xmin,ymin,xmax,ymax\na.jpg,x,1,2,3,4\n"
+XML = "<annotation><filename>a.jpg</filename></annotation>"
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train", "train"), ("Training", "train"), ("train2017", "train"), ("images_train", "train"),
+        ("valid", "val"), ("val", "val"), ("eval", "val"), ("validation-set", "val"), ("test_labels", "test"),
+        ("testing", "test"), ("trains", None), ("latest", None), ("contest", None), ("trainval", None),
+        ("train_val", None), ("", None), ("photos", None),
+    ],
+)  # fmt: skip
+def test_names_that_tell_a_split(name, split):
+    assert split_of(name) == split
+
+
+def test_the_nearest_telling_name_counts():
+    assert split_of("photos", "test", "train") == "test"
+
+
+def test_nothing_known_lists_what_every_format_looks_for(tmp_path, put):
+    put("readme.md", "hello")
+    with pytest.raises(ResightError) as caught:
+        read_source(tmp_path)
+    for module in FORMATS:
+        assert f"{module.NAME}: {module.LOOKS_FOR}" in caught.value.fix
+    assert caught.value.where == str(tmp_path) and "1 files" in caught.value.message
+
+
+def test_several_formats_list_what_was_found_and_how_to_choose(tmp_path, put, images):
+    images("a.jpg")
+    put("a.xml", XML)
+    put("labels.csv", CSV)
+    with pytest.raises(ResightError) as caught:
+        read_source(tmp_path)
+    assert (
+        "a.xml" in str(caught.value) and "labels.csv" in str(caught.value) and "--format voc|csv" in str(caught.value)
+    )
+    assert read_source(tmp_path, "voc").format == "voc"
+    assert read_source(tmp_path / "labels.csv").format == "csv"
+
+
+def test_a_wrong_format_says_what_it_looks_like(tmp_path, put):
+    put("a.xml", XML)
+    with pytest.raises(ResightError, match=r"(?s)'coco'.*voc: found 1 XML"):
+        read_source(tmp_path, "coco")
+    with pytest.raises(ResightError, match="Did you mean 'coco'"):
+        read_source(tmp_path, "cocoo")
+
+
+def test_an_empty_folder_and_none_at_all(tmp_path):
+    with pytest.raises(ResightError, match="empty"):
+        read_source(tmp_path)
+    for path in (tmp_path / "none", "a\0b", "s3://bucket/x"):
+        with pytest.raises(ResightError, match="no such file or folder"):
+            read_source(path)
+
+
+def test_a_folder_is_listed_once_whatever_the_formats(tmp_path, put, images, monkeypatch):
+    images("images/a.jpg")
+    put("labels.csv", CSV)
+    listed = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(str(path)) or scandir(path))
+    read_source(tmp_path)
+    assert len(listed) == len(set(listed)) == 2
+
+
+def test_links_in_a_circle_end(tmp_path, put):
+    put("a/b.csv", CSV)
+    (tmp_path / "a/up").symlink_to(tmp_path, target_is_directory=True)
+    assert Tree.of(tmp_path).files == ("a/b.csv",)
+
+
+def test_linked_folders_are_followed(tmp_path, images):
+    images("far/x.jpg")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/images").symlink_to(tmp_path / "far", target_is_directory=True)
+    assert Tree.of(tmp_path / "set").images == ("images/x.jpg",)
+
+
+def test_a_file_name_that_is_no_text_is_a_problem(tmp_path, put):
+    with open(os.fsencode(tmp_path) + b"/\xff.xml", "wb") as file:
+        file.write(XML.replace("a.jpg", "").encode())
+    with open(os.fsencode(tmp_path) + b"/\xff.jpg", "wb") as file:
+        file.write(b"x")
+    source = read_source(tmp_path)
+    assert not source.annotations and "UTF-8" in source.problems[0].message
