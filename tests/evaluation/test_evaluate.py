@@ -68,6 +68,7 @@ def records_folder(folder, splits, names=DATA_CLASSES):
 class Oracle:
     """Finds in each image what ``answers`` says: rows ``(x1, y1, x2, y2, name, score)`` by the image's number."""
 
+    name = "run/checkpoints/best.safetensors"
     classes = MODEL_CLASSES
     answers = ((8, 6, 40, 48, "stop", 0.9),), ((8, 6, 40, 48, "signalAhead", 0.7),), ()
 
@@ -78,7 +79,8 @@ class Oracle:
         labels = np.array([self.classes.index(row[4]) for row in rows], np.int64)
         return Detections(boxes, np.array([row[5] for row in rows], np.float32), labels, self.classes, 80, 60)
 
-    def losses(self, record):
+    def losses(self, record, labels):
+        assert [self.classes[label] if label >= 0 else "yield" for label in labels] == list(record.label_texts)
         return {"loss": float(record.filename[0]), "box": 1.0}
 
 
@@ -120,6 +122,7 @@ def test_a_run_knows_its_data(run):
     }
     assert metrics["AP_large"] is None and metrics["AP50"] == pytest.approx(0.75, abs=0.01)
     assert metrics["losses"] == {"loss": 1.0, "box": 1.0}
+    assert metrics["model"] == "run/checkpoints/best.safetensors"
     point = metrics["operating_point"]
     assert (point["precision"], point["recall"]) == (1.0, pytest.approx(2 / 3))
     assert metrics["unknown_classes"] == {"yield": 1}
@@ -178,7 +181,7 @@ def test_any_other_model_needs_data(tmp_path, run, monkeypatch):
 
 
 def test_a_model_without_losses(run, model):
-    model.losses = lambda record: None
+    model.losses = lambda record, labels: None
     evaluation = evaluate(run)
     assert evaluation.metrics["losses"] == {}
     assert "Losses" not in evaluation.text()
@@ -277,6 +280,7 @@ def test_an_image_that_cannot_be_decoded(run, tmp_path):
 
 def test_label_map_names_the_classes(run, model, tmp_path):
     (tmp_path / "names.pbtxt").write_text(to_pbtxt(LabelMap.from_names(["yield", "signalAhead", "stop"])))
+    model.losses = lambda record, labels: None
     metrics = evaluate(run, labels="names.pbtxt").metrics
     assert list(metrics["per_class"]) == ["yield", "signalAhead", "stop"]
     assert metrics["per_class"]["yield"]["AP50"] == 0.0  # it says "yield" where a stop sign stands

@@ -120,17 +120,19 @@ def evaluate(
                     raise
                 undecoded.append(f"{error.where}: {error.message}")
                 continue
-            yield GroundTruth.of_record(record, translate(part.labels(record), record)), image
-            losses.append(detector.losses(record) or {})
+            labels = translate(part.labels(record), record)
+            yield GroundTruth.of_record(record, labels), image
+            losses.append(detector.losses(record, labels) or {})
 
     measured, point = measure(detector.detect, pairs(), classes, ignore_difficult=ignore_difficult)
-    selected_on = ("val" if len(records.splits.get("val", ())) else "test") if own else None
+    watched = (name for name in ("val", "test") if len(records.splits.get(name, ())))  # as training chooses it
+    selected_on = next(watched, None) if own else None
     metrics = report.as_dict(
         measured,
         point,
         losses=_means(losses),
         selected_on=selected_on,
-        model=os.fspath(model),
+        model=detector.name,
         data=os.fspath(records.path),
         data_digest=records.digest,
         split=split,
