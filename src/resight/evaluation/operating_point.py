@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 
@@ -67,19 +69,18 @@ def match(truth: GroundTruth, found: Detections, ignore_difficult: bool = False)
     object is found once, a crowd any number of times; an ignored object only where no other is left.
     """
     outcome = np.full(len(found), _FALSE)
-    ignored = truth.ignored(ignore_difficult)
     order = np.argsort(-found.scores, kind="stable")
     overlap = _iou(found.boxes[order], truth.boxes, truth.crowd)
-    overlap[found.labels[order][:, None] != truth.labels[None]] = 0
-    free = np.ones(len(truth.labels), bool)
-    for row in np.flatnonzero((overlap >= _IOU).any(axis=1)):
-        for candidates in (free & ~ignored, (free | truth.crowd) & ignored):
-            open_overlap = np.where(candidates, overlap[row], 0)
-            target = len(open_overlap) - 1 - int(np.argmax(open_overlap[::-1]))
-            if open_overlap[target] >= _IOU:
-                free[target] = False
-                outcome[order[row]] = _IGNORED if ignored[target] else _TRUE
-                break
+    rows, targets = np.nonzero((overlap >= _IOU) & (found.labels[order][:, None] == truth.labels))
+    counts, crowd = (~truth.ignored(ignore_difficult)).tolist(), truth.crowd.tolist()
+    taken: set[int] = set()
+    pairs = zip(rows.tolist(), overlap[rows, targets].tolist(), targets.tolist(), strict=True)
+    for row, candidates in groupby(pairs, key=itemgetter(0)):
+        open_ = [(counts[at], iou, at) for _, iou, at in candidates if crowd[at] or at not in taken]
+        if open_:
+            is_object, _, target = max(open_)
+            taken.add(target)
+            outcome[order[row]] = _TRUE if is_object else _IGNORED
     return outcome
 
 
