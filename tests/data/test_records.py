@@ -2,6 +2,7 @@ import io
 import json
 import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from resight.boxes import Annotation, Box
+from resight.data import index
 from resight.data import records as module
 from resight.data.example import Record, decode_example, encode_example
 from resight.data.records import open_records, write_records_folder
@@ -168,8 +170,16 @@ def test_a_foreign_folder_is_left_as_it_is_and_its_index_cached(tmp_path, cache,
     assert {name: len(split) for name, split in first.splits.items()} == {"train": 1, "test": 1}
     assert sorted(path.name for path in folder.iterdir()) == before
     assert len(list((cache / "index").iterdir())) == 1
-    monkeypatch.setattr(module, "scan", None)  # a second scan would fail
+    monkeypatch.setattr(index, "scan", None)  # a second scan would fail
     assert open_records(folder).digest == first.digest
+
+
+def test_where_the_folder_cannot_take_the_index_the_cache_does(tmp_path, cache):
+    write_records_folder({"train": annotations(2)}, tmp_path / "out", LABELS)
+    (tmp_path / "out" / "records.index").unlink()
+    (tmp_path / "out" / "records.index").mkdir()
+    assert len(open_records(tmp_path / "out").splits["train"]) == 2
+    assert len(list((cache / "index").iterdir())) == 1
 
 
 def test_the_digest_names_content_and_not_place(tmp_path):
@@ -228,20 +238,20 @@ def test_repeats_share_a_name_or_id_and_the_image(tmp_path, first, second, count
 
 def test_classes_by_text_then_number_and_what_disagrees(tmp_path):
     rows = [
-        record([A, A, A], ["stop", "", "tree"], [2, 3, 1]),
+        record([A, A, A, B], ["stop", "", "tree", "tree"], [2, 3, 1, 1]),
         record([A, A], ["yield", "go"], [2, 0], name="b.png"),
         record([A, A], ["", ""], [9, 1], name="c.png"),
     ]
     records = open_records(foreign(tmp_path / "theirs", train=rows))
     split = records.splits["train"]
-    assert [split.labels(row).tolist() for row in split.summaries] == [[1, 2, -1], [0, 2], [-1, 0]]
-    said = {problem.message.split(", which")[0]: problem for problem in records.problems}
+    assert [split.labels(row).tolist() for row in split.summaries] == [[1, 2, -1, -1], [0, 2], [-1, 0]]
+    said = {problem.message.split(", unknown")[0].split(" and the")[0]: problem for problem in records.problems}
     assert {text: problem.kind for text, problem in said.items()} == {
-        "1 boxes of train have the class text 'tree'": "unknown-class",
-        "1 boxes of train have the class number 9": "unknown-class",
-        "1 boxes of train have the class text 'yield' and the number 2": "class-disagrees",
+        "2 boxes of train with the class text 'tree'": "unknown-class",
+        "1 box of train with the class number 9": "unknown-class",
+        "1 box of train with the class text 'yield'": "class-disagrees",
     }
-    assert "number 1 is 'yield'" in said["1 boxes of train have the class text 'tree'"].message
+    assert "number 1 is 'yield'" in said["2 boxes of train with the class text 'tree'"].message
 
 
 def flip(path, place):
@@ -338,6 +348,25 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, error, force):
     assert [path.name for path in tmp_path.iterdir()] == (["out"] if force else [])
 
 
+@pytest.mark.parametrize("call", [1, 2])
+def test_an_interruption_while_replacing_keeps_the_old_folder(tmp_path, monkeypatch, call):
+    write_records_folder({"train": annotations(3)}, tmp_path / "out", LABELS)
+    before = tree(tmp_path)
+    rename, calls = module.os.rename, []
+
+    def interrupted(source, target):
+        if tmp_path / "out" in (Path(source), Path(target)):
+            calls.append(target)
+            if len(calls) == call:
+                raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(module.os, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_records_folder({"train": annotations(1)}, tmp_path / "out", LABELS, force=True)
+    assert tree(tmp_path) == before
+
+
 def test_what_cannot_be_written_is_refused(tmp_path):
     one = annotations(1)
     (tmp_path / "file").touch()
@@ -354,6 +383,8 @@ def test_what_cannot_be_written_is_refused(tmp_path):
     for says, splits in bad.items():
         with pytest.raises(ResightError, match=says):
             write_records_folder(splits, tmp_path / "out", LABELS)
+    with pytest.raises(ResightError, match="0 is no number of files"):
+        write_records_folder({"train": one}, tmp_path / "out", LABELS, shards=0)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -386,3 +417,22 @@ def test_a_payload_on_its_own_says_the_same_as_the_index(tmp_path):
         alone, found = decode_example(payload), split[i]
         for name in Record.__dataclass_fields__:
             np.testing.assert_array_equal(getattr(alone, name), getattr(found, name))
+
+
+@given(st.data())
+def test_damaged_shards_give_records_or_our_error(tmp_path_factory, data):
+    folder = tmp_path_factory.getbasetemp() / "damaged-shards"
+    picture = image(size=(2, 2))
+    foreign(folder, train=[record([A], picture=picture), record([B, C], name="b.png", picture=picture)])
+    content = bytearray((folder / "train.record").read_bytes())
+    place = data.draw(st.integers(0, len(content) - 1))
+    content[place : place + data.draw(st.integers(0, 20))] = data.draw(st.binary(max_size=20))
+    (folder / "train.record").write_bytes(content)
+    for on_bad in ("skip", "stop"):
+        try:
+            split = open_records(folder, on_bad=on_bad).splits["train"]
+        except ResightError as error:
+            assert on_bad == "stop"
+            assert "train.record, byte" in error.where
+        else:
+            assert [len(split[i].boxes) for i in range(len(split))] in ([1, 2], [1], [2], [])

@@ -25,13 +25,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from ..errors import ResightError
-from ..progress import track
+from ..progress import meter
 from .example import Record, decode_example
-from .tfrecord import TFRecordWriter, read_tfrecord
+from .tfrecord import OVERHEAD, TFRecordWriter, read_tfrecord
 
 log = logging.getLogger(__name__)
 
 _VERSION = 1
+INDEX = "records.index"
 _RECORD_COLUMNS = ("shard", "offset", "length", "crc", "image", "width", "height", "count")
 _BOX_COLUMNS = {"boxes": np.float32, "text": np.int64, "label_ids": np.int64, "difficult": np.bool_, "crowd": np.bool_,
                 "occluded": np.bool_, "area": np.float32}  # fmt: skip
@@ -53,7 +54,8 @@ class Index:
 
     ``records`` has one int64 value a record under each of ``_RECORD_COLUMNS`` (``image`` is a checksum of the image
     bytes), ``boxes`` one row a box, in the order of the records, ``strings`` one text a record; ``texts`` are the class
-    names that the box column "text" counts through. ``damaged`` lists (where, message) of records that cannot be used.
+    names that the box column "text" counts through. ``damaged`` lists (where, message) of unusable records; an
+    index that has any is not kept.
     """
 
     shards: tuple[Shard, ...]
@@ -140,19 +142,55 @@ class IndexBuilder:
         return index.take(np.lexsort((records["offset"], records["shard"])))
 
 
+def open_index(folder: str, paths: Sequence[str], *, beside: bool) -> Index:
+    """The index of the shards ``paths``, made and kept where it is missing or stale: in ``folder`` when ``beside`` says
+    so and it can be written, else in the user's cache."""
+    shards = []
+    for path in paths:
+        try:
+            stat = os.stat(path)
+        except OSError as error:
+            raise ResightError(f"cannot read the records: {error.strerror}", where=path) from error
+        name = os.path.relpath(path, folder or ".")
+        shards.append(Shard(os.path.basename(path) if name.startswith("..") else name, stat.st_size, stat.st_mtime_ns))
+    key = hashlib.sha256("\0".join(os.path.abspath(path) for path in paths).encode("utf-8", "surrogateescape"))
+    places = [os.path.join(cache_folder(), "index", f"{key.hexdigest()[:32]}.index")]
+    if beside:
+        places.insert(0, os.path.join(folder, INDEX))
+    for place in places:
+        if index := load_index(place, shards):
+            return index
+    index = scan(paths, shards)
+    for place in () if index.damaged else places:
+        try:
+            save_index(index, place)
+            break
+        except ResightError as error:
+            log.debug("%s", error)  # a cache only; the next place, or none
+    return index
+
+
+def cache_folder() -> str:
+    """Where what can be made again is kept: `RESIGHT_CACHE`, else the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.environ.get("RESIGHT_CACHE") or os.path.join(base, "resight")
+
+
 def scan(paths: Sequence[str], shards: Sequence[Shard]) -> Index:
     """Reads all records of ``paths``; damaged ones are passed over and named in ``.damaged``."""
     builder = IndexBuilder()
     errors: list[ResightError] = []
-    for number, path in enumerate(track(paths, "indexing records")):
-        try:
-            for offset, payload in read_tfrecord(path, damaged=errors):
-                try:
-                    builder.add(number, offset, payload, f"{path}, byte {offset}")
-                except ResightError as error:
-                    errors.append(error)
-        except ResightError as error:
-            errors.append(error)
+    with meter("indexing records, MB", sum(shard.size for shard in shards) / 1e6) as progress:
+        for number, path in enumerate(paths):
+            try:
+                for offset, payload in read_tfrecord(path, damaged=errors):
+                    progress.advance((len(payload) + OVERHEAD) / 1e6)
+                    try:
+                        builder.add(number, offset, payload, f"{path}, byte {offset}")
+                    except ResightError as error:
+                        errors.append(error)
+            except ResightError as error:
+                errors.append(error)
     return builder.build(shards, [(error.where, error.message) for error in errors])
 
 
@@ -208,7 +246,6 @@ def save_index(index: Index, path: str) -> None:
         "shards": [[shard.name, shard.size, shard.mtime_ns] for shard in index.shards],
         "strings": index.strings,
         "texts": index.texts,
-        "damaged": index.damaged,
     }
     columns = {f"record/{name}": np.ascontiguousarray(values) for name, values in index.records.items()}
     columns |= {f"box/{name}": np.ascontiguousarray(values) for name, values in index.boxes.items()}
@@ -240,7 +277,6 @@ def load_index(path: str, shards: Sequence[Shard]) -> Index | None:
             boxes={name: columns[f"box/{name}"] for name in _BOX_COLUMNS},
             strings={name: head["strings"][name] for name in _STRINGS},
             texts=tuple(head["texts"]),
-            damaged=tuple((where, message) for where, message in head["damaged"]),
         )
     except (ResightError, SafetensorError, StopIteration, ValueError, KeyError, TypeError) as error:
         log.debug("no usable index at %s: %r", path, error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -10,6 +9,7 @@ import shutil
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -23,14 +23,14 @@ from ..progress import track
 from .discover import SPLITS, find_label_map, find_records
 from .example import Record, decode_image_bytes, encode_example
 from .images import probe, read_bytes, upright
-from .index import Index, IndexBuilder, Shard, load_index, merge_repeats, save_index, scan
+from .index import INDEX, Index, IndexBuilder, Shard, merge_repeats, open_index, save_index
 from .tfrecord import ShardReader, TFRecordWriter
 
 log = logging.getLogger(__name__)
 
 _SHARD_BYTES = 512 << 20  # a shard is closed when it is larger
 _LABEL_MAPS = {"resight": "label_map.pbtxt", "tfod": "classes.pbtxt"}
-INDEX, INFO = "records.index", "dataset.json"
+INFO = "dataset.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +118,7 @@ def open_records(
     map_file, labels = find_label_map(folder, label_map)
     problems.extend(labels.problems)
     info = _read_info(folder)
-    index = _index(folder, paths, beside=bool(info) and not globs)
+    index = open_index(folder, paths, beside=bool(info) and not globs)
     if index.damaged:
         _report_damage(index, on_bad, problems)
     splits = {}
@@ -172,14 +172,11 @@ def _label_problems(splits: dict[str, RecordSplit], labels: LabelMap, map_file: 
         for (text_number, id), count in zip(pairs.tolist(), counts.tolist(), strict=True):
             text = split.index.texts[text_number]
             by_id = labels.index_of_id(id)
-            what = (
-                f"{count} boxes of {split.name} have the class text '{text}'"
-                if text
-                else (f"{count} boxes of {split.name} have the class number {id}")
-            )
+            what = f"{count} box{'es' * (count != 1)} of {split.name} with the class "
+            what += f"text '{text}'" if text else f"number {id}"
             if _class(labels, text, id) < 0:
                 number = f"; their number {id} is '{labels.names[by_id]}'" if text and by_id is not None else ""
-                message = f"{what}, which {map_file} does not know{number}"
+                message = f"{what}, unknown to {map_file}{number}"
                 problems.append(Problem("error", "unknown-class", split.shards[0], message))
             elif text and id and by_id != labels.index_of(text):
                 other = f"'{labels.names[by_id]}'" if by_id is not None else "unknown"
@@ -200,39 +197,6 @@ def _report_damage(index: Index, on_bad: str, problems: list[Problem]) -> None:
         where=where,
         fix="Copy or build the records again, or leave damaged ones out with --set data.on_bad_record=skip.",
     )
-
-
-def _index(folder: str, paths: list[str], *, beside: bool) -> Index:
-    """From `records.index` in a folder of ours, from the user's cache for other folders, else made and kept there."""
-    shards = []
-    for path in paths:
-        try:
-            stat = os.stat(path)
-        except OSError as error:
-            raise ResightError(f"cannot read the records: {error.strerror}", where=path) from error
-        name = os.path.relpath(path, folder or ".")
-        shards.append(Shard(os.path.basename(path) if name.startswith("..") else name, stat.st_size, stat.st_mtime_ns))
-    key = hashlib.sha256("\0".join(os.path.abspath(path) for path in paths).encode("utf-8", "surrogateescape"))
-    places = [os.path.join(cache_folder(), "index", f"{key.hexdigest()[:32]}.index")]
-    if beside:
-        places.insert(0, os.path.join(folder, INDEX))
-    for place in places:
-        if index := load_index(place, shards):
-            return index
-    index = scan(paths, shards)
-    for place in places:
-        try:
-            save_index(index, place)
-            break
-        except ResightError as error:
-            log.debug("%s", error)  # a cache only; the next place, or none
-    return index
-
-
-def cache_folder() -> str:
-    """Where what can be made again is kept: `RESIGHT_CACHE`, else the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return os.environ.get("RESIGHT_CACHE") or os.path.join(base, "resight")
 
 
 def _read_info(folder: str) -> dict[str, Any]:
@@ -290,18 +254,22 @@ def write_records_folder(
     """
     target = os.path.realpath(out)
     _check_output(target, force)
-    folder, name = os.path.split(target)
-    partial = os.path.join(folder, f".{name}.partial-{uuid.uuid4().hex[:8]}")
+    parent, name = os.path.split(target)
+    partial = os.path.join(parent, f".{name}.partial-{uuid.uuid4().hex[:8]}")
+    replaced = f"{partial}.replaced"
     try:
         os.makedirs(partial)
         report = _write(partial, target, annotations_by_split, label_map, dict(info or {}), shards, layout)
         if os.path.isdir(target):
-            shutil.rmtree(target)
+            os.rename(target, replaced)
         os.rename(partial, target)
     except OSError as error:
         raise ResightError(f"cannot write the records: {error.strerror}", where=error.filename or target) from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if os.path.isdir(replaced) and not os.path.isdir(target):
+            os.rename(replaced, target)
+        for folder in (partial, replaced):
+            shutil.rmtree(folder, ignore_errors=True)
     return report
 
 
@@ -348,12 +316,15 @@ def _write(
     rotated = 0
     for split in (split for split in SPLITS if split in annotations_by_split):
         count = shards.get(split) if isinstance(shards, Mapping) else shards
+        if count is not None and count < 1:
+            raise ResightError(f"{count} is no number of files", where="--shards", fix="Ask for 1 or more.")
         writers: list[TFRecordWriter] = []
         size = 0
-        try:
+        with ExitStack() as stack:
             for number, annotation in enumerate(track(annotations_by_split[split], f"writing {split}")):
                 if len(writers) < (count or 1) or (not count and size > _SHARD_BYTES):
-                    writers.append(TFRecordWriter(os.path.join(folder, f"{split}-{len(writers)}")))
+                    path = os.path.join(folder, f"{split}-{len(writers)}")
+                    writers.append(stack.enter_context(TFRecordWriter(path)))
                 shard = number % count if count else len(writers) - 1
                 record, turned = _record(annotation, label_map)
                 rotated += turned
@@ -363,9 +334,6 @@ def _write(
                 builder.add(len(files) + shard, offset, payload, annotation.where)
                 images[split] = images.get(split, 0) + 1
                 classes.setdefault(split, Counter()).update(record.label_texts)
-        finally:
-            for writer in writers:
-                writer.close()
         names = [_shard_name(layout, split, number, len(writers)) for number in range(len(writers))]
         for writer, name in zip(writers, names, strict=True):
             os.rename(writer.path, os.path.join(folder, name))

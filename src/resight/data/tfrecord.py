@@ -40,7 +40,7 @@ class TFRecordWriter:
         self.path = os.fspath(path)
         self._offset = 0
         try:
-            self._file = open(path, "wb", buffering=1 << 20)  # noqa: SIM115 (closed by close)
+            self._file = open(path, "wb", buffering=1 << 17)  # noqa: SIM115 (closed by close)
         except OSError as error:
             raise _cannot("write", self.path, error) from error
 
