@@ -5,7 +5,7 @@ import os
 import pytest
 
 from resight.data.sources import FORMATS, read_source
-from resight.data.sources.source import Tree, split_of
+from resight.data.sources.source import Tree, number, split_of
 from resight.errors import ResightError
 
 CSV = "filename,class,xmin,ymin,xmax,ymax\na.jpg,x,1,2,3,4\n"
@@ -97,3 +97,16 @@ def test_a_file_name_that_is_no_text_is_a_problem(tmp_path, put):
         file.write(b"x")
     source = read_source(tmp_path)
     assert not source.annotations and "UTF-8" in source.problems[0].message
+
+
+def test_pipes_are_no_files(tmp_path, put, images):
+    images("a.jpg")
+    put("labels.csv", CSV)
+    os.mkfifo(tmp_path / "more.csv")
+    assert Tree.of(tmp_path).files == ("a.jpg", "labels.csv")
+
+
+@pytest.mark.parametrize("value", ["1_0", "", "1,5", "one", None, True, [1], 10**400])
+def test_what_is_no_number(value):
+    with pytest.raises(ValueError, match="xmin is"):
+        number(value, "xmin")

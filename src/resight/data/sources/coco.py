@@ -21,8 +21,7 @@ LOOKS_FOR = "a JSON with the lists 'images' (of 'file_name's) and 'annotations' 
 
 def looks_like(tree: Tree) -> str:
     files = _files(tree)
-    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-    return f"COCO's lists in {files[0]}{more}" if files else ""
+    return f"COCO's lists in {listed(files, 1)}" if files else ""
 
 
 def read(tree: Tree, classes: Sequence[str] = ()) -> Source:

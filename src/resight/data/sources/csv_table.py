@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 
 from ...boxes import Box
+from ...errors import listed
 from .source import Gathering, Source, Tree, folders_of, number, peek, size, split_of, text
 
 NAME = "csv"
@@ -15,9 +16,8 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 def looks_like(tree: Tree) -> str:
-    files = list(_files(tree))
-    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-    return f"the columns filename, class, xmin, ... in {files[0]}{more}" if files else ""
+    files = _files(tree)
+    return f"the columns filename, class, xmin, ... in {listed(files, 1)}" if files else ""
 
 
 def read(tree: Tree, classes: Sequence[str] = ()) -> Source:

@@ -5,11 +5,11 @@ Source: the annotation files of the LISA Traffic Sign Dataset (Mogelmose, Trived
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Sequence
 
 from ...boxes import Box
+from ...errors import listed
 from .source import Gathering, Source, Tree, flag, number, peek, text
 
 NAME = "lisa"
@@ -21,8 +21,7 @@ _CORNERS = ("upper left corner x", "upper left corner y", "lower right corner x"
 
 def looks_like(tree: Tree) -> str:
     files = _files(tree)
-    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-    return f"LISA's header in {files[0]}{more}" if files else ""
+    return f"LISA's header in {listed(files, 1)}" if files else ""
 
 
 def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
@@ -68,7 +67,7 @@ def _read_file(
     file, folder = tree.path(name), os.path.dirname(name)
     places = [tree.path(folder), tree.root, tree.path(os.path.join(folder, ".."))]
     # Quotes mean nothing here; a stray one would otherwise swallow the rows after it.
-    for where, image, row in gathering.table(name, ";", places, quoting=csv.QUOTE_NONE):
+    for where, image, row in gathering.table(name, ";", places, quoted=False):
         occluded, _, elsewhere = row.get("occluded,on another road", "").partition(",")
         try:
             label = text(row["annotation tag"], "Annotation tag")

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 from ...boxes import Annotation, Box, Split
 from ...errors import Problem, ResightError, listed
@@ -165,7 +166,7 @@ class Gathering:
         file = self.tree.path(name)
         columns: list[str] = []
         located: dict[str, str] = {}
-        for line, cells in read_table(file, delimiter, quoting):
+        for line, cells in read_table(file, delimiter, quoted):
             where = f"{file}:{line}"
             if not columns:
                 columns = [cell.lower() for cell in cells]
@@ -288,8 +289,9 @@ def peek(path: str, size: int = 4096) -> str:
     return data.decode("utf-16" if utf16 else "utf-8-sig", errors="replace")
 
 
-def read_table(path: str, delimiter: str, quoting: int) -> Iterator[tuple[int, list[str]]]:
+def read_table(path: str, delimiter: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
     """The rows of a CSV file with their line numbers from 1, fields stripped; blank lines are no rows."""
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, quoting=quoting)
     try:
         for row in reader:
@@ -302,7 +304,9 @@ def read_table(path: str, delimiter: str, quoting: int) -> Iterator[tuple[int, l
 def number(value: object, name: str) -> float:
     """``value`` as a float, infinite and NaN ones too. Raises ValueError that speaks of ``name``."""
     try:
-        if isinstance(value, str | int | float) and not isinstance(value, bool):
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        if isinstance(value, str) and "_" not in value:  # Python would read 1_0 as 10
             return float(value)
     except (ValueError, OverflowError):
         pass
@@ -366,7 +370,7 @@ def _walk(root: str) -> Iterator[str]:
                         continue
                     if entry.is_dir():
                         todo.append(f"{prefix}{entry.name}/")
-                    else:
+                    elif entry.is_file():  # not a pipe, whose reading would never end
                         yield prefix + entry.name
         except OSError as error:
             raise ResightError(f"cannot list the folder: {error.strerror}", where=folder) from error

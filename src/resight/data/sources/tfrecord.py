@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...boxes import Annotation, Box
+from ...errors import listed
 from ..example import Record, decode_image_bytes
 from ..images import StoredImage
 from ..records import Records, RecordSplit, open_records
@@ -41,8 +42,7 @@ class RecordImage(StoredImage):
 
 def looks_like(tree: Tree) -> str:
     files = [name for name in ([tree.only] if tree.only else tree.files) if _IS_RECORD.search(name)]
-    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-    return f"{files[0]}{more}" if files else ""
+    return listed(files, 1) if files else ""
 
 
 def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
