@@ -159,7 +159,7 @@ class Gathering:
         delimiter: str,
         places: Iterable[str],
         split: Split | None = None,
-        quoting: int = csv.QUOTE_MINIMAL,
+        quoted: bool = True,
     ) -> Iterator[tuple[str, str, dict[str, str]]]:
         """Each row of a CSV with a column ``filename``: where it is, its image's path, and its cells by lower-case
         column. The image is registered before anything of the row can be refused."""
