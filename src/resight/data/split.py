@@ -224,9 +224,9 @@ def _stratify(
         chosen, highest = "", float("-inf")
         for split in (current, *wanted) if current else wanted:
             lack, held = missing[split], holders[split]
-            gain = 0.0  # how much the sum of squares shrinks; where equally, a class the split lacks decides
+            gain = 0.0  # the sum of squares shrinks with it; where equally, a class the split lacks decides
             for at, share in shares[group]:
-                gain += share * (lack[at] - share / 2) + (0.0 if held[at] else 0.01)
+                gain += share * lack[at] + (0.0 if held[at] else 0.01)
             if gain > highest + 1e-14:  # sums of the same shares in another order are a tie
                 chosen, highest = split, gain
         return chosen
