@@ -5,6 +5,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from resight.data.sources import read_source
+from resight.errors import ResightError
 
 HEADER = "filename,width,height,class,xmin,ymin,xmax,ymax\n"
 
@@ -76,6 +77,12 @@ def test_bad_lines(tmp_path, put, images):
     source = read_source(tmp_path)
     assert source.annotations == []
     assert [p.where[-2:] for p in source.problems if p.kind == "malformed"] == [":2", ":3", ":4", ":5"]
+
+
+def test_a_header_that_quotes_run_together(tmp_path, put):
+    put("x.csv", HEADER.replace("class", '"class') + "a.jpg,1,2,x,1,2,3,4\n")
+    with pytest.raises(ResightError, match=r"x\.csv:.*the header lacks class"):
+        read_source(tmp_path)
 
 
 def test_bad_boxes_are_kept_as_written(tmp_path, put, images):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from resight.data.sources import lisa, read_source
 from resight.data.sources.source import Tree
+from resight.errors import ResightError
 
 HEADER = (
     "Filename;Annotation tag;Upper left corner X;Upper left corner Y;Lower right corner X;Lower right corner Y;"
@@ -115,7 +116,7 @@ def test_frames_that_no_table_lists_are_counted(tmp_path, put, images):
 
 def test_not_utf8_says_where_and_what_to_do(tmp_path, put):
     put("allAnnotations.csv", table(row("a.png")).encode() + b"\xff")
-    with pytest.raises(Exception, match="UTF-8"):
+    with pytest.raises(ResightError, match="UTF-8"):
         read_source(tmp_path)
 
 

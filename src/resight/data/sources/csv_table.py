@@ -48,7 +48,7 @@ def _read_file(gathering: Gathering, name: str, delimiter: str) -> None:
     bases = [os.path.join(folder, place) for place in ("", "images", "..", "../images")]
     splits = [word for word in ("train", "val", "valid", "validation", "test") if split_of(word) == split]
     places = [tree.path(base) for base in bases] + [tree.path(f"{base}/{word}") for base in bases for word in splits]
-    for where, image, row in gathering.table(name, delimiter, places, split):
+    for where, image, row in gathering.table(name, delimiter, ("class", *_CORNERS), places, split):
         try:
             entry = gathering.images[image]
             entry.width = entry.width or size(row.get("width"), "width")

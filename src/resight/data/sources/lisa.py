@@ -67,7 +67,7 @@ def _read_file(
     file, folder = tree.path(name), os.path.dirname(name)
     places = [tree.path(folder), tree.root, tree.path(os.path.join(folder, ".."))]
     # Quotes mean nothing here; a stray one would otherwise swallow the rows after it.
-    for where, image, row in gathering.table(name, ";", places, quoted=False):
+    for where, image, row in gathering.table(name, ";", ("annotation tag", *_CORNERS), places, quoted=False):
         occluded, _, elsewhere = row.get("occluded,on another road", "").partition(",")
         try:
             label = text(row["annotation tag"], "Annotation tag")

@@ -157,12 +157,13 @@ class Gathering:
         self,
         name: str,
         delimiter: str,
+        required: Iterable[str],
         places: Iterable[str],
         split: Split | None = None,
         quoted: bool = True,
     ) -> Iterator[tuple[str, str, dict[str, str]]]:
-        """Each row of a CSV with a column ``filename``: where it is, its image's path, and its cells by lower-case
-        column. The image is registered before anything of the row can be refused."""
+        """Each row of a CSV with the columns ``filename`` and ``required``: where it is, its image's path, and its
+        cells by lower-case column. The image is registered before anything of the row can be refused."""
         file = self.tree.path(name)
         columns: list[str] = []
         located: dict[str, str] = {}
@@ -170,6 +171,9 @@ class Gathering:
             where = f"{file}:{line}"
             if not columns:
                 columns = [cell.lower() for cell in cells]
+                # Looking saw them, but quotes and line ends may part a damaged header otherwise.
+                if lacking := [name for name in ("filename", *required) if name not in columns]:
+                    raise ResightError(f"the header lacks {listed(lacking)}", where=where)
                 continue
             try:
                 frame = text(dict(zip(columns, cells, strict=False)).get("filename", ""), "filename")
