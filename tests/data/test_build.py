@@ -263,7 +263,7 @@ def test_an_output_that_holds_something_is_refused_before_the_work(photos: list[
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
     for force in (False, True):
-        with pytest.raises(ResightError, match="already holds something|did not write"):
+        with pytest.raises(ResightError, match=r"already holds something|did not write"):
             write_records(spoil(photos), tmp_path / "out", force=force)
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
     write_records(photos, tmp_path / "new")
