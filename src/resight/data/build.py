@@ -19,7 +19,7 @@ from ..labels import LabelMap, read_label_map
 from ..progress import track
 from .records import _check_output, write_records_folder
 from .sources import Source, read_source
-from .split import SPLITS, SplitResult, split_annotations
+from .split import RULES, SPLITS, SplitResult, read_split_file, split_annotations
 from .validate import Inspection, inspect
 
 log = logging.getLogger(__name__)
@@ -151,6 +151,11 @@ def write_records(
     _check_output(os.path.realpath(out), force)  # before the work, not after it
     source = annotations if isinstance(annotations, Source) else Source("annotations", "", _checked(annotations))
     label_map = labels if isinstance(labels, LabelMap) or labels is None else read_label_map(labels)
+    rule, notes = split, list[str]()
+    if split not in RULES:  # followed before the selection: it may well name images that are not selected
+        named, notes = read_split_file(split, source.annotations)
+        parted = [replace(item, split=named.get(at)) for at, item in enumerate(source.annotations)]
+        source, rule = replace(source, annotations=parted), "given"
     left_out: Counter[str] = Counter()
     mended: Counter[str] = Counter()
 
@@ -165,7 +170,7 @@ def write_records(
         "val_fraction": val_fraction,
         "seed": seed,
     }
-    draft = split_annotations(items, split, **rules)
+    draft = split_annotations(items, rule, **rules)
     needs_hashes = len(draft.counts) > 1
 
     good: list[Annotation] = []
@@ -187,7 +192,8 @@ def write_records(
         raise _refusal(errors, source.path)
     left_out.update(Counter(problem.kind for problem in errors))
 
-    result = split_annotations(good, split, **rules, hashes=hashes if needs_hashes else None)
+    result = split_annotations(good, rule, **rules, hashes=hashes if needs_hashes else None)
+    result = replace(result, rule=split if split not in RULES else result.rule, notes=(*notes, *result.notes))
     if result.unsplit:
         left_out["images_in_no_split"] = len(result.unsplit)
     if not any(item.boxes for item in result.annotations):
