@@ -378,7 +378,7 @@ def test_evaluate_exits_1_when_a_requirement_is_missed(stand_in):
 
 
 def test_predict_and_export_hand_over_their_options(stand_in):
-    predictions = stand_in("predict", "predict", report(images=[]))
+    predictions = stand_in("prediction", "predict", report(images=[]))
     assert speak("predict runs/a b.jpg c -o found --score .4 --nms-iou .6 --class-agnostic-nms").code == 0
     assert predictions == [
         (

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .errors import ResightError
     from .evaluation.evaluate import evaluate
     from .exporting import export
-    from .predict import predict
+    from .prediction import predict
     from .training.train import train
 
 _HOMES = {
@@ -32,7 +32,7 @@ _HOMES = {
     "evaluate": "evaluation.evaluate",
     "export": "exporting",
     "load": "detector",
-    "predict": "predict",
+    "predict": "prediction",
     "show_data": "data.show",
     "train": "training.train",
     "write_records": "data.build",

@@ -357,7 +357,7 @@ def predict(
     json: Json = False,
 ) -> None:
     """Finds objects in images: drawn pictures and detections.json."""
-    from .predict import predict as run_predict
+    from .prediction import predict as run_predict
 
     report = run_predict(
         model,

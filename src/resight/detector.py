@@ -17,6 +17,7 @@ from .data.example import Record
 from .data.images import read_image
 from .data.target import Target
 from .errors import ResightError
+from .labels import read_label_map
 from .models.build import SCORE_FLOOR, device_of
 from .models.faster_rcnn import FasterRCNN, rescale
 from .random_streams import stream_seed
@@ -32,7 +33,7 @@ DEFAULT_SCORE = 0.5
 
 
 class Detector:
-    """Finds objects in images.
+    """Finds objects in images. An exported model is one too, with another ``detect``.
 
     Args:
         classes: class names; the labels of detections index them.
@@ -40,7 +41,9 @@ class Detector:
         name: where the model came from.
     """
 
-    def __init__(self, model: FasterRCNN, classes: tuple[str, ...], score: float, name: str, device: torch.device):
+    def __init__(
+        self, model: FasterRCNN, classes: tuple[str, ...], score: float, name: str, device: torch.device
+    ) -> None:
         self.model, self.device = model, device
         self.classes, self.score, self.name = classes, score, name
 
@@ -72,6 +75,13 @@ class Detector:
         found = self.detect(array).above(self.score if score is None else score)
         return replace(found, file=file)
 
+    def set_nms(self, iou: float | None = None, class_agnostic: bool = False) -> None:
+        """Changes the last suppression: the IoU above which the weaker box goes, and whether classes compete."""
+        if iou is not None:
+            self.model.limits = replace(self.model.limits, nms_iou=iou)
+        if class_agnostic:
+            self.model.limits = replace(self.model.limits, class_agnostic_nms=True)
+
     def detect(self, image: np.ndarray) -> Detections:
         """All detections of ``image`` ``[H, W, 3]`` uint8 RGB of score .001 or more, at most 100."""
         tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
@@ -91,10 +101,11 @@ class Detector:
             image.shape[0],
         )
 
-    def losses(self, record: Record, labels: np.ndarray) -> dict[str, float]:
+    def losses(self, record: Record, labels: np.ndarray) -> dict[str, float] | None:
         """The losses of one record whose boxes are of class indices ``labels`` ``[N]``; -1 is no class of ours.
 
         Minibatches are drawn by the name of the image, so the losses do not depend on the order of the records.
+        None where the model cannot tell (an export holds no losses).
         """
         sample = to_sample(record, labels, record.filename)
         image = self.model.resize(sample.image.to(self.device))
@@ -106,8 +117,14 @@ class Detector:
         return {name: float(value) for name, value in losses.items()}
 
 
-def load(model: str | os.PathLike[str], device: str = "auto", *, labels: Sequence[str] | None = None) -> Detector:
+def load(
+    model: str | os.PathLike[str], device: str = "auto", *, labels: str | os.PathLike[str] | None = None
+) -> Detector:
     """The detector of a run folder (best checkpoint, else last), a ``.safetensors`` checkpoint or an ``.onnx`` file.
+
+    Args:
+        device: "auto", "cpu", "cuda" or "cuda:N"; an ``.onnx`` runs on the CPU.
+        labels: label map that names the classes in the model's order, instead of the names stored with it.
 
     Raises:
         ResightError: there is no such model, it is damaged, or the device cannot be used.
@@ -116,7 +133,7 @@ def load(model: str | os.PathLike[str], device: str = "auto", *, labels: Sequenc
     if path.suffix == ".onnx":
         from .exporting.onnx_model import load_onnx
 
-        return load_onnx(path)  # type: ignore[return-value]
+        return load_onnx(path, labels)
     path = find_checkpoint(model)
     checkpoint = load_checkpoint(path)
     net = checkpoint.card.build()
@@ -125,7 +142,23 @@ def load(model: str | os.PathLike[str], device: str = "auto", *, labels: Sequenc
     except RuntimeError as error:
         raise ResightError(f"the weights do not fit the model they name: {error}", where=path) from error
     target = device_of(device)
-    return Detector.of(net.to(target).eval(), checkpoint.card, target, str(path))
+    detector = Detector.of(net.to(target).eval(), checkpoint.card, target, str(path))
+    detector.classes = class_names(detector.classes, labels)
+    return detector
+
+
+def class_names(stored: tuple[str, ...], labels: str | os.PathLike[str] | None) -> tuple[str, ...]:
+    """The names of the label map ``labels``, or those ``stored`` with the model.
+
+    Raises:
+        ResightError: the label map cannot be read, or is of another number of classes.
+    """
+    if labels is None:
+        return stored
+    names = read_label_map(labels).names
+    if len(names) != len(stored):
+        raise ResightError(f"names {len(names)} classes, the model has {len(stored)}", where=labels)
+    return names
 
 
 def as_array(image: Any) -> tuple[np.ndarray, str]:

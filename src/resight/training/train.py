@@ -401,4 +401,6 @@ def _signals() -> Iterator[threading.Event]:
 def _be_deterministic(config: Config) -> None:
     on_cpu = device_of(config.train.device).type == "cpu"
     torch.use_deterministic_algorithms(on_cpu or config.train.deterministic)
+    # Nothing here reads memory it has not written; filling all of it first would cost a sixth of a step.
+    torch.utils.deterministic.fill_uninitialized_memory = False
 

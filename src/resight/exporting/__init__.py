@@ -1,0 +1,137 @@
+"""``resight export``: a trained model in a format that needs no Resight to run."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..boxes import Detections
+from ..detector import Detector, load
+from ..errors import ResightError, nearest
+from ..outputs import check_file
+from ..random_streams import numpy_stream
+
+FORMATS = ("onnx",)
+SCORE_TOLERANCE, BOX_TOLERANCE = 1e-3, 0.1  # of the score, and pixels per 100 px of the image's longer side
+COMPARED_SCORE = 0.05
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How close two models are on a set of images.
+
+    Args:
+        detections: compared, of score .05 or more.
+        unmatched: detections of one model that the other has not, at any score within the tolerance.
+        score, box: largest differences of the matched: of scores, and of corners in pixels per 100 px of the image.
+    """
+
+    images: int
+    detections: int
+    unmatched: int
+    score: float
+    box: float
+
+    @property
+    def ok(self) -> bool:
+        return self.unmatched == 0 and self.score <= SCORE_TOLERANCE and self.box <= BOX_TOLERANCE
+
+    def text(self) -> str:
+        verdict = "equal within the tolerance" if self.ok else "NOT equal within the tolerance"
+        return (
+            f"{self.detections} detections in {self.images} images: largest difference of a score {self.score:.1e} "
+            f"(tolerance {SCORE_TOLERANCE:.0e}), of a corner {self.box:.1e} % of the image (tolerance "
+            f"{BOX_TOLERANCE:.0e}), {self.unmatched} without a partner: {verdict}"
+        )
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    out: str
+    parity: Parity
+    megabytes: float
+
+    @property
+    def ok(self) -> bool:
+        return self.parity.ok
+
+    def text(self) -> str:
+        return f"{self.out}: {self.megabytes:.1f} MB\n{self.parity.text()}"
+
+
+def export(
+    model: str | os.PathLike[str],
+    format: str = "onnx",
+    out: str | os.PathLike[str] = "model.onnx",
+    *,
+    force: bool = False,
+    labels: str | os.PathLike[str] | None = None,
+) -> ExportReport:
+    """Writes ``model`` as ``format`` to ``out`` and compares the two on images of several sizes.
+
+    Raises:
+        ResightError: the format is not known, the model cannot be exported, or ``out`` cannot be written.
+    """
+    if format not in FORMATS:
+        raise ResightError(f"unknown format '{format}'", where="--format", fix=nearest(format, FORMATS) or "onnx")
+    if Path(out).suffix != ".onnx":
+        raise ResightError("the name of an ONNX model ends in .onnx", where=out)
+    check_file(out, force)
+    try:
+        from .onnx_export import write_onnx
+        from .onnx_model import OnnxDetector, load_onnx
+    except ImportError as error:
+        raise ResightError(f"needs {error.name}", where="--format onnx", fix="pip install 'resight[onnx]'") from error
+    detector = load(model, "cpu", labels=labels)
+    if isinstance(detector, OnnxDetector):
+        raise ResightError("is an exported model already", where=model, fix="Export the run it is from.")
+    write_onnx(detector, Path(out))
+    parity = compare(detector, load_onnx(Path(out)), probe_images())
+    return ExportReport(str(out), parity, os.path.getsize(out) / 1e6)
+
+
+def probe_images() -> list[np.ndarray]:
+    """Images of several sizes on which two models are compared: coloured rectangles on noise, and a blank one."""
+    images = []
+    for number, (height, width) in enumerate([(240, 320), (480, 704), (400, 300), (333, 500), (97, 211)]):
+        draw = numpy_stream(0, "probe image", number)
+        image = draw.normal(128, 25, (height, width, 3))
+        for _ in range(12):
+            y, x = draw.integers(0, height - 16), draw.integers(0, width - 16)
+            h, w = draw.integers(8, max(height // 3, 9)), draw.integers(8, max(width // 3, 9))
+            image[y : y + h, x : x + w] = draw.integers(0, 256, 3)
+        images.append(image.clip(0, 255).astype(np.uint8))
+    return [*images, np.zeros((120, 160, 3), np.uint8)]
+
+
+def compare(first: Detector, second: Detector, images: list[np.ndarray]) -> Parity:
+    """Matches the detections of two models one to one: same class, nearest box among those still free."""
+    compared = unmatched = 0
+    worst_score = worst_box = 0.0
+    for image in images:
+        a, b = first.detect(image), second.detect(image)
+        for one, other in ((a, b), (b, a)):
+            scores, boxes, alone = _differences(one.above(COMPARED_SCORE), other, max(image.shape[:2]))
+            compared += len(scores) if one is a else 0
+            unmatched += alone
+            worst_score, worst_box = max([worst_score, *scores]), max([worst_box, *boxes])
+    return Parity(len(images), compared, unmatched, worst_score, worst_box)
+
+
+def _differences(one: Detections, other: Detections, side: int) -> tuple[list[float], list[float], int]:
+    free = np.ones(len(other), bool)
+    scores, boxes, alone = [], [], 0
+    for box, score, label in zip(one.boxes, one.scores, one.labels, strict=True):
+        distance = np.abs(other.boxes - box).max(1, initial=0) / side * 100 + np.abs(other.scores - score)
+        distance[~(free & (other.labels == label))] = np.inf
+        if not len(distance) or distance.min() > 1:
+            alone += 1
+            continue
+        partner = int(distance.argmin())
+        free[partner] = False
+        scores.append(abs(float(other.scores[partner] - score)))
+        boxes.append(float(np.abs(other.boxes[partner] - box).max()) / side * 100)
+    return scores, boxes, alone

@@ -1,0 +1,257 @@
+"""A Faster R-CNN of the FPN dialect as one ONNX graph: resizing, network, proposals, RoIs and NMS inside.
+
+The network is exported by ``torch.export`` with tensors of fixed count (proposals are padded, never fewer), which is
+what keeps the graph free of data-dependent shapes; resizing is a small graph of its own in front of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from onnxscript import opset18 as op
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+from .. import __version__
+from ..detector import Detector
+from ..errors import ResightError
+from ..models import coder
+from ..models.build import SCORE_FLOOR
+from ..models.faster_rcnn import BOX_WEIGHTS, POOL_SIZE, RPN_WEIGHTS, FasterRCNN, InputSettings, big_enough
+from ..models.pooling import SAMPLES, assign_levels
+from .onnx_model import KEY
+
+OPSET = 18
+
+
+# Steps whose shapes depend on data or on the image are opaque to torch.export: it sees their output shapes only, and
+# each becomes the ONNX operators written below. They are never run in PyTorch.
+torch.library.define("resight::best", "(Tensor scores, int count) -> (Tensor, Tensor)")
+torch.library.define("resight::stride", "(Tensor batch, Tensor feature) -> Tensor")
+torch.library.define("resight::nms", "(Tensor boxes, Tensor scores, float iou, float score, int limit) -> Tensor")
+
+
+@torch.library.register_fake("resight::best")
+def _(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    return scores.new_empty(count), scores.new_empty(count, dtype=torch.int64)
+
+
+@torch.library.register_fake("resight::stride")
+def _(batch: Tensor, feature: Tensor) -> Tensor:
+    return batch.new_empty(2, dtype=torch.int64)
+
+
+@torch.library.register_fake("resight::nms")
+def _(boxes: Tensor, scores: Tensor, iou: float, score: float, limit: int) -> Tensor:
+    return boxes.new_empty(limit, dtype=torch.int64)
+
+
+def _ints(*values: int) -> Any:
+    return op.Constant(value_ints=list(values))
+
+
+def _best(scores: Any, count: int) -> Any:
+    """The ``count`` highest of ``[N]`` scores and their indices; filled up with -inf and 0 where N is less."""
+    filled = op.Concat(scores, op.Constant(value_floats=[float("-inf")] * count), axis=0)
+    values, index = op.TopK(filled, _ints(count), axis=0)
+    return values, op.Where(op.Less(index, op.Shape(scores)), index, _ints(0))
+
+
+def _stride(batch: Any, feature: Any) -> Any:
+    """``[2]`` int64: how many pixels of the batch a cell of the feature stands for, rows and columns."""
+    return op.Div(op.Slice(op.Shape(batch), _ints(2), _ints(4)), op.Slice(op.Shape(feature), _ints(2), _ints(4)))
+
+
+def _nms(boxes: Any, scores: Any, iou: float, score: float, limit: int) -> Any:
+    """Best-first indices ``[limit]`` into ``K * N`` of what NMS in each of the K groups keeps, padded with -1.
+
+    boxes ``[K, N, 4]`` xyxy, scores ``[K, N]``; only scores above ``score`` take part.
+    """
+    per_group = op.Slice(op.Shape(boxes), _ints(1), _ints(2))
+    kept = op.NonMaxSuppression(
+        boxes,
+        op.Unsqueeze(scores, _ints(1)),
+        per_group,
+        op.Constant(value_floats=[iou]),
+        op.Constant(value_floats=[score]),
+    )
+    group, box = op.Gather(kept, _ints(0), axis=1), op.Gather(kept, _ints(2), axis=1)
+    index = op.Squeeze(op.Add(op.Mul(group, per_group), box), _ints(1))
+    count = op.Min(op.Shape(index), _ints(limit))
+    _, order = op.TopK(op.Gather(op.Reshape(scores, _ints(-1)), index, axis=0), count, axis=0)
+    padding = op.Expand(_ints(-1), op.Sub(_ints(limit), count))
+    return op.Concat(op.Gather(index, order, axis=0), padding, axis=0)
+
+
+class Exportable(nn.Module):
+    """``(batch, size, scale) -> boxes, scores, labels`` with the weights and the arithmetic of ``model``.
+
+    batch ``[1, 3, H, W]`` normalised and padded, size ``[2]`` float32 height and width without padding,
+    scale ``[4]`` float32 from pixels of the network to those of the original image.
+    """
+
+    def __init__(self, model: FasterRCNN) -> None:
+        super().__init__()
+        self.model = model
+        self.limits = replace(model.limits, score=min(model.limits.score, SCORE_FLOOR))
+        for level in range(len(model.anchors.sizes)):
+            self.register_buffer(f"cells{level}", model.anchors.cells(level))
+
+    def forward(self, batch: Tensor, size: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        features = self.model.backbone(batch)
+        logits, codes = self.model.rpn.head(features)
+        proposals = self._propose(batch, features, logits, codes, size)
+        rois = self._pool(batch, features, proposals)
+        class_logits, box_codes = self.model.roi_heads.box_predictor(self.model.roi_heads.box_head(rois))
+        boxes = coder.clip(coder.decode(box_codes, proposals[:, None], BOX_WEIGHTS), size[0], size[1])[:, 1:]
+        boxes = boxes.transpose(0, 1)  # [K, P, 4]
+        scores = class_logits.softmax(-1)[:, 1:].transpose(0, 1)
+        scores = torch.where(big_enough(proposals, 1e-3)[None] & _big(boxes, 1e-2), scores, -1.0)
+        index = torch.ops.resight.nms(boxes, scores, self.limits.nms_iou, self.limits.score, self.limits.detections)
+        index = index[index >= 0]
+        labels = torch.div(index, boxes.shape[1], rounding_mode="floor")
+        return boxes.reshape(-1, 4)[index] * scale, scores.reshape(-1)[index], labels
+
+    def _propose(self, batch: Tensor, features: Any, logits: Any, codes: Any, size: Tensor) -> Tensor:
+        """``[P, 4]`` proposals, P fixed; what NMS did not fill is zero and taken out by its size later."""
+        limits = self.limits
+        before, after = limits.rpn_before_nms[1], limits.rpn_after_nms[1]
+        boxes, scores = [], []
+        for level, (feature, logit, code) in enumerate(zip(features, logits, codes, strict=True)):
+            best, index = torch.ops.resight.best(logit[0], before)
+            anchors = self._anchors(level, batch, feature, index)
+            box = coder.clip(coder.decode(code[0][index], anchors, RPN_WEIGHTS), size[0], size[1])
+            score = best.sigmoid()
+            usable = torch.isfinite(best) & big_enough(box, 1e-3) & (score >= limits.rpn_score)
+            boxes.append(box)
+            scores.append(torch.where(usable, score, -1.0))
+        all_boxes, all_scores = torch.stack(boxes), torch.stack(scores)
+        kept = torch.ops.resight.nms(all_boxes, all_scores, limits.rpn_nms_iou, -0.5, after)
+        chosen = all_boxes.reshape(-1, 4)[kept.clamp(min=0)]
+        return torch.where((kept >= 0)[:, None], chosen, 0.0)
+
+    def _anchors(self, level: int, batch: Tensor, feature: Tensor, index: Tensor) -> Tensor:
+        """The anchors ``[N, 4]`` of the level with these indices, as ``models.anchors.grid_anchors`` numbers them."""
+        cells = self.get_buffer(f"cells{level}")
+        stride = torch.ops.resight.stride(batch, feature)
+        place = torch.div(index, len(cells), rounding_mode="floor")
+        y = torch.div(place, feature.shape[3], rounding_mode="floor")
+        x = place - y * feature.shape[3]
+        x, y = x * stride[1], y * stride[0]
+        return cells[index - place * len(cells)] + torch.stack([x, y, x, y], dim=1)
+
+    def _pool(self, batch: Tensor, features: Any, boxes: Tensor) -> Tensor:
+        strides = self.model.backbone.pooled_strides
+        rois = torch.cat([torch.zeros_like(boxes[:, :1]), boxes], dim=1)
+        levels = assign_levels(boxes, strides)
+        pooled = [
+            torch.where((levels == level)[:, None, None, None], roi_align(feature, rois, POOL_SIZE, 1 / stride, SAMPLES), 0)
+            for level, (feature, stride) in enumerate(zip(features, strides, strict=False))
+        ]
+        return torch.stack(pooled).sum(0)
+
+
+def _big(boxes: Tensor, side: float) -> Tensor:
+    return (boxes[..., 2] - boxes[..., 0] >= side) & (boxes[..., 3] - boxes[..., 1] >= side)
+
+
+def _front(inputs: InputSettings) -> onnx.ModelProto:
+    """``image`` uint8 ``[1, H, W, 3]`` -> batch, size and scale of :class:`Exportable`, as ``models.faster_rcnn`` does."""
+    from onnxscript import DOUBLE, FLOAT, INT64, UINT8, script
+
+    least, most, multiple = float(inputs.min_size), float(inputs.max_size), inputs.multiple
+    mean = onnx.numpy_helper.from_array(torch.tensor(inputs.mean).view(1, 3, 1, 1).numpy())
+    std = onnx.numpy_helper.from_array(torch.tensor(inputs.std).view(1, 3, 1, 1).numpy())
+
+    @script(default_opset=op)
+    def front(image: UINT8[1, "H", "W", 3]) -> tuple[FLOAT[1, 3, "h", "w"], FLOAT[2], FLOAT[4]]:
+        given = op.Slice(op.Shape(image), [1], [3])
+        sides = op.Cast(given, to=DOUBLE.dtype)
+        short = op.ReduceMin(sides, keepdims=1)
+        long = op.ReduceMax(sides, keepdims=1)
+        factor = op.Min(
+            op.Div(op.Cast(op.Constant(value_floats=[least]), to=DOUBLE.dtype), short),
+            op.Div(op.Cast(op.Constant(value_floats=[most]), to=DOUBLE.dtype), long),
+        )
+        whole = op.Max(op.Cast(op.Floor(op.Mul(sides, factor)), to=INT64.dtype), op.Constant(value_ints=[1, 1]))
+        pixels = op.Div(op.Cast(op.Transpose(image, perm=[0, 3, 1, 2]), to=FLOAT.dtype), 255.0)
+        target = op.Concat(op.Constant(value_ints=[1, 3]), whole, axis=0)
+        small = op.Resize(pixels, None, None, target, mode="linear", coordinate_transformation_mode="half_pixel")
+        normal = op.Div(op.Sub(small, op.Constant(value=mean)), op.Constant(value=std))
+        step = op.Constant(value_ints=[multiple, multiple])
+        missing = op.Sub(op.Mul(op.Div(op.Add(whole, op.Sub(step, [1, 1])), step), step), whole)
+        padding = op.Concat(op.Constant(value_ints=[0, 0, 0, 0, 0, 0]), missing, axis=0)
+        batch = op.Pad(normal, padding)
+        size = op.Cast(whole, to=FLOAT.dtype)
+        ratio = op.Cast(op.Div(sides, op.Cast(whole, to=DOUBLE.dtype)), to=FLOAT.dtype)
+        scale = op.Gather(ratio, op.Constant(value_ints=[1, 0, 1, 0]), axis=0)
+        return batch, size, scale
+
+    return front.to_model_proto()  # type: ignore[no-any-return]
+
+
+def to_onnx(model: FasterRCNN) -> onnx.ModelProto:
+    """The graph of ``model``: ``image`` uint8 ``[1, H, W, 3]`` -> boxes ``[N, 4]``, scores ``[N]``, labels ``[N]``."""
+    model = model.eval()
+    height, width = torch.export.Dim("h32", min=2, max=512), torch.export.Dim("w32", min=2, max=512)
+    example = (torch.rand(1, 3, 320, 416), torch.tensor([310.0, 400.0]), torch.ones(4))
+    shapes = {"batch": {2: 32 * height, 3: 32 * width}, "size": None, "scale": None}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            Exportable(model).to(memory_format=torch.contiguous_format).eval(),
+            example,
+            input_names=["batch", "size", "scale"],
+            output_names=["boxes", "scores", "labels"],
+            opset_version=OPSET,
+            dynamic_shapes=shapes,
+            dynamo=True,
+            verbose=False,
+            custom_translation_table={
+                torch.ops.resight.best.default: _best,
+                torch.ops.resight.stride.default: _stride,
+                torch.ops.resight.nms.default: _nms,
+            },
+        )
+    network = program.model_proto
+    front = _front(model.inputs)
+    front.ir_version = network.ir_version
+    links = [(front.graph.output[i].name, network.graph.input[i].name) for i in range(3)]
+    return onnx.compose.merge_models(
+        onnx.compose.add_prefix(front, "input/", rename_inputs=False, rename_outputs=False), network, io_map=links
+    )
+
+
+def write_onnx(detector: Detector, path: Path) -> None:
+    """Writes the graph with class names, dialect, threshold and a digest of the weights in its metadata.
+
+    Raises:
+        ResightError: the file cannot be written.
+    """
+    proto = to_onnx(detector.model)
+    digest = hashlib.sha256()
+    for name, value in sorted(detector.model.state_dict().items()):
+        digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+    meta = {
+        "classes": list(detector.classes),
+        "dialect": "fpn",
+        "score": detector.score,
+        "digest": digest.hexdigest(),
+        "version": __version__,
+    }
+    onnx.helper.set_model_props(proto, {KEY: json.dumps(meta)})
+    partial = path.with_name(path.name + ".partial")
+    try:
+        onnx.save_model(proto, partial)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise ResightError(f"cannot be written: {error.strerror}", where=path) from error

@@ -1,0 +1,67 @@
+"""An exported ONNX file as a detector, run by ONNX Runtime."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..boxes import Detections
+from ..data.example import Record
+from ..detector import DEFAULT_SCORE, Detector, class_names
+from ..errors import ResightError
+
+KEY = "resight"
+
+
+class OnnxDetector(Detector):
+    """The same calls as a :class:`~resight.detector.Detector`; losses and NMS are not for it to tell or change."""
+
+    def __init__(self, session: Any, classes: tuple[str, ...], score: float, name: str) -> None:
+        self.session, self.device = session, torch.device("cpu")
+        self.classes, self.score, self.name = classes, score, name
+
+    def set_nms(self, iou: float | None = None, class_agnostic: bool = False) -> None:
+        if iou is not None or class_agnostic:
+            raise ResightError(
+                "NMS is inside an exported model and cannot be changed", where=self.name, fix="Use the run it is from."
+            )
+
+    def detect(self, image: np.ndarray) -> Detections:
+        boxes, scores, labels = self.session.run(["boxes", "scores", "labels"], {"image": image[None]})
+        height, width = image.shape[:2]
+        return Detections(boxes, scores, labels, self.classes, width, height)
+
+    def losses(self, record: Record, labels: np.ndarray) -> None:
+        return None
+
+
+def load_onnx(path: Path, labels: str | os.PathLike[str] | None = None) -> OnnxDetector:
+    """
+    Raises:
+        ResightError: onnxruntime is missing, or the file is damaged or none of ours.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ResightError(
+            "running an .onnx needs ONNX Runtime", where=path, fix="pip install 'resight[onnx]'"
+        ) from error
+    if not path.is_file():
+        raise ResightError("there is no such model", where=path)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # warnings about its own optimizations help nobody here
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own exceptions share no public base class
+        raise ResightError(f"cannot be loaded by ONNX Runtime: {str(error).splitlines()[0]}", where=path) from error
+    stored = session.get_modelmeta().custom_metadata_map.get(KEY)
+    if stored is None:
+        raise ResightError("is an ONNX model, but none that Resight exported", where=path)
+    meta = json.loads(stored)
+    score = DEFAULT_SCORE if meta["score"] is None else float(meta["score"])
+    return OnnxDetector(session, class_names(tuple(meta["classes"]), labels), score, str(path))

@@ -1,0 +1,73 @@
+"""Output folders that are whole or absent, and never replace what Resight did not write."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import ResightError, listed
+
+
+def check_output(out: str | os.PathLike[str], force: bool, is_ours: Callable[[Path], bool]) -> None:
+    """
+    Raises:
+        ResightError: ``out`` holds something and ``force`` is off, or it holds files that are not ours.
+    """
+    try:
+        present = sorted(Path(out).iterdir())
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ResightError(f"cannot be an output folder: {error.strerror}", where=out) from error
+    if present and not force:
+        raise ResightError("already holds something", where=out, fix="Choose another folder, or replace it with --force.")
+    others = [path.name for path in present if not is_ours(path)]
+    if others:
+        raise ResightError(
+            f"holds what Resight did not write, and is not replaced: {listed(others)}",
+            where=out,
+            fix="Choose another folder, or move these away.",
+        )
+
+
+@contextmanager
+def whole_folder(out: str | os.PathLike[str], force: bool, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
+    """A new folder beside ``out`` that takes its place when the block ends, and vanishes when it fails.
+
+    Raises:
+        ResightError: see :func:`check_output`; or a file in the block or the folder cannot be written.
+    """
+    check_output(out, force, is_ours)
+    target = Path(os.path.realpath(out))
+    partial = target.with_name(f".{target.name}.partial-{uuid.uuid4().hex[:8]}")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        if target.is_dir():
+            shutil.rmtree(target)
+        os.rename(partial, target)
+    except OSError as error:
+        where = str(error.filename or target).replace(str(partial), str(target))
+        raise ResightError(f"cannot be written: {error.strerror or error}", where=where) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_file(out: str | os.PathLike[str], force: bool) -> None:
+    """
+    Raises:
+        ResightError: the file exists and ``force`` is off, or its folder is missing.
+    """
+    path = Path(out)
+    if path.is_dir():
+        raise ResightError("is a folder, and a file is to be written", where=out)
+    if path.exists() and not force:
+        raise ResightError("exists already", where=out, fix="Choose another name, or replace it with --force.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResightError(f"cannot make its folder: {error.strerror}", where=out) from error

@@ -1,0 +1,158 @@
+"""``resight predict``: objects in images and folders, drawn and listed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from .boxes import Detections
+from .data.images import IMAGE_SUFFIXES, read_image
+from .detector import load
+from .drawing import draw
+from .errors import ResightError, listed
+from .outputs import check_output, whole_folder
+from .progress import track
+
+log = logging.getLogger(__name__)
+
+LISTED_SCORE = 0.05  # detections.json holds everything of this score or more
+RESULT = "detections.json"
+
+
+@dataclass(frozen=True)
+class PredictReport:
+    """What was found.
+
+    Args:
+        result: the content of ``detections.json``.
+        out: the folder with it and the pictures.
+        unread: images that could not be read, each with the reason.
+    """
+
+    result: dict[str, Any]
+    out: str
+    unread: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        shown = [d["label"] for image in self.result["images"] for d in image["detections"] if d["score"] >= self.score]
+        counts = ", ".join(f"{name} {count:,}" for name, count in Counter(shown).most_common()) or "nothing"
+        lines = [f"{len(self.result['images']):,} images; at score {self.score:.2f} or more: {counts}"]
+        if self.unread:
+            lines.append(f"{len(self.unread):,} images could not be read: {listed(self.unread, 5)}")
+        return "\n".join(lines)
+
+    def json(self) -> dict[str, Any]:
+        return self.result
+
+    @property
+    def score(self) -> float:
+        return float(self.result["score"])
+
+
+def predict(
+    model: str | os.PathLike[str],
+    inputs: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str] = "predictions",
+    *,
+    score: float | None = None,
+    nms_iou: float | None = None,
+    class_agnostic_nms: bool = False,
+    device: str = "auto",
+    labels: str | os.PathLike[str] | None = None,
+    force: bool = False,
+) -> PredictReport:
+    """Detects objects and writes ``detections.json`` and a picture of each image into ``out``.
+
+    Args:
+        model: a run folder, a checkpoint or an exported model.
+        inputs: image files, and folders whose images are all taken.
+        score: threshold of what is drawn; by default the model's operating point.
+        nms_iou: overlap above which the weaker of two boxes of a class goes; by default the model's.
+        class_agnostic_nms: boxes of all classes compete.
+        labels: label map that names the classes, in the model's order.
+        force: replace an earlier prediction.
+
+    Raises:
+        ResightError: the model or an input does not exist, no image can be read, or ``out`` cannot be written.
+    """
+    check_output(out, force, _is_ours)
+    files = find_images(inputs)
+    detector = load(model, device, labels=labels)
+    detector.set_nms(nms_iou, class_agnostic_nms)
+    threshold = detector.score if score is None else score
+    found: list[dict[str, Any]] = []
+    unread: list[str] = []
+    names: set[str] = set()
+    with whole_folder(out, force, _is_ours) as folder:
+        for file in track(files, "predicting"):
+            try:
+                image = read_image(file)
+            except ResightError as error:
+                log.warning("not read: %s", error)
+                unread.append(str(file))
+                continue
+            detections = replace(detector.detect(image), file=str(file))
+            found.append(_listed(detections.above(min(LISTED_SCORE, threshold))))
+            shown = detections.above(threshold)
+            picture = draw(image, shown.boxes, shown.names, shown.scores)
+            Image.fromarray(picture).save(folder / _picture_name(file, names), quality=92)
+        if not found:
+            raise ResightError(f"none of {len(unread)} images could be read", where=listed(unread, 3))
+        result = {"model": detector.name, "classes": list(detector.classes), "score": threshold, "images": found}
+        (folder / RESULT).write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
+    return PredictReport(result, str(out), tuple(unread))
+
+
+def find_images(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """The files named, and the images of the folders named, with those of their subfolders, sorted.
+
+    Raises:
+        ResightError: an input does not exist, or a folder holds no image.
+    """
+    missing = [str(path) for path in inputs if not Path(path).exists()]
+    if missing:
+        raise ResightError(f"there is no {listed(missing)}", where="INPUT", fix="Name images or folders of images.")
+    files: list[Path] = []
+    for path in map(Path, inputs):
+        if not path.is_dir():
+            files.append(path)
+            continue
+        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+        if not inside:
+            raise ResightError("holds no image", where=path, fix=f"Images are {listed(sorted(IMAGE_SUFFIXES), 20)}.")
+        files += inside
+    return list(dict.fromkeys(files))
+
+
+def _listed(detections: Detections) -> dict[str, Any]:
+    rows = [
+        {"label": name, "score": round(score, 5), "box": [round(side, 2) for side in box]}
+        for name, score, box in detections
+    ]
+    size = {"width": detections.width, "height": detections.height}
+    return {"file": detections.file, **size, "detections": rows}
+
+
+def _picture_name(file: Path, taken: set[str]) -> str:
+    """A name for the drawn picture that no other picture of this call has."""
+    name = f"{file.stem}.jpg"
+    number = 2
+    while name in taken:
+        name, number = f"{file.stem}-{number}.jpg", number + 1
+    taken.add(name)
+    return name
+
+
+def _is_ours(path: Path) -> bool:
+    """A folder that holds our list holds our pictures."""
+    return path.name == RESULT or (path.suffix == ".jpg" and (path.parent / RESULT).is_file())
+
+

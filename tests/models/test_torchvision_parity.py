@@ -1,0 +1,105 @@
+"""The FPN dialect beside torchvision's Faster R-CNN, with the same weights."""
+
+import pytest
+import torch
+from resight.config import ModelConfig
+from resight.data.target import Target
+from resight.models.build import TORCHVISION, build_model, set_limits
+from resight.models.faster_rcnn import FasterRCNN
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+from torchvision.models import detection
+
+CLASSES = 6
+SIZES = {"min_size": 160, "max_size": 320}
+
+
+def _image(height: int, width: int, seed: int) -> Tensor:
+    """``[3, height, width]`` of coloured patches: on mere noise all regions look alike to a random network."""
+    patches = torch.rand(1, 3, 6, 8, generator=torch.Generator().manual_seed(seed))
+    return nn.functional.interpolate(patches, size=(height, width), mode="nearest")[0]
+
+
+def _calibrate(model: nn.Module, images: list[Tensor]) -> None:
+    """Scales the heads of a random model so that their outputs spread, and many classes and boxes come out."""
+
+    def spread(layer: nn.Module, wanted: float) -> None:
+        seen: list[Tensor] = []
+        handle = layer.register_forward_hook(lambda _m, _i, output: seen.append(output.transpose(0, 1).flatten(1)))
+        model(images)
+        handle.remove()
+        outputs = torch.cat(seen, dim=1)  # [channels, places]
+        mean = outputs.mean(1)
+        factor = wanted / (outputs - mean[:, None]).std()
+        layer.weight.data.mul_(factor)
+        layer.bias.data.sub_(mean).mul_(factor)
+
+    with torch.no_grad():
+        spread(model.rpn.head.cls_logits, 1.0)
+        spread(model.rpn.head.bbox_pred, 0.2)
+        spread(model.roi_heads.box_predictor.cls_score, 1.0)
+        spread(model.roi_heads.box_predictor.bbox_pred, 0.5)
+
+
+def _pair(name: str) -> tuple[nn.Module, FasterRCNN]:
+    torch.manual_seed(7)
+    theirs = getattr(detection, name)(
+        weights=None, weights_backbone=None, num_classes=CLASSES, box_score_thresh=0.0, **SIZES
+    )
+    images = [_image(120, 160, 1), _image(200, 150, 2)]
+    # Statistics of the data, as in trained weights: activations neither vanish nor explode on the way up.
+    theirs.train()
+    for layer in theirs.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 1.0
+    with torch.no_grad():
+        theirs(images, [{"boxes": torch.tensor([[10.0, 10, 60, 60]]), "labels": torch.tensor([1])}] * 2)
+    theirs.eval()
+    _calibrate(theirs, images)
+    ours = build_model(ModelConfig(name=name, freeze=0, **SIZES), CLASSES - 1)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    set_limits(ours, score=0.0)
+    return theirs, ours.eval()
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_detections_are_torchvisions(name: str) -> None:
+    theirs, ours = _pair(name)
+    images = [_image(120, 160, 3), _image(210, 150, 4)]
+    with torch.no_grad():
+        expected, found = theirs(images), ours(images)
+    assert sum(len(e["boxes"]) for e in expected) >= 50
+    assert len(torch.cat([e["labels"] for e in expected]).unique()) >= 5
+    for e, f in zip(expected, found, strict=True):
+        torch.testing.assert_close(f.scores, e["scores"], atol=1e-4, rtol=0)
+        # One to one, whatever the order among equal scores: same class, boxes to 1e-4 of the image.
+        distance = (f.boxes[:, None] - e["boxes"]).abs().amax(2) / 210 + (f.scores[:, None] - e["scores"]).abs()
+        distance[f.labels[:, None] != e["labels"] - 1] = torch.inf
+        rows, columns = linear_sum_assignment(distance.clamp(max=9).numpy())
+        assert distance[rows, columns].max() < 2e-4
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_losses_are_torchvisions_when_nothing_is_drawn(name: str) -> None:
+    theirs, ours = _pair(name)
+    theirs.train()
+    for layer in theirs.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.eval()
+    theirs.rpn.fg_bg_sampler.batch_size_per_image = theirs.roi_heads.fg_bg_sampler.batch_size_per_image = 10**6
+    before = (theirs.rpn._pre_nms_top_n["training"], theirs.rpn._pre_nms_top_n["testing"])
+    set_limits(ours, rpn_batch=10**6, box_batch=10**6, rpn_before_nms=before)
+    ours.train()
+    images = [_image(160, 208, 5), _image(160, 190, 6)]
+    boxes = [torch.tensor([[20.0, 30, 100, 120], [120, 100, 160, 150]]), torch.tensor([[50.0, 60, 150, 150]])]
+    labels = [torch.tensor([0, 3]), torch.tensor([1])]
+    expected = theirs(
+        images, [{"boxes": b, "labels": label + 1} for b, label in zip(boxes, labels, strict=True)]
+    )
+    targets = [
+        Target(b, label, torch.zeros(len(b), dtype=torch.bool)) for b, label in zip(boxes, labels, strict=True)
+    ]
+    found = ours(images, targets)
+    assert set(found) == set(expected)
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-7, msg=lambda m, key=key: f"{key}: {m}")
