@@ -178,7 +178,7 @@ def test_designs_name_the_three_classes_and_what_confuses_with_them():
 
 def test_an_output_that_holds_something_is_refused(written, tmp_path):
     before = digests(written)
-    with pytest.raises(ResightError, match="not an empty folder"):
+    with pytest.raises(ResightError, match="already holds something"):
         make_scenes(written, videos=1, frames=1)
     assert digests(written) == before
     (tmp_path / "file").write_text("")

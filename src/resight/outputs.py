@@ -24,7 +24,9 @@ def check_output(out: str | os.PathLike[str], force: bool, is_ours: Callable[[Pa
     except OSError as error:
         raise ResightError(f"cannot be an output folder: {error.strerror}", where=out) from error
     if present and not force:
-        raise ResightError("already holds something", where=out, fix="Choose another folder, or replace it with --force.")
+        raise ResightError(
+            "already holds something", where=out, fix="Choose another folder, or replace it with --force."
+        )
     others = [path.name for path in present if not is_ours(path)]
     if others:
         raise ResightError(
@@ -44,17 +46,21 @@ def whole_folder(out: str | os.PathLike[str], force: bool, is_ours: Callable[[Pa
     check_output(out, force, is_ours)
     target = Path(os.path.realpath(out))
     partial = target.with_name(f".{target.name}.partial-{uuid.uuid4().hex[:8]}")
+    replaced = target.with_name(f"{partial.name}.replaced")
     try:
         partial.mkdir(parents=True)
         yield partial
         if target.is_dir():
-            shutil.rmtree(target)
+            os.rename(target, replaced)
         os.rename(partial, target)
     except OSError as error:
         where = str(error.filename or target).replace(str(partial), str(target))
         raise ResightError(f"cannot be written: {error.strerror or error}", where=where) from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if replaced.is_dir() and not target.is_dir():
+            os.rename(replaced, target)
+        for folder in (partial, replaced):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_file(out: str | os.PathLike[str], force: bool) -> None:

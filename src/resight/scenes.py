@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from PIL import Image, ImageDraw
 
 from resight.drives import Sign, Track, Video, View, plan_video
 from resight.errors import ResightError
+from resight.outputs import whole_folder
 from resight.progress import track as progress
 from resight.roadside import (
     HEIGHT,
@@ -365,21 +364,9 @@ def make_scenes(out: str | os.PathLike[str], *, videos: int = 40, frames: int = 
     out = Path(out)
     if videos < 1 or frames < 1:
         raise ResightError(f"{videos} videos of {frames} frames are no scenes", fix="Ask for one of each at least.")
-    try:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise ResightError("the output exists and is not an empty folder", where=out, fix="Name another folder.")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        # Written beside and renamed, so that an interrupted run leaves nothing that looks whole.
-        work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-        try:
-            lines = _render_all([plan_video(index, frames=frames, seed=seed) for index in range(videos)], work)
-            (work / "allAnnotations.csv").write_text("\n".join([HEADER, *lines]) + "\n", encoding="utf-8", newline="\n")
-            work.chmod(0o755)
-            work.replace(out)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-    except OSError as error:
-        raise ResightError(f"cannot write the scenes: {error.strerror or error}", where=out) from error
+    with whole_folder(out, False, lambda path: False) as work:
+        lines = _render_all([plan_video(index, frames=frames, seed=seed) for index in range(videos)], work)
+        (work / "allAnnotations.csv").write_text("\n".join([HEADER, *lines]) + "\n", encoding="utf-8", newline="\n")
     return out
 
 

@@ -371,7 +371,7 @@ def test_what_cannot_be_written_is_refused(tmp_path):
     one = annotations(1)
     (tmp_path / "file").touch()
     for out in (tmp_path / "file", tmp_path / "file" / "out"):
-        with pytest.raises(ResightError, match="cannot be a folder"):
+        with pytest.raises(ResightError, match="cannot be an output folder"):
             write_records_folder({"train": one}, out, LABELS)
     bad = {
         "no image to write": {"train": []},

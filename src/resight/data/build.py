@@ -16,8 +16,9 @@ from .. import __version__
 from ..boxes import Annotation
 from ..errors import Problem, ResightError, listed, nearest
 from ..labels import LabelMap, read_label_map
+from ..outputs import check_output
 from ..progress import track
-from .records import _check_output, write_records_folder
+from .records import is_own, write_records_folder
 from .sources import Source, read_source
 from .split import RULES, SPLITS, SplitResult, read_split_file, split_annotations
 from .validate import Inspection, inspect
@@ -148,7 +149,7 @@ def write_records(
         if value not in known:
             fix = f"It is one of {listed(known)}. {nearest(value, known)}".rstrip()
             raise ResightError(f"unknown value '{value}'", where=f"--{option.replace('_', '-')}", fix=fix)
-    _check_output(os.path.realpath(out), force)  # before the work, not after it
+    check_output(out, force, is_own)  # before the work, not after it
     source = annotations if isinstance(annotations, Source) else Source("annotations", "", _checked(annotations))
     label_map = labels if isinstance(labels, LabelMap) or labels is None else read_label_map(labels)
     rule, notes = split, list[str]()

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +18,7 @@ import numpy as np
 from ..boxes import Annotation
 from ..errors import Problem, ResightError, listed
 from ..labels import LabelMap, to_pbtxt
+from ..outputs import whole_folder
 from ..progress import track
 from .discover import SPLITS, find_label_map, find_records
 from .example import Record, decode_image_bytes, encode_example
@@ -199,7 +199,7 @@ def _report_damage(index: Index, on_bad: str, problems: list[Problem]) -> None:
     )
 
 
-def _read_info(folder: str) -> dict[str, Any]:
+def _read_info(folder: str | Path) -> dict[str, Any]:
     path = os.path.join(folder, INFO)
     if not os.path.exists(path):
         return {}
@@ -252,53 +252,18 @@ def write_records_folder(
     Raises:
         ResightError: ``out`` exists, cannot be written, an image cannot be read, a label is not in the map.
     """
-    target = os.path.realpath(out)
-    _check_output(target, force)
-    parent, name = os.path.split(target)
-    partial = os.path.join(parent, f".{name}.partial-{uuid.uuid4().hex[:8]}")
-    replaced = f"{partial}.replaced"
-    try:
-        os.makedirs(partial)
-        report = _write(partial, target, annotations_by_split, label_map, dict(info or {}), shards, layout)
-        if os.path.isdir(target):
-            os.rename(target, replaced)
-        os.rename(partial, target)
-    except OSError as error:
-        raise ResightError(f"cannot write the records: {error.strerror}", where=error.filename or target) from error
-    finally:
-        if os.path.isdir(replaced) and not os.path.isdir(target):
-            os.rename(replaced, target)
-        for folder in (partial, replaced):
-            shutil.rmtree(folder, ignore_errors=True)
-    return report
+    with whole_folder(out, force, is_own) as folder:
+        return _write(folder, os.path.realpath(out), annotations_by_split, label_map, dict(info or {}), shards, layout)
 
 
-def _check_output(out: str, force: bool) -> None:
-    try:
-        present = sorted(os.listdir(out))
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise ResightError(f"cannot be a folder of records: {error.strerror}", where=out) from error
-    if not present:
-        return
-    if not force:
-        raise ResightError(
-            "already holds something", where=out, fix="Choose another folder, or replace it with --force."
-        )
-    files = _read_info(out).get("files")
-    own = {INDEX, INFO, *map(str, files)} if isinstance(files, list) else set()
-    others = sorted(set(present) - own)
-    if others:
-        raise ResightError(
-            f"holds what Resight did not write, and is not replaced: {listed(others)}",
-            where=out,
-            fix="Choose another folder, or move these away.",
-        )
+def is_own(path: Path) -> bool:
+    """Whether Resight wrote this file of a records folder, as far as the folder's `dataset.json` tells."""
+    files = _read_info(path.parent).get("files")
+    return isinstance(files, list) and path.name in (INDEX, INFO, *files)
 
 
 def _write(
-    folder: str,
+    folder: Path,
     target: str,
     annotations_by_split: Mapping[str, Iterable[Annotation]],
     label_map: LabelMap,
@@ -323,8 +288,7 @@ def _write(
         with ExitStack() as stack:
             for number, annotation in enumerate(track(annotations_by_split[split], f"writing {split}")):
                 if len(writers) < (count or 1) or (not count and size > _SHARD_BYTES):
-                    path = os.path.join(folder, f"{split}-{len(writers)}")
-                    writers.append(stack.enter_context(TFRecordWriter(path)))
+                    writers.append(stack.enter_context(TFRecordWriter(folder / f"{split}-{len(writers)}")))
                 shard = number % count if count else len(writers) - 1
                 record, turned = _record(annotation, label_map)
                 rotated += turned
@@ -336,22 +300,21 @@ def _write(
                 classes.setdefault(split, Counter()).update(record.label_texts)
         names = [_shard_name(layout, split, number, len(writers)) for number in range(len(writers))]
         for writer, name in zip(writers, names, strict=True):
-            os.rename(writer.path, os.path.join(folder, name))
+            os.rename(writer.path, folder / name)
         files.extend(names)
     if not files:
         raise ResightError("there is no image to write", where=target)
-    stats = [os.stat(os.path.join(folder, name)) for name in files]
+    stats = [(folder / name).stat() for name in files]
     parts = [Shard(name, stat.st_size, stat.st_mtime_ns) for name, stat in zip(files, stats, strict=True)]
     index = builder.build(parts)
-    save_index(index, os.path.join(folder, INDEX))
-    with open(os.path.join(folder, _LABEL_MAPS[layout]), "w", encoding="utf-8") as file:
-        file.write(to_pbtxt(label_map))
+    save_index(index, str(folder / INDEX))
+    (folder / _LABEL_MAPS[layout]).write_text(to_pbtxt(label_map), encoding="utf-8")
     files.append(_LABEL_MAPS[layout])
     per_class = {split: {name: counts[name] for name in label_map.names} for split, counts in classes.items()}
     boxes = {split: sum(counts.values()) for split, counts in per_class.items()}
     report = WriteReport(target, tuple(files), images, boxes, per_class, rotated, index.digest)
     own = {"images": images, "boxes": per_class, "rotated": rotated, "digest": report.digest, "files": files}
-    with open(os.path.join(folder, INFO), "w", encoding="utf-8", errors="backslashreplace") as file:
+    with open(folder / INFO, "w", encoding="utf-8", errors="backslashreplace") as file:
         json.dump(info | own, file, indent=2, ensure_ascii=False)
     return report
 

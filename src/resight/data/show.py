@@ -6,9 +6,8 @@ import logging
 import os
 import re
 import shlex
-import shutil
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -18,6 +17,7 @@ from ..boxes import Annotation
 from ..config import Config
 from ..drawing import draw
 from ..errors import ResightError, listed, nearest
+from ..outputs import check_output, whole_folder
 from ..progress import track
 from .check import open_data
 from .images import decode, read_bytes, upright
@@ -60,8 +60,7 @@ def show_data(
     Raises:
         ResightError: the data cannot be read, has no such split, or ``out`` cannot be written.
     """
-    target = os.path.realpath(out)
-    _check_output(target, force)
+    check_output(out, force, _is_ours)
     config = config or Config()
     source, records = open_data(path, "auto", config)
     parts = list(records.splits) if records else list(dict.fromkeys(a.split for a in source.annotations if a.split))
@@ -78,7 +77,8 @@ def show_data(
     else:
         fix = f"Make records of it: resight data build {shlex.quote(os.fspath(path))} -o records"
         raise ResightError("training sees records, and this is a source", where=path, fix=fix)
-    names = _save(track(views, "drawing", total=len(annotations)), target)
+    with whole_folder(out, force, _is_ours) as folder:
+        names = _save(track(views, "drawing", total=len(annotations)), folder)
     return [os.path.join(os.fspath(out), name) for name in names]
 
 
@@ -109,27 +109,7 @@ def _view(annotation: Annotation, stored: bool) -> View:
     return annotation.filename, decode(data, where), boxes, names
 
 
-def _check_output(out: str, force: bool) -> None:
-    try:
-        present = sorted(os.listdir(out))
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise ResightError(f"cannot be a folder of pictures: {error.strerror}", where=out) from error
-    if present and not force:
-        raise ResightError(
-            "already holds something", where=out, fix="Choose another folder, or replace it with --force."
-        )
-    others = [name for name in present if not _is_ours(os.path.join(out, name))]
-    if others:
-        raise ResightError(
-            f"holds what Resight did not draw, and is not replaced: {listed(others)}",
-            where=out,
-            fix="Choose another folder, or move these away.",
-        )
-
-
-def _is_ours(path: str) -> bool:
+def _is_ours(path: Path) -> bool:
     try:
         with Image.open(path, formats=["JPEG"]) as image:
             return image.info.get("comment") == _MARK
@@ -137,27 +117,14 @@ def _is_ours(path: str) -> bool:
         return False
 
 
-def _save(views: Iterable[View], out: str) -> list[str]:
-    """Draws all views into a folder beside ``out`` that becomes ``out`` once it is complete; gives the file names."""
-    folder, name = os.path.split(out)
-    partial = os.path.join(folder, f".{name}.partial-{uuid.uuid4().hex[:8]}")
+def _save(views: Iterable[View], folder: Path) -> list[str]:
+    """Draws all views and gives the names of the files."""
     names: list[str] = []
-    try:
-        os.makedirs(partial)
-        for number, (file, image, boxes, labels) in enumerate(views, 1):
-            stem = re.sub(r"[^\w.-]+", "_", os.path.splitext(os.path.basename(file))[0])[-80:]
-            names.append(f"{number:04}-{stem}.jpg")
-            picture = Image.fromarray(draw(image, boxes, labels))
-            picture.save(os.path.join(partial, names[-1]), quality=92, subsampling=0, comment=_MARK)
-        if not names:
-            raise ResightError("there is no image to draw")
-        if os.path.isdir(out):
-            shutil.rmtree(out)
-        os.rename(partial, out)
-    except OSError as error:
-        raise ResightError(
-            f"cannot write the pictures: {error.strerror or error}", where=error.filename or out
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    for number, (file, image, boxes, labels) in enumerate(views, 1):
+        stem = re.sub(r"[^\w.-]+", "_", os.path.splitext(os.path.basename(file))[0])[-80:]
+        names.append(f"{number:04}-{stem}.jpg")
+        picture = Image.fromarray(draw(image, boxes, labels))
+        picture.save(folder / names[-1], quality=92, subsampling=0, comment=_MARK)
+    if not names:
+        raise ResightError("there is no image to draw")
     return names
