@@ -220,7 +220,7 @@ def test_ctrl_c_ends_with_130():
 
 
 def finding(level):
-    return Problem(level, "empty-box", "a.xml:3", "has no area")
+    return Problem(level, "empty_box", "a.xml:3", "has no area")
 
 
 def checked(errors=(), warnings=(), counts=None, format="voc"):

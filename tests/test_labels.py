@@ -38,7 +38,7 @@ def test_a_messy_map_is_read(tmp_path, newline, encoding):
         LabelItem(2, "fünfzig", "Tempo 50"),
         LabelItem(5, 'it\'s a "yield"'),
     )
-    assert kinds(found) == [("warning", "label-map-gap")]
+    assert kinds(found) == [("warning", "label_map_gap")]
     assert found.names[2] == 'it\'s a "yield"'
     assert [found.index_of(name) for name in ("fünfzig", "Tempo 50", "Stop", "")] == [1, 1, None, None]
     assert [found.index_of_id(id) for id in (1, 2, 3, 5)] == [0, 1, None, 2]
@@ -47,14 +47,14 @@ def test_a_messy_map_is_read(tmp_path, newline, encoding):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("item { id: 0 name: 'a' } item { id: 1 name: 'b' }", [("warning", "label-map-id-0")]),
-        ("item { id: 1 name: 'a' } item { id: 1 name: 'b' }", [("error", "label-map-repeated-id")]),
-        ("item { id: 1 name: 'a' } item { id: 2 name: 'a' }", [("error", "label-map-repeated-name")]),
-        ("item { id: 1 name: 'a' } item { id: 4 name: 'b' }", [("warning", "label-map-gap")]),
-        ("item { name: 'a' } item { name: 'b' }", [("warning", "label-map-no-id")] * 2),
-        ("item { id: 1 }", [("error", "label-map-no-name")]),
-        ("item { id: 1 name: 'a' } item { id: 0 name: 'background' }", [("warning", "label-map-background")]),
-        ("item { id: 1 name: 'a' } version: 2", [("warning", "label-map-field")]),
+        ("item { id: 0 name: 'a' } item { id: 1 name: 'b' }", [("warning", "label_map_id_0")]),
+        ("item { id: 1 name: 'a' } item { id: 1 name: 'b' }", [("error", "label_map_repeated_id")]),
+        ("item { id: 1 name: 'a' } item { id: 2 name: 'a' }", [("error", "label_map_repeated_name")]),
+        ("item { id: 1 name: 'a' } item { id: 4 name: 'b' }", [("warning", "label_map_gap")]),
+        ("item { name: 'a' } item { name: 'b' }", [("warning", "label_map_no_id")] * 2),
+        ("item { id: 1 }", [("error", "label_map_no_name")]),
+        ("item { id: 1 name: 'a' } item { id: 0 name: 'background' }", [("warning", "label_map_background")]),
+        ("item { id: 1 name: 'a' } version: 2", [("warning", "label_map_field")]),
         ("item { id: 2 name: 'b' } item { id: 1 name: 'a' }", []),
     ],
 )

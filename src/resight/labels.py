@@ -96,11 +96,11 @@ def parse_label_map(text: str, where: str = "") -> LabelMap:
     for field in textproto.parse(text, where):
         place = f"{where}, line {field.line}" if where else f"line {field.line}"
         if field.name != "item" or not isinstance(field.value, list):
-            problems.append(Problem("warning", "label-map-field", place, f"'{field.name}' is no item; ignored"))
+            problems.append(Problem("warning", "label_map_field", place, f"'{field.name}' is no item; ignored"))
             continue
         item, has_id = _item(field.value, place, problems)
         if item.id == 0 and item.name == "background":
-            problems.append(Problem("warning", "label-map-background", place, "id 0, 'background', is not a class"))
+            problems.append(Problem("warning", "label_map_background", place, "id 0, 'background', is not a class"))
         else:
             items.append(item)
             stated += [item.id] * has_id
@@ -136,12 +136,12 @@ def _item(fields: list[textproto.Field], place: str, problems: list[Problem]) ->
                 raise ResightError(f"{field.name} is not a text", where=f"{place}, column {field.column}")
             values[field.name] = str(field.value)
     if id is None:
-        problems.append(Problem("warning", "label-map-no-id", place, f"item {values.get('name', '')!r} has no id"))
+        problems.append(Problem("warning", "label_map_no_id", place, f"item {values.get('name', '')!r} has no id"))
     display_name = values.get("display_name", "")
     name = values.get("name", "") or display_name
     if not name:
         name = f"unnamed-{id}"
-        problems.append(Problem("error", "label-map-no-name", place, f"the item with id {id} has no name"))
+        problems.append(Problem("error", "label_map_no_name", place, f"the item with id {id} has no name"))
     return LabelItem(id or 0, name, display_name), id is not None
 
 
@@ -149,14 +149,14 @@ def _oddities(items: list[LabelItem], stated: list[int], where: str) -> list[Pro
     problems = []
     repeated_ids = [str(id) for id, count in Counter(stated).items() if count > 1]
     if repeated_ids:
-        problems.append(Problem("error", "label-map-repeated-id", where, f"ids used twice: {listed(repeated_ids)}"))
+        problems.append(Problem("error", "label_map_repeated_id", where, f"ids used twice: {listed(repeated_ids)}"))
     repeated = [name for name, count in Counter(item.name for item in items).items() if count > 1]
     if repeated:
-        problems.append(Problem("error", "label-map-repeated-name", where, f"names used twice: {listed(repeated)}"))
+        problems.append(Problem("error", "label_map_repeated_name", where, f"names used twice: {listed(repeated)}"))
     low = [id for id in stated if id < 1]
     if low:
-        problems.append(Problem("warning", "label-map-id-0", where, f"ids below 1: {listed(low)}; TFOD counts from 1"))
+        problems.append(Problem("warning", "label_map_id_0", where, f"ids below 1: {listed(low)}; TFOD counts from 1"))
     gaps = max(stated, default=0) - len({id for id in stated if id >= 1})
     if gaps > 0:
-        problems.append(Problem("warning", "label-map-gap", where, f"{gaps} ids below {max(stated)} have no class"))
+        problems.append(Problem("warning", "label_map_gap", where, f"{gaps} ids below {max(stated)} have no class"))
     return problems

@@ -52,7 +52,7 @@ def test_names_tell_the_splits(tmp_path, names, expected):
 def test_files_without_a_split_are_reported_beside_others(tmp_path):
     problems = []
     assert found(tmp_path, ["train.record", "interval.record"], problems) == {"train": ["train.record"]}
-    assert [(problem.level, problem.kind) for problem in problems] == [("warning", "unassigned-records")]
+    assert [(problem.level, problem.kind) for problem in problems] == [("warning", "unassigned_records")]
     assert "interval.record" in problems[0].message
 
 

@@ -205,7 +205,7 @@ def test_growing_repeats_are_one_image_with_all_boxes(tmp_path):
     assert [split[i].boxes.tolist() for i in range(3)] == [[A], [A, B, C], []]
     assert split[1].encoded == image(2)
     assert split.repeats == 2
-    assert kinds(records) == [("warning", "repeated-image")]
+    assert kinds(records) == [("warning", "repeated_image")]
     stored = open_records(folder, as_stored=True)
     assert [len(row.boxes) for row in stored.splits["train"].summaries] == [1, 1, 2, 3, 0]
     assert (stored.problems, stored.splits["train"].repeats) == ([], 0)
@@ -247,9 +247,9 @@ def test_classes_by_text_then_number_and_what_disagrees(tmp_path):
     assert [split.labels(row).tolist() for row in split.summaries] == [[1, 2, -1, -1], [0, 2], [-1, 0]]
     said = {problem.message.split(", unknown")[0].split(" and the")[0]: problem for problem in records.problems}
     assert {text: problem.kind for text, problem in said.items()} == {
-        "2 boxes of train with the class text 'tree'": "unknown-class",
-        "1 box of train with the class number 9": "unknown-class",
-        "1 box of train with the class text 'yield'": "class-disagrees",
+        "2 boxes of train with the class text 'tree'": "unknown_class",
+        "1 box of train with the class number 9": "unknown_class",
+        "1 box of train with the class text 'yield'": "class_disagrees",
     }
     assert "number 1 is 'yield'" in said["2 boxes of train with the class text 'tree'"].message
 
@@ -289,7 +289,7 @@ def test_a_record_without_an_image_is_damage_too(tmp_path):
 
 
 def test_an_empty_split_is_an_error(tmp_path):
-    assert kinds(open_records(foreign(tmp_path / "theirs", train=[record([])], test=[]))) == [("error", "empty-split")]
+    assert kinds(open_records(foreign(tmp_path / "theirs", train=[record([])], test=[]))) == [("error", "empty_split")]
 
 
 def test_a_rotated_image_is_stored_upright(tmp_path):

@@ -7,7 +7,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any, Literal
@@ -88,7 +88,7 @@ def check_data(path: str | os.PathLike[str], *, format: str = "auto", config: Co
     source, records = open_data(path, format, config)
     examine = partial(_examine, stored=records is not None, model=config.model)
     seen = list(track(_parallel(examine, source.annotations), "checking images", total=len(source.annotations)))
-    found = [
+    problems = [
         # A missing image is named where it is looked for.
         *(problem for problem in source.problems if problem.kind != "missing_image"),
         *(problem for image in seen for problem in image.problems),
@@ -96,7 +96,6 @@ def check_data(path: str | os.PathLike[str], *, format: str = "auto", config: Co
         *_leakage(seen),
         *_one_sided_classes(seen, source.classes),
     ]
-    problems = [replace(problem, kind=problem.kind.replace("-", "_")) for problem in found]
     return CheckReport(
         path=os.fspath(path),
         format=f"{source.format}, recognised by {source.note}" if source.note else source.format,

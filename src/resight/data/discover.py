@@ -59,7 +59,7 @@ def find_records(root: str, globs: Mapping[str, str], problems: list[Problem]) -
         raise ResightError(f"the names leave a choice of records for {choices}", where=root, fix=f"{_KEYS}.")
     if untold:
         message = f"belong to no split and are not read: {listed(untold)}"
-        problems.append(Problem("warning", "unassigned-records", root, message))
+        problems.append(Problem("warning", "unassigned_records", root, message))
     for split, keys in sets.items():
         found[split] = sorted(*keys.values())
         _check_numbers(found[split])

@@ -143,7 +143,7 @@ def _split(
     shard = index.records["shard"]
     part = index.take(np.flatnonzero((shard >= numbers.start) & (shard < numbers.stop)))
     if not len(part):
-        problems.append(Problem("error", "empty-split", listed(files, 3), f"{name} holds no records"))
+        problems.append(Problem("error", "empty_split", listed(files, 3), f"{name} holds no records"))
     repeats = 0
     if not as_stored:
         part, repeats = merge_repeats(part)
@@ -151,7 +151,7 @@ def _split(
         message = (
             f"{repeats} records of {name} repeat an image with other boxes; each image is read once, with all its boxes"
         )
-        problems.append(Problem("warning", "repeated-image", listed(files, 3), message))
+        problems.append(Problem("warning", "repeated_image", listed(files, 3), message))
         log.warning("%s", message)
     rows = [part.records["shard"] == number for number in numbers]
     reader = ShardReader(files, *([part.records[c][some] for some in rows] for c in ("offset", "length")))
@@ -177,17 +177,17 @@ def _label_problems(splits: dict[str, RecordSplit], labels: LabelMap, map_file: 
             if _class(labels, text, id) < 0:
                 number = f"; their number {id} is '{labels.names[by_id]}'" if text and by_id is not None else ""
                 message = f"{what}, unknown to {map_file}{number}"
-                problems.append(Problem("error", "unknown-class", split.shards[0], message))
+                problems.append(Problem("error", "unknown_class", split.shards[0], message))
             elif text and id and by_id != labels.index_of(text):
                 other = f"'{labels.names[by_id]}'" if by_id is not None else "unknown"
                 message = f"{what} and the number {id}, which is {other} in {map_file}; the text counts"
-                problems.append(Problem("warning", "class-disagrees", split.shards[0], message))
+                problems.append(Problem("warning", "class_disagrees", split.shards[0], message))
     return problems
 
 
 def _report_damage(index: Index, on_bad: str, problems: list[Problem]) -> None:
     if on_bad == "skip":
-        problems.extend(Problem("error", "damaged-record", where, message) for where, message in index.damaged)
+        problems.extend(Problem("error", "damaged_record", where, message) for where, message in index.damaged)
         return
     (where, message), others = index.damaged[0], index.damaged[1:]
     if others:

@@ -273,7 +273,7 @@ def _data_notes(records: Records, undecoded: list[str]) -> list[str]:
     notes = []
     if undecoded:
         notes.append(f"Left out, as they cannot be decoded: {len(undecoded):,} of the images: {listed(undecoded, 3)}")
-    if others := [problem for problem in records.problems if problem.kind != "unknown-class"]:
+    if others := [problem for problem in records.problems if problem.kind != "unknown_class"]:
         notes.append(f"Findings in the data: {listed(dict.fromkeys(problem.message for problem in others), 3)}")
     return notes
 
