@@ -14,7 +14,8 @@ import torch
 
 def stream_seed(seed: int, purpose: str, *keys: int) -> int:
     """A 63-bit seed, stable across processes, machines and versions of Python."""
-    digest = hashlib.blake2b(repr((seed, purpose, *keys)).encode(), digest_size=8).digest()
+    # numpy's integers are written in another way than Python's.
+    digest = hashlib.blake2b(repr((int(seed), purpose, *map(int, keys))).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
