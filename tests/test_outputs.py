@@ -1,0 +1,83 @@
+import os
+
+import pytest
+
+from resight.errors import ResightError
+from resight.outputs import check_file, check_output, whole_folder
+
+
+def ours(path):
+    return path.suffix == ".ours"
+
+
+def test_a_folder_appears_when_it_is_whole(tmp_path):
+    out = tmp_path / "a" / "out"
+    with whole_folder(out, False, ours) as folder:
+        (folder / "x.ours").write_text("new")
+        assert not out.exists()
+    assert (out / "x.ours").read_text() == "new"
+    assert os.listdir(out.parent) == ["out"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, ResightError("no")])
+def test_a_failure_leaves_what_was_there(tmp_path, error):
+    out = tmp_path / "out"
+    with whole_folder(out, False, ours) as folder:
+        (folder / "x.ours").write_text("old")
+    with pytest.raises(error if isinstance(error, type) else type(error)), whole_folder(out, True, ours) as folder:
+        (folder / "y.ours").write_text("new")
+        raise error
+    assert os.listdir(tmp_path) == ["out"] and os.listdir(out) == ["x.ours"]
+
+
+def test_force_replaces_only_what_is_ours(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    with whole_folder(out, False, ours) as folder:  # an empty folder is as good as none
+        (folder / "old.ours").write_text("")
+    with pytest.raises(ResightError, match="already holds something"), whole_folder(out, False, ours):
+        raise AssertionError("the work must not begin")
+    with whole_folder(out, True, ours) as folder:
+        (folder / "new.ours").write_text("")
+    assert os.listdir(out) == ["new.ours"]
+    (out / "photo.jpg").write_text("not ours")
+    with pytest.raises(ResightError, match=r"did not write, and is not replaced: photo\.jpg"):
+        check_output(out, True, ours)
+    assert sorted(os.listdir(out)) == ["new.ours", "photo.jpg"]
+
+
+def test_a_link_stays_and_its_folder_is_replaced(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there")
+    with whole_folder(tmp_path / "link", False, ours) as folder:
+        (folder / "x.ours").write_text("")
+    assert (tmp_path / "link").is_symlink() and os.listdir(tmp_path / "there") == ["x.ours"]
+
+
+def test_what_cannot_be_a_folder_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ResightError) as caught, whole_folder(out, True, ours):
+            pass
+        assert str(tmp_path / "file") in str(caught.value)
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_an_error_of_the_disk_names_the_file_as_the_user_knows_it(tmp_path):
+    with pytest.raises(ResightError) as caught, whole_folder(tmp_path / "out", False, ours) as folder:
+        raise OSError(28, "No space left on device", str(folder / "x.ours"))
+    assert str(caught.value) == f"{tmp_path / 'out' / 'x.ours'}: cannot be written: No space left on device"
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_is_replaced_only_when_asked(tmp_path):
+    check_file(tmp_path / "new" / "a.onnx", False)
+    assert (tmp_path / "new").is_dir()
+    (tmp_path / "a.onnx").write_text("")
+    with pytest.raises(ResightError, match="exists already"):
+        check_file(tmp_path / "a.onnx", False)
+    check_file(tmp_path / "a.onnx", True)
+    with pytest.raises(ResightError, match="is a folder"):
+        check_file(tmp_path / "new", True)
+    with pytest.raises(ResightError, match="cannot make its folder"):
+        check_file(tmp_path / "a.onnx" / "b.onnx", False)
