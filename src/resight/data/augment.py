@@ -67,8 +67,9 @@ class FlipRule:
         )
 
 
-def augment(sample: Sample, size: tuple[int, int], scale: float, config: AugmentConfig, rule: FlipRule,
-            generator: Generator) -> Sample:
+def augment(
+    sample: Sample, size: tuple[int, int], scale: float, config: AugmentConfig, rule: FlipRule, generator: Generator
+) -> Sample:
     """The sample as training sees it.
 
     Args:
@@ -88,7 +89,7 @@ def augment(sample: Sample, size: tuple[int, int], scale: float, config: Augment
 
 
 def crop(sample: Sample, share_y: float, share_x: float, generator: Generator) -> Sample:
-    """A random window of that share of the image, placed so that a box chosen at random lies inside whole.
+    """A random window of that share of the image, with a box of those that fit, chosen at random, inside whole.
 
     Of ten places the one that cuts the fewest boxes is taken. A box of which less than three quarters stay is marked
     crowd where a tenth or more stays, and dropped where less does.
@@ -100,11 +101,14 @@ def crop(sample: Sample, share_y: float, share_x: float, generator: Generator) -
     places = torch.rand(10, 2, generator=generator, dtype=torch.float64)
     low, high = torch.zeros(2), torch.tensor([float(width - columns), float(height - rows)])
     if len(sample.boxes):
-        chosen = sample.boxes[int(torch.randint(len(sample.boxes), (), generator=generator))]
-        inside_low = torch.minimum((chosen[2:] - torch.tensor([columns, rows])).clamp(min=0), high)
-        inside_high = torch.minimum(chosen[:2], high)
-        # A box larger than the window cannot be kept whole: then any place that meets it will do.
-        low, high = torch.minimum(inside_low, inside_high), torch.maximum(inside_low, inside_high)
+        # Windows begin at whole pixels; between these two places each box lies inside whole.
+        first = torch.minimum((sample.boxes[:, 2:] - torch.tensor([columns, rows])).ceil().clamp(min=0), high)
+        last = torch.minimum(sample.boxes[:, :2].floor(), high)
+        fitting = torch.where((first <= last).all(1) & ~sample.crowd)[0]
+        # Where all are larger than the window, any place that meets one will do.
+        choice = fitting if len(fitting) else torch.arange(len(sample.boxes))
+        chosen = choice[torch.randint(len(choice), (), generator=generator)]
+        low, high = torch.minimum(first[chosen], last[chosen]), torch.maximum(first[chosen], last[chosen])
     corners = (low + places * (high - low)).floor().to(torch.int64)
     best: tuple[float, Sample] | None = None
     for x, y in corners.tolist():
