@@ -112,7 +112,9 @@ class EndlessBatches:
 
 
 def to_sample(record: Record, labels: np.ndarray, where: str = "") -> Sample:
-    """The decoded image with the boxes of known classes; boxes without area are left out (``data check`` lists them).
+    """The decoded image with the boxes of known classes.
+
+    Boxes without area or with a NaN are left out (``data check`` lists them).
 
     Raises:
         ResightError: the image cannot be decoded.
@@ -120,7 +122,8 @@ def to_sample(record: Record, labels: np.ndarray, where: str = "") -> Sample:
     image = torch.from_numpy(decode(record.encoded, where)).permute(2, 0, 1)
     height, width = image.shape[1:]
     boxes = np.clip(np.nan_to_num(record.boxes), 0, [width, height, width, height]).astype(np.float32)
-    keep = (labels >= 0) & (boxes[:, 2] - boxes[:, 0] > 0.5) & (boxes[:, 3] - boxes[:, 1] > 0.5)
+    keep = (labels >= 0) & np.isfinite(record.boxes).all(1)
+    keep &= (boxes[:, 2] - boxes[:, 0] > 0.5) & (boxes[:, 3] - boxes[:, 1] > 0.5)
     return Sample(
         image,
         torch.from_numpy(boxes[keep]),

@@ -1,0 +1,149 @@
+from collections import Counter
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resight.config import load_config
+from resight.data.dataset import (
+    EndlessBatches,
+    Item,
+    TrainingExample,
+    TrainingSet,
+    epoch_batches,
+    network_boxes,
+    record_sizes,
+    to_sample,
+    training_view,
+)
+from resight.data.records import open_records
+from resight.errors import ResightError
+
+CONFIG = load_config(None, {"model.min_size": 64, "model.max_size": 96, "train.batch_size": 2})
+
+
+def sizes_of(portraits):
+    return np.array([(64, 96) if portrait else (96, 64) for portrait in portraits], np.int64).reshape(-1, 2)
+
+
+orders = st.tuples(
+    st.integers(0, 2**40), st.integers(0, 1000), st.lists(st.booleans(), min_size=1, max_size=50), st.integers(1, 9)
+)
+
+
+@given(orders)
+def test_an_epoch_holds_each_record_once_and_mixes_shapes_only_in_what_is_left_over(order):
+    seed, epoch, portraits, batch_size = order
+    sizes = sizes_of(portraits)
+    batches = epoch_batches(seed, epoch, sizes, batch_size)
+    assert Counter(item.record for batch in batches for item in batch) == Counter(range(len(portraits)))
+    assert all(item.epoch == epoch and item.batch == n for n, batch in enumerate(batches) for item in batch)
+    assert len(batches) == -(-len(portraits) // batch_size)
+    assert sum(len(batch) < batch_size for batch in batches) <= 1
+    # Of each shape fewer than a batch is left over: less than two batches together.
+    assert sum(len({portraits[item.record] for item in batch}) > 1 for batch in batches) <= 1
+
+
+@given(orders)
+def test_the_order_is_a_pure_function(order):
+    seed, epoch, portraits, batch_size = order
+    sizes = sizes_of(portraits)
+    first = epoch_batches(seed, epoch, sizes, batch_size)
+    np.random.rand(3), torch.rand(3)
+    assert epoch_batches(seed, epoch, sizes.copy(), batch_size) == first
+
+
+def test_seed_and_epoch_change_the_order():
+    sizes = sizes_of([False] * 40)
+    orders = {
+        tuple(item.record for batch in epoch_batches(seed, epoch, sizes, 4) for item in batch)
+        for seed in range(3)
+        for epoch in range(3)
+    }
+    assert len(orders) == 9
+
+
+@given(orders, st.integers(0, 40))
+def test_endless_batches_from_anywhere_are_the_rest_of_the_whole(order, start):
+    seed, _, portraits, batch_size = order
+    sizes = sizes_of(portraits)
+    whole = EndlessBatches(seed, sizes, batch_size)
+    rest = EndlessBatches(seed, sizes, batch_size, start)
+    assert list(islice(rest, 7)) == list(islice(whole, start, start + 7))
+    epoch = list(islice(whole, whole.per_epoch))
+    assert epoch == epoch_batches(seed, 0, sizes, batch_size)
+
+
+# What becomes of a record
+
+
+@pytest.fixture(scope="module")
+def split(shapes):
+    return open_records(shapes(train=9, val=3)).splits["train"]
+
+
+def test_an_example_depends_on_its_item_alone(split):
+    data = TrainingSet(split, split.label_map.names, CONFIG)
+    items = [Item(0, 0, 1), Item(0, 0, 4), Item(1, 0, 1), Item(0, 0, 1)]
+    examples = [data[item] for item in items]
+    assert all(isinstance(example, TrainingExample) for example in examples)
+    first, _, other_epoch, again = examples
+    assert torch.equal(first.image, again.image) and torch.equal(first.target.boxes, again.target.boxes)
+    assert first.target.seed == again.target.seed != other_epoch.target.seed
+    assert not torch.equal(first.image.float().mean(), other_epoch.image.float().mean())
+
+
+def test_images_of_a_batch_have_one_size(split):
+    data = TrainingSet(split, split.label_map.names, CONFIG)
+    landscape = [n for n, (width, height) in enumerate(record_sizes(split)) if width > height]
+    sizes = [{data[Item(0, batch, record)].image.shape for record in landscape} for batch in range(6)]
+    assert all(len(found) == 1 for found in sizes)
+    assert len(set.union(*sizes)) > 1  # and another batch another
+    assert all(c == 3 and h <= 64 and w <= 96 for c, h, w in set.union(*sizes))
+
+
+def test_a_record_that_cannot_be_used_comes_as_the_error(shapes):
+    split = open_records(shapes(broken=1, train=3)).splits["train"]
+    data = TrainingSet(split, split.label_map.names, CONFIG)
+    found = [data[Item(0, 0, record)] for record in range(len(split))]
+    (error,) = (item for item in found if isinstance(item, ResightError))
+    assert split.shards[0] in str(error)
+
+
+def test_a_sample_leaves_out_what_training_cannot_use(split):
+    from dataclasses import replace
+
+    record = split[0]
+    boxes = [[1, 2, 30, 40], [5, 5, 5, 9], [np.nan, 0, 9, 9], [-3, 50, 200, 300], [1, 1, 9, 9]]
+    record = replace(
+        record,
+        boxes=np.array(boxes, np.float32),
+        crowd=np.array([False, False, False, True, False]),
+    )
+    sample = to_sample(record, np.array([1, 0, 0, 0, -1]))
+    # Without area, not a number, and of no class of ours: gone. Outside: cut at the border.
+    assert sample.boxes.tolist() == [[1, 2, 30, 40], [0, 50, 96, 64]]
+    assert sample.labels.tolist() == [1, 0] and sample.crowd.tolist() == [False, True]
+    assert sample.image.shape == (3, 64, 96) and sample.image.dtype == torch.uint8
+
+
+def test_boxes_are_measured_at_the_size_of_the_network(split):
+    sizes, centers = network_boxes(split, 128, 192)
+    boxes = np.concatenate([record.boxes for record in split.summaries]) * 2
+    np.testing.assert_allclose(sizes, boxes[:, 2:] - boxes[:, :2], atol=1e-3)
+    np.testing.assert_allclose(centers, (boxes[:, 2:] + boxes[:, :2]) / 2, atol=1e-3)
+
+
+def test_the_view_of_training_is_that_of_the_first_epoch(split):
+    order = [item for batch in epoch_batches(42, 0, record_sizes(split), 2) for item in batch]
+    data = TrainingSet(split, split.label_map.names, CONFIG)
+    view = list(training_view(split, split.label_map.names, CONFIG, 4))
+    for item, (file, image, boxes, names) in zip(order, view, strict=False):
+        example = data[item]
+        assert file == split.summaries[item.record].filename
+        assert np.array_equal(image, example.image.permute(1, 2, 0).numpy())
+        assert np.array_equal(boxes, example.target.boxes.numpy()) and len(names) == len(boxes)
+    assert len(view) == 4
