@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, config: Config | None = 
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise ResightError(
             f"cannot write the checkpoint: {error}", where=path, fix="The previous checkpoint is as it was."
         ) from error
@@ -125,13 +127,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ResightError(f"cannot read the checkpoint: {error}", where=path) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ResightError(f"the checkpoint's description is damaged: {error}", where=path) from error
-    if meta.get("format") != FORMAT:
-        raise ResightError(
-            f"is of format {meta.get('format')}, this version reads {FORMAT}", where=path, fix="Upgrade Resight."
-        )
-    return Checkpoint(ModelCard.from_json(meta["card"]), tensors, meta["state"])
+    found = meta.get("format") if isinstance(meta, dict) else None
+    if found != FORMAT:
+        raise ResightError(f"is of format {found}, this version reads {FORMAT}", where=path, fix="Upgrade Resight.")
+    try:
+        return Checkpoint(ModelCard.from_json(meta["card"]), tensors, dict(meta["state"]))
+    except (ResightError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ResightError(f"the checkpoint's description is damaged: {error}", where=path) from error
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -145,6 +149,10 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """
+    Raises:
+        ValueError: the tensors are not those of this optimizer and its parameters.
+    """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
@@ -153,4 +161,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
         like = parameters[int(number)]
         value = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
         state.setdefault(int(number), {})[name] = value
+    known = {"exp_avg", "exp_avg_sq", "step"} if isinstance(optimizer, torch.optim.AdamW) else {"momentum_buffer"}
+    if any(values.keys() != known for values in state.values()):
+        raise ValueError(f"it is of another optimizer than {type(optimizer).__name__}")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
