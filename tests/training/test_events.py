@@ -1,0 +1,35 @@
+import io
+import sys
+import types
+
+import numpy as np
+from PIL import Image
+
+from resight.training.events import EventWriter
+
+
+def test_tensorboard_reads_what_is_written(tmp_path, monkeypatch):
+    # TensorBoard asks for this module to do without TensorFlow, whose import takes longer than all other tests here.
+    monkeypatch.setitem(sys.modules, "tensorboard.compat.notf", types.ModuleType("notf"))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    png = io.BytesIO()
+    Image.fromarray(pixels).save(png, "PNG")
+    writer = EventWriter(tmp_path)
+    values = [(1, 0.5), (20, 1e-12), (50_000, float("inf"))]
+    for step, value in values:
+        writer.scalar("train/loss", value, step)
+    writer.picture("val/image", png.getvalue(), (2, 3), 7)
+    read = EventAccumulator(str(tmp_path)).Reload()  # while it is still being written
+    assert [(event.step, event.value) for event in read.Scalars("train/loss")] == [
+        (step, float(np.float32(value))) for step, value in values
+    ]
+    (image,) = read.Images("val/image")
+    assert (image.step, image.height, image.width) == (7, 2, 3)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(image.encoded_image_string))), pixels)
+    writer.scalar("val/mAP", 0.25, 8)
+    writer.close()
+    assert [event.value for event in read.Reload().Scalars("val/mAP")] == [0.25]
+    (file,) = tmp_path.iterdir()
+    assert "tfevents" in file.name

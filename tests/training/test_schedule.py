@@ -1,0 +1,83 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from resight.config import load_config
+from resight.training.schedule import BACKBONE_RATE, AveragedWeights, base_rate, build_optimizer, rate_at, set_rate
+
+
+def settings(**train):
+    return load_config(None, {f"train.{key}": value for key, value in train.items()}).train
+
+
+def test_the_rate_follows_the_images_of_a_step():
+    assert base_rate(settings(optimizer="sgd", batch_size=2)) == pytest.approx(0.005)
+    assert base_rate(settings(optimizer="sgd", batch_size=4, accumulate=3)) == pytest.approx(0.03)
+    assert base_rate(settings()) == pytest.approx(0.0005)
+    assert base_rate(settings(batch_size=8, accumulate=4)) == pytest.approx(0.001)
+    assert base_rate(settings(learning_rate=0.3, batch_size=64)) == 0.3
+
+
+def test_a_linear_warm_up_then_half_a_cosine():
+    config = settings(learning_rate=1, warmup_steps=10)
+    assert [rate_at(config, step, 0) for step in (0, 4, 9, 10)] == pytest.approx([0.1, 0.5, 1, 1])
+    assert [rate_at(config, 100, share) for share in (0, 0.5, 1, 1.5)] == pytest.approx([1, 0.5, 0, 0])
+    assert rate_at(config, 0, 0.5) == pytest.approx(0.05)
+    steady = settings(learning_rate=1, warmup_steps=0, schedule="constant")
+    assert {rate_at(steady, step, share) for step in (0, 50) for share in (0, 0.9)} == {1}
+
+
+@given(st.integers(0, 300), st.floats(0, 1), st.floats(0, 1))
+def test_the_rate_never_rises_after_the_warm_up(step, one, other):
+    config = settings(learning_rate=1)
+    early, late = sorted((one, other))
+    assert rate_at(config, 100 + step, early) >= rate_at(config, 100 + step, late) >= 0
+
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Module()
+        self.backbone.body = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Conv2d(2, 2, 1))
+        self.backbone.body[0].requires_grad_(False)
+        self.head = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_every_trained_weight_is_optimised_once_and_only_matrices_decay(kind):
+    model = Small()
+    optimizer = build_optimizer(model, settings(optimizer=kind, weight_decay=0.1))
+    set_rate(optimizer, 0.5)
+    found = {
+        id(parameter): (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    expected = {
+        id(parameter): (0.5 * (BACKBONE_RATE if "body" in name else 1), 0.1 if name.endswith("weight") else 0)
+        for name, parameter in model.named_parameters()
+        if not name.startswith("backbone.body.0")
+    }
+    expected[id(model.head[1].weight)] = (0.5, 0)  # of a norm
+    assert found == expected
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(found)
+
+
+def test_the_average_follows_the_formula_and_leaves_frozen_weights():
+    model = Small()
+    frozen = model.backbone.body[0].weight.clone()
+    average = AveragedWeights(model, 0.9)
+    expected = model.head[0].weight.detach().double()
+    for step in range(1, 30):
+        with torch.no_grad():
+            model.head[0].weight.add_(math.sin(step))
+        average.update(step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * model.head[0].weight.detach().double()
+    torch.testing.assert_close(average.model.head[0].weight.double(), expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(average.model.backbone.body[0].weight, frozen)
+    assert not any(parameter.requires_grad for parameter in average.model.parameters())
