@@ -12,11 +12,12 @@ import pytest
 from PIL import Image
 
 from resight import scenes
-from resight.drives import View, plan_video
 from resight.errors import ResightError
-from resight.roadside import draw_look
-from resight.scenes import Scenery, compose, make_scenes
-from resight.signs import DESIGNS, OTHERS, WANTED, paint_face
+from resight.scenes import make_scenes
+from resight.scenes.drives import View, plan_video
+from resight.scenes.painting import Scenery, compose
+from resight.scenes.roadside import draw_look
+from resight.scenes.signs import DESIGNS, OTHERS, WANTED, paint_face
 
 HEADER = (
     "Filename;Annotation tag;Upper left corner X;Upper left corner Y;Lower right corner X;Lower right corner Y;"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 Point = tuple[float, float]
 Colour = tuple[int, int, int]
+Mark = tuple[Any, ...]  # a method of Pen by its name, and its arguments
 
 RED, WHITE, BLACK = (178, 28, 36), (238, 238, 234), (24, 24, 26)
 YELLOW, LIME, GREEN, ORANGE = (244, 186, 24), (196, 222, 44), (30, 140, 70), (236, 120, 30)
@@ -56,15 +58,15 @@ class Pen:
         self.polygon([(x1, y1), (neck[0] - dy * side, neck[1] + dx * side), (neck[0] + dy * side, neck[1] - dx * side)],
                      fill)  # fmt: skip
 
-    def text(self, words: str, y: float, height: float, fill: Colour = BLACK, width: float = 1.7, x: float = 0) -> None:
-        """Bold capitals of ``height``, narrowed to ``width`` where they are wider, centred on ``(x, y)``."""
+    def text(self, words: str, y: float, height: float, fill: Colour, width: float) -> None:
+        """Bold capitals of ``height``, narrowed to ``width`` where they are wider, in the middle at ``y``."""
         font = ImageFont.load_default(height * self.scale * 1.35)
         bold = max(1, round(height * self.scale * 0.05))
         left, top, right, bottom = font.getbbox(words, stroke_width=bold)
         mask = Image.new("L", (math.ceil(right - left), math.ceil(bottom - top)))
         ImageDraw.Draw(mask).text((-left, -top), words, fill=255, font=font, stroke_width=bold)
         mask = mask.resize((min(mask.width, round(width * self.scale)), round(height * self.scale)))
-        ((cx, cy),) = self.pixels([(x, y)])
+        ((cx, cy),) = self.pixels([(0, y)])
         self.image.paste(fill, (round(cx - mask.width / 2), round(cy - mask.height / 2)), mask)
 
 
@@ -94,176 +96,125 @@ TRIANGLE = _rounded([(-1, -1), (1, -1), (0, 1)], 0.16)
 HOUSE = _rounded([(0, -1), (1, -0.1), (1, 1), (-1, 1), (-1, -0.1)], 0.08)
 
 
-def _stop(pen: Pen) -> None:
-    pen.text("STOP", 0, 0.62, WHITE, 1.5)
+def _speed(number: int, head: str = "SPEED LIMIT") -> list[Mark]:
+    rows: list[Mark] = [("text", word, -0.66 + 0.34 * row, 0.24, BLACK, 1.5) for row, word in enumerate(head.split())]
+    return [*rows, ("text", str(number), 0.42, 0.66, BLACK, 1.3)]
 
 
-def _pedestrian(pen: Pen) -> None:
-    pen.disc(0.06, -0.56, 0.13, BLACK)
-    pen.stroke([(0.03, -0.3), (-0.02, 0.08)], 0.25)
-    pen.stroke([(-0.02, 0.08), (0.16, 0.3), (0.2, 0.62)], 0.13)
-    pen.stroke([(-0.03, 0.08), (-0.12, 0.34), (-0.32, 0.56)], 0.13)
-    pen.stroke([(0.06, -0.32), (0.26, -0.1), (0.4, -0.12)], 0.095)
-    pen.stroke([(-0.02, -0.32), (-0.22, -0.14), (-0.3, 0.08)], 0.095)
+def _words(*rows: str, size: float = 0.3) -> list[Mark]:
+    middle = (len(rows) - 1) / 2
+    return [("text", word, (row - middle) * size * 1.4, size, BLACK, 1.15) for row, word in enumerate(rows)]
 
 
-def _signal(pen: Pen) -> None:
-    pen.polygon([(x * 0.25, y * 0.62) for x, y in PLATE], BLACK)
-    for y, colour in ((-0.38, (214, 30, 36)), (0.0, (250, 206, 50)), (0.38, (36, 170, 84))):
-        pen.disc(0, y, 0.15, colour)
+def _shrunk(shape: list[Point], width: float, height: float, down: float, fill: Colour) -> Mark:
+    return ("polygon", [(x * width, y * height + down) for x, y in shape], fill)
 
 
-def _speed(number: int, head: str = "SPEED LIMIT") -> Callable[[Pen], None]:
-    def paint(pen: Pen) -> None:
-        for row, word in enumerate(head.split()):
-            pen.text(word, -0.66 + 0.34 * row, 0.24, BLACK, 1.5)
-        pen.text(str(number), 0.42, 0.66, BLACK, 1.3)
-
-    return paint
-
-
-def _yield(pen: Pen) -> None:
-    pen.polygon([(x * 0.55, y * 0.55 - 0.17) for x, y in TRIANGLE], WHITE)
-    pen.text("YIELD", -0.44, 0.2, RED, 0.62)
+def _forbidden(mirror: int) -> list[Mark]:
+    return [
+        ("disc", 0, 0, 0.86, RED),
+        ("disc", 0, 0, 0.66, WHITE),
+        ("arrow", [(-0.2 * mirror, 0.5), (-0.2 * mirror, -0.12), (0.45 * mirror, -0.12)], 0.18),
+        ("stroke", [(-0.5, -0.5), (0.5, 0.5)], 0.16, RED),
+    ]
 
 
-def _arrows(*paths: Sequence[Point], width: float = 0.16) -> Callable[[Pen], None]:
-    def paint(pen: Pen) -> None:
-        for path in paths:
-            pen.arrow(path, width)
-
-    return paint
-
-
-def _words(*rows: str, size: float = 0.3) -> Callable[[Pen], None]:
-    def paint(pen: Pen) -> None:
-        for row, word in enumerate(rows):
-            pen.text(word, (row - (len(rows) - 1) / 2) * size * 1.4, size, BLACK, 1.15)
-
-    return paint
+def _child(x: float) -> list[Mark]:
+    return [
+        ("disc", x, -0.34, 0.13, BLACK),
+        ("polygon", [(x - 0.14, -0.18), (x + 0.14, -0.18), (x + 0.26, 0.3), (x - 0.26, 0.3)], BLACK),
+        ("stroke", [(x - 0.08, 0.25), (x - 0.12, 0.72)], 0.11),
+        ("stroke", [(x + 0.1, 0.25), (x + 0.16, 0.72)], 0.11),
+    ]
 
 
-def _merge(pen: Pen) -> None:
-    pen.arrow([(-0.1, 0.6), (-0.1, -0.62)], 0.16)
-    pen.stroke([(0.34, 0.5), (0.3, 0.26), (-0.06, -0.02)], 0.13)
-
-
-def _added_lane(pen: Pen) -> None:
-    pen.arrow([(-0.2, 0.55), (-0.2, -0.55)], 0.14)
-    pen.arrow([(0.4, 0.45), (0.22, 0.12), (0.22, -0.5)], 0.14)
-
-
-def _lane_ends(pen: Pen) -> None:
-    pen.stroke([(-0.25, 0.55), (-0.25, -0.55)], 0.1)
-    pen.stroke([(0.36, 0.5), (0.36, 0.1), (0.12, -0.2), (0.12, -0.55)], 0.1)
-    for y in (0.4, 0.1, -0.2):
-        pen.stroke([(0.05, y), (0.05, y - 0.1)], 0.07)
-
-
-def _keep_right(pen: Pen) -> None:
-    pen.arrow([(-0.5, -0.75), (-0.5, -0.3), (0.45, 0.15), (0.45, 0.75)], 0.2)
-    pen.polygon([(-0.55, 0.1), (0.05, 0.45), (-0.3, 0.75), (-0.65, 0.7)], BLACK)
-
-
-def _school(pen: Pen) -> None:
-    for x in (-0.34, 0.36):
-        pen.disc(x, -0.34, 0.13, BLACK)
-        pen.polygon([(x - 0.14, -0.18), (x + 0.14, -0.18), (x + 0.26, 0.3), (x - 0.26, 0.3)], BLACK)
-        pen.stroke([(x - 0.08, 0.25), (x - 0.12, 0.72)], 0.11)
-        pen.stroke([(x + 0.1, 0.25), (x + 0.16, 0.72)], 0.11)
-
-
-def _stop_ahead(pen: Pen) -> None:
-    pen.polygon([(x * 0.36, y * 0.36 + 0.2) for x, y in OCTAGON], RED)
-    pen.arrow([(0, -0.22), (0, -0.72)], 0.15)
-
-
-def _yield_ahead(pen: Pen) -> None:
-    pen.polygon([(x * 0.4, y * 0.36 + 0.24) for x, y in TRIANGLE], RED)
-    pen.polygon([(x * 0.2, y * 0.18 + 0.19) for x, y in TRIANGLE], WHITE)
-    pen.arrow([(0, -0.22), (0, -0.72)], 0.15)
-
-
-def _forbidden(mirror: int) -> Callable[[Pen], None]:
-    def paint(pen: Pen) -> None:
-        pen.disc(0, 0, 0.86, RED)
-        pen.disc(0, 0, 0.66, WHITE)
-        pen.arrow([(-0.2 * mirror, 0.5), (-0.2 * mirror, -0.12), (0.45 * mirror, -0.12)], 0.18)
-        pen.stroke([(-0.5, -0.5), (0.5, 0.5)], 0.16, RED)
-
-    return paint
-
-
-def _no_entry(pen: Pen) -> None:
-    pen.disc(0, 0, 0.92, RED)
-    pen.polygon([(x * 0.66, y * 0.15) for x, y in PLATE], WHITE)
-
-
-def _roundabout(pen: Pen) -> None:
+def _third_of_ring(turn: float) -> Mark:
+    cos, sin = math.cos(turn), math.sin(turn)
     ring = [(math.cos(a) * 0.42, math.sin(a) * 0.42) for a in np.linspace(0, 1.75, 8)]
-    for turn in range(3):
-        angle = turn * 2 * math.pi / 3
-        cos, sin = math.cos(angle), math.sin(angle)
-        pen.arrow([(x * cos - y * sin, x * sin + y * cos) for x, y in ring], 0.12)
+    return ("arrow", [(x * cos - y * sin, x * sin + y * cos) for x, y in ring], 0.12)
 
 
-def _crossroads(pen: Pen) -> None:
-    pen.stroke([(0, -0.55), (0, 0.55)], 0.17)
-    pen.stroke([(-0.55, 0), (0.55, 0)], 0.17)
+PEDESTRIAN: list[Mark] = [
+    ("disc", 0.06, -0.56, 0.13, BLACK),
+    ("stroke", [(0.03, -0.3), (-0.02, 0.08)], 0.25),
+    ("stroke", [(-0.02, 0.08), (0.16, 0.3), (0.2, 0.62)], 0.13),
+    ("stroke", [(-0.03, 0.08), (-0.12, 0.34), (-0.32, 0.56)], 0.13),
+    ("stroke", [(0.06, -0.32), (0.26, -0.1), (0.4, -0.12)], 0.095),
+    ("stroke", [(-0.02, -0.32), (-0.22, -0.14), (-0.3, 0.08)], 0.095),
+]
+SIGNAL: list[Mark] = [
+    _shrunk(PLATE, 0.25, 0.62, 0, BLACK),
+    ("disc", 0, -0.38, 0.15, (214, 30, 36)),
+    ("disc", 0, 0.0, 0.15, (250, 206, 50)),
+    ("disc", 0, 0.38, 0.15, (36, 170, 84)),
+]
+KEEP_RIGHT: list[Mark] = [
+    ("arrow", [(-0.5, -0.75), (-0.5, -0.3), (0.45, 0.15), (0.45, 0.75)], 0.2),
+    ("polygon", [(-0.55, 0.1), (0.05, 0.45), (-0.3, 0.75), (-0.65, 0.7)], BLACK),
+]
+LANE_ENDS: list[Mark] = [
+    ("stroke", [(-0.25, 0.55), (-0.25, -0.55)], 0.1),
+    ("stroke", [(0.36, 0.5), (0.36, 0.1), (0.12, -0.2), (0.12, -0.55)], 0.1),
+    *(("stroke", [(0.05, y), (0.05, y - 0.1)], 0.07) for y in (0.4, 0.1, -0.2)),
+]
+AHEAD: Mark = ("arrow", [(0, -0.22), (0, -0.72)], 0.15)
+BEND = [(-0.15, 0.6), (-0.15, 0.1), (0.05, -0.2), (0.3, -0.55)]
+CORNER = [(-0.25, 0.5), (-0.25, -0.15), (0.5, -0.15)]
 
 
 @dataclass(frozen=True)
 class Design:
-    """One kind of sign: its class name, shape, size in metres, colours (ground, border) and what is on it."""
+    """One kind of sign: its class name, shape, size in metres, colours (ground, border) and what is drawn on it."""
 
     label: str
-    outline: Sequence[Point]
+    outline: list[Point]
     size: tuple[float, float]
     ground: tuple[Colour, ...]
     border: Colour
-    paint: Callable[[Pen], None]
+    marks: list[Mark]
 
 
-def _diamond(label: str, paint: Callable[[Pen], None], *grounds: Colour) -> Design:
-    return Design(label, DIAMOND, (1.0, 1.0), grounds or (YELLOW,), BLACK, paint)
+def _diamond(label: str, *marks: Mark, grounds: tuple[Colour, ...] = (YELLOW,)) -> Design:
+    return Design(label, DIAMOND, (1.0, 1.0), grounds, BLACK, list(marks))
 
 
-def _limit(label: str, paint: Callable[[Pen], None], width: float = 0.62) -> Design:
-    return Design(label, PLATE, (width, 0.78), (WHITE,), BLACK, paint)
+def _limit(label: str, marks: list[Mark], width: float = 0.62) -> Design:
+    return Design(label, PLATE, (width, 0.78), (WHITE,), BLACK, marks)
 
-
-_BEND = ((-0.15, 0.6), (-0.15, 0.1), (0.05, -0.2), (0.3, -0.55))
-_CORNER = ((-0.25, 0.5), (-0.25, -0.15), (0.5, -0.15))
 
 WANTED = (
-    Design("stop", OCTAGON, (0.82, 0.82), (RED,), WHITE, _stop),
-    _diamond("pedestrianCrossing", _pedestrian, YELLOW, LIME),
-    _diamond("signalAhead", _signal, YELLOW, YELLOW, ORANGE),
+    Design("stop", OCTAGON, (0.82, 0.82), (RED,), WHITE, [("text", "STOP", 0, 0.62, WHITE, 1.5)]),
+    _diamond("pedestrianCrossing", *PEDESTRIAN, grounds=(YELLOW, LIME)),
+    _diamond("signalAhead", *SIGNAL, grounds=(YELLOW, YELLOW, ORANGE)),
 )
 # What LISA annotates under other names: most share shape, colour or pictogram with one of the three.
 OTHERS = (
     *(_limit(f"speedLimit{number}", _speed(number)) for number in (25, 35, 45)),
     _limit("truckSpeedLimit55", _speed(55, "TRUCK SPEED")),
-    Design("yield", TRIANGLE, (0.9, 0.82), (RED,), WHITE, _yield),
-    _limit("keepRight", _keep_right),
+    Design("yield", TRIANGLE, (0.9, 0.82), (RED,), WHITE,
+           [_shrunk(TRIANGLE, 0.55, 0.55, -0.17, WHITE), ("text", "YIELD", -0.44, 0.2, RED, 0.62)]),
+    _limit("keepRight", KEEP_RIGHT),
     _limit("rightLaneMustTurn", _words("RIGHT", "LANE", "MUST", "TURN", size=0.26), 0.7),
-    Design("school", HOUSE, (0.85, 0.85), (LIME, YELLOW), BLACK, _school),
-    Design("doNotEnter", PLATE, (0.75, 0.75), (WHITE,), WHITE, _no_entry),
+    Design("school", HOUSE, (0.85, 0.85), (LIME, YELLOW), BLACK, [*_child(-0.34), *_child(0.36)]),
+    Design("doNotEnter", PLATE, (0.75, 0.75), (WHITE,), WHITE,
+           [("disc", 0, 0, 0.92, RED), _shrunk(PLATE, 0.66, 0.15, 0, WHITE)]),
     Design("noLeftTurn", PLATE, (0.7, 0.7), (WHITE,), WHITE, _forbidden(-1)),
     Design("noRightTurn", PLATE, (0.7, 0.7), (WHITE,), WHITE, _forbidden(1)),
-    _diamond("stopAhead", _stop_ahead),
-    _diamond("yieldAhead", _yield_ahead),
-    _diamond("merge", _merge),
-    _diamond("addedLane", _added_lane),
-    _diamond("laneEnds", _lane_ends),
-    _diamond("curveRight", _arrows(_BEND)),
-    _diamond("curveLeft", _arrows([(-x, y) for x, y in _BEND])),
-    _diamond("turnRight", _arrows(_CORNER)),
-    _diamond("roundabout", _roundabout),
-    _diamond("intersection", _crossroads),
-    _diamond("dip", _words("DIP", size=0.42)),
-    _diamond("slow", _words("SLOW", size=0.36), YELLOW, ORANGE),
-)
+    _diamond("stopAhead", _shrunk(OCTAGON, 0.36, 0.36, 0.2, RED), AHEAD),
+    _diamond("yieldAhead", _shrunk(TRIANGLE, 0.4, 0.36, 0.24, RED), _shrunk(TRIANGLE, 0.2, 0.18, 0.19, WHITE), AHEAD),
+    _diamond("merge", ("arrow", [(-0.1, 0.6), (-0.1, -0.62)], 0.16),
+             ("stroke", [(0.34, 0.5), (0.3, 0.26), (-0.06, -0.02)], 0.13)),
+    _diamond("addedLane", ("arrow", [(-0.2, 0.55), (-0.2, -0.55)], 0.14),
+             ("arrow", [(0.4, 0.45), (0.22, 0.12), (0.22, -0.5)], 0.14)),
+    _diamond("laneEnds", *LANE_ENDS),
+    _diamond("curveRight", ("arrow", BEND, 0.16)),
+    _diamond("curveLeft", ("arrow", [(-x, y) for x, y in BEND], 0.16)),
+    _diamond("turnRight", ("arrow", CORNER, 0.16)),
+    _diamond("roundabout", *(_third_of_ring(turn * 2 * math.pi / 3) for turn in range(3))),
+    _diamond("intersection", ("stroke", [(0, -0.55), (0, 0.55)], 0.17), ("stroke", [(-0.55, 0), (0.55, 0)], 0.17)),
+    _diamond("dip", *_words("DIP", size=0.42)),
+    _diamond("slow", *_words("SLOW", size=0.36), grounds=(YELLOW, ORANGE)),
+)  # fmt: skip
 DESIGNS = {design.label: design for design in (*WANTED, *OTHERS)}
 
 
@@ -281,7 +232,8 @@ def paint_face(label: str, ground: int = 0) -> Image.Image:
     rim = design.border if design.border == WHITE else fill
     for inset, colour in ((1.0, rim), (0.93, design.border), (0.88, fill)):
         pen.polygon([(x * inset, y * inset) for x, y in design.outline], colour)
-    design.paint(pen)
+    for method, *arguments in design.marks:
+        getattr(pen, method)(*arguments)
     return pen.image.reduce(smooth)
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from resight.roadside import HEIGHT, WIDTH
-from resight.signs import DESIGNS, OTHERS
+from .roadside import HEIGHT, WIDTH
+from .signs import DESIGNS, OTHERS
 
 RATE = 24  # frames a second
 SMALLEST = 12  # px; signs whose shorter side is less are not in view yet

@@ -1,33 +1,21 @@
-"""LISA-style dash-cam scenes drawn in code, written in LISA's own layout.
-
-A video is a drive past a few signs; each sign has a track, from which a handful of frames is kept while the sign
-grows. What LISA annotates under other class names (about two signs in five) is drawn and annotated too.
-"""
+"""A frame of a drive, painted thing by thing from the far end of the road to the camera."""
 
 from __future__ import annotations
 
 import math
-import multiprocessing
-import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from resight.drives import Sign, Track, Video, View, plan_video
-from resight.errors import ResightError
-from resight.outputs import whole_folder
-from resight.progress import track as progress
-from resight.roadside import (
+from .drives import Sign, Track, Video, View
+from .roadside import (
     HEIGHT,
     SKY,
     TURN,
     WIDTH,
     Look,
-    develop,
     draw_car,
     draw_grain,
     draw_ground,
@@ -41,12 +29,7 @@ from resight.roadside import (
     tint,
     wall,
 )
-from resight.signs import Colour, paint_face, warp_face
-
-HEADER = (
-    "Filename;Annotation tag;Upper left corner X;Upper left corner Y;Lower right corner X;Lower right corner Y;"
-    "Occluded,On another road;Origin file;Origin frame number;Origin track;Origin track frame number"
-)
+from .signs import Colour, paint_face, warp_face
 
 
 class Scenery:
@@ -321,57 +304,3 @@ def compose(video: Video, scenery: Scenery, track: Track, index: int, without: S
         if box is not None and seen > 0.25:
             found.append((sign, box, seen < 0.9))
     return painter.canvas, found
-
-
-def render_video(video: Video, out: Path) -> list[str]:
-    """Writes a video's frames below ``out`` and returns its lines of ``allAnnotations.csv``."""
-    scenery = Scenery(video)
-    folder = f"{video.folder}/frameAnnotations-{video.file}_annotations"
-    (out / folder).mkdir(parents=True)
-    lines = []
-    for track in video.tracks:
-        rng = np.random.default_rng((*track.seed, 8))
-        for index, frame in enumerate(track.frames):
-            picture, found = compose(video, scenery, track, index)
-            if not found:  # hidden behind something; LISA lists no frame without a sign
-                continue
-            name = f"{folder}/{track.name}_image{index}.png"
-            develop(picture, scenery.look, scenery.grain, rng).save(out / name, compress_level=2)
-            for sign, box, hidden in found:
-                corners = ";".join(str(edge) for edge in box)
-                lines.append(
-                    f"{name};{sign.label};{corners};{int(hidden)},{int(sign.other_road)};{video.folder}/{video.file};"
-                    f"{frame};{track.name};{frame - track.start + 2}"
-                )
-    return lines
-
-
-def make_scenes(out: str | os.PathLike[str], *, videos: int = 40, frames: int = 12, seed: int = 42) -> Path:
-    """Draws road scenes with signs of LISA's classes and writes them as LISA does.
-
-    Args:
-        out: folder to write; must not exist or be empty.
-        videos: number of drives; no two share signs, roadside, light or camera.
-        frames: pictures kept of each, 704x480 pixels, about four of each sign's track.
-        seed: same seed, same bytes.
-
-    Returns:
-        The folder, which holds ``allAnnotations.csv`` and the frames in a folder for each video.
-
-    Raises:
-        ResightError: ``out`` holds something or cannot be written, or there is nothing to draw.
-    """
-    out = Path(out)
-    if videos < 1 or frames < 1:
-        raise ResightError(f"{videos} videos of {frames} frames are no scenes", fix="Ask for one of each at least.")
-    with whole_folder(out, False, lambda path: False) as work:
-        lines = _render_all([plan_video(index, frames=frames, seed=seed) for index in range(videos)], work)
-        (work / "allAnnotations.csv").write_text("\n".join([HEADER, *lines]) + "\n", encoding="utf-8", newline="\n")
-    return out
-
-
-def _render_all(videos: list[Video], out: Path) -> list[str]:
-    # Spawned, not forked: the caller may run threads, and a forked copy of them can hang.
-    with ProcessPoolExecutor(min(len(videos), os.cpu_count() or 1), multiprocessing.get_context("spawn")) as pool:
-        jobs = [pool.submit(render_video, video, out) for video in videos]
-        return [line for job in progress(jobs, "drawing road scenes") for line in job.result()]
