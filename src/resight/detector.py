@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -56,7 +55,7 @@ class Detector:
     @overload
     def __call__(self, images: ImageLike, score: float | None = None) -> Detections: ...
     @overload
-    def __call__(self, images: Sequence[ImageLike], score: float | None = None) -> list[Detections]: ...
+    def __call__(self, images: list[ImageLike], score: float | None = None) -> list[Detections]: ...
     def __call__(self, images: Any, score: float | None = None) -> Detections | list[Detections]:
         """What is in the images.
 

@@ -58,6 +58,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def listed(items: Iterable[object], limit: int = 10) -> str:
     """``a, b, c and 4 more``: at most ``limit`` items in one line."""
-    items = [str(item) for item in items]
-    text = ", ".join(items[:limit])
-    return text if len(items) <= limit else f"{text} and {len(items) - limit} more"
+    texts = [str(item) for item in items]
+    text = ", ".join(texts[:limit])
+    return text if len(texts) <= limit else f"{text} and {len(texts) - limit} more"

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from torch import nn
+
 from resight.config import ModelConfig
 from resight.data.target import Target
 from resight.errors import ResightError
 from resight.models import build
 from resight.models.build import build_model, load_pretrained, set_limits
 from resight.models.faster_rcnn import FasterRCNN
-from torch import nn
 
 SMALL = ModelConfig(min_size=96, max_size=160)
 
@@ -89,7 +90,9 @@ def test_freezing_leaves_early_stages_without_gradient() -> None:
     }
     assert frozen[0] == 0 and all(frozen[d] < frozen[d + 1] for d in range(5))
     body = build_model(ModelConfig(freeze=2), 2).backbone.body
-    trained = {name.split(".")[1] for name, p in body.named_parameters() if name.startswith("blocks") and p.requires_grad}
+    trained = {
+        name.split(".")[1] for name, p in body.named_parameters() if name.startswith("blocks") and p.requires_grad
+    }
     assert trained == {"2", "3", "4", "5", "6"}  # blocks 0 and 1 have strides 2 and 4
 
 
@@ -102,7 +105,9 @@ def test_other_timm_backbones(name: str) -> None:
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize(("name", "word"), [("tf_efficientnet_lite00", "tf_efficientnet_lite0"), ("vit_tiny_patch16_224", "strides")])
+@pytest.mark.parametrize(
+    ("name", "word"), [("tf_efficientnet_lite00", "tf_efficientnet_lite0"), ("vit_tiny_patch16_224", "strides")]
+)
 def test_models_that_cannot_be_built_are_refused_by_name(name: str, word: str) -> None:
     with pytest.raises(ResightError) as error:
         build_model(ModelConfig(name=name), 2)
@@ -131,7 +136,9 @@ def test_same_padding_with_a_constant_equals_timms() -> None:
     import timm
 
     torch.manual_seed(0)
-    theirs = timm.create_model("tf_efficientnet_lite0", features_only=True, pretrained=False, out_indices=(2, 3, 4)).eval()
+    theirs = timm.create_model(
+        "tf_efficientnet_lite0", features_only=True, pretrained=False, out_indices=(2, 3, 4)
+    ).eval()
     ours = build.backbones.timm_backbone("tf_efficientnet_lite0", freeze=0).body.eval()
     ours.load_state_dict(theirs.state_dict())
     assert any(isinstance(layer, build.backbones.EvenSameConv2d) for layer in ours.modules())

@@ -5,13 +5,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from resight.models import coder, matching
-from resight.models.anchors import AnchorSettings, fit_anchors, grid_anchors, reachable_iou
-from resight.models.pooling import pool
 from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import MultiScaleRoIAlign, box_iou
+
+from resight.models import coder, matching
+from resight.models.anchors import AnchorSettings, fit_anchors, grid_anchors, reachable_iou
+from resight.models.pooling import pool
 
 
 def _boxes(n: int, seed: int, side: float = 200) -> torch.Tensor:
@@ -42,7 +43,9 @@ def test_anchors_are_torchvisions() -> None:
     theirs = AnchorGenerator(((16, 23), (32, 45)), ((0.5, 1.0, 2.0),) * 2)
     features = [torch.zeros(1, 1, 6, 8), torch.zeros(1, 1, 3, 4)]
     (expected,) = theirs(ImageList(torch.zeros(1, 3, 48, 64), [(48, 64)]), features)
-    ours = [grid_anchors(settings.cells(level), f.shape[2:], (8 << level, 8 << level)) for level, f in enumerate(features)]
+    ours = [
+        grid_anchors(settings.cells(level), f.shape[2:], (8 << level, 8 << level)) for level, f in enumerate(features)
+    ]
     assert torch.equal(torch.cat(ours), expected)
 
 
@@ -118,7 +121,9 @@ def test_fitted_anchors_reach_more_than_the_default_on_odd_shapes(side: float) -
     strides = [8, 16, 32, 64]
     default = AnchorSettings(((16, 23), (32, 45), (64, 91), (128, 181)))
     fitted = fit_anchors(sizes, centers, strides)
-    assert reachable_iou(sizes, centers, fitted, strides).mean() > reachable_iou(sizes, centers, default, strides).mean()
+    assert (
+        reachable_iou(sizes, centers, fitted, strides).mean() > reachable_iou(sizes, centers, default, strides).mean()
+    )
     assert fit_anchors(sizes, centers, strides) == fitted
 
 

@@ -16,7 +16,10 @@ from ..random_streams import numpy_stream
 
 FORMATS = ("onnx",)
 SCORE_TOLERANCE, BOX_TOLERANCE = 1e-3, 0.1  # of the score, and pixels per 100 px of the image's longer side
+# One rounding can turn a decision of NMS between two boxes that overlap by all but its threshold.
+UNMATCHED_TOLERANCE = 0.01  # of the detections
 COMPARED_SCORE = 0.05
+MOST = 100  # detections an image has at most
 
 
 @dataclass(frozen=True)
@@ -37,14 +40,15 @@ class Parity:
 
     @property
     def ok(self) -> bool:
-        return self.unmatched == 0 and self.score <= SCORE_TOLERANCE and self.box <= BOX_TOLERANCE
+        alone = self.unmatched <= UNMATCHED_TOLERANCE * self.detections
+        return alone and self.score <= SCORE_TOLERANCE and self.box <= BOX_TOLERANCE
 
     def text(self) -> str:
         verdict = "equal within the tolerance" if self.ok else "NOT equal within the tolerance"
         return (
             f"{self.detections} detections in {self.images} images: largest difference of a score {self.score:.1e} "
             f"(tolerance {SCORE_TOLERANCE:.0e}), of a corner {self.box:.1e} % of the image (tolerance "
-            f"{BOX_TOLERANCE:.0e}), {self.unmatched} without a partner: {verdict}"
+            f"{BOX_TOLERANCE:.0e}), {self.unmatched} without a partner (tolerance {UNMATCHED_TOLERANCE:.0%}): {verdict}"
         )
 
 
@@ -128,7 +132,9 @@ def _differences(one: Detections, other: Detections, side: int) -> tuple[list[fl
         distance = np.abs(other.boxes - box).max(1, initial=0) / side * 100 + np.abs(other.scores - score)
         distance[~(free & (other.labels == label))] = np.inf
         if not len(distance) or distance.min() > 1:
-            alone += 1
+            # Of two all but equal scores at the end of a full list, either may be the one that was cut off.
+            cut_off = len(other) == MOST and score <= other.scores.min() + SCORE_TOLERANCE
+            alone += not cut_off
             continue
         partner = int(distance.argmin())
         free[partner] = False

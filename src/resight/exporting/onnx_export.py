@@ -111,7 +111,7 @@ class Exportable(nn.Module):
         proposals = self._propose(batch, features, logits, codes, size)
         rois = self._pool(batch, features, proposals)
         class_logits, box_codes = self.model.roi_heads.box_predictor(self.model.roi_heads.box_head(rois))
-        boxes = coder.clip(coder.decode(box_codes, proposals[:, None], BOX_WEIGHTS), size[0], size[1])[:, 1:]
+        boxes = _clip(coder.decode(box_codes, proposals[:, None], BOX_WEIGHTS), size)[:, 1:]
         boxes = boxes.transpose(0, 1)  # [K, P, 4]
         scores = class_logits.softmax(-1)[:, 1:].transpose(0, 1)
         scores = torch.where(big_enough(proposals, 1e-3)[None] & _big(boxes, 1e-2), scores, -1.0)
@@ -128,7 +128,7 @@ class Exportable(nn.Module):
         for level, (feature, logit, code) in enumerate(zip(features, logits, codes, strict=True)):
             best, index = torch.ops.resight.best(logit[0], before)
             anchors = self._anchors(level, batch, feature, index)
-            box = coder.clip(coder.decode(code[0][index], anchors, RPN_WEIGHTS), size[0], size[1])
+            box = _clip(coder.decode(code[0][index], anchors, RPN_WEIGHTS), size)
             score = best.sigmoid()
             usable = torch.isfinite(best) & big_enough(box, 1e-3) & (score >= limits.rpn_score)
             boxes.append(box)
@@ -153,49 +153,81 @@ class Exportable(nn.Module):
         rois = torch.cat([torch.zeros_like(boxes[:, :1]), boxes], dim=1)
         levels = assign_levels(boxes, strides)
         pooled = [
-            torch.where((levels == level)[:, None, None, None], roi_align(feature, rois, POOL_SIZE, 1 / stride, SAMPLES), 0)
+            torch.where(
+                (levels == level)[:, None, None, None], roi_align(feature, rois, POOL_SIZE, 1 / stride, SAMPLES), 0
+            )
             for level, (feature, stride) in enumerate(zip(features, strides, strict=False))
         ]
         return torch.stack(pooled).sum(0)
+
+
+def _clip(boxes: Tensor, size: Tensor) -> Tensor:
+    """``models.coder.clip`` for a size ``[2]`` (height, width) that is a tensor."""
+    return torch.minimum(boxes.clamp(min=0), torch.stack([size[1], size[0], size[1], size[0]]))
 
 
 def _big(boxes: Tensor, side: float) -> Tensor:
     return (boxes[..., 2] - boxes[..., 0] >= side) & (boxes[..., 3] - boxes[..., 1] >= side)
 
 
-def _front(inputs: InputSettings) -> onnx.ModelProto:
-    """``image`` uint8 ``[1, H, W, 3]`` -> batch, size and scale of :class:`Exportable`, as ``models.faster_rcnn`` does."""
-    from onnxscript import DOUBLE, FLOAT, INT64, UINT8, script
+# ``models.faster_rcnn``'s resizing and padding in ONNX's text form; sizes are worked out in double as Python does.
+FRONT = """
+<ir_version: {ir_version}, opset_import: ["" : {opset}]>
+front (uint8[1, H, W, 3] image) => (float[1, 3, h, w] batch, float[2] size, float[4] scale) {{
+    given = Shape <start: int = 1, end: int = 3> (image)
+    sides = Cast <to: int = 11> (given)
+    short = ReduceMin <keepdims: int = 1> (sides)
+    long = ReduceMax <keepdims: int = 1> (sides)
+    min_size = Constant <value: tensor = double[1] {{ {min_size} }}> ()
+    max_size = Constant <value: tensor = double[1] {{ {max_size} }}> ()
+    by_short = Div (min_size, short)
+    by_long = Div (max_size, long)
+    factor = Min (by_short, by_long)
+    exact = Mul (sides, factor)
+    down = Floor (exact)
+    rounded = Cast <to: int = 7> (down)
+    ones = Constant <value: tensor = int64[2] {{ 1, 1 }}> ()
+    whole = Max (rounded, ones)
+    planes = Transpose <perm: ints = [0, 3, 1, 2]> (image)
+    floats = Cast <to: int = 1> (planes)
+    white = Constant <value: tensor = float {{ 255.0 }}> ()
+    pixels = Div (floats, white)
+    one_by_three = Constant <value: tensor = int64[2] {{ 1, 3 }}> ()
+    target = Concat <axis: int = 0> (one_by_three, whole)
+    small = Resize <mode: string = "linear", coordinate_transformation_mode: string = "half_pixel"> (pixels, , , target)
+    mean = Constant <value: tensor = float[1, 3, 1, 1] {{ {mean} }}> ()
+    std = Constant <value: tensor = float[1, 3, 1, 1] {{ {std} }}> ()
+    centred = Sub (small, mean)
+    normal = Div (centred, std)
+    step = Constant <value: tensor = int64[2] {{ {multiple}, {multiple} }}> ()
+    remainder = Mod (whole, step)
+    short_of = Sub (step, remainder)
+    missing = Mod (short_of, step)
+    nothing = Constant <value: tensor = int64[6] {{ 0, 0, 0, 0, 0, 0 }}> ()
+    padding = Concat <axis: int = 0> (nothing, missing)
+    batch = Pad (normal, padding)
+    size = Cast <to: int = 1> (whole)
+    whole_double = Cast <to: int = 11> (whole)
+    ratio_double = Div (sides, whole_double)
+    ratio = Cast <to: int = 1> (ratio_double)
+    xyxy = Constant <value: tensor = int64[4] {{ 1, 0, 1, 0 }}> ()
+    scale = Gather <axis: int = 0> (ratio, xyxy)
+}}
+"""
 
-    least, most, multiple = float(inputs.min_size), float(inputs.max_size), inputs.multiple
-    mean = onnx.numpy_helper.from_array(torch.tensor(inputs.mean).view(1, 3, 1, 1).numpy())
-    std = onnx.numpy_helper.from_array(torch.tensor(inputs.std).view(1, 3, 1, 1).numpy())
 
-    @script(default_opset=op)
-    def front(image: UINT8[1, "H", "W", 3]) -> tuple[FLOAT[1, 3, "h", "w"], FLOAT[2], FLOAT[4]]:
-        given = op.Slice(op.Shape(image), [1], [3])
-        sides = op.Cast(given, to=DOUBLE.dtype)
-        short = op.ReduceMin(sides, keepdims=1)
-        long = op.ReduceMax(sides, keepdims=1)
-        factor = op.Min(
-            op.Div(op.Cast(op.Constant(value_floats=[least]), to=DOUBLE.dtype), short),
-            op.Div(op.Cast(op.Constant(value_floats=[most]), to=DOUBLE.dtype), long),
-        )
-        whole = op.Max(op.Cast(op.Floor(op.Mul(sides, factor)), to=INT64.dtype), op.Constant(value_ints=[1, 1]))
-        pixels = op.Div(op.Cast(op.Transpose(image, perm=[0, 3, 1, 2]), to=FLOAT.dtype), 255.0)
-        target = op.Concat(op.Constant(value_ints=[1, 3]), whole, axis=0)
-        small = op.Resize(pixels, None, None, target, mode="linear", coordinate_transformation_mode="half_pixel")
-        normal = op.Div(op.Sub(small, op.Constant(value=mean)), op.Constant(value=std))
-        step = op.Constant(value_ints=[multiple, multiple])
-        missing = op.Sub(op.Mul(op.Div(op.Add(whole, op.Sub(step, [1, 1])), step), step), whole)
-        padding = op.Concat(op.Constant(value_ints=[0, 0, 0, 0, 0, 0]), missing, axis=0)
-        batch = op.Pad(normal, padding)
-        size = op.Cast(whole, to=FLOAT.dtype)
-        ratio = op.Cast(op.Div(sides, op.Cast(whole, to=DOUBLE.dtype)), to=FLOAT.dtype)
-        scale = op.Gather(ratio, op.Constant(value_ints=[1, 0, 1, 0]), axis=0)
-        return batch, size, scale
-
-    return front.to_model_proto()  # type: ignore[no-any-return]
+def _front(inputs: InputSettings, ir_version: int) -> onnx.ModelProto:
+    """``image`` uint8 ``[1, H, W, 3]`` -> batch, size and scale of :class:`Exportable`."""
+    text = FRONT.format(
+        ir_version=ir_version,
+        opset=OPSET,
+        min_size=float(inputs.min_size),
+        max_size=float(inputs.max_size),
+        multiple=inputs.multiple,
+        mean=", ".join(map(repr, inputs.mean)),
+        std=", ".join(map(repr, inputs.std)),
+    )
+    return onnx.parser.parse_model(text)
 
 
 def to_onnx(model: FasterRCNN) -> onnx.ModelProto:
@@ -221,9 +253,9 @@ def to_onnx(model: FasterRCNN) -> onnx.ModelProto:
                 torch.ops.resight.nms.default: _nms,
             },
         )
+    assert program is not None
     network = program.model_proto
-    front = _front(model.inputs)
-    front.ir_version = network.ir_version
+    front = _front(model.inputs, network.ir_version)
     links = [(front.graph.output[i].name, network.graph.input[i].name) for i in range(3)]
     return onnx.compose.merge_models(
         onnx.compose.add_prefix(front, "input/", rename_inputs=False, rename_outputs=False), network, io_map=links

@@ -6,6 +6,7 @@ To admit another family of backbones, write a function like these two and call i
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Any
 
 import timm
 import torch
@@ -70,10 +71,10 @@ def timm_backbone(name: str, freeze: int, out_channels: int = 128) -> Backbone:
     if not timm.is_model(name):
         raise ResightError(f"unknown model '{name}'", where="model.name", fix=nearest(name, timm.list_models()))
     try:
-        probe = timm.create_model(name, features_only=True, pretrained=False)
-        strides = probe.feature_info.reduction()
+        probe: Any = timm.create_model(name, features_only=True, pretrained=False)
+        strides: list[int] = probe.feature_info.reduction()
         wanted = tuple(strides.index(stride) for stride in (8, 16, 32))
-        body = timm.create_model(name, features_only=True, pretrained=False, out_indices=wanted)
+        body: Any = timm.create_model(name, features_only=True, pretrained=False, out_indices=wanted)
     except (RuntimeError, ValueError, AttributeError, AssertionError, TypeError) as error:
         raise ResightError(
             f"timm's '{name}' gives no features at strides 8, 16 and 32, which the pyramid needs",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,8 +72,7 @@ def build_model(config: ModelConfig, num_classes: int, anchors: AnchorSettings |
         limits = Limits(rpn_score=0.05, rpn_before_nms=before, rpn_after_nms=before)
     else:
         backbone = backbones.timm_backbone(name, config.freeze)
-        data = backbone.body.pretrained_cfg if hasattr(backbone.body, "pretrained_cfg") else {}
-        inputs = InputSettings(config.min_size, config.max_size, *_mean_std(name, data))
+        inputs = InputSettings(config.min_size, config.max_size, *_mean_std(name))
         rpn_head = RPNHead(backbone.out_channels, anchors.per_location)
         box_head, width = TwoMLPHead(backbone.out_channels, 7, 512), 512
         limits = LIGHT
@@ -102,14 +103,14 @@ def load_pretrained(model: FasterRCNN, name: str) -> str:
             raise ResightError(
                 f"cannot get the pretrained weights of '{name}': {error}",
                 where="model.start",
-                fix="Check the network, or set model.start = \"none\" or the path of a model.",
+                fix='Check the network, or set model.start = "none" or the path of a model.',
             ) from error
-    body = model.backbone.body.state_dict()  # type: ignore[union-attr]
+    body = model.backbone.body.state_dict()
     weights = {_flat(key, body): value for key, value in weights.items()}
     missing = [key for key in body if key not in weights]
     if missing:
         raise ResightError(f"the pretrained weights of '{name}' lack {listed(missing, 5)}", where="model.start")
-    model.backbone.body.load_state_dict({key: weights[key] for key in body})  # type: ignore[union-attr]
+    model.backbone.body.load_state_dict({key: weights[key] for key in body})
     return source
 
 
@@ -124,14 +125,16 @@ def load_matching(model: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
 def _load_coco(model: FasterRCNN, name: str) -> str:
     from torchvision.models import get_model_weights
 
-    weights = get_model_weights(name).COCO_V1 if name != "fasterrcnn_resnet50_fpn_v2" else get_model_weights(name).DEFAULT
+    weights = (
+        get_model_weights(name).COCO_V1 if name != "fasterrcnn_resnet50_fpn_v2" else get_model_weights(name).DEFAULT
+    )
     try:
         state = weights.get_state_dict(progress=False, check_hash=True)
     except OSError as error:
         raise ResightError(
             f"cannot download the COCO weights of '{name}': {error}",
             where="model.start",
-            fix="Check the network, or set model.start = \"none\" or the path of a model.",
+            fix='Check the network, or set model.start = "none" or the path of a model.',
         ) from error
     load_matching(model, state)
     if name == "fasterrcnn_resnet50_fpn":
@@ -140,11 +143,13 @@ def _load_coco(model: FasterRCNN, name: str) -> str:
     return "COCO (torchvision)"
 
 
-def _mean_std(name: str, data: Mapping[str, object]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _mean_std(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     import timm
 
-    resolved = timm.get_pretrained_cfg(name)
-    return tuple(resolved.mean), tuple(resolved.std)  # type: ignore[union-attr]
+    known = timm.get_pretrained_cfg(name)
+    if known is None:
+        return InputSettings.mean, InputSettings.std
+    return tuple(known.mean), tuple(known.std)
 
 
 def _flat(key: str, body: Mapping[str, Tensor]) -> str:
@@ -156,10 +161,8 @@ def _flat(key: str, body: Mapping[str, Tensor]) -> str:
     return f"{head}_{second}.{rest}"
 
 
-def set_limits(model: FasterRCNN, **changes: float | bool) -> None:
+def set_limits(model: FasterRCNN, **changes: Any) -> None:
     """Changes thresholds of a built model, for instance ``score`` for evaluation."""
-    from dataclasses import replace
-
     model.limits = replace(model.limits, **changes)
 
 
@@ -175,5 +178,7 @@ def device_of(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ResightError(f"device '{name}' cannot be used here", where="train.device", fix=str(error).splitlines()[0]) from error
+        raise ResightError(
+            f"device '{name}' cannot be used here", where="train.device", fix=str(error).splitlines()[0]
+        ) from error
     return device

@@ -36,7 +36,7 @@ def decode(codes: Tensor, references: Tensor, weights: Weights) -> Tensor:
     )
 
 
-def clip(boxes: Tensor, height: int | Tensor, width: int | Tensor) -> Tensor:
+def clip(boxes: Tensor, height: int, width: int) -> Tensor:
     """``boxes`` ``[..., 4]`` xyxy cut to the window ``[0, width] x [0, height]``."""
     x = boxes[..., 0::2].clamp(min=0, max=width)
     y = boxes[..., 1::2].clamp(min=0, max=height)

@@ -199,7 +199,7 @@ class FasterRCNN(nn.Module):
         image = torch.cat([torch.full((len(b),), i, device=b.device) for i, b in enumerate(boxes)])
         strides = self.backbone.pooled_strides
         rois = pool(features[: len(strides)], strides, torch.cat(boxes), image, POOL_SIZE)
-        return self.roi_heads.box_predictor(self.roi_heads.box_head(rois))  # type: ignore[no-any-return]
+        return self.roi_heads.box_predictor(self.roi_heads.box_head(rois))
 
     def select(self, scores: Tensor, boxes: Tensor, size: tuple[int, int]) -> Found:
         """The detections of one image from class scores ``[P, K + 1]`` and boxes ``[P, K + 1, 4]``."""
@@ -271,9 +271,7 @@ class FasterRCNN(nn.Module):
         label = torch.cat(labels)
         scores, codes = self.classify(features, boxes)
         positives = torch.where(label > 0)[0]
-        box_loss = F.smooth_l1_loss(
-            codes[positives, label[positives]], torch.cat(wanted), beta=1 / 9, reduction="sum"
-        )
+        box_loss = F.smooth_l1_loss(codes[positives, label[positives]], torch.cat(wanted), beta=1 / 9, reduction="sum")
         classifier_loss = F.cross_entropy(scores, label, reduction="sum")
         return classifier_loss / max(len(label), 1), box_loss / max(len(label), 1)
 

@@ -13,7 +13,7 @@ SAMPLES = 2  # sampling points per bin and axis
 
 
 def assign_levels(boxes: Tensor, strides: list[int]) -> Tensor:
-    """Level ``[N]`` int64 of each RoI ``[N, 4]`` xyxy: a RoI of 224 px belongs to stride 16 (Lin et al. 2017, eq. 1)."""
+    """Level ``[N]`` int64 of each RoI ``[N, 4]`` xyxy; one of 224 px belongs to stride 16 (Lin et al. 2017, eq. 1)."""
     lowest, highest = int(math.log2(strides[0])), int(math.log2(strides[-1]))
     size = torch.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
     level = torch.floor(4 + torch.log2(size / 224) + 1e-6)

@@ -1,0 +1,148 @@
+"""An exported model finds what the model finds, at any image size; also when that is nothing."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from resight import exporting
+from resight.config import ModelConfig
+from resight.detector import Detector, load
+from resight.errors import ResightError
+from resight.exporting import compare, export, probe_images
+from resight.exporting.onnx_export import write_onnx
+from resight.exporting.onnx_model import load_onnx
+from resight.labels import LabelMap
+from resight.models.build import build_model, load_pretrained
+from resight.training.checkpoints import Checkpoint, ModelCard, save_checkpoint
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that was not trained, but whose scores and boxes spread so that there is something to compare."""
+    torch.manual_seed(3)
+    config = ModelConfig(min_size=192, max_size=320)
+    model = build_model(config, 3)
+    load_pretrained(model, config.name)
+    with torch.no_grad():
+        model.rpn.head.cls_logits.weight.mul_(30)
+        model.rpn.head.bbox_pred.weight.mul_(5)
+        model.roi_heads.box_predictor.cls_score.weight.mul_(10)
+        model.roi_heads.box_predictor.bbox_pred.weight.mul_(3)
+    card = ModelCard.of(model, config, LabelMap.from_names(["stop", "yield", "merge"]), 0.25)
+    path = tmp_path_factory.mktemp("model") / "some.safetensors"
+    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
+    save_checkpoint(path, Checkpoint(card, tensors, {}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint: Path) -> Path:
+    out = checkpoint.with_name("some.onnx")
+    report = export(checkpoint, "onnx", out)
+    assert report.ok, report.text()
+    assert report.parity.detections >= 50 and report.parity.images >= 6
+    return out
+
+
+def test_the_graph_has_the_names_types_and_metadata_that_are_promised(exported: Path) -> None:
+    model = onnx.load(exported)
+    onnx.checker.check_model(model)
+    (image,) = model.graph.input
+    shape = image.type.tensor_type.shape.dim
+    assert image.name == "image" and image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert (shape[0].dim_value, shape[3].dim_value) == (1, 3) and shape[1].dim_param and shape[2].dim_param
+    assert [output.name for output in model.graph.output] == ["boxes", "scores", "labels"]
+    meta = json.loads({prop.key: prop.value for prop in model.metadata_props}["resight"])
+    assert meta["classes"] == ["stop", "yield", "merge"] and meta["score"] == 0.25
+    assert meta["dialect"] == "fpn" and len(meta["digest"]) == 64
+
+
+@pytest.mark.parametrize("size", [(200, 300), (256, 256), (480, 704), (99, 333), (700, 301), (120, 61)])
+def test_detections_at_sizes_it_was_not_traced_with(checkpoint: Path, exported: Path, size: tuple[int, int]) -> None:
+    image = np.random.default_rng(size[0]).integers(0, 256, (*size, 3), dtype=np.uint8)
+    parity = compare(load(checkpoint), load(exported), [image])
+    assert parity.ok, parity.text()
+    assert parity.detections > 0
+
+
+def test_boxes_stay_inside_a_tiny_image(exported: Path) -> None:
+    found = load(exported).detect(np.zeros((31, 17, 3), np.uint8))
+    assert (found.boxes >= 0).all() and (found.boxes <= [17.001, 31.001, 17.001, 31.001]).all()
+
+
+def test_an_image_where_nothing_is_found(checkpoint: Path, tmp_path: Path) -> None:
+    detector = load(checkpoint)
+    with torch.no_grad():
+        detector.model.roi_heads.box_predictor.cls_score.bias[0] += 1e4  # everything is background
+    write_onnx(detector, tmp_path / "blind.onnx")
+    blind = load_onnx(tmp_path / "blind.onnx")
+    found = blind.detect(probe_images()[0])
+    assert found.boxes.shape == (0, 4) and found.scores.shape == (0,) and found.labels.shape == (0,)
+    assert len(detector.detect(probe_images()[0])) == 0
+
+
+def test_the_comparison_notices_a_difference(checkpoint: Path, exported: Path) -> None:
+    other: Detector = load(checkpoint)
+    with torch.no_grad():
+        other.model.roi_heads.box_predictor.cls_score.bias[1] += 0.5
+    assert not compare(other, load(exported), probe_images()).ok
+
+
+def test_an_export_is_a_model(exported: Path) -> None:
+    detector = load(exported)
+    assert detector.classes == ("stop", "yield", "merge") and detector.score == 0.25
+    found = detector(probe_images()[1], score=0.0)
+    assert (
+        found.boxes.dtype == np.float32 and found.labels.dtype == np.int64 and (found.width, found.height) == (704, 480)
+    )
+    with pytest.raises(ResightError, match="NMS"):
+        detector.set_nms(0.3)
+    with pytest.raises(ResightError, match="already"):
+        export(exported, "onnx", exported.with_name("twice.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"format": "onx"}, "Did you mean 'onnx'"),
+        ({"out": "model.bin"}, "ends in .onnx"),
+        ({"model": "nowhere"}, "no such model"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused(
+    checkpoint: Path, tmp_path: Path, arguments: dict[str, str], words: str
+) -> None:
+    given = {"model": checkpoint, "format": "onnx", "out": tmp_path / "m.onnx"} | arguments
+    with pytest.raises(ResightError, match=words):
+        export(**given)
+
+
+def test_an_existing_file_is_kept_unless_forced(checkpoint: Path, exported: Path) -> None:
+    before = exported.read_bytes()
+    with pytest.raises(ResightError, match="--force"):
+        export(checkpoint, "onnx", exported)
+    assert exported.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", b"\x08\x0a" * 40])
+def test_files_that_are_no_onnx_model(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ResightError, match=r"bad\.onnx"):
+        load(path)
+
+
+def test_another_programs_onnx_is_refused_by_name(tmp_path: Path) -> None:
+    text = '<ir_version: 8, opset_import: ["": 18]> other (float[1] x) => (float[1] y) { y = Identity (x) }'
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "other.onnx")
+    with pytest.raises(ResightError, match="none that Resight exported"):
+        load(tmp_path / "other.onnx")
+
+
+def test_the_tolerances_are_what_the_report_says(exported: Path) -> None:
+    text = exporting.Parity(1, 5, 0, 1e-6, 1e-5).text()
+    assert "equal within" in text and "1e-03" in text and "1e-01" in text
