@@ -12,6 +12,7 @@ from PIL import Image
 from resight.boxes import Detections
 from resight.config import Config, to_toml
 from resight.data.example import Record, encode_example
+from resight.data.records import open_records
 from resight.data.tfrecord import TFRecordWriter
 from resight.errors import ResightError
 from resight.evaluation import evaluate as module
@@ -70,6 +71,8 @@ class Oracle:
 
     name = "run/checkpoints/best.safetensors"
     classes = MODEL_CLASSES
+    score, has_score = 0.8, True
+    selected_on = "test"
     answers = ((8, 6, 40, 48, "stop", 0.9),), ((8, 6, 40, 48, "signalAhead", 0.7),), ()
 
     def detect(self, image):
@@ -124,7 +127,7 @@ def test_a_run_knows_its_data(run):
     assert metrics["losses"] == {"loss": 1.0, "box": 1.0}
     assert metrics["model"] == "run/checkpoints/best.safetensors"
     point = metrics["operating_point"]
-    assert (point["precision"], point["recall"]) == (1.0, pytest.approx(2 / 3))
+    assert point == {"score": 0.8, "precision": 1.0, "recall": pytest.approx(1 / 3), "f1": pytest.approx(0.5)}
     assert metrics["unknown_classes"] == {"yield": 1}
     assert evaluation.missed == []
 
@@ -133,7 +136,7 @@ def test_text_says_what_matters(run):
     text = evaluate(run).text()
     assert "3 images, 3 boxes" in text
     assert "area= large | maxDets=100 ] = n/a" in text
-    assert "it finds 67 % of the objects" in text
+    assert "At score .80 it finds 33 % of the objects; 0 % of what it reports is wrong." in text
     assert "does not know" in text and "yield (1 box" in text
     assert "chosen by its numbers on 'test'" in text
     assert "Weakest class: stop AP 0.505 (2 boxes)" in text
@@ -144,10 +147,20 @@ def test_ignoring_difficult_objects(run):
     metrics = evaluate(run, ignore_difficult=True).metrics
     assert metrics["mAP"] == 1.0
     assert (metrics["num_boxes"], metrics["num_ignored"]) == (2, 1)
-    assert metrics["operating_point"]["recall"] == 1.0
+    assert metrics["operating_point"]["recall"] == 0.5
 
 
-def test_watched_val_leaves_test_fresh(tmp_path, run):
+def test_a_model_without_a_score_gets_the_best_of_the_images_and_says_so(run, model):
+    model.score, model.has_score = 0.5, False
+    evaluation = evaluate(run)
+    point = evaluation.metrics["operating_point"]
+    assert (point["score"], point["recall"]) == (pytest.approx(0.7), pytest.approx(2 / 3))
+    assert evaluation.metrics["operating_point_of"] == "images"
+    assert "no score of its own. At score .70, the best on these images, it finds 67 %" in evaluation.text()
+
+
+def test_watched_val_leaves_test_fresh(tmp_path, run, model):
+    model.selected_on = "val"
     records_folder(tmp_path / "more", {"train": TEST_RECORDS, "val": TEST_RECORDS, "test": TEST_RECORDS})
     (run / "config.toml").write_text(to_toml(Config.model_validate({"data": {"path": str(tmp_path / "more")}})))
     test = evaluate(run, out="a")
@@ -159,10 +172,23 @@ def test_watched_val_leaves_test_fresh(tmp_path, run):
     assert "trained on these images" in train.text()
 
 
-def test_other_data_was_not_selected_on(tmp_path, run):
+def test_the_note_is_of_the_data_the_checkpoint_was_chosen_on(tmp_path, run):
     other = records_folder(tmp_path / "other", {"test": TEST_RECORDS[1:]})
-    metrics = evaluate(run, other).metrics
-    assert (metrics["num_images"], metrics["selected_on"], metrics["data"]) == (2, None, str(other))
+    evaluation = evaluate(run, other)
+    metrics = evaluation.metrics
+    assert (metrics["num_images"], metrics["selected_on"], metrics["data"]) == (2, "test", str(other))
+    # Nothing tells which data it was.
+    assert "if these are the same images, the numbers flatter it" in evaluation.text()
+    (run / "environment.json").write_text(json.dumps({"dataset": open_records(tmp_path / "records").digest}))
+    assert "flatter" not in evaluate(run, other).text()
+    (tmp_path / "records").rename(tmp_path / "moved")
+    assert "chosen by its numbers on 'test', this very split" in evaluate(run, "moved").text()
+
+
+def test_nothing_is_guessed_about_a_model_that_does_not_tell(run, model):
+    model.selected_on = None
+    evaluation = evaluate(run)
+    assert evaluation.metrics["selected_on"] is None and "flatter" not in evaluation.text()
 
 
 def test_checkpoint_of_a_run_knows_its_data_too(run):
@@ -176,7 +202,9 @@ def test_any_other_model_needs_data(tmp_path, run, monkeypatch):
         evaluate("model.onnx")
     assert "--data" in error.value.fix
     evaluation = evaluate("model.onnx", tmp_path / "records")
-    assert evaluation.metrics["selected_on"] is None
+    assert "if these are the same images" in evaluation.text()
+    with pytest.raises(ResightError, match="exists already"):
+        evaluate("model.onnx", tmp_path / "records")
     assert (tmp_path / "evaluation" / "metrics.json").is_file()
 
 
@@ -231,11 +259,23 @@ def test_all_bad_requirements_are_listed():
     assert "map50" in str(error.value) and "AP75=x" in str(error.value)
 
 
-def test_existing_results_are_kept_unless_forced(run, tmp_path):
-    evaluate(run)
-    with pytest.raises(ResightError, match="exists already"):
+def test_a_run_is_measured_again_and_again(run):
+    path = run / "evaluation" / "metrics.json"
+    for split in ("test", "train", "test"):
+        assert evaluate(run, split=split).path == str(path)
+        assert json.loads(path.read_text())["split"] == split
+    path.write_text('{"other": "program"}')
+    with pytest.raises(ResightError, match="not written by Resight"):
         evaluate(run)
-    assert evaluate(run, ignore_difficult=True, force=True).metrics["ignore_difficult"]
+    assert path.read_text() == '{"other": "program"}'
+
+
+def test_existing_results_are_kept_unless_forced(run, tmp_path):
+    for out in ("found", run / "evaluation"):
+        evaluate(run, out=out)
+        with pytest.raises(ResightError, match="exists already"):
+            evaluate(run, out=out)
+        assert evaluate(run, out=out, ignore_difficult=True, force=True).metrics["ignore_difficult"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     with pytest.raises(ResightError, match="holds something"):
@@ -293,7 +333,7 @@ def test_no_object_at_all(run, tmp_path):
     data = records_folder(tmp_path / "empty", {"test": [TEST_RECORDS[2]]})
     evaluation = evaluate(run, data, require=["mAP=0"])
     assert {evaluation.metrics[key] for key in ("mAP", "AP50", "AR_100")} == {None}
-    assert evaluation.metrics["operating_point"]["score"] == 0.5
+    assert evaluation.metrics["operating_point"]["score"] == 0.8
     assert len(evaluation.missed) == 1 and "no object to find" in evaluation.text()
 
 
@@ -303,6 +343,8 @@ def test_measure_touches_no_disk(tmp_path, model):
     before = sorted(tmp_path.rglob("*"))
     metrics, point = measure(model.detect, zip([truth, truth], images, strict=True), MODEL_CLASSES)
     assert metrics.summary["mAP"] == 1.0 and point.recall == 1.0
+    _, at_stored = measure(model.detect, zip([truth, truth], images, strict=True), MODEL_CLASSES, score=0.95)
+    assert (at_stored.score, at_stored.recall) == (0.95, 0.0)
     assert sorted(tmp_path.rglob("*")) == before
 
 

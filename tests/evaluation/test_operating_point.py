@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from resight.boxes import Detections
 from resight.evaluation.coco import GroundTruth
-from resight.evaluation.operating_point import OperatingPoint, match, operating_point, sentence
+from resight.evaluation.operating_point import OperatingPoint, match, operating_point, point_at, sentence
 
 CLASSES = ("stop", "yield")
 
@@ -71,6 +71,34 @@ def test_best_of_all_thresholds(reference, seed, ignore_difficult):
     assert point.recall == pytest.approx(hits[kept].sum() / objects)
     below = scores[~kept]
     assert (below.max() if len(below) else 0) < point.score <= best[1]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32), st.booleans(), st.sampled_from([0.05, 0.3, 0.5, 0.7, 0.99]))
+def test_the_point_at_a_score(reference, seed, ignore_difficult, score):
+    pairs = random_pairs(seed)
+    truths, detections = zip(*pairs, strict=True)
+    scores, hits, objects = outcomes_by_pycocotools(reference(pairs, ignore_difficult))
+    point = point_at(score, truths, detections, ignore_difficult=ignore_difficult)
+    if not objects:
+        assert point == OperatingPoint(score)
+        return
+    kept = scores >= np.float32(score)
+    right, reported = hits[kept].sum(), kept.sum()
+    assert point.score == score
+    assert point.precision == pytest.approx(right / max(reported, 1))
+    assert point.recall == pytest.approx(right / objects)
+    assert point.f1 == pytest.approx(2 * right / (reported + objects))
+    assert point.f1 <= operating_point(truths, detections, ignore_difficult=ignore_difficult).f1 + 1e-12
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32))
+def test_the_best_point_is_the_point_at_its_score(seed):
+    truths, detections = zip(*random_pairs(seed), strict=True)
+    best = operating_point(truths, detections)
+    if best.f1:
+        assert point_at(best.score, truths, detections) == best
 
 
 @settings(max_examples=60, deadline=None)
@@ -137,12 +165,16 @@ def test_a_detection_of_another_class_is_wrong():
 def test_nothing_to_find_or_nothing_found(truths, detections, expected):
     point = operating_point(truths, detections)
     assert (point.score, point.precision, point.recall, point.f1) == expected
-    assert "only the default" in sentence(point)
+    assert "only the default" in sentence(point, of_model=False)
+    of_model = {"There was no object to find.", "It finds none of the objects at score .50."}
+    assert sentence(point) in of_model
 
 
 def test_sentence():
     words = "At score .43 it finds 91 % of the objects; 6 % of what it reports is wrong."
     assert sentence(OperatingPoint(0.431, 0.94, 0.912, 0.926)) == words
+    own = "The model has no score of its own. At score .43, the best on these images, it finds 91 % of the objects; "
+    assert sentence(OperatingPoint(0.431, 0.94, 0.912, 0.926), of_model=False).startswith(own)
     almost = sentence(OperatingPoint(1.0, 0.999, 0.9999, 0.99))
     assert "At score 1.00 it finds more than 99 %" in almost and "less than 1 % of what" in almost
     perfect = sentence(OperatingPoint(0.5, 1.0, 1.0, 1.0))

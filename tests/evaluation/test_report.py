@@ -56,6 +56,7 @@ def test_dictionary():
     assert result["losses"] == {"loss": 1.5, "rpn": None}
     assert result["operating_point"] == {"score": 0.25, "precision": 0.5, "recall": 0.75, "f1": 0.6}
     assert (result["num_images"], result["num_boxes"], result["selected_on"]) == (20, 120, "val")
+    assert result["operating_point_of"] == "model"
 
 
 def test_text_names_every_class_and_the_weakest_first():
@@ -71,6 +72,9 @@ def test_text_names_every_class_and_the_weakest_first():
     assert "merge" not in weak and "noRightTurn" not in weak
     assert "At score .25 it finds 91 % of the objects; 6 % of what it reports is wrong." in text
     assert "Losses: loss 1.500" in text
+    own = report.as_dict(metrics, OperatingPoint(0.25, 0.94, 0.91, 0.92), point_of_model=False)
+    assert own["operating_point_of"] == "images"
+    assert "has no score of its own. At score .25, the best on these images, it finds" in report.text(own)
 
 
 def test_without_objects_nothing_is_weak():

@@ -19,7 +19,7 @@ from ..errors import ResightError, listed, nearest
 from ..progress import track
 from . import report
 from .coco import MEASURES, CocoMetrics, GroundTruth, coco_metrics
-from .operating_point import OperatingPoint, operating_point
+from .operating_point import OperatingPoint, operating_point, point_at
 
 if TYPE_CHECKING:
     from ..data.example import Record
@@ -71,6 +71,9 @@ def evaluate(
 ) -> Evaluation:
     """Measures ``model`` on ``split`` of ``data`` and writes ``metrics.json``.
 
+    The operating point is at the score stored with the model, which ``predict`` uses; for a model without one it is
+    the best on these images.
+
     Args:
         model: a run folder, a checkpoint or an exported model.
         data: records folder; by default the one the run was trained with.
@@ -80,7 +83,7 @@ def evaluate(
         ignore_difficult: difficult objects count neither as found nor as missed.
         device: "auto", "cpu", "cuda" or "cuda:N".
         labels: label map that names the classes, in the model's order.
-        force: replace the ``metrics.json`` of an earlier evaluation.
+        force: replace the ``metrics.json`` of an earlier evaluation; that of the run itself is replaced anyway.
 
     Raises:
         ResightError: the model or the data cannot be used, a record is damaged, or the output cannot be written.
@@ -93,7 +96,7 @@ def evaluate(
     bounds = parse_requirements(require)
     run = run_folder(model)
     path = _output(out, run, force)
-    source, own = _data_of(model, run, data)
+    source, same_path = _data_of(model, run, data)
     records = open_records(
         source.path,
         train=source.train,
@@ -124,12 +127,13 @@ def evaluate(
             yield GroundTruth.of_record(record, labels), image
             losses.append(detector.losses(record, labels) or {})
 
-    measured, point = measure(detector.detect, pairs(), classes, ignore_difficult=ignore_difficult)
-    watched = (name for name in ("val", "test") if len(records.splits.get(name, ())))  # as training chooses it
-    selected_on = next(watched, None) if own else None
+    stored = detector.score if getattr(detector, "has_score", False) else None
+    selected_on = getattr(detector, "selected_on", None)
+    measured, point = measure(detector.detect, pairs(), classes, ignore_difficult=ignore_difficult, score=stored)
     metrics = report.as_dict(
         measured,
         point,
+        point_of_model=stored is not None,
         losses=_means(losses),
         selected_on=selected_on,
         model=detector.name,
@@ -140,7 +144,8 @@ def evaluate(
         unknown_classes=dict(translate.unknown),
     )
     _write(path, metrics)
-    notes = [*translate.notes(), *_data_notes(records, undecoded), *_selection_note(selected_on, split, own)]
+    own = _trained_on(run, records, same_path)
+    notes = [*translate.notes(), *_data_notes(records, undecoded), *_split_note(split, selected_on, own)]
     return Evaluation(metrics, missed(metrics, bounds), str(path), notes)
 
 
@@ -150,14 +155,20 @@ def measure(
     classes: Sequence[str],
     *,
     ignore_difficult: bool = False,
+    score: float | None = None,
 ) -> tuple[CocoMetrics, OperatingPoint]:
-    """Detects in each image ``[H, W, 3]`` uint8, one at a time, and measures what was found."""
+    """Detects in each image ``[H, W, 3]`` uint8, one at a time, and measures what was found.
+
+    The operating point is at ``score``, or at the score of best F1.
+    """
     truths, found = [], []
     for truth, image in truths_and_images:
         truths.append(truth)
         found.append(detect(image))
     metrics = coco_metrics(truths, found, classes, ignore_difficult=ignore_difficult)
-    return metrics, operating_point(truths, found, ignore_difficult=ignore_difficult)
+    if score is None:
+        return metrics, operating_point(truths, found, ignore_difficult=ignore_difficult)
+    return metrics, point_at(score, truths, found, ignore_difficult=ignore_difficult)
 
 
 class ClassNames:
@@ -228,7 +239,7 @@ def missed(metrics: dict[str, Any], bounds: dict[str, float]) -> list[str]:
 def _data_of(
     model: str | os.PathLike[str], run: Path | None, data: str | os.PathLike[str] | None
 ) -> tuple[DataConfig, bool]:
-    """Where the records are, and whether the model was trained on them."""
+    """Where the records are, and whether that is where the run had them."""
     trained_on = load_config(run / "config.toml").data if run else None
     if data is not None:
         same = trained_on is not None and os.path.realpath(data) == os.path.realpath(trained_on.path)
@@ -240,6 +251,16 @@ def _data_of(
             f"was trained on {trained_on.path}, which is not there now", where=model, fix="Name it: --data RECORDS"
         )
     return trained_on, True
+
+
+def _trained_on(run: Path | None, records: Records, same_path: bool) -> bool | None:
+    """Whether the model was trained on ``records``, wherever they lie now; None where nothing tells."""
+    if run is None or same_path:
+        return True if run else None
+    try:
+        return bool(json.loads((run / "environment.json").read_bytes())["dataset"] == records.digest)
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def _split_of(records: Records, split: str) -> RecordSplit:
@@ -278,12 +299,17 @@ def _data_notes(records: Records, undecoded: list[str]) -> list[str]:
     return notes
 
 
-def _selection_note(selected_on: str | None, split: str, own: bool) -> list[str]:
+def _split_note(split: str, selected_on: str | None, own: bool | None) -> list[str]:
     if own and split == "train":
         return ["The model was trained on these images, so the numbers flatter it."]
-    if selected_on == split:
+    if own is False or selected_on != split:
+        return []
+    if own:
         return [f"The checkpoint was chosen by its numbers on '{split}', this very split, so they flatter it."]
-    return []
+    return [
+        f"The checkpoint was chosen by its numbers on '{split}' of its training data; "
+        "if these are the same images, the numbers flatter it."
+    ]
 
 
 def _output(out: str | os.PathLike[str] | None, run: Path | None, force: bool) -> Path:
@@ -296,7 +322,8 @@ def _output(out: str | os.PathLike[str] | None, run: Path | None, force: bool) -
             "cannot be written to" if there.is_dir() else "is not a folder", where=there, fix="Name another with --out."
         )
     if path.exists():
-        if not force:
+        of_the_run = out is None and run is not None  # its latest result, measured again as often as one likes
+        if not (force or of_the_run):
             raise ResightError("exists already", where=path, fix="Replace it with --force, or name another --out.")
         if not _is_ours(path):
             raise ResightError("was not written by Resight and is not replaced", where=path, fix="Name another --out.")

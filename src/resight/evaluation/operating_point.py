@@ -21,7 +21,7 @@ _FALSE, _TRUE, _IGNORED = 0, 1, 2
 class OperatingPoint:
     """A score, and precision, recall and F1 in 0..1 of the detections at that score or more.
 
-    All three are None where there was no object to find, and 0 where none was found; ``score`` is then .5.
+    All three are None where there was no object to find, and 0 where none was found.
     """
 
     score: float
@@ -38,9 +38,9 @@ def operating_point(
     Detections are matched greedily by score as COCO does; crowds and ignored objects count neither way. Of two equal
     F1 the higher score wins. The score lies halfway between the last detection kept and the next one below it, so
     that the last digits of a score, which differ between devices and exports, do not decide; without a next one it
-    is the last one's own score.
+    is the last one's own score. It is .5 where there is no object to find, or none is found.
     """
-    num_objects = sum(int((~truth.ignored(ignore_difficult)).sum()) for truth in truths)
+    num_objects = _num_objects(truths, ignore_difficult)
     if num_objects == 0:
         return OperatingPoint(DEFAULT_SCORE)
     outcome = np.concatenate([match(*pair, ignore_difficult) for pair in zip(truths, detections, strict=True)])
@@ -59,6 +59,21 @@ def operating_point(
         precision=float(found[best] / reported[best]),
         recall=float(found[best] / num_objects),
         f1=float(f1[best]),
+    )
+
+
+def point_at(
+    score: float, truths: Sequence[GroundTruth], detections: Sequence[Detections], *, ignore_difficult: bool = False
+) -> OperatingPoint:
+    """The operating point at ``score``, counted as in :func:`operating_point`."""
+    num_objects = _num_objects(truths, ignore_difficult)
+    if num_objects == 0:
+        return OperatingPoint(score)
+    pairs = zip(truths, detections, strict=True)
+    outcome = np.concatenate([match(truth, found.above(score), ignore_difficult) for truth, found in pairs])
+    found, reported = int((outcome == _TRUE).sum()), int((outcome != _IGNORED).sum())
+    return OperatingPoint(
+        score, found / reported if reported else 0.0, found / num_objects, 2 * found / (reported + num_objects)
     )
 
 
@@ -84,16 +99,25 @@ def match(truth: GroundTruth, found: Detections, ignore_difficult: bool = False)
     return outcome
 
 
-def sentence(point: OperatingPoint) -> str:
-    """The operating point in words."""
+def sentence(point: OperatingPoint, of_model: bool = True) -> str:
+    """The operating point in words: of the score stored with the model, or else of the best on the images measured."""
+    score = _short(point.score)
+    none_stored = "" if of_model else "The model has no score of its own. "
     if point.precision is None or point.recall is None:
-        return f"There was no object to find, so the score {_short(point.score)} is only the default."
+        only = "" if of_model else f", so the score {score} is only the default"
+        return f"{none_stored}There was no object to find{only}."
     if point.recall == 0:
-        return f"It finds none of the objects at any score, so the score {_short(point.score)} is only the default."
+        none = f"at score {score}" if of_model else f"at any score, so the score {score} is only the default"
+        return f"{none_stored}It finds none of the objects {none}."
+    best = "" if of_model else ", the best on these images,"
     return (
-        f"At score {_short(point.score)} it finds {_percent(point.recall)} of the objects; "
+        f"{none_stored}At score {score}{best} it finds {_percent(point.recall)} of the objects; "
         f"{_percent(1 - point.precision)} of what it reports is wrong."
     )
+
+
+def _num_objects(truths: Sequence[GroundTruth], ignore_difficult: bool) -> int:
+    return sum(int((~truth.ignored(ignore_difficult)).sum()) for truth in truths)
 
 
 def _iou(boxes: np.ndarray, objects: np.ndarray, crowd: np.ndarray) -> np.ndarray:

@@ -10,11 +10,14 @@ from typing import Any
 from .coco import MEASURES, CocoMetrics
 from .operating_point import OperatingPoint, sentence
 
+_MODEL, _IMAGES = "model", "images"  # whose score the operating point is at
+
 
 def as_dict(
     metrics: CocoMetrics,
     point: OperatingPoint,
     *,
+    point_of_model: bool = True,
     losses: Mapping[str, float] | None = None,
     selected_on: str | None = None,
     **more: Any,
@@ -22,8 +25,9 @@ def as_dict(
     """``metrics.json``: the 12 numbers at the top (None where there is no such object), then what else is known.
 
     Args:
+        point_of_model: the point is at the score stored with the model; else at the best score on these images.
         losses: mean of each loss over the images; empty where the model has none. A loss that is not finite is None.
-        selected_on: the split by which the checkpoint was chosen; None where that is not known.
+        selected_on: the split of its training data by which the checkpoint was chosen; None where not known.
         more: further keys, e.g. ``model``, ``data`` and ``split``.
     """
     return {
@@ -31,6 +35,7 @@ def as_dict(
         "per_class": metrics.per_class,
         "losses": {name: value if math.isfinite(value) else None for name, value in (losses or {}).items()},
         "operating_point": asdict(point),
+        "operating_point_of": _MODEL if point_of_model else _IMAGES,
         "num_images": metrics.num_images,
         "num_boxes": metrics.num_boxes,
         "num_ignored": metrics.num_ignored,
@@ -44,7 +49,8 @@ def text(result: Mapping[str, Any]) -> str:
     blocks = [summary_table(result), class_table(result["per_class"])]
     if result["losses"]:
         blocks.append("Losses: " + ", ".join(f"{name} {_number(loss)}" for name, loss in result["losses"].items()))
-    blocks.append("\n".join(filter(None, [sentence(OperatingPoint(**result["operating_point"])), weakest(result)])))
+    point = sentence(OperatingPoint(**result["operating_point"]), result["operating_point_of"] == _MODEL)
+    blocks.append("\n".join(filter(None, [point, weakest(result)])))
     return "\n\n".join(blocks)
 
 
