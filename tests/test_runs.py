@@ -25,7 +25,7 @@ def runs(tmp_path):
     (tmp_path / "a" / "checkpoints" / "best.safetensors").touch()
     (tmp_path / "a" / "environment.json").write_text('{"device": "cpu"}')
     (tmp_path / "a" / "evaluation").mkdir()
-    (tmp_path / "a" / "evaluation" / "metrics.json").write_text('{"mAP": 0.4, "AP50": 0.8, "AP_small": null}')
+    (tmp_path / "a" / "evaluation" / "metrics.json").write_text('{"split": "test", "mAP": 0.4, "AP50": 0.8}')
     with open(tmp_path / "c" / "metrics.jsonl", "a") as file:
         file.write('{"step": 40, "lo')
     (tmp_path / "notes").mkdir()
@@ -50,6 +50,12 @@ def test_the_table_has_a_line_for_each_run_and_names_problems(runs):
     assert b.split()[-4:] == ["-"] * 4 and "none" in b.split()
     assert c.split()[-4:] == ["0.600", "0.900", "-", "-"]
     assert f"{runs / 'c'}: metrics.jsonl: 1 lines cannot be read" in rest
+
+
+@pytest.mark.parametrize("evaluation", ['{"split": "val", "mAP": 0.4, "AP50": 0.8}', '{"mAP": 0.4, "AP50": 0.8}'])
+def test_only_the_test_split_is_shown_as_such(runs, evaluation):
+    (runs / "a" / "evaluation" / "metrics.json").write_text(evaluation)
+    assert read_runs(runs)[0]["measured"] == {}
 
 
 def test_a_run_itself_can_be_named(runs):

@@ -20,8 +20,8 @@ def read_runs(folder: str | os.PathLike[str] = "runs") -> list[dict[str, Any]]:
 
     Returns:
         For each: ``path, model, size, data, batch_size, seed, device, steps, checkpoint`` ("best", "last" or ""),
-        ``watched`` (best numbers during training), ``measured`` (of ``resight evaluate``) and ``problems`` (files that
-        could not be read). What a half-made run does not have is None or empty.
+        ``watched`` (best numbers during training), ``measured`` (of ``resight evaluate`` on "test") and ``problems``
+        (files that could not be read). What a half-made run does not have is None or empty.
 
     Raises:
         ResightError: the folder does not exist, or holds no run.
@@ -58,7 +58,7 @@ def runs_table(runs: Sequence[dict[str, Any]]) -> str:
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]]
     problems = [f"{run['path']}: {problem}" for run in runs for problem in run["problems"]]
-    note = "mAP and AP50: best on the split that training watched; test: by resight evaluate"
+    note = "mAP and AP50: best on the split that training watched; test: by resight evaluate on the split test"
     return "\n".join([*(line.rstrip() for line in lines), "", note, *problems])
 
 
@@ -77,6 +77,8 @@ def _read_run(path: Path) -> dict[str, Any]:
     config = _parsed(path / "config.toml", tomllib.loads, problems)
     environment = _parsed(path / "environment.json", json.loads, problems)
     measured = _parsed(path / "evaluation" / "metrics.json", json.loads, problems)
+    if measured.get("split") != "test":  # the latest evaluation may be of another split
+        measured = {}
     lines = _lines(path / "metrics.jsonl", problems)
     model, training, data = (_table(config, key) for key in ("model", "train", "data"))
     checkpoints = [name for name in ("best", "last") if (path / "checkpoints" / f"{name}.safetensors").is_file()]
