@@ -25,6 +25,16 @@ DONE, BAD, USAGE, BUG, INTERRUPTED = 0, 1, 2, 70, 130
 # What an extra of the package installs, by the name that is imported.
 _EXTRAS = {"onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx"}
 
+# How torch and the system tell, in a RuntimeError or an OSError, that the machine has not enough of something.
+_OF_THE_WORKERS = (
+    "dataloader worker (pid",  # killed, a bus error for want of shared memory, or gone
+    "unable to open shared memory",
+    "unable to allocate shared memory",
+    "unable to write to file </torch_",
+    "too many open files",
+)
+_OF_MEMORY = ("defaultcpuallocator", "cuda error: out of memory", "cannot allocate memory")
+
 
 class _Stderr(logging.StreamHandler[TextIO]):
     """Writes to what ``sys.stderr`` is at that moment, so that lines go above a progress bar and not through it."""
@@ -103,13 +113,28 @@ def explain(error: Exception) -> str | None:
         package = error.name.split(".")[0]
         extra = f"[{_EXTRAS[package]}]" if package in _EXTRAS else ""
         return f"the package '{package}' is not installed\n  pip install 'resight{extra}'"
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return f"out of memory: {str(error).splitlines()[0] if str(error) else 'no more to be had'}\n" + (
-            "  Try a smaller --batch or a smaller --size."
-        )
+    if shortage := _shortage(error):
+        return shortage
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}"
+    return None
+
+
+def _shortage(error: Exception) -> str | None:
+    """The message where the machine, or what the process may have of it, does not suffice; else None."""
+    first = next(iter(str(error).splitlines()), "no more to be had")
+    said = str(error).lower()
+    # Before memory: "unable to open shared memory object ... Cannot allocate memory" is of the workers.
+    if isinstance(error, RuntimeError | OSError) and any(words in said for words in _OF_THE_WORKERS):
+        return (
+            f"the data cannot be loaded any further: {first}\n"
+            "  The processes that load it ran out of memory, shared memory or open files. Try --set data.workers=0,\n"
+            "  a larger /dev/shm (--shm-size=2g for a container), a smaller --batch, a higher limit of open files."
+        )
+    of_memory = isinstance(error, RuntimeError | OSError) and any(words in said for words in _OF_MEMORY)
+    if of_memory or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return f"out of memory: {first}\n  Try a smaller --batch or --size, or leave more memory to this process."
     return None
 
 
