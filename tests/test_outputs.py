@@ -77,6 +77,13 @@ def test_a_file_is_replaced_only_when_asked(tmp_path):
     with pytest.raises(ResightError, match="exists already"):
         check_file(tmp_path / "a.onnx", False)
     check_file(tmp_path / "a.onnx", True)
+    (tmp_path / "a.ours").write_text("")
+    check_file(tmp_path / "a.ours", True, ours)
+    check_file(tmp_path / "b.onnx", True, ours)
+    with pytest.raises(ResightError, match="was not written by Resight, and is not replaced"):
+        check_file(tmp_path / "a.onnx", True, ours)
+    with pytest.raises(ResightError, match="exists already"):
+        check_file(tmp_path / "a.ours", False, ours)
     with pytest.raises(ResightError, match="is a folder"):
         check_file(tmp_path / "new", True)
     with pytest.raises(ResightError, match="cannot make its folder"):

@@ -63,16 +63,21 @@ def whole_folder(out: str | os.PathLike[str], force: bool, is_ours: Callable[[Pa
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def check_file(out: str | os.PathLike[str], force: bool) -> None:
-    """
+def check_file(out: str | os.PathLike[str], force: bool, is_ours: Callable[[Path], bool] | None = None) -> None:
+    """Makes the folder of ``out`` where it is missing.
+
     Raises:
-        ResightError: the file exists and ``force`` is off, or its folder is missing.
+        ResightError: the file exists and ``force`` is off, or it is not ours; or its folder cannot be made.
     """
     path = Path(out)
     if path.is_dir():
         raise ResightError("is a folder, and a file is to be written", where=out)
     if path.exists() and not force:
         raise ResightError("exists already", where=out, fix="Choose another name, or replace it with --force.")
+    if path.exists() and is_ours is not None and not is_ours(path):
+        raise ResightError(
+            "was not written by Resight, and is not replaced", where=out, fix="Choose another name, or move it away."
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
