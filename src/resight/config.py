@@ -42,6 +42,16 @@ class ModelConfig(_Section):
     anchors: Literal["fit", "default"] = Field("fit", description="fit to the training boxes, or the model's own")
     freeze: int = Field(2, ge=0, le=5, description="backbone stages whose weights stay as they are, from the stem")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _own_sizes(cls, values: Any) -> Any:
+        """torchvision's four models have sizes of their own, which their weights were trained at."""
+        name = values.get("name") if isinstance(values, dict) else None
+        if not isinstance(name, str) or not name.startswith("fasterrcnn_"):
+            return values
+        short, long = (320, 640) if "_320_" in name else (800, 1333)
+        return {"min_size": short, "max_size": long, **values}
+
     @model_validator(mode="after")
     def _sizes(self) -> ModelConfig:
         if self.min_size > self.max_size:
@@ -57,13 +67,13 @@ class TrainConfig(_Section):
     accumulate: Positive = Field(1, description="batches whose gradients are summed into one step")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="adamw or sgd (momentum .9)")
     learning_rate: float | None = Field(None, gt=0, description="default: of the optimizer, scaled to the batch")
-    weight_decay: float = Field(0.05, ge=0, description="decay of the weights (not of norms and biases)")
+    weight_decay: float | None = Field(None, ge=0, description="decay of the weights; default .05 (adamw), .0001 (sgd)")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="learning rate after the warm-up")
     warmup_steps: int = Field(100, ge=0, description="steps of linear warm-up")
     clip_norm: float = Field(10.0, ge=0, description="largest gradient norm; 0: no clipping")
     ema: Fraction = Field(0.998, description="decay of the averaged weights that are evaluated; 0: off")
     patience: int = Field(0, ge=0, description="evaluations without improvement before stopping; 0: off")
-    precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="arithmetic of the model")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic of the model")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     seed: int = Field(42, ge=0, description="every random draw follows from it")
     deterministic: bool = Field(False, description="ask for determinism on CUDA too (a CPU always is)")
@@ -79,6 +89,12 @@ class AugmentConfig(_Section):
         1.0, description="largest window, as a share of the sides at training size"
     )
     color: Fraction = Field(0.5, description="strength of brightness, contrast, saturation and hue jitter")
+
+    @model_validator(mode="after")
+    def _order(self) -> AugmentConfig:
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale {list(self.scale)} is no range of positive factors")
+        return self
 
 
 class EvaluateConfig(_Section):

@@ -25,6 +25,7 @@ CLASSES = ("stop", "pedestrianCrossing", "signalAhead")
 MINUTES = 4.5
 SCENES, RECORDS, RUN, FOUND, MODEL = "lisa", "records", "run", "found", "model.onnx"
 PICTURES = 12
+MARK = ".resight-demo"  # by which --force knows a folder that an earlier demo made
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,8 @@ def demo(out: str | os.PathLike[str] = "demo", *, seed: int = 42, force: bool = 
         ResightError: ``out`` holds something and ``force`` is off, or cannot be written.
     """
     began = time.monotonic()
-    with whole_folder(out, force, _is_ours):
-        pass  # an empty folder, after the checks
+    with whole_folder(out, force, _is_ours) as empty:
+        (empty / MARK).touch()
     folder = Path(out)
     scenes, records, run = (str(folder / name) for name in (SCENES, RECORDS, RUN))
     log.info("drawing road scenes")
@@ -88,7 +89,8 @@ def demo(out: str | os.PathLike[str] = "demo", *, seed: int = 42, force: bool = 
     log.info("%s", built.text())
     checked = check_data(records)
     log.info("check: %d errors, %d warnings", len(checked.errors), len(checked.warnings))
-    train(demo_config(records, seed), run)
+    if train(demo_config(records, seed), run).exit_code:
+        raise KeyboardInterrupt  # a training that was interrupted ends the demo, too
     measured = evaluate(run)
     predict(run, _test_frames(records, scenes), folder / FOUND)
     return DemoReport(str(out), measured, _export(run, folder / MODEL), (time.monotonic() - began) / 60)
@@ -113,4 +115,4 @@ def _export(run: str, out: Path) -> ExportReport | None:
 
 
 def _is_ours(path: Path) -> bool:
-    return path.name in (SCENES, RECORDS, RUN, FOUND, MODEL)
+    return (path.parent / MARK).is_file() and path.name in (SCENES, RECORDS, RUN, FOUND, MODEL, MARK)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
+from PIL import ImageOps
 
 from .boxes import Detections
 from .data.dataset import to_sample
@@ -17,7 +19,7 @@ from .data.images import read_image
 from .data.target import Target
 from .errors import ResightError
 from .labels import read_label_map
-from .models.build import SCORE_FLOOR, device_of
+from .models.build import device_of
 from .models.faster_rcnn import FasterRCNN, rescale
 from .random_streams import stream_seed
 from .training.checkpoints import ModelCard, load_checkpoint
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
     ImageLike = str | os.PathLike[str] | np.ndarray | Image
 
+log = logging.getLogger(__name__)
+
 DEFAULT_SCORE = 0.5
 
 
@@ -36,21 +40,30 @@ class Detector:
 
     Args:
         classes: class names; the labels of detections index them.
-        score: the model's operating point, above which a detection is reported by default.
+        score: the model's operating point, above which a detection is reported by default; None: .5, and
+            ``has_score`` is False.
         name: where the model came from.
+        selected_on: the split on which training chose these weights, where that is known.
     """
 
+    model: FasterRCNN
+    device: torch.device
+
     def __init__(
-        self, model: FasterRCNN, classes: tuple[str, ...], score: float, name: str, device: torch.device
+        self, classes: tuple[str, ...], score: float | None, name: str = "", selected_on: str | None = None
     ) -> None:
-        self.model, self.device = model, device
-        self.classes, self.score, self.name = classes, score, name
+        self.classes, self.name, self.selected_on = classes, name, selected_on
+        self.has_score = score is not None
+        self.score = DEFAULT_SCORE if score is None else score
 
     @classmethod
-    def of(cls, model: FasterRCNN, card: ModelCard, device: torch.device, name: str = "") -> Detector:
+    def of(
+        cls, model: FasterRCNN, card: ModelCard, device: torch.device, name: str = "", selected_on: str | None = None
+    ) -> Detector:
         """The detector of a model in memory; the model is used as it is, not copied."""
-        score = DEFAULT_SCORE if card.score is None else card.score
-        return cls(model, card.label_map.names, score, name, device)
+        detector = cls(card.label_map.names, card.score, name, selected_on)
+        detector.model, detector.device = model, device
+        return detector
 
     @overload
     def __call__(self, images: ImageLike, score: float | None = None) -> Detections: ...
@@ -84,13 +97,8 @@ class Detector:
     def detect(self, image: np.ndarray) -> Detections:
         """All detections of ``image`` ``[H, W, 3]`` uint8 RGB of score .001 or more, at most 100."""
         tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-        limits, mode = self.model.limits, self.model.training
-        self.model.limits = replace(limits, score=min(limits.score, SCORE_FLOOR))
-        self.model.eval()
         with torch.inference_mode():
             (found,) = self.model([tensor.to(self.device)])
-        self.model.limits = limits
-        self.model.train(mode)
         return Detections(
             found.boxes.to("cpu", torch.float32).numpy(),
             found.scores.to("cpu", torch.float32).numpy(),
@@ -141,7 +149,9 @@ def load(
     except RuntimeError as error:
         raise ResightError(f"the weights do not fit the model they name: {error}", where=path) from error
     target = device_of(device)
-    detector = Detector.of(net.to(target).eval(), checkpoint.card, target, str(path))
+    log.info("using %s", path)
+    selected_on = checkpoint.state.get("selected_on")
+    detector = Detector.of(net.to(target).eval(), checkpoint.card, target, str(path), selected_on)
     detector.classes = class_names(detector.classes, labels)
     return detector
 
@@ -165,7 +175,8 @@ def as_array(image: Any) -> tuple[np.ndarray, str]:
     if isinstance(image, str | os.PathLike):
         return read_image(image), os.fspath(image)
     if hasattr(image, "convert"):
-        return np.asarray(image.convert("RGB")), str(getattr(image, "filename", ""))
+        upright = ImageOps.exif_transpose(image)
+        return np.asarray(upright.convert("RGB")), str(getattr(image, "filename", ""))
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
         if not image.size:
             raise ResightError(f"the image array is empty: {image.shape}")

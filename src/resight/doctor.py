@@ -134,7 +134,8 @@ def _step(device: str) -> Finding:
     import torch
 
     from .config import ModelConfig
-    from .models.build import build_model, device_of, load_pretrained
+    from .models.build import build_model, device_of
+    from .models.starts import load_pretrained
     from .models.faster_rcnn import Target
 
     target_device = device_of(device)

@@ -16,7 +16,8 @@ from resight.exporting import compare, export, probe_images
 from resight.exporting.onnx_export import write_onnx
 from resight.exporting.onnx_model import load_onnx
 from resight.labels import LabelMap
-from resight.models.build import build_model, load_pretrained
+from resight.models.build import build_model
+from resight.models.starts import load_pretrained
 from resight.training.checkpoints import Checkpoint, ModelCard, save_checkpoint
 
 

@@ -8,8 +8,9 @@ from resight.config import ModelConfig
 from resight.data.target import Target
 from resight.errors import ResightError
 from resight.models import build
-from resight.models.build import build_model, load_pretrained, set_limits
+from resight.models.build import build_model, set_limits
 from resight.models.faster_rcnn import FasterRCNN
+from resight.models.starts import load_pretrained
 
 SMALL = ModelConfig(min_size=96, max_size=160)
 

@@ -21,6 +21,11 @@ from .records import RecordSplit
 from .target import Target, resized
 
 
+# Steps of the scale jitter. A CPU prepares and keeps code for every shape of a convolution, so few shapes are faster
+# and smaller than many.
+SCALES = 8
+
+
 @dataclass(frozen=True)
 class Item:
     """One place in a batch: the record, and the numbers its draws depend on."""
@@ -82,8 +87,8 @@ class TrainingSet(Dataset[TrainingExample | ResightError]):
         size = resized(height, width, config.model.min_size, config.model.max_size)
         # One scale for a whole batch: images of one size need no padding.
         low, high = config.augment.scale
-        draw = float(torch.rand((), generator=torch_stream(seed, "scale", item.epoch, item.batch)))
-        scale = low * math.exp(draw * math.log(high / low))
+        draw = int(torch.randint(SCALES, (), generator=torch_stream(seed, "scale", item.epoch, item.batch)))
+        scale = low * math.exp(draw / (SCALES - 1) * math.log(high / low))
         generator = torch_stream(seed, "augment", item.epoch, item.record)
         sample = augment(sample, size, scale, config.augment, self.rule, generator)
         target = Target(

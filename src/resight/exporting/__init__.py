@@ -20,6 +20,7 @@ SCORE_TOLERANCE, BOX_TOLERANCE = 1e-3, 0.1  # of the score, and pixels per 100 p
 UNMATCHED_TOLERANCE = 0.01  # of the detections
 COMPARED_SCORE = 0.05
 MOST = 100  # detections an image has at most
+ENOUGH = 20  # detections for a comparison to say something
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Parity:
     @property
     def ok(self) -> bool:
         alone = self.unmatched <= UNMATCHED_TOLERANCE * self.detections
-        return alone and self.score <= SCORE_TOLERANCE and self.box <= BOX_TOLERANCE
+        return self.detections > 0 and alone and self.score <= SCORE_TOLERANCE and self.box <= BOX_TOLERANCE
 
     def text(self) -> str:
         verdict = "equal within the tolerance" if self.ok else "NOT equal within the tolerance"
@@ -83,12 +84,12 @@ def export(
         raise ResightError(f"unknown format '{format}'", where="--format", fix=nearest(format, FORMATS) or "onnx")
     if Path(out).suffix != ".onnx":
         raise ResightError("the name of an ONNX model ends in .onnx", where=out)
-    check_file(out, force)
     try:
         from .onnx_export import write_onnx
-        from .onnx_model import OnnxDetector, load_onnx
+        from .onnx_model import OnnxDetector, is_ours, load_onnx
     except ImportError as error:
         raise ResightError(f"needs {error.name}", where="--format onnx", fix="pip install 'resight[onnx]'") from error
+    check_file(out, force, is_ours)
     detector = load(model, "cpu", labels=labels)
     if isinstance(detector, OnnxDetector):
         raise ResightError("is an exported model already", where=model, fix="Export the run it is from.")
@@ -112,13 +113,18 @@ def probe_images() -> list[np.ndarray]:
 
 
 def compare(first: Detector, second: Detector, images: list[np.ndarray]) -> Parity:
-    """Matches the detections of two models one to one: same class, nearest box among those still free."""
+    """Matches the detections of two models one to one: same class, nearest box among those still free.
+
+    Where the first finds hardly anything of score .05, what it finds at lower scores is compared.
+    """
+    found = [(first.detect(image), second.detect(image), max(image.shape[:2])) for image in images]
+    many = sum(len(a.above(COMPARED_SCORE)) for a, _, _ in found) >= ENOUGH
+    least = COMPARED_SCORE if many else 0.0
     compared = unmatched = 0
     worst_score = worst_box = 0.0
-    for image in images:
-        a, b = first.detect(image), second.detect(image)
+    for a, b, side in found:
         for one, other in ((a, b), (b, a)):
-            scores, boxes, alone = _differences(one.above(COMPARED_SCORE), other, max(image.shape[:2]))
+            scores, boxes, alone = _differences(one.above(least), other, side)
             compared += len(scores) if one is a else 0
             unmatched += alone
             worst_score, worst_box = max([worst_score, *scores]), max([worst_box, *boxes])

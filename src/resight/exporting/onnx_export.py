@@ -6,11 +6,9 @@ what keeps the graph free of data-dependent shapes; resizing is a small graph of
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +22,9 @@ from .. import __version__
 from ..detector import Detector
 from ..errors import ResightError
 from ..models import coder
-from ..models.build import SCORE_FLOOR
 from ..models.faster_rcnn import BOX_WEIGHTS, POOL_SIZE, RPN_WEIGHTS, FasterRCNN, InputSettings, big_enough
 from ..models.pooling import SAMPLES, assign_levels
+from ..training.checkpoints import weights_digest
 from .onnx_model import KEY
 
 OPSET = 18
@@ -101,7 +99,7 @@ class Exportable(nn.Module):
     def __init__(self, model: FasterRCNN) -> None:
         super().__init__()
         self.model = model
-        self.limits = replace(model.limits, score=min(model.limits.score, SCORE_FLOOR))
+        self.limits = model.limits
         for level in range(len(model.anchors.sizes)):
             self.register_buffer(f"cells{level}", model.anchors.cells(level))
 
@@ -194,7 +192,7 @@ front (uint8[1, H, W, 3] image) => (float[1, 3, h, w] batch, float[2] size, floa
     pixels = Div (floats, white)
     one_by_three = Constant <value: tensor = int64[2] {{ 1, 3 }}> ()
     target = Concat <axis: int = 0> (one_by_three, whole)
-    small = Resize <mode: string = "linear", coordinate_transformation_mode: string = "half_pixel"> (pixels, , , target)
+{resize}
     mean = Constant <value: tensor = float[1, 3, 1, 1] {{ {mean} }}> ()
     std = Constant <value: tensor = float[1, 3, 1, 1] {{ {std} }}> ()
     centred = Sub (small, mean)
@@ -216,14 +214,56 @@ front (uint8[1, H, W, 3] image) => (float[1, 3, h, w] batch, float[2] size, floa
 """
 
 
+PLAIN_RESIZE = '    small = Resize <mode: string = "linear"> (pixels, , , target)'
+# ONNX Runtime's own antialias filters otherwise than PyTorch's; as a product with the filter's matrix it is the same.
+FILTERED_RESIZE = """
+    half = Constant <value: tensor = double {{ 0.5 }}> ()
+    nought = Constant <value: tensor = double {{ 0.0 }}> ()
+    one = Constant <value: tensor = double {{ 1.0 }}> ()
+    column = Constant <value: tensor = int64[2] {{ -1, 1 }}> ()
+    axis_one = Constant <value: tensor = int64[1] {{ 1 }}> ()
+{rows}
+{columns}
+    columns_t = Transpose <perm: ints = [1, 0]> (columns)
+    lower = MatMul (rows, pixels)
+    small = MatMul (lower, columns_t)"""
+# The triangle filter of one axis, as wide as the step where the image shrinks: weights [new, old], each row sums to 1.
+FILTER = """
+    {name}_at = Constant <value: tensor = int64 {{ {axis} }}> ()
+    {name}_old = Gather <axis: int = 0> (sides, {name}_at)
+    {name}_new_i = Gather <axis: int = 0> (whole, {name}_at)
+    {name}_new = Cast <to: int = 11> ({name}_new_i)
+    {name}_step = Div ({name}_old, {name}_new)
+    {name}_support = Max ({name}_step, one)
+    {name}_from0 = Range (nought, {name}_new, one)
+    {name}_from = Add ({name}_from0, half)
+    {name}_center0 = Mul ({name}_from, {name}_step)
+    {name}_center = Reshape ({name}_center0, column)
+    {name}_pixel0 = Range (nought, {name}_old, one)
+    {name}_pixel = Add ({name}_pixel0, half)
+    {name}_apart = Sub ({name}_pixel, {name}_center)
+    {name}_away = Abs ({name}_apart)
+    {name}_share = Div ({name}_away, {name}_support)
+    {name}_height = Sub (one, {name}_share)
+    {name}_weight = Max ({name}_height, nought)
+    {name}_sum = ReduceSum ({name}_weight, axis_one)
+    {name}_normal = Div ({name}_weight, {name}_sum)
+    {name} = Cast <to: int = 1> ({name}_normal)"""
+
+
 def _front(inputs: InputSettings, ir_version: int) -> onnx.ModelProto:
     """``image`` uint8 ``[1, H, W, 3]`` -> batch, size and scale of :class:`Exportable`."""
+    resize = PLAIN_RESIZE
+    if inputs.antialias:
+        rows, columns = FILTER.format(name="rows", axis=0), FILTER.format(name="columns", axis=1)
+        resize = FILTERED_RESIZE.format(rows=rows, columns=columns)
     text = FRONT.format(
         ir_version=ir_version,
         opset=OPSET,
         min_size=float(inputs.min_size),
         max_size=float(inputs.max_size),
         multiple=inputs.multiple,
+        resize=resize,
         mean=", ".join(map(repr, inputs.mean)),
         std=", ".join(map(repr, inputs.std)),
     )
@@ -269,14 +309,11 @@ def write_onnx(detector: Detector, path: Path) -> None:
         ResightError: the file cannot be written.
     """
     proto = to_onnx(detector.model)
-    digest = hashlib.sha256()
-    for name, value in sorted(detector.model.state_dict().items()):
-        digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
     meta = {
         "classes": list(detector.classes),
         "dialect": "fpn",
-        "score": detector.score,
-        "digest": digest.hexdigest(),
+        "score": detector.score if detector.has_score else None,
+        "digest": weights_digest(detector.model.state_dict()),
         "version": __version__,
     }
     onnx.helper.set_model_props(proto, {KEY: json.dumps(meta)})

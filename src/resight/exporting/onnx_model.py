@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..boxes import Detections
 from ..data.example import Record
-from ..detector import DEFAULT_SCORE, Detector, class_names
+from ..detector import Detector, class_names
 from ..errors import ResightError
 
 KEY = "resight"
@@ -21,9 +20,9 @@ KEY = "resight"
 class OnnxDetector(Detector):
     """The same calls as a :class:`~resight.detector.Detector`; losses and NMS are not for it to tell or change."""
 
-    def __init__(self, session: Any, classes: tuple[str, ...], score: float, name: str) -> None:
-        self.session, self.device = session, torch.device("cpu")
-        self.classes, self.score, self.name = classes, score, name
+    def __init__(self, session: Any, classes: tuple[str, ...], score: float | None, name: str) -> None:
+        super().__init__(classes, score, name)
+        self.session = session
 
     def set_nms(self, iou: float | None = None, class_agnostic: bool = False) -> None:
         if iou is not None or class_agnostic:
@@ -63,5 +62,15 @@ def load_onnx(path: Path, labels: str | os.PathLike[str] | None = None) -> OnnxD
     if stored is None:
         raise ResightError("is an ONNX model, but none that Resight exported", where=path)
     meta = json.loads(stored)
-    score = DEFAULT_SCORE if meta["score"] is None else float(meta["score"])
-    return OnnxDetector(session, class_names(tuple(meta["classes"]), labels), score, str(path))
+    return OnnxDetector(session, class_names(tuple(meta["classes"]), labels), meta["score"], str(path))
+
+
+def is_ours(path: Path) -> bool:
+    """Whether Resight wrote the file."""
+    import onnx
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception:  # whatever is wrong with it, it is not ours to replace
+        return False
+    return any(prop.key == KEY for prop in model.metadata_props)

@@ -18,6 +18,7 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
 from ..errors import ResightError, nearest
+from .folding import example
 
 
 class Backbone(nn.Module):
@@ -75,18 +76,22 @@ def timm_backbone(name: str, freeze: int, out_channels: int = 128) -> Backbone:
         strides: list[int] = probe.feature_info.reduction()
         wanted = tuple(strides.index(stride) for stride in (8, 16, 32))
         body: Any = timm.create_model(name, features_only=True, pretrained=False, out_indices=wanted)
-    except (RuntimeError, ValueError, AttributeError, AssertionError, TypeError) as error:
+        _fix_same_padding(body)
+        with torch.no_grad():
+            shapes = [tuple(feature.shape[1:]) for feature in body.eval()(example((1, 3, 64, 96)))]
+        channels = body.feature_info.channels()
+        if shapes != [(count, 64 // s, 96 // s) for count, s in zip(channels, (8, 16, 32), strict=True)]:
+            raise ValueError(f"features of shapes {shapes}")
+    except (RuntimeError, ValueError, AttributeError, AssertionError, TypeError, IndexError) as error:
         raise ResightError(
             f"timm's '{name}' gives no features at strides 8, 16 and 32, which the pyramid needs",
             where="model.name",
             fix="Choose a convolutional model, for instance resnet50 or tf_efficientnet_lite0.",
         ) from error
-    _fix_same_padding(body)
-    modules = [info["module"] for info in probe.feature_info.info]
-    frozen_until = [m for m, stride in zip(modules, strides, strict=True) if stride <= 2**freeze] if freeze else []
-    if frozen_until:
-        _freeze_through(body, frozen_until[-1])
-    return Backbone(body, body.feature_info.channels(), [8, 16, 32], out_channels)
+    if freeze:
+        later = [info["module"] for info, s in zip(probe.feature_info.info, strides, strict=True) if s > 2**freeze]
+        _freeze_before(body, later[0] if later else None)
+    return Backbone(body, channels, [8, 16, 32], out_channels)
 
 
 def lite0_weights() -> dict[str, Tensor]:
@@ -134,10 +139,10 @@ def _freeze(body: nn.Module, names: list[str]) -> None:
         body.get_submodule(name).requires_grad_(False)
 
 
-def _freeze_through(body: nn.Module, last: str) -> None:
-    """Freezes everything registered up to and with the module ``last``; timm registers modules in running order."""
-    flat = last.replace(".", "_")
-    parameters = list(body.named_parameters())
-    inside = [i for i, (name, _) in enumerate(parameters) if name.startswith((f"{last}.", f"{flat}."))]
-    for _, parameter in parameters[: max(inside, default=-1) + 1]:
+def _freeze_before(body: nn.Module, module: str | None) -> None:
+    """Freezes what is registered before ``module``, or everything; timm registers modules in running order."""
+    names = () if module is None else (f"{module}.", f"{module.replace('.', '_')}.")
+    for name, parameter in body.named_parameters():
+        if name.startswith(names):
+            return
         parameter.requires_grad_(False)

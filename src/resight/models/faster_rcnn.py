@@ -62,6 +62,7 @@ class InputSettings:
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     multiple: int = 32
+    antialias: bool = False  # shrink as torchvision does, or with a filter as wide as the step
 
 
 class ProposalNetwork(nn.Module):
@@ -130,7 +131,8 @@ class FasterRCNN(nn.Module):
         """``[3, H, W]`` of any size, uint8 or float -> float in 0..1 at the network's size (bilinear, half-pixel)."""
         image = as_float(image)
         size = resized(image.shape[1], image.shape[2], self.inputs.min_size, self.inputs.max_size)
-        return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
+        filtered = self.inputs.antialias
+        return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False, antialias=filtered)[0]
 
     def batch(self, images: list[Tensor]) -> Tensor:
         """Normalised and padded with zeros right and below: ``[B, 3, H, W]`` float32, sides a multiple of 32."""
@@ -138,9 +140,9 @@ class FasterRCNN(nn.Module):
         height = -(-max(image.shape[1] for image in images) // multiple) * multiple
         width = -(-max(image.shape[2] for image in images) // multiple) * multiple
         weight = next(self.parameters())
-        batch = torch.zeros(len(images), height, width, 3, device=weight.device).permute(0, 3, 1, 2)
-        mean = torch.tensor(self.inputs.mean, device=weight.device)[:, None, None]
-        std = torch.tensor(self.inputs.std, device=weight.device)[:, None, None]
+        batch = torch.zeros(len(images), height, width, 3, device=weight.device, dtype=weight.dtype).permute(0, 3, 1, 2)
+        mean = torch.tensor(self.inputs.mean, device=weight.device, dtype=weight.dtype)[:, None, None]
+        std = torch.tensor(self.inputs.std, device=weight.device, dtype=weight.dtype)[:, None, None]
         for row, image in zip(batch, images, strict=True):
             row[:, : image.shape[1], : image.shape[2]] = (as_float(image.to(weight.device)) - mean) / std
         return batch

@@ -49,11 +49,16 @@ class FoldedConv2d(nn.Module):
         return conv._conv_forward(x, self.weight * scale[:, None, None, None], shift)
 
 
+def example(shape: tuple[int, ...]) -> Tensor:
+    """Noise of ``shape``, always the same."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+
+
 def fold_norms(model: nn.Module, example: Tensor) -> None:
     """Folds every BatchNorm2d of ``model`` that takes nothing but the output of a convolution; in place.
 
     Args:
-        example: an input of ``model``, whose way through it shows which norm follows which convolution.
+        example: an input of ``model`` (not all zeros), whose way through it shows which norm follows which convolution.
     """
     pairs = _pairs(model, example)
     if not pairs or not _equal_when_folded(model, pairs, example):

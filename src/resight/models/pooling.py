@@ -33,14 +33,15 @@ def pool(features: list[Tensor], strides: list[int], boxes: Tensor, image: Tenso
     Returns: ``[N, C, size, size]``.
     """
     levels = assign_levels(boxes, strides)
-    if features[0].device.type == "cpu" and features[0].dtype == torch.float32:
+    if features[0].device.type == "cpu" and features[0].dtype in (torch.float32, torch.float64):
         return _pool_by_rows(features, strides, boxes, image, levels, size)
-    rois = torch.cat([image[:, None].to(boxes.dtype), boxes], dim=1).to(features[0].dtype)
+    # In half precision corners beyond 256 px would be rounded to whole pixels and worse.
+    rois = torch.cat([image[:, None].to(torch.float32), boxes.to(torch.float32)], dim=1)
     pooled = rois.new_zeros(len(boxes), features[0].shape[1], size, size)
     for level, (feature, stride) in enumerate(zip(features, strides, strict=True)):
         here = torch.where(levels == level)[0]
-        pooled = pooled.index_put((here,), roi_align(feature, rois[here], size, 1 / stride, SAMPLES))
-    return pooled
+        pooled = pooled.index_put((here,), roi_align(feature.float(), rois[here], size, 1 / stride, SAMPLES))
+    return pooled.to(features[0].dtype)
 
 
 def _pool_by_rows(

@@ -5,6 +5,7 @@ Tensors are named ``model.*``, ``ema.*`` and ``optimizer.*``; everything else is
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -165,3 +166,23 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
     if any(values.keys() != known for values in state.values()):
         raise ValueError(f"it is of another optimizer than {type(optimizer).__name__}")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names and values."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def keep_copy(path: Path, step: int, count: int) -> None:
+    """Keeps ``path`` as ``step-NNNNNNNN.safetensors`` beside it too, and the ``count`` latest of these."""
+    copy = path.with_name(f"step-{step:08}{path.suffix}")
+    try:
+        if not copy.exists():
+            os.link(path, copy)  # the next save replaces the name and leaves these bytes to the copy
+        for old in sorted(path.parent.glob(f"step-*{path.suffix}"))[:-count]:
+            old.unlink()
+    except OSError as error:
+        raise ResightError(f"cannot keep a copy of the checkpoint: {error.strerror}", where=copy) from error

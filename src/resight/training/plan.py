@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from ..config import Config
 from ..data.augment import HANDED, suggest_flip_pairs
 from ..data.dataset import EndlessBatches, network_boxes, record_sizes
 from ..data.records import Records, RecordSplit, open_records
-from ..errors import ResightError
+from ..errors import ResightError, listed
 from ..models.anchors import AnchorSettings, fit_anchors, reachable_iou
-from ..models.build import build_model, default_anchors, level_strides, load_matching, load_pretrained
+from ..models.build import build_model, default_anchors, level_strides
 from ..models.faster_rcnn import FasterRCNN
-from ..models.heads import count_parameters
+from ..models.heads import count_parameters, set_norm_eps
+from ..models.starts import has_detection_weights, load_detector, load_pretrained
+from ..random_streams import stream_seed
+from .checkpoints import Checkpoint, load_checkpoint
+from .run_folder import find_checkpoint
 from .schedule import base_rate
 
 LEAST_STEPS, MOST_STEPS, EPOCHS = 1_000, 50_000, 40
@@ -34,10 +42,12 @@ class Plan:
     batches: EndlessBatches
     anchors: AnchorSettings
     recall: tuple[float, float]  # share of training boxes with a reachable IoU of .5 and of .7
+    counts: Mapping[str, tuple[int, int]]  # class -> training images with it and boxes of it
+    start: Checkpoint | None  # the model whose weights training starts from, where it is one of ours
     notes: tuple[str, ...]
 
     def text(self) -> str:
-        config, counts = self.config, self.counts()
+        config = self.config
         size = f"{config.model.min_size}-{config.model.max_size} px"
         length = f"{self.steps:,} steps of {config.train.batch_size * config.train.accumulate} images"
         if config.train.max_minutes:
@@ -49,19 +59,13 @@ class Plan:
             + (f", {len(self.watch):,} to watch ({self.watch_name})" if self.watch else ", none to watch"),
             f"training  {length} = {self.steps / self.batches.per_epoch * config.train.accumulate:.1f} epochs, "
             f"{config.train.optimizer} at {rate:.2g}",
-            f"anchors   {'fitted' if config.model.anchors == 'fit' else 'default'}, smallest "
+            f"anchors   smallest "
             f"{min(self.anchors.sizes[0]):g} px; {self.recall[0]:.1%} of the boxes can be reached at IoU .5, "
             f"{self.recall[1]:.1%} at .7",
-            f"classes   {', '.join(f'{name} {counts[name]:,}' for name in self.classes)}",
+            "classes   "
+            + ", ".join(f"{name} {boxes:,} in {images:,} images" for name, (images, boxes) in self.counts.items()),
         ]
         return "\n".join([*rows, *(f"note      {note}" for note in self.notes)])
-
-    def counts(self) -> Counter[str]:
-        """Training boxes of each class."""
-        counts: Counter[str] = Counter()
-        for record in self.train.summaries:
-            counts.update(self.classes[label] for label in self.train.labels(record) if label >= 0)
-        return counts
 
 
 def make_plan(config: Config) -> Plan:
@@ -72,6 +76,10 @@ def make_plan(config: Config) -> Plan:
     data = config.data
     if not data.path and not data.train:
         raise ResightError("no data", where="data.path", fix="Name a records folder with --data RECORDS.")
+    if data.path:
+        # A run is resumed and evaluated from any folder.
+        data = data.model_copy(update={"path": os.path.abspath(data.path)})
+        config = config.model_copy(update={"data": data})
     records = open_records(
         data.path,
         train=data.train,
@@ -92,15 +100,17 @@ def make_plan(config: Config) -> Plan:
     batches = EndlessBatches(config.train.seed, record_sizes(train), config.train.batch_size)
     if watch_name == "test":
         notes.append("there is no val split, so the test split is watched and the best checkpoint chosen on it")
+    start, config = _start(config)
     sizes, centers = network_boxes(train, config.model.min_size, config.model.max_size)
     if len(sizes) == 0:
         raise ResightError("no training image has a box", where=train.shards[0])
     strides = level_strides(config.model.name)
-    anchors = default_anchors(config.model.name)
-    if config.model.anchors == "fit":
+    anchors = start.card.anchors if start else default_anchors(config.model.name)
+    if config.model.anchors == "fit" and not has_detection_weights(config.model.name, config.model.start):
         anchors = fit_anchors(sizes, centers, strides, per_level=len(anchors.sizes[0]))
     iou = reachable_iou(sizes, centers, anchors, strides)
-    plan = Plan(
+    counts, unknown = _counts(train, classes)
+    return Plan(
         config,
         records,
         classes,
@@ -111,13 +121,51 @@ def make_plan(config: Config) -> Plan:
         batches,
         anchors,
         (float((iou >= 0.5).mean()), float((iou >= 0.7).mean())),
-        tuple(notes),
+        counts,
+        start,
+        (*notes, *_data_notes(records, counts, unknown)),
     )
-    empty = [name for name in classes if plan.counts()[name] == 0]
-    if empty:
-        note = f"no training box of {', '.join(empty)}"
-        plan = Plan(**{**plan.__dict__, "notes": (*plan.notes, note)})
-    return plan
+
+
+def _start(config: Config) -> tuple[Checkpoint | None, Config]:
+    """The model that ``model.start`` names; what the configuration does not say of the model is as the start has it."""
+    model = config.model
+    if model.start == "none" and model.freeze:
+        # Random weights that stay as they are would be a handicap for good.
+        return None, config.model_copy(update={"model": model.model_copy(update={"freeze": 0})})
+    if model.start in ("pretrained", "none"):
+        return None, config
+    start = load_checkpoint(find_checkpoint(model.start))
+    inherited = {
+        key: getattr(start.card.model, key)
+        for key in ("name", "min_size", "max_size")
+        if key not in model.model_fields_set
+    }
+    return start, config.model_copy(update={"model": model.model_copy(update=inherited)})
+
+
+def _counts(train: RecordSplit, classes: tuple[str, ...]) -> tuple[dict[str, tuple[int, int]], int]:
+    """Images with and boxes of each class, and the number of boxes whose class the label map does not know."""
+    images, boxes = Counter[int](), Counter[int]()
+    for record in train.summaries:
+        labels = train.labels(record).tolist()
+        boxes.update(labels)
+        images.update(set(labels))
+    return {name: (images[index], boxes[index]) for index, name in enumerate(classes)}, boxes[-1]
+
+
+def _data_notes(records: Records, counts: Mapping[str, tuple[int, int]], unknown: int) -> list[str]:
+    """What is wrong with the data and does not stop the training."""
+    notes = []
+    if empty := [name for name, (_, boxes) in counts.items() if not boxes]:
+        notes.append(f"no training box of {listed(empty)}")
+    if unknown:
+        notes.append(f"{unknown:,} training boxes are of classes that the label map does not have, and are left out")
+    kinds = Counter(problem.kind for problem in records.problems)
+    for kind, count in kinds.most_common():
+        first = next(problem for problem in records.problems if problem.kind == kind)
+        notes.append(f"{kind}: {count:,}, the first: {first.where}: {first.message}")
+    return notes
 
 
 def _steps(config: Config, per_epoch: int) -> int:
@@ -155,16 +203,17 @@ def _flip_pairs(config: Config, classes: tuple[str, ...]) -> tuple[Config, list[
 def start_model(plan: Plan) -> tuple[FasterRCNN, dict[str, Any]]:
     """The model with the weights it starts from, and a report of them."""
     config = plan.config.model
-    model = build_model(config, len(plan.classes), plan.anchors)
-    start = config.start
-    report: dict[str, Any] = {"start": start}
-    if start == "pretrained":
+    with torch.random.fork_rng(devices=[]):
+        # Layers draw their first weights from the global generator.
+        torch.manual_seed(stream_seed(plan.config.train.seed, "weights"))
+        model = build_model(config, len(plan.classes), plan.anchors)
+    report: dict[str, Any] = {"start": config.start}
+    if config.start == "pretrained":
         report["start"] = load_pretrained(model, config.name)
-    elif start != "none":
-        from .checkpoints import load_checkpoint
-        from .run_folder import find_checkpoint
-
-        path = find_checkpoint(start)
-        report |= {"start": str(path), "new": load_matching(model, load_checkpoint(path).weights())}
+    elif plan.start is not None:
+        card = plan.start.card
+        report["new"] = load_detector(model, plan.start.weights(), config.start, card.label_map.names, plan.classes)
+        if card.norm_eps is not None:
+            set_norm_eps(model, card.norm_eps)
     report["parameters"], report["trained"] = count_parameters(model)
     return model, report

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..config import Config, to_toml
-from ..errors import ResightError
+from ..errors import ResightError, listed
 from ..labels import LabelMap, to_pbtxt
 
 BEST, LAST = "checkpoints/best.safetensors", "checkpoints/last.safetensors"
+METRICS = "metrics.jsonl"
 
 
 def find_checkpoint(model: str | os.PathLike[str]) -> Path:
@@ -40,32 +43,62 @@ def find_checkpoint(model: str | os.PathLike[str]) -> Path:
     raise ResightError("is no model", where=path, fix="A model is a run folder, a .safetensors checkpoint or an .onnx.")
 
 
-def new_run(path: Path) -> None:
+def new_run(path: Path, resume: bool = False) -> None:
     """Makes the folder.
+
+    Args:
+        resume: a run that ended before its first checkpoint is begun again.
 
     Raises:
         ResightError: it holds a run already, or something else, or cannot be made.
     """
-    if (path / LAST).exists() or (path / "config.toml").exists():
-        raise ResightError(
-            "holds a run already", where=path, fix=f"Continue it with --resume -o {path}, or choose another folder."
-        )
-    if path.is_dir() and any(path.iterdir()):
-        raise ResightError("is not empty", where=path, fix="Choose another folder with -o.")
     try:
+        present = sorted(file.name for file in path.iterdir()) if path.is_dir() else []
+        if not resume and ("config.toml" in present or (path / LAST).exists()):
+            raise ResightError(
+                "holds a run already", where=path, fix=f"Continue it with --resume -o {path}, or choose another folder."
+            )
+        others = [name for name in present if name not in ("checkpoints", "config.toml.partial")]
+        if others and "config.toml" not in present:
+            raise ResightError(f"is not empty: {listed(others)}", where=path, fix="Choose another folder with -o.")
         (path / "checkpoints").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ResightError(f"cannot make the run folder: {error.strerror}", where=path) from error
 
 
-def describe_run(path: Path, config: Config, label_map: LabelMap, facts: dict[str, Any]) -> None:
-    """Writes config.toml, label_map.pbtxt and environment.json."""
+def forget_metrics(path: Path, step: int) -> None:
+    """Takes the lines after ``step`` out of metrics.jsonl: a training that goes on from there writes them again."""
+    file = path / METRICS
+    if not file.exists():
+        return
+    kept = []
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError, KeyError, TypeError):  # a kill can leave a part of a line
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+    _replace(file, "".join(line + "\n" for line in kept))
+
+
+def describe_run(path: Path, config: Config, label_map: LabelMap, facts: dict[str, Any] | None) -> None:
+    """Writes config.toml, label_map.pbtxt and environment.json.
+
+    config.toml comes first: a folder that holds it is a run's, whatever else was not written. Without ``facts``, as
+    when a run goes on, environment.json keeps telling how it began.
+    """
     try:
-        (path / "config.toml").write_text(to_toml(config), encoding="utf-8")
-        (path / "label_map.pbtxt").write_text(to_pbtxt(label_map), encoding="utf-8")
-        (path / "environment.json").write_text(json.dumps(environment() | facts, indent=1), encoding="utf-8")
+        _replace(path / "config.toml", to_toml(config))
+        _replace(path / "label_map.pbtxt", to_pbtxt(label_map))
+        if facts is not None:
+            _replace(path / "environment.json", json.dumps(environment() | facts, indent=1))
     except OSError as error:
         raise ResightError(f"cannot write into the run folder: {error.strerror}", where=path) from error
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes the file whole or not at all."""
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def environment() -> dict[str, Any]:
@@ -85,4 +118,14 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "git_commit": _git_commit(),
     }
+
+
+def _git_commit() -> str | None:
+    """The commit of the folder that training was started in, where it is a git checkout."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

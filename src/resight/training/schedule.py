@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ..config import TrainConfig
 
+Model = TypeVar("Model", bound=nn.Module)
 BACKBONE_RATE = 0.3  # of the learning rate: pretrained weights need smaller steps than new heads
 
 
@@ -39,11 +41,13 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             groups.setdefault((name.startswith("backbone.body."), parameter.ndim > 1), []).append(parameter)
+    usual = 0.05 if config.optimizer == "adamw" else 1e-4
+    decay = usual if config.weight_decay is None else config.weight_decay
     options = [
         {
             "params": parameters,
             "scale": BACKBONE_RATE if body else 1.0,
-            "weight_decay": config.weight_decay if decayed else 0.0,
+            "weight_decay": decay if decayed else 0.0,
         }
         for (body, decayed), parameters in sorted(groups.items())
     ]
@@ -57,11 +61,11 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group["scale"]
 
 
-class AveragedWeights:
+class AveragedWeights(Generic[Model]):
     """An exponential moving average of the trained weights; young averages forget faster."""
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.model = copy.deepcopy(model).requires_grad_(False)
+    def __init__(self, model: Model, decay: float) -> None:
+        self.model: Model = copy.deepcopy(model).requires_grad_(False)
         self.decay = decay
         self._pairs = list(self._trained(model))
 

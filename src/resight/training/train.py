@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import Config
+from ..config import Config, ModelConfig
 from ..data.dataset import TrainingExample, TrainingSet
+from ..data.images import decode
 from ..data.loader import load_batches
+from ..data.records import RecordSplit
 from ..detector import Detector
 from ..errors import ResightError
 from ..evaluation.coco import CocoMetrics, GroundTruth
 from ..evaluation.evaluate import measure
 from ..evaluation.operating_point import OperatingPoint
-from ..data.images import decode
-from ..data.records import RecordSplit
 from ..models.build import device_of
 from ..models.faster_rcnn import FasterRCNN
 from ..progress import Meter, meter
@@ -34,7 +36,7 @@ from . import checkpoints as files
 from .checkpoints import Checkpoint, ModelCard
 from .events import EventWriter
 from .plan import Plan, make_plan, start_model
-from .run_folder import BEST, LAST, describe_run, new_run
+from .run_folder import BEST, LAST, METRICS, describe_run, forget_metrics, new_run
 from .schedule import AveragedWeights, build_optimizer, rate_at, set_rate
 
 log = logging.getLogger(__name__)
@@ -76,6 +78,7 @@ class State:
     without_gain: int = 0
     evaluation_seconds: float = 0.0
     skipped: int = 0
+    order: str = ""  # what the order of the records follows from
 
 
 def train(config: Config, out: str | Path | None = None, *, resume: bool = False, dry_run: bool = False) -> TrainResult:
@@ -89,22 +92,96 @@ def train(config: Config, out: str | Path | None = None, *, resume: bool = False
         ResightError: input, configuration or environment is wrong.
     """
     run = Path(out) if out else Path("runs") / time.strftime("%Y%m%d-%H%M%S")
-    continuing = resume and (run / LAST).exists()
     device = device_of(config.train.device)
+    if dry_run:
+        plan = make_plan(config)
+        _be_deterministic(config)
+        time_needed = estimate(plan, start_model(plan)[0].to(device))
+        return TrainResult(str(run), 0, f"run folder {run}\n{plan.text()}\n{time_needed}\nnothing was trained")
+    with _signals() as stop:
+        return _train(config, run, resume, device, stop)
+
+
+def _train(config: Config, run: Path, resume: bool, device: torch.device, stop: threading.Event) -> TrainResult:
+    last = files.load_checkpoint(run / LAST) if resume and (run / LAST).exists() else None
     plan = make_plan(config)
     log.info("run folder %s\n%s", run, plan.text())
-    if dry_run:
-        return TrainResult(str(run), 0, f"{plan.text()}\nnothing was trained")
     _be_deterministic(config)
-    model, report = start_model(plan)
-    if not continuing:
-        new_run(run)
-    facts = {"device": str(device), "dataset": plan.records.digest, "seed": config.train.seed, **report}
+    facts: dict[str, Any] | None = None
+    if last is None:
+        model, report = start_model(plan)
+        new_run(run, resume)
+        start = files.weights_digest(model.state_dict())
+        facts = {"device": str(device), "dataset": plan.records.digest, "weights": start, **report}
+        facts |= {"seed": config.train.seed}
+    else:
+        _check_same(plan, last, run)
+        model = last.card.build()
+    log.info("%s", estimate(plan, model.to(device)))
+    if device.type == "cuda" and config.model.name == ModelConfig().name:
+        log.info("on a GPU a stronger start pays: --model fasterrcnn_resnet50_fpn_v2")
     describe_run(run, plan.config, plan.records.label_map, facts)
+    forget_metrics(run, last.state.get("step", 0) if last else 0)
     with Training(plan, model, run, device) as training:
-        if continuing:
-            training.restore(files.load_checkpoint(run / LAST))
-        return training.run()
+        if last is not None:
+            training.restore(last)
+        return training.run(stop)
+
+
+def _order_of(plan: Plan) -> str:
+    """All that decides which records make which step."""
+    train = plan.config.train
+    return (
+        f"data {plan.records.digest}, seed {train.seed}, batch_size {train.batch_size}, accumulate {train.accumulate}"
+    )
+
+
+def _check_same(plan: Plan, last: Checkpoint, run: Path) -> None:
+    """
+    Raises:
+        ResightError: the run that is to go on is of other classes, another model, or another order of the data.
+    """
+    before, now = last.card.label_map.names, plan.classes
+    if before != now:
+        raise ResightError(
+            f"the run was trained on the classes {', '.join(before)}, the data has {', '.join(now)}", where=run
+        )
+    changed = [
+        f"model.{key} was {value!r} and is now {getattr(plan.config.model, key)!r}"
+        for key, value in last.card.model
+        if key != "start" and value != getattr(plan.config.model, key)
+    ]
+    if changed:
+        raise ResightError(
+            f"a run goes on with the model it has; {'; '.join(changed)}", where=run, fix="Start another run for that."
+        )
+    if last.state.get("order") != _order_of(plan):
+        raise ResightError(
+            f"a run goes on with the data it has; that was {last.state.get('order')}, now it is {_order_of(plan)}",
+            where=run,
+            fix=f"Start another run from its weights: --start {run}",
+        )
+
+
+def estimate(plan: Plan, model: FasterRCNN) -> str:
+    """How long the training will take here, from two steps on its first batch that change no weight."""
+    dataset = TrainingSet(plan.train, plan.classes, plan.config)
+    items = next(iter(plan.batches))
+    examples = [example for example in map(dataset.__getitem__, items) if isinstance(example, TrainingExample)]
+    if not examples:
+        return "time      unknown, no image of the first batch can be read"
+    device = next(model.parameters()).device
+    took = []
+    for _ in range(2):
+        began = time.monotonic()
+        losses = model([example.image.to(device) for example in examples], [example.target for example in examples])
+        torch.stack(list(losses.values())).sum().backward()
+        model.zero_grad(set_to_none=True)
+        took.append(time.monotonic() - began)
+    seconds = min(took) * plan.config.train.accumulate
+    if plan.config.train.max_minutes:
+        return f"time      about {60 * plan.config.train.max_minutes / seconds:,.0f} steps, {seconds:.2f} s each on {device}"
+    return f"time      about {1.1 * plan.steps * seconds / 60:,.0f} minutes, {seconds:.2f} s a step on {device}"
 
 
 class Training:
@@ -116,11 +193,12 @@ class Training:
         self.model = model.to(device)
         self.averaged = AveragedWeights(self.model, self.config.train.ema) if self.config.train.ema else None
         self.optimizer = build_optimizer(self.model, self.config.train)
-        self.state = State()
+        self.state = State(order=_order_of(plan))
         self.started = time.monotonic()
         self.board = EventWriter(run)
-        self.metrics = open(run / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+        self.metrics = open(run / METRICS, "a", encoding="utf-8")  # noqa: SIM115
         self.recent: list[dict[str, float]] = []
+        self.shown = 0.0
 
     def __enter__(self) -> Training:
         return self
@@ -129,16 +207,17 @@ class Training:
         self.board.close()
         self.metrics.close()
 
-    def run(self) -> TrainResult:
-        """Steps until the plan is fulfilled, patience is out or a signal comes."""
+    def run(self, stop: threading.Event) -> TrainResult:
+        """Steps until the plan is fulfilled, patience is out or ``stop`` is set."""
         self.model.train()
         saved_at = time.monotonic()
-        total = self.config.train.max_minutes
-        with _signals() as stop, meter("training", total if total else self.plan.steps) as bar:
+        with meter("training", self.config.train.max_minutes or self.plan.steps) as bar:
+            self._show(bar)
             batches = self._batches()
             while self.progress() < 1 and not stop.is_set() and not self._out_of_patience():
                 self._step(batches, bar)
                 if self._due():
+                    self.save()
                     self._evaluate()
                 every = self.config.checkpoint
                 by_steps = every.every_steps and self.state.step % every.every_steps == 0
@@ -149,9 +228,10 @@ class Training:
             self.save()
             command = f"resight train --resume -o {self.run_folder}"
             return self._result(75, f"interrupted after step {self.state.step}, saved; continue with: {command}")
+        self.save()
         if self.state.evaluated_at < self.state.step:
             self._evaluate()
-        self.save()
+            self.save()
         return self._result(0, self._closing())
 
     def progress(self) -> float:
@@ -159,6 +239,11 @@ class Training:
         by_steps = self.state.step / self.plan.steps
         minutes = self.config.train.max_minutes
         return max(by_steps, self.seconds() / 60 / minutes) if minutes else by_steps
+
+    def _show(self, bar: Meter, note: str = "") -> None:
+        done = self.progress() * (self.config.train.max_minutes or self.plan.steps)
+        bar.advance(done - self.shown, note)
+        self.shown = done
 
     def seconds(self) -> float:
         return self.state.seconds + time.monotonic() - self.started
@@ -186,11 +271,14 @@ class Training:
             loss = torch.stack(list(losses.values())).sum()
             values = {name: float(value.detach()) for name, value in losses.items()}
             if not torch.isfinite(loss):
-                self._diverged(examples, values)
+                self._diverged("loss", examples, values)
             (loss / config.accumulate).backward()
             for name, value in values.items():
                 totals[name] = totals.get(name, 0.0) + value / config.accumulate
-        norm = self._update()
+        norm = self._gradient_norm()
+        if not math.isfinite(norm):
+            self._diverged("gradient", examples, totals)  # a step would spoil every weight
+        self._update()
         state.step += 1
         state.waited += waited
         totals |= {"loss": sum(totals.values()), "learning_rate": rate, "gradient_norm": norm}
@@ -200,8 +288,7 @@ class Training:
         if state.step % LOG_EVERY == 0 or state.step == 1:
             self._log()
         note = f"loss {totals['loss']:.3f}, rate {rate:.1e}, {totals['images_per_second']:.1f} images/s"
-        minutes = config.max_minutes
-        bar.advance((time.monotonic() - began) / 60 if minutes else 1, note)
+        self._show(bar, note)
 
     def _usable(self, batch: list[TrainingExample | ResightError]) -> list[TrainingExample]:
         examples = []
@@ -209,38 +296,48 @@ class Training:
             if isinstance(item, TrainingExample):
                 examples.append(item)
                 continue
-            if self.config.data.on_bad_record == "stop":
-                raise item
-            self.state.skipped += 1
-            log.warning("skipped (%d so far): %s", self.state.skipped, item)
+            self._skip(item)
         return examples
+
+    def _skip(self, error: ResightError) -> None:
+        """A record that cannot be used ends the training, or is counted, as the configuration says."""
+        if self.config.data.on_bad_record == "stop":
+            raise error
+        self.state.skipped += 1
+        log.warning("skipped (%d so far): %s", self.state.skipped, error)
 
     def _losses(self, examples: list[TrainingExample]) -> dict[str, Tensor]:
         images = [example.image.to(self.device) for example in examples]
         targets = [example.target for example in examples]
         kind = self.config.train.precision
         if kind == "float32":
-            return self.model(images, targets)  # type: ignore[no-any-return]
+            return self.model(images, targets)
         with torch.autocast(self.device.type, getattr(torch, kind)):
-            return self.model(images, targets)  # type: ignore[no-any-return]
+            return self.model(images, targets)
 
-    def _update(self) -> float:
+    def _gradient_norm(self) -> float:
+        """The norm before clipping; clips."""
         limit = self.config.train.clip_norm
         parameters = [p for p in self.model.parameters() if p.requires_grad]
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit or float("inf")))
+        return float(torch.nn.utils.clip_grad_norm_(parameters, limit or float("inf")))
+
+    def _update(self) -> None:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.averaged:
             self.averaged.update(self.state.step)
-        return norm
 
     def _due(self) -> bool:
-        """Once in ``evaluate.every`` epochs, and not before nine tenths of the time since went into training."""
-        state = self.state
-        epoch = self.plan.batches.per_epoch / self.config.train.accumulate
-        if self.plan.watch is None or state.step - state.evaluated_at < self.config.evaluate.every * epoch:
+        """Once in ``evaluate.every`` epochs, or less often where the watched split is large beside the training split.
+
+        An image costs about half as much to evaluate as to train on, so a fifth of the images is a tenth of the time.
+        That is counted and not timed: equal runs evaluate at equal steps.
+        """
+        if self.plan.watch is None:
             return False
-        return self.seconds() - state.evaluation_seconds >= 9 * state.evaluation_seconds
+        epoch = self.plan.batches.per_epoch / self.config.train.accumulate
+        epochs = max(self.config.evaluate.every, 5 * len(self.plan.watch) / len(self.plan.train))
+        return self.state.step - self.state.evaluated_at >= epochs * epoch
 
     def _evaluate(self) -> None:
         """Measures the averaged weights on the watched split and keeps them when they are the best so far."""
@@ -254,7 +351,7 @@ class Training:
         model.eval()
         card = ModelCard.of(model, self.config.model, self.plan.records.label_map)
         detector = Detector.of(model, card, self.device)
-        metrics, point = measure(detector.detect, truths_and_images(self.plan.watch), self.plan.classes)
+        metrics, point = measure(detector.detect, truths_and_images(self.plan.watch, self._skip), self.plan.classes)
         model.train()
         state.evaluation_seconds += time.monotonic() - began
         self._keep(model, metrics, point)
@@ -298,26 +395,23 @@ class Training:
         tensors |= {f"optimizer.{key}": value for key, value in files.optimizer_tensors(self.optimizer).items()}
         card = ModelCard.of(self.model, self.config.model, self.plan.records.label_map, self.state.score)
         files.save_checkpoint(self.run_folder / LAST, Checkpoint(card, tensors, vars(self.state)), self.config)
-        self.metrics.flush()
+        if self.config.checkpoint.keep:
+            files.keep_copy(self.run_folder / LAST, self.state.step, self.config.checkpoint.keep)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Goes on from ``checkpoint``.
 
         Raises:
-            ResightError: it is of other classes or another model.
+            ResightError: it lacks something, or is of another optimizer.
         """
-        own = self.plan.classes
-        if checkpoint.card.label_map.names != own:
-            raise ResightError(
-                f"the run was trained on the classes {', '.join(checkpoint.card.label_map.names)}, the data has "
-                f"{', '.join(own)}",
-                where=self.run_folder,
-            )
-        self.model.load_state_dict(checkpoint.part("model"))
-        if self.averaged:
-            self.averaged.model.load_state_dict(checkpoint.weights())
-        files.restore_optimizer(self.optimizer, checkpoint.part("optimizer"))
-        self.state = State(**checkpoint.state)
+        try:
+            self.model.load_state_dict(checkpoint.part("model"))
+            if self.averaged:
+                self.averaged.model.load_state_dict(checkpoint.weights())
+            files.restore_optimizer(self.optimizer, checkpoint.part("optimizer"))
+            self.state = State(**checkpoint.state)
+        except (RuntimeError, LookupError, TypeError, ValueError) as error:
+            raise ResightError(f"the training cannot go on from it: {error}", where=self.run_folder / LAST) from error
         log.info("resumed at step %d", self.state.step)
 
     def _log(self) -> None:
@@ -332,21 +426,21 @@ class Training:
         self.metrics.write(json.dumps(row) + "\n")
         self.metrics.flush()
 
-    def _diverged(self, examples: list[TrainingExample], values: dict[str, float]) -> None:
+    def _diverged(self, what: str, examples: list[TrainingExample], values: dict[str, float]) -> NoReturn:
         """Writes the batch out and stops; the last checkpoint is from before."""
+        from PIL import Image
+
         from ..drawing import draw
 
         folder = self.run_folder / "diverged"
         folder.mkdir(exist_ok=True)
-        from PIL import Image
-
         for example in examples:
             names = [self.plan.classes[label] for label in example.target.labels.tolist()]
             picture = draw(example.image.permute(1, 2, 0).numpy(), example.target.boxes.numpy(), names)
             Image.fromarray(picture).save(folder / f"record-{example.record}.png")
         text = ", ".join(f"{name} {value:g}" for name, value in values.items())
         raise Diverged(
-            f"the loss is not finite at step {self.state.step + 1} ({text}); the batch is in {folder}",
+            f"the {what} is not finite at step {self.state.step + 1} ({text}); the batch is in {folder}",
             where=self.run_folder,
             fix="Try a lower train.learning_rate or train.clip_norm, a longer train.warmup_steps, and look at the "
             "pictures of the batch. The last good checkpoint is kept.",
@@ -361,7 +455,11 @@ class Training:
 
     def _closing(self) -> str:
         state = self.state
-        best = f"best {self.config.evaluate.metric} {state.best:.3f} on {self.plan.watch_name}; " if state.best else ""
+        best = (
+            f"best {self.config.evaluate.metric} {state.best:.3f} on {self.plan.watch_name}; "
+            if state.best is not None
+            else ""
+        )
         waiting = state.waited / max(self.seconds() - state.evaluation_seconds, 1e-9)
         skipped = f", {state.skipped} records skipped" if state.skipped else ""
         return (
@@ -370,11 +468,18 @@ class Training:
         )
 
 
-def truths_and_images(split: RecordSplit) -> Iterator[tuple[GroundTruth, np.ndarray]]:
-    """The objects and the decoded image of each record."""
+def truths_and_images(
+    split: RecordSplit, skip: Callable[[ResightError], None]
+) -> Iterator[tuple[GroundTruth, np.ndarray]]:
+    """The objects and the decoded image of each record; ``skip`` is told of those that cannot be used."""
     for index in range(len(split)):
-        record = split[index]
-        yield GroundTruth.of_record(record, split.labels(record)), decode(record.encoded, split.where(index))
+        try:
+            record = split[index]
+            image = decode(record.encoded, split.where(index))
+        except ResightError as error:
+            skip(error)
+            continue
+        yield GroundTruth.of_record(record, split.labels(record)), image
 
 
 @contextmanager
@@ -400,7 +505,7 @@ def _signals() -> Iterator[threading.Event]:
 
 def _be_deterministic(config: Config) -> None:
     on_cpu = device_of(config.train.device).type == "cpu"
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what PyTorch asks for beside the switch
     torch.use_deterministic_algorithms(on_cpu or config.train.deterministic)
     # Nothing here reads memory it has not written; filling all of it first would cost a sixth of a step.
-    torch.utils.deterministic.fill_uninitialized_memory = False
-
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -1,0 +1,134 @@
+"""Weights to start from: what is loaded, what is new, and why."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import timm
+import torch
+from torch import Tensor
+
+from ..errors import ResightError, listed
+from . import backbones
+from .build import TORCHVISION
+from .faster_rcnn import FasterRCNN
+from .heads import set_norm_eps
+
+CLASS_HEADS = ("roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred")
+
+
+def has_detection_weights(name: str, start: str) -> bool:
+    """Whether the start brings a trained RPN, whose anchors must then stay what they were."""
+    return start != "none" and (name in TORCHVISION or start != "pretrained")
+
+
+def load_pretrained(model: FasterRCNN, name: str) -> str:
+    """Puts the published weights of ``name`` into ``model`` and says what they are; new class heads stay as they are.
+
+    The default backbone's come in a package; every other one's are downloaded once by timm or torchvision.
+
+    Raises:
+        ResightError: they cannot be had, or do not fit.
+    """
+    if name in TORCHVISION:
+        return _load_coco(model, name)
+    if name == "tf_efficientnet_lite0":
+        source, weights = "ImageNet (packaged)", backbones.lite0_weights()
+    else:
+        try:
+            source, weights = "ImageNet (timm)", timm.create_model(name, pretrained=True).state_dict()
+        except Exception as error:  # hub, network and cache each raise their own kinds
+            raise _unavailable(f"pretrained weights of '{name}'", error) from error
+    body = model.backbone.body.state_dict()
+    weights = {_flat(key, body): value for key, value in weights.items()}
+    missing = [key for key in body if key not in weights]
+    if missing:
+        raise ResightError(f"the pretrained weights of '{name}' lack {listed(missing, 5)}", where="model.start")
+    model.backbone.body.load_state_dict({key: weights[key] for key in body})
+    return source
+
+
+def load_detector(
+    model: FasterRCNN,
+    weights: Mapping[str, Tensor],
+    where: str,
+    had: Sequence[str] | None = None,
+    classes: Sequence[str] | None = None,
+) -> list[str]:
+    """Puts a trained detector's weights into ``model``; returns the names of tensors that stay new, at least in part.
+
+    Everything but the class heads must be there and fit. Of the class heads, background and the rows of classes that
+    both know by name are taken over, where the names ``had`` by the weights and ``classes`` of the model are given.
+
+    Raises:
+        ResightError: the weights are of another architecture; says where they differ.
+    """
+    weights = modern_names(weights)
+    own = model.state_dict()
+    heads = [key for key in own if key.startswith(CLASS_HEADS)]
+    counters = {key: own[key] for key in own if key.endswith("num_batches_tracked") and key not in weights}
+    missing = [key for key in own if key not in weights and key not in counters and key not in heads]
+    unfit = [key for key in own if key in weights and key not in heads and weights[key].shape != own[key].shape]
+    if missing or unfit:
+        what = f"lack {listed(missing, 3)}" if missing else f"have other shapes: {listed(unfit, 3)}"
+        raise ResightError(
+            f"the weights are of another model than model.name says: they {what}",
+            where=where,
+            fix="Choose the same model.name, or leave it out to take the start's.",
+        )
+    model.load_state_dict({key: weights[key] for key in own if key in weights and key not in heads} | counters, False)
+    if had is None or classes is None:
+        return heads
+    rows = [(0, 0), *((had.index(name) + 1, i + 1) for i, name in enumerate(classes) if name in had)]
+    source, target = torch.tensor([row for row, _ in rows]), torch.tensor([row for _, row in rows])
+    with torch.no_grad():
+        for key in heads:
+            new = own[key].unflatten(0, (len(classes) + 1, -1))
+            new[target] = weights[key].unflatten(0, (len(had) + 1, -1))[source]
+            model.get_parameter(key).copy_(new.flatten(0, 1))
+    return [] if len(rows) == len(classes) + 1 else heads
+
+
+def modern_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names of torchvision before 0.13, which its published files still have, changed to the present ones."""
+    changes = [
+        (r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1"),
+        (r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2"),
+    ]
+    renamed = dict(weights)
+    for pattern, replacement in changes:
+        renamed = {re.sub(pattern, replacement, key): value for key, value in renamed.items()}
+    return renamed
+
+
+def _load_coco(model: FasterRCNN, name: str) -> str:
+    from torchvision.models import get_model_weights
+
+    published = get_model_weights(name).DEFAULT
+    try:
+        weights = published.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:  # a broken download is a RuntimeError about its hash
+        raise _unavailable(f"COCO weights of '{name}'", error) from error
+    load_detector(model, weights, f"COCO weights of {name}")
+    if name == "fasterrcnn_resnet50_fpn":
+        # These weights were trained with BatchNorm whose epsilon was 0.
+        set_norm_eps(model, 0.0)
+    return "COCO (torchvision)"
+
+
+def _unavailable(what: str, error: Exception) -> ResightError:
+    return ResightError(
+        f"cannot get the {what}: {error}",
+        where="model.start",
+        fix='Check the network, or set model.start = "none" or the path of a model.',
+    )
+
+
+def _flat(key: str, body: Mapping[str, Tensor]) -> str:
+    """timm flattens ``layers.0.`` to ``layers_0.`` in some feature extractors."""
+    if key in body:
+        return key
+    head, _, tail = key.partition(".")
+    second, _, rest = tail.partition(".")
+    return f"{head}_{second}.{rest}"

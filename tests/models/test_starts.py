@@ -1,0 +1,89 @@
+"""Weights to start from: torchvision's old names, other classes, other architectures."""
+
+import re
+
+import pytest
+import torch
+
+from resight.config import ModelConfig
+from resight.errors import ResightError
+from resight.models import starts
+from resight.models.build import build_model
+from resight.models.faster_rcnn import FasterRCNN
+
+NAME = "fasterrcnn_mobilenet_v3_large_320_fpn"
+
+
+def _old_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """As in the files that torchvision published before it renamed its layers: and without BatchNorm's counters."""
+    old = {}
+    for key, value in weights.items():
+        key = re.sub(r"^rpn\.head\.conv\.0\.0\.", "rpn.head.conv.", key)
+        key = re.sub(r"^(backbone\.fpn\.\w+\.\d)\.0\.", r"\1.", key)
+        if not key.endswith("num_batches_tracked"):
+            old[key] = value
+    return old
+
+
+@pytest.fixture(scope="module")
+def published() -> FasterRCNN:
+    torch.manual_seed(1)
+    return build_model(ModelConfig(name=NAME), 90)
+
+
+def test_published_coco_weights_load_whole_under_their_old_names(
+    published: FasterRCNN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision.models.detection import FasterRCNN_MobileNet_V3_Large_320_FPN_Weights as Weights
+
+    old = _old_names(published.state_dict())
+    assert "rpn.head.conv.weight" in old and "backbone.fpn.inner_blocks.0.weight" in old
+    monkeypatch.setattr(Weights, "get_state_dict", lambda *_a, **_k: old)
+    model = build_model(ModelConfig(name=NAME), 3)
+    assert starts.load_pretrained(model, NAME) == "COCO (torchvision)"
+    for key, value in model.state_dict().items():
+        if not key.startswith(starts.CLASS_HEADS):
+            assert torch.equal(value, published.state_dict()[key]), key
+
+
+def test_a_broken_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.models.detection import FasterRCNN_MobileNet_V3_Large_320_FPN_Weights as Weights
+
+    def broken(*_args: object, **_options: object) -> None:
+        raise RuntimeError('invalid hash value (expected "a", got "b")')
+
+    monkeypatch.setattr(Weights, "get_state_dict", broken)
+    with pytest.raises(ResightError, match=r"invalid hash.*\n.*none"):
+        starts.load_pretrained(build_model(ModelConfig(name=NAME), 3), NAME)
+
+
+def test_rows_of_the_class_heads_follow_the_names() -> None:
+    torch.manual_seed(2)
+    had, classes = ["a", "b", "c"], ["c", "new", "a"]
+    old, new = build_model(ModelConfig(), 3), build_model(ModelConfig(), 3)
+    fresh = {key: value.clone() for key, value in new.state_dict().items()}
+    report = starts.load_detector(new, old.state_dict(), "old", had, classes)
+    assert sorted(report) == sorted(key for key in fresh if key.startswith(starts.CLASS_HEADS))
+    bias = "roi_heads.box_predictor.cls_score.bias"
+    codes = "roi_heads.box_predictor.bbox_pred.weight"
+    assert new.state_dict()[bias][0] == old.state_dict()[bias][0]
+    for row, (name, other) in enumerate([("c", 2), ("new", None), ("a", 0)], start=1):
+        source = fresh if other is None else old.state_dict()
+        from_row = row if other is None else other + 1
+        assert new.state_dict()[bias][row] == source[bias][from_row], name
+        assert torch.equal(
+            new.state_dict()[codes][4 * row : 4 * row + 4], source[codes][4 * from_row : 4 * from_row + 4]
+        )
+    assert starts.load_detector(new, old.state_dict(), "old", had, had) == []
+
+
+def test_weights_of_another_architecture_are_refused(published: FasterRCNN) -> None:
+    with pytest.raises(ResightError, match="of another model than"):
+        starts.load_detector(build_model(ModelConfig(), 3), published.state_dict(), "runs/other")
+
+
+def test_only_a_trained_rpn_keeps_its_anchors() -> None:
+    assert not starts.has_detection_weights("tf_efficientnet_lite0", "pretrained")
+    assert not starts.has_detection_weights(NAME, "none")
+    assert starts.has_detection_weights(NAME, "pretrained")
+    assert starts.has_detection_weights("tf_efficientnet_lite0", "runs/first")
