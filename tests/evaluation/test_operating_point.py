@@ -73,7 +73,7 @@ def test_best_of_all_thresholds(reference, seed, ignore_difficult):
     assert (below.max() if len(below) else 0) < point.score <= best[1]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32), st.booleans(), st.sampled_from([0.05, 0.3, 0.5, 0.7, 0.99]))
 def test_the_point_at_a_score(reference, seed, ignore_difficult, score):
     pairs = random_pairs(seed)

@@ -127,15 +127,14 @@ def evaluate(
             yield GroundTruth.of_record(record, labels), image
             losses.append(detector.losses(record, labels) or {})
 
-    stored = detector.score if getattr(detector, "has_score", False) else None
-    selected_on = getattr(detector, "selected_on", None)
+    stored = detector.score if detector.has_score else None
     measured, point = measure(detector.detect, pairs(), classes, ignore_difficult=ignore_difficult, score=stored)
     metrics = report.as_dict(
         measured,
         point,
         point_of_model=stored is not None,
         losses=_means(losses),
-        selected_on=selected_on,
+        selected_on=detector.selected_on,
         model=detector.name,
         data=os.fspath(records.path),
         data_digest=records.digest,
@@ -145,7 +144,7 @@ def evaluate(
     )
     _write(path, metrics)
     own = _trained_on(run, records, same_path)
-    notes = [*translate.notes(), *_data_notes(records, undecoded), *_split_note(split, selected_on, own)]
+    notes = [*translate.notes(), *_data_notes(records, undecoded), *_split_note(split, detector.selected_on, own)]
     return Evaluation(metrics, missed(metrics, bounds), str(path), notes)
 
 
