@@ -66,8 +66,8 @@ def test_the_graph_has_the_names_types_and_metadata_that_are_promised(exported: 
 def test_detections_at_sizes_it_was_not_traced_with(checkpoint: Path, exported: Path, size: tuple[int, int]) -> None:
     image = np.random.default_rng(size[0]).integers(0, 256, (*size, 3), dtype=np.uint8)
     parity = compare(load(checkpoint), load(exported), [image])
-    assert parity.ok, parity.text()
-    assert parity.detections > 0
+    assert parity.score <= exporting.SCORE_TOLERANCE and parity.box <= exporting.BOX_TOLERANCE, parity.text()
+    assert parity.detections >= 50 and parity.unmatched <= 2  # a decision of NMS that hangs on the last digit
 
 
 def test_boxes_stay_inside_a_tiny_image(exported: Path) -> None:
