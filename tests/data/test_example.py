@@ -178,3 +178,10 @@ def test_features_of_any_kind_and_number_give_a_record_or_our_error(features):
         count = len(record.boxes)
         assert all(len(column) == count for column in (record.label_ids, record.difficult, record.crowd, record.area))
         assert record.boxes.dtype == np.float32 and record.label_ids.dtype == np.int64
+
+
+def test_boxes_belong_to_the_image_as_decoded_whatever_size_the_record_states():
+    record = a_record([[10, 10, 30, 40]], width=64, height=48)
+    half = example.on_image(record, 24, 32)
+    assert half.boxes.tolist() == [[5, 5, 15, 20]] and (half.width, half.height) == (32, 24)
+    assert example.on_image(record, 48, 64) is record

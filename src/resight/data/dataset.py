@@ -15,11 +15,10 @@ from ..config import Config
 from ..errors import ResightError
 from ..random_streams import numpy_stream, stream_seed, torch_stream
 from .augment import FlipRule, Sample, augment
-from .example import Record
+from .example import Record, on_image
 from .images import decode
 from .records import RecordSplit
 from .target import Target, resized
-
 
 # Steps of the scale jitter. A CPU prepares and keeps code for every shape of a convolution, so few shapes are faster
 # and smaller than many.
@@ -126,6 +125,7 @@ def to_sample(record: Record, labels: np.ndarray, where: str = "") -> Sample:
     """
     image = torch.from_numpy(decode(record.encoded, where)).permute(2, 0, 1)
     height, width = image.shape[1:]
+    record = on_image(record, height, width)
     boxes = np.clip(np.nan_to_num(record.boxes), 0, [width, height, width, height]).astype(np.float32)
     keep = (labels >= 0) & np.isfinite(record.boxes).all(1)
     keep &= (boxes[:, 2] - boxes[:, 0] > 0.5) & (boxes[:, 3] - boxes[:, 1] > 0.5)

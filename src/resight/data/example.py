@@ -7,7 +7,7 @@ protobuf runtime on import, in a pool of their own: there is no generated code, 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -169,6 +169,18 @@ def decode_example(payload: bytes, where: str = "") -> Record:
         group=read.text("image/source_group"),
         **{name: read.flags(key, count) for name, key in _FLAGS.items()},
     )
+
+
+def on_image(record: Record, height: int, width: int) -> Record:
+    """The record with its boxes on its image as decoded, should that have another size than the record states.
+
+    Boxes are stored as shares of the image's sides, so they belong to the pixels there are, as TFOD takes them.
+    """
+    if (record.height, record.width) == (height, width):
+        return record
+    scale = np.array([width / record.width, height / record.height] * 2, np.float32)
+    area = record.area * (scale[0] * scale[1])
+    return replace(record, boxes=record.boxes * scale, area=area, height=height, width=width)
 
 
 def decode_image_bytes(payload: bytes, where: str = "") -> bytes:

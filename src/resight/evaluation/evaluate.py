@@ -89,6 +89,7 @@ def evaluate(
         ResightError: the model or the data cannot be used, a record is damaged, or the output cannot be written.
     """
     # The detector is not needed by the training loop, which shares ``measure``.
+    from ..data.example import on_image
     from ..data.images import decode
     from ..data.records import open_records
     from ..detector import load
@@ -124,7 +125,7 @@ def evaluate(
                 undecoded.append(f"{error.where}: {error.message}")
                 continue
             labels = translate(part.labels(record), record)
-            yield GroundTruth.of_record(record, labels), image
+            yield GroundTruth.of_record(on_image(record, *image.shape[:2]), labels), image
             losses.append(detector.losses(record, labels) or {})
 
     stored = detector.score if detector.has_score else None

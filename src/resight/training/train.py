@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..config import Config, ModelConfig
 from ..data.dataset import TrainingExample, TrainingSet
+from ..data.example import on_image
 from ..data.images import decode
 from ..data.loader import load_batches
 from ..data.records import RecordSplit
@@ -120,11 +121,14 @@ def _train(config: Config, run: Path, resume: bool, device: torch.device, stop: 
     log.info("%s", estimate(plan, model.to(device)))
     if device.type == "cuda" and config.model.name == ModelConfig().name:
         log.info("on a GPU a stronger start pays: --model fasterrcnn_resnet50_fpn_v2")
-    describe_run(run, plan.config, plan.records.label_map, facts)
+    if last is None:
+        describe_run(run, plan.config, plan.records.label_map, facts)
     forget_metrics(run, last.state.get("step", 0) if last else 0)
     with Training(plan, model, run, device) as training:
         if last is not None:
             training.restore(last)
+            # Only now: a resumption that is refused must not change what the run says of itself.
+            describe_run(run, plan.config, plan.records.label_map, None)
         return training.run(stop)
 
 
@@ -179,8 +183,8 @@ def estimate(plan: Plan, model: FasterRCNN) -> str:
         model.zero_grad(set_to_none=True)
         took.append(time.monotonic() - began)
     seconds = min(took) * plan.config.train.accumulate
-    if plan.config.train.max_minutes:
-        return f"time      about {60 * plan.config.train.max_minutes / seconds:,.0f} steps, {seconds:.2f} s each on {device}"
+    if minutes := plan.config.train.max_minutes:
+        return f"time      about {60 * minutes / seconds:,.0f} steps, {seconds:.2f} s each on {device}"
     return f"time      about {1.1 * plan.steps * seconds / 60:,.0f} minutes, {seconds:.2f} s a step on {device}"
 
 
@@ -214,6 +218,8 @@ class Training:
         with meter("training", self.config.train.max_minutes or self.plan.steps) as bar:
             self._show(bar)
             batches = self._batches()
+            if self._due():  # the run was ended while it evaluated
+                self._evaluate()
             while self.progress() < 1 and not stop.is_set() and not self._out_of_patience():
                 self._step(batches, bar)
                 if self._due():
@@ -479,7 +485,7 @@ def truths_and_images(
         except ResightError as error:
             skip(error)
             continue
-        yield GroundTruth.of_record(record, split.labels(record)), image
+        yield GroundTruth.of_record(on_image(record, *image.shape[:2]), split.labels(record)), image
 
 
 @contextmanager
