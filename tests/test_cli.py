@@ -378,7 +378,7 @@ def test_evaluate_exits_1_when_a_requirement_is_missed(stand_in):
 
 
 def test_predict_and_export_hand_over_their_options(stand_in):
-    predictions = stand_in("prediction", "predict", report(images=[]))
+    predictions = stand_in("prediction", "predict", report(images=[], unread=()))
     assert speak("predict runs/a b.jpg c -o found --score .4 --nms-iou .6 --class-agnostic-nms").code == 0
     assert predictions == [
         (
@@ -393,6 +393,13 @@ def test_predict_and_export_hand_over_their_options(stand_in):
         exports = stand_in("exporting", "export", report(ok=ok))
         assert speak("export runs/a --format onnx -o a.onnx --labels m.pbtxt").code == code
         assert exports == [(("runs/a", "onnx", "a.onnx"), {"force": False, "labels": "m.pbtxt"})]
+
+
+def test_predict_exits_1_when_an_image_could_not_be_read(stand_in):
+    stand_in("prediction", "predict", report("two images", unread=("broken.jpg",)))
+    said = speak("predict runs/a photos -o found")
+    assert (said.code, said.out) == (1, "two images\n")
+    assert "Wrote found" in said.err
 
 
 def test_show_and_demo_hand_over_their_options(stand_in):

@@ -355,8 +355,8 @@ def predict(
     device: Device = "auto",
     force: Force = False,
     json: Json = False,
-) -> None:
-    """Finds objects in images: drawn pictures and detections.json."""
+) -> int:
+    """Finds objects in images: drawn pictures and detections.json; exit code 1 when an image could not be read."""
     from .prediction import predict as run_predict
 
     report = run_predict(
@@ -375,6 +375,7 @@ def predict(
     else:
         print(report.text())
     _wrote(out, f"export {_q(model)} --format onnx -o model.onnx")
+    return console.BAD if report.unread else console.DONE
 
 
 @_verb(app, "export")
