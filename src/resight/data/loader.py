@@ -32,7 +32,7 @@ def load_batches(
         return
     loader: DataLoader[Any] = DataLoader(
         dataset,
-        batch_sampler=batches,  # type: ignore[arg-type]
+        batch_sampler=batches,
         num_workers=workers,
         collate_fn=list,
         worker_init_fn=_start_worker,
@@ -43,7 +43,8 @@ def load_batches(
 
 
 def _start_worker(_: int) -> None:
-    # The parent decides when training stops; a Ctrl-C reaches the whole group.
+    # The parent decides when training stops, and needs its batches until then; a Ctrl-C reaches the whole group, and
+    # so does the SIGTERM of many a supervisor. A worker whose parent is gone ends by itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
