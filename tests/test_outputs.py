@@ -3,7 +3,7 @@ import os
 import pytest
 
 from resight.errors import ResightError
-from resight.outputs import check_file, check_output, whole_folder
+from resight.outputs import check_file, check_output, whole_file, whole_folder
 
 
 def ours(path):
@@ -88,3 +88,18 @@ def test_a_file_is_replaced_only_when_asked(tmp_path):
         check_file(tmp_path / "new", True)
     with pytest.raises(ResightError, match="cannot make its folder"):
         check_file(tmp_path / "a.onnx" / "b.onnx", False)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ResightError("no"), OSError(28, "No space left on device")])
+def test_a_file_is_whole_or_what_it_was(tmp_path, error):
+    out = tmp_path / "new" / "file"
+    for text in ("first", "second"):
+        with whole_file(out) as partial:
+            partial.write_text(text)
+        assert os.listdir(out.parent) == ["file"] and out.read_text() == text
+    with pytest.raises((KeyboardInterrupt, ResightError)), whole_file(out) as partial:
+        partial.write_text("half")
+        raise error
+    assert os.listdir(out.parent) == ["file"] and out.read_text() == "second"
+    with pytest.raises(ResightError, match="cannot be written"), whole_file(out / "below"):
+        pass

@@ -1,4 +1,4 @@
-"""Output folders that are whole or absent, and never replace what Resight did not write."""
+"""Outputs that are whole or absent, and never replace what Resight did not write."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import ResightError, listed
@@ -61,6 +61,26 @@ def whole_folder(out: str | os.PathLike[str], force: bool, is_ours: Callable[[Pa
             os.rename(replaced, target)
         for folder in (partial, replaced):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def whole_file(out: str | os.PathLike[str]) -> Iterator[Path]:
+    """A name beside ``out`` for a file that takes its place when the block ends, and vanishes when it fails.
+
+    Raises:
+        ResightError: it cannot be written.
+    """
+    target = Path(out)
+    partial = target.with_name(f".{target.name}.partial-{uuid.uuid4().hex[:8]}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        os.replace(partial, target)
+    except OSError as error:
+        raise ResightError(f"cannot be written: {error.strerror or error}", where=out) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()
 
 
 def check_file(out: str | os.PathLike[str], force: bool, is_ours: Callable[[Path], bool] | None = None) -> None:

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import sys
-import uuid
 from array import array
 from collections import Counter
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from ..errors import ResightError
+from ..outputs import whole_file
 from ..progress import meter
 from .example import Record, decode_example
 from .tfrecord import OVERHEAD, TFRecordWriter, read_tfrecord
@@ -250,17 +250,8 @@ def save_index(index: Index, path: str) -> None:
     columns = {f"record/{name}": np.ascontiguousarray(values) for name, values in index.records.items()}
     columns |= {f"box/{name}": np.ascontiguousarray(values) for name, values in index.boxes.items()}
     columns["head"] = np.frombuffer(json.dumps(head).encode(), np.uint8)
-    partial = f"{path}.{uuid.uuid4().hex[:8]}"
-    try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with TFRecordWriter(partial) as file:
-            file.write(save(columns))
-        os.replace(partial, path)
-    except OSError as error:
-        raise ResightError(f"cannot write the index: {error.strerror}", where=path) from error
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
+    with whole_file(path) as partial, TFRecordWriter(partial) as file:
+        file.write(save(columns))
 
 
 def load_index(path: str, shards: Sequence[Shard]) -> Index | None:
