@@ -10,6 +10,7 @@ from functools import cached_property
 
 from . import textproto
 from .errors import Problem, ResightError, listed
+from .text_files import read_text
 
 
 @dataclass(frozen=True)
@@ -69,17 +70,7 @@ def read_label_map(path: str | os.PathLike[str]) -> LabelMap:
     Raises:
         ResightError: it cannot be read, is not text protobuf (line and column are named) or holds no class.
     """
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8")
-    except OSError as error:
-        raise ResightError(f"cannot read the label map: {error.strerror}", where=path) from error
-    except UnicodeDecodeError as error:
-        raise ResightError(
-            "the label map is not UTF-8 text", where=f"{path}, byte {error.start}", fix="Save the file as UTF-8."
-        ) from error
-    return parse_label_map(text, os.fspath(path))
+    return parse_label_map(read_text(path), os.fspath(path))
 
 
 def parse_label_map(text: str, where: str = "") -> LabelMap:

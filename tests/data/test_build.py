@@ -282,7 +282,7 @@ def test_an_output_that_holds_something_is_refused_before_the_work(photos: list[
         ({"layout": "coco"}, "--layout: unknown value"),
         ({"split": "groups"}, "Did you mean 'group'"),
         ({"test_fraction": 0.95}, "leave nothing to train on"),
-        ({"labels": "/nowhere.pbtxt"}, "cannot read the label map"),
+        ({"labels": "/nowhere.pbtxt"}, "nowhere.pbtxt: cannot be read"),
     ],
 )
 def test_bad_options_are_refused(

@@ -103,7 +103,7 @@ def test_the_forms_of_the_report_agree(tmp_path):
     assert document["counts"]["images"] == 9 and document["counts"]["boxes"] == 9
     assert document["counts"]["classes"] == {"stop": 7, "yield": 2}
     lines = [" ".join(line.split()) for line in report.text().splitlines()]
-    assert "error 5 missing image" in lines and "and 2 more" in lines
+    assert "error 5 x missing image" in lines and "and 2 more" in lines
     assert lines[-1] == "5 errors, 1 warnings"
     assert check_data(table(tmp_path / "good", [], {})).text().endswith("nothing is wrong")
 

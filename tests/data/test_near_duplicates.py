@@ -6,9 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from resight.data.near_duplicates import group_near_duplicates, hash_distance, perceptual_hash
+from resight.data.near_duplicates import group_near_duplicates, perceptual_hash
 
 HASHES = st.lists(st.one_of(st.none(), st.integers(0, 2**64 - 1)), max_size=12)
+
+
+def hash_distance(first: int, second: int) -> int:
+    return (first ^ second).bit_count()
 
 
 @st.composite

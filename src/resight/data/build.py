@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Any, Literal
 
 from .. import __version__
@@ -17,15 +14,10 @@ from ..boxes import Annotation
 from ..errors import Problem, ResightError, listed, nearest
 from ..labels import LabelMap, read_label_map
 from ..outputs import check_output
-from ..progress import track
 from .records import is_own, write_records_folder
 from .sources import Source, read_source
-from .split import RULES, SPLITS, SplitResult, read_split_file, split_annotations
-from .validate import Inspection, inspect
-
-log = logging.getLogger(__name__)
-
-EXAMPLES = 3
+from .split import RULES, read_split_file, split_annotations
+from .summary import amounts, findings, inspect_all, table
 
 
 @dataclass(frozen=True)
@@ -66,24 +58,20 @@ class BuildReport:
         rows.append(("boxes", *self._cells({split: sum(self.counts[split].values()) for split in self.images})))
         for name in self.classes:
             rows.append((f"  {name}", *self._cells({split: self.counts[split][name] for split in self.images})))
-        widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
-        lines = [f"{self.source}, split by {self.rule}"]
-        for first, *cells in rows:
-            padded = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
-            lines.append("  ".join([first.ljust(widths[0]), *padded]).rstrip())
+        lines = [f"{self.source}, split by {self.rule}", *table(rows)]
         if len(self.images) > 1:
             part = "test" if "test" in self.images else "val"
             reasons = f"track {self.leaked_by['track']:,}, near-duplicate {self.leaked_by['near_duplicate']:,}"
             lines.append(f"leakage: {self.leakage:.1%} of the {part} images have a relative in train ({reasons})")
-        for title, amounts in (("left out", self.left_out), ("mended", self.mended)):
-            if amounts:
-                lines.append(f"{title}: {_amounts(amounts)}")
-        lines += _examples(self.problems)
+        for title, counts in (("left out", self.left_out), ("mended", self.mended)):
+            if counts:
+                lines.append(f"{title}: {amounts(counts)}")
+        lines += findings(self.problems)
         return "\n".join(lines + [f"note: {note}" for note in self.notes])
 
-    def _cells(self, amounts: Mapping[str, int]) -> list[str]:
-        total = sum(amounts.values())
-        return [f"{n:,} ({n / total:4.0%})" if total else "0" for n in amounts.values()]
+    def _cells(self, counts: Mapping[str, int]) -> list[str]:
+        total = sum(counts.values())
+        return [f"{n:,} ({n / total:4.0%})" if total else "0" for n in counts.values()]
 
 
 def build_data(
@@ -160,8 +148,8 @@ def write_records(
     left_out: Counter[str] = Counter()
     mended: Counter[str] = Counter()
 
-    selection = _Selection.of(source, rename or {}, classes, label_map)
-    items, problems = _unique_ids(_select(source.annotations, selection, background, left_out))
+    names = _class_names(source, rename or {}, classes, label_map)
+    items, problems = _unique_ids(_select(source.annotations, names, background, left_out))
     # Inspection names a missing image too, and only where it matters after the selection.
     problems += [problem for problem in source.problems if problem.kind != "missing_image"]
     # Splitting once without hashes finds a bad rule before the long part, and tells whether hashes are needed.
@@ -176,7 +164,9 @@ def write_records(
 
     good: list[Annotation] = []
     hashes: list[int | None] = []
-    for item, found in zip(items, _inspect_all(items, selection.known, needs_hashes), strict=True):
+    for item, found in zip(
+        items, inspect_all(items, label_map.names if label_map else (), deep=needs_hashes), strict=True
+    ):
         problems += found.problems
         mended["clipped_boxes"] += found.clipped
         mended["duplicate_boxes"] += sum(problem.kind == "duplicate_box" for problem in found.problems)
@@ -198,18 +188,44 @@ def write_records(
     if result.unsplit:
         left_out["images_in_no_split"] = len(result.unsplit)
     if not any(item.boxes for item in result.annotations):
-        reasons = f"; left out: {_amounts(left_out)}" if any(left_out.values()) else ""
+        reasons = f"; left out: {amounts(left_out)}" if any(left_out.values()) else ""
         raise ResightError(f"no box is left to write{reasons}", where=source.path or "write_records")
-    label_map = label_map or LabelMap.from_names(selection.order({box.label for item in good for box in item.boxes}))
-    report = _report(out, source, result, label_map, left_out, mended, problems, test_fraction)
+    if label_map is None:
+        in_order = (names[name] for name in source.classes if name in names)
+        label_map = LabelMap.from_names(dict.fromkeys([*in_order, *sorted({b.label for a in good for b in a.boxes})]))
+    report = BuildReport(
+        out=os.fspath(out),
+        source=f"{source.path} ({source.format})" if source.path else source.format,
+        rule=result.rule,
+        classes=label_map.names,
+        images={name: sum(item.split == name for item in result.annotations) for name in result.counts},
+        counts={
+            name: {label: boxes.get(label, 0) for label in label_map.names} for name, boxes in result.counts.items()
+        },
+        leakage=result.leakage,
+        leaked_by=result.leaked_by,
+        left_out=dict(+left_out),
+        mended=dict(+mended),
+        problems=tuple(problems),
+        notes=result.notes,
+    )
+    info = {
+        "source": source.path,
+        "format": source.format,
+        "split": {"rule": report.rule, **rules},
+        "leakage": {"share": report.leakage, **report.leaked_by},
+        "left_out": report.left_out,
+        "mended": report.mended,
+        "resight": __version__,
+    }
     by_split: dict[str, list[Annotation]] = defaultdict(list)
     for item in sorted(result.annotations, key=lambda item: (item.source_id, item.where)):
         by_split[item.split or ""].append(item)
     write_records_folder(
-        {name: by_split[name] for name in SPLITS if name in by_split},
+        by_split,
         out,
         label_map,
-        info=_info(report, source, rules),
+        info=info,
         shards=shards,
         layout=layout,
         force=force,
@@ -217,49 +233,32 @@ def write_records(
     return report
 
 
-@dataclass(frozen=True)
-class _Selection:
-    """Which boxes are wanted, and how their classes are called."""
+def _class_names(
+    source: Source, rename: Mapping[str, str], classes: Sequence[str], label_map: LabelMap | None
+) -> dict[str, str]:
+    """``{class of the source: the name it is written under}`` of the selected classes, in the source's order."""
+    known = label_map.names if label_map else ()
+    if label_map and (bad := [problem for problem in label_map.problems if problem.level == "error"]):
+        raise ResightError("; ".join(problem.message for problem in bad), where=bad[0].where or "--labels")
 
-    rename: Mapping[str, str]
-    wanted: frozenset[str]  # after renaming; empty: all
-    known: tuple[str, ...]  # of a label map; empty: all
-    label_map: LabelMap | None
-    source_order: tuple[str, ...]
+    def written(name: str) -> str:
+        index = label_map.index_of(name) if label_map else None
+        return name if index is None else known[index]
 
-    @staticmethod
-    def of(source: Source, rename: Mapping[str, str], classes: Sequence[str], label_map: LabelMap | None) -> _Selection:
-        present = dict.fromkeys([*source.classes, *sorted({b.label for a in source.annotations for b in a.boxes})])
-        if strangers := [name for name in rename if name not in present]:
-            raise ResightError(
-                f"no box is of class {listed(strangers)}", where="--rename", fix=nearest(strangers[0], present)
-            )
-        order = tuple(dict.fromkeys(rename.get(name, name) for name in source.classes))
-        renamed = {rename.get(name, name) for name in present}
-        available = {*renamed, *(label_map.names if label_map else ())}
-        if strangers := [name for name in classes if name not in available]:
-            fix = nearest(strangers[0], available) or f"The classes are {listed(sorted(available), 50)}."
-            raise ResightError(f"no box is of class {listed(strangers)}", where="--classes", fix=fix)
-        known = label_map.names if label_map else ()
-        if label_map and (unknown := [name for name in classes if label_map.index_of(name) is None]):
-            raise ResightError(
-                f"the label map does not know {listed(unknown)}", where="--labels", fix=nearest(unknown[0], known)
-            )
-        if label_map and (bad := [problem for problem in label_map.problems if problem.level == "error"]):
-            raise ResightError("; ".join(problem.message for problem in bad), where=bad[0].where or "--labels")
-        selection = _Selection(rename, frozenset(), known, label_map, order)
-        return replace(selection, wanted=frozenset(selection.name(label) for label in classes))
-
-    def name(self, label: str) -> str:
-        """The name under which a class is written."""
-        name = self.rename.get(label, label)
-        index = self.label_map.index_of(name) if self.label_map else None
-        return name if index is None or self.label_map is None else self.label_map.names[index]
-
-    def order(self, present: set[str]) -> list[str]:
-        """Class names of a new label map: in the source's order where it has one, else by name."""
-        names = dict.fromkeys([*self.source_order, *sorted(present)])
-        return [name for name in names if not self.wanted or name in self.wanted]
+    present = dict.fromkeys([*source.classes, *sorted({b.label for a in source.annotations for b in a.boxes})])
+    if strangers := [name for name in rename if name not in present]:
+        fix = nearest(strangers[0], present)
+        raise ResightError(f"no box is of class {listed(strangers)}", where="--rename", fix=fix)
+    names = {name: written(rename.get(name, name)) for name in present}
+    wanted = {written(name) for name in classes}
+    available = {*names.values(), *known}
+    if strangers := sorted(wanted - available):
+        fix = nearest(strangers[0], available) or f"The classes are {listed(sorted(available), 50)}."
+        raise ResightError(f"no box is of class {listed(strangers)}", where="--classes", fix=fix)
+    if label_map and (unknown := sorted(wanted - set(known))):
+        fix = nearest(unknown[0], known)
+        raise ResightError(f"the label map does not know {listed(unknown)}", where="--labels", fix=fix)
+    return {name: new for name, new in names.items() if not wanted or new in wanted}
 
 
 def _checked(annotations: Iterable[Annotation]) -> list[Annotation]:
@@ -275,13 +274,11 @@ def _checked(annotations: Iterable[Annotation]) -> list[Annotation]:
 
 
 def _select(
-    annotations: Iterable[Annotation], selection: _Selection, background: str, left_out: Counter[str]
+    annotations: Iterable[Annotation], names: Mapping[str, str], background: str, left_out: Counter[str]
 ) -> Iterator[Annotation]:
     for item in annotations:
-        boxes = tuple(replace(box, label=selection.name(box.label)) for box in item.boxes)
-        if selection.wanted:
-            boxes = tuple(box for box in boxes if box.label in selection.wanted)
-            left_out["boxes_of_other_classes"] += len(item.boxes) - len(boxes)
+        boxes = tuple(replace(box, label=names[box.label]) for box in item.boxes if box.label in names)
+        left_out["boxes_of_other_classes"] += len(item.boxes) - len(boxes)
         if not boxes and item.boxes and background != "all":
             left_out["images_with_only_other_classes"] += 1
         elif not boxes and background == "none":
@@ -312,80 +309,6 @@ def _unique_ids(items: Iterable[Annotation]) -> tuple[list[Annotation], list[Pro
     return unique, problems
 
 
-def _inspect_all(items: Sequence[Annotation], known: Sequence[str], deep: bool) -> Iterator[Inspection]:
-    # Decoding leaves the interpreter free, so threads use all cores; windows keep little in flight.
-    rest = iter(track(items, "checking images"))
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        while window := list(islice(rest, 256)):
-            yield from pool.map(lambda item: inspect(item, known, deep=deep), window)
-
-
-def _amounts(amounts: Mapping[str, int]) -> str:
-    return ", ".join(f"{n:,} {kind.replace('_', ' ')}" for kind, n in amounts.items() if n)
-
-
-def _examples(problems: Sequence[Problem], indent: str = "") -> list[str]:
-    """Problems by kind with their number and the first few of each."""
-    kinds: dict[str, list[Problem]] = defaultdict(list)
-    for problem in problems:
-        kinds[problem.kind].append(problem)
-    lines: list[str] = []
-    for kind, found in sorted(kinds.items(), key=lambda pair: (-len(pair[1]), pair[0])):
-        lines.append(f"{indent}{len(found):,} x {kind.replace('_', ' ')}")
-        lines += [f"{indent}  {problem.where}: {problem.message}" for problem in found[:EXAMPLES]]
-        if len(found) > EXAMPLES:
-            lines.append(f"{indent}  and {len(found) - EXAMPLES:,} more")
-    return lines
-
-
 def _refusal(errors: Sequence[Problem], where: str) -> ResightError:
-    message = "\n".join([f"{len(errors):,} problems, nothing was written", *_examples(errors, "  ")])
+    message = "\n".join([f"{len(errors):,} problems, nothing was written", *findings(errors, "  ")])
     return ResightError(message, where=where, fix="Mend them, or leave bad images and boxes out with --on-bad skip.")
-
-
-def _report(
-    out: str | os.PathLike[str],
-    source: Source,
-    result: SplitResult,
-    label_map: LabelMap,
-    left_out: Counter[str],
-    mended: Counter[str],
-    problems: Sequence[Problem],
-    test_fraction: float,
-) -> BuildReport:
-    images = Counter(item.split for item in result.annotations)
-    notes = list(result.notes)
-    if result.rule == "group" and test_fraction and "test" not in images:
-        notes.append("there are too few groups for a test part")
-    notes += [f"the group of {name} holds {n} images, more than half the test part" for name, n in result.large_groups]
-    if result.unsplit:
-        notes.append(f"in no split and left out: {listed(result.unsplit, 5)}")
-    return BuildReport(
-        out=os.fspath(out),
-        source=f"{source.path} ({source.format})" if source.path else source.format,
-        rule=result.rule,
-        classes=label_map.names,
-        images={split: images[split] for split in result.counts},
-        counts={
-            split: {name: count.get(name, 0) for name in label_map.names} for split, count in result.counts.items()
-        },
-        leakage=result.leakage,
-        leaked_by=result.leaked_by,
-        left_out={kind: n for kind, n in left_out.items() if n},
-        mended={kind: n for kind, n in mended.items() if n},
-        problems=tuple(problems),
-        notes=tuple(notes),
-    )
-
-
-def _info(report: BuildReport, source: Source, rules: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``dataset.json`` says beside the counts and the digest, which the writer adds."""
-    return {
-        "source": source.path,
-        "format": source.format,
-        "split": {"rule": report.rule, **rules},
-        "leakage": {"share": report.leakage, **report.leaked_by},
-        "left_out": report.left_out,
-        "mended": report.mended,
-        "resight": __version__,
-    }

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
 from typing import Any, Literal
 
-from ..boxes import Annotation
+from ..boxes import SPLITS, Annotation
 from ..config import Config, ModelConfig
 from ..errors import Problem, listed
-from ..progress import track
 from .near_duplicates import group_near_duplicates
-from .records import Records, open_records
+from .records import Records, open_configured
 from .sources import FORMATS, Source, read_source, tfrecord
 from .sources.source import Tree
-from .validate import inspect
+from .summary import findings, inspect_all, table
+from .validate import Inspection
 
-SPLITS = ("train", "val", "test")
 SMALLEST_ANCHOR = 16.0  # pixels at training resolution, on the finest level (stride 8) of the default model
-EXAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -56,17 +50,9 @@ class CheckReport:
 
     def text(self) -> str:
         """The tables for people: how much there is, then every kind of finding with its first examples."""
-        lines = [f"{self.path}: {self.format}", "", *_table(_amounts(self.counts)), ""]
+        lines = [f"{self.path}: {self.format}", "", *table(_rows(self.counts)), ""]
         for level, problems in (("error", self.errors), ("warning", self.warnings)):
-            kinds: dict[str, list[Problem]] = defaultdict(list)
-            for problem in problems:
-                kinds[problem.kind].append(problem)
-            for kind, found in sorted(kinds.items(), key=lambda item: (-len(item[1]), item[0])):
-                lines.append(f"{level:<8} {len(found):>7,}  {kind.replace('_', ' ')}")
-                for problem in found[:EXAMPLES]:
-                    lines.append(f"{'':18}{': '.join(filter(None, (problem.where, problem.message)))}")
-                if len(found) > EXAMPLES:
-                    lines.append(f"{'':18}and {len(found) - EXAMPLES:,} more")
+            lines += findings(problems, f"{level:<8} ")
         totals = [f"{len(self.errors):,} errors", f"{len(self.warnings):,} warnings"]
         lines.append(", ".join(totals) if self.errors or self.warnings else "nothing is wrong")
         return "\n".join(lines)
@@ -86,22 +72,24 @@ def check_data(path: str | os.PathLike[str], *, format: str = "auto", config: Co
     """
     config = config or Config()
     source, records = open_data(path, format, config)
-    examine = partial(_examine, stored=records is not None, model=config.model)
-    seen = list(track(_parallel(examine, source.annotations), "checking images", total=len(source.annotations)))
-    problems = [
-        # A missing image is named where it is looked for.
-        *(problem for problem in source.problems if problem.kind != "missing_image"),
-        *(problem for image in seen for problem in image.problems),
-        *_duplicate_ids(seen, stored=records is not None),
-        *_leakage(seen),
-        *_one_sided_classes(seen, source.classes),
+    images, stored = source.annotations, records is not None
+    # A missing image is named where it is looked for.
+    problems = [problem for problem in source.problems if problem.kind != "missing_image"]
+    hashes: list[int | None] = []
+    for annotation, found in zip(images, inspect_all(images, deep=True), strict=True):
+        problems += [*found.problems, *_remarks(annotation, found, stored, config.model)]
+        hashes.append(found.hash)
+    problems += [
+        *_duplicate_ids(images, stored),
+        *_leakage(images, hashes),
+        *_one_sided_classes(images, source.classes),
     ]
     return CheckReport(
         path=os.fspath(path),
         format=f"{source.format}, recognised by {source.note}" if source.note else source.format,
         errors=tuple(p for p in problems if p.level == "error"),
         warnings=tuple(p for p in problems if p.level == "warning"),
-        counts=_count(seen, source.classes) | {"problems": dict(Counter(p.kind for p in problems).most_common())},
+        counts=_count(images, source.classes) | {"problems": dict(Counter(p.kind for p in problems).most_common())},
     )
 
 
@@ -114,56 +102,27 @@ def open_data(path: str | os.PathLike[str], format: str, config: Config) -> tupl
     looks_like = {module.NAME for module in FORMATS if module.looks_like(tree)} if format == "auto" else {format}
     if looks_like != {tfrecord.NAME}:
         return read_source(path, format), None
-    data = config.data
-    records = open_records(
-        path,
-        train=data.train,
-        val=data.val,
-        test=data.test,
-        label_map=data.label_map,
-        as_stored=data.as_stored,
-        on_bad="skip",
-    )
+    records = open_configured(config.data.model_copy(update={"path": os.fspath(path), "on_bad_record": "skip"}))
     return tfrecord.of_records(records, os.fspath(path)), records
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """What is kept of an image once it was examined."""
+def _remarks(annotation: Annotation, found: Inspection, stored: bool, model: ModelConfig) -> Iterator[Problem]:
+    """What ``build_data`` does not mind."""
+    where, name = _place(annotation), annotation.filename
+    if found.annotation is None or found.image is None:
+        return
+    if found.rotated:
+        then = "training ignores it" if stored else "its record will hold it upright"
+        message = f"{name}: has an EXIF rotation ({found.image.orientation}); {then}"
+        yield Problem("warning", "exif_rotation", where, message)
+    if found.clipped:
+        message = f"{name}: {found.clipped} boxes reach a little outside and are clipped"
+        yield Problem("warning", "clipped_box", where, message)
+    yield from _too_small(found.annotation, model, where)
 
-    name: str
-    where: str
-    split: str | None
-    source_id: str = ""
-    group: str | None = None
-    fingerprint: int | None = None
-    labels: tuple[str, ...] = ()
-    problems: tuple[Problem, ...] = ()
 
-
-def _examine(annotation: Annotation, stored: bool, model: ModelConfig) -> _Seen:
-    where = annotation.where or annotation.filename
-    inspection = inspect(annotation, deep=True)
-    problems = list(inspection.problems)
-    if inspection.annotation is not None and inspection.image is not None:
-        if inspection.rotated:
-            then = "training ignores it" if stored else "its record will hold it upright"
-            message = f"{annotation.filename}: has an EXIF rotation ({inspection.image.orientation}); {then}"
-            problems.append(Problem("warning", "exif_rotation", where, message))
-        if inspection.clipped:
-            message = f"{annotation.filename}: {inspection.clipped} boxes reach a little outside and are clipped"
-            problems.append(Problem("warning", "clipped_box", where, message))
-        problems += _too_small(inspection.annotation, model, where)
-    return _Seen(
-        name=annotation.filename,
-        where=where,
-        split=annotation.split,
-        source_id=annotation.source_id,
-        group=annotation.group,
-        fingerprint=inspection.hash,
-        labels=tuple(sys.intern(box.label) for box in annotation.boxes),
-        problems=tuple(problems),
-    )
+def _place(annotation: Annotation) -> str:
+    return annotation.where or annotation.filename
 
 
 def _too_small(annotation: Annotation, model: ModelConfig, where: str) -> Iterator[Problem]:
@@ -183,46 +142,39 @@ def _too_small(annotation: Annotation, model: ModelConfig, where: str) -> Iterat
         )
 
 
-def _duplicate_ids(seen: Sequence[_Seen], stored: bool) -> Iterator[Problem]:
-    holders: dict[str, list[_Seen]] = defaultdict(list)
-    for image in seen:
-        if image.source_id:
-            holders[image.source_id].append(image)
-    for source_id, images in holders.items():
-        if len(images) > 1:
+def _duplicate_ids(images: Sequence[Annotation], stored: bool) -> Iterator[Problem]:
+    holders: dict[str, list[str]] = defaultdict(list)
+    for image in images:
+        holders[image.source_id].append(_place(image))
+    for source_id, places in holders.items():
+        if source_id and len(places) > 1:
             # Records are split and written again under names of their own; a source with the like is refused.
             level: Literal["error", "warning"] = "warning" if stored else "error"
-            places = listed((image.where for image in images), 4)
-            yield Problem(level, "duplicate_id", images[0].where, f"'{source_id}' is {len(images)} images: {places}")
+            message = f"'{source_id}' is {len(places)} images: {listed(places, 4)}"
+            yield Problem(level, "duplicate_id", places[0], message)
 
 
-def _leakage(seen: Sequence[_Seen]) -> Iterator[Problem]:
+def _leakage(images: Sequence[Annotation], hashes: Sequence[int | None]) -> Iterator[Problem]:
     """Images of val and test whose group or near-duplicate is in an earlier part; training must not have seen them."""
-    near = group_near_duplicates([image.fingerprint for image in seen]).tolist()
-    by_reason = {
-        "leakage_group": ([image.group for image in seen], "is of the same group as"),
-        "leakage_near_duplicate": (near, "looks the same as"),
+    by_reason: dict[str, tuple[Sequence[object], str]] = {
+        "leakage_group": ([image.group or None for image in images], "is of the same group as"),
+        "leakage_near_duplicate": (group_near_duplicates(hashes).tolist(), "looks the same as"),
     }
     for kind, (groups, relation) in by_reason.items():
-        first: dict[object, _Seen] = {}
+        first: dict[object, Annotation] = {}
         for part in SPLITS:
-            members = [(group, image) for group, image in zip(groups, seen, strict=True) if image.split == part]
+            members = [(group, image) for group, image in zip(groups, images, strict=True) if image.split == part]
             for group, image in members:
-                other = first.get(group) if group is not None and group != "" else None
-                if other:
-                    yield Problem(
-                        "warning",
-                        kind,
-                        image.where,
-                        f"{part} image {image.name} {relation} {other.split} image {other.name}",
-                    )
+                if group is not None and (other := first.get(group)):
+                    message = f"{part} image {image.filename} {relation} {other.split} image {other.filename}"
+                    yield Problem("warning", kind, _place(image), message)
             for group, image in members:
                 first.setdefault(group, image)
 
 
-def _one_sided_classes(seen: Sequence[_Seen], classes: Sequence[str]) -> Iterator[Problem]:
-    counts = {split: _boxes(image for image in seen if image.split == split) for split in _splits(seen)}
-    total = _boxes(seen)
+def _one_sided_classes(images: Sequence[Annotation], classes: Sequence[str]) -> Iterator[Problem]:
+    counts = {split: _boxes(image for image in images if image.split == split) for split in _splits(images)}
+    total = _boxes(images)
     for name in sorted({*classes, *total}):
         having = [split for split in counts if counts[split][name]]
         amounts = ", ".join(f"{counts[split][name]} boxes in {split}" for split in having)
@@ -234,48 +186,29 @@ def _one_sided_classes(seen: Sequence[_Seen], classes: Sequence[str]) -> Iterato
             yield Problem("warning", "class_not_in_train", "", f"'{name}' has {amounts} and none in train")
 
 
-def _splits(seen: Sequence[_Seen]) -> list[str]:
-    present = {image.split for image in seen}
+def _splits(images: Sequence[Annotation]) -> list[str]:
+    present = {image.split for image in images}
     return [split for split in SPLITS if split in present]
 
 
-def _boxes(seen: Iterable[_Seen]) -> Counter[str]:
-    return Counter(label for image in seen for label in image.labels)
+def _boxes(images: Iterable[Annotation]) -> Counter[str]:
+    return Counter(box.label for image in images for box in image.boxes)
 
 
-def _count(seen: Sequence[_Seen], classes: Sequence[str]) -> dict[str, Any]:
-    def amounts(images: Sequence[_Seen]) -> dict[str, Any]:
-        boxes = _boxes(images)
+def _count(images: Sequence[Annotation], classes: Sequence[str]) -> dict[str, Any]:
+    def amounts(some: Sequence[Annotation]) -> dict[str, Any]:
+        boxes = _boxes(some)
         names = [*classes, *sorted(set(boxes) - set(classes))]
-        return {"images": len(images), "boxes": boxes.total(), "classes": {name: boxes[name] for name in names}}
+        return {"images": len(some), "boxes": boxes.total(), "classes": {name: boxes[name] for name in names}}
 
-    parts = {split: amounts([image for image in seen if image.split == split]) for split in _splits(seen)}
-    return amounts(seen) | {"splits": parts}
+    parts = {split: amounts([image for image in images if image.split == split]) for split in _splits(images)}
+    return amounts(images) | {"splits": parts}
 
 
-def _amounts(counts: dict[str, Any]) -> list[tuple[str, ...]]:
+def _rows(counts: dict[str, Any]) -> list[tuple[str, ...]]:
     """Rows of the table of amounts: a line per class, a column per split."""
     columns = {"all": counts, **counts["splits"]} if len(counts["splits"]) != 1 else {**counts["splits"]}
     head = ("", *columns)
     rows = [(what, *(f"{column[what]:,}" for column in columns.values())) for what in ("images", "boxes")]
     rows += [(f"  {name}", *(f"{c['classes'].get(name, 0):,}" for c in columns.values())) for name in counts["classes"]]
     return [head, *rows]
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Lines of a plain table, the first column to the left and numbers to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
-        ).rstrip()
-        for row in rows
-    ]
-
-
-def _parallel(function: Callable[[Annotation], _Seen], items: Sequence[Annotation]) -> Iterator[_Seen]:
-    """``map`` in a few threads (decoding leaves the interpreter free), in order, with little in flight."""
-    rest = iter(items)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        while window := list(islice(rest, 256)):
-            yield from pool.map(function, window)

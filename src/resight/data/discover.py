@@ -9,11 +9,11 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
+from ..boxes import SPLITS
 from ..errors import Problem, ResightError, listed, nearest
 from ..labels import LabelMap, read_label_map
 
-SPLITS = ("train", "val", "test")
-_IS_RECORD = re.compile(r"\.(tf)?records?(-\d+-of-\d+)?$", re.IGNORECASE)
+IS_RECORD = re.compile(r"\.(tf)?records?(-\d+-of-\d+)?$", re.IGNORECASE)
 _TELLS = re.compile(r"(?<![a-z])(?:(?P<train>train)|(?P<val>val(?![a-z])|valid|eval)|(?P<test>test))")
 _NUMBERED = re.compile(r"-(\d+)-of-(\d+)(?=$|\.)")
 _ANNOTATIONS = (".csv", ".xml", ".json", ".txt", ".yaml", ".yml", ".names", ".png", ".jpg", ".jpeg")
@@ -32,7 +32,7 @@ def find_records(root: str, globs: Mapping[str, str], problems: list[Problem]) -
         raise ResightError("no records are named", where="data.path", fix="Give a records folder: --data RECORDS.")
     found = {split: _by_glob(root, split, pattern) for split, pattern in globs.items()}
     given = {file for files in found.values() for file in files}
-    files = [file for file in _files(root) if _IS_RECORD.search(file) and file not in given]
+    files = [file for file in _files(root) if IS_RECORD.search(file) and file not in given]
     if os.path.isfile(root):
         if not files:
             _no_records(root)

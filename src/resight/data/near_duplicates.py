@@ -53,11 +53,6 @@ def _grey(image: Image.Image) -> np.ndarray:
     return np.asarray(small, dtype=np.float64)
 
 
-def hash_distance(first: int, second: int) -> int:
-    """Number of differing bits."""
-    return (first ^ second).bit_count()
-
-
 def group_near_duplicates(hashes: Sequence[int | None], distance: int = DISTANCE) -> np.ndarray:
     """Joins every hash to a representative at most ``distance`` bits away.
 

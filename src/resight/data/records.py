@@ -15,12 +15,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..boxes import Annotation
+from ..boxes import SPLITS, Annotation
+from ..config import DataConfig
 from ..errors import Problem, ResightError, listed
 from ..labels import LabelMap, to_pbtxt
 from ..outputs import whole_folder
 from ..progress import track
-from .discover import SPLITS, find_label_map, find_records
+from .discover import find_label_map, find_records
 from .example import Record, decode_image_bytes, encode_example
 from .images import probe, read_bytes, upright
 from .index import INDEX, Index, IndexBuilder, Shard, merge_repeats, open_index, save_index
@@ -129,6 +130,19 @@ def open_records(
         splits[name] = _split(name, files, index, numbers, labels, as_stored, problems)
     problems.extend(_label_problems(splits, labels, map_file))
     return Records(root, labels, splits, info, index.digest, problems)
+
+
+def open_configured(data: DataConfig) -> Records:
+    """``open_records`` of what the configuration says."""
+    return open_records(
+        data.path,
+        train=data.train,
+        val=data.val,
+        test=data.test,
+        label_map=data.label_map,
+        as_stored=data.as_stored,
+        on_bad=data.on_bad_record,
+    )
 
 
 def _split(

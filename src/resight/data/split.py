@@ -7,24 +7,20 @@ every rule the leakage that is left is measured.
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from ..boxes import Annotation
+from ..boxes import SPLITS, Annotation
 from ..errors import ResightError, listed, nearest
+from ..text_files import read_text
 from .near_duplicates import group_near_duplicates
+from .sources.source import SPLIT_WORDS, stem_of
 
-log = logging.getLogger(__name__)
-
-SPLITS = ("train", "val", "test")
 RULES = ("auto", "given", "group", "random")
-_NAMES = {"valid": "val", "validation": "val", "eval": "test", "testing": "test", "training": "train"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +34,6 @@ class SplitResult:
             train.
         leaked_by: the same images counted by reason, "track" and "near_duplicate"; one image may count in both.
         counts: boxes per class, by split: ``counts["train"]["stop"]``.
-        large_groups: ``(name, images)`` of the groups that hold more images than half the test part.
         unsplit: file names of the images that are in no split.
         notes: sentences for the user.
     """
@@ -48,7 +43,6 @@ class SplitResult:
     leakage: float
     leaked_by: dict[str, int]
     counts: dict[str, dict[str, int]]
-    large_groups: tuple[tuple[str, int], ...] = ()
     unsplit: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -89,7 +83,6 @@ def split_annotations(
 
     items = [annotations[i] for i in order]
     notes: list[str] = []
-    large: tuple[tuple[str, int], ...] = ()
     splits: list[str | None]
     if rule == "given":
         if not given:
@@ -100,7 +93,7 @@ def split_annotations(
     elif rule == "group":
         groups = _join(tracks, near)
         splits = list(_stratify(items, groups, {"test": test_fraction, "val": val_fraction}, seed))
-        large = _large_groups(items, groups, tracks, splits.count("test") or len(items) * test_fraction)
+        notes = _group_notes(items, groups, tracks, splits.count("test"), test_fraction)
     else:
         named, notes = read_split_file(rule, items)
         splits = [named.get(i) for i in range(len(items))]
@@ -109,6 +102,9 @@ def split_annotations(
         raise ResightError(f"unknown split {listed(stray)}; a split is one of {listed(SPLITS)}")
     leakage, leaked_by = _leakage(splits, tracks, near)
     result = [replace(item, split=split) for item, split in zip(items, splits, strict=True)]
+    unsplit = tuple(item.filename for item in result if item.split is None)
+    if unsplit:
+        notes.append(f"in no split and left out: {listed(unsplit, 5)}")
     place = {i: at for at, i in enumerate(order)}
     return SplitResult(
         annotations=tuple(result[place[i]] for i in range(len(items)) if splits[place[i]] is not None),
@@ -116,8 +112,7 @@ def split_annotations(
         leakage=leakage,
         leaked_by=leaked_by,
         counts=_count(result),
-        large_groups=large,
-        unsplit=tuple(item.filename for item, split in zip(items, splits, strict=True) if split is None),
+        unsplit=unsplit,
         notes=(*notes, *_missing_classes(result)),
     )
 
@@ -246,12 +241,15 @@ def _stratify(
     return [chosen[group] for group in groups]
 
 
-def _large_groups(
-    items: Sequence[Annotation], groups: Sequence[int], tracks: Sequence[str | None], test_images: float
-) -> tuple[tuple[str, int], ...]:
-    sizes = Counter(groups)
-    large = [group for group, size in sizes.items() if size > 1 and size > test_images / 2]
-    return tuple((tracks[group] or items[group].filename, sizes[group]) for group in large)
+def _group_notes(
+    items: Sequence[Annotation], groups: Sequence[int], tracks: Sequence[str | None], tested: int, test_fraction: float
+) -> list[str]:
+    notes = ["there are too few groups for a test part"] if test_fraction and not tested else []
+    for group, size in Counter(groups).items():
+        if size > 1 and size > (tested or len(items) * test_fraction) / 2:
+            name = tracks[group] or items[group].filename
+            notes.append(f"the group of {name} holds {size} images, more than half the test part")
+    return notes
 
 
 def _leakage(
@@ -294,33 +292,29 @@ def read_split_file(path: str, items: Sequence[Annotation]) -> tuple[dict[int, s
     Raises:
         ResightError: no such file, unreadable lines, unknown splits, or one image in two splits; all are listed.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
+    if not os.path.isfile(path):
         rules = f"A rule is {listed(RULES)}. {nearest(path, RULES)}".rstrip()
-        reason = getattr(error, "strerror", None) or "it is not a text in UTF-8"
-        raise ResightError(f"cannot read the split file: {reason}", where=path, fix=rules) from error
+        raise ResightError("is neither a rule nor a split file", where=path, fix=rules)
     exact: dict[str, list[int]] = defaultdict(list)
-    alike: dict[str, list[int]] = defaultdict(list)
+    by_stem: dict[str, set[int]] = defaultdict(set)
     for i, item in enumerate(items):
         for name in _names(item):
             exact[name].append(i)
-        for key in {key for name in _names(item) for key in _keys(name)}:
-            alike[key].append(i)
+            by_stem[stem_of(name)].add(i)
     named: dict[int, str] = {}
     strangers: list[str] = []
     bad: list[str] = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         name, _, word = line.strip().replace("\t", " ").rpartition("," if "," in line else " ")
         name, word = name.strip().strip('"'), word.strip().strip('"').lower()
-        split = _NAMES.get(word, word)
+        split = SPLIT_WORDS.get(word)
         if not word or line.startswith("#") or (number == 1 and word in ("split", "set", "subset")):
             continue
-        if not name or split not in SPLITS:
+        if not name or split is None:
             bad.append(f"line {number}: '{line.strip()[:80]}' is not 'filename,split' with {' or '.join(SPLITS)}")
             continue
         name = _slashes(name)
-        found = exact.get(name) or _ending(name, alike, items)
+        found = exact.get(name) or _ending(name, by_stem, items)
         if len(found) > 1:
             bad.append(f"line {number}: '{name}' names {len(found)} images; write more of the path")
         elif not found:
@@ -336,19 +330,12 @@ def read_split_file(path: str, items: Sequence[Annotation]) -> tuple[dict[int, s
     return named, notes
 
 
-def _ending(name: str, alike: Mapping[str, list[int]], items: Sequence[Annotation]) -> list[int]:
+def _ending(name: str, by_stem: Mapping[str, set[int]], items: Sequence[Annotation]) -> list[int]:
     """The images whose path ends with ``name``; if none does, without suffixes."""
-    among = sorted({i for key in _keys(name) for i in alike.get(key, ())})
+    among = {i for stem in (stem_of(name), os.path.basename(name)) for i in by_stem.get(stem, ())}
     whole = [i for i in among if any(known.endswith(f"/{name}") for known in _names(items[i]))]
-    if whole:
-        return whole
-    ends = tuple(f"/{end}" for end in {name, os.path.splitext(name)[0]})
-    return [i for i in among if any(f"/{os.path.splitext(known)[0]}".endswith(ends) for known in _names(items[i]))]
-
-
-def _keys(name: str) -> set[str]:
-    base = name.rpartition("/")[2]
-    return {base, os.path.splitext(base)[0]}
+    ends = (f"/{name}", f"/{os.path.splitext(name)[0]}")
+    return whole or [i for i in among if any(f"/{os.path.splitext(k)[0]}".endswith(ends) for k in _names(items[i]))]
 
 
 def _names(item: Annotation) -> set[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from types import TracebackType
+from contextlib import contextmanager
 
 import google_crc32c
 import numpy as np
@@ -39,41 +39,33 @@ class TFRecordWriter:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         self._offset = 0
-        try:
+        with _explained("write", self.path):
             self._file = open(path, "wb", buffering=1 << 17)  # noqa: SIM115 (closed by close)
-        except OSError as error:
-            raise _cannot("write", self.path, error) from error
 
     def write(self, payload: bytes) -> int:
         """Appends one record and returns its byte offset in the file."""
         header = struct.pack("<Q", len(payload))
-        offset = self._offset
-        try:
+        with _explained("write", self.path):
             self._file.write(header + _CRC.pack(masked_crc(header)))
             self._file.write(payload)
             self._file.write(_CRC.pack(masked_crc(payload)))
-        except OSError as error:
-            raise _cannot("write", self.path, error) from error
+        offset = self._offset
         self._offset += len(payload) + OVERHEAD
         return offset
 
     def flush(self) -> None:
         """Hands what was written to the operating system."""
-        try:
+        with _explained("write", self.path):
             self._file.flush()
-        except OSError as error:
-            raise _cannot("write", self.path, error) from error
 
     def close(self) -> None:
-        try:
+        with _explained("write", self.path):
             self._file.close()
-        except OSError as error:
-            raise _cannot("write", self.path, error) from error
 
     def __enter__(self) -> TFRecordWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -181,15 +173,13 @@ class _File:
         self.size = os.fstat(self.descriptor).st_size
 
     def read(self, length: int, offset: int) -> bytes:
-        try:
+        with _explained("read", self.path):
             data = os.pread(self.descriptor, length, offset)
             while 0 < len(data) < length and (
                 more := os.pread(self.descriptor, length - len(data), offset + len(data))
             ):
                 data += more  # one call reads at most 2 GB
             return data
-        except OSError as error:
-            raise _cannot("read", self.path, error) from error
 
     def error(self, message: str, offset: int) -> ResightError:
         fix = "Copy or download the file again; what lies before this offset is intact."
@@ -205,13 +195,15 @@ class _File:
 
 
 def _open(path: str) -> _File:
-    try:
+    with _explained("read", path):
         file = _File(path)
         os.pread(file.descriptor, 1, 0)  # a folder opens, and fails here
         return file
+
+
+@contextmanager
+def _explained(verb: str, path: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        raise _cannot("read", path, error) from error
-
-
-def _cannot(verb: str, path: str, error: OSError) -> ResightError:
-    return ResightError(f"cannot {verb} the records: {error.strerror}", where=path)
+        raise ResightError(f"cannot {verb} the records: {error.strerror}", where=path) from error

@@ -13,7 +13,8 @@ from typing import Any
 
 from ...boxes import Box
 from ...errors import ResightError, listed
-from .source import Gathering, Source, Tree, folders_of, number, peek, read_text, size, split_of, text
+from ...text_files import read_text
+from .source import Gathering, Source, Tree, folders_of, number, peek, size, split_of, stem_of, text
 
 NAME = "coco"
 LOOKS_FOR = "a JSON with the lists 'images' (of 'file_name's) and 'annotations' (of 'bbox'es)"
@@ -94,7 +95,7 @@ def _categories(gathering: Gathering, path: str, document: dict[str, Any], paren
 
 def _read_file(gathering: Gathering, name: str, document: dict[str, Any], categories: dict[object, str]) -> set[str]:
     file = gathering.tree.path(name)
-    stem = os.path.splitext(os.path.basename(name))[0]
+    stem = stem_of(name)
     split = split_of(stem, *folders_of(name))
     places = _places(gathering.tree, name, stem, split)
     paths: dict[object, str] = {}

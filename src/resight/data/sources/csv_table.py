@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ...boxes import Box
 from ...errors import listed
-from .source import Gathering, Source, Tree, folders_of, number, peek, size, split_of, text
+from .source import Gathering, Source, Tree, folders_of, number, peek, size, split_of, stem_of, text
 
 NAME = "csv"
 LOOKS_FOR = "a CSV with the columns filename, class, xmin, ymin, xmax, ymax"
@@ -43,7 +43,7 @@ def _files(tree: Tree) -> dict[str, str]:
 def _read_file(gathering: Gathering, name: str, delimiter: str) -> None:
     tree = gathering.tree
     file, folder = tree.path(name), os.path.dirname(name)
-    split = split_of(os.path.splitext(os.path.basename(name))[0], *folders_of(name))
+    split = split_of(stem_of(name), *folders_of(name))
     # Beside the table, in images/ beside it or above, or in a split's folder of either.
     bases = [os.path.join(folder, place) for place in ("", "images", "..", "../images")]
     splits = [word for word in ("train", "val", "valid", "validation", "test") if split_of(word) == split]

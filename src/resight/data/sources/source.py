@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import math
@@ -16,9 +15,10 @@ from typing import Literal
 
 from ...boxes import Annotation, Box, Split
 from ...errors import Problem, ResightError, listed
+from ...text_files import encoding_of, read_text
 from ..images import IMAGE_SUFFIXES
 
-_SPLITS: dict[str, Split] = {
+SPLIT_WORDS: dict[str, Split] = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "eval", "evaluation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
@@ -90,6 +90,14 @@ class Tree:
         for name in self.images:
             by_name[os.path.basename(name)].append(name)
         return dict(by_name)
+
+    @cached_property
+    def images_by_stem(self) -> dict[str, list[str]]:
+        """Images by their name without folder and suffix."""
+        by_stem = defaultdict(list)
+        for name in self.images:
+            by_stem[stem_of(name)].append(name)
+        return dict(by_stem)
 
     def candidates(self, *suffixes: str) -> list[str]:
         """Files with one of these suffixes; the named file alone, where there is one."""
@@ -256,30 +264,20 @@ class Gathering:
 def split_of(*names: str) -> Split | None:
     """The split that the first telling name tells: "images/train2017" -> "train"; "train_val" tells nothing."""
     for name in names:
-        found = {_SPLITS[word] for word in re.findall("[a-z]+", name.lower()) if word in _SPLITS}
+        found = {SPLIT_WORDS[word] for word in re.findall("[a-z]+", name.lower()) if word in SPLIT_WORDS}
         if len(found) == 1:
             return found.pop()
     return None
 
 
+def stem_of(name: str) -> str:
+    """The name of a file without its folders and suffix."""
+    return os.path.splitext(os.path.basename(name))[0]
+
+
 def folders_of(name: str) -> list[str]:
     """The names of the folders around a file, the nearest first."""
     return name.split("/")[-2::-1]
-
-
-def read_text(path: str) -> str:
-    """A whole text file in UTF-8, or in UTF-16 with its mark."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError as error:
-        raise ResightError(f"cannot be read: {error.strerror}", where=path) from error
-    try:
-        return data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ResightError(
-            f"is not UTF-8 text (byte {error.start})", where=path, fix="Save it as UTF-8 and try again."
-        ) from error
 
 
 def peek(path: str, size: int = 4096) -> str:
@@ -289,8 +287,7 @@ def peek(path: str, size: int = 4096) -> str:
             data = file.read(size)
     except OSError as error:
         raise ResightError(f"cannot be read: {error.strerror}", where=path) from error
-    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    return data.decode("utf-16" if utf16 else "utf-8-sig", errors="replace")
+    return data.decode(encoding_of(data), errors="replace")
 
 
 def read_table(path: str, delimiter: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
@@ -358,23 +355,20 @@ def _union(files: list[list[Box]]) -> list[Box]:
 
 
 def _walk(root: str) -> Iterator[str]:
+    def refuse(error: OSError) -> None:
+        raise ResightError(f"cannot list the folder: {error.strerror}", where=error.filename) from error
+
     seen = set()
-    todo = [""]
-    while todo:
-        prefix = todo.pop()
-        folder = os.path.join(root, prefix)
-        try:
-            status = os.stat(folder)
-            if (status.st_dev, status.st_ino) in seen:  # a link to a folder above or beside
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if entry.name.startswith(".") or entry.name == "__MACOSX":
-                        continue
-                    if entry.is_dir():
-                        todo.append(f"{prefix}{entry.name}/")
-                    elif entry.is_file():  # not a pipe, whose reading would never end
-                        yield prefix + entry.name
-        except OSError as error:
-            raise ResightError(f"cannot list the folder: {error.strerror}", where=folder) from error
+    for folder, inner, files in os.walk(root, onerror=refuse, followlinks=True):
+        real = os.path.realpath(folder)
+        inner[:] = [name for name in inner if real not in seen and not _is_hidden(name)]
+        if real not in seen:  # else a link led to a folder above or beside
+            seen.add(real)
+            prefix = os.path.relpath(folder, root).replace(os.sep, "/") + "/"
+            names = [name for name in files if not _is_hidden(name)]
+            # A pipe is no file: its reading would never end.
+            yield from (f"{prefix}{name}".removeprefix("./") for name in names if os.path.isfile(f"{folder}/{name}"))
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...boxes import Annotation, Box
 from ...errors import listed
+from ..discover import IS_RECORD
 from ..example import Record, decode_image_bytes
 from ..images import StoredImage
 from ..records import Records, RecordSplit, open_records
@@ -17,8 +17,6 @@ from .source import Source, Tree
 
 NAME = "tfrecord"
 LOOKS_FOR = "files named *.tfrecord, *.tfrecords, *.record or *.records, sharded or not"
-
-_IS_RECORD = re.compile(r"\.(tf)?records?(-\d+-of-\d+)?$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class RecordImage(StoredImage):
 
 
 def looks_like(tree: Tree) -> str:
-    files = [name for name in ([tree.only] if tree.only else tree.files) if _IS_RECORD.search(name)]
+    files = [name for name in ([tree.only] if tree.only else tree.files) if IS_RECORD.search(name)]
     return listed(files, 1) if files else ""
 
 

@@ -7,25 +7,22 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
-from functools import cache, partial
+from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from ...boxes import Box, Split
 from ...errors import ResightError, listed
 from ...progress import track
-from ..images import IMAGE_SUFFIXES, read_bytes
-from .source import Gathering, Source, Tree, flag, folders_of, number, peek, read_text, size, split_of, text
+from ...text_files import read_text
+from ..images import read_bytes
+from .source import Gathering, Source, Tree, flag, folders_of, number, peek, size, split_of, stem_of, text
 
 NAME = "voc"
 LOOKS_FOR = "XML files with the root element <annotation>"
 
-_LIST = re.compile(r"^(?:(.*)/)?ImageSets/(?:Main/)?(\w+)\.txt$")
+# Lists of classes (dog_train.txt) are none of splits.
+_LIST = re.compile(r"^(?:(?P<base>.*)/)?ImageSets/(?:Main/)?(?P<list>[^\W_]+)\.txt$")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
-_ANNOTATION_FOLDERS = ("annotations", "annotation", "xmls", "xml", "labels")
-_IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "imgs")
-
-Listing = Callable[[str], dict[str, str]]  # a folder's images, listed once
 
 
 def looks_like(tree: Tree) -> str:
@@ -39,20 +36,18 @@ def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
     ImageSets, images in none of its lists are left out."""
     gathering = Gathering(tree)
     sets = {} if tree.only else _image_sets(gathering)
-    places, listing = cache(partial(_places, tree)), cache(_listing)
     for name in track(tree.candidates(".xml"), "reading VOC"):
-        folder, stem = os.path.dirname(name), os.path.splitext(os.path.basename(name))[0]
-        split = sets.pop((os.path.dirname(folder), stem), None) if sets else split_of(*folders_of(name))
-        _read_file(gathering, listing, places(folder), tree.path(name), stem, split)
+        key = (os.path.dirname(os.path.dirname(name)), stem_of(name))
+        split = sets.pop(key, None) if sets else split_of(*folders_of(name))
+        _read_file(gathering, name, split)
     if sets:
         message = f"{len(sets)} names in ImageSets have no XML, left out: {listed(stem for _, stem in sets)}"
         gathering.problem("missing_annotation", tree.root, message)
     return gathering.source(NAME)
 
 
-def _read_file(
-    gathering: Gathering, listing: Listing, places: list[str], file: str, stem: str, split: Split | None
-) -> None:
+def _read_file(gathering: Gathering, name: str, split: Split | None) -> None:
+    file = gathering.tree.path(name)
     try:
         root = ElementTree.fromstring(read_bytes(file))
     except ElementTree.ParseError as error:
@@ -65,7 +60,7 @@ def _read_file(
     if root.tag != "annotation":
         gathering.problem("not_an_annotation", file, f"its root is <{root.tag}>, left out", "warning")
         return
-    path = _image(gathering, listing, places, file, stem, (root.findtext("filename") or "").strip())
+    path = _image(gathering, name, (root.findtext("filename") or "").strip())
     boxes = gathering.image(path, file=file, where=file, split=split)
     item = gathering.images[path]
     if len(item.boxes) > 1:
@@ -85,69 +80,40 @@ def _read_file(
             gathering.malformed(f"{file}: object {at}", error, path)
 
 
-def _image(gathering: Gathering, listing: Listing, places: list[str], file: str, stem: str, declared: str) -> str:
+def _image(gathering: Gathering, name: str, declared: str) -> str:
+    """The image of an XML: its namesake, else the one it declares; of several the one in the most like folders."""
+    tree, stem, folders = gathering.tree, stem_of(name), set(folders_of(name))
     declared = declared.replace("\\", "/").rpartition("/")[2]
 
-    def find(name: str) -> str:
-        return next((os.path.join(place, found) for place in places if (found := listing(place).get(name))), "")
+    def nearest(images: Sequence[str]) -> str:
+        return max(images, key=lambda image: len(folders.intersection(folders_of(image))), default="")
 
-    if os.path.splitext(declared)[0] == stem and (path := find(declared)):
-        return path
-    if path := find(stem):
+    stated = nearest(tree.images_by_name.get(declared, ()))
+    own = stated if stem_of(declared) == stem else ""
+    image = own or nearest(tree.images_by_stem.get(stem, ()))
+    if image and stated and not own:
         # Files are renamed in pairs more often than <filename> is kept up.
-        if os.path.splitext(declared)[0] != stem and find(declared):
-            message = f"its <filename> is {declared}, but {os.path.basename(path)} has its own name and is taken"
-            gathering.problem("name_mismatch", file, message, "warning")
-        return path
-    return find(declared) or gathering.locate(declared or f"{stem}.jpg", places)
-
-
-def _listing(folder: str) -> dict[str, str]:
-    """The images of a folder by their names, and by their names without suffix."""
-    try:
-        names = sorted(name for name in os.listdir(folder) if name.lower().endswith(IMAGE_SUFFIXES))
-    except OSError:  # most of the folders looked for do not exist
-        return {}
-    return {os.path.splitext(name)[0]: name for name in reversed(names)} | {name: name for name in names}
-
-
-def _places(tree: Tree, folder: str) -> list[str]:
-    """Where the images of the XMLs of ``folder`` may be: beside them, or in an images folder in its place."""
-    parts = folder.split("/") if folder else []
-    swaps = [
-        [*parts[:at], images, *parts[at + 1 :]]
-        for at in reversed(range(len(parts)))
-        if parts[at].lower() in _ANNOTATION_FOLDERS
-        for images in _IMAGE_FOLDERS
-    ]
-    near = [[*base, images] for base in (parts, parts[:-1]) for images in _IMAGE_FOLDERS]
-    return [tree.path("/".join(place)) for place in [parts, *swaps, *near, parts[:-1]]]
+        message = f"its <filename> is {declared}, but {os.path.basename(image)} has its own name and is taken"
+        gathering.problem("name_mismatch", tree.path(name), message, "warning")
+    return tree.path(image or stated or os.path.join(os.path.dirname(name), declared or f"{stem}.jpg"))
 
 
 def _image_sets(gathering: Gathering) -> dict[tuple[str, str], Split]:
-    """``(folder that holds ImageSets, image name): split``, from the lists of whole splits, not those of classes."""
-    found: dict[tuple[str, str], tuple[Split, str]] = {}
-    lists = []
+    """``(folder that holds ImageSets, image name): split``, from the lists of whole splits."""
+    lists: list[tuple[bool, str, str, Split]] = []
     for name in gathering.tree.files:
         match = _LIST.match(name)
-        split = (
-            "train"
-            if match and match[2] == "trainval"
-            else split_of(match[2])
-            if match and "_" not in match[2]
-            else None
-        )
-        if match and split:
-            lists.append((match[2] == "trainval", "/Main/" not in name, name, match[1] or "", split))
-    # trainval repeats train and val where these exist, and so may lists outside Main.
-    for is_union, _, name, base, split in sorted(lists):
-        path = gathering.tree.path(name)
-        for line, row in enumerate(read_text(path).splitlines(), 1):
+        union = match is not None and match["list"] == "trainval"
+        if match and (split := "train" if union else split_of(match["list"])):
+            lists.append((union, name, match["base"] or "", split))
+    found: dict[tuple[str, str], tuple[Split, str]] = {}
+    for union, name, base, split in sorted(lists):  # trainval, which repeats train and val, comes last
+        for line, row in enumerate(read_text(gathering.tree.path(name)).splitlines(), 1):
             stem = re.sub(r"\s+(-1|0|1)$", "", row.strip())
             if not stem:
                 continue
-            known = found.setdefault((base, stem), (split, name))
-            if known[0] != split and not is_union and ("/Main/" in name or "/Main/" not in known[1]):
-                where = f"{path}:{line}"
-                gathering.problem("split_conflict", where, f"{stem} is in {split} and, in {known[1]}, in {known[0]}")
+            known, other = found.setdefault((base, stem), (split, name))
+            if known != split and not union:
+                where = f"{gathering.tree.path(name)}:{line}"
+                gathering.problem("split_conflict", where, f"{stem} is in {split} and, in {other}, in {known}")
     return {key: split for key, (split, _) in found.items()}

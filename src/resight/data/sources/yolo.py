@@ -15,8 +15,9 @@ import yaml
 from ...boxes import Box, Split
 from ...errors import ResightError
 from ...progress import track
+from ...text_files import read_text
 from ..images import IMAGE_SUFFIXES, probe_file
-from .source import Gathering, Source, Tree, folders_of, number, peek, read_text, split_of, text
+from .source import Gathering, Source, Tree, folders_of, number, peek, split_of, text
 
 NAME = "yolo"
 LOOKS_FOR = "a YAML with 'names', or text files named like the images with lines 'class x y width height'"
@@ -182,13 +183,13 @@ def _label_paths(image: str) -> Iterator[str]:
 def _read_file(gathering: Gathering, path: str, label: str, names: dict[int, str], keypoints: bool) -> None:
     try:
         rows = [(line, row.split()) for line, row in enumerate(read_text(label).splitlines(), 1) if row.strip()]
-        if not rows:
-            return
-        info = probe_file(path)
     except ResightError as error:
-        if error.where == label:
-            gathering.malformed(label, error.message, path)
-        return  # an image that cannot be opened is found missing or unreadable in due course
+        gathering.malformed(error.where, error.message, path)
+        return
+    try:
+        info = probe_file(path)
+    except ResightError:
+        return  # it is found missing or unreadable in due course
     item = gathering.images[path]
     item.width, item.height = width, height = info.upright_size
     for line, cells in rows:

@@ -1,0 +1,54 @@
+"""What a report on a data set says: tables, findings with examples; and the look at every image behind both."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
+from ..boxes import Annotation
+from ..errors import Problem
+from ..progress import track
+from .validate import Inspection, inspect
+
+EXAMPLES = 3
+
+
+def inspect_all(items: Sequence[Annotation], known: Sequence[str] = (), *, deep: bool) -> Iterator[Inspection]:
+    """``validate.inspect`` of every item, in order."""
+    # Decoding leaves the interpreter free, so threads use all cores; windows keep little in flight.
+    rest = iter(track(items, "checking images"))
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        while window := list(islice(rest, 256)):
+            yield from pool.map(lambda item: inspect(item, known, deep=deep), window)
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a plain table, the first column to the left and numbers to the right."""
+    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    lines = []
+    for first, *cells in rows:
+        padded = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
+        lines.append("  ".join([first.ljust(widths[0]), *padded]).rstrip())
+    return lines
+
+
+def amounts(counts: Mapping[str, int]) -> str:
+    """``3 bad boxes, 1 missing image``: what there is any of."""
+    return ", ".join(f"{n:,} {kind.replace('_', ' ')}" for kind, n in counts.items() if n)
+
+
+def findings(problems: Sequence[Problem], head: str = "") -> list[str]:
+    """Problems by kind, the most frequent first, with their number and the first few of each."""
+    kinds: dict[str, list[Problem]] = defaultdict(list)
+    for problem in problems:
+        kinds[problem.kind].append(problem)
+    lines: list[str] = []
+    for kind, found in sorted(kinds.items(), key=lambda pair: (-len(pair[1]), pair[0])):
+        lines.append(f"{head}{len(found):,} x {kind.replace('_', ' ')}")
+        lines += [f"    {': '.join(filter(None, (problem.where, problem.message)))}" for problem in found[:EXAMPLES]]
+        if len(found) > EXAMPLES:
+            lines.append(f"    and {len(found) - EXAMPLES:,} more")
+    return lines

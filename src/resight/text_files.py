@@ -1,0 +1,30 @@
+"""Text files of other people: in UTF-8, with or without a mark, or in UTF-16."""
+
+from __future__ import annotations
+
+import codecs
+import os
+
+from .errors import ResightError
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """A whole file, without its byte order mark.
+
+    Raises:
+        ResightError: it cannot be read or is no text; names the byte.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+        return data.decode(encoding_of(data))
+    except UnicodeDecodeError as error:
+        fix = "Save it as UTF-8 and try again."
+        raise ResightError("is not UTF-8 text", where=f"{path}, byte {error.start}", fix=fix) from error
+    except (OSError, ValueError) as error:
+        raise ResightError(f"cannot be read: {getattr(error, 'strerror', None) or error}", where=path) from error
+
+
+def encoding_of(start: bytes) -> str:
+    """The encoding of a text that starts like this."""
+    return "utf-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
