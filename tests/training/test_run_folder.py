@@ -1,0 +1,106 @@
+import json
+
+import pytest
+
+from resight.config import load_config
+from resight.errors import ResightError
+from resight.labels import LabelMap, read_label_map
+from resight.training.run_folder import BEST, LAST, describe_run, find_checkpoint, forget_metrics, new_run
+
+CONFIG = load_config(None, {"train.seed": 7})
+LABELS = LabelMap.from_names(["stop"])
+
+
+def touch(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("")
+    return path
+
+
+def test_the_best_checkpoint_is_meant_and_else_the_last(tmp_path):
+    last = touch(tmp_path / LAST)
+    assert find_checkpoint(tmp_path) == last
+    best = touch(tmp_path / BEST)
+    touch(tmp_path / f"{LAST}.partial")
+    assert find_checkpoint(tmp_path) == best
+    assert find_checkpoint(str(last)) == last
+
+
+def test_what_is_no_model_is_said_with_what_would_be_one(tmp_path):
+    touch(tmp_path / "records" / "dataset.json")
+    touch(tmp_path / "a.txt")
+    for name, answer in (
+        ("records", f"Train first: resight train --data {tmp_path / 'records'}"),
+        (".", "holds no checkpoint"),
+        ("a.txt", "is no model"),
+        ("none", "there is no such model"),
+    ):
+        with pytest.raises(ResightError) as caught:
+            find_checkpoint(tmp_path / name)
+        assert answer in str(caught.value) and caught.value.where == str(tmp_path / name)
+
+
+def test_a_folder_that_holds_a_run_is_refused(tmp_path):
+    run = tmp_path / "a" / "run"
+    new_run(run)
+    new_run(run)  # nothing has begun there
+    describe_run(run, CONFIG, LABELS, {})
+    with pytest.raises(ResightError, match=f"holds a run already\n.*--resume -o {run}"):
+        new_run(run)
+    new_run(run, resume=True)
+    (run / "config.toml").unlink()
+    touch(run / LAST)
+    for file in ("label_map.pbtxt", "environment.json"):
+        (run / file).unlink()
+    with pytest.raises(ResightError, match="holds a run already"):
+        new_run(run)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_that_holds_something_else_is_refused(tmp_path, resume):
+    touch(tmp_path / "thesis.docx")
+    with pytest.raises(ResightError, match=r"is not empty: thesis\.docx"):
+        new_run(tmp_path, resume)
+    with pytest.raises(ResightError, match="cannot make the run folder"):
+        new_run(tmp_path / "thesis.docx", resume)
+
+
+@pytest.mark.parametrize("written", ["config.toml.partial", "config.toml", "label_map.pbtxt"])
+def test_a_run_that_was_killed_while_it_began_can_begin_again(tmp_path, written):
+    new_run(tmp_path)
+    if written == "config.toml.partial":
+        touch(tmp_path / written)
+    else:
+        describe_run(tmp_path, CONFIG, LABELS, {})
+        for file in {"label_map.pbtxt", "environment.json"} - {written}:
+            (tmp_path / file).unlink()
+    new_run(tmp_path, resume=True)
+    describe_run(tmp_path, CONFIG, LABELS, {})
+    assert load_config(tmp_path / "config.toml") == CONFIG
+
+
+def test_a_run_says_of_itself_what_it_is(tmp_path):
+    new_run(tmp_path)
+    describe_run(tmp_path, CONFIG, LABELS, {"dataset": "abc"})
+    assert load_config(tmp_path / "config.toml") == CONFIG
+    assert read_label_map(tmp_path / "label_map.pbtxt").names == ("stop",)
+    told = json.loads((tmp_path / "environment.json").read_text())
+    assert told["dataset"] == "abc" and {"command", "torch", "resight", "threads"} <= told.keys()
+    describe_run(tmp_path, load_config(None, {"train.seed": 8}), LABELS, None)
+    assert load_config(tmp_path / "config.toml").train.seed == 8
+    assert json.loads((tmp_path / "environment.json").read_text()) == told
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "checkpoints", "config.toml", "environment.json", "label_map.pbtxt",
+    ]  # fmt: skip
+
+
+def test_lines_of_steps_that_are_done_again_are_forgotten(tmp_path):
+    forget_metrics(tmp_path, 3)  # nothing there, nothing to do
+    file = tmp_path / "metrics.jsonl"
+    rows = [{"step": 1, "loss": 0.5}, {"step": 3, "name": "ä"}, {"step": 4}]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    file.write_bytes("\n".join([*lines, '{"step": 3, "lo']).encode() + b"\xc3")
+    forget_metrics(tmp_path, 3)
+    assert [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] == rows[:2]
+    forget_metrics(tmp_path, 0)
+    assert file.read_text() == ""
