@@ -22,7 +22,7 @@ from .training.train import train
 log = logging.getLogger(__name__)
 
 CLASSES = ("stop", "pedestrianCrossing", "signalAhead")
-MINUTES = 4.5
+MINUTES = 5.25
 SCENES, RECORDS, RUN, FOUND, MODEL = "lisa", "records", "run", "found", "model.onnx"
 PICTURES = 12
 MARK = ".resight-demo"  # by which --force knows a folder that an earlier demo made

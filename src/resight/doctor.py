@@ -135,8 +135,8 @@ def _step(device: str) -> Finding:
 
     from .config import ModelConfig
     from .models.build import build_model, device_of
-    from .models.starts import load_pretrained
     from .models.faster_rcnn import Target
+    from .models.starts import load_pretrained
 
     target_device = device_of(device)
     model = build_model(ModelConfig(min_size=64, max_size=64), num_classes=1)

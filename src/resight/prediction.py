@@ -6,7 +6,8 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,8 @@ def predict(
     Raises:
         ResightError: the model or an input does not exist, no image can be read, or ``out`` cannot be written.
     """
-    check_output(out, force, _is_ours)
+    is_ours = _written_before(Path(out))
+    check_output(out, force, is_ours)
     files = find_images(inputs)
     detector = load(model, device, labels=labels)
     detector.set_nms(nms_iou, class_agnostic_nms)
@@ -91,7 +93,7 @@ def predict(
     found: list[dict[str, Any]] = []
     unread: list[str] = []
     names: set[str] = set()
-    with whole_folder(out, force, _is_ours) as folder:
+    with whole_folder(out, force, is_ours) as folder:
         for file in track(files, "predicting"):
             try:
                 image = read_image(file)
@@ -107,7 +109,9 @@ def predict(
         if not found:
             raise ResightError(f"none of {len(unread)} images could be read", where=listed(unread, 3))
         result = {"model": detector.name, "classes": list(detector.classes), "score": threshold, "images": found}
-        (folder / RESULT).write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
+        text = json.dumps(result, indent=1, ensure_ascii=False)
+        # A file name need not be text; what is not becomes an escape of JSON.
+        (folder / RESULT).write_text(text, encoding="utf-8", errors="backslashreplace")
     return PredictReport(result, str(out), tuple(unread))
 
 
@@ -151,8 +155,11 @@ def _picture_name(file: Path, taken: set[str]) -> str:
     return name
 
 
-def _is_ours(path: Path) -> bool:
-    """A folder that holds our list holds our pictures."""
-    return path.name == RESULT or (path.suffix == ".jpg" and (path.parent / RESULT).is_file())
-
-
+def _written_before(out: Path) -> Callable[[Path], bool]:
+    """Tells the files of an earlier prediction in ``out``, by its list, from others that lie there."""
+    names: set[str] = set()
+    with suppress(OSError, ValueError, RecursionError, LookupError, TypeError):
+        for image in json.loads((out / RESULT).read_text(encoding="utf-8"))["images"]:
+            _picture_name(Path(image["file"]), names)
+        names.add(RESULT)
+    return lambda path: path.name in names

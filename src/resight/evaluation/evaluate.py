@@ -91,22 +91,14 @@ def evaluate(
     # The detector is not needed by the training loop, which shares ``measure``.
     from ..data.example import on_image
     from ..data.images import decode
-    from ..data.records import open_records
+    from ..data.records import open_configured
     from ..detector import load
 
     bounds = parse_requirements(require)
     run = run_folder(model)
     path = _output(out, run, force)
     source, same_path = _data_of(model, run, data)
-    records = open_records(
-        source.path,
-        train=source.train,
-        val=source.val,
-        test=source.test,
-        label_map=source.label_map,
-        as_stored=source.as_stored,
-        on_bad=source.on_bad_record,
-    )
+    records = open_configured(source)
     part = _split_of(records, split)
     detector = load(model, device=device)
     classes = _class_names(detector.classes, labels)

@@ -1,0 +1,126 @@
+import numpy as np
+import pytest
+import torch
+
+from resight.config import load_config
+from resight.data.records import write_records_folder
+from resight.errors import ResightError
+from resight.labels import LabelMap
+from resight.training.plan import _steps, make_plan, start_model
+
+
+def steps(per_epoch, **train):
+    return _steps(load_config(None, {f"train.{key}": value for key, value in train.items()}), per_epoch)
+
+
+@pytest.mark.parametrize(
+    ("per_epoch", "options", "expected"),
+    [
+        (1, {}, 1_000),
+        (25, {}, 1_000),
+        (26, {}, 1_040),
+        (1_249, {}, 49_960),
+        (1_300, {}, 50_000),
+        (10**6, {}, 50_000),
+        (100, {"accumulate": 2}, 2_000),
+        (7, {"epochs": 3}, 21),
+        (7, {"epochs": 0.01}, 1),
+        (10**6, {"epochs": 2}, 2 * 10**6),
+        (7, {"epochs": 2, "accumulate": 4}, 4),
+        (7, {"steps": 5}, 5),
+        (10**6, {"steps": 10**6}, 10**6),
+        (7, {"max_minutes": 3}, 50_000),
+        (7, {"max_minutes": 3, "steps": 5}, 5),
+        (7, {"max_minutes": 3, "epochs": 2}, 14),
+    ],
+)
+def test_how_many_steps_a_training_takes(per_epoch, options, expected):
+    assert steps(per_epoch, **options) == expected
+
+
+def test_what_is_trained_and_what_is_watched(shapes, tiny):
+    plan = make_plan(tiny(shapes(train=9, val=3, test=2), train__steps=30))
+    assert (len(plan.train), plan.watch_name, len(plan.watch), plan.steps) == (9, "val", 3, 30)
+    text = plan.text()
+    for said in (
+        "tf_efficientnet_lite0, 64-96 px, start: none",
+        "9 images to train on, 3 to watch (val)",
+        "30 steps of 2 images = 6.0 epochs",
+        "of the boxes can be reached at IoU .5",
+        # Pictures 0, 2, ... show one square, 1, 3, ... two; the colours take turns.
+        "classes   red 9 in 9 images, blue 4 in 4 images",
+    ):
+        assert said in text
+
+
+def test_without_val_the_test_part_is_watched_and_that_is_said(shapes, tiny):
+    plan = make_plan(tiny(shapes(train=3, test=2)))
+    assert plan.watch_name == "test" and len(plan.watch) == 2
+    assert "note      there is no val split, so the test split is watched" in plan.text()
+    alone = make_plan(tiny(shapes(train=3)))
+    assert alone.watch is None and "none to watch" in alone.text()
+
+
+def test_what_cannot_be_planned_is_refused(shapes, tiny, tmp_path):
+    both = tiny(shapes(train=3), train__epochs=2, train__steps=3)
+    no_such = tiny(shapes(train=3), augment__flip_pairs={"red": "green"})
+    for config, answer in (
+        (load_config(), "no data"),
+        (both, "epochs and steps are both given"),
+        (no_such, "no class is called green"),
+        (tiny(shapes(val=2)), "no records to train on"),
+        (tiny(tmp_path), ""),
+    ):
+        with pytest.raises(ResightError, match=answer):
+            make_plan(config)
+
+
+def handed(tmp_path, classes, draw):
+    annotation = draw("a", 1)
+    boxes = [(name, box) for name, box in zip(classes, annotation.boxes, strict=False)]
+    from dataclasses import replace
+
+    annotation = replace(annotation, boxes=tuple(replace(box, label=name) for name, box in boxes))
+    write_records_folder({"train": [annotation]}, tmp_path / "records", LabelMap.from_names(classes))
+    return tmp_path / "records"
+
+
+def test_what_a_flip_exchanges_is_said_and_stated_in_the_configuration(tmp_path, tiny, squares):
+    data = handed(tmp_path, ["turnLeft", "turnRight", "keepRight", "stop"], squares)
+    plan = make_plan(tiny(data))
+    assert plan.config.augment.flip_pairs == {"turnLeft": "turnRight"}
+    assert "a flip exchanges turnLeft and turnRight" in plan.text()
+    assert "images with keepRight are not flipped" in plan.text()
+    assert "no training box of keepRight, stop" in plan.text()
+    quiet = make_plan(tiny(data, augment__flip=0))
+    assert quiet.config.augment.flip_pairs == {} and "flip" not in quiet.text()
+
+
+def test_the_first_weights_follow_from_the_seed(shapes, tiny):
+    def weights(seed):
+        plan = make_plan(tiny(shapes(train=3), train__seed=seed))
+        return start_model(plan)[0].state_dict()
+
+    before = torch.get_rng_state()
+    first = weights(1)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.rand(7), np.random.rand(7)
+    again, other = weights(1), weights(2)
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not all(torch.equal(first[key], other[key]) for key in first)
+
+
+def test_a_training_starts_from_the_weights_it_is_told(shapes, tiny, untrained):
+    from resight.training.checkpoints import load_checkpoint
+
+    config = tiny(shapes(train=3), model__start=str(untrained), model__anchors="default")
+    model, report = start_model(make_plan(config))
+    stored = load_checkpoint(untrained).weights()
+    assert all(torch.equal(value, stored[key]) for key, value in model.state_dict().items())
+    assert report["start"] == str(untrained) and report["new"] == []
+    pretrained, said = start_model(make_plan(tiny(shapes(train=3), model__start="pretrained")))
+    assert said["start"] == "ImageNet (packaged)"
+    body = {key: value for key, value in pretrained.state_dict().items() if "body" in key and value.ndim == 4}
+    assert not any(torch.equal(value, stored[key]) for key, value in body.items())
+    with pytest.raises(ResightError, match="there is no such model"):
+        start_model(make_plan(tiny(shapes(train=3), model__start="nowhere")))

@@ -1,0 +1,372 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+import resight
+from resight.cli import app
+from resight.config import load_config
+from resight.detector import load
+from resight.errors import ResightError
+from resight.evaluation.coco import MEASURES, CocoMetrics
+from resight.evaluation.evaluate import measure
+from resight.evaluation.operating_point import OperatingPoint
+from resight.training import train as module
+from resight.training.checkpoints import load_checkpoint
+from resight.training.run_folder import BEST, LAST
+from resight.training.train import Diverged, Training, train, truths_and_images
+
+OFTEN = {"augment__scale": (0.8, 1.2), "train__warmup_steps": 2, "train__learning_rate": 0.001}
+
+
+@pytest.fixture
+def interrupt_after(monkeypatch):
+    """A SIGTERM to this process after so many steps."""
+
+    def after(steps):
+        step = Training._step
+
+        def then_stop(self, *arguments):
+            step(self, *arguments)
+            if self.state.step == steps:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        monkeypatch.setattr(Training, "_step", then_stop)
+
+    return after
+
+
+def state_of(run):
+    """What a training is, without the times that it took."""
+    found = load_checkpoint(run / LAST)
+    state = {key: value for key, value in found.state.items() if "seconds" not in key and key != "waited"}
+    return {key: value.numpy().tobytes() for key, value in found.tensors.items()}, state
+
+
+def lines(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole(shapes, tiny, tmp_path_factory):
+    """A run of 8 steps, which are 3 an epoch."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    result = train(tiny(shapes(train=5, val=1), train__steps=8, **OFTEN), run)
+    assert (result.exit_code, result.steps, result.run) == (0, 8, str(run))
+    return run
+
+
+# Interrupted and resumed
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_interrupted_and_resumed_is_never_interrupted(whole, shapes, tiny, tmp_path, interrupt_after, workers):
+    interrupt_after(4)
+    config = tiny(shapes(train=5, val=1), train__steps=8, data__workers=workers, **OFTEN)
+    stopped = train(config, tmp_path)
+    assert (stopped.exit_code, stopped.steps) == (75, 4)
+    assert f"resight train --resume -o {tmp_path}" in stopped.text()
+    torch.rand(5)
+    done = train(config, tmp_path, resume=True)
+    assert (done.exit_code, done.steps) == (0, 8)
+    tensors, state = state_of(whole)
+    assert {key.split(".")[0] for key in tensors} == {"model", "ema", "optimizer"}
+    assert state_of(tmp_path) == (tensors, state)
+    assert load_checkpoint(tmp_path / BEST).state == load_checkpoint(whole / BEST).state
+    watched = [[row for row in lines(run) if row["split"] == "val"] for run in (whole, tmp_path)]
+    assert watched[0] == watched[1] and [row["step"] for row in watched[0]] == [3, 6, 8]
+
+
+def test_a_run_that_was_killed_while_it_evaluated_evaluates_at_the_same_step(
+    whole, shapes, tiny, tmp_path, monkeypatch
+):
+    def killed(_):
+        raise SystemExit
+
+    config = tiny(shapes(train=5, val=1), train__steps=8, **OFTEN)
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(Training, "_evaluate", killed)
+        train(config, tmp_path)
+    assert load_checkpoint(tmp_path / LAST).state["step"] == 3
+    train(config, tmp_path, resume=True)
+    assert state_of(tmp_path) == state_of(whole)
+    assert load_checkpoint(tmp_path / BEST).state == load_checkpoint(whole / BEST).state
+
+
+def test_a_finished_run_stays_as_it_is(whole, shapes, tiny):
+    before = state_of(whole)
+    again = train(tiny(shapes(train=5, val=1), train__steps=8, **OFTEN), whole, resume=True)
+    assert (again.exit_code, again.steps) == (0, 8)
+    assert state_of(whole) == before
+
+
+def test_a_signal_before_the_first_step_saves_step_0(shapes, tiny, tmp_path, monkeypatch):
+    config = tiny(shapes(train=3), train__steps=1)
+    start = module.start_model
+
+    def interrupted(plan):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return start(plan)
+
+    monkeypatch.setattr(module, "start_model", interrupted)
+    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    stopped = train(config, tmp_path)
+    assert (stopped.exit_code, stopped.steps) == (75, 0)
+    assert load_checkpoint(tmp_path / LAST).state["step"] == 0
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
+    done = train(config, tmp_path, resume=True)
+    assert (done.exit_code, done.steps) == (0, 1)
+    # Nothing was watched, so the last weights are the best there are.
+    assert load_checkpoint(tmp_path / BEST).state["step"] == 1
+
+
+def test_a_second_ctrl_c_ends_at_once(shapes, tiny, tmp_path, monkeypatch):
+    def impatient(plan):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("the second one must end it")
+
+    monkeypatch.setattr(module, "start_model", impatient)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(shapes(train=3)), tmp_path)
+
+
+def test_a_supervisor_ends_the_process_group_and_the_run_goes_on_later(shapes, tiny, tmp_path):
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "resight", "train", "--data", str(shapes(train=5)), "-o", str(run), "--resume"]
+    command += ["--model", "resnet18", "--start", "none", "--size", "64,96", "--batch", "2", "--device", "cpu"]
+    process = subprocess.Popen(
+        [*command, "--set", "data.workers=1"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(resight.__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+        start_new_session=True,  # a group of its own
+    )
+    try:
+        while not (run / "metrics.jsonl").exists() or not lines(run):  # the first step's line
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGTERM)
+        _, said = process.communicate(timeout=300)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 75, said
+    assert "Traceback" not in said
+    steps = load_checkpoint(run / LAST).state["step"]
+    assert steps >= 1
+    done = train(load_config(run / "config.toml", {"train.steps": steps + 1, "data.workers": 0}), run, resume=True)
+    assert (done.exit_code, done.steps) == (0, steps + 1)
+
+
+# What --resume accepts
+
+
+def test_resume_starts_where_there_is_nothing_and_where_nothing_was_saved(shapes, tiny, tmp_path, monkeypatch):
+    config = tiny(shapes(train=3), train__steps=1)
+    step = Training._step
+
+    def killed(*_):
+        raise SystemExit
+
+    monkeypatch.setattr(Training, "_step", killed)
+    for folder in ("missing", "empty"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        with pytest.raises(SystemExit):
+            train(config, tmp_path / folder, resume=True)
+    monkeypatch.setattr(Training, "_step", step)
+    run = tmp_path / "missing"
+    assert (run / "config.toml").exists() and not (run / LAST).exists()
+    (run / "metrics.jsonl").write_text('{"step": 1, "split": "train"}\n{"st')
+    with pytest.raises(ResightError, match="holds a run already"):
+        train(config, run)
+    assert train(config, run, resume=True).exit_code == 0
+    assert [row["step"] for row in lines(run)] == [1]
+    with pytest.raises(ResightError, match="holds a run already"):
+        train(config, run)
+
+
+def test_a_run_goes_on_with_its_own_model_and_classes_only(whole, shapes, tiny, squares, tmp_path):
+    from dataclasses import replace
+
+    from resight.data.records import write_records_folder
+    from resight.labels import LabelMap
+
+    stored = (whole / "config.toml").read_text()
+    told = (whole / "environment.json").read_text()
+    other = squares("a", 0)
+    other = replace(other, boxes=tuple(replace(box, label="stop") for box in other.boxes))
+    write_records_folder({"train": [other]}, tmp_path / "records", LabelMap.from_names(["stop"]))
+    for config, answer in (
+        (tiny(tmp_path / "records"), "trained on the classes red, blue, the data has stop"),
+        (tiny(shapes(train=5, val=1), model__min_size=80), "model.min_size was 64 and is now 80"),
+        (tiny(shapes(train=5, val=1), train__batch_size=3), "batch_size 2, .* batch_size 3"),
+        (tiny(shapes(train=6, val=1)), "goes on with the data it has"),
+    ):
+        with pytest.raises(ResightError, match=answer):
+            train(config, whole, resume=True)
+        assert (whole / "config.toml").read_text() == stored  # or the next --resume would fail, too
+    with pytest.raises(ResightError, match="another optimizer"):
+        train(tiny(shapes(train=5, val=1), train__optimizer="sgd", **OFTEN), whole, resume=True)
+    assert (whole / "config.toml").read_text() == stored
+    train(load_config(whole / "config.toml"), whole, resume=True)
+    assert (whole / "environment.json").read_text() == told
+
+
+def test_a_damaged_checkpoint_is_named(shapes, tiny, tmp_path):
+    (tmp_path / LAST).parent.mkdir()
+    (tmp_path / LAST).write_bytes(b"damaged")
+    with pytest.raises(ResightError) as caught:
+        train(tiny(shapes(train=3)), tmp_path, resume=True)
+    assert caught.value.where == str(tmp_path / LAST)
+
+
+# What a run leaves
+
+
+def test_a_run_folder_holds_what_is_promised(whole, shapes):
+    names = {str(file.relative_to(whole)) for file in whole.rglob("*") if file.is_file()}
+    events = {name for name in names if "tfevents" in name}
+    assert events
+    assert names - events == {"config.toml", "label_map.pbtxt", "environment.json", "metrics.jsonl", LAST, BEST}
+    assert load_config(whole / "config.toml").train.steps == 8
+    told = json.loads((whole / "environment.json").read_text())
+    assert told["seed"] == 42 and told["device"] == "cpu" and len(told["dataset"]) == len(told["weights"]) == 64
+    rows = lines(whole)
+    losses = {"loss", "loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"}
+    assert losses | {"learning_rate", "gradient_norm", "images_per_second", "waited"} <= rows[0].keys()
+    assert rows[0]["step"] == 1 and rows[0]["loss"] == pytest.approx(sum(rows[0][key] for key in losses - {"loss"}))
+    assert {measure.key for measure in MEASURES} <= rows[-1].keys()
+
+
+def test_nothing_in_a_run_folder_is_a_pickle(whole):
+    for file in (file for file in whole.rglob("*") if file.is_file()):
+        assert not zipfile.is_zipfile(file)  # what torch.save writes
+        assert not file.read_bytes().startswith((b"\x80\x02", b"\x80\x04", b"\x80\x05"))
+
+
+def test_best_holds_the_averaged_weights_that_were_measured(whole):
+    best, last = load_checkpoint(whole / BEST), load_checkpoint(whole / LAST)
+    assert best.state["selected_on"] == "val" and best.card.score == last.card.score
+    rows = {row["step"]: row["mAP"] for row in lines(whole) if row["split"] == "val"}
+    assert best.state["best"] == rows[best.state["step"]] == max(rows.values()) == last.state["best"]
+    assert best.weights().keys() == last.part("model").keys() and not best.part("optimizer")
+    if best.state["step"] == 8:
+        assert all(torch.equal(value, last.weights()[key]) for key, value in best.weights().items())
+
+
+def test_a_dry_run_tells_its_plan_once_and_writes_nothing(shapes, tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "--data", str(shapes(train=3)), "-o", "run", "--dry-run", "--size", "64,96", "--start", "none"]
+    said = CliRunner().invoke(app, words)
+    assert said.exit_code == 0
+    assert (said.stdout + said.stderr).count("images to train on") == 1
+    assert "run folder run" in said.stdout and os.listdir() == []
+
+
+# When things go wrong
+
+
+def test_a_loss_that_is_not_finite_ends_with_the_batch_and_the_last_good_checkpoint(shapes, tiny, tmp_path):
+    config = tiny(
+        shapes(train=5), train__steps=9, train__learning_rate=1e30, train__warmup_steps=0, checkpoint__every_steps=1
+    )
+    with pytest.raises(Diverged, match="not finite at step 2") as caught:
+        train(config, tmp_path)
+    assert caught.value.exit_code == 1
+    assert "train.learning_rate" in str(caught.value) and str(tmp_path / "diverged") in str(caught.value)
+    assert len(list((tmp_path / "diverged").glob("record-*.png"))) in (1, 2)
+    last = load_checkpoint(tmp_path / LAST)
+    assert last.state["step"] == 1
+    assert all(bool(torch.isfinite(value).all()) for value in last.tensors.values())
+
+
+def test_a_gradient_that_is_not_finite_spoils_no_weight(shapes, tiny, tmp_path, monkeypatch):
+    norm = Training._gradient_norm
+    monkeypatch.setattr(Training, "_gradient_norm", lambda self: norm(self) if self.state.step < 1 else float("nan"))
+    spoiled = []
+    monkeypatch.setattr(Training, "_update", lambda self: spoiled.append(self.state.step))
+    with pytest.raises(Diverged, match="the gradient is not finite at step 2"):
+        train(tiny(shapes(train=5), train__steps=9), tmp_path)
+    assert spoiled == [0]
+    assert list((tmp_path / "diverged").glob("record-*.png"))
+
+
+def measured(value):
+    return CocoMetrics({item.key: value for item in MEASURES}, {}, 1, 1, 0), OperatingPoint(0.4)
+
+
+def test_patience_ends_a_training_that_does_not_get_better(shapes, tiny, tmp_path, monkeypatch):
+    values = iter([0.1, 0.3, 0.3, 0.2, 0.25])
+    monkeypatch.setattr(module, "measure", lambda *_: measured(next(values)))
+    config = tiny(shapes(train=6, test=1), train__steps=50, train__patience=3, train__batch_size=6)
+    result = train(config, tmp_path)
+    assert (result.exit_code, result.steps, result.best) == (0, 5, 0.3)
+    best = load_checkpoint(tmp_path / BEST)
+    assert best.state == {"step": 2, "selected_on": "test", "best": 0.3} and best.card.score == 0.4
+    # Resumed, it is still out of patience.
+    assert train(config, tmp_path, resume=True).steps == 5
+
+
+def test_minutes_end_a_training_and_drive_its_schedule(shapes, tiny, tmp_path, monkeypatch):
+    config = tiny(shapes(train=3), train__max_minutes=2, train__warmup_steps=0, train__learning_rate=0.001)
+    monkeypatch.setattr(Training, "seconds", lambda self: 30.0 * self.state.step)
+    rates = []
+    monkeypatch.setattr(module, "set_rate", lambda _, rate: rates.append(rate))
+    result = train(config, tmp_path)
+    assert (result.exit_code, result.steps) == (0, 4)
+    assert rates == pytest.approx([0.001 * (1 + math.cos(math.pi * share)) / 2 for share in (0, 0.25, 0.5, 0.75)])
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_record_that_cannot_be_used_stops_the_training_or_is_counted(shapes, tiny, tmp_path, split):
+    good, bad = shapes(train=3, val=2), shapes(broken=1, train=3, val=2)
+    other = {"train": "val", "val": "train"}[split]
+    globs = {f"data__{split}": f"{bad}/{split}-*", f"data__{other}": f"{good}/{other}-*"}
+    config = tiny("", data__label_map=str(good / "label_map.pbtxt"), train__steps=2, **globs)
+    with pytest.raises(ResightError) as caught:
+        train(config, tmp_path / "stop")
+    assert f"{split}-00000" in caught.value.where
+    skipping = config.model_copy(update={"data": config.data.model_copy(update={"on_bad_record": "skip"})})
+    result = train(skipping, tmp_path / "skip")
+    assert result.exit_code == 0 and "1 records skipped" in result.text()
+    assert load_checkpoint(tmp_path / "skip" / LAST).state["skipped"] == 1
+
+
+def test_older_checkpoints_are_kept_as_many_as_asked_for(shapes, tiny, tmp_path):
+    train(tiny(shapes(train=3), train__steps=4, checkpoint__every_steps=1, checkpoint__keep=2), tmp_path)
+    kept = sorted((tmp_path / "checkpoints").glob("step-*"))
+    assert [load_checkpoint(path).state["step"] for path in kept] == [3, 4]
+
+
+# And it learns
+
+
+def test_it_learns_the_pictures_it_is_shown(shapes, tiny, tmp_path):
+    config = tiny(
+        shapes(train=6),
+        model__start="pretrained",
+        train__steps=60,
+        train__batch_size=3,
+        train__learning_rate=0.002,
+        train__warmup_steps=5,
+        train__ema=0.9,
+        augment__color=0,
+        augment__scale=(1, 1),
+    )
+    result = train(config, tmp_path)
+    detector = load(result.run)
+    plan = module.make_plan(config)
+    metrics, point = measure(detector.detect, truths_and_images(plan.train, pytest.fail), detector.classes)
+    assert metrics.summary["AP50"] > 0.5
+    assert point.f1 > 0.5
