@@ -176,7 +176,7 @@ def as_array(image: Any) -> tuple[np.ndarray, str]:
         return read_image(image), os.fspath(image)
     if hasattr(image, "convert"):
         upright = ImageOps.exif_transpose(image)
-        return np.asarray(upright.convert("RGB")), str(getattr(image, "filename", ""))
+        return np.array(upright.convert("RGB")), str(getattr(image, "filename", ""))
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
         if not image.size:
             raise ResightError(f"the image array is empty: {image.shape}")
