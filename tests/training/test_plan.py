@@ -69,7 +69,7 @@ def test_what_cannot_be_planned_is_refused(shapes, tiny, tmp_path):
         (both, "epochs and steps are both given"),
         (no_such, "no class is called green"),
         (tiny(shapes(val=2)), "no records to train on"),
-        (tiny(tmp_path), ""),
+        (tiny(tmp_path), str(tmp_path)),
     ):
         with pytest.raises(ResightError, match=answer):
             make_plan(config)
