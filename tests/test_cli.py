@@ -209,6 +209,8 @@ def test_ctrl_c_ends_with_130():
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": SOURCE},
+        # A test run in the background is one that ignores Ctrl-C, and its children with it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert running.stdout is not None and running.stdout.readline() == "ready\n"
     running.send_signal(signal.SIGINT)

@@ -212,3 +212,7 @@ def test_colours_change_within_bounds_and_strength_0_leaves_them():
     assert min(values) >= 100 / 1.5 - 2 and max(values) <= 150 + 1
     assert len(values) > 10
     assert sum(result is image for result in results) in range(4, 24)  # a fifth stays as it is
+
+
+def test_left_and_right_inside_other_words_are_no_hands():
+    assert FlipRule.of(["brightLight", "upright", "cleft"], {}).partner == (0, 1, 2)

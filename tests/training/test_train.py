@@ -19,10 +19,12 @@ from resight.errors import ResightError
 from resight.evaluation.coco import MEASURES, CocoMetrics
 from resight.evaluation.evaluate import measure
 from resight.evaluation.operating_point import OperatingPoint
+from resight.training import loop
 from resight.training import train as module
 from resight.training.checkpoints import load_checkpoint
+from resight.training.loop import Diverged, Training, truths_and_images
 from resight.training.run_folder import BEST, LAST
-from resight.training.train import Diverged, Training, train, truths_and_images
+from resight.training.train import train
 
 OFTEN = {"augment__scale": (0.8, 1.2), "train__warmup_steps": 2, "train__learning_rate": 0.001}
 
@@ -308,7 +310,7 @@ def measured(value):
 
 def test_patience_ends_a_training_that_does_not_get_better(shapes, tiny, tmp_path, monkeypatch):
     values = iter([0.1, 0.3, 0.3, 0.2, 0.25])
-    monkeypatch.setattr(module, "measure", lambda *_: measured(next(values)))
+    monkeypatch.setattr(loop, "measure", lambda *_: measured(next(values)))
     config = tiny(shapes(train=6, test=1), train__steps=50, train__patience=3, train__batch_size=6)
     result = train(config, tmp_path)
     assert (result.exit_code, result.steps, result.best) == (0, 5, 0.3)
@@ -322,7 +324,7 @@ def test_minutes_end_a_training_and_drive_its_schedule(shapes, tiny, tmp_path, m
     config = tiny(shapes(train=3), train__max_minutes=2, train__warmup_steps=0, train__learning_rate=0.001)
     monkeypatch.setattr(Training, "seconds", lambda self: 30.0 * self.state.step)
     rates = []
-    monkeypatch.setattr(module, "set_rate", lambda _, rate: rates.append(rate))
+    monkeypatch.setattr(loop, "set_rate", lambda _, rate: rates.append(rate))
     result = train(config, tmp_path)
     assert (result.exit_code, result.steps) == (0, 4)
     assert rates == pytest.approx([0.001 * (1 + math.cos(math.pi * share)) / 2 for share in (0, 0.25, 0.5, 0.75)])

@@ -16,7 +16,8 @@ from torchvision.transforms.v2 import functional as F
 
 from ..config import AugmentConfig
 
-HANDED = re.compile(r"left|right", re.IGNORECASE)
+# At the beginning of a word or of a hump of it: "turnLeft", "keep_right", but not "bright".
+HANDED = re.compile(r"(?<![A-Za-z])(?:left|right|LEFT|RIGHT)|(?:Left|Right)")
 
 
 @dataclass(frozen=True)

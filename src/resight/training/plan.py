@@ -13,7 +13,7 @@ import torch
 from ..config import Config
 from ..data.augment import HANDED, suggest_flip_pairs
 from ..data.dataset import EndlessBatches, network_boxes, record_sizes
-from ..data.records import Records, RecordSplit, open_records
+from ..data.records import Records, RecordSplit, open_configured
 from ..errors import ResightError, listed
 from ..models.anchors import AnchorSettings, fit_anchors, reachable_iou
 from ..models.build import build_model, default_anchors, level_strides
@@ -80,15 +80,7 @@ def make_plan(config: Config) -> Plan:
         # A run is resumed and evaluated from any folder.
         data = data.model_copy(update={"path": os.path.abspath(data.path)})
         config = config.model_copy(update={"data": data})
-    records = open_records(
-        data.path,
-        train=data.train,
-        val=data.val,
-        test=data.test,
-        label_map=data.label_map,
-        as_stored=data.as_stored,
-        on_bad=data.on_bad_record,
-    )
+    records = open_configured(data)
     train = records.splits.get("train")
     if train is None or len(train) == 0:
         raise ResightError("there are no records to train on", where=data.path or data.train)

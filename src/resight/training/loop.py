@@ -1,0 +1,385 @@
+"""The training loop and what it holds: model, averaged weights, optimizer, state, logs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.dataset import TrainingExample, TrainingSet
+from ..data.example import on_image
+from ..data.images import decode
+from ..data.loader import load_batches
+from ..data.records import RecordSplit
+from ..detector import Detector
+from ..errors import ResightError
+from ..evaluation.coco import CocoMetrics, GroundTruth
+from ..evaluation.evaluate import measure
+from ..evaluation.operating_point import OperatingPoint
+from ..models.faster_rcnn import FasterRCNN
+from ..progress import Meter, meter
+from . import checkpoints as files
+from .checkpoints import Checkpoint, ModelCard
+from .events import EventWriter
+from .plan import Plan
+from .run_folder import BEST, LAST, METRICS
+from .schedule import AveragedWeights, build_optimizer, rate_at, set_rate
+
+log = logging.getLogger(__name__)
+
+LOG_EVERY = 20  # steps between lines of metrics.jsonl
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a training ended: exit code 0 done, 1 diverged, 75 interrupted with its state saved."""
+
+    run: str
+    exit_code: int
+    message: str
+    best: float | None = None
+    steps: int = 0
+
+    def text(self) -> str:
+        return self.message
+
+
+class Diverged(ResightError):
+    """The loss is not a finite number any more."""
+
+    exit_code = 1
+
+
+@dataclass
+class State:
+    """What changes while training, beside tensors."""
+
+    step: int = 0
+    batches: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+    best: float | None = None
+    score: float | None = None
+    evaluated_at: int = 0
+    without_gain: int = 0
+    evaluation_seconds: float = 0.0
+    skipped: int = 0
+    order: str = ""  # what the order of the records follows from
+
+
+def order_of(plan: Plan) -> str:
+    """All that decides which records make which step."""
+    train = plan.config.train
+    return (
+        f"data {plan.records.digest}, seed {train.seed}, batch_size {train.batch_size}, accumulate {train.accumulate}"
+    )
+
+
+class Training:
+    """The loop and what it holds: model, averaged weights, optimizer, state, logs."""
+
+    def __init__(self, plan: Plan, model: FasterRCNN, run: Path, device: torch.device) -> None:
+        self.plan, self.run_folder, self.device = plan, run, device
+        self.config = plan.config
+        self.model = model.to(device)
+        self.averaged = AveragedWeights(self.model, self.config.train.ema) if self.config.train.ema else None
+        self.optimizer = build_optimizer(self.model, self.config.train)
+        self.state = State(order=order_of(plan))
+        self.started = time.monotonic()
+        self.board = EventWriter(run)
+        self.metrics = open(run / METRICS, "a", encoding="utf-8")  # noqa: SIM115
+        self.recent: list[dict[str, float]] = []
+        self.shown = 0.0
+
+    def __enter__(self) -> Training:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.board.close()
+        self.metrics.close()
+
+    def run(self, stop: threading.Event) -> TrainResult:
+        """Steps until the plan is fulfilled, patience is out or ``stop`` is set."""
+        self.model.train()
+        saved_at = time.monotonic()
+        with meter("training", self.config.train.max_minutes or self.plan.steps) as bar:
+            self._show(bar)
+            batches = self._batches()
+            if self._due():  # the run was ended while it evaluated
+                self._evaluate()
+            while self.progress() < 1 and not stop.is_set() and not self._out_of_patience():
+                self._step(batches, bar)
+                if self._due():
+                    self.save()
+                    self._evaluate()
+                every = self.config.checkpoint
+                by_steps = every.every_steps and self.state.step % every.every_steps == 0
+                if by_steps or time.monotonic() - saved_at > 60 * every.every_minutes:
+                    self.save()
+                    saved_at = time.monotonic()
+        if stop.is_set():
+            self.save()
+            command = f"resight train --resume -o {self.run_folder}"
+            return self._result(75, f"interrupted after step {self.state.step}, saved; continue with: {command}")
+        self.save()
+        if self.state.evaluated_at < self.state.step:
+            self._evaluate()
+            self.save()
+        return self._result(0, self._closing())
+
+    def progress(self) -> float:
+        """Share of the training that is done, by the clock where it is to take a number of minutes."""
+        by_steps = self.state.step / self.plan.steps
+        minutes = self.config.train.max_minutes
+        return max(by_steps, self.seconds() / 60 / minutes) if minutes else by_steps
+
+    def _show(self, bar: Meter, note: str = "") -> None:
+        done = self.progress() * (self.config.train.max_minutes or self.plan.steps)
+        bar.advance(done - self.shown, note)
+        self.shown = done
+
+    def seconds(self) -> float:
+        return self.state.seconds + time.monotonic() - self.started
+
+    def _batches(self) -> Iterator[list[TrainingExample | ResightError]]:
+        dataset = TrainingSet(self.plan.train, self.plan.classes, self.config)
+        order = replace(self.plan.batches, start=self.state.batches)
+        return iter(load_batches(dataset, order, self.config.data.workers))
+
+    def _step(self, batches: Iterator[list[TrainingExample | ResightError]], bar: Meter) -> None:
+        config, state = self.config.train, self.state
+        began = time.monotonic()
+        rate = rate_at(config, state.step, self.progress())
+        set_rate(self.optimizer, rate)
+        totals: dict[str, float] = {}
+        waited = 0.0
+        for _ in range(config.accumulate):
+            waiting = time.monotonic()
+            examples = self._usable(next(batches))
+            waited += time.monotonic() - waiting
+            state.batches += 1
+            if not examples:
+                continue
+            losses = self._losses(examples)
+            loss = torch.stack(list(losses.values())).sum()
+            values = {name: float(value.detach()) for name, value in losses.items()}
+            if not torch.isfinite(loss):
+                self._diverged("loss", examples, values)
+            (loss / config.accumulate).backward()
+            for name, value in values.items():
+                totals[name] = totals.get(name, 0.0) + value / config.accumulate
+        norm = self._gradient_norm()
+        if not math.isfinite(norm):
+            self._diverged("gradient", examples, totals)  # a step would spoil every weight
+        self._update()
+        state.step += 1
+        state.waited += waited
+        totals |= {"loss": sum(totals.values()), "learning_rate": rate, "gradient_norm": norm}
+        took = time.monotonic() - began
+        totals |= {"images_per_second": config.batch_size * config.accumulate / took, "waited": waited / took}
+        self.recent.append(totals)
+        if state.step % LOG_EVERY == 0 or state.step == 1:
+            self._log()
+        note = f"loss {totals['loss']:.3f}, rate {rate:.1e}, {totals['images_per_second']:.1f} images/s"
+        self._show(bar, note)
+
+    def _usable(self, batch: list[TrainingExample | ResightError]) -> list[TrainingExample]:
+        examples = []
+        for item in batch:
+            if isinstance(item, TrainingExample):
+                examples.append(item)
+                continue
+            self._skip(item)
+        return examples
+
+    def _skip(self, error: ResightError) -> None:
+        """A record that cannot be used ends the training, or is counted, as the configuration says."""
+        if self.config.data.on_bad_record == "stop":
+            raise error
+        self.state.skipped += 1
+        log.warning("skipped (%d so far): %s", self.state.skipped, error)
+
+    def _losses(self, examples: list[TrainingExample]) -> dict[str, Tensor]:
+        images = [example.image.to(self.device) for example in examples]
+        targets = [example.target for example in examples]
+        kind = self.config.train.precision
+        if kind == "float32":
+            return self.model(images, targets)
+        with torch.autocast(self.device.type, getattr(torch, kind)):
+            return self.model(images, targets)
+
+    def _gradient_norm(self) -> float:
+        """The norm before clipping; clips."""
+        limit = self.config.train.clip_norm
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        return float(torch.nn.utils.clip_grad_norm_(parameters, limit or float("inf")))
+
+    def _update(self) -> None:
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.averaged:
+            self.averaged.update(self.state.step)
+
+    def _due(self) -> bool:
+        """Once in ``evaluate.every`` epochs, or less often where the watched split is large beside the training split.
+
+        An image costs about half as much to evaluate as to train on, so a fifth of the images is a tenth of the time.
+        That is counted and not timed: equal runs evaluate at equal steps.
+        """
+        if self.plan.watch is None:
+            return False
+        epoch = self.plan.batches.per_epoch / self.config.train.accumulate
+        epochs = max(self.config.evaluate.every, 5 * len(self.plan.watch) / len(self.plan.train))
+        return self.state.step - self.state.evaluated_at >= epochs * epoch
+
+    def _evaluate(self) -> None:
+        """Measures the averaged weights on the watched split and keeps them when they are the best so far."""
+        state = self.state
+        state.evaluated_at = state.step
+        began = time.monotonic()
+        model = self.averaged.model if self.averaged else self.model
+        if self.plan.watch is None:
+            self._save_best(model)
+            return
+        model.eval()
+        card = ModelCard.of(model, self.config.model, self.plan.records.label_map)
+        detector = Detector.of(model, card, self.device)
+        metrics, point = measure(detector.detect, truths_and_images(self.plan.watch, self._skip), self.plan.classes)
+        model.train()
+        state.evaluation_seconds += time.monotonic() - began
+        self._keep(model, metrics, point)
+
+    def _keep(self, model: FasterRCNN, metrics: CocoMetrics, point: OperatingPoint) -> None:
+        state, name = self.state, self.config.evaluate.metric
+        summary = metrics.summary
+        value = summary[name]
+        better = value is not None and (state.best is None or value > state.best)
+        state.without_gain = 0 if better else state.without_gain + 1
+        self._write({"step": state.step, "split": self.plan.watch_name, **summary})
+        for key, number in summary.items():
+            if number is not None:
+                self.board.scalar(f"{self.plan.watch_name}/{key}", number, state.step)
+        log.info(
+            "step %d: %s on %s%s",
+            state.step,
+            ", ".join(f"{key} {summary[key]:.3f}" for key in ("mAP", "AP50", "AP75") if summary[key] is not None),
+            self.plan.watch_name,
+            ", the best so far" if better else "",
+        )
+        if better or state.best is None:
+            state.best = value
+            state.score = point.score
+            self._save_best(model)
+
+    def _save_best(self, model: FasterRCNN) -> None:
+        card = ModelCard.of(model, self.config.model, self.plan.records.label_map, self.state.score)
+        tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
+        state = {"step": self.state.step, "selected_on": self.plan.watch_name, "best": self.state.best}
+        files.save_checkpoint(self.run_folder / BEST, Checkpoint(card, tensors, state), self.config)
+
+    def save(self) -> None:
+        """Writes the last checkpoint: all that the training needs to go on."""
+        self.state.seconds, self.started = self.seconds(), time.monotonic()
+        tensors = {f"model.{key}": value for key, value in self.model.state_dict().items()}
+        if self.averaged:
+            trained = {name for name, p in self.model.named_parameters() if p.requires_grad}
+            own = self.averaged.model.state_dict()
+            tensors |= {f"ema.{key}": value for key, value in own.items() if key in trained}
+        tensors |= {f"optimizer.{key}": value for key, value in files.optimizer_tensors(self.optimizer).items()}
+        card = ModelCard.of(self.model, self.config.model, self.plan.records.label_map, self.state.score)
+        files.save_checkpoint(self.run_folder / LAST, Checkpoint(card, tensors, vars(self.state)), self.config)
+        if self.config.checkpoint.keep:
+            files.keep_copy(self.run_folder / LAST, self.state.step, self.config.checkpoint.keep)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Goes on from ``checkpoint``.
+
+        Raises:
+            ResightError: it lacks something, or is of another optimizer.
+        """
+        try:
+            self.model.load_state_dict(checkpoint.part("model"))
+            if self.averaged:
+                self.averaged.model.load_state_dict(checkpoint.weights())
+            files.restore_optimizer(self.optimizer, checkpoint.part("optimizer"))
+            self.state = State(**checkpoint.state)
+        except (RuntimeError, LookupError, TypeError, ValueError) as error:
+            raise ResightError(f"the training cannot go on from it: {error}", where=self.run_folder / LAST) from error
+        log.info("resumed at step %d", self.state.step)
+
+    def _log(self) -> None:
+        """One line of metrics.jsonl: the means over the steps since the last."""
+        mean = {name: sum(row.get(name, 0.0) for row in self.recent) / len(self.recent) for name in self.recent[-1]}
+        self.recent = []
+        self._write({"step": self.state.step, "split": "train", "seconds": round(self.seconds(), 1), **mean})
+        for name, value in mean.items():
+            self.board.scalar(f"train/{name}", value, self.state.step)
+
+    def _write(self, row: dict[str, Any]) -> None:
+        self.metrics.write(json.dumps(row) + "\n")
+        self.metrics.flush()
+
+    def _diverged(self, what: str, examples: list[TrainingExample], values: dict[str, float]) -> NoReturn:
+        """Writes the batch out and stops; the last checkpoint is from before."""
+        from PIL import Image
+
+        from ..drawing import draw
+
+        folder = self.run_folder / "diverged"
+        folder.mkdir(exist_ok=True)
+        for example in examples:
+            names = [self.plan.classes[label] for label in example.target.labels.tolist()]
+            picture = draw(example.image.permute(1, 2, 0).numpy(), example.target.boxes.numpy(), names)
+            Image.fromarray(picture).save(folder / f"record-{example.record}.png")
+        text = ", ".join(f"{name} {value:g}" for name, value in values.items())
+        raise Diverged(
+            f"the {what} is not finite at step {self.state.step + 1} ({text}); the batch is in {folder}",
+            where=self.run_folder,
+            fix="Try a lower train.learning_rate or train.clip_norm, a longer train.warmup_steps, and look at the "
+            "pictures of the batch. The last good checkpoint is kept.",
+        )
+
+    def _out_of_patience(self) -> bool:
+        patience = self.config.train.patience
+        return bool(patience) and self.state.without_gain >= patience
+
+    def _result(self, code: int, message: str) -> TrainResult:
+        return TrainResult(str(self.run_folder), code, message, self.state.best, self.state.step)
+
+    def _closing(self) -> str:
+        state = self.state
+        best = (
+            f"best {self.config.evaluate.metric} {state.best:.3f} on {self.plan.watch_name}; "
+            if state.best is not None
+            else ""
+        )
+        waiting = state.waited / max(self.seconds() - state.evaluation_seconds, 1e-9)
+        skipped = f", {state.skipped} records skipped" if state.skipped else ""
+        return (
+            f"{state.step:,} steps in {self.seconds() / 60:.1f} minutes ({waiting:.1%} waiting for data){skipped}; "
+            f"{best}run folder {self.run_folder}"
+        )
+
+
+def truths_and_images(
+    split: RecordSplit, skip: Callable[[ResightError], None]
+) -> Iterator[tuple[GroundTruth, np.ndarray]]:
+    """The objects and the decoded image of each record; ``skip`` is told of those that cannot be used."""
+    for index in range(len(split)):
+        try:
+            record = split[index]
+            image = decode(record.encoded, split.where(index))
+        except ResightError as error:
+            skip(error)
+            continue
+        yield GroundTruth.of_record(on_image(record, *image.shape[:2]), split.labels(record)), image
