@@ -47,7 +47,10 @@ TREES = section(
         deterministic=st.booleans(),
     ),
     augment=section(
-        flip=SHARE, flip_pairs=st.dictionaries(TEXT, TEXT, max_size=3), scale=st.tuples(ABOVE_0, ABOVE_0).map(sorted), color=SHARE
+        flip=SHARE,
+        flip_pairs=st.dictionaries(TEXT, TEXT, max_size=3),
+        scale=st.tuples(ABOVE_0, ABOVE_0).map(sorted),
+        color=SHARE,
     ),
     evaluate=section(every=ABOVE_0, metric=st.sampled_from(["mAP", "AP50", "AP75"])),
     checkpoint=section(every_steps=COUNT, every_minutes=ABOVE_0, keep=COUNT),

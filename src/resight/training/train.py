@@ -23,7 +23,7 @@ from . import checkpoints as files
 from .checkpoints import Checkpoint
 from .loop import Training, TrainResult, order_of
 from .plan import Plan, make_plan, start_model
-from .run_folder import LAST, describe_run, forget_metrics, new_run
+from .run_folder import LAST, METRICS, describe_run, forget_metrics, new_run
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,8 @@ def _train(config: Config, run: Path, resume: bool, device: torch.device, stop: 
     _be_deterministic(config)
     facts: dict[str, Any] | None = None
     if last is None:
+        if resume and (run / METRICS).exists():
+            log.warning("%s holds no checkpoint: the training begins again, and so do its metrics", run)
         model, report = start_model(plan)
         new_run(run, resume)
         start = files.weights_digest(model.state_dict())
