@@ -1,8 +1,8 @@
 """BatchNorm with frozen statistics, folded into the convolution before it.
 
 With statistics that never change, ``norm(conv(x))`` is a convolution with scaled weights and a bias. To compute these
-few numbers at every step, instead of normalising the whole feature map, saves a fifth of a training step and a third of
-its memory; gradients still reach the norm's weight and bias. Names and tensors of the state dict stay as they are.
+few numbers at every step, instead of normalising the whole feature map, saves a pass over it and the memory of a copy;
+gradients still reach the norm's weight and bias. Names and tensors of the state dict stay as they are.
 """
 
 from __future__ import annotations
