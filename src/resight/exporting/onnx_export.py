@@ -7,7 +7,6 @@ what keeps the graph free of data-dependent shapes; resizing is a small graph of
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,10 @@ from torchvision.ops import roi_align
 
 from .. import __version__
 from ..detector import Detector
-from ..errors import ResightError
 from ..models import coder
 from ..models.faster_rcnn import BOX_WEIGHTS, POOL_SIZE, RPN_WEIGHTS, FasterRCNN, InputSettings, big_enough
 from ..models.pooling import SAMPLES, assign_levels
+from ..outputs import whole_file
 from ..training.checkpoints import weights_digest
 from .onnx_model import KEY
 
@@ -317,10 +316,5 @@ def write_onnx(detector: Detector, path: Path) -> None:
         "version": __version__,
     }
     onnx.helper.set_model_props(proto, {KEY: json.dumps(meta)})
-    partial = path.with_name(path.name + ".partial")
-    try:
+    with whole_file(path) as partial:
         onnx.save_model(proto, partial)
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise ResightError(f"cannot be written: {error.strerror}", where=path) from error
