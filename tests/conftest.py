@@ -73,7 +73,7 @@ def untrained(tmp_path_factory):
     from resight.config import ModelConfig
     from resight.labels import LabelMap
     from resight.models.build import build_model
-    from resight.training.checkpoints import Checkpoint, ModelCard, save_checkpoint
+    from resight.models.checkpoints import Checkpoint, ModelCard, save_checkpoint
 
     config = ModelConfig(min_size=64, max_size=96)
     with torch.random.fork_rng(devices=[]):

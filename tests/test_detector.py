@@ -11,7 +11,7 @@ from resight.data.records import open_records
 from resight.detector import as_array, class_names, load
 from resight.errors import ResightError
 from resight.labels import LabelMap, to_pbtxt
-from resight.training.checkpoints import load_checkpoint, save_checkpoint
+from resight.models.checkpoints import load_checkpoint, save_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from .errors import ResightError, nearest
 
+TFOD_MODELS = ("faster_rcnn_resnet50_v1", "faster_rcnn_resnet101_v1", "faster_rcnn_resnet152_v1")
+
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -34,29 +36,93 @@ class DataConfig(_Section):
     as_stored: bool = Field(False, description="keep records that repeat an image as they are")
 
 
+class TfodConfig(_Section):
+    """What the TFOD dialect has beside ``ModelConfig``; the defaults are those of the stock 800x1333 gpu-8 configs."""
+
+    fixed_size: tuple[Positive, Positive] | None = Field(
+        None, description="height and width that every image is stretched to; otherwise min_size and max_size hold"
+    )
+    pad: bool = Field(True, description="pad right and below to a square of max_size")
+    pad_value: tuple[float, float, float] = Field((0.0, 0.0, 0.0), description="RGB 0..255 of the padding")
+    anchor_scales: tuple[float, ...] = Field((0.25, 0.5, 1.0, 2.0), description="factors on anchor_base")
+    anchor_ratios: tuple[float, ...] = Field((0.5, 1.0, 2.0), description="width / height")
+    anchor_base: tuple[float, float] = Field((256.0, 256.0), description="pixels: height and width at scale 1")
+    anchor_stride: tuple[Positive, Positive] = Field((16, 16), description="pixels between anchors, down and across")
+    anchor_offset: tuple[float, float] = Field((0.0, 0.0), description="pixels: y and x of the first anchor's centre")
+    clip_anchors: bool = Field(False, description="in training, clip anchors to the image instead of leaving them out")
+    share_boxes: bool = Field(False, description="one box of a proposal for all classes")
+    train_norms: bool = Field(False, description="BatchNorm normalises with the batch and updates its statistics")
+    static_shapes: bool = Field(False, description="proposals and samples as TFOD takes them with static shapes")
+    matmul_crop: bool = Field(False, description="RoIs cropped as TFOD does by matrix products, for a TPU")
+    rpn_score: float = Field(0.0, description="least objectness of a proposal")
+    rpn_nms_iou: Fraction = Field(0.7, description="IoU above which the weaker proposal goes")
+    proposals: Positive = Field(300, description="proposals an image")
+    rpn_batch: Positive = Field(256, description="anchors drawn for the losses, an image")
+    rpn_positive: Fraction = Field(0.5, description="largest share of objects among them")
+    box_batch: Positive = Field(64, description="proposals drawn for the second stage, an image")
+    box_positive: Fraction = Field(0.25, description="largest share of objects among them")
+    crop_size: Positive = Field(14, description="samples of a RoI, each way")
+    pool_size: Positive = Field(2, description="kernel of the max pooling after it")
+    pool_stride: Positive = Field(2, description="its stride")
+    rpn_stddev: float = Field(0.01, gt=0, description="of the first weights of a new RPN head")
+    rpn_box_weight: float = Field(2.0, ge=0, description="factors of the four losses: boxes of the first stage, ...")
+    rpn_object_weight: float = Field(1.0, ge=0, description="... objectness, ...")
+    box_weight: float = Field(2.0, ge=0, description="... boxes of the second stage, ...")
+    class_weight: float = Field(1.0, ge=0, description="... classes")
+    score: float = Field(0.0, description="least score of a detection")
+    nms_iou: Fraction = Field(0.6, description="IoU above which the weaker detection of a class goes")
+    detections_per_class: Positive = Field(100, description="detections of a class, an image")
+    detections: Positive = Field(100, description="detections an image")
+    max_boxes: Positive = Field(100, description="true boxes an image; what exceeds them is cut off and counted")
+
+
 class ModelConfig(_Section):
-    name: str = Field("tf_efficientnet_lite0", description="a timm backbone, or one of torchvision's four models")
+    name: str = Field(
+        "tf_efficientnet_lite0",
+        description="a timm backbone, one of torchvision's four models, or TFOD's faster_rcnn_resnet{50,101,152}_v1",
+    )
     start: str = Field("pretrained", description="pretrained, none, or a MODEL whose weights to start from")
+    start_type: Literal["detection", "full", "classification"] = Field(
+        "detection", description="TFOD dialect: backbone, everything, or backbone of an image classifier"
+    )
     min_size: Positive = Field(384, description="pixels: the short side is scaled to this ...")
     max_size: Positive = Field(640, description="pixels: ... unless the long side would exceed this")
     anchors: Literal["fit", "default"] = Field("fit", description="fit to the training boxes, or the model's own")
     freeze: int = Field(2, ge=0, le=5, description="backbone stages whose weights stay as they are, from the stem")
+    tfod: TfodConfig | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _own_sizes(cls, values: Any) -> Any:
-        """torchvision's four models have sizes of their own, which their weights were trained at."""
+        """torchvision's four models and TFOD's have sizes of their own, which their weights were trained at."""
         name = values.get("name") if isinstance(values, dict) else None
-        if not isinstance(name, str) or not name.startswith("fasterrcnn_"):
+        if not isinstance(name, str) or not name.startswith(("fasterrcnn_", "faster_rcnn_")):
             return values
         short, long = (320, 640) if "_320_" in name else (800, 1333)
-        return {"min_size": short, "max_size": long, **values}
+        if name not in TFOD_MODELS:
+            return {"min_size": short, "max_size": long, **values}
+        tfod = values.get("tfod") or {}
+        fixed = tfod.get("fixed_size") if isinstance(tfod, dict) else getattr(tfod, "fixed_size", None)
+        if isinstance(fixed, list | tuple) and fixed and all(isinstance(side, int) for side in fixed):
+            short, long = min(fixed), max(fixed)
+        own = {"min_size": short, "max_size": long, "anchors": "default", "freeze": 0}
+        return {**own, **values, "tfod": tfod}
 
     @model_validator(mode="after")
     def _sizes(self) -> ModelConfig:
         if self.min_size > self.max_size:
             raise ValueError(f"min_size {self.min_size} is larger than max_size {self.max_size}")
+        if (self.tfod is not None) != self.is_tfod:
+            raise ValueError("model.tfod belongs to the models faster_rcnn_resnet{50,101,152}_v1, and they to it")
+        fixed = self.tfod.fixed_size if self.tfod else None
+        if fixed and sorted(fixed) != [self.min_size, self.max_size]:
+            raise ValueError(f"every image is stretched to {fixed[0]} x {fixed[1]}, so another size would not apply")
         return self
+
+    @property
+    def is_tfod(self) -> bool:
+        """Whether the model is of the TFOD dialect."""
+        return self.name in TFOD_MODELS
 
 
 class TrainConfig(_Section):
@@ -65,11 +131,26 @@ class TrainConfig(_Section):
     max_minutes: float | None = Field(None, gt=0, description="minutes of training; the schedule follows the clock")
     batch_size: Positive = Field(8, description="images a step")
     accumulate: Positive = Field(1, description="batches whose gradients are summed into one step")
-    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="adamw or sgd (momentum .9)")
+    optimizer: Literal["adamw", "sgd", "momentum"] = Field(
+        "adamw", description="adamw, sgd (momentum .9), or momentum: TFOD's, with the rate inside the velocity"
+    )
+    momentum: Fraction = Field(0.9, description="share of the velocity that an update keeps (sgd and momentum)")
     learning_rate: float | None = Field(None, gt=0, description="default: of the optimizer, scaled to the batch")
     weight_decay: float | None = Field(None, ge=0, description="decay of the weights; default .05 (adamw), .0001 (sgd)")
-    schedule: Literal["cosine", "constant"] = Field("cosine", description="learning rate after the warm-up")
-    warmup_steps: int = Field(100, ge=0, description="steps of linear warm-up")
+    schedule: Literal["cosine", "constant", "steps", "exponential"] = Field(
+        "cosine", description="learning rate after the warm-up"
+    )
+    schedule_steps: Positive | None = Field(
+        None, description="steps to the end of the cosine (default: the training's), or to one exponential decay"
+    )
+    hold_steps: int = Field(0, ge=0, description="steps between the warm-up and the beginning of the cosine")
+    milestones: tuple[tuple[int, float], ...] = Field((), description="steps: [step, learning rate from there on]")
+    decay: float = Field(0.96, gt=0, description="exponential: factor each schedule_steps")
+    staircase: bool = Field(True, description="exponential: at once every schedule_steps, or little by little")
+    least_rate: float = Field(0.0, ge=0, description="exponential: the rate is never smaller")
+    warmup_steps: int = Field(100, ge=0, description="steps of warm-up")
+    warmup_rate: float | None = Field(None, ge=0, description="rate the warm-up begins at; default: one step of it")
+    warmup: Literal["linear", "constant"] = Field("linear", description="the warm-up rises, or stays at warmup_rate")
     clip_norm: float = Field(10.0, ge=0, description="largest gradient norm; 0: no clipping")
     ema: Fraction = Field(0.998, description="decay of the averaged weights that are evaluated; 0: off")
     patience: int = Field(0, ge=0, description="evaluations without improvement before stopping; 0: off")
@@ -77,6 +158,22 @@ class TrainConfig(_Section):
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     seed: int = Field(42, ge=0, description="every random draw follows from it")
     deterministic: bool = Field(False, description="ask for determinism on CUDA too (a CPU always is)")
+
+
+class Operation(_Section):
+    """One of TFOD's augmentations, under TFOD's name, with all of its options."""
+
+    name: Literal[
+        "random_horizontal_flip",
+        "random_vertical_flip",
+        "random_adjust_hue",
+        "random_adjust_contrast",
+        "random_adjust_saturation",
+        "random_adjust_brightness",
+        "random_crop_image",
+        "random_square_crop_by_scale",
+    ]
+    options: dict[str, float] = {}
 
 
 class AugmentConfig(_Section):
@@ -89,6 +186,9 @@ class AugmentConfig(_Section):
         1.0, description="largest window, as a share of the sides at training size"
     )
     color: Fraction = Field(0.5, description="strength of brightness, contrast, saturation and hue jitter")
+    operations: tuple[Operation, ...] | None = Field(
+        None, description="TFOD's operations in their order, in the place of all other augmentation"
+    )
 
     @model_validator(mode="after")
     def _order(self) -> AugmentConfig:
@@ -134,10 +234,13 @@ def load_config(path: str | os.PathLike[str] | None = None, overrides: Mapping[s
         except (ValueError, RecursionError) as error:  # TOML and UTF-8 errors, absurd numbers, absurd nesting
             raise ResightError(f"is not valid TOML: {error}", where=where) from error
     for key, value in (overrides or {}).items():
-        section, _, name = key.partition(".")
-        if section not in Config.model_fields or not name:
+        *sections, name = key.split(".")
+        if not sections or sections[0] not in Config.model_fields:
             raise ResightError(f"unknown key '{key}'", where="--set", fix=_known(key))
-        branch = tree.setdefault(section, {})
+        branch = tree
+        for section in sections:
+            if isinstance(branch, dict):
+                branch = branch.setdefault(section, {})
         if isinstance(branch, dict):
             branch[name] = value
     try:
@@ -163,16 +266,19 @@ def parse_set(assignments: Iterable[str]) -> dict[str, Any]:
 
 def to_toml(config: Config) -> str:
     """The whole tree as TOML, each key with its comment; what is unset is a comment line."""
-    lines: list[str] = []
-    for section in Config.model_fields:
-        lines.append(f"[{section}]")
-        values = getattr(config, section)
-        for name, field in type(values).model_fields.items():
-            value = getattr(values, name)
+    return "\n".join(line for name in Config.model_fields for line in _section_lines(name, getattr(config, name)))
+
+
+def _section_lines(title: str, values: BaseModel) -> list[str]:
+    lines, inner = [f"[{title}]"], []
+    for name, field in type(values).model_fields.items():
+        value = getattr(values, name)
+        if isinstance(value, TfodConfig):
+            inner += _section_lines(f"{title}.{name}", value)
+        elif field.description:
             text = f"# {name} =" if value is None else f"{name} = {_toml_value(value)}"
             lines.append(f"{text:<36} # {field.description}")
-        lines.append("")
-    return "\n".join(lines)
+    return [*lines, "", *inner]
 
 
 def _toml_value(value: Any) -> str:
@@ -183,6 +289,8 @@ def _toml_value(value: Any) -> str:
         return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + '"'
     if isinstance(value, tuple | list):
         return f"[{', '.join(_toml_value(item) for item in value)}]"
+    if isinstance(value, BaseModel):
+        value = value.model_dump()
     if isinstance(value, dict):
         pairs = ", ".join(f"{_toml_value(k)} = {_toml_value(v)}" for k, v in value.items())
         return f"{{ {pairs} }}" if pairs else "{}"
@@ -190,15 +298,12 @@ def _toml_value(value: Any) -> str:
 
 
 def _all_keys() -> list[str]:
-    return [
-        f"{section}.{name}"
-        for section, field in Config.model_fields.items()
-        for name in field.annotation.model_fields  # type: ignore[union-attr]
-    ]
+    sections = {**{name: field.annotation for name, field in Config.model_fields.items()}, "model.tfod": TfodConfig}
+    return [f"{section}.{name}" for section, kind in sections.items() for name in kind.model_fields]  # type: ignore[union-attr]
 
 
 def _known(key: str) -> str:
-    same_name = [known for known in _all_keys() if known.split(".")[1] == key.split(".")[-1]]
+    same_name = [known for known in _all_keys() if known.split(".")[-1] == key.split(".")[-1]]
     return f"Did you mean '{same_name[0]}'?" if same_name else nearest(key, _all_keys())
 
 

@@ -20,10 +20,9 @@ from .data.target import Target
 from .errors import ResightError
 from .labels import read_label_map
 from .models.build import device_of
+from .models.checkpoints import ModelCard, find_checkpoint, load_checkpoint
 from .models.faster_rcnn import FasterRCNN, rescale
 from .random_streams import stream_seed
-from .training.checkpoints import ModelCard, load_checkpoint
-from .training.run_folder import find_checkpoint
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -17,8 +17,8 @@ from resight.exporting.onnx_export import write_onnx
 from resight.exporting.onnx_model import load_onnx
 from resight.labels import LabelMap
 from resight.models.build import build_model
+from resight.models.checkpoints import Checkpoint, ModelCard, save_checkpoint
 from resight.models.starts import load_pretrained
-from resight.training.checkpoints import Checkpoint, ModelCard, save_checkpoint
 
 
 @pytest.fixture(scope="module")

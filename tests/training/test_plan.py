@@ -111,7 +111,7 @@ def test_the_first_weights_follow_from_the_seed(shapes, tiny):
 
 
 def test_a_training_starts_from_the_weights_it_is_told(shapes, tiny, untrained):
-    from resight.training.checkpoints import load_checkpoint
+    from resight.models.checkpoints import load_checkpoint
 
     config = tiny(shapes(train=3), model__start=str(untrained), model__anchors="default")
     model, report = start_model(make_plan(config))

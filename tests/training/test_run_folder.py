@@ -5,7 +5,8 @@ import pytest
 from resight.config import load_config
 from resight.errors import ResightError
 from resight.labels import LabelMap, read_label_map
-from resight.training.run_folder import BEST, LAST, describe_run, find_checkpoint, forget_metrics, new_run
+from resight.models.checkpoints import BEST, LAST, find_checkpoint
+from resight.training.run_folder import describe_run, forget_metrics, new_run
 
 CONFIG = load_config(None, {"train.seed": 7})
 LABELS = LabelMap.from_names(["stop"])

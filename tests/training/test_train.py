@@ -19,11 +19,10 @@ from resight.errors import ResightError
 from resight.evaluation.coco import MEASURES, CocoMetrics
 from resight.evaluation.evaluate import measure
 from resight.evaluation.operating_point import OperatingPoint
+from resight.models.checkpoints import BEST, LAST, load_checkpoint
 from resight.training import loop
 from resight.training import train as module
-from resight.training.checkpoints import load_checkpoint
 from resight.training.loop import Diverged, Training, truths_and_images
-from resight.training.run_folder import BEST, LAST
 from resight.training.train import train
 
 OFTEN = {"augment__scale": (0.8, 1.2), "train__warmup_steps": 2, "train__learning_rate": 0.001}

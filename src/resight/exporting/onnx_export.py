@@ -20,10 +20,10 @@ from torchvision.ops import roi_align
 from .. import __version__
 from ..detector import Detector
 from ..models import coder
+from ..models.checkpoints import weights_digest
 from ..models.faster_rcnn import BOX_WEIGHTS, POOL_SIZE, RPN_WEIGHTS, FasterRCNN, InputSettings, big_enough
 from ..models.pooling import SAMPLES, assign_levels
 from ..outputs import whole_file
-from ..training.checkpoints import weights_digest
 from .onnx_model import KEY
 
 OPSET = 18

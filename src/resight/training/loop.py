@@ -26,13 +26,13 @@ from ..errors import ResightError
 from ..evaluation.coco import CocoMetrics, GroundTruth
 from ..evaluation.evaluate import measure
 from ..evaluation.operating_point import OperatingPoint
+from ..models.checkpoints import BEST, LAST, Checkpoint, ModelCard, save_checkpoint
 from ..models.faster_rcnn import FasterRCNN
 from ..progress import Meter, meter
-from . import checkpoints as files
-from .checkpoints import Checkpoint, ModelCard
 from .events import EventWriter
+from .optimizer_state import keep_copy, optimizer_tensors, restore_optimizer
 from .plan import Plan
-from .run_folder import BEST, LAST, METRICS
+from .run_folder import METRICS
 from .schedule import AveragedWeights, build_optimizer, rate_at, set_rate
 
 log = logging.getLogger(__name__)
@@ -285,7 +285,7 @@ class Training:
         card = ModelCard.of(model, self.config.model, self.plan.records.label_map, self.state.score)
         tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
         state = {"step": self.state.step, "selected_on": self.plan.watch_name, "best": self.state.best}
-        files.save_checkpoint(self.run_folder / BEST, Checkpoint(card, tensors, state), self.config)
+        save_checkpoint(self.run_folder / BEST, Checkpoint(card, tensors, state), self.config)
 
     def save(self) -> None:
         """Writes the last checkpoint: all that the training needs to go on."""
@@ -295,11 +295,11 @@ class Training:
             trained = {name for name, p in self.model.named_parameters() if p.requires_grad}
             own = self.averaged.model.state_dict()
             tensors |= {f"ema.{key}": value for key, value in own.items() if key in trained}
-        tensors |= {f"optimizer.{key}": value for key, value in files.optimizer_tensors(self.optimizer).items()}
+        tensors |= {f"optimizer.{key}": value for key, value in optimizer_tensors(self.optimizer).items()}
         card = ModelCard.of(self.model, self.config.model, self.plan.records.label_map, self.state.score)
-        files.save_checkpoint(self.run_folder / LAST, Checkpoint(card, tensors, vars(self.state)), self.config)
+        save_checkpoint(self.run_folder / LAST, Checkpoint(card, tensors, vars(self.state)), self.config)
         if self.config.checkpoint.keep:
-            files.keep_copy(self.run_folder / LAST, self.state.step, self.config.checkpoint.keep)
+            keep_copy(self.run_folder / LAST, self.state.step, self.config.checkpoint.keep)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Goes on from ``checkpoint``.
@@ -311,7 +311,7 @@ class Training:
             self.model.load_state_dict(checkpoint.part("model"))
             if self.averaged:
                 self.averaged.model.load_state_dict(checkpoint.weights())
-            files.restore_optimizer(self.optimizer, checkpoint.part("optimizer"))
+            restore_optimizer(self.optimizer, checkpoint.part("optimizer"))
             self.state = State(**checkpoint.state)
         except (RuntimeError, LookupError, TypeError, ValueError) as error:
             raise ResightError(f"the training cannot go on from it: {error}", where=self.run_folder / LAST) from error

@@ -17,12 +17,11 @@ from ..data.records import Records, RecordSplit, open_configured
 from ..errors import ResightError, listed
 from ..models.anchors import AnchorSettings, fit_anchors, reachable_iou
 from ..models.build import build_model, default_anchors, level_strides
+from ..models.checkpoints import Checkpoint, find_checkpoint, load_checkpoint
 from ..models.faster_rcnn import FasterRCNN
 from ..models.heads import count_parameters, set_norm_eps
 from ..models.starts import has_detection_weights, load_detector, load_pretrained
 from ..random_streams import stream_seed
-from .checkpoints import Checkpoint, load_checkpoint
-from .run_folder import find_checkpoint
 from .schedule import base_rate
 
 LEAST_STEPS, MOST_STEPS, EPOCHS = 1_000, 50_000, 40

@@ -15,32 +15,9 @@ from typing import Any
 from ..config import Config, to_toml
 from ..errors import ResightError, listed
 from ..labels import LabelMap, to_pbtxt
+from ..models.checkpoints import LAST
 
-BEST, LAST = "checkpoints/best.safetensors", "checkpoints/last.safetensors"
 METRICS = "metrics.jsonl"
-
-
-def find_checkpoint(model: str | os.PathLike[str]) -> Path:
-    """The checkpoint that ``model`` means: a ``.safetensors`` file, or a run folder's best, else last.
-
-    Raises:
-        ResightError: there is none; says what was looked for.
-    """
-    path = Path(model)
-    if path.is_file() and path.suffix == ".safetensors":
-        return path
-    if path.is_dir():
-        for name in (BEST, LAST):
-            if (path / name).is_file():
-                return path / name
-        if (path / "dataset.json").exists() or list(path.glob("*.tfrecord")):
-            fix = f"That is a records folder. Train first: resight train --data {path}"
-        else:
-            fix = f"A run folder holds {BEST} or {LAST}."
-        raise ResightError("holds no checkpoint", where=path, fix=fix)
-    if not path.exists():
-        raise ResightError("there is no such model", where=path, fix="Name a run folder or a checkpoint.")
-    raise ResightError("is no model", where=path, fix="A model is a run folder, a .safetensors checkpoint or an .onnx.")
 
 
 def new_run(path: Path, resume: bool = False) -> None:

@@ -18,12 +18,11 @@ from ..config import Config, ModelConfig
 from ..data.dataset import TrainingExample, TrainingSet
 from ..errors import ResightError
 from ..models.build import device_of
+from ..models.checkpoints import LAST, Checkpoint, load_checkpoint, weights_digest
 from ..models.faster_rcnn import FasterRCNN
-from . import checkpoints as files
-from .checkpoints import Checkpoint
 from .loop import Training, TrainResult, order_of
 from .plan import Plan, make_plan, start_model
-from .run_folder import LAST, METRICS, describe_run, forget_metrics, new_run
+from .run_folder import METRICS, describe_run, forget_metrics, new_run
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +49,7 @@ def train(config: Config, out: str | Path | None = None, *, resume: bool = False
 
 
 def _train(config: Config, run: Path, resume: bool, device: torch.device, stop: threading.Event) -> TrainResult:
-    last = files.load_checkpoint(run / LAST) if resume and (run / LAST).exists() else None
+    last = load_checkpoint(run / LAST) if resume and (run / LAST).exists() else None
     plan = make_plan(config)
     log.info("run folder %s\n%s", run, plan.text())
     _be_deterministic(config)
@@ -60,7 +59,7 @@ def _train(config: Config, run: Path, resume: bool, device: torch.device, stop: 
             log.warning("%s holds no checkpoint: the training begins again, and so do its metrics", run)
         model, report = start_model(plan)
         new_run(run, resume)
-        start = files.weights_digest(model.state_dict())
+        start = weights_digest(model.state_dict())
         facts = {"device": str(device), "dataset": plan.records.digest, "weights": start, **report}
         facts |= {"seed": config.train.seed}
     else:

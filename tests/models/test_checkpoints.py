@@ -12,16 +12,15 @@ from safetensors.torch import save_file
 from resight.config import Config, ModelConfig, load_config
 from resight.errors import ResightError
 from resight.labels import LabelMap
+from resight.models import checkpoints
 from resight.models.anchors import AnchorSettings
-from resight.training import checkpoints
-from resight.training.checkpoints import (
+from resight.models.checkpoints import (
     Checkpoint,
     ModelCard,
     load_checkpoint,
-    optimizer_tensors,
-    restore_optimizer,
     save_checkpoint,
 )
+from resight.training.optimizer_state import optimizer_tensors, restore_optimizer
 from resight.training.schedule import build_optimizer
 
 CARD = ModelCard(

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -23,13 +22,14 @@ from .. import __version__
 from ..config import Config, ModelConfig, to_toml
 from ..errors import ResightError
 from ..labels import LabelMap, parse_label_map, to_pbtxt
-from ..models.anchors import AnchorSettings
-from ..models.build import build_model
-from ..models.faster_rcnn import FasterRCNN
-from ..models.heads import norm_eps, set_norm_eps
+from .anchors import AnchorSettings
+from .build import build_model
+from .faster_rcnn import FasterRCNN
+from .heads import norm_eps, set_norm_eps
 
 FORMAT = 1
 KEY = "resight"
+BEST, LAST = "checkpoints/best.safetensors", "checkpoints/last.safetensors"  # in a run folder
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,29 @@ class Checkpoint:
         return {**self.part("model"), **self.part("ema")}
 
 
+def find_checkpoint(model: str | os.PathLike[str]) -> Path:
+    """The checkpoint that ``model`` means: a ``.safetensors`` file, or a run folder's best, else last.
+
+    Raises:
+        ResightError: there is none; says what was looked for.
+    """
+    path = Path(model)
+    if path.is_file() and path.suffix == ".safetensors":
+        return path
+    if path.is_dir():
+        for name in (BEST, LAST):
+            if (path / name).is_file():
+                return path / name
+        if (path / "dataset.json").exists() or list(path.glob("*.tfrecord")):
+            fix = f"That is a records folder. Train first: resight train --data {path}"
+        else:
+            fix = f"A run folder holds {BEST} or {LAST}."
+        raise ResightError("holds no checkpoint", where=path, fix=fix)
+    if not path.exists():
+        raise ResightError("there is no such model", where=path, fix="Name a run folder or a checkpoint.")
+    raise ResightError("is no model", where=path, fix="A model is a run folder, a .safetensors checkpoint or an .onnx.")
+
+
 def save_checkpoint(path: Path, checkpoint: Checkpoint, config: Config | None = None) -> None:
     """Writes beside ``path``, syncs and renames, so that ``path`` is the old or the new file, never a part of one.
 
@@ -139,50 +162,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise ResightError(f"the checkpoint's description is damaged: {error}", where=path) from error
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state as tensors named ``<parameter number>.<name>``."""
-    return {
-        f"{number}.{name}": torch.as_tensor(value)
-        for number, values in optimizer.state_dict()["state"].items()
-        for name, value in values.items()
-        if value is not None
-    }
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """
-    Raises:
-        ValueError: the tensors are not those of this optimizer and its parameters.
-    """
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        number, _, name = key.partition(".")
-        # A file knows no memory format; the arithmetic goes on exactly as before only in the parameter's own.
-        like = parameters[int(number)]
-        value = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
-        state.setdefault(int(number), {})[name] = value
-    known = {"exp_avg", "exp_avg_sq", "step"} if isinstance(optimizer, torch.optim.AdamW) else {"momentum_buffer"}
-    if any(values.keys() != known for values in state.values()):
-        raise ValueError(f"it is of another optimizer than {type(optimizer).__name__}")
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
     """SHA-256 over names and values."""
     digest = hashlib.sha256()
     for name, value in sorted(weights.items()):
         digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def keep_copy(path: Path, step: int, count: int) -> None:
-    """Keeps ``path`` as ``step-NNNNNNNN.safetensors`` beside it too, and the ``count`` latest of these."""
-    copy = path.with_name(f"step-{step:08}{path.suffix}")
-    try:
-        if not copy.exists():
-            os.link(path, copy)  # the next save replaces the name and leaves these bytes to the copy
-        for old in sorted(path.parent.glob(f"step-*{path.suffix}"))[:-count]:
-            old.unlink()
-    except OSError as error:
-        raise ResightError(f"cannot keep a copy of the checkpoint: {error.strerror}", where=copy) from error
