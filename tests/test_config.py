@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resight.config import Config, load_config, parse_set, to_toml
+from resight.config import OPERATION_DEFAULTS, Config, Operation, load_config, parse_set, to_toml
 from resight.errors import ResightError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -159,3 +159,33 @@ def test_assignments_are_toml_values_or_bare_words():
     }
     with pytest.raises(ResightError, match=r"'train\.steps' is not of the form key=value"):
         parse_set(["train.steps"])
+
+
+# TFOD's augmentations
+
+
+def test_an_operation_knows_its_options_and_what_they_are_where_absent():
+    operation = Operation(name="random_adjust_contrast", options={"min_delta": 0.5})
+    assert operation.values == {"min_delta": 0.5, "max_delta": 1.25}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("random_adjust_hues", {}, "Did you mean 'random_adjust_hue'"),
+        ("random_adjust_hue", {"max_detla": 0.1}, "Did you mean 'max_delta'"),
+        ("random_adjust_contrast", {"min_delta": 1.5}, r"min_delta = 1.5 is larger than max_delta = 1.25"),
+        ("random_crop_image", {"min_area": 0.5, "max_area": 1.5}, r"max_area = 1.5 is larger than the image"),
+        ("random_square_crop_by_scale", {"num_scales": 0}, "num_scales = 0 is too small"),
+        ("random_square_crop_by_scale", {"scale_min": 0}, "scale_min = 0 is too small"),
+    ],
+)
+def test_an_operation_that_makes_no_sense_is_refused(name, options, message):
+    with pytest.raises(ResightError, match=message):
+        load_config(None, {"augment.operations": [{"name": name, "options": options}]})
+
+
+def test_operations_are_written_as_they_were():
+    given = [{"name": name, "options": options} for name, options in OPERATION_DEFAULTS.items()]
+    config = load_config(None, {"augment.operations": [*given, {"name": "random_adjust_hue"}]})
+    assert Config.model_validate(tomllib.loads(to_toml(config))) == config

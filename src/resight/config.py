@@ -160,20 +160,58 @@ class TrainConfig(_Section):
     deterministic: bool = Field(False, description="ask for determinism on CUDA too (a CPU always is)")
 
 
-class Operation(_Section):
-    """One of TFOD's augmentations, under TFOD's name, with all of its options."""
+# TFOD's augmentations with the options of its protos and what they are where absent; clip_boxes is a bool, 0 or 1.
+OPERATION_DEFAULTS: dict[str, dict[str, float]] = {
+    "random_horizontal_flip": {"probability": 0.5},
+    "random_vertical_flip": {"probability": 0.5},
+    "random_adjust_hue": {"max_delta": 0.02},
+    "random_adjust_contrast": {"min_delta": 0.8, "max_delta": 1.25},
+    "random_adjust_saturation": {"min_delta": 0.8, "max_delta": 1.25},
+    "random_adjust_brightness": {"max_delta": 0.2},
+    "random_crop_image": {
+        "min_object_covered": 1.0,
+        "min_aspect_ratio": 0.75,
+        "max_aspect_ratio": 1.33,
+        "min_area": 0.1,
+        "max_area": 1.0,
+        "overlap_thresh": 0.3,
+        "clip_boxes": 1.0,
+        "random_coef": 0.0,
+    },
+    "random_square_crop_by_scale": {"max_border": 128, "scale_min": 0.6, "scale_max": 1.3, "num_scales": 8},
+}
 
-    name: Literal[
-        "random_horizontal_flip",
-        "random_vertical_flip",
-        "random_adjust_hue",
-        "random_adjust_contrast",
-        "random_adjust_saturation",
-        "random_adjust_brightness",
-        "random_crop_image",
-        "random_square_crop_by_scale",
-    ]
+
+class Operation(_Section):
+    """One of TFOD's augmentations, under TFOD's name; options that are absent are ``OPERATION_DEFAULTS``."""
+
+    name: str
     options: dict[str, float] = {}
+
+    @property
+    def values(self) -> dict[str, float]:
+        """All options, given or not."""
+        return {**OPERATION_DEFAULTS[self.name], **self.options}
+
+    @model_validator(mode="after")
+    def _valid(self) -> Operation:
+        if self.name not in OPERATION_DEFAULTS:
+            raise ValueError(f"no augmentation of that name is supported. {nearest(self.name, OPERATION_DEFAULTS)}")
+        known = OPERATION_DEFAULTS[self.name]
+        for option, value in self.options.items():
+            if option not in known:
+                raise ValueError(f"{self.name} has no option '{option}'. {nearest(option, known)}")
+            least = 1 if option in ("max_border", "num_scales") else 0
+            if value < least or (value == 0 and option in ("min_aspect_ratio", "min_area", "scale_min")):
+                raise ValueError(f"{self.name}: {option} = {value:g} is too small")
+        values = self.values
+        pairs = [(name, name.replace("min", "max")) for name in values if "min" in name.split("_")]
+        for low, high in pairs:
+            if values[low] > values.get(high, values[low]):
+                raise ValueError(f"{self.name}: {low} = {values[low]:g} is larger than {high} = {values[high]:g}")
+        if values.get("max_area", 1) > 1:
+            raise ValueError(f"{self.name}: max_area = {values['max_area']:g} is larger than the image")
+        return self
 
 
 class AugmentConfig(_Section):
