@@ -159,6 +159,15 @@ class TrainConfig(_Section):
     seed: int = Field(42, ge=0, description="every random draw follows from it")
     deterministic: bool = Field(False, description="ask for determinism on CUDA too (a CPU always is)")
 
+    @model_validator(mode="after")
+    def _schedule(self) -> TrainConfig:
+        begin = self.warmup_steps + self.hold_steps
+        if self.schedule == "cosine" and self.schedule_steps is not None and self.schedule_steps <= begin:
+            raise ValueError(f"schedule_steps {self.schedule_steps} leaves no step after the {begin} of the warm-up")
+        if self.schedule == "exponential" and self.schedule_steps is None:
+            raise ValueError("an exponential schedule needs schedule_steps, the steps to one decay")
+        return self
+
 
 # TFOD's augmentations with the options of its protos and what they are where absent; clip_boxes is a bool, 0 or 1.
 OPERATION_DEFAULTS: dict[str, dict[str, float]] = {

@@ -33,3 +33,20 @@ def test_tensorboard_reads_what_is_written(tmp_path, monkeypatch):
     assert [event.value for event in read.Reload().Scalars("val/mAP")] == [0.25]
     (file,) = tmp_path.iterdir()
     assert "tfevents" in file.name
+
+
+def test_steps_that_are_taken_again_are_forgotten(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard.compat.notf", types.ModuleType("notf"))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    first = EventWriter(tmp_path)
+    for step in (1, 2, 3):
+        first.scalar("train/loss", 10 + step, step)
+    first.close()
+    next(tmp_path.iterdir()).rename(tmp_path / "events.out.tfevents.1")
+    second = EventWriter(tmp_path)
+    second.forget_after(2)
+    second.scalar("train/loss", 23, 3)
+    second.close()
+    read = EventAccumulator(str(tmp_path)).Reload()
+    assert [(event.step, event.value) for event in read.Scalars("train/loss")] == [(1, 11), (2, 12), (3, 23)]

@@ -31,6 +31,38 @@ def test_a_linear_warm_up_then_half_a_cosine():
     assert {rate_at(steady, step, share) for step in (0, 50) for share in (0, 0.9)} == {1}
 
 
+def test_tfod_warm_up_hold_and_cosine():
+    config = settings(learning_rate=0.01, warmup_rate=0.0, warmup_steps=4, hold_steps=2, schedule_steps=16)
+    found = [rate_at(config, step, 0.9) for step in (0, 1, 3, 4, 5, 6, 11, 16, 17)]
+    assert found == pytest.approx([0, 0.0025, 0.0075, 0.01, 0.01, 0.01, 0.005, 0, 0])
+
+
+def test_steps_and_exponential_decay():
+    config = settings(
+        learning_rate=0.3, schedule="steps", warmup_steps=2, warmup_rate=0.1, milestones=[[5, 0.03], [8, 0.003]]
+    )
+    found = [rate_at(config, step, 0) for step in (0, 1, 2, 4, 5, 7, 8, 99)]
+    assert found == pytest.approx([0.1, 0.2, 0.3, 0.3, 0.03, 0.03, 0.003, 0.003])
+    options = {"learning_rate": 1, "schedule": "exponential", "schedule_steps": 10, "decay": 0.5, "warmup_rate": 0.2}
+    stairs = settings(**options, warmup_steps=3, warmup="constant", least_rate=0.2)
+    assert [rate_at(stairs, step, 0) for step in (0, 2, 3, 12, 13, 23, 43)] == [0.2, 0.2, 1, 1, 0.5, 0.25, 0.2]
+    smooth = settings(**options, warmup_steps=0, staircase=False)
+    assert [rate_at(smooth, step, 0) for step in (0, 5, 10)] == pytest.approx([1, math.sqrt(0.5), 0.5])
+
+
+def test_the_rate_is_inside_the_velocity():
+    weight = nn.Parameter(torch.tensor([1.0]))
+    optimizer = build_optimizer(nn.ParameterList([weight]), settings(optimizer="momentum", learning_rate=1))
+    value, velocity = 1.0, 0.0
+    for rate, gradient in [(0.0, 3.0), (0.1, 2.0), (0.5, -1.0), (0.25, 0.5)]:
+        set_rate(optimizer, rate)
+        weight.grad = torch.tensor([gradient])
+        optimizer.step()
+        velocity = 0.9 * velocity - rate * gradient
+        value += velocity
+        assert weight.item() == pytest.approx(value)
+
+
 @given(st.integers(0, 300), st.floats(0, 1), st.floats(0, 1))
 def test_the_rate_never_rises_after_the_warm_up(step, one, other):
     config = settings(learning_rate=1)

@@ -49,6 +49,8 @@ def state_of(run):
     """What a training is, without the times that it took."""
     found = load_checkpoint(run / LAST)
     state = {key: value for key, value in found.state.items() if "seconds" not in key and key != "waited"}
+    for row in state["recent"]:
+        del row["images_per_second"], row["waited"]
     return {key: value.numpy().tobytes() for key, value in found.tensors.items()}, state
 
 
@@ -89,7 +91,7 @@ def test_interrupted_and_resumed_is_never_interrupted(whole, shapes, tiny, tmp_p
 def test_a_run_that_was_killed_while_it_evaluated_evaluates_at_the_same_step(
     whole, shapes, tiny, tmp_path, monkeypatch
 ):
-    def killed(_):
+    def killed(*_):
         raise SystemExit
 
     config = tiny(shapes(train=5, val=1), train__steps=8, **OFTEN)
@@ -100,6 +102,21 @@ def test_a_run_that_was_killed_while_it_evaluated_evaluates_at_the_same_step(
     train(config, tmp_path, resume=True)
     assert state_of(tmp_path) == state_of(whole)
     assert load_checkpoint(tmp_path / BEST).state == load_checkpoint(whole / BEST).state
+
+
+def test_an_evaluation_ends_at_a_signal_and_is_made_again(whole, shapes, tiny, tmp_path, monkeypatch):
+    def then_stop(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield from truths_and_images(*arguments)
+
+    config = tiny(shapes(train=5, val=1), train__steps=8, **OFTEN)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "truths_and_images", then_stop)
+        assert train(config, tmp_path).exit_code == 75
+    state = load_checkpoint(tmp_path / LAST).state
+    assert (state["step"], state["evaluated_at"], state["best"]) == (3, 0, None)
+    train(config, tmp_path, resume=True)
+    assert state_of(tmp_path) == state_of(whole)
 
 
 def test_a_finished_run_stays_as_it_is(whole, shapes, tiny):

@@ -9,7 +9,7 @@ import os
 import time
 from pathlib import Path
 
-from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from ..data.tfrecord import TFRecordWriter
@@ -21,6 +21,10 @@ class EventWriter:
     def __init__(self, folder: Path) -> None:
         self._writer = TFRecordWriter(folder / f"events.out.tfevents.{int(time.time())}.{os.getpid()}.resight")
         self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+
+    def forget_after(self, step: int) -> None:
+        """Tells TensorBoard to leave out what files written before hold of later steps: they are taken again."""
+        self._write(Event(wall_time=time.time(), step=step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def scalar(self, tag: str, value: float, step: int) -> None:
         self._write(_event(step, Summary.Value(tag=tag, simple_value=value)))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -75,6 +76,7 @@ class State:
     evaluation_seconds: float = 0.0
     skipped: int = 0
     order: str = ""  # what the order of the records follows from
+    recent: list[dict[str, float]] = field(default_factory=list)  # steps since the last line of metrics.jsonl
 
 
 def order_of(plan: Plan) -> str:
@@ -98,7 +100,6 @@ class Training:
         self.started = time.monotonic()
         self.board = EventWriter(run)
         self.metrics = open(run / METRICS, "a", encoding="utf-8")  # noqa: SIM115
-        self.recent: list[dict[str, float]] = []
         self.shown = 0.0
 
     def __enter__(self) -> Training:
@@ -116,25 +117,24 @@ class Training:
             self._show(bar)
             batches = self._batches()
             if self._due():  # the run was ended while it evaluated
-                self._evaluate()
+                self._evaluate(stop, bar)
             while self.progress() < 1 and not stop.is_set() and not self._out_of_patience():
                 self._step(batches, bar)
                 if self._due():
                     self.save()
-                    self._evaluate()
+                    self._evaluate(stop, bar)
                 every = self.config.checkpoint
                 by_steps = every.every_steps and self.state.step % every.every_steps == 0
                 if by_steps or time.monotonic() - saved_at > 60 * every.every_minutes:
                     self.save()
                     saved_at = time.monotonic()
+            self.save()
+            if self.state.evaluated_at < self.state.step and not stop.is_set():
+                self._evaluate(stop, bar)
+                self.save()
         if stop.is_set():
-            self.save()
-            command = f"resight train --resume -o {self.run_folder}"
+            command = f"resight train --resume -o {shlex.quote(str(self.run_folder))}"
             return self._result(75, f"interrupted after step {self.state.step}, saved; continue with: {command}")
-        self.save()
-        if self.state.evaluated_at < self.state.step:
-            self._evaluate()
-            self.save()
         return self._result(0, self._closing())
 
     def progress(self) -> float:
@@ -187,7 +187,7 @@ class Training:
         totals |= {"loss": sum(totals.values()), "learning_rate": rate, "gradient_norm": norm}
         took = time.monotonic() - began
         totals |= {"images_per_second": config.batch_size * config.accumulate / took, "waited": waited / took}
-        self.recent.append(totals)
+        state.recent.append(totals)
         if state.step % LOG_EVERY == 0 or state.step == 1:
             self._log()
         note = f"loss {totals['loss']:.3f}, rate {rate:.1e}, {totals['images_per_second']:.1f} images/s"
@@ -242,21 +242,36 @@ class Training:
         epochs = max(self.config.evaluate.every, 5 * len(self.plan.watch) / len(self.plan.train))
         return self.state.step - self.state.evaluated_at >= epochs * epoch
 
-    def _evaluate(self) -> None:
-        """Measures the averaged weights on the watched split and keeps them when they are the best so far."""
-        state = self.state
-        state.evaluated_at = state.step
-        began = time.monotonic()
+    def _evaluate(self, stop: threading.Event, bar: Meter) -> None:
+        """Measures the averaged weights on the watched split and keeps them when they are the best so far.
+
+        Where ``stop`` is set meanwhile nothing is kept, and a run that goes on evaluates first.
+        """
+        state, watch = self.state, self.plan.watch
+        began, skipped = time.monotonic(), state.skipped
         model = self.averaged.model if self.averaged else self.model
-        if self.plan.watch is None:
+        if watch is None:
+            state.evaluated_at = state.step
             self._save_best(model)
             return
         model.eval()
         card = ModelCard.of(model, self.config.model, self.plan.records.label_map)
         detector = Detector.of(model, card, self.device)
-        metrics, point = measure(detector.detect, truths_and_images(self.plan.watch, self._skip), self.plan.classes)
+
+        def pairs() -> Iterator[tuple[GroundTruth, np.ndarray]]:
+            for number, pair in enumerate(truths_and_images(watch, self._skip)):
+                bar.advance(0, f"evaluating image {number + 1} of {len(watch)}")
+                if stop.is_set():
+                    return
+                yield pair
+
+        metrics, point = measure(detector.detect, pairs(), self.plan.classes)
         model.train()
         state.evaluation_seconds += time.monotonic() - began
+        if stop.is_set():
+            state.skipped = skipped
+            return
+        state.evaluated_at = state.step
         self._keep(model, metrics, point)
 
     def _keep(self, model: FasterRCNN, metrics: CocoMetrics, point: OperatingPoint) -> None:
@@ -315,12 +330,13 @@ class Training:
             self.state = State(**checkpoint.state)
         except (RuntimeError, LookupError, TypeError, ValueError) as error:
             raise ResightError(f"the training cannot go on from it: {error}", where=self.run_folder / LAST) from error
+        self.board.forget_after(self.state.step)
         log.info("resumed at step %d", self.state.step)
 
     def _log(self) -> None:
         """One line of metrics.jsonl: the means over the steps since the last."""
-        mean = {name: sum(row.get(name, 0.0) for row in self.recent) / len(self.recent) for name in self.recent[-1]}
-        self.recent = []
+        recent, self.state.recent = self.state.recent, []
+        mean = {name: sum(row.get(name, 0.0) for row in recent) / len(recent) for name in recent[-1]}
         self._write({"step": self.state.step, "split": "train", "seconds": round(self.seconds(), 1), **mean})
         for name, value in mean.items():
             self.board.scalar(f"train/{name}", value, self.state.step)
@@ -339,7 +355,8 @@ class Training:
         folder.mkdir(exist_ok=True)
         for example in examples:
             names = [self.plan.classes[label] for label in example.target.labels.tolist()]
-            picture = draw(example.image.permute(1, 2, 0).numpy(), example.target.boxes.numpy(), names)
+            pixels = example.image.clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+            picture = draw(pixels, example.target.boxes.numpy(), names)
             Image.fromarray(picture).save(folder / f"record-{example.record}.png")
         text = ", ".join(f"{name} {value:g}" for name, value in values.items())
         raise Diverged(

@@ -10,6 +10,13 @@ import torch
 from torch import Tensor
 
 from ..errors import ResightError
+from .schedule import Momentum
+
+STATES: dict[type, set[str]] = {
+    torch.optim.AdamW: {"exp_avg", "exp_avg_sq", "step"},
+    torch.optim.SGD: {"momentum_buffer"},
+    Momentum: {"velocity"},
+}
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -35,7 +42,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
         like = parameters[int(number)]
         value = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
         state.setdefault(int(number), {})[name] = value
-    known = {"exp_avg", "exp_avg_sq", "step"} if isinstance(optimizer, torch.optim.AdamW) else {"momentum_buffer"}
+    known = STATES[type(optimizer)]
     if any(values.keys() != known for values in state.values()):
         raise ValueError(f"it is of another optimizer than {type(optimizer).__name__}")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

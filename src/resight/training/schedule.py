@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
-from typing import Generic, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,18 +25,74 @@ def base_rate(config: TrainConfig) -> float:
     if config.learning_rate is not None:
         return config.learning_rate
     images = config.batch_size * config.accumulate
-    return 0.0025 * images if config.optimizer == "sgd" else 0.0005 * math.sqrt(images / 8)
+    return 0.0025 * images if config.optimizer != "adamw" else 0.0005 * math.sqrt(images / 8)
 
 
 def rate_at(config: TrainConfig, step: int, progress: float) -> float:
-    """Learning rate of the update after ``step`` updates, ``progress`` 0..1 of the way through the training."""
-    warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    decay = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))) if config.schedule == "cosine" else 1.0
-    return base_rate(config) * warmup * decay
+    """Learning rate of the update after ``step`` updates, ``progress`` 0..1 of the way through the training.
+
+    With ``warmup_rate`` as TFOD counts (semantics section 12): the first update of a warm-up has that very rate, and
+    the cosine begins where the warm-up and ``hold_steps`` end.
+    """
+    base, begin, warmup = base_rate(config), config.warmup_rate, config.warmup_steps
+    if begin is None:
+        rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
+        return rise * _decayed(config, base, step, progress)
+    if step < warmup:
+        return begin if config.warmup == "constant" else begin + (base - begin) / warmup * step
+    return _decayed(config, base, step, progress)
+
+
+def _decayed(config: TrainConfig, base: float, step: int, progress: float) -> float:
+    length, warmup = config.schedule_steps, config.warmup_steps
+    if config.schedule == "cosine":
+        if length is not None:
+            begin = warmup + config.hold_steps
+            if step < begin:
+                return base
+            progress = (step - begin) / (length - begin) if step <= length else 1.0
+        return base * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    if config.schedule == "steps":
+        return next((rate for first, rate in reversed(config.milestones) if step >= first), base)
+    if config.schedule == "exponential" and length is not None:
+        times = max(step - warmup, 0) / length
+        return max(base * config.decay ** (math.floor(times) if config.staircase else times), config.least_rate)
+    return base
+
+
+class Momentum(torch.optim.Optimizer):
+    """Stochastic gradient descent whose velocity holds the rate: ``v = m v - rate g; w = w + v``.
+
+    Keras's and so TFOD's rule (semantics section 12). ``torch.optim.SGD`` multiplies the velocity by the rate of the
+    day, which differs wherever the rate changes.
+    """
+
+    def __init__(self, params: Iterable[Any], lr: float, momentum: float) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            if not weights:
+                continue
+            for weight in weights:
+                if not self.state[weight]:
+                    self.state[weight]["velocity"] = torch.zeros_like(weight)
+            velocities = [self.state[weight]["velocity"] for weight in weights]
+            torch._foreach_mul_(velocities, group["momentum"])
+            torch._foreach_add_(velocities, [weight.grad for weight in weights], alpha=-group["lr"])
+            torch._foreach_add_(weights, velocities)
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """One group for each pair of (backbone body or not, decayed or not); ``scale`` multiplies the learning rate."""
+    """One group for each pair of (backbone body or not, decayed or not); ``scale`` multiplies the learning rate.
+
+    With TFOD's optimizer one group holds all, at one rate and without decay.
+    """
+    if config.optimizer == "momentum":
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return Momentum([{"params": trained, "scale": 1.0}], base_rate(config), config.momentum)
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -52,7 +108,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
         for (body, decayed), parameters in sorted(groups.items())
     ]
     if config.optimizer == "sgd":
-        return torch.optim.SGD(options, lr=base_rate(config), momentum=0.9, foreach=True)
+        return torch.optim.SGD(options, lr=base_rate(config), momentum=config.momentum, foreach=True)
     return torch.optim.AdamW(options, lr=base_rate(config), foreach=True)
 
 
