@@ -137,6 +137,12 @@ def test_the_version_is_that_of_the_package():
         (["train"], "resight train --data RECORDS"),
         (["train", "--resume"], "resight train --resume -o RUN"),
         (["runs", "--log-format", "xml"], "--log-format: 'xml'"),
+        (["data", "check", ""], "DATA: is empty"),
+        (["data", "build", "x", "-o", ""], "--out: is empty"),
+        (["data", "build", "x", "-o", "y", "--classes", ""], "--classes: is empty"),
+        (["data", "build", "x", "-o", "y", "--classes", " , "], "--classes: ' , ' names no class"),
+        (["evaluate", ""], "MODEL: is empty"),
+        (["predict", "m", "a.jpg", ""], "INPUT...: is empty"),
         (["data", "build", "x", "-o", "y", "--rename", "stop"], "--rename: 'stop' is not of the form OLD=NEW"),
     ],
 )

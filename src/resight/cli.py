@@ -5,59 +5,28 @@ What a verb needs is imported inside it, so that ``resight --help`` answers at o
 
 from __future__ import annotations
 
-import functools
-import inspect
 import logging
 import os
-import shlex
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
 
 from . import __version__, console
-from .errors import ResightError, listed, nearest
+from .application import Verbs, print_result, quoted, say, suggest, verb, wrote
+from .errors import ResightError
 
 log = logging.getLogger(__name__)
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-class _Verbs(TyperGroup):
-    """The application: every error becomes one message and an exit code, whoever calls it."""
-
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
-        argv = list(sys.argv[1:] if args is None else args)
-        if argv in ([], ["data"]):
-            argv.append("--help")
-        extra["standalone_mode"] = False
-        sys.exit(console.guard(lambda: super(_Verbs, self).main(argv, "resight", **extra), argv))
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        return sorted(super().list_commands(ctx), key=lambda name: name not in ("demo", "data"))
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        word, known = args[0], self.list_commands(ctx)
-        if not word.startswith("-") and word not in known:
-            deeper = f"Did you mean '{ctx.command_path} data {word}'?" if word in ("build", "check", "show") else ""
-            raise ResightError(
-                f"unknown command '{word}'. {deeper or nearest(word, known)}".rstrip(),
-                fix=f"{ctx.command_path} knows {listed(known, 20)}.",
-            )
-        return super().resolve_command(ctx, args)
-
-
 app = typer.Typer(
-    cls=_Verbs,
+    cls=Verbs,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Fine-tunes a pretrained Faster R-CNN on your own images: annotations, records, training, COCO evaluation, "
     "export. Begin with `resight demo`, or with `resight data check` on a folder of your own.",
 )
-data_app = typer.Typer(cls=_Verbs, help="Annotations in, records out.")
+data_app = typer.Typer(cls=Verbs, help="Annotations in, records out.")
 app.add_typer(data_app, name="data")
 
 Out = Annotated[str, typer.Option("--out", "-o", help="Folder or file to write.")]
@@ -70,44 +39,6 @@ Format = Annotated[
     str, typer.Option("--format", metavar="auto|lisa|coco|voc|yolo|csv|tfrecord", help="Format of the annotations.")
 ]
 ConfigFile = Annotated[str | None, typer.Option("--config", metavar="TOML", help="Configuration of the training.")]
-
-_COMMON = {
-    "quiet": (bool, Annotated[bool, typer.Option("--quiet", "-q", help="Only results, warnings and errors.")], False),
-    "log_format": (
-        str,
-        Annotated[str, typer.Option("--log-format", metavar="text|json", help="Form of the messages on stderr.")],
-        "text",
-    ),
-    "debug": (bool, Annotated[bool, typer.Option("--debug", help="Show tracebacks and every message.")], False),
-}
-
-
-def _verb(group: typer.Typer, name: str) -> Callable[[F], F]:
-    """Makes a function a verb and gives it the options that all of them have."""
-
-    def register(function: F) -> F:
-        signature = inspect.signature(function, eval_str=True)
-
-        @functools.wraps(function)
-        def run(*, quiet: bool, log_format: str, debug: bool, **options: Any) -> Any:
-            if log_format not in ("text", "json"):
-                raise ResightError(f"'{log_format}' is neither text nor json", where="--log-format")
-            console.listen(quiet=quiet, debug=debug, as_json=log_format == "json")
-            return function(**options)
-
-        common = [
-            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-            for key, (_, annotation, default) in _COMMON.items()
-        ]
-        parameters = [
-            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in signature.parameters.values()
-        ]
-        run.__signature__ = inspect.Signature([*parameters, *common])  # type: ignore[attr-defined]
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in [*parameters, *common]}
-        group.command(name)(run)
-        return function
-
-    return register
 
 
 def _version(wanted: bool) -> None:
@@ -125,7 +56,7 @@ def _root(
     pass
 
 
-@_verb(app, "demo")
+@verb(app, "demo")
 def demo(
     out: Out = "demo",
     seed: Annotated[int, typer.Option(min=0, help="Every random draw follows from it.")] = 42,
@@ -135,15 +66,15 @@ def demo(
     from .demo import demo as run_demo
 
     print(run_demo(out, seed=seed, force=force).text())
-    _wrote(out, "data check photos", "on annotated images of your own")
+    wrote(out, "data check photos", "on annotated images of your own")
 
 
-@_verb(data_app, "build")
+@verb(data_app, "build")
 def build(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="Annotated images: a folder or an annotation file.")],
     out: Out,
     format: Format = "auto",
-    classes: Annotated[str, typer.Option(metavar="A,B,C", help="Only these classes.")] = "",
+    classes: Annotated[str | None, typer.Option(metavar="A,B,C", help="Only these classes.")] = None,
     rename: Annotated[list[str] | None, typer.Option(metavar="OLD=NEW", help="Another name for a class.")] = None,
     labels: Annotated[str | None, typer.Option(metavar="MAP", help="A label map whose ids are kept.")] = None,
     split: Annotated[
@@ -189,10 +120,10 @@ def build(
         console.show_json(asdict(report))
     else:
         print(report.text())
-    _wrote(out, f"data show {_q(out)} -o look", f"then: resight train --data {_q(out)}")
+    wrote(out, f"data show {quoted(out)} -o look", f"then: resight train --data {quoted(out)}")
 
 
-@_verb(data_app, "check")
+@verb(data_app, "check")
 def check(
     data: Annotated[str, typer.Argument(metavar="DATA", help="A source or a records folder.")],
     format: Format = "auto",
@@ -204,18 +135,15 @@ def check(
     from .data.check import check_data
 
     report = check_data(data, format=format, config=load_config(config) if config else None)
-    if json:
-        console.show_json(report.json())
-    else:
-        print(report.text())
+    print_result(report, json)
     if report.errors:
-        _say(f"Mend the errors, or leave them out: resight data build {_q(data)} -o records --on-bad skip")
+        say(f"Mend the errors, or leave them out: resight data build {quoted(data)} -o records --on-bad skip")
         return console.BAD
-    _next(f"train --data {_q(data)}" if report.format == "records" else f"data build {_q(data)} -o records")
+    suggest(f"train --data {quoted(data)}" if report.format == "records" else f"data build {quoted(data)} -o records")
     return console.DONE
 
 
-@_verb(data_app, "show")
+@verb(data_app, "show")
 def show(
     data: Annotated[str, typer.Argument(metavar="DATA", help="A source or a records folder.")],
     out: Out,
@@ -232,10 +160,10 @@ def show(
     settings = load_config(config) if config else None
     written = show_data(data, out, augment=augment, limit=limit, split=split, config=settings, force=force)
     print(f"{len(written)} pictures in {out}")
-    _wrote(out, f"train --data {_q(data)}")
+    wrote(out, f"train --data {quoted(data)}")
 
 
-@_verb(app, "train")
+@verb(app, "train")
 def train(
     config: Annotated[str | None, typer.Argument(metavar="CONFIG", help="A TOML file; see --show-config.")] = None,
     data: Annotated[str | None, typer.Option(metavar="RECORDS", help="Records folder.")] = None,
@@ -297,11 +225,11 @@ def train(
     result = run_train(settings, out, resume=resume, dry_run=dry_run)
     print(result.text())
     if not dry_run and result.exit_code == console.DONE:
-        _wrote(str(result.run), f"evaluate {_q(result.run)}")
+        wrote(str(result.run), f"evaluate {quoted(result.run)}")
     return int(result.exit_code)
 
 
-@_verb(app, "evaluate")
+@verb(app, "evaluate")
 def evaluate(
     model: Model,
     data: Annotated[str | None, typer.Option(metavar="RECORDS", help="Records folder; a run knows its own.")] = None,
@@ -332,16 +260,16 @@ def evaluate(
     )
     if json:
         console.show_json(result.metrics)
-        _say(f"Wrote {result.path}")
+        say(f"Wrote {result.path}")
     else:
         print(result.text())  # says what it wrote
     for miss in result.missed:
         log.error("required, but missed: %s", miss)
-    _next(f"predict {_q(model)} PHOTOS -o found")
+    suggest(f"predict {quoted(model)} PHOTOS -o found")
     return console.BAD if result.missed else console.DONE
 
 
-@_verb(app, "predict")
+@verb(app, "predict")
 def predict(
     model: Model,
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images and folders of images.")],
@@ -370,15 +298,12 @@ def predict(
         force=force,
         labels=labels,
     )
-    if json:
-        console.show_json(report.json())
-    else:
-        print(report.text())
-    _wrote(out, f"export {_q(model)} --format onnx -o model.onnx")
+    print_result(report, json)
+    wrote(out, f"export {quoted(model)} --format onnx -o model.onnx")
     return console.BAD if report.unread else console.DONE
 
 
-@_verb(app, "export")
+@verb(app, "export")
 def export(
     model: Model,
     out: Out,
@@ -391,11 +316,11 @@ def export(
 
     report = run_export(model, format, out, force=force, labels=labels)
     print(report.text())
-    _wrote(out, f"predict {_q(out)} PHOTOS -o found")
+    wrote(out, f"predict {quoted(out)} PHOTOS -o found")
     return console.DONE if report.ok else console.BAD
 
 
-@_verb(app, "runs")
+@verb(app, "runs")
 def runs(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="Folder of run folders, or one run.")] = "runs",
     json: Json = False,
@@ -409,21 +334,18 @@ def runs(
     else:
         print(runs_table(found))
     if best := best_run(found):
-        _next(f"evaluate {_q(best)}")
+        suggest(f"evaluate {quoted(best)}")
 
 
-@_verb(app, "doctor")
+@verb(app, "doctor")
 def doctor(device: Device = "auto", json: Json = False) -> int:
     """Checks the installation and the machine; exit code 1 when something is broken."""
     from .doctor import examine
 
     report = examine(device)
-    if json:
-        console.show_json(report.json())
-    else:
-        print(report.text())
+    print_result(report, json)
     if report.ok:
-        _next("demo")
+        suggest("demo")
     return console.DONE if report.ok else console.BAD
 
 
@@ -433,26 +355,11 @@ def main() -> NoReturn:
     raise AssertionError("the application exits by itself")
 
 
-def _wrote(path: str, command: str, remark: str = "") -> None:
-    _say(f"Wrote {path}")
-    _next(command, remark)
-
-
-def _next(command: str, remark: str = "") -> None:
-    _say(f"Next: resight {command}" + (f"  ({remark})" if remark else ""))
-
-
-def _say(text: str) -> None:
-    sys.stdout.flush()  # the result stands above the message also where both go to one file
-    log.info("%s", text)
-
-
-def _q(path: object) -> str:
-    return shlex.quote(str(path))
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+def _names(text: str | None) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in (text or "").split(",") if name.strip())
+    if text and not names:
+        raise ResightError(f"'{text}' names no class", where="--classes")
+    return names
 
 
 def _pairs(assignments: Sequence[str] | None, option: str) -> dict[str, str] | None:

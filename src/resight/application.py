@@ -1,0 +1,124 @@
+"""The frame of the command line: how a function becomes a verb, and how every verb speaks and ends.
+
+What a verb does is in ``cli``.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from . import console
+from .errors import ResightError, listed, nearest
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Verbs(TyperGroup):
+    """The application: every error becomes one message and an exit code, whoever calls it."""
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
+        argv = list(sys.argv[1:] if args is None else args)
+        if argv in ([], ["data"]):
+            argv.append("--help")
+        extra["standalone_mode"] = False
+        sys.exit(console.guard(lambda: super(Verbs, self).main(argv, "resight", **extra), argv))
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=lambda name: name not in ("demo", "data"))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        word, known = args[0], self.list_commands(ctx)
+        if not word.startswith("-") and word not in known:
+            deeper = f"Did you mean '{ctx.command_path} data {word}'?" if word in ("build", "check", "show") else ""
+            raise ResightError(
+                f"unknown command '{word}'. {deeper or nearest(word, known)}".rstrip(),
+                fix=f"{ctx.command_path} knows {listed(known, 20)}.",
+            )
+        return super().resolve_command(ctx, args)
+
+
+class _Verb(TyperCommand):
+    """A verb: an empty word is a variable that a script forgot to set, and means nothing."""
+
+    def invoke(self, ctx: Any) -> Any:
+        for parameter in self.get_params(ctx):
+            value = ctx.params.get(parameter.name)
+            if value == "" or (isinstance(value, list | tuple) and "" in value):
+                named = parameter.opts[0] if parameter.param_type_name == "option" else parameter.metavar
+                raise ResightError("is empty", where=named)
+        return super().invoke(ctx)
+
+
+_COMMON = {
+    "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="Only results, warnings and errors.")],
+    "log_format": Annotated[
+        str, typer.Option("--log-format", metavar="text|json", help="Form of the messages on stderr.")
+    ],
+    "debug": Annotated[bool, typer.Option("--debug", help="Show tracebacks and every message.")],
+}
+_DEFAULTS = {"quiet": False, "log_format": "text", "debug": False}
+
+
+def verb(group: typer.Typer, name: str) -> Callable[[F], F]:
+    """Makes a function a verb and gives it the options that all of them have."""
+
+    def register(function: F) -> F:
+        signature = inspect.signature(function, eval_str=True)
+
+        @functools.wraps(function)
+        def run(*, quiet: bool, log_format: str, debug: bool, **options: Any) -> Any:
+            if log_format not in ("text", "json"):
+                raise ResightError(f"'{log_format}' is neither text nor json", where="--log-format")
+            console.listen(quiet=quiet, debug=debug, as_json=log_format == "json")
+            return function(**options)
+
+        common = [
+            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=_DEFAULTS[key], annotation=annotation)
+            for key, annotation in _COMMON.items()
+        ]
+        parameters = [
+            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in signature.parameters.values()
+        ]
+        run.__signature__ = inspect.Signature([*parameters, *common])  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in [*parameters, *common]}
+        group.command(name, cls=_Verb)(run)
+        return function
+
+    return register
+
+
+def print_result(report: Any, as_json: bool) -> None:
+    """The result of a verb on stdout, for people or for programs."""
+    if as_json:
+        console.show_json(report.json())
+    else:
+        print(report.text())
+
+
+def wrote(path: str, command: str, remark: str = "") -> None:
+    """What every verb ends with: what it wrote, and the next sensible command."""
+    say(f"Wrote {path}")
+    suggest(command, remark)
+
+
+def suggest(command: str, remark: str = "") -> None:
+    say(f"Next: resight {command}" + (f"  ({remark})" if remark else ""))
+
+
+def say(text: str) -> None:
+    """One message on stderr."""
+    sys.stdout.flush()  # the result stands above the message also where both go to one file
+    console.log.info("%s", text)
+
+
+def quoted(path: object) -> str:
+    """``path`` as a shell takes it."""
+    return shlex.quote(str(path))
