@@ -324,3 +324,17 @@ def test_a_table_with_a_split_file_becomes_records(photos: list[Annotation], tmp
     assert "names 1 files that are no image here: stranger.jpg" in few.text()
     again = build_data(tmp_path / "out", tmp_path / "again")
     assert again.rule == "given" and again.images == report.images and again.counts == report.counts
+
+
+def test_damaged_and_missing_records_are_left_out_like_bad_images(photos: list[Annotation], tmp_path: Path) -> None:
+    write_records(photos, tmp_path / "old", split="random", shards=2)
+    (tmp_path / "old" / "test-00001-of-00002.tfrecord").unlink()
+    shard = tmp_path / "old" / "train-00000-of-00002.tfrecord"
+    data = bytearray(shard.read_bytes())
+    data[100] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(ResightError, match=r"(?s)missing records.*damaged record") as caught:
+        build_data(tmp_path / "old", tmp_path / "new")
+    assert "--on-bad skip" in caught.value.fix
+    report = build_data(tmp_path / "old", tmp_path / "new", on_bad="skip")
+    assert report.left_out["damaged_record"] == 1 and report.left_out["missing_records"] == 1

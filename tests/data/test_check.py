@@ -216,6 +216,21 @@ def test_damaged_records_are_named_by_file_and_offset_and_the_rest_is_checked(fo
     assert report.counts["images"] == 1 + indexed
 
 
+def test_what_a_records_folder_lacks_or_says_wrongly_does_not_hide_the_rest(tmp_path):
+    folder = tmp_path / "r"
+    parts = [("train", 1, "a"), ("train", 2, "a"), ("test", 3, "a"), ("test", 2, "a")]
+    write_records(annotations(*parts), folder, shards=2)
+    (folder / "train-00000-of-00002.tfrecord").unlink()
+    report = check_data(folder)
+    assert [problem.kind for problem in report.errors] == ["missing_records"]
+    assert "train-00000-of-00002.tfrecord" in report.errors[0].message
+    assert report.counts["images"] == 3 and {p.kind for p in report.warnings} == {"leakage_near_duplicate"}
+    (folder / "dataset.json").write_text("{")
+    report = check_data(folder)
+    assert {problem.kind for problem in report.errors} == {"damaged_info", "missing_records"}
+    assert report.counts["images"] == 3
+
+
 def test_a_source_that_is_none_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(ResightError):

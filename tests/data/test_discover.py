@@ -89,8 +89,11 @@ def test_globs_settle_it(tmp_path):
 
 
 def test_missing_shards_are_named(tmp_path):
-    with pytest.raises(ResightError, match="of 4 shards 2 are missing: number 1, 3"):
-        found(tmp_path, ["train-00000-of-00004.tfrecord", "train-00002-of-00004.tfrecord"])
+    problems = []
+    there = ["train-00000-of-00004.tfrecord", "train-00002-of-00004.tfrecord"]
+    assert found(tmp_path, there, problems) == {"train": there}
+    assert [(problem.level, problem.kind) for problem in problems] == [("error", "missing_records")]
+    assert problems[0].message == "of 4 shards 2 are missing: number 1, 3"
 
 
 @pytest.mark.parametrize(

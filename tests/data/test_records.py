@@ -398,16 +398,37 @@ def test_names_that_are_not_unicode(tmp_path):
     assert records.splits["train"].labels(records.splits["train"][0]).tolist() == [0]
 
 
-def test_a_damaged_dataset_json_is_named(tmp_path):
+def test_a_damaged_dataset_json_is_a_problem_and_the_records_are_read(tmp_path):
     write_records_folder({"train": annotations(1)}, tmp_path / "out", LABELS)
     path = tmp_path / "out" / "dataset.json"
     for text in ("{", "[1]", '{"a": "\xff"}'):
         path.write_bytes(text.encode("latin-1"))
-        with pytest.raises(ResightError) as caught:
-            open_records(tmp_path / "out")
-        assert caught.value.where == str(path)
-    path.write_text(json.dumps({"files": 3}))
-    assert len(open_records(tmp_path / "out").splits["train"]) == 1
+        records = open_records(tmp_path / "out")
+        assert [(p.level, p.kind, p.where) for p in records.problems] == [("error", "damaged_info", str(path))]
+        assert len(records.splits["train"]) == 1
+    for value in (3, [3, None]):
+        path.write_text(json.dumps({"files": value}))
+        assert open_records(tmp_path / "out").problems == []
+
+
+def test_shards_that_dataset_json_names_and_that_are_missing_are_all_listed(tmp_path):
+    out = tmp_path / "out"
+    write_records_folder({"train": annotations(4), "val": annotations(1, 4)}, out, LABELS, shards={"train": 3})
+    gone = ["train-00001-of-00003.tfrecord", "val-00000-of-00001.tfrecord"]
+    for name in gone:
+        (out / name).unlink()
+    with pytest.raises(ResightError, match=", ".join(gone)) as caught:
+        open_records(out)
+    assert caught.value.where == str(out / "dataset.json")
+    records = open_records(out, on_bad="skip")
+    assert [(p.level, p.kind) for p in records.problems] == [("error", "missing_records")]
+    assert {name: len(split) for name, split in records.splits.items()} == {"train": 3}
+    # Whoever names the files to read wants no others.
+    assert len(open_records(out, train="train-*").splits["train"]) == 3
+    assert len(open_records(out / "train-00000-of-00003.tfrecord").splits["train"]) == 2
+    (out / "dataset.json").unlink()
+    with pytest.raises(ResightError, match="of 3 shards 1 are missing: number 1"):
+        open_records(out)
 
 
 def test_a_payload_on_its_own_says_the_same_as_the_index(tmp_path):

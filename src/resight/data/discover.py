@@ -14,19 +14,23 @@ from ..errors import Problem, ResightError, listed, nearest
 from ..labels import LabelMap, read_label_map
 
 IS_RECORD = re.compile(r"\.(tf)?records?(-\d+-of-\d+)?$", re.IGNORECASE)
+MISSING = "missing_records"  # the kind of problem that a shard is not there
 _TELLS = re.compile(r"(?<![a-z])(?:(?P<train>train)|(?P<val>val(?![a-z])|valid|eval)|(?P<test>test))")
 _NUMBERED = re.compile(r"-(\d+)-of-(\d+)(?=$|\.)")
 _ANNOTATIONS = (".csv", ".xml", ".json", ".txt", ".yaml", ".yml", ".names", ".png", ".jpg", ".jpeg")
-_KEYS = "Name them: --set data.train=GLOB --set data.val=GLOB --set data.test=GLOB"
+_TAKES = "Training takes --set {0}, data check and data show a TOML file with {1} (--config FILE)."
+_KEYS = "Rename them, or name them by keys. " + _TAKES.format(
+    "data.train=GLOB --set data.val=GLOB --set data.test=GLOB", "train, val and test in [data]"
+)
 
 
 def find_records(root: str, globs: Mapping[str, str], problems: list[Problem]) -> dict[str, list[str]]:
     """The shards of each split: by ``globs`` where given, else by the names of files, else of subfolders.
 
-    Files that no name assigns are listed in ``problems`` when others are assigned.
+    Files that no name assigns are listed in ``problems`` when others are assigned, and so are missing shards.
 
     Raises:
-        ResightError: nothing found, annotations instead of records, names that leave a choice, missing shards.
+        ResightError: nothing found, annotations instead of records, names that leave a choice.
     """
     if not root and not globs:
         raise ResightError("no records are named", where="data.path", fix="Give a records folder: --data RECORDS.")
@@ -51,18 +55,18 @@ def find_records(root: str, globs: Mapping[str, str], problems: list[Problem]) -
             sets.setdefault(split, {}).setdefault(os.path.normpath(key), []).append(file)
     if not found and not sets:
         if untold:
-            raise ResightError(f"no name tells which split it is: {listed(untold)}", where=root, fix=f"{_KEYS}.")
+            raise ResightError(f"no name tells which split it is: {listed(untold)}", where=root, fix=_KEYS)
         _no_records(root)
     several = {split: keys for split, keys in sets.items() if len(keys) > 1}
     if several:
         choices = "; ".join(f"{split}: {listed(sorted(keys))}" for split, keys in several.items())
-        raise ResightError(f"the names leave a choice of records for {choices}", where=root, fix=f"{_KEYS}.")
+        raise ResightError(f"the names leave a choice of records for {choices}", where=root, fix=_KEYS)
     if untold:
         message = f"belong to no split and are not read: {listed(untold)}"
         problems.append(Problem("warning", "unassigned_records", root, message))
     for split, keys in sets.items():
         found[split] = sorted(*keys.values())
-        _check_numbers(found[split])
+        _check_numbers(found[split], problems)
     return {split: found[split] for split in SPLITS if split in found}
 
 
@@ -76,7 +80,7 @@ def find_label_map(folder: str, given: str = "") -> tuple[str, LabelMap]:
         beside = os.path.join(folder, given)
         path = beside if os.path.exists(beside) and not os.path.exists(given) else given
         return path, read_label_map(path)
-    fix = "Name it: --set data.label_map=FILE."
+    fix = "Name it. " + _TAKES.format("data.label_map=FILE", "label_map in [data]")
     paths = [path for path in _files(folder or ".") if path.lower().endswith(".pbtxt")]
     if not paths:
         raise ResightError("records need a label map (*.pbtxt), and there is none", where=folder or ".", fix=fix)
@@ -133,7 +137,7 @@ def _set_of(name: str) -> str:
     return stem if stem != name else re.sub(r"[-_.](\d{1,3}|\d{5,})(?=\.\w+$)", "*", name)
 
 
-def _check_numbers(files: Sequence[str]) -> None:
+def _check_numbers(files: Sequence[str], problems: list[Problem]) -> None:
     numbers = [match for file in files if (match := _NUMBERED.search(os.path.basename(file)))]
     totals = {int(match.group(2)) for match in numbers}
     if len(totals) != 1 or len(numbers) != len(files):
@@ -141,11 +145,8 @@ def _check_numbers(files: Sequence[str]) -> None:
     total = totals.pop()
     missing = sorted(set(range(total)) - {int(match.group(1)) for match in numbers}) if total <= 10**6 else []
     if missing:
-        raise ResightError(
-            f"of {total} shards {len(missing)} are missing: number {listed(missing)}",
-            where=files[0],
-            fix="Copy them too, or name the files to read with --set data.train=GLOB (val, test).",
-        )
+        message = f"of {total} shards {len(missing)} are missing: number {listed(missing)}"
+        problems.append(Problem("error", MISSING, files[0], message))
 
 
 def _no_records(root: str) -> NoReturn:

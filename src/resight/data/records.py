@@ -21,7 +21,7 @@ from ..errors import Problem, ResightError, listed
 from ..labels import LabelMap, to_pbtxt
 from ..outputs import whole_folder
 from ..progress import track
-from .discover import find_label_map, find_records
+from .discover import IS_RECORD, MISSING, find_label_map, find_records
 from .example import Record, decode_image_bytes, encode_example
 from .images import probe, read_bytes, upright
 from .index import INDEX, Index, IndexBuilder, Shard, merge_repeats, open_index, save_index
@@ -105,10 +105,10 @@ def open_records(
         train, val, test: globs of the records of a split, absolute or in ``path``, where names do not tell.
         label_map: the label map, where there is not exactly one `*.pbtxt`.
         as_stored: keep records that repeat an image with growing lists of boxes as they are.
-        on_bad: "skip" leaves damaged records out and lists them in ``.problems``.
+        on_bad: "skip" leaves damaged records and missing shards out and lists them in ``.problems``.
 
     Raises:
-        ResightError: nothing there, names that do not tell, missing shards, damaged records (all are listed).
+        ResightError: nothing there, names that do not tell, missing shards or damaged records (all are listed).
     """
     root = os.fspath(path)
     problems: list[Problem] = []
@@ -118,7 +118,16 @@ def open_records(
     folder = root if os.path.isdir(root) else os.path.dirname(paths[0])
     map_file, labels = find_label_map(folder, label_map)
     problems.extend(labels.problems)
-    info = _read_info(folder)
+    info: dict[str, Any] = {}
+    try:
+        info = _read_info(folder)
+    except ResightError as error:  # it tells only where the records come from
+        problems.append(Problem("error", "damaged_info", error.where, f"{error.message}. {error.fix}"))
+    if not globs and os.path.isdir(root) and (stated := _missing(folder, info)):
+        problems[:] = [*(problem for problem in problems if problem.kind != MISSING), *stated]
+    if on_bad == "stop" and (missing := [problem for problem in problems if problem.kind == MISSING]):
+        fix = "Copy them too, or build the records again. To train without them: --set data.train=GLOB (val, test)."
+        raise ResightError("; ".join(p.message for p in missing), where=missing[0].where, fix=fix)
     index = open_index(folder, paths, beside=bool(info) and not globs)
     if index.damaged:
         _report_damage(index, on_bad, problems)
@@ -211,6 +220,15 @@ def _report_damage(index: Index, on_bad: str, problems: list[Problem]) -> None:
         where=where,
         fix="Copy or build the records again, or leave damaged ones out with --set data.on_bad_record=skip.",
     )
+
+
+def _missing(folder: str, info: Mapping[str, Any]) -> list[Problem]:
+    """The shards that the folder says it has, and has not."""
+    stated = info.get("files")
+    names = [name for name in stated if isinstance(name, str)] if isinstance(stated, list) else []
+    gone = [name for name in names if IS_RECORD.search(name) and not os.path.exists(os.path.join(folder, name))]
+    message = f"names records that are missing: {listed(gone, 1000)}"
+    return [Problem("error", MISSING, os.path.join(folder, INFO), message)] if gone else []
 
 
 def _read_info(folder: str | Path) -> dict[str, Any]:

@@ -44,9 +44,10 @@ def looks_like(tree: Tree) -> str:
 
 
 def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
-    """Reads boxes and all else but the images, which are read from the records when their turn comes."""
+    """Reads boxes and all else but the images, which are read from the records when their turn comes; damaged and
+    missing records are problems."""
     path = tree.path(tree.only)
-    return of_records(open_records(path), path)
+    return of_records(open_records(path, on_bad="skip"), path)
 
 
 def of_records(records: Records, path: str) -> Source:
