@@ -333,7 +333,7 @@ def test_damaged_and_missing_records_are_left_out_like_bad_images(photos: list[A
     data = bytearray(shard.read_bytes())
     data[100] ^= 1
     shard.write_bytes(data)
-    with pytest.raises(ResightError, match=r"(?s)missing records.*damaged record") as caught:
+    with pytest.raises(ResightError, match=r"(?s)damaged record.*missing records") as caught:
         build_data(tmp_path / "old", tmp_path / "new")
     assert "--on-bad skip" in caught.value.fix
     report = build_data(tmp_path / "old", tmp_path / "new", on_bad="skip")
