@@ -63,6 +63,11 @@ def whole_folder(out: str | os.PathLike[str], force: bool, is_ours: Callable[[Pa
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def is_partial(name: str) -> bool:
+    """Whether a file of that name is what a killed :func:`whole_file` left."""
+    return name.startswith(".") and ".partial-" in name
+
+
 @contextmanager
 def whole_file(out: str | os.PathLike[str]) -> Iterator[Path]:
     """A name beside ``out`` for a file that takes its place when the block ends, and vanishes when it fails.

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -6,7 +8,7 @@ from resight.config import load_config
 from resight.errors import ResightError
 from resight.labels import LabelMap, read_label_map
 from resight.models.checkpoints import BEST, LAST, find_checkpoint
-from resight.training.run_folder import describe_run, forget_metrics, new_run
+from resight.training.run_folder import describe_run, forget_metrics, hold, new_run
 
 CONFIG = load_config(None, {"train.seed": 7})
 LABELS = LabelMap.from_names(["stop"])
@@ -66,10 +68,10 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path, resume):
         new_run(tmp_path / "thesis.docx", resume)
 
 
-@pytest.mark.parametrize("written", ["config.toml.partial", "config.toml", "label_map.pbtxt"])
+@pytest.mark.parametrize("written", [".config.toml.partial-1f", "config.toml", "label_map.pbtxt"])
 def test_a_run_that_was_killed_while_it_began_can_begin_again(tmp_path, written):
     new_run(tmp_path)
-    if written == "config.toml.partial":
+    if written == ".config.toml.partial-1f":
         touch(tmp_path / written)
     else:
         describe_run(tmp_path, CONFIG, LABELS, {})
@@ -78,6 +80,25 @@ def test_a_run_that_was_killed_while_it_began_can_begin_again(tmp_path, written)
     new_run(tmp_path, resume=True)
     describe_run(tmp_path, CONFIG, LABELS, {})
     assert load_config(tmp_path / "config.toml") == CONFIG
+
+
+def test_a_run_folder_is_one_trainings_alone(tmp_path):
+    new_run(tmp_path)
+    holder = "import sys, time; from pathlib import Path; from resight.training.run_folder import hold\n"
+    holder += f"with hold(Path({str(tmp_path)!r})): print(1, flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"1\n"
+        with pytest.raises(ResightError, match="another training"), hold(tmp_path):
+            pass
+        left = touch(tmp_path / f"{LAST}").with_name(".last.safetensors.partial-1f")
+        touch(left)
+        process.kill()
+    with hold(tmp_path):
+        assert not left.exists() and (tmp_path / LAST).exists()
+    new_run(tmp_path / "other")
+    (tmp_path / "other" / ".lock").mkdir()
+    with pytest.raises(ResightError, match="cannot write into the run folder"), hold(tmp_path / "other"):
+        pass
 
 
 def test_a_run_says_of_itself_what_it_is(tmp_path):

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from .. import __version__
 from ..config import Config, ModelConfig, to_toml
 from ..errors import ResightError
 from ..labels import LabelMap, parse_label_map, to_pbtxt
+from ..outputs import whole_file
 from .anchors import AnchorSettings
 from .build import build_model
 from .faster_rcnn import FasterRCNN
@@ -122,19 +122,16 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, config: Config | None = 
     meta = {"format": FORMAT, "version": __version__, "card": checkpoint.card.to_json(), "state": checkpoint.state}
     if config is not None:
         meta["config"] = to_toml(config)
-    temporary = path.with_name(path.name + ".partial")
     tensors = {key: value.detach().to("cpu").contiguous() for key, value in checkpoint.tensors.items()}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary, metadata={KEY: json.dumps(meta)})
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            temporary.unlink()
+        with whole_file(path) as partial:
+            save_file(tensors, partial, metadata={KEY: json.dumps(meta)})
+            with open(partial, "rb") as file:
+                os.fsync(file.fileno())
+    except (ResightError, SafetensorError) as error:
+        reason = error.message if isinstance(error, ResightError) else error
         raise ResightError(
-            f"cannot write the checkpoint: {error}", where=path, fix="The previous checkpoint is as it was."
+            f"the checkpoint {reason}", where=path, fix="The previous checkpoint is as it was."
         ) from error
 
 

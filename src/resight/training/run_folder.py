@@ -8,16 +8,21 @@ import platform
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from ..config import Config, to_toml
 from ..errors import ResightError, listed
 from ..labels import LabelMap, to_pbtxt
 from ..models.checkpoints import LAST
+from ..outputs import is_partial, whole_file
 
 METRICS = "metrics.jsonl"
+LOCK = ".lock"
 
 
 def new_run(path: Path, resume: bool = False) -> None:
@@ -35,12 +40,39 @@ def new_run(path: Path, resume: bool = False) -> None:
             raise ResightError(
                 "holds a run already", where=path, fix=f"Continue it with --resume -o {path}, or choose another folder."
             )
-        others = [name for name in present if name not in ("checkpoints", "config.toml.partial")]
+        others = [name for name in present if name not in ("checkpoints", LOCK) and not is_partial(name)]
         if others and "config.toml" not in present:
             raise ResightError(f"is not empty: {listed(others)}", where=path, fix="Choose another folder with -o.")
         (path / "checkpoints").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ResightError(f"cannot make the run folder: {error.strerror}", where=path) from error
+
+
+@contextmanager
+def hold(path: Path) -> Iterator[None]:
+    """Keeps every other training out of the run folder, and removes what a killed one left half-written.
+
+    The lock ends with the process, however it ends.
+
+    Raises:
+        ResightError: another training holds it, or it cannot be written to.
+    """
+    lock = FileLock(path / LOCK, timeout=0)
+    try:
+        lock.acquire()
+        for left in (*path.iterdir(), *(path / "checkpoints").glob("*")):
+            if is_partial(left.name):
+                left.unlink()
+    except Timeout:
+        raise ResightError(
+            "another training is writing to this run folder", where=path, fix="Wait for it, or choose another."
+        ) from None
+    except OSError as error:
+        raise ResightError(f"cannot write into the run folder: {error.strerror}", where=path) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def forget_metrics(path: Path, step: int) -> None:
@@ -62,20 +94,15 @@ def describe_run(path: Path, config: Config, label_map: LabelMap, facts: dict[st
     config.toml comes first: a folder that holds it is a run's, whatever else was not written. Without ``facts``, as
     when a run goes on, environment.json keeps telling how it began.
     """
-    try:
-        _replace(path / "config.toml", to_toml(config))
-        _replace(path / "label_map.pbtxt", to_pbtxt(label_map))
-        if facts is not None:
-            _replace(path / "environment.json", json.dumps(environment() | facts, indent=1))
-    except OSError as error:
-        raise ResightError(f"cannot write into the run folder: {error.strerror}", where=path) from error
+    _replace(path / "config.toml", to_toml(config))
+    _replace(path / "label_map.pbtxt", to_pbtxt(label_map))
+    if facts is not None:
+        _replace(path / "environment.json", json.dumps(environment() | facts, indent=1))
 
 
 def _replace(path: Path, text: str) -> None:
-    """Writes the file whole or not at all."""
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def environment() -> dict[str, Any]:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -22,7 +21,7 @@ from ..models.checkpoints import LAST, Checkpoint, load_checkpoint, weights_dige
 from ..models.faster_rcnn import FasterRCNN
 from .loop import Training, TrainResult, order_of
 from .plan import Plan, make_plan, start_model
-from .run_folder import METRICS, describe_run, forget_metrics, new_run
+from .run_folder import METRICS, describe_run, forget_metrics, hold, new_run
 
 log = logging.getLogger(__name__)
 
@@ -49,33 +48,38 @@ def train(config: Config, out: str | Path | None = None, *, resume: bool = False
 
 
 def _train(config: Config, run: Path, resume: bool, device: torch.device, stop: threading.Event) -> TrainResult:
-    last = load_checkpoint(run / LAST) if resume and (run / LAST).exists() else None
     plan = make_plan(config)
     log.info("run folder %s\n%s", run, plan.text())
     _be_deterministic(config)
-    facts: dict[str, Any] | None = None
-    if last is None:
-        if resume and (run / METRICS).exists():
-            log.warning("%s holds no checkpoint: the training begins again, and so do its metrics", run)
-        model, report = start_model(plan)
-        new_run(run, resume)
+    if resume and (run / LAST).exists():
+        with hold(run):
+            return _go_on(plan, run, device, stop)
+    if resume and (run / METRICS).exists():
+        log.warning("%s holds no checkpoint: the training begins again, and so do its metrics", run)
+    model, report = start_model(plan)
+    new_run(run, resume)
+    with hold(run):
         start = weights_digest(model.state_dict())
         facts = {"device": str(device), "dataset": plan.records.digest, "weights": start, **report}
-        facts |= {"seed": config.train.seed}
-    else:
-        _check_same(plan, last, run)
-        model = last.card.build()
+        log.info("%s", estimate(plan, model.to(device)))
+        if device.type == "cuda" and config.model.name == ModelConfig().name:
+            log.info("on a GPU a stronger start pays: --model fasterrcnn_resnet50_fpn_v2")
+        describe_run(run, plan.config, plan.records.label_map, facts | {"seed": config.train.seed})
+        forget_metrics(run, 0)
+        with Training(plan, model, run, device) as training:
+            return training.run(stop)
+
+
+def _go_on(plan: Plan, run: Path, device: torch.device, stop: threading.Event) -> TrainResult:
+    last = load_checkpoint(run / LAST)
+    _check_same(plan, last, run)
+    model = last.card.build()
     log.info("%s", estimate(plan, model.to(device)))
-    if device.type == "cuda" and config.model.name == ModelConfig().name:
-        log.info("on a GPU a stronger start pays: --model fasterrcnn_resnet50_fpn_v2")
-    if last is None:
-        describe_run(run, plan.config, plan.records.label_map, facts)
-    forget_metrics(run, last.state.get("step", 0) if last else 0)
+    forget_metrics(run, last.state.get("step", 0))
     with Training(plan, model, run, device) as training:
-        if last is not None:
-            training.restore(last)
-            # Only now: a resumption that is refused must not change what the run says of itself.
-            describe_run(run, plan.config, plan.records.label_map, None)
+        training.restore(last)
+        # Only now: a resumption that is refused must not change what the run says of itself.
+        describe_run(run, plan.config, plan.records.label_map, None)
         return training.run(stop)
 
 
