@@ -116,6 +116,40 @@ def test_sizes_that_contradict_each_other_are_refused():
         load_config(None, {"model.min_size": 700})
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "answer"),
+    [
+        ("model.min_size", 700, "model: min_size 700 is larger than max_size 640"),
+        ("train.steps", "x", "train.steps = 'x': must be a whole number"),
+        ("train.steps", 1.5, "train.steps = 1.5: must be a whole number"),
+        ("train.batch_size", 0, "train.batch_size = 0: must be greater than 0"),
+        ("train.seed", -1, "train.seed = -1: must be 0 or more"),
+        ("train.ema", 2, "train.ema = 2: must be 1 or less"),
+        ("train.epochs", "many", "train.epochs = 'many': must be a number"),
+        ("train.learning_rate", float("nan"), "train.learning_rate = nan: must be a finite number"),
+        ("train.deterministic", "maybe", "train.deterministic = 'maybe': must be true or false"),
+        ("data.path", 3, "data.path = 3: must be text"),
+        ("evaluate.metric", "AP5O", "evaluate.metric = 'AP5O': must be 'mAP', 'AP50' or 'AP75'"),
+        ("augment.scale", "x", "augment.scale = 'x': must be a list"),
+        ("augment.scale", [1], "augment.scale.1 is missing"),
+        ("augment.scale", [1, 2, 3], "augment.scale = [1, 2, 3]: must be a list of 2"),
+        ("augment.scale", [3, 2], "augment: scale [3.0, 2.0] is no range of positive factors"),
+        ("augment.flip_pairs", 3, "augment.flip_pairs = 3: must be a table of names and values"),
+    ],
+)
+def test_a_wrong_value_is_answered_in_the_words_of_the_configuration(key, value, answer):
+    with pytest.raises(ResightError) as caught:
+        load_config(None, {key: value})
+    assert str(caught.value).startswith(f"options: {answer}")
+    assert "Input should" not in str(caught.value) and "Value error" not in str(caught.value)
+
+
+def test_of_a_long_wrong_value_only_the_beginning_is_said():
+    with pytest.raises(ResightError) as caught:
+        load_config(None, {"train.steps": "9" * 5000})
+    assert len(str(caught.value)) < 200
+
+
 @given(st.binary(max_size=60))
 def test_a_damaged_file_is_read_or_refused_by_name(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "config.toml"
@@ -132,6 +166,16 @@ def test_a_value_where_a_section_belongs_is_refused(tmp_path, content):
     path.write_text(content)
     with pytest.raises(ResightError, match="train"):
         load_config(path, {"train.patience": 1})
+
+
+def test_a_section_takes_no_value(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text("train = 3")
+    words = "train is a section of the configuration; its keys are epochs, steps, max_minutes"
+    with pytest.raises(ResightError, match=words):
+        load_config(path)
+    with pytest.raises(ResightError, match=words):
+        load_config(None, {"train": 3})
 
 
 @pytest.mark.parametrize("value", ["9" * 5000, "[" * 5000], ids=["digits", "nesting"])

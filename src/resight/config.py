@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from .errors import ResightError, nearest
+from .errors import ResightError, listed, nearest
 
 TFOD_MODELS = ("faster_rcnn_resnet50_v1", "faster_rcnn_resnet101_v1", "faster_rcnn_resnet152_v1")
 
@@ -282,6 +282,8 @@ def load_config(path: str | os.PathLike[str] | None = None, overrides: Mapping[s
             raise ResightError(f"is not valid TOML: {error}", where=where) from error
     for key, value in (overrides or {}).items():
         *sections, name = key.split(".")
+        if key in Config.model_fields:
+            raise ResightError(_is_section(key), where="--set")
         if not sections or sections[0] not in Config.model_fields:
             raise ResightError(f"unknown key '{key}'", where="--set", fix=_known(key))
         branch = tree
@@ -294,7 +296,8 @@ def load_config(path: str | os.PathLike[str] | None = None, overrides: Mapping[s
         return Config.model_validate(tree)
     except ValidationError as error:
         problems = [_explain(item) for item in error.errors()]
-        raise ResightError("; ".join(problems), where=where or "configuration") from error
+        given = [where, "options" if overrides else ""]
+        raise ResightError("; ".join(problems), where=", ".join(filter(None, given)) or "configuration") from error
 
 
 def parse_set(assignments: Iterable[str]) -> dict[str, Any]:
@@ -354,8 +357,39 @@ def _known(key: str) -> str:
     return f"Did you mean '{same_name[0]}'?" if same_name else nearest(key, _all_keys())
 
 
+_WANTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "finite": "a finite number",
+    "bool": "true or false",
+    "string": "text",
+    "tuple": "a list",
+    "dict": "a table of names and values",
+    "greater_than": "greater than {gt:g}",
+    "greater_than_equal": "{ge:g} or more",
+    "less_than_equal": "{le:g} or less",
+    "literal_error": "{expected}",
+    "too_long": "a list of {max_length}",
+}
+
+
+def _is_section(key: str) -> str:
+    keys = [known.removeprefix(f"{key}.") for known in _all_keys() if known.startswith(f"{key}.")]
+    return f"{key} is a section of the configuration; its keys are {listed(keys, 5)}"
+
+
 def _explain(item: Any) -> str:
-    key = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
-        return f"unknown key '{key}'. {_known(key)}"
-    return f"{key} = {item['input']!r}: {item['msg']}" if key else item["msg"]
+    """What pydantic found, in the words of the configuration."""
+    key, kind, context = ".".join(str(part) for part in item["loc"]), item["type"], item.get("ctx", {})
+    if kind == "extra_forbidden":
+        return f"unknown key '{key}'. {_known(key)}".rstrip()
+    if kind == "value_error":  # of a validator, whose words are ours
+        return f"{key}: {context['error']}"
+    if kind == "missing":
+        return f"{key} is missing"
+    value = repr(item["input"])
+    value = value if len(value) <= 60 else f"{value[:50]} ..."
+    if kind == "model_type":
+        return f"{key} = {value}: {_is_section(key)}"
+    wanted = _WANTED.get(kind) or _WANTED.get(kind.split("_")[0])
+    return f"{key} = {value}: must be {wanted.format(**context)}" if wanted else f"{key} = {value}: {item['msg']}"
