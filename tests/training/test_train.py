@@ -254,7 +254,14 @@ def test_a_run_folder_holds_what_is_promised(whole, shapes):
     names = {str(file.relative_to(whole)) for file in whole.rglob("*") if file.is_file()}
     events = {name for name in names if "tfevents" in name}
     assert events
-    assert names - events == {"config.toml", "label_map.pbtxt", "environment.json", "metrics.jsonl", LAST, BEST}
+    assert names - events - {".lock"} == {
+        "config.toml",
+        "label_map.pbtxt",
+        "environment.json",
+        "metrics.jsonl",
+        LAST,
+        BEST,
+    }
     assert load_config(whole / "config.toml").train.steps == 8
     told = json.loads((whole / "environment.json").read_text())
     assert told["seed"] == 42 and told["device"] == "cpu" and len(told["dataset"]) == len(told["weights"]) == 64
