@@ -200,15 +200,8 @@ def test_a_missing_module_of_our_own_is_a_bug(stand_in, tmp_path, monkeypatch):
     assert speak("data check photos").code == 70
 
 
-def test_ctrl_c_ends_with_130():
-    script = (
-        "import sys, time, types\n"
-        "def check(*a, **k):\n    print('ready', flush=True); time.sleep(60)\n"
-        "sys.modules['resight.data.check'] = types.SimpleNamespace(check_data=check)\n"
-        "sys.argv = ['resight', 'data', 'check', 'photos']\n"
-        "from resight.cli import main\n"
-        "main()\n"
-    )
+def interrupted(script, *, ignored=False):
+    """What becomes of ``script`` when Ctrl-C meets it after it has printed "ready"."""
     running = subprocess.Popen(
         [sys.executable, "-c", script],
         stdout=subprocess.PIPE,
@@ -216,12 +209,46 @@ def test_ctrl_c_ends_with_130():
         text=True,
         env=os.environ | {"PYTHONPATH": SOURCE},
         # A test run in the background is one that ignores Ctrl-C, and its children with it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.SIG_DFL),
     )
     assert running.stdout is not None and running.stdout.readline() == "ready\n"
     running.send_signal(signal.SIGINT)
     _, said = running.communicate(timeout=60)
-    assert (running.returncode, said) == (130, "error: interrupted\n")
+    return running.returncode, said
+
+
+def test_ctrl_c_ends_with_130():
+    script = (
+        "import sys, time, types\n"
+        "def check(*a, **k):\n    print('ready', flush=True); time.sleep(60)\n"
+        "sys.modules['resight.data.check'] = types.SimpleNamespace(check_data=check)\n"
+        "sys.argv = ['resight', 'data', 'check', 'photos']\n"
+        "from resight.__main__ import main\n"
+        "main()\n"
+    )
+    assert interrupted(script) == (130, "error: interrupted\n")
+
+
+WHILE_IT_IMPORTS = (
+    "import sys, time\n"
+    "class Slow:\n"
+    "    def find_spec(self, name, path=None, target=None):\n"
+    "        if name == 'typer':\n"
+    "            print('ready', flush=True)\n"
+    "            time.sleep({seconds})\n"
+    "sys.meta_path.insert(0, Slow())\n"
+    "sys.argv = ['resight', '--version']\n"
+    "from resight.__main__ import main\n"
+    "main()\n"
+)
+
+
+def test_ctrl_c_ends_with_130_also_while_the_program_is_still_being_imported():
+    assert interrupted(WHILE_IT_IMPORTS.format(seconds=60)) == (130, "error: interrupted\n")
+
+
+def test_a_process_that_ignores_ctrl_c_goes_on_ignoring_it():
+    assert interrupted(WHILE_IT_IMPORTS.format(seconds=0.2), ignored=True) == (0, "")
 
 
 # How results and messages are told apart
@@ -424,4 +451,4 @@ def test_show_and_demo_hand_over_their_options(stand_in):
 
 def test_the_console_script_is_this_application():
     project = tomllib.loads((Path(SOURCE).parent / "pyproject.toml").read_text())["project"]
-    assert project["scripts"] == {"resight": "resight.cli:main"}
+    assert project["scripts"] == {"resight": "resight.__main__:main"}

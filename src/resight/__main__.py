@@ -1,6 +1,30 @@
-"""``python -m resight`` is ``resight``."""
+"""``resight``, and ``python -m resight``.
 
-from .cli import main
+Nothing but the standard library is imported before Ctrl-C is taken care of: the imports take a second.
+"""
+
+import os
+import signal
+import sys
+from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """The entry point of the console script."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # a command in the background ignores Ctrl-C, and goes on doing so
+        signal.signal(signal.SIGINT, _leave)
+    from .cli import app
+
+    signal.signal(signal.SIGINT, before)
+    app()
+    raise AssertionError("the application exits by itself")
+
+
+def _leave(*_: object) -> NoReturn:
+    os.write(2, b"error: interrupted\n")
+    os._exit(130)
+
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
@@ -347,12 +347,6 @@ def doctor(device: Device = "auto", json: Json = False) -> int:
     if report.ok:
         suggest("demo")
     return console.DONE if report.ok else console.BAD
-
-
-def main() -> NoReturn:
-    """The entry point of the console script."""
-    app()
-    raise AssertionError("the application exits by itself")
 
 
 def _names(text: str | None) -> tuple[str, ...]:
