@@ -8,13 +8,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..config import ModelConfig
+from ..config import TFOD_MODELS, ModelConfig, TfodConfig
 from ..errors import ResightError
 from . import backbones
 from .anchors import AnchorSettings
 from .faster_rcnn import FasterRCNN, InputSettings, Limits
 from .folding import example, fold_norms
 from .heads import ConvFCHead, Predictor, RPNHead, TwoMLPHead, as_channels_last
+from .tfod_parts import anchor_settings
+from .tfod_rcnn import TfodRCNN
+
+Model = FasterRCNN | TfodRCNN
 
 TORCHVISION = (
     "fasterrcnn_resnet50_fpn",
@@ -28,8 +32,10 @@ LIGHT = Limits(rpn_before_nms=(1000, 500), rpn_after_nms=(500, 300), box_batch=1
 SCORE_FLOOR = 0.001  # detections below can hardly move a COCO number
 
 
-def default_anchors(name: str) -> AnchorSettings:
-    """The anchors a model has when they are not fitted to a data set."""
+def default_anchors(name: str, tfod: TfodConfig | None = None) -> AnchorSettings:
+    """The anchors a model has when they are not fitted to a data set; TFOD's models always have their own."""
+    if name in TFOD_MODELS:
+        return anchor_settings(tfod or TfodConfig())
     if name.startswith("fasterrcnn_resnet50"):
         return AnchorSettings(((32,), (64,), (128,), (256,), (512,)))
     if name.startswith("fasterrcnn_mobilenet"):
@@ -39,12 +45,14 @@ def default_anchors(name: str) -> AnchorSettings:
 
 def level_strides(name: str) -> list[int]:
     """Nominal strides of the pyramid's levels, the pooled one included."""
+    if name in TFOD_MODELS:
+        return [16]
     if name.startswith("fasterrcnn_resnet50"):
         return [4, 8, 16, 32, 64]
     return [32, 32, 64] if name.startswith("fasterrcnn_mobilenet") else [8, 16, 32, 64]
 
 
-def build_model(config: ModelConfig, num_classes: int, anchors: AnchorSettings | None = None) -> FasterRCNN:
+def build_model(config: ModelConfig, num_classes: int, anchors: AnchorSettings | None = None) -> Model:
     """The model with random weights, on the CPU.
 
     Args:
@@ -54,6 +62,8 @@ def build_model(config: ModelConfig, num_classes: int, anchors: AnchorSettings |
     Raises:
         ResightError: the name is not known, or has no features at the strides needed.
     """
+    if config.is_tfod:
+        return _tfod_model(config, num_classes)
     name, anchors = config.name, anchors or default_anchors(config.name)
     inputs = InputSettings(config.min_size, config.max_size)
     limits = Limits()
@@ -81,6 +91,12 @@ def build_model(config: ModelConfig, num_classes: int, anchors: AnchorSettings |
     fold_norms(model.backbone, example((1, 3, 64, 64)))
     if name == "fasterrcnn_resnet50_fpn_v2":
         fold_norms(nn.Sequential(*list(box_head.children())[:4]), example((1, 256, 7, 7)))
+    as_channels_last(model)
+    return model.train()
+
+
+def _tfod_model(config: ModelConfig, num_classes: int) -> TfodRCNN:
+    model = TfodRCNN(config, num_classes)
     as_channels_last(model)
     return model.train()
 

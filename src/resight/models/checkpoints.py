@@ -23,8 +23,7 @@ from ..errors import ResightError
 from ..labels import LabelMap, parse_label_map, to_pbtxt
 from ..outputs import whole_file
 from .anchors import AnchorSettings
-from .build import build_model
-from .faster_rcnn import FasterRCNN
+from .build import Model, build_model
 from .heads import norm_eps, set_norm_eps
 
 FORMAT = 1
@@ -43,11 +42,11 @@ class ModelCard:
     score: float | None = None  # operating point
 
     @classmethod
-    def of(cls, model: FasterRCNN, config: ModelConfig, label_map: LabelMap, score: float | None = None) -> ModelCard:
+    def of(cls, model: Model, config: ModelConfig, label_map: LabelMap, score: float | None = None) -> ModelCard:
         eps = norm_eps(model) if config.name == "fasterrcnn_resnet50_fpn" else None
         return cls(config, label_map, model.anchors, eps, score)
 
-    def build(self) -> FasterRCNN:
+    def build(self) -> Model:
         model = build_model(self.model, len(self.label_map.names), self.anchors)
         if self.norm_eps is not None:
             set_norm_eps(model, self.norm_eps)

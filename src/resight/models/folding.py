@@ -42,11 +42,16 @@ class FoldedConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         (conv,), (norm,) = self._conv, self._norm
-        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-        shift = norm.bias - norm.running_mean * scale
-        if self.bias is not None:
-            shift = shift + self.bias * scale
-        return conv._conv_forward(x, self.weight * scale[:, None, None, None], shift)
+        return folded(conv, norm, x)
+
+
+def folded(conv: nn.Conv2d, norm: Any, x: Tensor) -> Tensor:
+    """What ``norm``, with its stored statistics, makes of ``conv(x)``."""
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    shift = norm.bias - norm.running_mean * scale
+    if conv.bias is not None:
+        shift = shift + conv.bias * scale
+    return conv._conv_forward(x, conv.weight * scale[:, None, None, None], shift)
 
 
 def example(shape: tuple[int, ...]) -> Tensor:
