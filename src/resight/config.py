@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import ResightError, listed, nearest
 
@@ -19,6 +19,10 @@ TFOD_MODELS = ("faster_rcnn_resnet50_v1", "faster_rcnn_resnet101_v1", "faster_rc
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+# One glob or a list of them.
+Globs = Annotated[
+    tuple[str, ...], BeforeValidator(lambda given: ((given,) if given else ()) if isinstance(given, str) else given)
+]
 
 
 class _Section(BaseModel):
@@ -27,9 +31,9 @@ class _Section(BaseModel):
 
 class DataConfig(_Section):
     path: str = Field("", description="records folder")
-    train: str = Field("", description="glob of the training records, where the folder does not tell")
-    val: str = Field("", description="glob of the validation records")
-    test: str = Field("", description="glob of the test records")
+    train: Globs = Field((), description="globs of the training records, where the folder does not tell")
+    val: Globs = Field((), description="globs of the validation records")
+    test: Globs = Field((), description="globs of the test records")
     label_map: str = Field("", description="label map (.pbtxt), where the folder does not tell")
     workers: int = Field(1, ge=0, description="processes that decode and augment; 0: in the training process")
     on_bad_record: Literal["stop", "skip"] = Field("stop", description="a damaged record: stop, or skip and count")
@@ -73,7 +77,8 @@ class TfodConfig(_Section):
     nms_iou: Fraction = Field(0.6, description="IoU above which the weaker detection of a class goes")
     detections_per_class: Positive = Field(100, description="detections of a class, an image")
     detections: Positive = Field(100, description="detections an image")
-    max_boxes: Positive = Field(100, description="true boxes an image; what exceeds them is cut off and counted")
+    max_boxes: Positive = Field(100, description="true boxes an image; what exceeds them is cut off and counted ...")
+    evaluated_boxes: Positive = Field(100, description="... in training and, by this limit, in evaluation")
 
 
 class ModelConfig(_Section):

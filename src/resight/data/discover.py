@@ -24,7 +24,7 @@ _KEYS = "Rename them, or name them by keys. " + _TAKES.format(
 )
 
 
-def find_records(root: str, globs: Mapping[str, str], problems: list[Problem]) -> dict[str, list[str]]:
+def find_records(root: str, globs: Mapping[str, str | Sequence[str]], problems: list[Problem]) -> dict[str, list[str]]:
     """The shards of each split: by ``globs`` where given, else by the names of files, else of subfolders.
 
     Files that no name assigns are listed in ``problems`` when others are assigned, and so are missing shards.
@@ -34,7 +34,7 @@ def find_records(root: str, globs: Mapping[str, str], problems: list[Problem]) -
     """
     if not root and not globs:
         raise ResightError("no records are named", where="data.path", fix="Give a records folder: --data RECORDS.")
-    found = {split: _by_glob(root, split, pattern) for split, pattern in globs.items()}
+    found = {split: _by_globs(root, split, given) for split, given in globs.items()}
     given = {file for files in found.values() for file in files}
     files = [file for file in _files(root) if IS_RECORD.search(file) and file not in given]
     if os.path.isfile(root):
@@ -113,6 +113,11 @@ def _files(root: str) -> list[str]:
     except OSError as error:
         raise ResightError(f"cannot be read: {error.strerror}", where=root) from error
     return found
+
+
+def _by_globs(root: str, split: str, given: str | Sequence[str]) -> list[str]:
+    patterns = [given] if isinstance(given, str) else given
+    return list(dict.fromkeys(file for pattern in patterns for file in _by_glob(root, split, pattern)))
 
 
 def _by_glob(root: str, split: str, pattern: str) -> list[str]:

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -91,9 +91,9 @@ class Records:
 def open_records(
     path: str | os.PathLike[str],
     *,
-    train: str = "",
-    val: str = "",
-    test: str = "",
+    train: str | Sequence[str] = (),
+    val: str | Sequence[str] = (),
+    test: str | Sequence[str] = (),
     label_map: str = "",
     as_stored: bool = False,
     on_bad: Literal["stop", "skip"] = "stop",
@@ -102,7 +102,7 @@ def open_records(
 
     Args:
         path: a folder, or one file of records; "" where the globs say all.
-        train, val, test: globs of the records of a split, absolute or in ``path``, where names do not tell.
+        train, val, test: a glob or several of the records of a split, absolute or in ``path``, where names do not tell.
         label_map: the label map, where there is not exactly one `*.pbtxt`.
         as_stored: keep records that repeat an image with growing lists of boxes as they are.
         on_bad: "skip" leaves damaged records and missing shards out and lists them in ``.problems``.
@@ -112,7 +112,7 @@ def open_records(
     """
     root = os.fspath(path)
     problems: list[Problem] = []
-    globs = {name: pattern for name, pattern in zip(SPLITS, (train, val, test), strict=True) if pattern}
+    globs = {name: given for name, given in zip(SPLITS, (train, val, test), strict=True) if given}
     found = find_records(root, globs, problems)
     paths = [file for files in found.values() for file in files]
     folder = root if os.path.isdir(root) else os.path.dirname(paths[0])

@@ -82,7 +82,7 @@ def make_plan(config: Config) -> Plan:
     records = open_configured(data)
     train = records.splits.get("train")
     if train is None or len(train) == 0:
-        raise ResightError("there are no records to train on", where=data.path or data.train)
+        raise ResightError("there are no records to train on", where=data.path or listed(data.train))
     if config.train.epochs and config.train.steps:
         raise ResightError("epochs and steps are both given; one decides", where="train.epochs")
     classes = records.label_map.names
