@@ -24,8 +24,8 @@ HANDED = re.compile(r"(?<![A-Za-z])(?:left|right|LEFT|RIGHT)|(?:Left|Right)")
 class Sample:
     """One image on its way into training.
 
-    image ``[3, H, W]`` uint8 RGB, boxes ``[N, 4]`` float32 xyxy in its pixels, labels ``[N]`` int64 from 0,
-    crowd ``[N]`` bool (neither object nor background).
+    image ``[3, H, W]`` uint8 RGB (TFOD's operations: float32 0..255), boxes ``[N, 4]`` float32 xyxy in its pixels,
+    labels ``[N]`` int64 from 0, crowd ``[N]`` bool (neither object nor background; to TFOD an object).
     """
 
     image: Tensor
