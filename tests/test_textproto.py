@@ -16,7 +16,7 @@ def test_all_that_a_config_holds():
     # a comment { with : marks "
     model { rcnn < num: 3, scales: [0.25, 0.5f, 1e0,] >; flag: true }
     name: "a\\tb" 'c' path: 'it"s'
-    [ext.one/two-x] { id: -0x1F } octal: 017 low: -inf words: [A, B] empty: [] e {}
+    [ext.one/two-x] { id: -0x1F } octal: 017 low: -inf words: [A, B] empty: [] e {} spaced: [1 2]
     """
     assert plain(parse(text)) == [
         (
@@ -31,6 +31,8 @@ def test_all_that_a_config_holds():
         ("words", "A"),
         ("words", "B"),
         ("e", []),
+        ("spaced", 1),
+        ("spaced", 2),
     ]
     assert isinstance(parse("a: true")[0].value, Word)
     assert not isinstance(parse("a: 'true'")[0].value, Word)
@@ -50,7 +52,8 @@ def test_positions_count_from_one_in_any_line_ending():
         ("a {\n b: 1", "line 2, column 6", "'}' is expected"),
         ("a 1", "line 1, column 3", "':' is expected after 'a'"),
         ("a: }", "line 1, column 4", "a value is expected"),
-        ("a: [1 2]", "line 1, column 7", "',' or ']'"),
+        ("a: [1 : 2]", "line 1, column 7", "a value is expected"),
+        ("a: [1, 2", "line 1, column 9", "a value is expected"),
         ("a: '\\q'", "line 1, column 4", "unknown escape"),
         ("a: '\\377'", "line 1, column 4", "not UTF-8"),
         ("a: 089", "line 1, column 4", "octal"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from .errors import ResightError
 
@@ -26,19 +26,22 @@ class Word(str):
 class Field:
     """One `name: value`; a message's value is the list of its fields. A list `[a, b]` gives one Field per element.
 
-    ``line`` and ``column`` count from 1 and point at the name.
+    ``line`` and ``column`` count from 1 and point at the name; ``start`` and ``end`` are where the whole of it, from the
+    name to the value, lies in the text as :func:`normalized` gives it.
     """
 
     name: str
     value: str | int | float | list[Field]
     line: int
     column: int
+    start: int = 0
+    end: int = 0
 
 
 _TOKEN = re.compile(
-    r"""(?P<blank>(?:\s|\#[^\n]*)+)
+    r"""(?P<blank>(?:\s+|\#[^\n]*)+)
     |(?P<string>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')
-    |(?P<number>(?:0[xX][0-9a-fA-F]+|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[fF]?)(?![\w.]))
+    |(?P<number>(?:0[xX][0-9a-fA-F]+|(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[fF]?)(?![\w.]))
     |(?P<word>[A-Za-z_]\w*)
     |(?P<mark>[][{}<>:,;./-])
     |(?P<end>\Z)""",
@@ -49,12 +52,21 @@ _SIMPLE = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v"
 _SIMPLE |= {mark: mark for mark in "\\'\"?"}
 
 
-@dataclass(frozen=True)
-class _Token:
+class _Token(NamedTuple):
     kind: str
     text: str
     line: int
     column: int
+    start: int
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.text)
+
+
+def normalized(text: str) -> str:
+    """``text`` without a byte order mark, and with ``\\n`` at the end of its lines."""
+    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def parse(text: str, where: object = "") -> list[Field]:
@@ -63,8 +75,7 @@ def parse(text: str, where: object = "") -> list[Field]:
     Raises:
         ResightError: a syntax error, with line and column; messages nested more than 100 deep.
     """
-    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-    parser = _Parser(_tokens(text, str(where)), str(where))
+    parser = _Parser(_tokens(normalized(text), str(where)), str(where))
     return parser.fields("", 0)
 
 
@@ -90,7 +101,7 @@ def _tokens(text: str, where: str) -> list[_Token]:
             )
         kind, offset = str(match.lastgroup), match.end()
         if kind != "blank":
-            tokens.append(_Token(kind, match.group(), line, column))
+            tokens.append(_Token(kind, match.group(), line, column, match.start()))
         elif newlines := match.group().count("\n"):
             line += newlines
             line_start = text.rindex("\n", 0, offset) + 1
@@ -145,15 +156,17 @@ class _Parser:
         if first.kind != "word" and first.text != "[":
             self.fail(f"a field name is expected, not {first.text!r}", first)
         colon = self.accept(":")
+        values = []
         if self.accept("["):
             while not self.accept("]"):
-                found.append(Field(name, self.value(depth), first.line, first.column))
-                if not self.accept(",") and self.next.text != "]":
-                    self.fail(f"',' or ']' is expected, not {self.next.text!r}", self.next)
+                values.append(self.value(depth))
+                self.accept(",")  # protobuf insists on it; a list without is no less clear
         elif colon or self.next.text in ("{", "<"):
-            found.append(Field(name, self.value(depth), first.line, first.column))
+            values.append(self.value(depth))
         else:
             self.fail(f"':' is expected after '{name}', not {self.next.text or 'the end'!r}", self.next)
+        end = self.tokens[self.position - 1].end
+        found += [Field(name, value, first.line, first.column, first.start, end) for value in values]
         self.accept(",", ";")
 
     def bracketed(self) -> str:
