@@ -26,8 +26,8 @@ class Word(str):
 class Field:
     """One `name: value`; a message's value is the list of its fields. A list `[a, b]` gives one Field per element.
 
-    ``line`` and ``column`` count from 1 and point at the name; ``start`` and ``end`` are where the whole of it, from the
-    name to the value, lies in the text as :func:`normalized` gives it.
+    ``line`` and ``column`` count from 1 and point at the name; ``start`` and ``end`` are where the whole, from the name
+    to the value, lies in the text as :func:`normalized` gives it.
     """
 
     name: str
