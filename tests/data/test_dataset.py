@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resight.config import load_config
+from resight.config import ModelConfig, load_config
 from resight.data.dataset import (
     EndlessBatches,
     Item,
@@ -131,7 +131,7 @@ def test_a_sample_leaves_out_what_training_cannot_use(split):
 
 
 def test_boxes_are_measured_at_the_size_of_the_network(split):
-    sizes, centers = network_boxes(split, 128, 192)
+    sizes, centers = network_boxes(split, ModelConfig(min_size=128, max_size=192))
     boxes = np.concatenate([record.boxes for record in split.summaries]) * 2
     np.testing.assert_allclose(sizes, boxes[:, 2:] - boxes[:, :2], atol=1e-3)
     np.testing.assert_allclose(centers, (boxes[:, 2:] + boxes[:, :2]) / 2, atol=1e-3)

@@ -11,14 +11,15 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ..config import Config
+from ..config import Config, ModelConfig
 from ..errors import ResightError
 from ..random_streams import numpy_stream, stream_seed, torch_stream
 from .augment import FlipRule, Sample, augment
 from .example import Record, on_image
 from .images import decode
 from .records import RecordSplit
-from .target import Target, resized
+from .target import Target, network_size
+from .tfod_operations import prepare
 
 # Steps of the scale jitter. A CPU prepares and keeps code for every shape of a convolution, so few shapes are faster
 # and smaller than many.
@@ -36,7 +37,10 @@ class Item:
 
 @dataclass(frozen=True)
 class TrainingExample:
-    """What a loader worker hands over; ``image`` ``[3, H, W]`` uint8 at the network's size."""
+    """What a loader worker hands over.
+
+    image ``[3, H, W]`` at the network's size, uint8 or, in the TFOD dialect, float32 0..255.
+    """
 
     image: torch.Tensor
     target: Target
@@ -82,14 +86,16 @@ class TrainingSet(Dataset[TrainingExample | ResightError]):
         except ResightError as error:
             return error
         seed, config = self.config.train.seed, self.config
-        height, width = sample.image.shape[1:]
-        size = resized(height, width, config.model.min_size, config.model.max_size)
-        # One scale for a whole batch: images of one size need no padding.
-        low, high = config.augment.scale
-        draw = int(torch.randint(SCALES, (), generator=torch_stream(seed, "scale", item.epoch, item.batch)))
-        scale = low * math.exp(draw / (SCALES - 1) * math.log(high / low))
         generator = torch_stream(seed, "augment", item.epoch, item.record)
-        sample = augment(sample, size, scale, config.augment, self.rule, generator)
+        if config.model.is_tfod:
+            sample = prepare(sample, config, generator)
+        else:
+            size = network_size(*sample.image.shape[1:], config.model)
+            # One scale for a whole batch: images of one size need no padding.
+            low, high = config.augment.scale
+            draw = int(torch.randint(SCALES, (), generator=torch_stream(seed, "scale", item.epoch, item.batch)))
+            scale = low * math.exp(draw / (SCALES - 1) * math.log(high / low))
+            sample = augment(sample, size, scale, config.augment, self.rule, generator)
         target = Target(
             sample.boxes, sample.labels, sample.crowd, stream_seed(seed, "minibatch", item.epoch, item.record)
         )
@@ -137,11 +143,11 @@ def to_sample(record: Record, labels: np.ndarray, where: str = "") -> Sample:
     )
 
 
-def network_boxes(split: RecordSplit, min_size: int, max_size: int) -> tuple[np.ndarray, np.ndarray]:
+def network_boxes(split: RecordSplit, config: ModelConfig) -> tuple[np.ndarray, np.ndarray]:
     """Sizes ``[N, 2]`` (width, height) and centres ``[N, 2]`` of all ordinary boxes at the network's resolution."""
     corners = [np.zeros((0, 4))]
     for record in split.summaries:
-        height, width = resized(record.height, record.width, min_size, max_size)
+        height, width = network_size(record.height, record.width, config)
         scale = np.array([width / record.width, height / record.height] * 2)
         corners.append(record.boxes[~record.crowd] * scale)
     boxes = np.concatenate(corners)
@@ -161,11 +167,16 @@ def training_view(
         if isinstance(example, ResightError):
             raise example
         names = [
-            f"{classes[label]} (ignored)" if crowd else classes[label]
+            f"{classes[label]} (ignored)" if crowd and not config.model.is_tfod else classes[label]
             for label, crowd in zip(example.target.labels.tolist(), example.target.crowd.tolist(), strict=True)
         ]
         file = split.summaries[item.record].filename
-        yield file, example.image.permute(1, 2, 0).numpy(), example.target.boxes.numpy(), names
+        yield file, example.image.round().to(torch.uint8).permute(1, 2, 0).numpy(), example.target.boxes.numpy(), names
+
+
+def boxes_beyond(split: RecordSplit, limit: int) -> int:
+    """How many boxes of known classes exceed ``limit`` in their images; training with TFOD's limit never sees them."""
+    return sum(max(int((split.labels(record) >= 0).sum()) - limit, 0) for record in split.summaries)
 
 
 def record_sizes(split: RecordSplit) -> np.ndarray:

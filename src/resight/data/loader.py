@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader
 from ..errors import ResightError
 from .dataset import Item, TrainingExample, TrainingSet
 
+PREFETCH = 3  # batches a worker holds ready
+
 
 def load_batches(
     dataset: TrainingSet, batches: Iterable[list[Item]], workers: int
@@ -36,7 +38,7 @@ def load_batches(
         num_workers=workers,
         collate_fn=list,
         worker_init_fn=_start_worker,
-        prefetch_factor=3,
+        prefetch_factor=PREFETCH,
         multiprocessing_context="forkserver",
     )
     yield from loader

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..config import ModelConfig
+from .tfod_resize import tfod_size
+
 
 @dataclass(frozen=True)
 class Target:
@@ -22,6 +25,13 @@ class Target:
 
     def to(self, device: torch.device) -> Target:
         return Target(self.boxes.to(device), self.labels.to(device), self.crowd.to(device), self.seed)
+
+
+def network_size(height: int, width: int, config: ModelConfig) -> tuple[int, int]:
+    """Height and width at the network, as the model's dialect has it."""
+    if config.is_tfod:
+        return tfod_size(height, width, config)
+    return resized(height, width, config.min_size, config.max_size)
 
 
 def resized(height: int, width: int, min_size: int, max_size: int) -> tuple[int, int]:

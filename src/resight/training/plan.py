@@ -92,7 +92,7 @@ def make_plan(config: Config) -> Plan:
     if watch_name == "test":
         notes.append("there is no val split, so the test split is watched and the best checkpoint chosen on it")
     start, config = _start(config)
-    sizes, centers = network_boxes(train, config.model.min_size, config.model.max_size)
+    sizes, centers = network_boxes(train, config.model)
     if len(sizes) == 0:
         raise ResightError("no training image has a box", where=train.shards[0])
     strides = level_strides(config.model.name)

@@ -14,13 +14,12 @@ from pathlib import Path
 import torch
 
 from ..config import Config, ModelConfig
-from ..data.dataset import TrainingExample, TrainingSet
 from ..errors import ResightError
 from ..models.build import device_of
 from ..models.checkpoints import LAST, Checkpoint, load_checkpoint, weights_digest
-from ..models.faster_rcnn import FasterRCNN
 from .loop import Training, TrainResult, order_of
 from .plan import Plan, make_plan, start_model
+from .preflight import preflight
 from .run_folder import METRICS, describe_run, forget_metrics, hold, new_run
 
 log = logging.getLogger(__name__)
@@ -41,7 +40,7 @@ def train(config: Config, out: str | Path | None = None, *, resume: bool = False
     if dry_run:
         plan = make_plan(config)
         _be_deterministic(config)
-        time_needed = estimate(plan, start_model(plan)[0].to(device))
+        time_needed = preflight(plan, start_model(plan)[0].to(device))
         return TrainResult(str(run), 0, f"run folder {run}\n{plan.text()}\n{time_needed}\nnothing was trained")
     with _signals() as stop:
         return _train(config, run, resume, device, stop)
@@ -61,7 +60,7 @@ def _train(config: Config, run: Path, resume: bool, device: torch.device, stop: 
     with hold(run):
         start = weights_digest(model.state_dict())
         facts = {"device": str(device), "dataset": plan.records.digest, "weights": start, **report}
-        log.info("%s", estimate(plan, model.to(device)))
+        log.info("%s", preflight(plan, model.to(device)))
         if device.type == "cuda" and config.model.name == ModelConfig().name:
             log.info("on a GPU a stronger start pays: --model fasterrcnn_resnet50_fpn_v2")
         describe_run(run, plan.config, plan.records.label_map, facts | {"seed": config.train.seed})
@@ -74,7 +73,7 @@ def _go_on(plan: Plan, run: Path, device: torch.device, stop: threading.Event) -
     last = load_checkpoint(run / LAST)
     _check_same(plan, last, run)
     model = last.card.build()
-    log.info("%s", estimate(plan, model.to(device)))
+    log.info("%s", preflight(plan, model.to(device)))
     forget_metrics(run, last.state.get("step", 0))
     with Training(plan, model, run, device) as training:
         training.restore(last)
@@ -108,27 +107,6 @@ def _check_same(plan: Plan, last: Checkpoint, run: Path) -> None:
             where=run,
             fix=f"Start another run from its weights: --start {run}",
         )
-
-
-def estimate(plan: Plan, model: FasterRCNN) -> str:
-    """How long the training will take here, from two steps on its first batch that change no weight."""
-    dataset = TrainingSet(plan.train, plan.classes, plan.config)
-    items = next(iter(plan.batches))
-    examples = [example for example in map(dataset.__getitem__, items) if isinstance(example, TrainingExample)]
-    if not examples:
-        return "time      unknown, no image of the first batch can be read"
-    device = next(model.parameters()).device
-    took = []
-    for _ in range(2):
-        began = time.monotonic()
-        losses = model([example.image.to(device) for example in examples], [example.target for example in examples])
-        torch.stack(list(losses.values())).sum().backward()
-        model.zero_grad(set_to_none=True)
-        took.append(time.monotonic() - began)
-    seconds = min(took) * plan.config.train.accumulate
-    if minutes := plan.config.train.max_minutes:
-        return f"time      about {60 * minutes / seconds:,.0f} steps, {seconds:.2f} s each on {device}"
-    return f"time      about {1.1 * plan.steps * seconds / 60:,.0f} minutes, {seconds:.2f} s a step on {device}"
 
 
 @contextmanager

@@ -1,0 +1,116 @@
+"""Before the first step: does a step fit into memory here, and how long does one take?"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+
+import torch
+from torch import Tensor, nn
+
+from ..data.dataset import TrainingExample, TrainingSet, record_sizes
+from ..data.loader import PREFETCH
+from ..data.target import Target, network_size
+from ..errors import ResightError
+from .plan import Plan
+
+SHARED_MEMORY = "/dev/shm"
+ADVICE = (
+    "Try a smaller train.batch_size (with train.accumulate the step stays the same), a smaller model.min_size and "
+    "model.max_size, or on a GPU train.precision = bfloat16."
+)
+
+
+def preflight(plan: Plan, model: nn.Module) -> str:
+    """Takes a step at the largest shape and one on the first batch, neither of which changes the model.
+
+    Returns: the lines of the plan that tell time and memory.
+
+    Raises:
+        ResightError: memory, or the memory that loader workers share, is too small.
+    """
+    check_shared_memory(plan)
+    device = next(model.parameters()).device
+    statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    images, targets = largest_batch(plan)
+    try:
+        _step(model, images, targets)
+        dataset = TrainingSet(plan.train, plan.classes, plan.config)
+        items = next(iter(plan.batches))
+        examples = [example for example in map(dataset.__getitem__, items) if isinstance(example, TrainingExample)]
+        seconds = _step(model, [e.image for e in examples], [e.target for e in examples]) if examples else None
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if "memory" not in str(error):
+            raise
+        height, width = images[0].shape[1:]
+        raise ResightError(
+            f"{len(images)} images of {height} x {width} px do not fit into the memory of {device}", fix=ADVICE
+        ) from error
+    finally:
+        model.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                buffer.copy_(statistics[name])
+    return f"{_time(plan, seconds, device)}\nmemory    {peak_memory(device) / 1e9:.1f} GB of {device} for one step"
+
+
+def largest_batch(plan: Plan) -> tuple[list[Tensor], list[Target]]:
+    """As many images as a batch has, of the size that takes most, with one object each."""
+    config = plan.config.model
+    sizes = [network_size(int(height), int(width), config) for width, height in record_sizes(plan.train)]
+    largest = max(sizes, key=lambda size: size[0] * size[1])
+    alike = [size for size in sizes if (size[0] > size[1]) == (largest[0] > largest[1])]
+    height, width = max(size[0] for size in alike), max(size[1] for size in alike)
+    noise = torch.randint(256, (3, height, width), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    box = torch.tensor([[width / 4, height / 4, width / 2, height / 2]])
+    target = Target(box, torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.bool))
+    count = plan.config.train.batch_size
+    return [noise.float() if config.is_tfod else noise] * count, [target] * count
+
+
+def check_shared_memory(plan: Plan) -> None:
+    """
+    Raises:
+        ResightError: batches on their way from the workers would not fit; containers often have 64 MB.
+    """
+    workers = plan.config.data.workers
+    if not workers or not os.path.isdir(SHARED_MEMORY):
+        return
+    images, _ = largest_batch(plan)
+    needed = workers * PREFETCH * sum(image.nbytes for image in images)
+    there = os.statvfs(SHARED_MEMORY)
+    free = there.f_bavail * there.f_frsize
+    if needed > free:
+        raise ResightError(
+            f"{workers} loader workers want {needed / 1e6:,.0f} MB of shared memory, and {free / 1e6:,.0f} MB are free",
+            where=SHARED_MEMORY,
+            fix="Start the container with more (docker run --shm-size=2g), or set data.workers = 0.",
+        )
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most bytes this process has held, on the CPU or of a GPU's own."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _step(model: nn.Module, images: list[Tensor], targets: list[Target]) -> float:
+    began = time.monotonic()
+    device = next(model.parameters()).device
+    losses = model([image.to(device) for image in images], targets)
+    torch.stack(list(losses.values())).sum().backward()
+    model.zero_grad(set_to_none=True)
+    return time.monotonic() - began
+
+
+def _time(plan: Plan, seconds: float | None, device: torch.device) -> str:
+    if seconds is None:
+        return "time      unknown, no image of the first batch can be read"
+    seconds *= plan.config.train.accumulate
+    if minutes := plan.config.train.max_minutes:
+        return f"time      about {60 * minutes / seconds:,.0f} steps, {seconds:.2f} s each on {device}"
+    return f"time      about {1.1 * plan.steps * seconds / 60:,.0f} minutes, {seconds:.2f} s a step on {device}"

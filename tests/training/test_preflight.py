@@ -1,0 +1,62 @@
+import pytest
+import torch
+
+from resight.errors import ResightError
+from resight.training import preflight as module
+from resight.training.plan import make_plan, start_model
+from resight.training.preflight import check_shared_memory, largest_batch, preflight
+
+
+@pytest.fixture
+def plan(shapes, tiny):
+    return make_plan(tiny(shapes(train=5)))
+
+
+def test_a_step_is_taken_at_the_largest_shape_and_changes_nothing(plan, monkeypatch):
+    model, _ = start_model(plan)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    seen = []
+    forward = model.forward
+
+    def watch(images, targets):
+        seen.append([tuple(image.shape) for image in images])
+        return forward(images, targets)
+
+    monkeypatch.setattr(model, "forward", watch)
+    text = preflight(plan, model)
+    assert "time      about" in text and "memory" in text and "GB of cpu" in text
+    images, _ = largest_batch(plan)
+    assert seen[0] == [tuple(image.shape) for image in images] and len(images) == plan.config.train.batch_size
+    assert max(shape[1] * shape[2] for shape in seen[1]) <= images[0].shape[1] * images[0].shape[2]
+    after = model.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_what_does_not_fit_is_said_with_what_to_try(plan, monkeypatch):
+    model, _ = start_model(plan)
+
+    def full(*_):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(model, "forward", full)
+    with pytest.raises(ResightError, match="do not fit into the memory of cpu") as caught:
+        preflight(plan, model)
+    assert "train.batch_size" in str(caught.value.fix)
+
+    def broken(*_):
+        raise RuntimeError("shapes")
+
+    monkeypatch.setattr(model, "forward", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        preflight(plan, model)
+
+
+def test_too_little_shared_memory_for_the_workers_is_named(plan, tiny, shapes, monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "SHARED_MEMORY", str(tmp_path))
+    full = type("Full", (), {"f_bavail": 16, "f_frsize": 4096})
+    monkeypatch.setattr(module.os, "statvfs", lambda _: full)
+    check_shared_memory(plan)  # no workers
+    with pytest.raises(ResightError, match=r"2 loader workers want .* 0 MB are free") as caught:
+        check_shared_memory(make_plan(tiny(shapes(train=5), data__workers=2)))
+    assert "--shm-size" in str(caught.value.fix)
