@@ -61,3 +61,8 @@ def listed(items: Iterable[object], limit: int = 10) -> str:
     texts = [str(item) for item in items]
     text = ", ".join(texts[:limit])
     return text if len(texts) <= limit else f"{text} and {len(texts) - limit} more"
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """``1 box``, ``2,000 boxes``; ``many`` is by default ``one`` with an s."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..boxes import Detections
 from ..config import DataConfig, load_config
-from ..errors import ResightError, listed, nearest
+from ..errors import ResightError, counted, listed, nearest
 from ..progress import track
 from . import report
 from .coco import MEASURES, CocoMetrics, GroundTruth, coco_metrics
@@ -49,8 +49,8 @@ class Evaluation:
         metrics = self.metrics
         head = (
             f"{metrics['model']} on '{metrics['split']}' of {metrics['data']}: "
-            f"{report.counted(metrics['num_images'], 'image', 'images')}, "
-            f"{report.counted(metrics['num_boxes'], 'box', 'boxes')}"
+            f"{counted(metrics['num_images'], 'image', 'images')}, "
+            f"{counted(metrics['num_boxes'], 'box', 'boxes')}"
         )
         if metrics["num_ignored"]:
             head += f", {metrics['num_ignored']:,} more ignored (crowd or difficult)"
@@ -183,9 +183,7 @@ class ClassNames:
     def notes(self) -> list[str]:
         if not self.unknown:
             return []
-        counts = listed(
-            f"{name} ({report.counted(count, 'box', 'boxes')})" for name, count in self.unknown.most_common()
-        )
+        counts = listed(f"{name} ({counted(count, 'box', 'boxes')})" for name, count in self.unknown.most_common())
         return [f"The model does not know these classes of the data, which are left out of the numbers: {counts}"]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from ..errors import counted
 from .coco import MEASURES, CocoMetrics
 from .operating_point import OperatingPoint, sentence
 
@@ -84,11 +85,6 @@ def weakest(result: Mapping[str, Any], limit: int = 5) -> str:
         return ""
     named = ", ".join(f"{name} AP {ap:.3f} ({counted(boxes, 'box', 'boxes')})" for ap, boxes, name in below)
     return f"Weakest {'class' if len(below) == 1 else 'classes'}: {named}."
-
-
-def counted(number: int, one: str, many: str) -> str:
-    """``1 box``, ``2,000 boxes``."""
-    return f"{number:,} {one if number == 1 else many}"
 
 
 def _number(value: float | None) -> str:
