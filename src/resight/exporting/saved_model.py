@@ -1,0 +1,92 @@
+"""A model of the TFOD dialect as TFOD exports it: ``saved_model/`` and ``checkpoint/ckpt-0``, of one tree of variables.
+
+TensorFlow may be imported after torchvision; the other order can end the process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torchvision  # noqa: F401
+
+# isort: split
+import tensorflow as tf
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+from torch import Tensor
+
+from ..config import ModelConfig
+from ..tfod.variables import SUFFIX, checkpoint_keys, to_tensorflow
+from .tfod_graph import Graph, decode_input, depth_of, input_spec
+
+
+class Serving(tf.Module):
+    """What a client calls: the tree of variables under TFOD's name, and one function."""
+
+    def __init__(self, model: tf.Module, graph: Graph, input_type: str) -> None:
+        super().__init__("serving")
+        self._model = model
+
+        def call(input_tensor: tf.Tensor) -> dict[str, tf.Tensor]:
+            return graph.outputs(decode_input(input_tensor, input_type))
+
+        self.__call__ = tf.function(call, input_signature=[input_spec(input_type)], autograph=False)
+
+
+def write_saved_model(
+    weights: Mapping[str, Tensor], config: ModelConfig, num_classes: int, folder: Path, input_type: str
+) -> None:
+    """Writes ``saved_model/`` and ``checkpoint/`` into ``folder``.
+
+    Args:
+        weights: by the names of the PyTorch model's ``state_dict``, in its layout.
+        input_type: one of ``INPUT_TYPES``.
+    """
+    assert config.tfod is not None
+    anchors = len(config.tfod.anchor_scales) * len(config.tfod.anchor_ratios)
+    model, variables = tf.Module("model"), {}
+    for given in checkpoint_keys(depth_of(config), num_classes, config.tfod.share_boxes, anchors):
+        values = to_tensorflow(weights[given.name])
+        variable = tf.Variable(values, name=given.full_name, shape=given.shape, trainable="running" not in given.name)
+        variables[given.name] = variable
+        _plant(model, given.key.removesuffix(SUFFIX).split("/")[1:], variable)
+    checkpoint = tf.train.CheckpointManager(tf.train.Checkpoint(model=model), str(folder / "checkpoint"), max_to_keep=1)
+    checkpoint.save(checkpoint_number=0)
+    serving = Serving(model, Graph(variables, config, num_classes), input_type)
+    signature = serving.__call__.get_concrete_function()
+    tf.saved_model.save(serving, str(folder / "saved_model"), signatures=signature)
+    _for_older_tensorflow(folder / "saved_model" / "saved_model.pb")
+
+
+def _plant(root: tf.Module, path: list[str], variable: tf.Variable) -> None:
+    for name in path[:-1]:
+        if not hasattr(root, name):
+            setattr(root, name, tf.Module())
+        root = getattr(root, name)
+    setattr(root, path[-1], variable)
+
+
+def _for_older_tensorflow(path: Path) -> None:
+    """Takes out what TensorFlow 2.8 does not know, none of which changes a number: operation and attribute."""
+    saved = SavedModel.FromString(path.read_bytes())
+    for meta in saved.meta_graphs:
+        library = meta.graph_def.library.function
+        for nodes in (meta.graph_def.node, *(function.node_def for function in library)):
+            gone = {f"^{node.name}" for node in nodes if node.op == "DisableCopyOnRead"}
+            kept = [node for node in nodes if f"^{node.name}" not in gone]
+            for node in kept:
+                inputs = [name for name in node.input if name not in gone]
+                node.ClearField("input")
+                node.input.extend(inputs)
+                if node.op == "VarHandleOp":
+                    node.attr.pop("debug_name", None)
+            copies = [type(node).FromString(node.SerializeToString()) for node in kept]
+            del nodes[:]
+            nodes.extend(copies)
+        for function in library:
+            names = {node.name for node in function.node_def}
+            lost = [name for name, node in function.control_ret.items() if node not in names]
+            for name in lost:
+                del function.control_ret[name]
+                function.signature.control_output.remove(name)
+    path.write_bytes(saved.SerializeToString())
