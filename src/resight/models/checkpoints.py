@@ -23,7 +23,8 @@ from ..errors import ResightError
 from ..labels import LabelMap, parse_label_map, to_pbtxt
 from ..outputs import whole_file
 from .anchors import AnchorSettings
-from .build import Model, build_model
+from .build import Model, build_model, default_anchors
+from .faster_rcnn import FasterRCNN
 from .heads import norm_eps, set_norm_eps
 
 FORMAT = 1
@@ -44,7 +45,8 @@ class ModelCard:
     @classmethod
     def of(cls, model: Model, config: ModelConfig, label_map: LabelMap, score: float | None = None) -> ModelCard:
         eps = norm_eps(model) if config.name == "fasterrcnn_resnet50_fpn" else None
-        return cls(config, label_map, model.anchors, eps, score)
+        anchors = model.anchors if isinstance(model, FasterRCNN) else default_anchors(config.name, config.tfod)
+        return cls(config, label_map, anchors, eps, score)
 
     def build(self) -> Model:
         model = build_model(self.model, len(self.label_map.names), self.anchors)

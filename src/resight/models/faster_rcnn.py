@@ -7,7 +7,7 @@ images without boxes are ordinary, BatchNorm statistics stay as they are.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -110,6 +110,12 @@ class FasterRCNN(nn.Module):
         super().train(mode)
         freeze_statistics(self)
         return self
+
+    def set_nms(self, iou: float | None = None, class_agnostic: bool = False) -> None:
+        """Changes the last suppression: the IoU above which the weaker box goes, and whether classes compete."""
+        iou = self.limits.nms_iou if iou is None else iou
+        class_agnostic = class_agnostic or self.limits.class_agnostic_nms
+        self.limits = replace(self.limits, nms_iou=iou, class_agnostic_nms=class_agnostic)
 
     def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> dict[str, Tensor] | list[Found]:
         """Losses when targets are given, detections else.

@@ -27,8 +27,8 @@ from ..errors import ResightError
 from ..evaluation.coco import CocoMetrics, GroundTruth
 from ..evaluation.evaluate import measure
 from ..evaluation.operating_point import OperatingPoint
+from ..models.build import Model
 from ..models.checkpoints import BEST, LAST, Checkpoint, ModelCard, save_checkpoint
-from ..models.faster_rcnn import FasterRCNN
 from ..progress import Meter, meter
 from .events import EventWriter
 from .optimizer_state import keep_copy, optimizer_tensors, restore_optimizer
@@ -90,7 +90,7 @@ def order_of(plan: Plan) -> str:
 class Training:
     """The loop and what it holds: model, averaged weights, optimizer, state, logs."""
 
-    def __init__(self, plan: Plan, model: FasterRCNN, run: Path, device: torch.device) -> None:
+    def __init__(self, plan: Plan, model: Model, run: Path, device: torch.device) -> None:
         self.plan, self.run_folder, self.device = plan, run, device
         self.config = plan.config
         self.model = model.to(device)
@@ -274,7 +274,7 @@ class Training:
         state.evaluated_at = state.step
         self._keep(model, metrics, point)
 
-    def _keep(self, model: FasterRCNN, metrics: CocoMetrics, point: OperatingPoint) -> None:
+    def _keep(self, model: Model, metrics: CocoMetrics, point: OperatingPoint) -> None:
         state, name = self.state, self.config.evaluate.metric
         summary = metrics.summary
         value = summary[name]
@@ -296,7 +296,7 @@ class Training:
             state.score = point.score
             self._save_best(model)
 
-    def _save_best(self, model: FasterRCNN) -> None:
+    def _save_best(self, model: Model) -> None:
         card = ModelCard.of(model, self.config.model, self.plan.records.label_map, self.state.score)
         tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
         state = {"step": self.state.step, "selected_on": self.plan.watch_name, "best": self.state.best}

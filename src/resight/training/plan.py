@@ -16,9 +16,8 @@ from ..data.dataset import EndlessBatches, network_boxes, record_sizes
 from ..data.records import Records, RecordSplit, open_configured
 from ..errors import ResightError, listed
 from ..models.anchors import AnchorSettings, fit_anchors, reachable_iou
-from ..models.build import build_model, default_anchors, level_strides
+from ..models.build import Model, build_model, default_anchors, level_strides
 from ..models.checkpoints import Checkpoint, find_checkpoint, load_checkpoint
-from ..models.faster_rcnn import FasterRCNN
 from ..models.heads import count_parameters, set_norm_eps
 from ..models.starts import has_detection_weights, load_detector, load_pretrained
 from ..random_streams import stream_seed
@@ -191,7 +190,7 @@ def _flip_pairs(config: Config, classes: tuple[str, ...]) -> tuple[Config, list[
     return config, notes
 
 
-def start_model(plan: Plan) -> tuple[FasterRCNN, dict[str, Any]]:
+def start_model(plan: Plan) -> tuple[Model, dict[str, Any]]:
     """The model with the weights it starts from, and a report of them."""
     config = plan.config.model
     with torch.random.fork_rng(devices=[]):
