@@ -239,7 +239,7 @@ class AugmentConfig(_Section):
     )
     color: Fraction = Field(0.5, description="strength of brightness, contrast, saturation and hue jitter")
     operations: tuple[Operation, ...] | None = Field(
-        None, description="TFOD's operations in their order, in the place of all other augmentation"
+        None, description="TFOD dialect: TFOD's operations in their order; no other augmentation applies there"
     )
 
     @model_validator(mode="after")

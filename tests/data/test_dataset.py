@@ -13,13 +13,16 @@ from resight.data.dataset import (
     Item,
     TrainingExample,
     TrainingSet,
+    boxes_beyond,
     epoch_batches,
     network_boxes,
     record_sizes,
     to_sample,
     training_view,
 )
+from resight.data.images import decode
 from resight.data.records import open_records
+from resight.data.tfod_resize import tfod_resize, tfod_size
 from resight.errors import ResightError
 
 CONFIG = load_config(None, {"model.min_size": 64, "model.max_size": 96, "train.batch_size": 2})
@@ -147,3 +150,57 @@ def test_the_view_of_training_is_that_of_the_first_epoch(split):
         assert np.array_equal(image, example.image.permute(1, 2, 0).numpy())
         assert np.array_equal(boxes, example.target.boxes.numpy()) and len(names) == len(boxes)
     assert len(view) == 4
+
+
+# TFOD's way
+
+
+TFOD = {"model.name": "faster_rcnn_resnet50_v1", "model.min_size": 60, "model.max_size": 100}
+FLIP = [{"name": "random_horizontal_flip", "options": {"probability": 1}}]
+
+
+def test_without_operations_tfod_sees_the_whole_image_at_its_size(split):
+    data = TrainingSet(split, split.label_map.names, load_config(None, TFOD))
+    for number, record in enumerate(split.summaries):
+        example, original = data[Item(0, 0, number)], torch.from_numpy(decode(split[number].encoded)).permute(2, 0, 1)
+        height, width = tfod_size(record.height, record.width, data.config.model)
+        assert torch.equal(example.image, tfod_resize(original, (height, width)))
+        assert example.image.dtype == torch.float32 and min(height, width) == 60
+        factors = np.array([width / record.width, height / record.height] * 2)
+        np.testing.assert_allclose(example.target.boxes, record.boxes * factors, atol=1e-4)
+        assert example.target.labels.tolist() == split.labels(record).tolist()
+
+
+def test_tfods_operations_come_before_its_resizing(split):
+    plain, flipped, square = (
+        TrainingSet(split, split.label_map.names, load_config(None, {**TFOD, **more}))[Item(0, 0, 1)]
+        for more in (
+            {},
+            {"augment.operations": FLIP},
+            {"augment.operations": [{"name": "random_square_crop_by_scale"}], "model.tfod": {"fixed_size": [60, 100]}},
+        )
+    )
+    # The image begins at the left with a whole pixel and ends within one, so a flip before is not quite a flip after.
+    assert (flipped.image - plain.image.flip(2)).abs().mean() < 8 < (flipped.image - plain.image).abs().mean()
+    width = plain.image.shape[2]
+    np.testing.assert_allclose(flipped.target.boxes[:, [2, 0]], width - plain.target.boxes[:, [0, 2]], atol=1e-4)
+    assert square.image.shape == (3, 60, 100)
+    assert (square.target.boxes[:, 2] <= 100).all() and (square.target.boxes[:, 3] <= 60).all()
+
+
+def test_boxes_beyond_the_limit_are_cut_and_counted(split):
+    data = TrainingSet(split, split.label_map.names, load_config(None, {**TFOD, "model.tfod": {"max_boxes": 1}}))
+    labels = [split.labels(record).tolist() for record in split.summaries]
+    assert [data[Item(0, 0, number)].target.labels.tolist() for number in range(9)] == [given[:1] for given in labels]
+    assert boxes_beyond(split, 1) == sum(map(len, labels)) - 9 == 4 and boxes_beyond(split, 2) == 0
+
+
+def test_tfods_operations_are_refused_elsewhere(split):
+    with pytest.raises(ResightError, match=r"augment.operations: TFOD's operations are not for tf_efficientnet_lite0"):
+        TrainingSet(split, split.label_map.names, load_config(None, {"augment.operations": FLIP}))
+
+
+def test_the_view_of_tfods_training_can_be_drawn(split):
+    config = load_config(None, {**TFOD, "augment.operations": [*FLIP, {"name": "random_adjust_hue"}]})
+    for _, image, boxes, names in training_view(split, split.label_map.names, config, 3):
+        assert image.dtype == np.uint8 and image.shape[2] == 3 and len(boxes) == len(names)

@@ -75,6 +75,8 @@ class TrainingSet(Dataset[TrainingExample | ResightError]):
     def __init__(self, split: RecordSplit, classes: Sequence[str], config: Config) -> None:
         self.split, self.config = split, config
         self.rule = FlipRule.of(classes, config.augment.flip_pairs)
+        if config.augment.operations is not None and not config.model.is_tfod:
+            raise ResightError(f"TFOD's operations are not for {config.model.name}", where="augment.operations")
 
     def __len__(self) -> int:
         return len(self.split)
@@ -90,7 +92,7 @@ class TrainingSet(Dataset[TrainingExample | ResightError]):
         if config.model.is_tfod:
             sample = prepare(sample, config, generator)
         else:
-            size = network_size(*sample.image.shape[1:], config.model)
+            size = network_size(sample.image.shape[1], sample.image.shape[2], config.model)
             # One scale for a whole batch: images of one size need no padding.
             low, high = config.augment.scale
             draw = int(torch.randint(SCALES, (), generator=torch_stream(seed, "scale", item.epoch, item.batch)))
