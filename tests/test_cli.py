@@ -155,13 +155,13 @@ def test_a_wrong_command_line_is_answered_in_one_message(words, answer):
 
 
 def test_an_error_says_what_where_and_how_to_mend_it(stand_in):
-    stand_in("data.check", "check_data", error=ResightError("is empty", where="photos", fix="Put images there."))
+    stand_in("checking", "check_data", error=ResightError("is empty", where="photos", fix="Put images there."))
     said = speak("data check photos")
     assert (said.code, said.out, said.err) == (2, "", "error: photos: is empty\n  Put images there.\n")
 
 
 def test_debug_adds_the_traceback(stand_in):
-    stand_in("data.check", "check_data", error=ResightError("is empty"))
+    stand_in("checking", "check_data", error=ResightError("is empty"))
     said = speak("data check photos --debug")
     assert said.code == 2
     assert "Traceback" in said.err and said.err.endswith("error: is empty\n")
@@ -176,7 +176,7 @@ def test_debug_adds_the_traceback(stand_in):
     ],
 )
 def test_a_wrong_environment_is_no_bug_of_ours(stand_in, error, answer):
-    stand_in("data.check", "check_data", error=error)
+    stand_in("checking", "check_data", error=error)
     said = speak("data check photos")
     assert said.code == 2
     assert answer in said.err
@@ -184,7 +184,7 @@ def test_a_wrong_environment_is_no_bug_of_ours(stand_in, error, answer):
 
 def test_a_bug_of_ours_leaves_a_log_and_exit_code_70(stand_in, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    stand_in("data.check", "check_data", error=KeyError("boxes"))
+    stand_in("checking", "check_data", error=KeyError("boxes"))
     said = speak("data check photos")
     assert (said.code, said.out) == (70, "")
     assert "internal error: KeyError: 'boxes'" in said.err and "Traceback" not in said.err
@@ -196,7 +196,7 @@ def test_a_bug_of_ours_leaves_a_log_and_exit_code_70(stand_in, tmp_path, monkeyp
 
 def test_a_missing_module_of_our_own_is_a_bug(stand_in, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    stand_in("data.check", "check_data", error=ModuleNotFoundError("no", name="resight.data.nothing"))
+    stand_in("checking", "check_data", error=ModuleNotFoundError("no", name="resight.data.nothing"))
     assert speak("data check photos").code == 70
 
 
@@ -221,7 +221,7 @@ def test_ctrl_c_ends_with_130():
     script = (
         "import sys, time, types\n"
         "def check(*a, **k):\n    print('ready', flush=True); time.sleep(60)\n"
-        "sys.modules['resight.data.check'] = types.SimpleNamespace(check_data=check)\n"
+        "sys.modules['resight.checking'] = types.SimpleNamespace(check_data=check)\n"
         "sys.argv = ['resight', 'data', 'check', 'photos']\n"
         "from resight.__main__ import main\n"
         "main()\n"
@@ -265,7 +265,7 @@ def checked(errors=(), warnings=(), counts=None, format="voc"):
 
 def test_check_exits_1_when_anything_is_an_error(stand_in):
     for errors, code in (((), 0), ((finding("error"),), 1)):
-        stand_in("data.check", "check_data", checked(errors, (finding("warning"),)))
+        stand_in("checking", "check_data", checked(errors, (finding("warning"),)))
         said = speak("data check", "my photos")
         assert (said.code, said.out) == (code, "the table\n")
         assert "resight data build 'my photos' -o records" in said.err
@@ -273,28 +273,28 @@ def test_check_exits_1_when_anything_is_an_error(stand_in):
 
 def test_check_names_the_next_step_for_what_was_checked(stand_in):
     for format, command in (("voc", "data build photos -o records"), ("records", "train --data photos")):
-        stand_in("data.check", "check_data", checked(format=format))
+        stand_in("checking", "check_data", checked(format=format))
         assert speak("data check photos").err == f"Next: resight {command}\n"
 
 
 def test_json_on_stdout_is_one_document(stand_in):
-    stand_in("data.check", "check_data", checked(counts={"images": 3}))
+    stand_in("checking", "check_data", checked(counts={"images": 3}))
     said = speak("data check photos --json")
     assert json.loads(said.out) == {"errors": [], "warnings": [], "counts": {"images": 3}}
     assert "Next: " in said.err
 
 
 def test_quiet_leaves_only_the_result(stand_in):
-    stand_in("data.check", "check_data", checked())
+    stand_in("checking", "check_data", checked())
     said = speak("data check photos --quiet")
     assert (said.out, said.err) == ("the table\n", "")
 
 
 def test_messages_as_json_lines(stand_in, monkeypatch):
-    stand_in("data.check", "check_data", checked())
+    stand_in("checking", "check_data", checked())
     lines = [json.loads(line) for line in speak("data check photos --log-format json").err.splitlines()]
     assert [line["message"] for line in lines] == ["Next: resight data build photos -o records"]
-    stand_in("data.check", "check_data", error=ResightError("is empty", where="photos"))
+    stand_in("checking", "check_data", error=ResightError("is empty", where="photos"))
     (line,) = speak("data check photos --log-format json").err.splitlines()
     assert {"level": "error", "message": "photos: is empty"}.items() <= json.loads(line).items()
 
@@ -302,7 +302,7 @@ def test_messages_as_json_lines(stand_in, monkeypatch):
 def test_the_logging_of_the_process_is_left_as_it_was(stand_in):
     log = logging.getLogger("resight")
     before = (log.handlers, log.propagate, log.level)
-    stand_in("data.check", "check_data", checked())
+    stand_in("checking", "check_data", checked())
     speak("data check photos")
     assert (log.handlers, log.propagate, log.level) == before
 
@@ -439,9 +439,9 @@ def test_predict_exits_1_when_an_image_could_not_be_read(stand_in):
 
 def test_show_and_demo_hand_over_their_options(stand_in):
     pictures = stand_in("data.show", "show_data", ["look/1.jpg", "look/2.jpg"])
-    said = speak("data show records -o look --augment --limit 2 --split val")
+    said = speak("data show records -o look --format csv --augment --limit 2 --split val")
     assert pictures == [
-        (("records", "look"), {"augment": True, "limit": 2, "split": "val", "config": None, "force": False})
+        (("records", "look"), {"format": "csv", "augment": True, "limit": 2, "split": "val", "config": None, "force": False})
     ]
     assert said.out == "2 pictures in look\n" and "resight train --data records" in said.err
     demos = stand_in("demo", "demo", report())

@@ -12,8 +12,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .boxes import Annotation, Box, Detections
+    from .checking import check_data
     from .data.build import build_data, write_records
-    from .data.check import check_data
     from .data.show import show_data
     from .detector import load
     from .errors import ResightError
@@ -28,7 +28,7 @@ _HOMES = {
     "Detections": "boxes",
     "ResightError": "errors",
     "build_data": "data.build",
-    "check_data": "data.check",
+    "check_data": "checking",
     "evaluate": "evaluation.evaluate",
     "export": "exporting",
     "load": "detector",

@@ -8,8 +8,24 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from .arguments import BOOL, NONE, NUMBER, PATH, TEXT, WHOLE, check_types
+from .errors import ResightError
+
 Split = str
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+_OF_A_BOX = {
+    "label": TEXT,
+    **dict.fromkeys(("xmin", "ymin", "xmax", "ymax"), NUMBER),
+    **dict.fromkeys(("difficult", "occluded", "crowd"), BOOL),
+    "area": NUMBER + NONE,
+}
+_OF_AN_ANNOTATION = {
+    "image": (*PATH, bytes),
+    **dict.fromkeys(("width", "height"), WHOLE + NONE),
+    **dict.fromkeys(("filename", "source_id", "where"), TEXT),
+    **dict.fromkeys(("group", "split"), TEXT + NONE),
+}
 
 
 @dataclass(frozen=True)
@@ -29,6 +45,9 @@ class Box:
     occluded: bool = False
     crowd: bool = False
     area: float | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self.__dict__, _OF_A_BOX, "Box", empty=True)
 
     @property
     def xyxy(self) -> tuple[float, float, float, float]:
@@ -61,7 +80,13 @@ class Annotation:
     where: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "boxes", tuple(self.boxes))
+        check_types(self.__dict__, _OF_AN_ANNOTATION, "Annotation", empty=True)
+        try:
+            object.__setattr__(self, "boxes", tuple(self.boxes))
+        except TypeError as error:
+            raise ResightError(f"boxes is {self.boxes!r:.80}", where="Annotation", fix="Give a list of Box.") from error
+        if strangers := [box for box in self.boxes if not isinstance(box, Box)]:
+            raise ResightError(f"boxes holds {strangers[0]!r:.80}", where="Annotation", fix="Give a list of Box.")
         if not self.filename and not isinstance(self.image, bytes):
             object.__setattr__(self, "filename", os.path.basename(os.fspath(self.image)))
         if not self.source_id:

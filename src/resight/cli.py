@@ -15,7 +15,7 @@ import typer
 
 from . import __version__, console
 from .application import Verbs, print_result, quoted, say, suggest, verb, wrote
-from .errors import ResightError
+from .errors import ResightError, counted
 
 log = logging.getLogger(__name__)
 
@@ -131,15 +131,17 @@ def check(
     json: Json = False,
 ) -> int:
     """Says what is wrong with a source or a records folder; exit code 1 when anything is an error."""
+    from .checking import check_data
     from .config import load_config
-    from .data.check import check_data
+    from .outputs import beside
 
     report = check_data(data, format=format, config=load_config(config) if config else None)
     print_result(report, json)
+    build = f"data build {quoted(data)} -o {quoted(beside(data))}"
     if report.errors:
-        say(f"Mend the errors, or leave them out: resight data build {quoted(data)} -o records --on-bad skip")
+        say(f"Mend the errors, or leave them out: resight {build} --on-bad skip")
         return console.BAD
-    suggest(f"train --data {quoted(data)}" if report.format == "records" else f"data build {quoted(data)} -o records")
+    suggest(f"train --data {quoted(data)}" if report.format == "records" else build)
     return console.DONE
 
 
@@ -147,6 +149,7 @@ def check(
 def show(
     data: Annotated[str, typer.Argument(metavar="DATA", help="A source or a records folder.")],
     out: Out,
+    format: Format = "auto",
     augment: Annotated[bool, typer.Option("--augment", help="As training sees them.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="Number of pictures.")] = 32,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "train",
@@ -158,8 +161,10 @@ def show(
     from .data.show import show_data
 
     settings = load_config(config) if config else None
-    written = show_data(data, out, augment=augment, limit=limit, split=split, config=settings, force=force)
-    print(f"{len(written)} pictures in {out}")
+    written = show_data(
+        data, out, format=format, augment=augment, limit=limit, split=split, config=settings, force=force
+    )
+    print(f"{counted(len(written), 'picture')} in {out}")
     wrote(out, f"train --data {quoted(data)}")
 
 

@@ -8,9 +8,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from .checking import check_data
 from .config import Config, load_config
 from .data.build import build_data
-from .data.check import check_data
 from .data.records import open_records
 from .evaluation.evaluate import Evaluation, evaluate
 from .exporting import ExportReport, export

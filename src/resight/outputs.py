@@ -36,6 +36,12 @@ def check_output(out: str | os.PathLike[str], force: bool, is_ours: Callable[[Pa
         )
 
 
+def beside(folder: str | os.PathLike[str], name: str = "records") -> str:
+    """A folder for what is made of ``folder`` that does not lie in it."""
+    parent, own = os.path.split(os.path.realpath(folder))
+    return os.path.relpath(os.path.join(parent, f"new_{name}" if own == name else name))
+
+
 @contextmanager
 def whole_folder(out: str | os.PathLike[str], force: bool, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
     """A new folder beside ``out`` that takes its place when the block ends, and vanishes when it fails.

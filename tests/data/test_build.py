@@ -338,3 +338,70 @@ def test_damaged_and_missing_records_are_left_out_like_bad_images(photos: list[A
     assert "--on-bad skip" in caught.value.fix
     report = build_data(tmp_path / "old", tmp_path / "new", on_bad="skip")
     assert report.left_out["damaged_record"] == 1 and report.left_out["missing_records"] == 1
+
+
+def a_source(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    rows = [f"{n}.jpg,80,60,stop,10,10,30,20" for n in range(4)]
+    (folder / "boxes.csv").write_text("\n".join(["filename,width,height,class,xmin,ymin,xmax,ymax", *rows]))
+    for n in range(4):
+        (folder / f"{n}.jpg").write_bytes(jpeg(n))
+    return folder
+
+
+def test_source_and_records_lie_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = a_source(tmp_path / "all" / "photos")
+    (tmp_path / "link").symlink_to(source)
+    monkeypatch.chdir(tmp_path)
+    for out in (source / "sub", source / "a" / "b", tmp_path / "link" / "sub"):
+        with pytest.raises(ResightError, match="lies in the source") as caught:
+            build_data(source, out)
+        assert caught.value.fix.endswith(" all/records")
+    with pytest.raises(ResightError, match="would hold its own source") as caught:
+        build_data(source, tmp_path / "all", force=True)
+    assert caught.value.fix.endswith(" all/records")
+    build_data(source, tmp_path / "all" / "records")
+    with pytest.raises(ResightError, match="lies in the source") as caught:
+        build_data("all/records", "all/records", force=True)
+    assert caught.value.fix.endswith(" all/new_records")
+    # A folder beside one annotation file is where everybody writes.
+    build_data(source / "boxes.csv", source / "records")
+    assert sorted(path.name for path in tmp_path.rglob("*.pbtxt")) == ["label_map.pbtxt"] * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"out": ""}, "out is empty"),
+        ({"out": 5}, "out is 5, of the type int"),
+        ({"classes": "stop"}, "classes is 'stop'"),
+        ({"classes": 5}, "classes is 5"),
+        ({"classes": ["stop", ""]}, "--classes: '' is not a name"),
+        ({"classes": [3]}, "--classes: 3 is not a name"),
+        ({"rename": {"stop": ""}}, "--rename: '' is not a name"),
+        ({"rename": [("stop", "halt")]}, "rename is"),
+        ({"labels": ""}, "labels is empty"),
+        ({"labels": 3}, "labels is 3"),
+        ({"split": ""}, "split is empty"),
+        ({"split": None}, "split is None"),
+        ({"group_by": ""}, "group_by is empty"),
+        ({"test_fraction": "a"}, "test_fraction is 'a'"),
+        ({"test_fraction": float("nan")}, "no fractions"),
+        ({"seed": "a"}, "seed is 'a'"),
+        ({"shards": "two"}, "shards is 'two'"),
+        ({"background": 3}, "background is 3"),
+    ],
+)
+def test_wrong_options_are_named(photos: list[Annotation], tmp_path: Path, options, named: str) -> None:
+    with pytest.raises(ResightError, match=named):
+        write_records(photos, **{"out": tmp_path / "out"} | options)
+    source = a_source(tmp_path / "source")
+    with pytest.raises(ResightError, match=named):
+        build_data(source, **{"out": tmp_path / "out"} | options)
+
+
+@pytest.mark.parametrize("given", [3, None, "", [3], ["photo.jpg"]])
+def test_what_is_no_source_or_no_annotations(tmp_path: Path, given) -> None:
+    for function in (build_data, write_records):
+        with pytest.raises(ResightError):
+            function(given, tmp_path / "out")

@@ -39,6 +39,12 @@ def turned(orientation: int) -> bytes:
     return encoded(1, exif=exif)
 
 
+def thin() -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (4000, 1)).save(out, "PNG")
+    return out.getvalue()
+
+
 def huge_png() -> bytes:
     head = b"IHDR" + struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
@@ -72,7 +78,7 @@ CASES: dict[str, tuple[list[str], dict[str, bytes], set[str], set[str]]] = {
     "far outside": (["1.jpg,320,240,stop,50,60,420,130"], {}, {"outside_box"}, set()),
     "a little outside": (["1.jpg,320,240,stop,50,60,321,130"], {}, set(), {"clipped_box"}),
     "twice": (["1.jpg,320,240,stop,50,60,120,130"] * 2, {}, set(), {"duplicate_box"}),
-    "tiny": (["1.jpg,320,240,stop,50,60,54,130"], {}, set(), {"box_too_small_for_anchors"}),
+    "one pixel high": ([], {"1.jpg": thin()}, {"size_mismatch"}, set()),
     "short line": (["1.jpg,320,240,stop,50"], {}, {"malformed"}, set()),
 }
 
@@ -94,30 +100,50 @@ def test_every_fault_is_named_and_errors_are_what_build_refuses(tmp_path, case):
 
 
 def test_the_forms_of_the_report_agree(tmp_path):
-    bad = [f"gone{n}.jpg,320,240,stop,1,2,30,40" for n in range(5)] + ["1.jpg,320,240,stop,50,60,54,130"]
+    bad = [f"gone{n}.jpg,320,240,stop,1,2,30,40" for n in range(5)] + ["1.jpg,320,240,stop,50,60,321,130"]
     report = check_data(table(tmp_path, bad, {}))
     document = json.loads(json.dumps(report.json()))
     assert set(document) == {"errors", "warnings", "counts"}
     assert [set(found) for found in document["errors"]] == [{"kind", "where", "message"}] * 5
-    assert document["counts"]["problems"] == {"missing_image": 5, "box_too_small_for_anchors": 1}
+    assert document["counts"]["problems"] == {"missing_image": 5, "clipped_box": 1}
     assert document["counts"]["images"] == 9 and document["counts"]["boxes"] == 9
     assert document["counts"]["classes"] == {"stop": 7, "yield": 2}
     lines = [" ".join(line.split()) for line in report.text().splitlines()]
     assert "error 5 x missing image" in lines and "and 2 more" in lines
-    assert lines[-1] == "5 errors, 1 warnings"
+    assert lines[-1] == "5 errors, 1 warning"
     assert check_data(table(tmp_path / "good", [], {})).text().endswith("nothing is wrong")
 
 
-def test_small_boxes_are_measured_at_training_resolution(tmp_path):
-    source = table(tmp_path, ["1.jpg,320,240,stop,50,60,55,130"], {})  # 5 px: 8.0 at 384, 5 at 240
+def test_training_boxes_beyond_the_reach_of_anchors_are_counted_by_class(tmp_path):
+    rows = [f"5.jpg,320,240,{label},{x},60,{x + side},100" for x, side, label in [(5, 4, "stop"), (50, 9, "go")]]
+    source = table(tmp_path, rows, {"5.jpg": encoded(5)})
+    asked = []
 
-    def said(*sizes: int) -> bool:
-        config = load_config(overrides=dict(zip(("model.min_size", "model.max_size"), sizes, strict=True)))
-        return bool(check_data(source, config=config).warnings)
+    def reach(model, sizes, boxes):
+        asked.append((model.min_size, sizes.tolist()))
+        return (boxes[:, 2] - boxes[:, 0]) / 20
 
-    assert not said(384, 640)
-    assert said(383, 640)
-    assert said(384, 511)  # the long side limits: scale 511 / 320
+    config = load_config(overrides={"model.min_size": 200})
+    report = check_data(source, config=config, reach=reach)
+    assert asked == [(200, [[320, 240]] * 6)]
+    assert warned(report) == [
+        (
+            "box_beyond_anchors",
+            "2 of 6 training boxes (33.3%) overlap no anchor by half at training size (200-640 px): stop 1 of 3, "
+            "go 1 of 1; the worst is a stop of 4 x 40 in 5.jpg",
+        )
+    ]
+    assert report.warnings[0].where.endswith("annotations.csv:6")
+    assert not check_data(source).warnings
+
+
+def test_boxes_outside_training_and_crowds_ask_for_no_anchor(tmp_path):
+    images = annotations(("train", 1, "a"), ("test", 2, "a"))
+    crowd = replace(images[0].boxes[0], crowd=True)
+    write_records([replace(images[0], boxes=(*images[0].boxes, crowd)), images[1]], tmp_path / "r")
+    asked = []
+    check_data(tmp_path / "r", reach=lambda model, sizes, boxes: asked.append(len(boxes)) or np.ones(len(boxes)))
+    assert asked == [1]
 
 
 def annotations(*parts: tuple[str, int, str]) -> list[Annotation]:
@@ -150,8 +176,8 @@ def test_classes_that_a_split_lacks(tmp_path):
     parts = [("train", 1, "a"), ("test", 2, "a"), ("test", 3, "b"), ("val", 4, "c"), ("test", 5, "c")]
     write_records(annotations(*parts), tmp_path / "r")
     assert warned(check_data(tmp_path / "r")) == [
-        ("class_in_one_split", "'b' has 1 boxes in test and none elsewhere"),
-        ("class_not_in_train", "'c' has 1 boxes in val, 1 boxes in test and none in train"),
+        ("class_in_one_split", "'b' has 1 box in test and none elsewhere"),
+        ("class_not_in_train", "'c' has 1 box in val, 1 box in test and none in train"),
     ]
 
 
@@ -235,3 +261,18 @@ def test_a_source_that_is_none_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(ResightError):
             check_data(path)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"path": None}, "path is None"),
+        ({"path": ""}, "path is empty"),
+        ({"format": 3}, "format is 3"),
+        ({"config": {"model": 1}}, "config is"),
+    ],
+)
+def test_wrong_arguments_are_named(tmp_path, given, named):
+    with pytest.raises(ResightError, match=named) as caught:
+        check_data(**{"path": tmp_path} | given)
+    assert caught.value.where == "check_data"

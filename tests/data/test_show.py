@@ -150,3 +150,20 @@ def test_an_interruption_leaves_nothing_behind(source, tmp_path, monkeypatch, en
         show_data(source, tmp_path / "look", force=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["look", "source"]
     assert len(list((tmp_path / "look").iterdir())) == 3
+
+
+def test_the_format_can_be_named(source, tmp_path):
+    (source / "more.xml").write_text("<annotation><filename>00.jpg</filename></annotation>")
+    with pytest.raises(ResightError, match="2 formats"):
+        show_data(source, tmp_path / "look")
+    assert len(show_data(source, tmp_path / "look", format="csv")) == 12
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [({"path": 3}, "path is 3"), ({"out": ""}, "out is empty"), ({"limit": "3"}, "limit is '3'"), ({"limit": 0}, "0 is no"),
+     ({"split": ""}, "split is empty"), ({"config": "a.toml"}, "config is 'a.toml'")],
+)  # fmt: skip
+def test_wrong_arguments_are_named(source, tmp_path, given, named):
+    with pytest.raises(ResightError, match=named):
+        show_data(**{"path": source, "out": tmp_path / "look"} | given)

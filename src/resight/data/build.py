@@ -10,14 +10,30 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from .. import __version__
+from ..arguments import BOOL, NAMES, NONE, NUMBER, PATH, TEXT, WHOLE, check_types
 from ..boxes import Annotation
-from ..errors import Problem, ResightError, listed, nearest
+from ..errors import Problem, ResightError, counted, listed, nearest
 from ..labels import LabelMap, read_label_map
-from ..outputs import check_output
+from ..outputs import beside, check_output
 from .records import is_own, write_records_folder
 from .sources import Source, read_source
 from .split import RULES, read_split_file, split_annotations
 from .summary import amounts, findings, inspect_all, table
+
+_TYPES = {
+    "source": PATH,
+    "annotations": (Iterable, Source),
+    "out": PATH,
+    "classes": NAMES,
+    "rename": (Mapping, *NONE),
+    "labels": (*PATH, LabelMap, *NONE),
+    "group_by": TEXT + NONE,
+    "shards": WHOLE + NONE,
+    "force": BOOL,
+    **dict.fromkeys(("format", "split", "background", "on_bad", "layout"), TEXT),
+    **dict.fromkeys(("test_fraction", "val_fraction"), NUMBER),
+    "seed": WHOLE,
+}
 
 
 @dataclass(frozen=True)
@@ -88,6 +104,7 @@ def build_data(
     Raises:
         ResightError: the source cannot be read, or as ``write_records``.
     """
+    check_types({"source": source, "out": out, "format": format, **options}, _TYPES, "build_data")
     return write_records(read_source(source, format, classes=options.get("classes", ())), out, **options)
 
 
@@ -129,6 +146,10 @@ def write_records(
     Raises:
         ResightError: bad options, bad input (all of it is listed), nothing left to write, or ``out`` cannot be written.
     """
+    check_types(locals(), _TYPES, "write_records")
+    for option, words in (("--classes", classes), ("--rename", [*(rename or {}), *(rename or {}).values()])):
+        if strangers := [word for word in words if not isinstance(word, str) or not word]:
+            raise ResightError(f"{strangers[0]!r} is not a name", where=option)
     for option, value, known in (
         ("background", background, ("none", "empty", "all")),
         ("on_bad", on_bad, ("error", "skip")),
@@ -137,6 +158,8 @@ def write_records(
         if value not in known:
             fix = f"It is one of {listed(known)}. {nearest(value, known)}".rstrip()
             raise ResightError(f"unknown value '{value}'", where=f"--{option.replace('_', '-')}", fix=fix)
+    if isinstance(annotations, Source):
+        _check_apart(annotations.path, out)
     check_output(out, force, is_own)  # before the work, not after it
     source = annotations if isinstance(annotations, Source) else Source("annotations", "", _checked(annotations))
     label_map = labels if isinstance(labels, LabelMap) or labels is None else read_label_map(labels)
@@ -233,6 +256,18 @@ def write_records(
     return report
 
 
+def _check_apart(source: str, out: str | os.PathLike[str]) -> None:
+    """A source that held the records made of it would be in two formats from then on."""
+    if not source:
+        return
+    of_source, of_out = os.path.realpath(source), os.path.realpath(out)
+    common = os.path.commonpath([of_source, of_out])
+    if common in (of_source, of_out) and os.path.isdir(common):
+        message = f"lies in the source {source}" if common == of_source else f"would hold its own source {source}"
+        fix = f"Write the records beside it, e.g. to {beside(of_source)}"
+        raise ResightError(message, where=out, fix=fix)
+
+
 def _class_names(
     source: Source, rename: Mapping[str, str], classes: Sequence[str], label_map: LabelMap | None
 ) -> dict[str, str]:
@@ -310,5 +345,5 @@ def _unique_ids(items: Iterable[Annotation]) -> tuple[list[Annotation], list[Pro
 
 
 def _refusal(errors: Sequence[Problem], where: str) -> ResightError:
-    message = "\n".join([f"{len(errors):,} problems, nothing was written", *findings(errors, "  ")])
+    message = "\n".join([f"{counted(len(errors), 'problem')}, nothing was written", *findings(errors, "  ")])
     return ResightError(message, where=where, fix="Mend them, or leave bad images and boxes out with --on-bad skip.")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
+from ..arguments import NONE, PATH, TEXT, check_types
 from ..boxes import SPLITS, Annotation
 from ..config import Config, ModelConfig
-from ..errors import Problem, listed
+from ..errors import Problem, counted, listed
 from .near_duplicates import group_near_duplicates
 from .records import Records, open_configured
 from .sources import FORMATS, Source, read_source, tfrecord
@@ -18,7 +21,11 @@ from .sources.source import Tree
 from .summary import findings, inspect_all, table
 from .validate import Inspection
 
-SMALLEST_ANCHOR = 16.0  # pixels at training resolution, on the finest level (stride 8) of the default model
+REACHED = 0.5  # IoU with an anchor from which on a box is within its reach
+
+# Of a model, image sizes [N, 2] (width, height) and boxes in them [N, 4] (xyxy pixels): the best IoU [N] that any of
+# the model's anchors can have with each box. Models come after data, so whoever asks for a check brings it.
+Reach = Callable[[ModelConfig, np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -53,40 +60,47 @@ class CheckReport:
         lines = [f"{self.path}: {self.format}", "", *table(_rows(self.counts)), ""]
         for level, problems in (("error", self.errors), ("warning", self.warnings)):
             lines += findings(problems, f"{level:<8} ")
-        totals = [f"{len(self.errors):,} errors", f"{len(self.warnings):,} warnings"]
+        totals = [counted(len(self.errors), "error"), counted(len(self.warnings), "warning")]
         lines.append(", ".join(totals) if self.errors or self.warnings else "nothing is wrong")
         return "\n".join(lines)
 
 
-def check_data(path: str | os.PathLike[str], *, format: str = "auto", config: Config | None = None) -> CheckReport:
+def check_data(
+    path: str | os.PathLike[str], *, format: str = "auto", config: Config | None = None, reach: Reach | None = None
+) -> CheckReport:
     """Looks at every annotation and decodes every image of a source or a records folder.
 
     Args:
         path: a source in any format ``read_source`` knows, or a records folder.
         format: the source's format, or "auto".
-        config: its image size says which boxes get too small, its data keys how to read a foreign records folder; by
-            default the default configuration.
+        config: its model and image size say which boxes anchors can reach, its data keys how to read a foreign records
+            folder; by default the default configuration.
+        reach: tells what anchors can reach; without it that is not looked at.
 
     Raises:
         ResightError: there is nothing to check, or its format is unknown.
     """
+    check_types(locals(), {"path": PATH, "format": TEXT, "config": (Config, *NONE)}, "check_data")
     config = config or Config()
     source, records = open_data(path, format, config)
     images, stored = source.annotations, records is not None
     # A missing image is named where it is looked for.
     problems = [problem for problem in source.problems if problem.kind != "missing_image"]
     hashes: list[int | None] = []
+    good: list[Annotation] = []
     for annotation, found in zip(images, inspect_all(images, deep=True), strict=True):
-        problems += [*found.problems, *_remarks(annotation, found, stored, config.model)]
+        problems += [*found.problems, *_remarks(annotation, found, stored)]
         hashes.append(found.hash)
+        good += [found.annotation] if found.annotation else []
     problems += [
+        *(_out_of_reach(good, config.model, reach) if reach else ()),
         *_duplicate_ids(images, stored),
         *_leakage(images, hashes),
         *_one_sided_classes(images, source.classes),
     ]
     return CheckReport(
         path=os.fspath(path),
-        format=f"{source.format}, recognised by {source.note}" if source.note else source.format,
+        format="records" if stored else f"{source.format}, recognised by {source.note}",
         errors=tuple(p for p in problems if p.level == "error"),
         warnings=tuple(p for p in problems if p.level == "warning"),
         counts=_count(images, source.classes) | {"problems": dict(Counter(p.kind for p in problems).most_common())},
@@ -106,7 +120,7 @@ def open_data(path: str | os.PathLike[str], format: str, config: Config) -> tupl
     return tfrecord.of_records(records, os.fspath(path)), records
 
 
-def _remarks(annotation: Annotation, found: Inspection, stored: bool, model: ModelConfig) -> Iterator[Problem]:
+def _remarks(annotation: Annotation, found: Inspection, stored: bool) -> Iterator[Problem]:
     """What ``build_data`` does not mind."""
     where, name = _place(annotation), annotation.filename
     if found.annotation is None or found.image is None:
@@ -116,30 +130,36 @@ def _remarks(annotation: Annotation, found: Inspection, stored: bool, model: Mod
         message = f"{name}: has an EXIF rotation ({found.image.orientation}); {then}"
         yield Problem("warning", "exif_rotation", where, message)
     if found.clipped:
-        message = f"{name}: {found.clipped} boxes reach a little outside and are clipped"
+        how_many = "1 box reaches" if found.clipped == 1 else f"{found.clipped} boxes reach"
+        message = f"{name}: {how_many} a little outside; what is outside is cut off"
         yield Problem("warning", "clipped_box", where, message)
-    yield from _too_small(found.annotation, model, where)
 
 
 def _place(annotation: Annotation) -> str:
     return annotation.where or annotation.filename
 
 
-def _too_small(annotation: Annotation, model: ModelConfig, where: str) -> Iterator[Problem]:
-    """Boxes of less than half the smallest anchor on their short side, once the image has its training size."""
-    width, height = annotation.width or 1, annotation.height or 1
-    scale = min(model.min_size / min(width, height), model.max_size / max(width, height))
-    sides = [scale * min(box.xmax - box.xmin, box.ymax - box.ymin) for box in annotation.boxes if not box.crowd]
-    small = [side for side in sides if side < SMALLEST_ANCHOR / 2]
-    if small:
-        yield Problem(
-            "warning",
-            "box_too_small_for_anchors",
-            where,
-            f"{annotation.filename}: {len(small)} of {len(sides)} boxes, the smallest {min(small):.1f} px "
-            f"at training size ({width * scale:.0f} x {height * scale:.0f}), where the smallest anchor has "
-            f"{SMALLEST_ANCHOR:g} px",
-        )
+def _out_of_reach(images: Sequence[Annotation], model: ModelConfig, reach: Reach) -> Iterator[Problem]:
+    """The training boxes that no anchor overlaps by half: the first stage hardly learns to find their like."""
+    boxes = [
+        (image, box) for image in images if image.split in ("train", None) for box in image.boxes if not box.crowd
+    ]
+    if not boxes:
+        return
+    sizes = np.array([(image.width, image.height) for image, _ in boxes], np.float64)
+    iou = reach(model, sizes, np.array([box.xyxy for _, box in boxes], np.float64))
+    beyond = np.flatnonzero(iou < REACHED).tolist()
+    if not beyond:
+        return
+    image, box = boxes[min(beyond, key=lambda i: iou[i])]
+    classes, all_of = Counter(boxes[i][1].label for i in beyond), Counter(box.label for _, box in boxes)
+    message = (
+        f"{len(beyond):,} of {counted(len(boxes), 'training box', 'training boxes')} ({len(beyond) / len(boxes):.1%}) "
+        f"overlap no anchor by half at training size ({model.min_size}-{model.max_size} px): "
+        f"{listed(f'{name} {n:,} of {all_of[name]:,}' for name, n in classes.most_common())}; the worst is a "
+        f"{box.label} of {box.xmax - box.xmin:.0f} x {box.ymax - box.ymin:.0f} in {image.filename}"
+    )
+    yield Problem("warning", "box_beyond_anchors", _place(image), message)
 
 
 def _duplicate_ids(images: Sequence[Annotation], stored: bool) -> Iterator[Problem]:
@@ -150,7 +170,7 @@ def _duplicate_ids(images: Sequence[Annotation], stored: bool) -> Iterator[Probl
         if source_id and len(places) > 1:
             # Records are split and written again under names of their own; a source with the like is refused.
             level: Literal["error", "warning"] = "warning" if stored else "error"
-            message = f"'{source_id}' is {len(places)} images: {listed(places, 4)}"
+            message = f"'{source_id}' names {len(places)} images: {listed(places, 4)}"
             yield Problem(level, "duplicate_id", places[0], message)
 
 
@@ -177,7 +197,7 @@ def _one_sided_classes(images: Sequence[Annotation], classes: Sequence[str]) -> 
     total = _boxes(images)
     for name in sorted({*classes, *total}):
         having = [split for split in counts if counts[split][name]]
-        amounts = ", ".join(f"{counts[split][name]} boxes in {split}" for split in having)
+        amounts = ", ".join(f"{counted(counts[split][name], 'box', 'boxes')} in {split}" for split in having)
         if not total[name]:
             yield Problem("warning", "class_without_boxes", "", f"'{name}' has no box at all")
         elif len(having) == 1 and len(counts) > 1:

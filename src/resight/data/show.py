@@ -13,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
+from ..arguments import BOOL, NONE, PATH, TEXT, WHOLE, check_types
 from ..boxes import Annotation
 from ..config import Config
 from ..drawing import draw
@@ -27,6 +28,10 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 View = tuple[str, np.ndarray, np.ndarray, list[str]]  # file name, [H, W, 3] uint8 RGB, [N, 4] xyxy pixels, N names
+_TYPES = {
+    **{"path": PATH, "out": PATH, "format": TEXT, "split": TEXT, "limit": WHOLE},
+    **{"augment": BOOL, "force": BOOL, "config": (Config, *NONE)},
+}
 _MARK = b"drawn by resight data show"  # the JPEG comment by which --force knows its own pictures
 
 
@@ -34,6 +39,7 @@ def show_data(
     path: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
+    format: str = "auto",
     augment: bool = False,
     limit: int = 32,
     split: str = "train",
@@ -48,6 +54,7 @@ def show_data(
     Args:
         path: a source in any format ``read_source`` knows, or a records folder.
         out: the folder to write, whole or not at all.
+        format: the source's format, or "auto".
         augment: draw what a training step is given: resized, flipped, cropped, recoloured. Needs records.
         limit: number of pictures at the most.
         split: "train", "val" or "test".
@@ -60,9 +67,12 @@ def show_data(
     Raises:
         ResightError: the data cannot be read, has no such split, or ``out`` cannot be written.
     """
+    check_types(locals(), _TYPES, "show_data")
+    if limit < 1:
+        raise ResightError(f"{limit} is no number of pictures", where="--limit", fix="Ask for 1 or more.")
     check_output(out, force, _is_ours)
     config = config or Config()
-    source, records = open_data(path, "auto", config)
+    source, records = open_data(path, format, config)
     parts = list(records.splits) if records else list(dict.fromkeys(a.split for a in source.annotations if a.split))
     if parts and split not in parts:
         fix = f"{nearest(split, parts)} There are {listed(parts)}: --split {parts[0]}".strip()

@@ -1,0 +1,38 @@
+"""What a caller gives, looked at in one place: a wrong type is named, and an empty text means nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from types import NoneType
+
+import numpy as np
+
+from .errors import ResightError
+
+Kinds = tuple[type, ...]
+
+NONE, BOOL, TEXT, PATH = (NoneType,), (bool, np.bool_), (str,), (str, os.PathLike)
+NUMBER, WHOLE = (int, float, np.number), (int, np.integer)
+NAMES = (list, tuple, set, frozenset)  # a text is a sequence of texts too, and never meant as one
+
+
+def check_types(values: Mapping[str, object], kinds: Mapping[str, Kinds], where: str, *, empty: bool = False) -> None:
+    """
+    Args:
+        values: arguments by name; one that ``kinds`` does not know is not looked at.
+        where: the function or class they are given to.
+        empty: texts may be empty.
+
+    Raises:
+        ResightError: a value is of none of its kinds, or an empty text.
+    """
+    for name, value in values.items():
+        if (kind := kinds.get(name)) is None:
+            continue
+        if not isinstance(value, kind):
+            known = " or ".join(one.__name__.removesuffix("Type") for one in kind)
+            message = f"{name} is {value!r:.80}, of the type {type(value).__name__}"
+            raise ResightError(message, where=where, fix=f"It must be {known}.")
+        if not empty and isinstance(value, str) and not value:
+            raise ResightError(f"{name} is empty", where=where)

@@ -1,0 +1,49 @@
+"""``data check`` with what models know: which boxes the anchors that training would use can reach."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from .config import Config, ModelConfig
+from .data import check
+from .data.check import CheckReport
+
+
+def check_data(path: str | os.PathLike[str], *, format: str = "auto", config: Config | None = None) -> CheckReport:
+    """Looks at every annotation and decodes every image of a source or a records folder.
+
+    Args:
+        path: a source in any format ``read_source`` knows, or a records folder.
+        format: the source's format, or "auto".
+        config: its model and image size say which boxes anchors can reach, its data keys how to read a foreign records
+            folder; by default the default configuration.
+
+    Raises:
+        ResightError: there is nothing to check, or its format is unknown.
+    """
+    return check.check_data(path, format=format, config=config, reach=reachable)
+
+
+def reachable(model: ModelConfig, images: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """``[N]`` the best IoU that an anchor has with each of the boxes ``[N, 4]`` (xyxy pixels) in images of the sizes
+    ``[N, 2]`` (width, height): of the model's own anchors, or of those fitted to these boxes, as training does it."""
+    # Torch comes with these, so not before there are boxes to compare.
+    from .data.target import network_size
+    from .models.anchors import fit_anchors, reachable_iou
+    from .models.build import default_anchors, level_strides
+    from .models.starts import has_detection_weights
+
+    shapes = {(width, height) for width, height in images.tolist()}
+    scales = {
+        (width, height): (columns / width, rows / height)
+        for width, height in shapes
+        for rows, columns in [network_size(int(height), int(width), model)]
+    }
+    corners = boxes * np.tile([scales[width, height] for width, height in images.tolist()], 2)
+    sizes, centers = corners[:, 2:] - corners[:, :2], (corners[:, 2:] + corners[:, :2]) / 2
+    anchors, strides = default_anchors(model.name, model.tfod), level_strides(model.name)
+    if model.anchors == "fit" and not has_detection_weights(model.name, model.start):
+        anchors = fit_anchors(sizes, centers, strides, per_level=len(anchors.sizes[0]))
+    return reachable_iou(sizes, centers, anchors, strides)

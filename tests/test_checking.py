@@ -1,0 +1,29 @@
+import numpy as np
+import pytest
+
+from resight import check_data
+from resight.checking import reachable
+from resight.config import load_config
+from resight.models.anchors import AnchorSettings, reachable_iou
+from resight.training.plan import make_plan
+
+
+@pytest.mark.parametrize("anchors", ["fit", "default"])
+def test_what_check_says_of_anchors_is_what_the_plan_says(shapes, anchors):
+    config = load_config(overrides={"data.path": str(shapes(train=8, val=3)), "model.anchors": anchors,
+                                    "model.min_size": 20, "model.max_size": 30})  # fmt: skip
+    share = make_plan(config).recall[0]
+    found = [problem for problem in check_data(config.data.path, config=config).warnings if "beyond" in problem.kind]
+    boxes = 12
+    beyond = round(boxes * (1 - share))
+    assert beyond  # squares of 8 px at strides of 8
+    assert [problem.message.split(" training")[0] for problem in found] == [f"{beyond} of {boxes}"]
+
+
+def test_boxes_are_compared_at_the_size_of_the_network():
+    model = load_config(overrides={"model.anchors": "default"}).model  # 384-640
+    images, boxes = np.array([[1280.0, 768.0], [640.0, 384.0]]), np.array([[100.0, 100, 132, 164], [50, 50, 66, 82]])
+    iou = reachable(model, images, boxes)
+    own = AnchorSettings(((16, 23), (32, 45), (64, 91), (128, 181)))
+    expected = reachable_iou(np.array([[16.0, 32.0]]), np.array([[58.0, 66.0]]), own, [8, 16, 32, 64])
+    np.testing.assert_allclose(iou, np.repeat(expected, 2))
