@@ -152,3 +152,18 @@ def test_same_padding_with_a_constant_equals_timms() -> None:
 def test_batch_norm_without_statistics_update_is_what_evaluation_uses(model: FasterRCNN) -> None:
     model.train()
     assert all(not layer.training for layer in model.modules() if isinstance(layer, nn.BatchNorm2d))
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("resnet5O", "Did you mean 'resnet50'"),
+        ("fasterrcnn_resnet50_fpn_v3", "Did you mean 'fasterrcnn_resnet50_fpn"),
+        ("faster_rcnn_resnet_101_v1", "Did you mean 'faster_rcnn_resnet101_v1'"),
+        ("?", "For instance tf_efficientnet_lite0"),
+    ],
+)
+def test_an_unknown_model_is_answered_with_a_known_one(name: str, answer: str) -> None:
+    with pytest.raises(ResightError) as caught:
+        build_model(ModelConfig(name=name), 3)
+    assert str(caught.value).startswith(f"model.name: unknown model '{name}'") and answer in str(caught.value)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
-from ..errors import ResightError, nearest
+from ..errors import ResightError
 from .folding import example
 
 
@@ -67,10 +67,8 @@ def timm_backbone(name: str, freeze: int, out_channels: int = 128) -> Backbone:
     """Any timm model with features at strides 8, 16 and 32.
 
     Raises:
-        ResightError: timm does not know the name, or the model has no such features.
+        ResightError: the model has no such features.
     """
-    if not timm.is_model(name):
-        raise ResightError(f"unknown model '{name}'", where="model.name", fix=nearest(name, timm.list_models()))
     try:
         probe: Any = timm.create_model(name, features_only=True, pretrained=False)
         strides: list[int] = probe.feature_info.reduction()

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import timm
 import torch
 from torch import nn
 
 from ..config import TFOD_MODELS, ModelConfig, TfodConfig
-from ..errors import ResightError
+from ..errors import ResightError, listed, nearest
 from . import backbones
 from .anchors import AnchorSettings
 from .faster_rcnn import FasterRCNN, InputSettings, Limits
@@ -67,6 +68,10 @@ def build_model(config: ModelConfig, num_classes: int, anchors: AnchorSettings |
     name, anchors = config.name, anchors or default_anchors(config.name)
     inputs = InputSettings(config.min_size, config.max_size)
     limits = Limits()
+    if name not in TORCHVISION and not timm.is_model(name):
+        known = [*TORCHVISION, *TFOD_MODELS, *timm.list_models()]
+        example_names = "For instance tf_efficientnet_lite0, resnet50 or fasterrcnn_resnet50_fpn_v2."
+        raise ResightError(f"unknown model '{name}'", where="model.name", fix=nearest(name, known) or example_names)
     box_head: nn.Module
     if name.startswith("fasterrcnn_resnet50"):
         v2 = name.endswith("_v2")
@@ -102,8 +107,6 @@ def _tfod_model(config: ModelConfig, num_classes: int) -> TfodRCNN:
 
 
 def _mean_std(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    import timm
-
     known = timm.get_pretrained_cfg(name)
     if known is None:
         return InputSettings.mean, InputSettings.std
@@ -119,15 +122,14 @@ def device_of(name: str) -> torch.device:
     """``auto`` is CUDA where there is one, else the CPU.
 
     Raises:
-        ResightError: the device does not exist here.
+        ResightError: the device does not exist here, or does not work.
     """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    chosen = ("cuda" if len(there) > 1 else "cpu") if name == "auto" else name
+    if chosen not in there and not (chosen == "cuda" and len(there) > 1):
+        raise ResightError(f"there is no device '{name}' here", where="device", fix=f"Choose auto or {listed(there)}.")
     try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise ResightError(
-            f"device '{name}' cannot be used here", where="train.device", fix=str(error).splitlines()[0]
-        ) from error
-    return device
+        raise ResightError(f"the device cannot be used: {str(error).splitlines()[0]}", where=chosen) from error
+    return torch.device(chosen)
