@@ -7,9 +7,12 @@ step). No global state takes part, so a run that was interrupted, or that uses o
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def stream_seed(seed: int, purpose: str, *keys: int) -> int:
@@ -20,6 +23,8 @@ def stream_seed(seed: int, purpose: str, *keys: int) -> int:
 
 
 def torch_stream(seed: int, purpose: str, *keys: int) -> torch.Generator:
+    import torch  # only here: exported models run without it
+
     return torch.Generator().manual_seed(stream_seed(seed, purpose, *keys))
 
 
