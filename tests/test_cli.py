@@ -440,9 +440,8 @@ def test_predict_exits_1_when_an_image_could_not_be_read(stand_in):
 def test_show_and_demo_hand_over_their_options(stand_in):
     pictures = stand_in("data.show", "show_data", ["look/1.jpg", "look/2.jpg"])
     said = speak("data show records -o look --format csv --augment --limit 2 --split val")
-    assert pictures == [
-        (("records", "look"), {"format": "csv", "augment": True, "limit": 2, "split": "val", "config": None, "force": False})
-    ]
+    options = {"format": "csv", "augment": True, "limit": 2, "split": "val", "config": None, "force": False}
+    assert pictures == [(("records", "look"), options)]
     assert said.out == "2 pictures in look\n" and "resight train --data records" in said.err
     demos = stand_in("demo", "demo", report())
     assert speak("demo", "--seed", 3, "-o", "there").code == 0

@@ -161,9 +161,15 @@ def test_the_format_can_be_named(source, tmp_path):
 
 @pytest.mark.parametrize(
     ("given", "named"),
-    [({"path": 3}, "path is 3"), ({"out": ""}, "out is empty"), ({"limit": "3"}, "limit is '3'"), ({"limit": 0}, "0 is no"),
-     ({"split": ""}, "split is empty"), ({"config": "a.toml"}, "config is 'a.toml'")],
-)  # fmt: skip
+    [
+        ({"path": 3}, "path is 3"),
+        ({"out": ""}, "out is empty"),
+        ({"limit": "3"}, "limit is '3'"),
+        ({"limit": 0}, "0 is no"),
+        ({"split": ""}, "split is empty"),
+        ({"config": "a.toml"}, "config is 'a.toml'"),
+    ],
+)
 def test_wrong_arguments_are_named(source, tmp_path, given, named):
     with pytest.raises(ResightError, match=named):
         show_data(**{"path": source, "out": tmp_path / "look"} | given)

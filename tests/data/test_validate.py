@@ -107,6 +107,10 @@ def test_repeated_boxes_are_kept_once() -> None:
     assert [(problem.level, problem.kind) for problem in found.problems] == [("warning", "duplicate_box")] * 2
 
 
+def test_a_box_needs_a_class() -> None:
+    assert kinds(annotation(Box(" ", 1, 1, 5, 5), Box("", 1, 1, 5, 5))) == ["unknown_class"] * 2
+
+
 def test_unknown_classes_are_named_with_the_nearest() -> None:
     found = inspect(annotation(Box("stopp", 1, 1, 5, 5), Box("stop", 1, 1, 5, 5)), ["stop", "yield"])
     assert found.annotation is not None and [box.label for box in found.annotation.boxes] == ["stop"]
@@ -192,3 +196,19 @@ def test_images_of_every_mode_are_looked_into(mode: str) -> None:
     image = Image.fromarray(grey.astype(np.uint16) * 257) if mode == "I;16" else picture().convert(mode)
     found = inspect(annotation(image=encoded(image, "TIFF")), deep=True)
     assert found.problems == () and found.hash is not None
+
+
+@pytest.mark.parametrize(
+    ("corners", "says"),
+    [
+        ((-30, 10, 40, 40), "reaches 30 pixels out of the image of 100 x 80 pixels"),
+        ((10, 10, 40, 92.5), "reaches 12.5 pixels out of"),
+        ((10, -5, 140, 40), "reaches 40 pixels out of"),
+        ((100, 10, 140, 40), "lies wholly outside the image of 100 x 80 pixels"),
+        ((10, -9, 40, -0.5), "lies wholly outside"),
+        ((101, 10, 101.5, 40), "lies wholly outside"),
+    ],
+)
+def test_partly_and_wholly_outside_are_told_apart(corners, says):
+    (problem,) = inspect(annotation(Box("stop", *corners), image=encoded(picture(100, 80), "PNG"))).problems
+    assert problem.kind == "outside_box" and says in problem.message

@@ -117,17 +117,23 @@ def _look(annotation: Annotation, deep: bool) -> tuple[ImageInfo, int | None]:
 def _fault(box: Box, width: int, height: int, classes: Sequence[str]) -> tuple[str, str]:
     """``(kind, message)`` of the first thing wrong with a box, or two empty strings."""
     corners = "(" + ", ".join(f"{side:g}" for side in box.xyxy) + ")"
+    if not box.label.strip():
+        return "unknown_class", "has no class"
     if classes and box.label not in classes:
         return "unknown_class", f"is of an unknown class. {nearest(box.label, classes)}".rstrip()
     if not all(math.isfinite(side) for side in box.xyxy):
         return "bad_box", f"has corners that are no numbers: {corners}"
     if box.xmax <= box.xmin or box.ymax <= box.ymin:
         return "bad_box", f"has no positive width and height: {corners}"
-    slack_x, slack_y = (max(OUTSIDE_PIXELS, OUTSIDE_SHARE * side) for side in (width, height))
-    inside = min(box.xmin + slack_x, box.ymin + slack_y, width + slack_x - box.xmax, height + slack_y - box.ymax) >= 0
     within = _clip(box, width, height)
-    if not inside or within.xmax <= within.xmin or within.ymax <= within.ymin:
-        return "outside_box", f"lies outside the image of {width} x {height} pixels: {corners}"
+    if within.xmax <= within.xmin or within.ymax <= within.ymin:
+        return "outside_box", f"lies wholly outside the image of {width} x {height} pixels: {corners}"
+    beyond_x, beyond_y = max(-box.xmin, box.xmax - width), max(-box.ymin, box.ymax - height)
+    if any(
+        beyond > max(OUTSIDE_PIXELS, OUTSIDE_SHARE * side) for beyond, side in ((beyond_x, width), (beyond_y, height))
+    ):
+        by = max(beyond_x, beyond_y)
+        return "outside_box", f"reaches {by:.4g} pixels out of the image of {width} x {height} pixels: {corners}"
     return "", ""
 
 

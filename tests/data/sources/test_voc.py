@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from torchvision.datasets import VOCDetection
 
 from resight.data.sources import read_source
+from resight.data.validate import inspect
 
 
 def xml(filename="a.jpg", objects=(("stop", (1, 2, 30, 40)),), size=(100, 80), more=""):
@@ -129,8 +130,6 @@ def test_two_files_for_one_image(tmp_path, put, images):
         (xml()[:-5], "not valid XML"),
         (xml(size=("wide", 80)), "width"),
         (xml(objects=(("", (1, 2, 3, 4)),)), "name"),
-        (xml(objects=(("x", (1, "", 3, 4)),)), "ymin"),
-        (xml(more="<object><name>x</name></object>"), "xmin"),
         (b"", "not valid XML"),
         (b'<?xml version="1.0" encoding="klingon"?><annotation/>', "not valid XML"),
     ],
@@ -143,6 +142,25 @@ def test_a_bad_file_is_named_and_its_image_left_out(tmp_path, put, images, conte
     assert [a.filename for a in source.annotations] == ["b.jpg"]
     found = [p for p in source.problems if p.kind == "malformed"]
     assert len(found) == 1 and says in found[0].message and "a.xml" in found[0].where
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        xml(objects=(("good", (5, 5, 50, 50)), ("bad", (1, "12px", 30, 40)))),
+        xml(objects=(("good", (5, 5, 50, 50)),), more="<object><name>bad</name></object>"),
+    ],
+)
+def test_a_corner_that_is_no_number_costs_its_box_and_not_the_image(tmp_path, put, images, content):
+    images("a.jpg")
+    put("a.xml", content)
+    source = read_source(tmp_path)
+    (annotation,), problems = source.annotations, source.problems
+    assert [box.label for box in annotation.boxes] == ["good", "bad"] and not problems
+    found = inspect(annotation)
+    assert [box.label for box in found.annotation.boxes] == ["good"]
+    assert [problem.kind for problem in found.problems] == ["bad_box"]
+    assert "box 2 (bad) has corners that are no numbers" in found.problems[0].message
 
 
 def test_entities_do_not_explode(tmp_path, put, images):

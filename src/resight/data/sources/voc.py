@@ -5,6 +5,7 @@ Source: the VOC development kit; labelImg and Roboflow write the same XML beside
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -73,11 +74,19 @@ def _read_file(gathering: Gathering, name: str, split: Split | None) -> None:
     for at, element in enumerate(root.iter("object"), 1):
         try:
             label = text(element.findtext("name"), "name")
-            xmin, ymin, xmax, ymax = (number(element.findtext(f"bndbox/{corner}"), corner) for corner in _CORNERS)
+            xmin, ymin, xmax, ymax = (_corner(element.findtext(f"bndbox/{corner}")) for corner in _CORNERS)
             difficult, occluded = flag(element.findtext("difficult")), flag(element.findtext("occluded"))
             boxes.append(Box(label, xmin, ymin, xmax, ymax, difficult, occluded))
         except ValueError as error:
             gathering.malformed(f"{file}: object {at}", error, path)
+
+
+def _corner(value: str | None) -> float:
+    """NaN where it is no number: that is a bad box, whose number in the file is named, and the others are good."""
+    try:
+        return number(value, "")
+    except ValueError:
+        return math.nan
 
 
 def _image(gathering: Gathering, name: str, declared: str) -> str:
