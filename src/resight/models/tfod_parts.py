@@ -121,14 +121,12 @@ class Proposals:
 class PlainSelection:
     """Proposals and minibatches as the exported model and the gpu-8 configurations choose them."""
 
-    def propose(
-        self, boxes: Tensor, scores: Tensor, config: TfodConfig, limit: int, window: tuple[int, int]
-    ) -> Proposals:
+    def propose(self, boxes: Tensor, scores: Tensor, config: TfodConfig, window: tuple[int, int]) -> Proposals:
         """Suppression before clipping to the window; what then is empty goes, and zeros fill up."""
-        kept = suppress(boxes, scores, limit, config.rpn_nms_iou, config.rpn_score)
+        kept = suppress(boxes, scores, config.proposals, config.rpn_nms_iou, config.rpn_score)
         clipped = coder.clip(boxes[kept], *window)
         full = area(clipped) > 0
-        return padded(clipped[full], scores[kept][full], limit)
+        return padded(clipped[full], scores[kept][full], config.proposals)
 
     def draw(self, positive: Tensor, allowed: Tensor, size: int, share: float, generator: Generator) -> Tensor:
         """``[N]`` bool, a minibatch of ``size`` at most, of these at most ``share`` from ``positive`` ``[N]``."""
@@ -146,9 +144,8 @@ class PlainSelection:
 class StaticSelection(PlainSelection):
     """The same with static shapes, as the tpu-8 configurations train: there is no padding that is known as such."""
 
-    def propose(
-        self, boxes: Tensor, scores: Tensor, config: TfodConfig, limit: int, window: tuple[int, int]
-    ) -> Proposals:
+    def propose(self, boxes: Tensor, scores: Tensor, config: TfodConfig, window: tuple[int, int]) -> Proposals:
+        limit = config.proposals
         boxes = (boxes + 1) - 1  # the rounding of TFOD's way through tiles
         seen = torch.where((boxes > 0).any(1), scores, -math.inf)
         kept = suppress(boxes, seen, limit, config.rpn_nms_iou, config.rpn_score, equal=True)
@@ -225,7 +222,7 @@ def crop_and_resize(features: Tensor, boxes: Tensor, image: Tensor, size: int, b
     """
     channels, height, width = features.shape[1:]
     # A sample is the weighted sum of 4 pixels, that is of whole rows of C channels: fast on a CPU, also backward.
-    table = features.permute(0, 2, 3, 1).reshape(-1, channels)
+    table = single(features.permute(0, 2, 3, 1).reshape(-1, channels))
     rows, row_weights = _taps(boxes[:, 1], boxes[:, 3], height, size, border)
     columns, column_weights = _taps(boxes[:, 0], boxes[:, 2], width, size, border)
     index = (image[:, None, None] * height + rows)[:, :, None, :, None] * width + columns[:, None, :, None, :]
@@ -233,7 +230,12 @@ def crop_and_resize(features: Tensor, boxes: Tensor, image: Tensor, size: int, b
     samples = F.embedding_bag(
         index.view(-1, 4), table, per_sample_weights=weight.view(-1, 4).to(table.dtype), mode="sum"
     )
-    return samples.view(len(boxes), size, size, channels).permute(0, 3, 1, 2)
+    return samples.view(len(boxes), size, size, channels).permute(0, 3, 1, 2).to(features.dtype)
+
+
+def single(values: Tensor) -> Tensor:
+    """Single precision at the least: corners of boxes would be rounded to whole pixels in half precision."""
+    return values if values.dtype == torch.float64 else values.float()
 
 
 def _taps(low: Tensor, high: Tensor, length: int, size: int, border: Border) -> tuple[Tensor, Tensor]:

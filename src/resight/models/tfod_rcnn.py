@@ -9,16 +9,16 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from ..config import ModelConfig
 from ..data.target import Target
 from ..data.tfod_resize import tfod_resize, tfod_size
 from ..errors import ResightError
-from . import coder, tfod_parts
+from . import coder, matching, tfod_parts
 from .faster_rcnn import Found
 from .resnet_v1 import HEAD_CHANNELS, TRUNK_CHANNELS, BoxHead, Norm, Trunk
-from .tfod_parts import PlainSelection, Proposals, StaticSelection
+from .tfod_parts import PlainSelection, Proposals, StaticSelection, single
 
 MEAN = (123.68, 116.779, 103.939)
 RPN_WIDTH = 512
@@ -56,7 +56,7 @@ class RPN(nn.Module):
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         hidden = F.relu6(self.conv(features))
         codes, logits = self.box(hidden), self.objectness(hidden)
-        return _by_anchor(codes, 4), _by_anchor(logits, 2)
+        return single(_by_anchor(codes, 4)), single(_by_anchor(logits, 2))
 
 
 class Predictor(nn.Module):
@@ -74,7 +74,7 @@ class Predictor(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        return self.box(hidden).float().unflatten(1, (-1, 4)), self.classes(hidden).float()
+        return self.box(hidden).unflatten(1, (-1, 4)), self.classes(hidden)
 
 
 class TfodRCNN(nn.Module):
@@ -148,9 +148,6 @@ class TfodRCNN(nn.Module):
             row[:, : image.shape[1], : image.shape[2]] = image.to(weight.device)
         return batch - weight.new_tensor(MEAN)[:, None, None]
 
-    def losses(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
-        raise NotImplementedError
-
     def outputs(self, image: Tensor) -> TfodOutputs:
         """What TFOD's exported model returns for an image ``[3, H, W]`` of any size."""
         small = self.resize(image)
@@ -160,7 +157,7 @@ class TfodRCNN(nn.Module):
         features = self.backbone(batch)
         codes, logits = self.rpn(features)
         anchors = coder.clip(self.anchor_grid(features), *size)
-        proposals = self.propose(codes[0], logits[0], anchors, true_size, self.serving, self.limits.proposals)
+        proposals = self.propose(codes[0], logits[0], anchors, true_size, self.serving)
         codes, logits = self.classify(features, [proposals], size)
         return self.select(codes, logits, proposals, true_size)
 
@@ -175,11 +172,10 @@ class TfodRCNN(nn.Module):
         anchors: Tensor,
         true_size: tuple[int, int],
         selection: PlainSelection,
-        limit: int,
     ) -> Proposals:
         """Proposals of one image from the RPN's answer ``[N, 4]`` and ``[N, 2]``, inside the image without padding."""
         boxes = tfod_parts.decode(codes.detach(), anchors)
-        return selection.propose(boxes, logits.detach().softmax(1)[:, 1], self.limits, limit, true_size)
+        return selection.propose(boxes, logits.detach().softmax(1)[:, 1], self.limits, true_size)
 
     def classify(self, features: Tensor, proposals: list[Proposals], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Box codes ``[N, K or 1, 4]`` and class logits ``[N, K + 1]`` of all proposals of all images."""
@@ -191,7 +187,8 @@ class TfodRCNN(nn.Module):
         crops = tfod_parts.crop_and_resize(features, boxes, image, limits.crop_size, self.border)
         if limits.pool_size > 1 or limits.pool_stride > 1:
             crops = F.max_pool2d(crops, limits.pool_size, limits.pool_stride)
-        return self.predictor(self.head(crops))
+        codes, logits = self.predictor(self.head(crops))
+        return single(codes), single(logits)
 
     def select(self, codes: Tensor, logits: Tensor, proposals: Proposals, true_size: tuple[int, int]) -> TfodOutputs:
         """Detections of one image from the second stage's answer for its proposals."""
@@ -242,6 +239,92 @@ class TfodRCNN(nn.Module):
         counts = torch.tensor([len(row) for row in rows], device=boxes.device)
         return torch.cat(rows), torch.arange(kinds, device=boxes.device).repeat_interleave(counts)
 
+    def losses(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
+        """The four losses, as TFOD weighs and names them; in eval mode those of its evaluation loop."""
+        batch = self.batch(images)
+        size = (batch.shape[2], batch.shape[3])
+        features = self.backbone(batch)
+        codes, logits = self.rpn(features)
+        anchors = self.anchor_grid(features)
+        if self.training and not self.limits.clip_anchors:
+            kept = tfod_parts.inside(anchors, *size)
+            anchors, codes, logits = anchors[kept], codes[:, kept], logits[:, kept]
+        else:
+            anchors = coder.clip(anchors, *size)
+        targets = [target.to(features.device) for target in targets]
+        generators = [Generator().manual_seed(target.seed) for target in targets]
+        rpn_box, objectness = self.rpn_losses(codes, logits, anchors, targets, generators)
+        proposals = [
+            self.propose(code, logit, anchors, (image.shape[1], image.shape[2]), self.learning)
+            for code, logit, image in zip(codes, logits, images, strict=True)
+        ]
+        if self.training:
+            proposals = [self.sample(*each) for each in zip(proposals, targets, generators, strict=True)]
+        box, classes = self.box_losses(*self.classify(features, proposals, size), proposals, targets)
+        return {
+            "RPNLoss/localization_loss": rpn_box,
+            "RPNLoss/objectness_loss": objectness,
+            "BoxClassifierLoss/localization_loss": box,
+            "BoxClassifierLoss/classification_loss": classes,
+        }
+
+    def rpn_losses(
+        self, codes: Tensor, logits: Tensor, anchors: Tensor, targets: list[Target], generators: list[Generator]
+    ) -> tuple[Tensor, Tensor]:
+        """Localisation and objectness loss, each divided by the number of anchors drawn, the mean of the images."""
+        limits = self.limits
+        box_losses, object_losses = [], []
+        for code, logit, target, generator in zip(codes, logits, targets, generators, strict=True):
+            matches = tfod_parts.match_anchors(tfod_parts.iou(target.boxes, anchors))
+            known = matches != matching.IGNORED
+            drawn = self.learning.draw(matches >= 0, known, limits.rpn_batch, limits.rpn_positive, generator)
+            count = drawn.sum().clamp(min=1)
+            positive = torch.where(drawn & (matches >= 0))[0]
+            wanted = tfod_parts.encode(target.boxes[matches[positive]], anchors[positive])
+            box_losses.append(F.smooth_l1_loss(code[positive], wanted, reduction="sum") / count)
+            truth = (matches[drawn] >= 0).long()
+            object_losses.append(F.cross_entropy(logit[drawn], truth, reduction="sum") / count)
+        return (
+            limits.rpn_box_weight * torch.stack(box_losses).mean(),
+            limits.rpn_object_weight * torch.stack(object_losses).mean(),
+        )
+
+    def sample(self, proposals: Proposals, target: Target, generator: Generator) -> Proposals:
+        """The minibatch of one image for the second stage."""
+        limits = self.limits
+        positive = self._match(proposals, target) >= 0
+        drawn = self.learning.draw(positive, proposals.valid, limits.box_batch, limits.box_positive, generator)
+        return self.learning.take(proposals, drawn, limits.box_batch)
+
+    def box_losses(
+        self, codes: Tensor, logits: Tensor, proposals: list[Proposals], targets: list[Target]
+    ) -> tuple[Tensor, Tensor]:
+        """Localisation and classification loss, each divided by the number of proposals, the mean of the images."""
+        limits = self.limits
+        lengths = [len(proposal.boxes) for proposal in proposals]
+        box_losses, class_losses = [], []
+        for code, logit, proposal, target in zip(
+            codes.split(lengths), logits.split(lengths), proposals, targets, strict=True
+        ):
+            matches = self._match(proposal, target)
+            positive = torch.where((matches >= 0) & proposal.valid)[0]
+            label = torch.zeros_like(matches)
+            label[positive] = target.labels[matches[positive]] + 1
+            wanted = tfod_parts.encode(target.boxes[matches[positive]], proposal.boxes[positive])
+            own = code[positive, label[positive] - 1 if code.shape[1] > 1 else 0]
+            count = max(proposal.count, 1)
+            box_losses.append(F.smooth_l1_loss(own, wanted, reduction="sum") / count)
+            class_losses.append(F.cross_entropy(logit[proposal.valid], label[proposal.valid], reduction="sum") / count)
+        return (
+            limits.box_weight * torch.stack(box_losses).mean(),
+            limits.class_weight * torch.stack(class_losses).mean(),
+        )
+
+    @staticmethod
+    def _match(proposals: Proposals, target: Target) -> Tensor:
+        """Object of every proposal, or ``matching.NEGATIVE``."""
+        return matching.match(tfod_parts.iou(target.boxes, proposals.boxes), 0.5, 0.5, force=False)
+
     @staticmethod
     def found(outputs: TfodOutputs, height: int, width: int) -> Found:
         """The detections in pixels of the image ``height`` x ``width`` that they were found in."""
@@ -252,8 +335,8 @@ class TfodRCNN(nn.Module):
 
 
 def _by_anchor(plane: Tensor, values: int) -> Tensor:
-    """``[B, A * values, h, w]`` -> ``[B, h * w * A, values]``; box arithmetic is in single precision."""
-    return plane.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, values)).float()
+    """``[B, A * values, h, w]`` -> ``[B, h * w * A, values]``."""
+    return plane.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, values))
 
 
 def _normalised(boxes: Tensor, size: tuple[int, int]) -> Tensor:
