@@ -53,6 +53,18 @@ def tensorflow_checkpoints(wanted):
     assert done.returncode == 0, done.stderr.decode()
 
 
+# What a checkpoint may hold besides float32.
+TYPES = {
+    "kinds/halves": np.array([[1.5, -2.0]], np.float16),
+    "kinds/doubles": np.array([0.1, np.inf]),
+    "kinds/flags": np.array([True, False, True]),
+    "kinds/text": np.array([[b"one", b""], [b"z\xfc" * 100, b"\x00"]], object),
+    "kinds/word": np.array(b"alone", object),
+    "kinds/step": np.array(2**40, np.int64),
+    "kinds/nothing": np.zeros((0, 3), np.float32),
+}
+
+
 def weights_like(key: str, shape: tuple[int, ...]) -> np.ndarray:
     """float32 values that follow from the key, of a size that activations neither vanish nor explode under."""
     draw = np.random.default_rng(zlib.crc32(key.encode()))
@@ -82,7 +94,8 @@ def zoo_folder(tmp_path_factory):
             folder = tmp_path_factory.mktemp("zoo") / f"faster_rcnn_resnet{depth}_v1"
             variables = checkpoint_keys(depth, num_classes, share_boxes)
             arrays = {v.key: (v.full_name * named, weights_like(v.key, v.shape)) for v in variables}
-            tensorflow_checkpoints([(folder / "checkpoint", 0, arrays)])
+            kinds = {name: ("", array) for name, array in TYPES.items()}
+            tensorflow_checkpoints([(folder / "checkpoint", 0, arrays), (folder / "kinds", 12, kinds)])
             made[key] = folder
         return made[key]
 
@@ -90,13 +103,13 @@ def zoo_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def by_tensorflow():
-    return tensorflow_checkpoints
+def values():
+    return weights_like
 
 
 @pytest.fixture(scope="session")
-def values():
-    return weights_like
+def kinds():
+    return TYPES
 
 
 @pytest.fixture(scope="session")
