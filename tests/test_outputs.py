@@ -103,3 +103,21 @@ def test_a_file_is_whole_or_what_it_was(tmp_path, error):
     assert os.listdir(out.parent) == ["file"] and out.read_text() == "second"
     with pytest.raises(ResightError, match="cannot be written"), whole_file(out / "below"):
         pass
+
+
+def test_of_two_folders_made_at_the_same_time_the_first_stays_whole(tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(ResightError, match="by another process"), whole_folder(out, False, ours) as second:
+        (second / "b.ours").write_text("second")
+        with whole_folder(out, False, ours) as first:
+            (first / "a.ours").write_text("first")
+    assert os.listdir(tmp_path) == ["out"] and os.listdir(out) == ["a.ours"]
+
+
+def test_force_does_not_replace_what_came_in_the_meantime_and_is_not_ours(tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(ResightError, match="did not write"), whole_folder(out, True, ours) as folder:
+        (folder / "a.ours").write_text("")
+        out.mkdir()
+        (out / "photo.jpg").write_text("")
+    assert os.listdir(tmp_path) == ["out"] and os.listdir(out) == ["photo.jpg"]

@@ -8,19 +8,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .arguments import BOOL, NONE, NUMBER, PATH, TEXT, WHOLE, check_types
+from .arguments import BOOL, NONE, NUMBER, PATH, TEXT, WHOLE, Kinds, check_types
 from .errors import ResightError
 
 Split = str
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
-_OF_A_BOX = {
+_OF_A_BOX: dict[str, Kinds] = {
     "label": TEXT,
     **dict.fromkeys(("xmin", "ymin", "xmax", "ymax"), NUMBER),
     **dict.fromkeys(("difficult", "occluded", "crowd"), BOOL),
     "area": NUMBER + NONE,
 }
-_OF_AN_ANNOTATION = {
+_OF_AN_ANNOTATION: dict[str, Kinds] = {
     "image": (*PATH, bytes),
     **dict.fromkeys(("width", "height"), WHOLE + NONE),
     **dict.fromkeys(("filename", "source_id", "where"), TEXT),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import uuid
@@ -56,10 +57,16 @@ def whole_folder(out: str | os.PathLike[str], force: bool, is_ours: Callable[[Pa
     try:
         partial.mkdir(parents=True)
         yield partial
-        if target.is_dir():
+        # A folder replaces an empty one only: of two that were made at the same time the second is refused.
+        if force and target.is_dir():
+            check_output(target, force, is_ours)
             os.rename(target, replaced)
         os.rename(partial, target)
     except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and error.filename2 == str(target):
+            raise ResightError(
+                "was written by another process in the meantime, and is kept", where=out, fix="Choose another folder."
+            ) from error
         where = str(error.filename or target).replace(str(partial), str(target))
         raise ResightError(f"cannot be written: {error.strerror or error}", where=where) from error
     finally:

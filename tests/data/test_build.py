@@ -405,3 +405,14 @@ def test_what_is_no_source_or_no_annotations(tmp_path: Path, given) -> None:
     for function in (build_data, write_records):
         with pytest.raises(ResightError):
             function(given, tmp_path / "out")
+
+
+def test_of_two_builds_at_the_same_time_one_wins_and_nothing_is_mixed(photos: list[Annotation], tmp_path: Path) -> None:
+    def others_first():
+        write_records(photos[:20], tmp_path / "out")
+        yield from photos
+
+    with pytest.raises(ResightError, match="by another process"):
+        write_records(others_first(), tmp_path / "out")
+    assert sum(len(split) for split in open_records(tmp_path / "out").splits.values()) == 20
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "photos"]
