@@ -51,6 +51,39 @@ def test_whatever_form_an_image_comes_in_the_same_is_found(detector, images, tmp
     assert same(detector(grey, score=0), detector(np.stack([images[0][..., 0]] * 3, -1), score=0))
 
 
+def test_sixteen_bits_are_the_same_from_a_file_and_from_memory(detector, images, tmp_path):
+    Image.fromarray(images[0][..., 0].astype(np.uint16) << 8).save(tmp_path / "deep.png")
+    opened = Image.open(tmp_path / "deep.png")
+    assert opened.mode == "I;16"
+    found = detector(np.stack([images[0][..., 0]] * 3, -1), score=0)
+    assert same(detector(opened, score=0), found) and same(detector(tmp_path / "deep.png", score=0), found)
+
+
+def test_an_opened_image_that_ends_too_early_is_named(detector, images, tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(images[0]).save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(ResightError, match="truncated") as caught:
+        detector(Image.open(path))
+    assert caught.value.where == str(path)
+
+
+@pytest.mark.parametrize("score", [-0.1, 1.5, float("nan"), "high", [0.5]])
+def test_a_score_is_a_share_of_one(detector, images, score):
+    with pytest.raises(ResightError, match="score: must be a number from 0 to 1"):
+        detector(images[0], score)
+    with pytest.raises(ResightError, match="iou: must be a number from 0 to 1"):
+        detector.set_nms(score)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"model": 3}, {"model": None}, {"model": ""}, {"device": 0}, {"labels": 1.5}], ids=str
+)
+def test_what_names_no_model_is_refused(untrained, wrong):
+    with pytest.raises(ResightError, match=f"^load: {next(iter(wrong))} is "):
+        load(**{"model": untrained, **wrong})
+
+
 def test_detections_are_what_is_promised(detector, images):
     for found in detector(images, score=0):
         assert (found.boxes.dtype, found.scores.dtype, found.labels.dtype) == (np.float32, np.float32, np.int64)
@@ -88,7 +121,7 @@ def test_the_operating_point_decides_unless_a_score_is_given(detector, images):
     assert same(detector(images[0]), everything.above(0.3))
     level = float(np.median(everything.scores))
     assert 0 < len(detector(images[0], score=level)) < len(everything)
-    assert len(detector(images[0], score=1.01)) == 0
+    assert len(detector(images[0], score=1)) == 0
 
 
 def test_without_an_operating_point_it_is_half(untrained, tmp_path):
@@ -154,7 +187,10 @@ def test_another_suppression_can_be_asked_for(untrained, images):
 
 def test_losses_depend_neither_on_order_nor_on_what_was_before(detector, split):
     def losses(order):
-        return {index: detector.losses(split[index], split.labels(split[index])) for index in order}
+        return {
+            index: detector.losses(split[index], split.labels(split[index]), decode(split[index].encoded))
+            for index in order
+        }
 
     first = losses(range(4))
     torch.rand(5)
@@ -164,9 +200,17 @@ def test_losses_depend_neither_on_order_nor_on_what_was_before(detector, split):
     assert len({found["loss_classifier"] for found in first.values()}) == 4
 
 
+def test_losses_are_of_the_image_that_was_decoded(detector, split):
+    record, labels = split[0], split.labels(split[0])
+    image = decode(record.encoded)
+    losses = detector.losses(record, labels, image)
+    assert detector.losses(replace(record, encoded=b""), labels, image) == losses
+    assert detector.losses(record, labels, 255 - image) != losses
+
+
 def test_losses_of_an_image_without_known_objects(detector, split):
     nothing = np.full(len(split[1].boxes), -1, np.int64)
-    losses = detector.losses(split[1], nothing)
+    losses = detector.losses(split[1], nothing, decode(split[1].encoded))
     assert losses["loss_box_reg"] == losses["loss_rpn_box_reg"] == 0 < losses["loss_classifier"]
 
 
@@ -201,9 +245,10 @@ def test_weights_that_do_not_fit_their_description_are_refused(untrained, tmp_pa
 
 
 def test_a_device_that_is_not_there_is_refused(untrained):
-    for device in ("cuda:9", "gpu"):
-        with pytest.raises(ResightError, match=f"device '{device}' cannot be used here"):
+    for device in ("cuda:9", "gpu", "meta", "mps", "cpu:1", "CPU"):
+        with pytest.raises(ResightError, match=f"there is no device '{device}' here") as caught:
             load(untrained, device)
+        assert caught.value.fix.startswith("Choose auto or cpu")
 
 
 def test_an_array_is_taken_as_it_is():

@@ -1,4 +1,7 @@
-"""A trained model ready to use: ``resight.load(MODEL)``."""
+"""A trained model ready to use: ``resight.load(MODEL)``.
+
+PyTorch is imported where it is used: an exported model needs none, and is ready seconds earlier without.
+"""
 
 from __future__ import annotations
 
@@ -9,29 +12,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
-import torch
 from PIL import ImageOps
 
+from .arguments import NONE, PATH, TEXT, check_types
 from .boxes import Detections
-from .data.dataset import to_sample
 from .data.example import Record
-from .data.images import read_image
-from .data.target import Target
+from .data.images import read_image, to_rgb
 from .errors import ResightError
 from .labels import read_label_map
-from .models.build import device_of
-from .models.checkpoints import ModelCard, find_checkpoint, load_checkpoint
-from .models.faster_rcnn import FasterRCNN, rescale
 from .random_streams import stream_seed
 
 if TYPE_CHECKING:
+    import torch
     from PIL.Image import Image
+
+    from .models.build import Model
+    from .models.checkpoints import ModelCard
 
     ImageLike = str | os.PathLike[str] | np.ndarray | Image
 
 log = logging.getLogger(__name__)
 
 DEFAULT_SCORE = 0.5
+_TYPES = {"model": PATH, "device": TEXT, "labels": PATH + NONE}
 
 
 class Detector:
@@ -45,7 +48,7 @@ class Detector:
         selected_on: the split on which training chose these weights, where that is known.
     """
 
-    model: FasterRCNN
+    model: Model
     device: torch.device
 
     def __init__(
@@ -57,7 +60,7 @@ class Detector:
 
     @classmethod
     def of(
-        cls, model: FasterRCNN, card: ModelCard, device: torch.device, name: str = "", selected_on: str | None = None
+        cls, model: Model, card: ModelCard, device: torch.device, name: str = "", selected_on: str | None = None
     ) -> Detector:
         """The detector of a model in memory; the model is used as it is, not copied."""
         detector = cls(card.label_map.names, card.score, name, selected_on)
@@ -78,8 +81,9 @@ class Detector:
         Returns: the detections of the image, or a list of them for a list.
 
         Raises:
-            ResightError: an image cannot be read, or an array is of another shape or type.
+            ResightError: an image cannot be read, an array is of another shape or type, or ``score`` is no share of 1.
         """
+        check_share(score, "score")
         if isinstance(images, list | tuple):
             return [self(image, score) for image in images]
         array, file = as_array(images)
@@ -88,13 +92,13 @@ class Detector:
 
     def set_nms(self, iou: float | None = None, class_agnostic: bool = False) -> None:
         """Changes the last suppression: the IoU above which the weaker box goes, and whether classes compete."""
-        if iou is not None:
-            self.model.limits = replace(self.model.limits, nms_iou=iou)
-        if class_agnostic:
-            self.model.limits = replace(self.model.limits, class_agnostic_nms=True)
+        check_share(iou, "iou")
+        self.model.set_nms(iou, class_agnostic)
 
     def detect(self, image: np.ndarray) -> Detections:
         """All detections of ``image`` ``[H, W, 3]`` uint8 RGB of score .001 or more, at most 100."""
+        import torch
+
         tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
         with torch.inference_mode():
             (found,) = self.model([tensor.to(self.device)])
@@ -107,39 +111,55 @@ class Detector:
             image.shape[0],
         )
 
-    def losses(self, record: Record, labels: np.ndarray) -> dict[str, float] | None:
+    def losses(self, record: Record, labels: np.ndarray, image: np.ndarray) -> dict[str, float] | None:
         """The losses of one record whose boxes are of class indices ``labels`` ``[N]``; -1 is no class of ours.
+
+        ``image`` ``[H, W, 3]`` uint8 is the record's, decoded.
 
         Minibatches are drawn by the name of the image, so the losses do not depend on the order of the records.
         None where the model cannot tell (an export holds no losses).
         """
-        sample = to_sample(record, labels, record.filename)
-        image = self.model.resize(sample.image.to(self.device))
-        size = (sample.image.shape[1], sample.image.shape[2])
-        boxes = rescale(sample.boxes, size, (image.shape[1], image.shape[2]))
+        import torch
+
+        from .data.dataset import to_sample
+        from .data.target import Target
+        from .models.faster_rcnn import rescale
+
+        sample = to_sample(record, labels, image)
+        resized = self.model.resize(sample.image.to(self.device))
+        boxes = rescale(sample.boxes, (image.shape[0], image.shape[1]), (resized.shape[1], resized.shape[2]))
         seed = stream_seed(0, f"losses of {record.source_id}")
         with torch.inference_mode():
-            losses = self.model.losses([image], [Target(boxes, sample.labels, sample.crowd, seed)])
+            losses = self.model.losses([resized], [Target(boxes, sample.labels, sample.crowd, seed)])
         return {name: float(value) for name, value in losses.items()}
 
 
 def load(
     model: str | os.PathLike[str], device: str = "auto", *, labels: str | os.PathLike[str] | None = None
 ) -> Detector:
-    """The detector of a run folder (best checkpoint, else last), a ``.safetensors`` checkpoint or an ``.onnx`` file.
+    """The detector of a run folder (best checkpoint, else last), a ``.safetensors`` checkpoint, an ``.onnx`` file or a
+    SavedModel with TFOD's signature.
 
     Args:
-        device: "auto", "cpu", "cuda" or "cuda:N"; an ``.onnx`` runs on the CPU.
+        device: "auto", "cpu", "cuda" or "cuda:N"; an exported model runs on the CPU.
         labels: label map that names the classes in the model's order, instead of the names stored with it.
 
     Raises:
         ResightError: there is no such model, it is damaged, or the device cannot be used.
     """
+    check_types({"model": model, "device": device, "labels": labels}, _TYPES, "load")
     path = Path(model)
     if path.suffix == ".onnx":
         from .exporting.onnx_model import load_onnx
 
         return load_onnx(path, labels)
+    from .exporting.saved_model_detector import find_saved_model, load_saved_model
+
+    if saved_model := find_saved_model(path):
+        return load_saved_model(saved_model, labels)
+    from .models.build import device_of
+    from .models.checkpoints import find_checkpoint, load_checkpoint
+
     path = find_checkpoint(model)
     checkpoint = load_checkpoint(path)
     net = checkpoint.card.build()
@@ -153,6 +173,15 @@ def load(
     detector = Detector.of(net.to(target).eval(), checkpoint.card, target, str(path), selected_on)
     detector.classes = class_names(detector.classes, labels)
     return detector
+
+
+def check_share(value: float | None, name: str) -> None:
+    """
+    Raises:
+        ResightError: ``value`` is neither None nor a number from 0 to 1.
+    """
+    if value is not None and not (isinstance(value, int | float | np.number) and 0 <= value <= 1):
+        raise ResightError(f"must be a number from 0 to 1, not {value!r:.80}", where=name)
 
 
 def class_names(stored: tuple[str, ...], labels: str | os.PathLike[str] | None) -> tuple[str, ...]:
@@ -174,8 +203,12 @@ def as_array(image: Any) -> tuple[np.ndarray, str]:
     if isinstance(image, str | os.PathLike):
         return read_image(image), os.fspath(image)
     if hasattr(image, "convert"):
-        upright = ImageOps.exif_transpose(image)
-        return np.array(upright.convert("RGB")), str(getattr(image, "filename", ""))
+        file = str(getattr(image, "filename", ""))
+        try:
+            upright = ImageOps.exif_transpose(image)
+        except Exception as error:  # PIL reads the pixels now, and its parsers raise nearly anything on damaged bytes
+            raise ResightError(f"the image is truncated or damaged: {error}", where=file) from error
+        return np.array(to_rgb(upright, file)), file
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
         if not image.size:
             raise ResightError(f"the image array is empty: {image.shape}")

@@ -126,7 +126,7 @@ def test_a_sample_leaves_out_what_training_cannot_use(split):
         boxes=np.array(boxes, np.float32),
         crowd=np.array([False, False, False, True, False]),
     )
-    sample = to_sample(record, np.array([1, 0, 0, 0, -1]))
+    sample = to_sample(record, np.array([1, 0, 0, 0, -1]), decode(record.encoded))
     # Without area, not a number, and of no class of ours: gone. Outside: cut at the border.
     assert sample.boxes.tolist() == [[1, 2, 30, 40], [0, 50, 96, 64]]
     assert sample.labels.tolist() == [1, 0] and sample.crowd.tolist() == [False, True]

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ from PIL import Image
 from resight.boxes import Detections
 from resight.config import Config, to_toml
 from resight.data.example import Record, encode_example
+from resight.data.images import decode
 from resight.data.records import open_records
 from resight.data.tfrecord import TFRecordWriter
 from resight.errors import ResightError
@@ -82,7 +84,8 @@ class Oracle:
         labels = np.array([self.classes.index(row[4]) for row in rows], np.int64)
         return Detections(boxes, np.array([row[5] for row in rows], np.float32), labels, self.classes, 80, 60)
 
-    def losses(self, record, labels):
+    def losses(self, record, labels, image):
+        assert np.array_equal(image, decode(record.encoded))
         assert [self.classes[label] if label >= 0 else "yield" for label in labels] == list(record.label_texts)
         return {"loss": float(record.filename[0]), "box": 1.0}
 
@@ -96,8 +99,13 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture
 def model(monkeypatch):
     detector = Oracle()
-    stand_in = SimpleNamespace(load=lambda model, device="auto": detector)
-    monkeypatch.setitem(sys.modules, "resight.detector", stand_in)
+    detector.loaded = []
+
+    def load(*arguments, **options):
+        detector.loaded.append((arguments, options))
+        return detector
+
+    monkeypatch.setitem(sys.modules, "resight.detector", SimpleNamespace(load=load))
     return detector
 
 
@@ -209,7 +217,7 @@ def test_any_other_model_needs_data(tmp_path, run, monkeypatch):
 
 
 def test_a_model_without_losses(run, model):
-    model.losses = lambda record, labels: None
+    model.losses = lambda record, labels, image: None
     evaluation = evaluate(run)
     assert evaluation.metrics["losses"] == {}
     assert "Losses" not in evaluation.text()
@@ -259,11 +267,14 @@ def test_all_bad_requirements_are_listed():
     assert "map50" in str(error.value) and "AP75=x" in str(error.value)
 
 
-def test_a_run_is_measured_again_and_again(run):
+def test_a_run_is_measured_again_and_again_and_each_split_has_a_place_of_its_own(run):
     path = run / "evaluation" / "metrics.json"
-    for split in ("test", "train", "test"):
-        assert evaluate(run, split=split).path == str(path)
-        assert json.loads(path.read_text())["split"] == split
+    for split, place in (("test", path), ("train", run / "evaluation" / "train" / "metrics.json")):
+        for ignore_difficult in (False, True):
+            assert evaluate(run, split=split, ignore_difficult=ignore_difficult).path == str(place)
+            written = json.loads(place.read_text())
+            assert (written["split"], written["ignore_difficult"]) == (split, ignore_difficult)
+    assert json.loads(path.read_text())["split"] == "test"
     path.write_text('{"other": "program"}')
     with pytest.raises(ResightError, match="not written by Resight"):
         evaluate(run)
@@ -318,15 +329,34 @@ def test_an_image_that_cannot_be_decoded(run, tmp_path):
     assert "cannot be decoded: 1 of the images" in evaluation.text()
 
 
-def test_label_map_names_the_classes(run, model, tmp_path):
-    (tmp_path / "names.pbtxt").write_text(to_pbtxt(LabelMap.from_names(["yield", "signalAhead", "stop"])))
-    model.losses = lambda record, labels: None
-    metrics = evaluate(run, labels="names.pbtxt").metrics
-    assert list(metrics["per_class"]) == ["yield", "signalAhead", "stop"]
-    assert metrics["per_class"]["yield"]["AP50"] == 0.0  # it says "yield" where a stop sign stands
-    (tmp_path / "short.pbtxt").write_text(to_pbtxt(LabelMap.from_names(["stop"])))
-    with pytest.raises(ResightError, match="names 1 classes, but the model has 3"):
-        evaluate(run, out="b", labels="short.pbtxt")
+def test_the_label_map_and_the_device_are_the_detectors(run, model):
+    evaluate(run, labels="names.pbtxt", device="cpu")
+    assert model.loaded == [((run, "cpu"), {"labels": "names.pbtxt"})]
+
+
+def test_a_run_without_checkpoints_says_so(run, tmp_path, monkeypatch):
+    monkeypatch.undo()  # the loader itself
+    shutil.rmtree(run / "checkpoints")
+    for data in (None, tmp_path / "records"):
+        with pytest.raises(ResightError, match="holds no checkpoint") as error:
+            evaluate(run, data)
+        assert error.value.where == str(run)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"model": None}, "model is None"),
+        ({"data": 3}, "data is 3"),
+        ({"require": "AP50=.8"}, "require is 'AP50=.8'"),
+        ({"split": ""}, "split is empty"),
+        ({"out": ""}, "out is empty"),
+    ],
+    ids=str,
+)
+def test_wrong_arguments_are_named(run, wrong, words):
+    with pytest.raises(ResightError, match=f"^evaluate: {words}"):
+        evaluate(**{"model": run, **wrong})
 
 
 def test_no_object_at_all(run, tmp_path):

@@ -84,9 +84,10 @@ class TrainingSet(Dataset[TrainingExample | ResightError]):
     def __getitem__(self, item: Item) -> TrainingExample | ResightError:
         try:
             record = self.split[item.record]
-            sample = to_sample(record, self.split.labels(record), self.split.where(item.record))
+            image = decode(record.encoded, self.split.where(item.record))
         except ResightError as error:
             return error
+        sample = to_sample(record, self.split.labels(record), image)
         seed, config = self.config.train.seed, self.config
         generator = torch_stream(seed, "augment", item.epoch, item.record)
         if config.model.is_tfod:
@@ -123,22 +124,18 @@ class EndlessBatches:
             yield from epoch_batches(self.seed, epoch, self.sizes, self.batch_size)[skip if epoch == first else 0 :]
 
 
-def to_sample(record: Record, labels: np.ndarray, where: str = "") -> Sample:
-    """The decoded image with the boxes of known classes.
+def to_sample(record: Record, labels: np.ndarray, image: np.ndarray) -> Sample:
+    """The decoded ``image`` ``[H, W, 3]`` uint8 of the record with the boxes of known classes.
 
     Boxes without area or with a NaN are left out (``data check`` lists them).
-
-    Raises:
-        ResightError: the image cannot be decoded.
     """
-    image = torch.from_numpy(decode(record.encoded, where)).permute(2, 0, 1)
-    height, width = image.shape[1:]
+    height, width = image.shape[:2]
     record = on_image(record, height, width)
     boxes = np.clip(np.nan_to_num(record.boxes), 0, [width, height, width, height]).astype(np.float32)
     keep = (labels >= 0) & np.isfinite(record.boxes).all(1)
     keep &= (boxes[:, 2] - boxes[:, 0] > 0.5) & (boxes[:, 3] - boxes[:, 1] > 0.5)
     return Sample(
-        image,
+        torch.from_numpy(image).permute(2, 0, 1),
         torch.from_numpy(boxes[keep]),
         torch.from_numpy(labels[keep].astype(np.int64)),
         torch.from_numpy(record.crowd[keep]),

@@ -109,7 +109,7 @@ def decode(data: bytes, where: object = "") -> np.ndarray:
     Raises:
         ResightError: as ``open_image``, or the pixel data is truncated or damaged.
     """
-    return np.array(_rgb(_load(data, where), where))
+    return np.array(to_rgb(_load(data, where), where))
 
 
 def upright(data: bytes, where: object = "") -> bytes:
@@ -135,7 +135,7 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     """Reads a file as ``[H, W, 3]`` uint8 RGB, upright. Raises ResightError as ``decode``, or if it cannot be read."""
     data = read_bytes(path)
     image = _load(data, path)
-    rgb = _rgb(image, path)
+    rgb = to_rgb(image, path)
     orientation = _orientation(image, io.BytesIO(data))
     return np.array(rgb if orientation == 1 else rgb.transpose(_TRANSPOSE[orientation]))
 
@@ -173,7 +173,12 @@ def _load(data: bytes, where: object) -> Image.Image:
     return image
 
 
-def _rgb(image: Image.Image, where: object) -> Image.Image:
+def to_rgb(image: Image.Image, where: object = "") -> Image.Image:
+    """The image in 8-bit RGB, as ``decode`` has it; ``image`` itself where it is that.
+
+    Raises:
+        ResightError: the pixels are damaged, or have no conversion.
+    """
     if image.mode == "RGB":
         return image
     try:

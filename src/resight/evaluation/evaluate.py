@@ -6,16 +6,17 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..arguments import BOOL, NAMES, NONE, PATH, TEXT, check_types
 from ..boxes import Detections
 from ..config import DataConfig, load_config
 from ..errors import ResightError, counted, listed, nearest
+from ..outputs import whole_file
 from ..progress import track
 from . import report
 from .coco import MEASURES, CocoMetrics, GroundTruth, coco_metrics
@@ -26,6 +27,13 @@ if TYPE_CHECKING:
     from ..data.records import Records, RecordSplit
 
 METRICS_FILE = "metrics.json"
+_TYPES = {
+    "model": PATH,
+    **dict.fromkeys(("data", "out", "labels"), PATH + NONE),
+    **dict.fromkeys(("split", "device"), TEXT),
+    "require": NAMES,
+    **dict.fromkeys(("ignore_difficult", "force"), BOOL),
+}
 
 
 @dataclass(frozen=True)
@@ -78,12 +86,13 @@ def evaluate(
         model: a run folder, a checkpoint or an exported model.
         data: records folder; by default the one the run was trained with.
         split: "train", "val" or "test".
-        out: folder of ``metrics.json``; by default ``evaluation`` in the run folder, else in the current one.
+        out: folder of ``metrics.json``; by default ``evaluation`` in the run folder, else in the current one, and of
+            other splits than "test" a folder with the split's name in that.
         require: lower bounds such as ``"AP50=.80"`` on the 12 numbers; what is below is listed in ``missed``.
         ignore_difficult: difficult objects count neither as found nor as missed.
         device: "auto", "cpu", "cuda" or "cuda:N".
         labels: label map that names the classes, in the model's order.
-        force: replace the ``metrics.json`` of an earlier evaluation; that of the run itself is replaced anyway.
+        force: replace the ``metrics.json`` of an earlier evaluation; in the run folder it is replaced anyway.
 
     Raises:
         ResightError: the model or the data cannot be used, a record is damaged, or the output cannot be written.
@@ -94,15 +103,15 @@ def evaluate(
     from ..data.records import open_configured
     from ..detector import load
 
+    check_types(locals(), _TYPES, "evaluate")
     bounds = parse_requirements(require)
     run = run_folder(model)
-    path = _output(out, run, force)
+    path = _output(out, run, split, force)
+    detector = load(model, device, labels=labels)  # what is no model needs no data
     source, same_path = _data_of(model, run, data)
     records = open_configured(source)
     part = _split_of(records, split)
-    detector = load(model, device=device)
-    classes = _class_names(detector.classes, labels)
-    translate = ClassNames(records, classes)
+    translate = ClassNames(records, detector.classes)
     losses: list[dict[str, float]] = []
     undecoded: list[str] = []
 
@@ -116,12 +125,14 @@ def evaluate(
                     raise
                 undecoded.append(f"{error.where}: {error.message}")
                 continue
-            labels = translate(part.labels(record), record)
-            yield GroundTruth.of_record(on_image(record, *image.shape[:2]), labels), image
-            losses.append(detector.losses(record, labels) or {})
+            known = translate(part.labels(record), record)
+            yield GroundTruth.of_record(on_image(record, *image.shape[:2]), known), image
+            losses.append(detector.losses(record, known, image) or {})
 
     stored = detector.score if detector.has_score else None
-    measured, point = measure(detector.detect, pairs(), classes, ignore_difficult=ignore_difficult, score=stored)
+    measured, point = measure(
+        detector.detect, pairs(), detector.classes, ignore_difficult=ignore_difficult, score=stored
+    )
     metrics = report.as_dict(
         measured,
         point,
@@ -135,7 +146,9 @@ def evaluate(
         ignore_difficult=ignore_difficult,
         unknown_classes=dict(translate.unknown),
     )
-    _write(path, metrics)
+    with whole_file(path) as file:
+        text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False)
+        file.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
     own = _trained_on(run, records, same_path)
     notes = [*translate.notes(), *_data_notes(records, undecoded), *_split_note(split, detector.selected_on, own)]
     return Evaluation(metrics, missed(metrics, bounds), str(path), notes)
@@ -264,17 +277,6 @@ def _split_of(records: Records, split: str) -> RecordSplit:
     return records.splits[split]
 
 
-def _class_names(classes: Sequence[str], labels: str | os.PathLike[str] | None) -> tuple[str, ...]:
-    if labels is None:
-        return tuple(classes)
-    from ..labels import read_label_map
-
-    names = read_label_map(labels).names
-    if len(names) != len(classes):
-        raise ResightError(f"names {len(names)} classes, but the model has {len(classes)}", where=labels)
-    return names
-
-
 def _means(losses: Sequence[dict[str, float]]) -> dict[str, float]:
     names = dict.fromkeys(name for one in losses for name in one)
     return {name: float(np.mean([one[name] for one in losses if name in one])) for name in names}
@@ -302,9 +304,9 @@ def _split_note(split: str, selected_on: str | None, own: bool | None) -> list[s
     ]
 
 
-def _output(out: str | os.PathLike[str] | None, run: Path | None, force: bool) -> Path:
+def _output(out: str | os.PathLike[str] | None, run: Path | None, split: str, force: bool) -> Path:
     """The file to write; refused before the work starts where something is in its place."""
-    folder = Path(out) if out is not None else (run or Path()) / "evaluation"
+    folder = Path(out) if out is not None else (run or Path()) / "evaluation" / ("" if split == "test" else split)
     path = folder / METRICS_FILE
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
@@ -328,15 +330,3 @@ def _is_ours(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and {"mAP", "operating_point"} <= content.keys()
-
-
-def _write(path: Path, metrics: dict[str, Any]) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise ResightError(f"cannot be written: {error.strerror}", where=path) from error

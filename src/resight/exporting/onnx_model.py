@@ -35,7 +35,7 @@ class OnnxDetector(Detector):
         height, width = image.shape[:2]
         return Detections(boxes, scores, labels, self.classes, width, height)
 
-    def losses(self, record: Record, labels: np.ndarray) -> None:
+    def losses(self, record: Record, labels: np.ndarray, image: np.ndarray) -> None:
         return None
 
 

@@ -44,7 +44,7 @@ class SavedModelDetector(Detector):
         found = self.session.run(self.input, self._given(image))
         return detections_of(found, self.classes, image.shape[1], image.shape[0])
 
-    def losses(self, record: Record, labels: np.ndarray) -> None:
+    def losses(self, record: Record, labels: np.ndarray, image: np.ndarray) -> None:
         return None
 
     def _given(self, image: np.ndarray) -> np.ndarray | bytes:
