@@ -91,10 +91,11 @@ def test_an_image_that_cannot_be_read_is_counted_and_named(untrained, photos, tm
     broken.write_bytes((photos / "a" / "1.png").read_bytes()[:300])
     report = predict(untrained, [tmp_path / "photos"], tmp_path / "out")
     assert report.unread == (str(broken),) and len(report.result["images"]) == 3
-    assert f"1 images could not be read: {broken}" in report.text()
+    assert report.text().startswith("3 images; ")
+    assert f"1 image could not be read: {broken}" in report.text()
     assert str(broken) in caplog.text
     assert not (tmp_path / "out" / "0.jpg").exists()
-    with pytest.raises(ResightError, match="none of 1 images could be read"):
+    with pytest.raises(ResightError, match="could not be read, and there is no other image"):
         predict(untrained, [broken], tmp_path / "nothing")
     assert not (tmp_path / "nothing").exists()
 
@@ -106,7 +107,7 @@ def test_the_command_exits_1_where_an_image_could_not_be_read(untrained, photos,
     words = ["predict", str(untrained), str(photos / "a"), "-o", str(tmp_path / "out")]
     assert CliRunner().invoke(app, words).exit_code == 0
     said = CliRunner().invoke(app, [*words, str(tmp_path / "broken.jpg"), "--force"])
-    assert said.exit_code == 1 and "1 images could not be read" in said.stdout
+    assert said.exit_code == 1 and "1 image could not be read" in said.stdout
 
 
 def test_names_of_files_need_not_be_text(untrained, photos, tmp_path):
@@ -184,6 +185,55 @@ def test_folders_give_their_images_and_each_once(photos):
     assert find_images([photos]) == [a, b, deep]
     assert find_images([b, str(photos), photos / "b"]) == [b, a, deep]
     assert find_images([photos / "b/notes.txt"]) == [photos / "b/notes.txt"]  # asked for by name: it will be read
+
+
+def test_one_input_needs_no_list(untrained, photos, tmp_path):
+    report = predict(untrained, str(photos / "a"), tmp_path / "out")
+    assert [image["file"] for image in report.result["images"]] == [str(photos / "a" / "1.png")]
+    assert report.text().startswith("1 image; ")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"model": 3}, "predict: model is 3"),
+        ({"inputs": None}, "predict: inputs is None"),
+        ({"inputs": [3]}, "INPUT: number 1 is 3"),
+        ({"inputs": ["a.jpg", ""]}, "INPUT: number 2 is empty"),
+        ({"inputs": []}, "INPUT: there is none"),
+        ({"out": ""}, "predict: out is empty"),
+        ({"out": None}, "predict: out is None"),
+        ({"score": "high"}, "predict: score is 'high'"),
+        ({"score": 7}, "score: must be a number from 0 to 1"),
+        ({"nms_iou": -1}, "nms_iou: must be a number from 0 to 1"),
+    ],
+    ids=str,
+)
+def test_wrong_arguments_are_named(untrained, photos, tmp_path, wrong, words):
+    with pytest.raises(ResightError) as caught:
+        predict(**{"model": untrained, "inputs": [photos], "out": tmp_path / "out", **wrong})
+    assert str(caught.value).startswith(words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_end_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for path in (tmp_path / "pipe.jpg", os.devnull):
+        with pytest.raises(ResightError, match="is neither a file nor a folder"):
+            find_images([path])
+
+
+def test_a_folder_that_cannot_be_read_is_not_left_out(photos, monkeypatch):
+    scandir = os.scandir
+
+    def locked(path):
+        if str(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    with pytest.raises(ResightError, match="deep: cannot be read: Permission denied"):
+        find_images([photos])
 
 
 def test_inputs_that_are_not_there_are_all_named(photos, tmp_path):

@@ -39,7 +39,7 @@ def test_runs_stand_side_by_side(runs):
     assert (a["watched"], a["measured"]) == ({"mAP": 0.5, "AP50": 0.9}, {"mAP": 0.4, "AP50": 0.8})
     assert (b["steps"], b["checkpoint"], b["watched"], b["measured"], b["problems"]) == (None, "", {}, {}, [])
     assert (c["steps"], c["checkpoint"]) == (30, "last")
-    assert c["problems"] == ["metrics.jsonl: 1 lines cannot be read"]
+    assert c["problems"] == ["metrics.jsonl: 1 line cannot be read"]
     assert best_run([a, b, c]) == c["path"] and best_run([b]) == ""
 
 
@@ -49,7 +49,7 @@ def test_the_table_has_a_line_for_each_run_and_names_problems(runs):
     assert a.split()[-4:] == ["0.500", "0.900", "0.400", "0.800"]
     assert b.split()[-4:] == ["-"] * 4 and "none" in b.split()
     assert c.split()[-4:] == ["0.600", "0.900", "-", "-"]
-    assert f"{runs / 'c'}: metrics.jsonl: 1 lines cannot be read" in rest
+    assert f"{runs / 'c'}: metrics.jsonl: 1 line cannot be read" in rest
 
 
 @pytest.mark.parametrize("evaluation", ['{"split": "val", "mAP": 0.4, "AP50": 0.8}', '{"mAP": 0.4, "AP50": 0.8}'])
@@ -67,6 +67,10 @@ def test_what_holds_no_run_is_refused(runs):
         read_runs(runs / "notes")
     with pytest.raises(ResightError, match="there is no such folder"):
         read_runs(runs / "none")
+    with pytest.raises(ResightError, match="is a file"):
+        read_runs(runs / "a" / "config.toml")
+    with pytest.raises(ResightError, match="folder is 3"):
+        read_runs(3)
 
 
 CONTENT = st.binary(max_size=40) | st.sampled_from(

@@ -6,24 +6,34 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from PIL import Image
 
+from .arguments import BOOL, NAMES, NONE, NUMBER, PATH, TEXT, check_types
 from .boxes import Detections
 from .data.images import IMAGE_SUFFIXES, read_image
-from .detector import load
+from .detector import check_share, load
 from .drawing import draw
-from .errors import ResightError, listed
+from .errors import ResightError, counted, listed
 from .outputs import check_output, whole_folder
 from .progress import track
 
 log = logging.getLogger(__name__)
 
+_TYPES = {
+    "model": PATH,
+    "inputs": (*PATH, *NAMES),
+    "out": PATH,
+    **dict.fromkeys(("score", "nms_iou"), NUMBER + NONE),
+    **dict.fromkeys(("class_agnostic_nms", "force"), BOOL),
+    "device": TEXT,
+    "labels": PATH + NONE,
+}
 LISTED_SCORE = 0.05  # detections.json holds everything of this score or more
 RESULT = "detections.json"
 
@@ -45,9 +55,9 @@ class PredictReport:
     def text(self) -> str:
         shown = [d["label"] for image in self.result["images"] for d in image["detections"] if d["score"] >= self.score]
         counts = ", ".join(f"{name} {count:,}" for name, count in Counter(shown).most_common()) or "nothing"
-        lines = [f"{len(self.result['images']):,} images; at score {self.score:.2f} or more: {counts}"]
+        lines = [f"{counted(len(self.result['images']), 'image')}; at score {self.score:.2f} or more: {counts}"]
         if self.unread:
-            lines.append(f"{len(self.unread):,} images could not be read: {listed(self.unread, 5)}")
+            lines.append(f"{counted(len(self.unread), 'image')} could not be read: {listed(self.unread, 5)}")
         return "\n".join(lines)
 
     def json(self) -> dict[str, Any]:
@@ -60,7 +70,7 @@ class PredictReport:
 
 def predict(
     model: str | os.PathLike[str],
-    inputs: Sequence[str | os.PathLike[str]],
+    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str] = "predictions",
     *,
     score: float | None = None,
@@ -74,7 +84,7 @@ def predict(
 
     Args:
         model: a run folder, a checkpoint or an exported model.
-        inputs: image files, and folders whose images are all taken.
+        inputs: image files, and folders whose images are all taken; or one of them.
         score: threshold of what is drawn; by default the model's operating point.
         nms_iou: overlap above which the weaker of two boxes of a class goes; by default the model's.
         class_agnostic_nms: boxes of all classes compete.
@@ -84,9 +94,12 @@ def predict(
     Raises:
         ResightError: the model or an input does not exist, no image can be read, or ``out`` cannot be written.
     """
+    check_types(locals(), _TYPES, "predict")
+    check_share(score, "score")
+    check_share(nms_iou, "nms_iou")
     is_ours = _written_before(Path(out))
     check_output(out, force, is_ours)
-    files = find_images(inputs)
+    files = find_images([inputs] if isinstance(inputs, str | os.PathLike) else inputs)
     detector = load(model, device, labels=labels)
     detector.set_nms(nms_iou, class_agnostic_nms)
     threshold = detector.score if score is None else score
@@ -107,7 +120,7 @@ def predict(
             picture = draw(image, shown.boxes, shown.names, shown.scores)
             Image.fromarray(picture).save(folder / _picture_name(file, names), quality=92)
         if not found:
-            raise ResightError(f"none of {len(unread)} images could be read", where=listed(unread, 3))
+            raise ResightError("could not be read, and there is no other image", where=listed(unread, 3))
         result = {"model": detector.name, "classes": list(detector.classes), "score": threshold, "images": found}
         text = json.dumps(result, indent=1, ensure_ascii=False)
         # A file name need not be text; what is not becomes an escape of JSON.
@@ -119,21 +132,40 @@ def find_images(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
     """The files named, and the images of the folders named, with those of their subfolders, sorted.
 
     Raises:
-        ResightError: an input does not exist, or a folder holds no image.
+        ResightError: an input does not exist or is neither a file nor a folder, or a folder holds no image or cannot
+            be read.
     """
-    missing = [str(path) for path in inputs if not Path(path).exists()]
+    fix = "Name images or folders of images."
+    if not inputs:
+        raise ResightError("there is none", where="INPUT", fix=fix)
+    for number, path in enumerate(inputs, 1):
+        check_types({f"number {number}": path}, {f"number {number}": PATH}, "INPUT")
+    missing = [str(path) for path in inputs if not os.path.exists(path)]
     if missing:
-        raise ResightError(f"there is no {listed(missing)}", where="INPUT", fix="Name images or folders of images.")
+        raise ResightError(f"there is no {listed(missing)}", where="INPUT", fix=fix)
+    if odd := [str(path) for path in inputs if not os.path.isdir(path) and not os.path.isfile(path)]:
+        raise ResightError(f"{listed(odd)} is neither a file nor a folder", where="INPUT", fix=fix)
     files: list[Path] = []
     for path in map(Path, inputs):
         if not path.is_dir():
             files.append(path)
             continue
-        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+        try:
+            inside = sorted(file for file in _below(path) if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+        except OSError as error:
+            raise ResightError(f"cannot be read: {error.strerror}", where=error.filename or path) from error
         if not inside:
             raise ResightError("holds no image", where=path, fix=f"Images are {listed(sorted(IMAGE_SUFFIXES), 20)}.")
         files += inside
     return list(dict.fromkeys(files))
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    def stop(error: OSError) -> NoReturn:
+        raise error
+
+    for parent, _, names in os.walk(folder, onerror=stop):
+        yield from (Path(parent, name) for name in names)
 
 
 def _listed(detections: Detections) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import ResightError
+from .arguments import PATH, check_types
+from .errors import ResightError, counted
 
 WATCHED = ("mAP", "AP50")
 _MARKS = ("config.toml", "metrics.jsonl", "checkpoints")
@@ -26,7 +27,10 @@ def read_runs(folder: str | os.PathLike[str] = "runs") -> list[dict[str, Any]]:
     Raises:
         ResightError: the folder does not exist, or holds no run.
     """
+    check_types({"folder": folder}, {"folder": PATH}, "read_runs")
     root = Path(folder)
+    if root.exists() and not root.is_dir():
+        raise ResightError("is a file, and a folder of runs is asked for", where=root)
     if not root.is_dir():
         raise ResightError("there is no such folder", where=root, fix="resight train --data RECORDS makes a run.")
     try:
@@ -129,7 +133,7 @@ def _lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
         if isinstance(value, dict):
             lines.append(value)
     if damaged:
-        problems.append(f"{path.name}: {damaged} lines cannot be read")
+        problems.append(f"{path.name}: {counted(damaged, 'line')} cannot be read")
     return lines
 
 

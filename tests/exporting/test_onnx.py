@@ -111,6 +111,8 @@ def test_an_export_is_a_model(exported: Path) -> None:
     [
         ({"format": "onx"}, "Did you mean 'onnx'"),
         ({"out": "model.bin"}, "ends in .onnx"),
+        ({"out": None}, "export: out is None"),
+        ({"model": 3}, "export: model is 3"),
         ({"model": "nowhere"}, "no such model"),
     ],
 )

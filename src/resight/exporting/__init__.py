@@ -8,13 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
+from ..arguments import BOOL, NONE, PATH, TEXT, check_types
 from ..boxes import Detections
 from ..detector import Detector, load
 from ..errors import ResightError, nearest
 from ..outputs import check_file
 from ..random_streams import numpy_stream
 
-FORMATS = ("onnx",)
+FORMATS = ("onnx", "savedmodel")
+INPUT_TYPES = ("image_tensor", "encoded_image_string_tensor", "tf_example", "float_image_tensor")  # TFOD's names
+_TYPES = {"model": PATH, "format": TEXT, "out": PATH, "force": BOOL, "labels": PATH + NONE, "input_type": TEXT}
 SCORE_TOLERANCE, BOX_TOLERANCE = 1e-3, 0.1  # of the score, and pixels per 100 px of the image's longer side
 # One rounding can turn a decision of NMS between two boxes that overlap by all but its threshold.
 UNMATCHED_TOLERANCE = 0.01  # of the detections
@@ -31,6 +34,7 @@ class Parity:
         detections: compared, of score .05 or more.
         unmatched: detections of one model that the other has not, at any score within the tolerance.
         score, box: largest differences of the matched: of scores, and of corners in pixels per 100 px of the image.
+        may_be_none: the models have a threshold of their own, so both may rightly find nothing.
     """
 
     images: int
@@ -38,11 +42,12 @@ class Parity:
     unmatched: int
     score: float
     box: float
+    may_be_none: bool = False
 
     @property
     def ok(self) -> bool:
         alone = self.unmatched <= UNMATCHED_TOLERANCE * self.detections
-        return self.detections > 0 and alone and self.score <= SCORE_TOLERANCE and self.box <= BOX_TOLERANCE
+        return (self.detections > 0 or self.may_be_none) and alone and self.score <= SCORE_TOLERANCE and self.box <= BOX_TOLERANCE
 
     def text(self) -> str:
         verdict = "equal within the tolerance" if self.ok else "NOT equal within the tolerance"
@@ -74,28 +79,55 @@ def export(
     *,
     force: bool = False,
     labels: str | os.PathLike[str] | None = None,
+    input_type: str = INPUT_TYPES[0],
 ) -> ExportReport:
     """Writes ``model`` as ``format`` to ``out`` and compares the two on images of several sizes.
+
+    Args:
+        format: ``onnx``, or for the TFOD dialect ``savedmodel``: the folder that TFOD's own export writes.
+        input_type: what a client sends to a SavedModel.
 
     Raises:
         ResightError: the format is not known, the model cannot be exported, or ``out`` cannot be written.
     """
-    if format not in FORMATS:
-        raise ResightError(f"unknown format '{format}'", where="--format", fix=nearest(format, FORMATS) or "onnx")
-    if Path(out).suffix != ".onnx":
+    check_types(locals(), _TYPES, "export")
+    for value, known, option in ((format, FORMATS, "format"), (input_type, INPUT_TYPES, "input-type")):
+        if value not in known:
+            fix = nearest(value, known) or f"It is one of {listed(known)}."
+            raise ResightError(f"unknown {option.replace('-', ' ')} '{value}'", where=f"--{option}", fix=fix)
+    if format == "savedmodel":
+        check_output(out, force, written_before(Path(out)))
+    elif input_type != INPUT_TYPES[0]:
+        raise ResightError("is for a SavedModel alone", where="--input-type", fix="Add --format savedmodel.")
+    elif Path(out).suffix != ".onnx":
         raise ResightError("the name of an ONNX model ends in .onnx", where=out)
-    try:
-        from .onnx_export import write_onnx
-        from .onnx_model import OnnxDetector, is_ours, load_onnx
-    except ImportError as error:
-        raise ResightError(f"needs {error.name}", where="--format onnx", fix="pip install 'resight[onnx]'") from error
-    check_file(out, force, is_ours)
+    else:
+        check_file(out, force, _is_our_onnx)
     detector = load(model, "cpu", labels=labels)
-    if isinstance(detector, OnnxDetector):
+    if not hasattr(detector, "model"):
         raise ResightError("is an exported model already", where=model, fix="Export the run it is from.")
-    write_onnx(detector, Path(out))
-    parity = compare(detector, load_onnx(Path(out)), probe_images())
-    return ExportReport(str(out), parity, os.path.getsize(out) / 1e6)
+    if format == "savedmodel" and detector.model.dialect != "tfod":
+        raise ResightError(
+            f"a SavedModel is for {listed(TFOD_MODELS)} alone", where=model, fix="Choose --format onnx for this model."
+        )
+    try:
+        if format == "savedmodel":
+            from .saved_model import write_export
+
+            write_export(detector, Path(out), input_type, force)
+        else:
+            from .onnx_export import write_onnx
+
+            write_onnx(detector, Path(out))
+    except ImportError as error:
+        extra = "tensorflow" if format == "savedmodel" else "onnx"
+        fix = f"pip install 'resight[{extra}]'"
+        raise ResightError(f"needs {error.name}", where=f"--format {format}", fix=fix) from error
+    place = Path(out) / "saved_model" if format == "savedmodel" else Path(out)
+    parity = compare(detector, load(place), probe_images())
+    tfod = detector.model.config.tfod
+    files = [file for file in place.rglob("*") if file.is_file()] or [place]
+    return ExportReport(str(out), parity, sum(file.stat().st_size for file in files) / 1e6)
 
 
 def probe_images() -> list[np.ndarray]:
