@@ -268,6 +268,18 @@ class Config(_Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
 
+    @model_validator(mode="after")
+    def _batches(self) -> Config:
+        tfod = self.model.tfod
+        if tfod and not (tfod.pad or tfod.fixed_size) and self.train.batch_size > 1:
+            raise ValueError(
+                f"images of different sizes make no batch of {self.train.batch_size}: take batch_size 1"
+                " (train.accumulate sums the gradients of several), pad them (model.tfod.pad = true;"
+                " pad_to_max_dimension in a pipeline.config) or stretch them (model.tfod.fixed_size;"
+                " fixed_shape_resizer)"
+            )
+        return self
+
 
 def load_config(path: str | os.PathLike[str] | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
     """Defaults, then the TOML file ``path``, then ``overrides`` of the form ``{"train.steps": 100}``.
@@ -300,7 +312,7 @@ def load_config(path: str | os.PathLike[str] | None = None, overrides: Mapping[s
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        problems = [_explain(item) for item in error.errors()]
+        problems = [explain(item) for item in error.errors()]
         given = [where, "options" if overrides else ""]
         raise ResightError("; ".join(problems), where=", ".join(filter(None, given)) or "configuration") from error
 
@@ -383,7 +395,7 @@ def _is_section(key: str) -> str:
     return f"{key} is a section of the configuration; its keys are {listed(keys, 5)}"
 
 
-def _explain(item: Any) -> str:
+def explain(item: Any) -> str:
     """What pydantic found, in the words of the configuration."""
     key, kind, context = ".".join(str(part) for part in item["loc"]), item["type"], item.get("ctx", {})
     if kind == "extra_forbidden":
