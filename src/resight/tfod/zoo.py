@@ -1,0 +1,275 @@
+"""The Faster R-CNN ResNet V1 models of TensorFlow's TF2 detection zoo: download, verify, unpack."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import logging
+import os
+import re
+import shutil
+import tarfile
+import urllib.error
+import urllib.request
+import zlib
+from dataclasses import asdict, dataclass
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from filelock import FileLock, Timeout
+
+from ..data.index import cache_folder
+from ..errors import ResightError, listed, nearest
+from ..outputs import whole_file, whole_folder
+from ..progress import meter
+from .folder import find_tfod
+
+log = logging.getLogger(__name__)
+
+URL = "http://download.tensorflow.org/models/object_detection/tf2/20200711"
+LICENCE = "Apache-2.0"
+_TIMEOUT = 60  # seconds without a byte
+_PIECE = 1 << 20
+
+
+@dataclass(frozen=True)
+class ZooModel:
+    """An entry of the zoo; ``coco_map`` is the published mAP on COCO 2017 in percent, ``weights_mb`` the size of the
+    unpacked weights."""
+
+    name: str
+    coco_map: float
+    weights_mb: float
+
+    @property
+    def url(self) -> str:
+        return f"{URL}/{self.name}.tar.gz"
+
+    @property
+    def folder(self) -> Path:
+        """Where it is once it was fetched."""
+        return _zoo_folder() / self.name
+
+
+_SIZES = ("640x640_coco17_tpu-8", "1024x1024_coco17_tpu-8", "800x1333_coco17_gpu-8")
+_PUBLISHED = {
+    50: ((29.3, 114.0), (31.0, 114.0), (31.6, 117.0)),
+    101: ((31.8, 190.2), (37.1, 190.2), (36.6, 193.1)),
+    152: ((32.4, 253.0), (37.6, 253.0), (37.4, 255.9)),
+}
+ZOO = tuple(
+    ZooModel(f"faster_rcnn_resnet{depth}_v1_{size}", *figures)
+    for depth, published in _PUBLISHED.items()
+    for size, figures in zip(_SIZES, published, strict=True)
+)
+
+
+def zoo_rows() -> list[dict[str, str | float | bool]]:
+    """What ``resight zoo list`` shows: of each entry its name, megabytes of weights, published mAP, licence, URL, and
+    whether it is in the cache."""
+    own = {"licence": LICENCE}
+    return [{**asdict(model), **own, "url": model.url, "cached": model.folder.is_dir()} for model in ZOO]
+
+
+def zoo_table() -> str:
+    """One line an entry."""
+    width = max(len(model.name) for model in ZOO)
+    lines = [
+        f"{row['name']:<{width}}  {row['coco_map']:>8}  {row['weights_mb']:>10}  {row['licence']}  "
+        + ("cached" if row["cached"] else "not yet fetched")
+        for row in zoo_rows()
+    ]
+    head = f"{'name':<{width}}  COCO mAP  weights MB  licence     here"
+    return "\n".join([head, *lines, "", "COCO mAP: as published, in percent."])
+
+
+def fetch(name_or_path: str | Path) -> Path:
+    """A folder with `checkpoint/` and `pipeline.config`.
+
+    Args:
+        name_or_path: such a folder; a `.tar.gz` of one, which is unpacked in the cache; or the name of an entry of the
+            zoo, which is downloaded once. Its digest is remembered beside it, and holds for every later download.
+
+    Raises:
+        ResightError: there is no such thing; the download fails (what came is kept, and continued next time), is not
+            what it was; the archive is damaged or holds what would not stay in its folder.
+    """
+    path = Path(name_or_path)
+    if path.is_dir():
+        return _model_folder(path)
+    if path.is_file():
+        stat = path.stat()
+        key = hashlib.sha256(f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}".encode("utf-8", "replace"))
+        folder = _zoo_folder() / f"{path.name.split('.')[0]}-{key.hexdigest()[:16]}"
+        if not folder.is_dir():
+            unpack(path, folder)
+        return _model_folder(folder)
+    model = next((model for model in ZOO if model.name == str(name_or_path).removesuffix(".tar.gz")), None)
+    if model is None:
+        names = [model.name for model in ZOO]
+        raise ResightError(
+            "there is no such file, and no such model in the zoo",
+            where=name_or_path,
+            fix=nearest(str(name_or_path), names) or "resight zoo list shows those that are.",
+        )
+    try:
+        _zoo_folder().mkdir(parents=True, exist_ok=True)
+        with FileLock(_zoo_folder() / f"{model.name}.lock", timeout=0):
+            if not model.folder.is_dir():
+                _download(model)
+    except Timeout as error:
+        raise ResightError("another process is downloading this", where=model.url, fix="Wait for it.") from error
+    except OSError as error:
+        raise ResightError(f"cannot keep the download: {error.strerror or error}", where=_zoo_folder()) from error
+    return _model_folder(model.folder)
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpacks a `.tar.gz` whole or not at all. Nothing but folders and plain files below ``folder`` is ever made.
+
+    Raises:
+        ResightError: the archive is damaged, cannot be read, or has a link or a path that leads out of it.
+    """
+    with whole_folder(folder, True, lambda path: True) as partial:
+        try:
+            with open(archive, "rb") as file, gzip.open(file) as content, tarfile.open(fileobj=content) as tar:
+                refused = _unpack(tar, partial)
+                while content.read(_PIECE):  # to the checksum behind the archive
+                    pass
+        except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError) as error:
+            raise ResightError(
+                f"cannot be unpacked: {error}", where=archive, fix="Is it a whole .tar.gz? Copy or download it again."
+            ) from error
+        if refused:
+            raise ResightError(
+                f"holds what is not unpacked: {listed(refused, 5)}",
+                where=archive,
+                fix="Archives of the zoo have no such thing: download it from its own place again.",
+            )
+
+
+def _unpack(tar: tarfile.TarFile, folder: Path) -> list[str]:
+    """Returns what it refused; nothing more is unpacked from there on."""
+    refused = []
+    for member in tar:
+        path = PurePosixPath(member.name)
+        if member.issym() or member.islnk():
+            refused.append(f"{member.name} (a link to {member.linkname})")
+        elif path.is_absolute() or ".." in path.parts or "\0" in member.name:
+            refused.append(f"{member.name} (leads out of the archive)")
+        elif not (member.isdir() or member.isfile()) or member.issparse():
+            refused.append(f"{member.name} (neither folder nor plain file)")
+        elif refused:
+            continue
+        elif member.isdir():
+            (folder / path).mkdir(parents=True, exist_ok=True)
+        elif (content := tar.extractfile(member)) is not None:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            with open(folder / path, "wb") as file:
+                shutil.copyfileobj(content, file, _PIECE)
+    return refused
+
+
+def _download(model: ZooModel) -> None:
+    archive = _zoo_folder() / f"{model.name}.tar.gz"
+    remembered, partial = Path(f"{archive}.sha256"), Path(f"{archive}.partial")
+    source = archive
+    if not archive.is_file():
+        _transfer(model.url, partial)
+        source = partial
+    digest = _sha256(source)
+    known = remembered.read_text(encoding="ascii", errors="replace").split() if remembered.is_file() else []
+    if known and known[0] != digest:
+        partial.unlink(missing_ok=True)
+        raise ResightError(
+            f"is not what was downloaded first: SHA-256 {digest[:16]}... instead of {known[0][:16]}...",
+            where=model.url if source == partial else archive,
+            fix=f"If you trust what is there now, delete {remembered} and fetch again."
+            if source == partial
+            else f"Delete it and fetch again. Its digest was remembered in {remembered}.",
+        )
+    try:
+        unpack(source, model.folder)
+    except ResightError:
+        partial.unlink(missing_ok=True)  # what came is damaged: nothing to go on from
+        raise
+    os.replace(source, archive)
+    with whole_file(remembered) as file:
+        file.write_text(f"{digest}  {archive.name}\n", encoding="ascii")
+    log.info("%s: SHA-256 %s, remembered in %s", archive, digest, remembered)
+
+
+def _transfer(url: str, partial: Path) -> None:
+    """Appends to ``partial`` what is still missing."""
+    with open(partial, "ab") as file:
+        for begin in (os.fstat(file.fileno()).st_size, 0):
+            try:
+                _receive(url, file, begin)
+                return
+            except urllib.error.HTTPError as error:
+                if error.code == 416 and begin:  # nothing is left to send, or another file is there now
+                    if error.headers.get("Content-Range") == f"bytes */{begin}":
+                        return
+                    continue
+                raise _unavailable(url, f"{error.code} {error.reason}") from error
+            except (OSError, HTTPException) as error:  # urllib's own kinds are OSErrors
+                kept = os.fstat(file.fileno()).st_size
+                what = getattr(error, "reason", None) or error or type(error).__name__
+                raise _unavailable(url, f"{what} (after {kept / 1e6:,.1f} MB, which are kept)") from error
+
+
+def _receive(url: str, file: IO[bytes], begin: int) -> None:
+    request = urllib.request.Request(url, headers={"Range": f"bytes={begin}-"} if begin else {})
+    answer: HTTPResponse
+    with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
+        sent = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer.headers.get("Content-Range", ""))
+        if answer.status != 206 or sent is None or int(sent[1]) != begin:
+            if answer.status == 206 and begin:
+                raise OSError("the server sent another part than was asked for")
+            begin = 0
+        file.truncate(begin)
+        length = int(answer.headers.get("Content-Length") or 0)
+        with meter(f"downloading {url.rpartition('/')[2]}, MB", (begin + length) / 1e6 if length else None) as progress:
+            progress.advance(begin / 1e6)
+            received = 0
+            while piece := answer.read(_PIECE):
+                file.write(piece)
+                received += len(piece)
+                progress.advance(len(piece) / 1e6)
+        if received < length:
+            raise OSError("the connection was closed before the end")
+
+
+def _model_folder(folder: Path) -> Path:
+    """``folder``, or the only folder in it, with `checkpoint/` and `pipeline.config`."""
+    try:
+        inner = [path for path in sorted(folder.iterdir()) if path.is_dir()]
+    except OSError as error:
+        raise ResightError(f"cannot be read: {error.strerror}", where=folder) from error
+    for candidate in (folder, *inner):
+        found = find_tfod(candidate)
+        if found and found.pipeline and found.folder == candidate:
+            return candidate
+    raise ResightError(
+        "holds no model of TFOD",
+        where=folder,
+        fix="It needs pipeline.config and checkpoint/ckpt-0.index with its data files, as the zoo's archives have.",
+    )
+
+
+def _zoo_folder() -> Path:
+    return Path(cache_folder()) / "zoo"
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _unavailable(url: str, why: str) -> ResightError:
+    return ResightError(
+        f"cannot download: {why}",
+        where=url,
+        fix="Try again, and what is there is continued; or give the path of a folder or .tar.gz that you have.",
+    )
