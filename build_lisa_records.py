@@ -1,0 +1,12 @@
+#!/usr/bin/env python3
+"""``lisa/`` -> ``lisa/records/``, the old workflow's first command; ``--help`` lists its options."""
+
+import sys
+
+try:
+    from resight.tfod.build_lisa_records import main
+except ModuleNotFoundError as error:
+    sys.exit(f"error: the package '{error.name}' is not installed\n  pip install {sys.path[0]}")
+
+if __name__ == "__main__":
+    main()
