@@ -47,9 +47,10 @@ def inside(boxes: Tensor, height: int, width: int) -> Tensor:
 def encode(boxes: Tensor, references: Tensor) -> Tensor:
     """Codes (ty, tx, th, tw) of ``boxes`` beside ``references``, both ``[N, 4]``."""
     tiny = 1e-8
-    size, center = boxes[:, 2:] - boxes[:, :2], (boxes[:, :2] + boxes[:, 2:]) / 2
-    base, origin = references[:, 2:] - references[:, :2] + tiny, (references[:, :2] + references[:, 2:]) / 2
-    shift, growth = 10 * (center - origin) / base, 5 * ((size + tiny) / base).log()
+    size, base = boxes[:, 2:] - boxes[:, :2], references[:, 2:] - references[:, :2]
+    center, origin = boxes[:, :2] + size / 2, references[:, :2] + base / 2
+    size, base = size + tiny, base + tiny
+    shift, growth = (center - origin) / base * 10, (size / base).log() * 5
     return torch.cat([shift.flip(1), growth.flip(1)], dim=1)
 
 
@@ -74,12 +75,10 @@ def match_anchors(overlap: Tensor) -> Tensor:
     the IoU, and the first object wins where two want the same.
     """
     matches = matching.match(overlap, 0.7, 0.3, force=False)
-    objects = len(overlap)
-    if objects == 0 or overlap.shape[1] == 0:
-        return matches
-    claimed = torch.full_like(matches, objects)
-    claimed.scatter_reduce_(0, overlap.argmax(1), torch.arange(objects, device=overlap.device), "amin")
-    return torch.where(claimed < objects, claimed, matches)
+    if overlap.shape[1]:
+        for number, anchor in reversed(list(enumerate(overlap.argmax(1)))):
+            matches[anchor] = number
+    return matches
 
 
 def suppress(boxes: Tensor, scores: Tensor, limit: int, threshold: float, least: float, equal: bool = False) -> Tensor:
