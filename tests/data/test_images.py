@@ -1,9 +1,13 @@
 """Every kind of image people have becomes RGB or an error that names it."""
 
 import io
+import re
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from resight.data.images import ImageInfo, decode, probe, probe_file, read_bytes, read_image, upright
+from resight.data import images
+from resight.data.images import IMAGE_SUFFIXES, ImageInfo, decode, probe, probe_file, read_bytes, read_image, upright
 from resight.errors import ResightError
 
 
@@ -202,3 +207,30 @@ def test_damaged_bytes_end_in_pixels_or_our_error(sample, damage, end):
             assert error.where == "x"
         else:
             assert read is not decode or (result.dtype == np.uint8 and result.ndim == 3 and result.shape[2] == 3)
+
+
+def test_the_readme_names_the_formats_that_are_read():
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (sentence,) = re.findall(r"^Images are (.*?);", readme, re.MULTILINE)
+    assert set(re.findall(r"\b[A-Z]{3,}\b", sentence)) - {"PGM", "PBM"} == set(images._FORMATS)
+    formats = {Image.registered_extensions()[suffix] for suffix in IMAGE_SUFFIXES}
+    assert formats == set(images._FORMATS)
+    for suffix in IMAGE_SUFFIXES:
+        buffer = io.BytesIO()
+        Image.new("1" if suffix == ".pbm" else "L", (8, 4)).save(buffer, Image.registered_extensions()[suffix])
+        assert decode(buffer.getvalue()).shape == (4, 8, 3)
+
+
+def test_nothing_is_printed_about_odd_images(tmp_path):
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 4)).save(buffer, "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01\x03\0" + b"\xff" * 30)
+    (tmp_path / "exif.jpg").write_bytes(buffer.getvalue())
+    Image.new("L", (9600, 9600)).save(tmp_path / "large.png")
+    script = (
+        "import logging, sys; from resight.data import images\n"
+        "for path in sys.argv[1:]: images.read_image(path)\n"
+        "logging.getLogger('PIL.TiffImagePlugin').error('printed')\n"
+    )
+    command = [sys.executable, "-c", script, *map(str, sorted(tmp_path.iterdir()))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")

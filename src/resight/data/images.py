@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
+import warnings
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -12,7 +14,11 @@ from PIL import Image, UnidentifiedImageError
 
 from ..errors import ResightError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+# What PIL remarks about odd files is for programmers; what matters of it is an error of ours.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 MAX_PIXELS = 178_000_000
 
 # Only formats that photographs come in: fewer parsers see foreign bytes (PIL would even start Ghostscript for EPS).
