@@ -124,3 +124,13 @@ def test_a_training_starts_from_the_weights_it_is_told(shapes, tiny, untrained):
     assert not any(torch.equal(value, stored[key]) for key, value in body.items())
     with pytest.raises(ResightError, match="there is no such model"):
         start_model(make_plan(tiny(shapes(train=3), model__start="nowhere")))
+
+
+def test_what_tfods_dialect_does_unasked_is_said(tmp_path, tiny, squares):
+    data = handed(tmp_path, ["turnLeft", "stop"], squares)
+    tfod = {"model__name": "faster_rcnn_resnet50_v1", "model__tfod": {"max_boxes": 1}}
+    plain = make_plan(tiny(data, **tfod))
+    assert "boxes are cut off, beyond the first 1 of their images" in plain.text() and "flip" not in plain.text()
+    flipped = make_plan(tiny(data, **tfod, augment__operations=[{"name": "random_horizontal_flip"}]))
+    assert "random_horizontal_flip mirrors turnLeft too, which keep their class" in flipped.text()
+    assert flipped.config.augment.flip_pairs == {}

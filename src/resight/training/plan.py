@@ -12,7 +12,7 @@ import torch
 
 from ..config import Config
 from ..data.augment import HANDED, suggest_flip_pairs
-from ..data.dataset import EndlessBatches, network_boxes, record_sizes
+from ..data.dataset import EndlessBatches, boxes_beyond, network_boxes, record_sizes
 from ..data.records import Records, RecordSplit, open_configured
 from ..errors import ResightError, listed
 from ..models.anchors import AnchorSettings, fit_anchors, reachable_iou
@@ -86,11 +86,11 @@ def make_plan(config: Config) -> Plan:
         raise ResightError("epochs and steps are both given; one decides", where="train.epochs")
     classes = records.label_map.names
     watch_name = next((name for name in ("val", "test") if len(records.splits.get(name) or ())), "")
-    config, notes = _flip_pairs(config, classes)
+    start, config = _start(config)
+    config, notes = _tfod_notes(config, classes, train) if config.model.is_tfod else _flip_pairs(config, classes)
     batches = EndlessBatches(config.train.seed, record_sizes(train), config.train.batch_size)
     if watch_name == "test":
         notes.append("there is no val split, so the test split is watched and the best checkpoint chosen on it")
-    start, config = _start(config)
     sizes, centers = network_boxes(train, config.model)
     if len(sizes) == 0:
         raise ResightError("no training image has a box", where=train.shards[0])
@@ -187,6 +187,19 @@ def _flip_pairs(config: Config, classes: tuple[str, ...]) -> tuple[Config, list[
     alone = [name for name in classes if HANDED.search(name) and name not in paired]
     if alone:
         notes.append(f"images with {', '.join(alone)} are not flipped: no class is their mirror image")
+    return config, notes
+
+
+def _tfod_notes(config: Config, classes: tuple[str, ...], train: RecordSplit) -> tuple[Config, list[str]]:
+    """What this dialect does as TFOD does, and somebody may not expect."""
+    assert config.model.tfod is not None
+    notes, limit = [], config.model.tfod.max_boxes
+    if beyond := boxes_beyond(train, limit):
+        notes.append(f"{beyond:,} boxes are cut off, beyond the first {limit:,} of their images (model.tfod.max_boxes)")
+    handed = [name for name in classes if HANDED.search(name)]
+    operations = config.augment.operations or ()
+    if handed and any(operation.name == "random_horizontal_flip" for operation in operations):
+        notes.append(f"random_horizontal_flip mirrors {listed(handed)} too, which keep their class, as in TFOD")
     return config, notes
 
 
