@@ -157,10 +157,10 @@ def show(
     force: Force = False,
 ) -> None:
     """Draws pictures with their boxes, as stored or as training sees them."""
-    from .config import load_config
     from .data.show import show_data
+    from .tfod.pipeline_config import load_settings
 
-    settings = load_config(config) if config else None
+    settings = load_settings(config, {"data.path": data}) if config else None
     written = show_data(
         data, out, format=format, augment=augment, limit=limit, split=split, config=settings, force=force
     )
@@ -170,7 +170,9 @@ def show(
 
 @verb(app, "train")
 def train(
-    config: Annotated[str | None, typer.Argument(metavar="CONFIG", help="A TOML file; see --show-config.")] = None,
+    config: Annotated[
+        str | None, typer.Argument(metavar="CONFIG", help="A TOML file (see --show-config) or TFOD's pipeline.config.")
+    ] = None,
     data: Annotated[str | None, typer.Option(metavar="RECORDS", help="Records folder.")] = None,
     out: Annotated[str | None, typer.Option("--out", "-o", help="Run folder; by default runs/<date>-<time>.")] = None,
     model: Annotated[str | None, typer.Option(help="A timm backbone or one of torchvision's four models.")] = None,
@@ -189,6 +191,8 @@ def train(
 ) -> int:
     """Trains a detector; with --data alone the defaults train."""
     from .config import load_config, parse_set, to_toml
+    from .tfod.pipeline_config import examine_pipeline, is_pipeline
+    from .tfod.pipeline_fields import refuse_tfod_keys
 
     options = {
         "data.path": data,
@@ -208,16 +212,25 @@ def train(
         overrides["train.epochs"] = None
     if size is not None:
         overrides["model.min_size"], overrides["model.max_size"] = _size(size)
-    overrides |= parse_set(set or [])
+    assigned = parse_set(set or [])
+    refuse_tfod_keys(assigned)
+    overrides |= assigned
     if resume and out is None:
         raise ResightError(
             "which run shall be resumed?", where="--resume", fix="Name it: resight train --resume -o RUN"
         )
     if resume and config is None and os.path.isfile(stored := os.path.join(str(out), "config.toml")):
         config = stored
-    settings = load_config(config, overrides)
+    pipeline = examine_pipeline(config, changes=overrides) if config and is_pipeline(config) else None
+    if pipeline and show_config and pipeline.refused:
+        print(pipeline.text())
+    if pipeline and (pipeline.refused or not show_config):
+        pipeline.check()
+    settings = load_config(None, pipeline.overrides) if pipeline else load_config(config, overrides)
     if show_config:
         print(to_toml(settings))
+        if pipeline:
+            print(pipeline.text())
         return console.DONE
     if not (settings.data.path or settings.data.train):
         raise ResightError(

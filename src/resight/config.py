@@ -364,14 +364,15 @@ def _toml_value(value: Any) -> str:
     return repr(value)
 
 
-def _all_keys() -> list[str]:
+def all_keys() -> list[str]:
+    """Every key of the configuration, ``train.steps``."""
     sections = {**{name: field.annotation for name, field in Config.model_fields.items()}, "model.tfod": TfodConfig}
     return [f"{section}.{name}" for section, kind in sections.items() for name in kind.model_fields]  # type: ignore[union-attr]
 
 
 def _known(key: str) -> str:
-    same_name = [known for known in _all_keys() if known.split(".")[-1] == key.split(".")[-1]]
-    return f"Did you mean '{same_name[0]}'?" if same_name else nearest(key, _all_keys())
+    same_name = [known for known in all_keys() if known.split(".")[-1] == key.split(".")[-1]]
+    return f"Did you mean '{same_name[0]}'?" if same_name else nearest(key, all_keys())
 
 
 _WANTED = {
@@ -391,7 +392,7 @@ _WANTED = {
 
 
 def _is_section(key: str) -> str:
-    keys = [known.removeprefix(f"{key}.") for known in _all_keys() if known.startswith(f"{key}.")]
+    keys = [known.removeprefix(f"{key}.") for known in all_keys() if known.startswith(f"{key}.")]
     return f"{key} is a section of the configuration; its keys are {listed(keys, 5)}"
 
 

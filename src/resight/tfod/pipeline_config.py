@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ..config import TFOD_MODELS, explain, load_config
+from ..config import TFOD_MODELS, Config, explain, load_config
 from ..data.discover import find_label_map
 from ..errors import ResightError, listed, nearest
 from ..labels import LabelMap, read_label_map
@@ -137,6 +137,20 @@ def examine_pipeline(
     translation.validate()
     lines = (tuple(part) for part in translation.sorted_lines())
     return Pipeline(name, {**translation.overrides, **given}, classes, labels, *lines)
+
+
+def load_settings(path: str | os.PathLike[str], changes: Mapping[str, Any] | None = None) -> Config:
+    """The configuration in a TOML file or a `pipeline.config`; of the latter no path has to exist.
+
+    Raises:
+        ResightError: it cannot be read, or something in it is wrong or not supported.
+    """
+    if not is_pipeline(path):
+        return load_config(path, changes)
+    pipeline = examine_pipeline(path, changes=changes)
+    if pipeline.refused:
+        pipeline.check()
+    return load_config(None, pipeline.overrides)
 
 
 def classes_of(labels: LabelMap) -> int:

@@ -5,11 +5,12 @@ One table for reading, writing and editing a config, and for naming the key of o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..config import OPERATION_DEFAULTS
+from ..config import OPERATION_DEFAULTS, all_keys
+from ..errors import ResightError
 
 EXTRACTORS = {f"faster_rcnn_resnet{depth}_keras": f"faster_rcnn_resnet{depth}_v1" for depth in (50, 101, 152)}
 
@@ -449,3 +450,14 @@ def tfod_equivalent(key: str) -> str:
         if known.key and (place == key or place.endswith(f".{key}")):
             return known.key
     return ""
+
+
+def refuse_tfod_keys(keys: Iterable[str]) -> None:
+    """
+    Raises:
+        ResightError: a key of ``--set`` is not ours but TFOD's; names ours.
+    """
+    ours = {key: tfod_equivalent(key) for key in keys if key not in all_keys()}
+    if found := {key: name for key, name in ours.items() if name}:
+        fix = "; ".join(f"'{key}' is '{name}' here" for key, name in found.items())
+        raise ResightError(f"TFOD's names, not Resight's: {', '.join(found)}", where="--set", fix=f"{fix}.")
