@@ -132,10 +132,9 @@ def check(
 ) -> int:
     """Says what is wrong with a source or a records folder; exit code 1 when anything is an error."""
     from .checking import check_data
-    from .config import load_config
     from .outputs import beside
 
-    report = check_data(data, format=format, config=load_config(config) if config else None)
+    report = check_data(data, format=format, config=load_settings(config, data) if config else None)
     print_result(report, json)
     build = f"data build {quoted(data)} -o {quoted(beside(data))}"
     if report.errors:
@@ -160,7 +159,7 @@ def show(
     from .data.show import show_data
     from .tfod.pipeline_config import load_settings
 
-    settings = load_settings(config, {"data.path": data}) if config else None
+    settings = load_settings(config, data) if config else None
     written = show_data(
         data, out, format=format, augment=augment, limit=limit, split=split, config=settings, force=force
     )

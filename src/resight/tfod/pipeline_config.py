@@ -139,15 +139,18 @@ def examine_pipeline(
     return Pipeline(name, {**translation.overrides, **given}, classes, labels, *lines)
 
 
-def load_settings(path: str | os.PathLike[str], changes: Mapping[str, Any] | None = None) -> Config:
-    """The configuration in a TOML file or a `pipeline.config`; of the latter no path has to exist.
+def load_settings(path: str | os.PathLike[str], data: str = "") -> Config:
+    """The configuration in a TOML file, or in a `pipeline.config` of which no path has to exist.
+
+    Args:
+        data: what is looked at in the place of a `pipeline.config`'s own records.
 
     Raises:
         ResightError: it cannot be read, or something in it is wrong or not supported.
     """
     if not is_pipeline(path):
-        return load_config(path, changes)
-    pipeline = examine_pipeline(path, changes=changes)
+        return load_config(path)
+    pipeline = examine_pipeline(path, data=data)
     if pipeline.refused:
         pipeline.check()
     return load_config(None, pipeline.overrides)
