@@ -28,6 +28,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(cls=Verbs, help="Annotations in, records out.")
 app.add_typer(data_app, name="data")
+zoo_app = typer.Typer(cls=Verbs, help="Pretrained models of TensorFlow's detection zoo.")
+app.add_typer(zoo_app, name="zoo")
 
 Out = Annotated[str, typer.Option("--out", "-o", help="Folder or file to write.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists, as far as Resight wrote it.")]
@@ -133,6 +135,7 @@ def check(
     """Says what is wrong with a source or a records folder; exit code 1 when anything is an error."""
     from .checking import check_data
     from .outputs import beside
+    from .tfod.pipeline_config import load_settings
 
     report = check_data(data, format=format, config=load_settings(config, data) if config else None)
     print_result(report, json)
@@ -335,6 +338,44 @@ def export(
     print(report.text())
     wrote(out, f"predict {quoted(out)} PHOTOS -o found")
     return console.DONE if report.ok else console.BAD
+
+
+@verb(zoo_app, "list")
+def zoo_list(json: Json = False) -> None:
+    """Shows the models: published mAP, size, licence, and whether they are here already."""
+    from .tfod.zoo import zoo_rows, zoo_table
+
+    if json:
+        console.show_json(zoo_rows())
+    else:
+        print(zoo_table())
+    suggest("zoo fetch NAME")
+
+
+@verb(zoo_app, "fetch")
+def zoo_fetch(name: Annotated[str, typer.Argument(metavar="NAME", help="A name of zoo list, or a .tar.gz.")]) -> None:
+    """Downloads a model once, resuming where a download broke off, and prints its folder."""
+    from .tfod.zoo import fetch
+
+    folder = fetch(name)
+    print(folder)
+    suggest(f"zoo convert {quoted(folder)} -o RUN")
+
+
+@verb(zoo_app, "convert")
+def zoo_convert(
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="What TFOD left: a folder, a checkpoint; or a name of zoo list.")
+    ],
+    out: Out,
+    config: Annotated[str | None, typer.Option(metavar="CONFIG", help="Its pipeline.config, if elsewhere.")] = None,
+    labels: Labels = None,
+) -> None:
+    """Makes a run folder of a model that TFOD trained."""
+    from .tfod.convert import convert
+
+    print(convert(checkpoint, out, config=config, labels=labels))
+    wrote(out, f"evaluate {quoted(out)} --data RECORDS")
 
 
 @verb(app, "runs")
