@@ -254,7 +254,7 @@ def test_a_split_file_is_followed(tmp_path: Path, text: str) -> None:
 def test_names_in_a_split_file_that_match_no_image_are_reported(tmp_path: Path) -> None:
     path = write(tmp_path / "split.txt", "day/0.jpg train\nday/9.jpg test\nnight/0.jpg test\n")
     result = split_annotations(NAMED, path)
-    assert any("1 files that are no image here: day/9.jpg" in note for note in result.notes)
+    assert any("1 file without an image here: day/9.jpg" in note for note in result.notes)
 
 
 @pytest.mark.parametrize(
@@ -288,3 +288,38 @@ def test_a_rule_that_is_neither_known_nor_a_file_is_refused_with_the_nearest(tmp
         split_annotations(NAMED, "randon")
     with pytest.raises(ResightError, match="neither a rule nor a split file"):
         split_annotations(NAMED, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("rule", "count", "group", "hashes", "notes"),
+    [
+        ("group", 1, None, None, ["no test and no val part: there is too little for it, 1 group"]),
+        ("random", 2, None, None, ["no test and no val part: there is too little for it, 2 images"]),
+        ("group", 2, None, None, ["no val part: there is too little for it, 2 groups"]),
+        (
+            "group",
+            9,
+            "v#0",
+            None,
+            [
+                "no test and no val part: there is too little for it, 1 group",
+                "the group of v#0 holds 9 images, of 9 in all",
+            ],
+        ),
+        (
+            "group",
+            9,
+            None,
+            [7] * 9,
+            [
+                "no test and no val part: there is too little for it, 1 group",
+                "the group of those that look like 0.jpg holds 9 images, of 9 in all",
+            ],
+        ),
+    ],
+)
+def test_parts_that_stay_empty_are_explained(rule, count, group, hashes, notes) -> None:
+    items = [image(f"{i}.jpg", "stop", group=group) for i in range(count)]
+    assert list(split_annotations(items, rule, hashes=hashes).notes) == notes
+    unasked = split_annotations(items, rule, test_fraction=0, val_fraction=0, hashes=hashes)
+    assert not [note for note in unasked.notes if "part" in note]

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..boxes import SPLITS, Annotation
-from ..errors import ResightError, listed, nearest
+from ..errors import ResightError, counted, listed, nearest
 from ..text_files import read_text
 from .near_duplicates import group_near_duplicates
 from .sources.source import SPLIT_WORDS, stem_of
@@ -82,6 +82,7 @@ def split_annotations(
         rule = "given" if len(given) > 1 else "group"
 
     items = [annotations[i] for i in order]
+    fractions = {"test": test_fraction, "val": val_fraction}
     notes: list[str] = []
     splits: list[str | None]
     if rule == "given":
@@ -90,10 +91,12 @@ def split_annotations(
         splits = [item.split for item in items]
     elif rule == "random":
         splits = list(_random(len(items), test_fraction, val_fraction, seed))
+        notes = _empty_parts(splits, fractions, counted(len(items), "image"))
     elif rule == "group":
         groups = _join(tracks, near)
-        splits = list(_stratify(items, groups, {"test": test_fraction, "val": val_fraction}, seed))
-        notes = _group_notes(items, groups, tracks, splits.count("test"), test_fraction)
+        splits = list(_stratify(items, groups, fractions, seed))
+        notes = _empty_parts(splits, fractions, counted(len(set(groups)), "group"))
+        notes += _large_groups(items, groups, tracks, splits.count("test"), test_fraction)
     else:
         named, notes = read_split_file(rule, items)
         splits = [named.get(i) for i in range(len(items))]
@@ -241,14 +244,20 @@ def _stratify(
     return [chosen[group] for group in groups]
 
 
-def _group_notes(
+def _empty_parts(splits: Sequence[str | None], fractions: Mapping[str, float], amount: str) -> list[str]:
+    empty = [part for part, fraction in fractions.items() if fraction and part not in splits]
+    return [f"no {' and no '.join(empty)} part: there is too little for it, {amount}"] if empty and splits else []
+
+
+def _large_groups(
     items: Sequence[Annotation], groups: Sequence[int], tracks: Sequence[str | None], tested: int, test_fraction: float
 ) -> list[str]:
-    notes = ["there are too few groups for a test part"] if test_fraction and not tested else []
+    notes = []
     for group, size in Counter(groups).items():
         if size > 1 and size > (tested or len(items) * test_fraction) / 2:
-            name = tracks[group] or items[group].filename
-            notes.append(f"the group of {name} holds {size} images, more than half the test part")
+            name = tracks[group] or f"those that look like {items[group].filename}"
+            share = "more than half the test part" if tested else f"of {len(items):,} in all"
+            notes.append(f"the group of {name} holds {size:,} images, {share}")
     return notes
 
 
@@ -326,7 +335,11 @@ def read_split_file(path: str, items: Sequence[Annotation]) -> tuple[dict[int, s
     if not named and items:
         like = f"It names {listed(strangers, 3)}; the images are {listed([item.filename for item in items], 3)}."
         raise ResightError("names none of the images", where=path, fix=like)
-    notes = [f"{path} names {len(strangers)} files that are no image here: {listed(strangers, 5)}"] if strangers else []
+    notes = (
+        [f"{path} names {counted(len(strangers), 'file')} without an image here: {listed(strangers, 5)}"]
+        if strangers
+        else []
+    )
     return named, notes
 
 
