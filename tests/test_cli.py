@@ -20,7 +20,7 @@ from resight.data.check import CheckReport
 from resight.errors import Problem, ResightError
 
 SOURCE = str(Path(resight.__file__).parents[1])
-VERBS = ["demo", "data", "train", "evaluate", "predict", "export", "runs", "doctor"]
+VERBS = ["demo", "data", "train", "evaluate", "predict", "export", "runs", "doctor", "zoo"]
 
 
 def speak(line="", *words):
@@ -65,8 +65,8 @@ def report(text="the table", **fields):
 def test_help_names_what_exists_and_nothing_of_later():
     text = speak("--help").out
     shown = re.findall(r"^[│ ]*([a-z]+)  ", text, re.MULTILINE)
-    assert [verb for verb in shown if verb in [*VERBS, "serve", "zoo", "cloud"]] == [
-        "demo", "data", "train", "evaluate", "predict", "export", "runs", "doctor",
+    assert [verb for verb in shown if verb in [*VERBS, "serve", "cloud"]] == [
+        "demo", "data", "train", "evaluate", "predict", "export", "runs", "doctor", "zoo",
     ]  # fmt: skip
     assert "--devices" not in speak("train --help").out
 
@@ -74,10 +74,13 @@ def test_help_names_what_exists_and_nothing_of_later():
 def test_without_a_verb_the_help_is_shown():
     assert speak() == speak("--help")
     assert speak("data") == speak("data --help")
+    assert speak("zoo") == speak("zoo --help")
     assert speak().code == 0
 
 
-@pytest.mark.parametrize("verb", [[], ["data", "build"], ["train"], ["evaluate"], ["predict"], ["doctor"]], ids=str)
+@pytest.mark.parametrize(
+    "verb", [[], ["data", "build"], ["train"], ["evaluate"], ["predict"], ["zoo", "fetch"]], ids=str
+)
 def test_help_imports_nothing_heavy(verb):
     script = (
         "import sys\n"
@@ -122,7 +125,9 @@ def test_the_version_is_that_of_the_package():
         (["trian"], "unknown command 'trian'. Did you mean 'train'?"),
         (["data", "biuld", "x"], "unknown command 'biuld'. Did you mean 'build'?"),
         (["check", "photos"], "Did you mean 'resight data check'?"),
-        (["zoo"], "resight knows demo, data, train"),
+        (["serve"], "resight knows demo, data, train"),
+        (["zoo", "fetsh", "x"], "unknown command 'fetsh'. Did you mean 'fetch'?"),
+        (["zoo", "fetch", "no_such_model"], "no_such_model: there is no such file, and no such model in the zoo"),
         (["train", "--epoch", "3"], "unknown option '--epoch'. Did you mean '--epochs'?"),
         (["data", "build", "x", "--split-by", "y"], "unknown option '--split-by'. Did you mean '--split'?"),
         (["--versoin"], "Did you mean '--version'?"),
@@ -410,6 +415,26 @@ def test_evaluate_exits_1_when_a_requirement_is_missed(stand_in):
         assert json.loads(said.out) == {"AP50": 0.7}
         assert calls[0][1]["require"] == ("AP50=.80", "mAP=.5")
         assert all(miss in said.err for miss in missed)
+
+
+def test_zoo_prints_what_was_fetched_and_hands_over_what_is_converted(stand_in):
+    calls = stand_in("tfod.zoo", "fetch", "/cache/zoo/some model")
+    said = speak("zoo fetch some_model")
+    assert (calls, said.out) == ([(("some_model",), {})], "/cache/zoo/some model\n")
+    assert "resight zoo convert '/cache/zoo/some model' -o RUN" in said.err
+    calls = stand_in("tfod.convert", "convert", "ResNet-50 V1, 6 classes")
+    said = speak("zoo convert some_model -o run --config their.config --labels their.pbtxt")
+    assert calls == [(("some_model", "run"), {"config": "their.config", "labels": "their.pbtxt"})]
+    assert said.out == "ResNet-50 V1, 6 classes\n"
+    assert "Next: resight evaluate run --data RECORDS" in said.err
+
+
+def test_the_zoo_is_listed(monkeypatch, tmp_path):
+    monkeypatch.setenv("RESIGHT_CACHE", str(tmp_path))
+    rows = json.loads(speak("zoo list --json").out)
+    assert len(rows) == 9 and not any(row["cached"] for row in rows)
+    shown = speak("zoo list").out
+    assert all(row["name"] in shown and f"{row['coco_map']}" in shown for row in rows)
 
 
 def test_predict_and_export_hand_over_their_options(stand_in):

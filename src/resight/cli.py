@@ -185,6 +185,7 @@ def train(
     batch: Annotated[int | None, typer.Option(help="Images a step.")] = None,
     max_minutes: Annotated[float | None, typer.Option(help="Minutes of training, instead of epochs.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    devices: Annotated[int, typer.Option(min=1, help="Processes that share each batch, each on a GPU of its own.")] = 1,
     seed: Annotated[int | None, typer.Option(help="Every random draw follows from it.")] = None,
     set: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key; repeatable.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out; start it if it is new.")] = False,
@@ -242,7 +243,7 @@ def train(
         )
     from .training.train import train as run_train
 
-    result = run_train(settings, out, resume=resume, dry_run=dry_run)
+    result = run_train(settings, out, resume=resume, dry_run=dry_run, devices=devices)
     print(result.text())
     if not dry_run and result.exit_code == console.DONE:
         wrote(str(result.run), f"evaluate {quoted(result.run)}")
