@@ -129,14 +129,22 @@ def examine_pipeline(
         raise ResightError("is too large for a configuration", where=name)
     fields = parse(read_text(name), name)
     given = {**(changes or {}), **({"data.path": data} if data else {}), **({"model.start": start} if start else {})}
-    translation = _Translation(os.path.dirname(os.path.abspath(name)), given)
+    return translate(fields, name, given, model_only=model_only)
+
+
+def translate(
+    fields: Sequence[Field], path: str, changes: Mapping[str, Any] | None = None, *, model_only: bool = False
+) -> Pipeline:
+    """:func:`examine_pipeline` of fields that are read already, from ``path``."""
+    given = changes or {}
+    translation = _Translation(os.path.dirname(os.path.abspath(path)), given)
     if model_only:
         classes, labels = translation.trained_model(fields)
     else:
         classes, labels = translation.all_of_it(fields)
     translation.validate()
     lines = (tuple(part) for part in translation.sorted_lines())
-    return Pipeline(name, {**translation.overrides, **given}, classes, labels, *lines)
+    return Pipeline(path, {**translation.overrides, **given}, classes, labels, *lines)
 
 
 def load_settings(path: str | os.PathLike[str], data: str = "") -> Config:

@@ -1,0 +1,231 @@
+"""A `pipeline.config` as text: written from our configuration, or changed in a few places."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..config import Config
+from ..errors import ResightError, nearest
+from ..textproto import Field, Word, normalized, parse, quote
+from .pipeline_config import translate
+from .pipeline_fields import CHOICES, EXTRACTORS, MESSAGES, Known
+
+_RATES = {"cosine": "cosine_decay", "constant": "constant", "steps": "manual_step", "exponential": "exponential_decay"}
+_RATE = "train_config.optimizer.momentum_optimizer.learning_rate"
+
+
+def write_pipeline(
+    config: Config,
+    num_classes: int,
+    *,
+    records: Mapping[str, Sequence[str]] | None = None,
+    label_map: str = "",
+    checkpoint: str = "",
+) -> str:
+    """A `pipeline.config` that says what ``config`` says, as far as TFOD has words for it.
+
+    :func:`read_pipeline` reads the same configuration from it. What cannot be said so is named in comments.
+
+    Args:
+        config: of a model of the TFOD dialect.
+        records: globs of the "train" and "test" records; by default those of ``config.data``.
+        label_map, checkpoint: paths; by default those of ``config``.
+    """
+    data, start = config.data, config.model.start
+    records = records or {"train": data.train, "test": data.test or data.val}
+    checkpoint = checkpoint or ("" if start in ("pretrained", "none") else start)
+    paths = {
+        "train_input_reader.tf_record_input_reader.input_path": tuple(records.get("train", ())),
+        "eval_input_reader.tf_record_input_reader.input_path": tuple(records.get("test", ())),
+        "train_input_reader.label_map_path": label_map or data.label_map or None,
+        "eval_input_reader.label_map_path": label_map or data.label_map or None,
+        "train_config.fine_tune_checkpoint": checkpoint or None,
+        "train_config.fine_tune_checkpoint_version": Word("V2") if checkpoint else None,
+        "train_config.fine_tune_checkpoint_type": config.model.start_type,
+        "eval_config.metrics_set": ("coco_detection_metrics",),
+    }
+    values = {**_model(config, num_classes), **_training(config), **paths}
+    message = _Writer(config, values).message("Pipeline", "")
+    text = "\n".join(line for name, value in message.items() for line in _render(name, value)) + "\n"
+    said = translate(parse(text), "pipeline.config").overrides
+    unsaid = [key for key, value in said.items() if not key.startswith("data.") and not _same(_get(config, key), value)]
+    if not checkpoint:
+        unsaid = [key for key in unsaid if key != "model.start"]
+    comments = [f"# TFOD has no word for {key} = {_get(config, key)!r}." for key in unsaid]
+    return "\n".join([*comments, text])
+
+
+def edit_pipeline(text: str, changes: Mapping[str, Any]) -> str:
+    """``text`` with other values in a few fields, and everything else, comments too, as it was.
+
+    Args:
+        changes: by the path of the field, ``train_config.batch_size``: a number, a text, a bool, a list of them, a
+            mapping (a message), or None (the field goes).
+
+    Raises:
+        ResightError: TFOD has no such field, or it does not apply, as the text has made another choice
+            (``min_dimension`` of a resizer to a fixed size).
+    """
+    text = normalized(text)
+    for path, value in changes.items():
+        text = _edit(text, path, value)
+    return text
+
+
+def _model(config: Config, num_classes: int) -> dict[str, Any]:
+    tfod, place = config.model.tfod, "model.faster_rcnn"
+    if tfod is None:
+        raise ResightError(f"the model {config.model.name} is none of TFOD's", fix="Only those have a pipeline.config.")
+    keep, fixed = f"{place}.image_resizer.keep_aspect_ratio_resizer", f"{place}.image_resizer.fixed_shape_resizer"
+    grid = f"{place}.first_stage_anchor_generator.grid_anchor_generator"
+    values: dict[str, Any] = {
+        f"{place}.num_classes": num_classes,
+        f"{place}.feature_extractor.type": next(name for name, ours in EXTRACTORS.items() if ours == config.model.name),
+        f"{place}.use_static_balanced_label_sampler": tfod.static_shapes,
+        f"{keep}.per_channel_pad_value": tfod.pad_value if any(tfod.pad_value) else None,
+    }
+    pairs = {"": tfod.anchor_base, "_stride": tfod.anchor_stride, "_offset": tfod.anchor_offset}
+    for suffix, pair in pairs.items():
+        values |= {f"{grid}.{side}{suffix}": round(v) for side, v in zip(("height", "width"), pair, strict=True)}
+    if tfod.fixed_size:
+        values |= {f"{fixed}.height": tfod.fixed_size[0], f"{fixed}.width": tfod.fixed_size[1]}
+    return values
+
+
+def _training(config: Config) -> dict[str, Any]:
+    train, operations = config.train, config.augment.operations or ()
+    begin, rate = train.warmup_rate, train.learning_rate
+    if begin is None and rate is not None and train.warmup_steps:
+        begin = rate / train.warmup_steps
+    cosine, manual = f"{_RATE}.cosine_decay_learning_rate", f"{_RATE}.manual_step_learning_rate"
+    exponential = f"{_RATE}.exponential_decay_learning_rate"
+    first = [(train.warmup_steps, rate)] if train.warmup_steps else []
+    return {
+        "train_config.num_steps": train.steps,
+        "train_config.optimizer.use_moving_average": False,
+        "train_config.data_augmentation_options": [
+            {step.name: {key: MESSAGES[step.name][key].kind(value) for key, value in step.values.items()}}  # type: ignore[operator]
+            for step in operations
+        ],
+        f"{cosine}.total_steps": train.schedule_steps or train.steps,
+        f"{cosine}.warmup_steps": train.warmup_steps,
+        f"{cosine}.warmup_learning_rate": begin or 0.0,
+        f"{exponential}.burnin_steps": train.warmup_steps,
+        f"{exponential}.burnin_learning_rate": begin or 0.0,
+        f"{manual}.initial_learning_rate": begin if train.warmup_steps else rate,
+        f"{manual}.warmup": bool(train.warmup_steps),
+        f"{manual}.schedule": [{"step": step, "learning_rate": v} for step, v in (*first, *train.milestones)],
+    }
+
+
+class _Writer:
+    """Messages by the table: what ``values`` says of a path, else the value of our key."""
+
+    def __init__(self, config: Config, values: Mapping[str, Any]) -> None:
+        self.config, self.values = config, values
+        train = config.train
+        rate = (
+            "constant" if train.schedule == "steps" and not (train.milestones or train.warmup_steps) else train.schedule
+        )
+        self.chosen = {
+            "DetectionModel": "faster_rcnn",
+            "ImageResizer": "fixed_shape_resizer"
+            if _get(config, "model.tfod.fixed_size")
+            else "keep_aspect_ratio_resizer",
+            "AnchorGenerator": "grid_anchor_generator",
+            "BoxPredictor": "mask_rcnn_box_predictor",
+            "Regularizer": "l2_regularizer",
+            "Initializer": "truncated_normal_initializer",
+            "LearningRate": f"{_RATES[rate]}_learning_rate",
+        }
+
+    def message(self, kind: str, path: str) -> dict[str, Any]:
+        found = {}
+        for name, known in MESSAGES[kind].items():
+            place = f"{path}.{name}" if path else name
+            if known.use == "read" and (kind not in CHOICES or name == self.chosen.get(kind)):
+                value = self.values[place] if place in self.values else self.value(known, place)
+                if value not in (None, (), [], {}):
+                    found[name] = value
+        return found
+
+    def value(self, known: Known, place: str) -> Any:
+        if known.is_message:
+            return self.message(str(known.kind), place)
+        if known.key and not known.by_hand:
+            return _get(self.config, known.key)
+        if known.only and known.default not in known.only:
+            return Word(known.only[0]) if isinstance(known.kind, tuple) else known.only[0]
+        return None
+
+
+def _get(config: Config, key: str) -> Any:
+    value: Any = config
+    for name in key.split("."):
+        value = getattr(value, name, None)
+    return value
+
+
+def _same(ours: Any, said: Any) -> bool:
+    if isinstance(said, list):  # augmentations
+        return [(step.name, step.values) for step in ours or ()] == [(step["name"], step["options"]) for step in said]
+    return bool(ours == said) or (ours is None and not said)
+
+
+def _render(name: str, value: Any, indent: int = 0) -> list[str]:
+    margin = "  " * indent
+    if isinstance(value, Mapping):
+        inner = [line for key, item in value.items() for line in _render(key, item, indent + 1)]
+        return [f"{margin}{name} {{", *inner, f"{margin}}}"]
+    if isinstance(value, list | tuple):
+        if all(isinstance(item, int | float) for item in value):
+            return [f"{margin}{name}: [{', '.join(map(_scalar, value))}]"]
+        return [line for item in value for line in _render(name, item, indent)]
+    return [f"{margin}{name}: {_scalar(value)}"]
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return quote(value) if isinstance(value, str) and not isinstance(value, Word) else str(value)
+
+
+def _edit(text: str, path: str, value: Any) -> str:
+    names, kind = path.split("."), "Pipeline"
+    fields, end = parse(text), len(text)
+    for depth, name in enumerate(names):
+        known = MESSAGES[kind].get(name)
+        if known is None:
+            raise ResightError(f"a pipeline.config has no '{path}'", fix=nearest(name, MESSAGES[kind]))
+        others = [field.name for field in fields if field.name in MESSAGES[kind] and field.name != name]
+        if kind in CHOICES and others:
+            raise ResightError(f"{path} does not apply, as the config has {others[0]}")
+        here = [field for field in fields if field.name == name]
+        last = depth == len(names) - 1
+        if last or not here:
+            for inner in reversed(names[depth + 1 :]):
+                value = {inner: value}
+            return _replace(text, here, [] if value is None else _render(name, value, depth), depth, end)
+        field = here[0 if known.repeated else -1]  # TFOD evaluates the first reader; of other fields the last counts
+        if not isinstance(field.value, list):
+            raise ResightError(f"{path} does not apply, as {name} is no message", where=f"line {field.line}")
+        fields, kind, end = field.value, str(known.kind), field.end - 1
+    return text
+
+
+def _replace(text: str, old: Sequence[Field], lines: Sequence[str], depth: int, end: int) -> str:
+    """``lines`` where the first of ``old`` stood, else before ``end``, where the message closes."""
+    spans = sorted({(field.start, field.end) for field in old})
+    for start, stop in reversed(spans[1:] if lines else spans):
+        stop += len(re.match(r"\s*[,;]?[^\S\n]*\n?", text[stop:]).group())  # type: ignore[union-attr]
+        text = text[:start].rstrip(" \t") + text[stop:]
+    if spans and lines:
+        start, stop = spans[0]
+        return text[:start] + "\n".join(lines).lstrip() + text[stop:]
+    if not lines:
+        return text
+    before, after = text[:end].rstrip(" \t"), text[end:]
+    gap = "" if before.endswith("\n") or not before else "\n"
+    return f"{before}{gap}" + "\n".join(lines) + "\n" + "  " * (depth - 1) * bool(depth) + after
