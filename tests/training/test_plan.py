@@ -126,6 +126,14 @@ def test_a_training_starts_from_the_weights_it_is_told(shapes, tiny, untrained):
         start_model(make_plan(tiny(shapes(train=3), model__start="nowhere")))
 
 
+def test_absurd_plans_are_refused_or_noted(shapes, tiny):
+    with pytest.raises(ResightError, match=r"model\.min_size: 1 px leave nothing to see"):
+        make_plan(tiny(shapes(train=8, val=3), model__min_size=1))
+    plan = make_plan(tiny(shapes(train=8, val=3), train__batch_size=1000))
+    assert "note      train.batch_size is larger than the training set: a batch is all 8 images" in plan.text()
+    assert "larger than" not in make_plan(tiny(shapes(train=8, val=3), train__batch_size=8)).text()
+
+
 def test_what_tfods_dialect_does_unasked_is_said(tmp_path, tiny, squares):
     data = handed(tmp_path, ["turnLeft", "stop"], squares)
     tfod = {"model__name": "faster_rcnn_resnet50_v1", "model__tfod": {"max_boxes": 1}}

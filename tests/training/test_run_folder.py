@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -32,10 +33,14 @@ def test_the_best_checkpoint_is_meant_and_else_the_last(tmp_path):
 def test_what_is_no_model_is_said_with_what_would_be_one(tmp_path):
     touch(tmp_path / "records" / "dataset.json")
     touch(tmp_path / "a.txt")
+    touch(tmp_path / "a run" / "config.toml")
+    os.mkfifo(tmp_path / "pipe.safetensors")
     for name, answer in (
         ("records", f"Train first: resight train --data {tmp_path / 'records'}"),
         (".", "holds no checkpoint"),
         ("a.txt", "is no model"),
+        ("a run", f"resight train --resume -o '{tmp_path / 'a run'}'"),
+        ("pipe.safetensors", "is neither a file nor a folder"),
         ("none", "there is no such model"),
     ):
         with pytest.raises(ResightError) as caught:
@@ -64,7 +69,7 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path, resume):
     touch(tmp_path / "thesis.docx")
     with pytest.raises(ResightError, match=r"is not empty: thesis\.docx"):
         new_run(tmp_path, resume)
-    with pytest.raises(ResightError, match="cannot make the run folder"):
+    with pytest.raises(ResightError, match="is a file, and a run is a folder"):
         new_run(tmp_path / "thesis.docx", resume)
 
 

@@ -288,6 +288,34 @@ def test_best_holds_the_averaged_weights_that_were_measured(whole):
         assert all(torch.equal(value, last.weights()[key]) for key, value in best.weights().items())
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_folder_that_cannot_be_a_new_run_is_refused_before_the_data_is_read(tiny, tmp_path, dry_run):
+    config = tiny(tmp_path / "no records")
+    (tmp_path / "a run").mkdir()
+    (tmp_path / "a run" / "config.toml").write_text("")
+    (tmp_path / "file").write_text("")
+    for name, words in (("a run", "holds a run already\n.*'.*/a run'"), ("file", "is a file"), (".", "is not empty")):
+        with pytest.raises(ResightError, match=words):
+            train(config, tmp_path / name, dry_run=dry_run)
+    with pytest.raises(ResightError, match="no such file"):
+        train(config, tmp_path / "a run", dry_run=dry_run, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("my.toml",), "config is 'my.toml', of the type str"),
+        ((None,), "config is None"),
+        ((load_config(), 3), "out is 3"),
+        ((load_config(), ""), "out is empty"),
+    ],
+    ids=str,
+)
+def test_wrong_arguments_are_named(arguments, words):
+    with pytest.raises(ResightError, match=f"^train: {words}"):
+        train(*arguments)
+
+
 def test_a_dry_run_tells_its_plan_once_and_writes_nothing(shapes, tmp_path, monkeypatch):
     from typer.testing import CliRunner
 
@@ -392,6 +420,8 @@ def test_it_learns_the_pictures_it_is_shown(shapes, tiny, tmp_path):
     result = train(config, tmp_path)
     detector = load(result.run)
     plan = module.make_plan(config)
-    metrics, point = measure(detector.detect, truths_and_images(plan.train, pytest.fail), detector.classes)
+    pairs = truths_and_images(plan.train, range(len(plan.train)), pytest.fail)
+    found = [(truth, detector.detect(image)) for truth, image in pairs]
+    metrics, point = measure(found, detector.classes)
     assert metrics.summary["AP50"] > 0.5
     assert point.f1 > 0.5

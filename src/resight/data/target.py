@@ -23,6 +23,11 @@ class Target:
     crowd: Tensor
     seed: int = 0
 
+    @classmethod
+    def empty(cls) -> Target:
+        """Of an image without objects."""
+        return cls(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool))
+
     def to(self, device: torch.device) -> Target:
         return Target(self.boxes.to(device), self.labels.to(device), self.crowd.to(device), self.seed)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,9 +130,8 @@ def evaluate(
             losses.append(detector.losses(record, known, image) or {})
 
     stored = detector.score if detector.has_score else None
-    measured, point = measure(
-        detector.detect, pairs(), detector.classes, ignore_difficult=ignore_difficult, score=stored
-    )
+    found = [(truth, detector.detect(image)) for truth, image in pairs()]
+    measured, point = measure(found, detector.classes, ignore_difficult=ignore_difficult, score=stored)
     metrics = report.as_dict(
         measured,
         point,
@@ -155,25 +154,18 @@ def evaluate(
 
 
 def measure(
-    detect: Callable[[np.ndarray], Detections],
-    truths_and_images: Iterable[tuple[GroundTruth, np.ndarray]],
+    found: Sequence[tuple[GroundTruth, Detections]],
     classes: Sequence[str],
     *,
     ignore_difficult: bool = False,
     score: float | None = None,
 ) -> tuple[CocoMetrics, OperatingPoint]:
-    """Detects in each image ``[H, W, 3]`` uint8, one at a time, and measures what was found.
-
-    The operating point is at ``score``, or at the score of best F1.
-    """
-    truths, found = [], []
-    for truth, image in truths_and_images:
-        truths.append(truth)
-        found.append(detect(image))
-    metrics = coco_metrics(truths, found, classes, ignore_difficult=ignore_difficult)
+    """Measures what was found in each image. The operating point is at ``score``, or at the score of best F1."""
+    truths, detections = [truth for truth, _ in found], [each for _, each in found]
+    metrics = coco_metrics(truths, detections, classes, ignore_difficult=ignore_difficult)
     if score is None:
-        return metrics, operating_point(truths, found, ignore_difficult=ignore_difficult)
-    return metrics, point_at(score, truths, found, ignore_difficult=ignore_difficult)
+        return metrics, operating_point(truths, detections, ignore_difficult=ignore_difficult)
+    return metrics, point_at(score, truths, detections, ignore_difficult=ignore_difficult)
 
 
 class ClassNames:

@@ -20,6 +20,7 @@ from .anchors import AnchorSettings, grid_anchors
 from .backbones import Backbone
 from .heads import freeze_statistics
 from .pooling import pool
+from .shared import ALONE, Shared
 
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 RPN_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
@@ -117,15 +118,18 @@ class FasterRCNN(nn.Module):
         class_agnostic = class_agnostic or self.limits.class_agnostic_nms
         self.limits = replace(self.limits, nms_iou=iou, class_agnostic_nms=class_agnostic)
 
-    def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> dict[str, Tensor] | list[Found]:
+    def forward(
+        self, images: list[Tensor], targets: list[Target] | None = None, shared: Shared = ALONE
+    ) -> dict[str, Tensor] | list[Found]:
         """Losses when targets are given, detections else.
 
         Args:
             images: ``[3, H, W]`` RGB each, uint8 or float in 0..1. Without targets they are resized here and the
                 detections are in their own pixels; with targets they come at the network's size.
+            shared: see :meth:`losses`.
         """
         if targets is not None:
-            return self.losses(images, targets)
+            return self.losses(images, targets, shared)
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         small = [self.resize(image) for image in images]
         return [
@@ -140,11 +144,12 @@ class FasterRCNN(nn.Module):
         filtered = self.inputs.antialias
         return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False, antialias=filtered)[0]
 
-    def batch(self, images: list[Tensor]) -> Tensor:
+    def batch(self, images: list[Tensor], shared: Shared = ALONE) -> Tensor:
         """Normalised and padded with zeros right and below: ``[B, 3, H, W]`` float32, sides a multiple of 32."""
         multiple = self.inputs.multiple
         height = -(-max(image.shape[1] for image in images) // multiple) * multiple
         width = -(-max(image.shape[2] for image in images) // multiple) * multiple
+        height, width = shared.largest(height, width)
         weight = next(self.parameters())
         batch = torch.zeros(len(images), height, width, 3, device=weight.device, dtype=weight.dtype).permute(0, 3, 1, 2)
         mean = torch.tensor(self.inputs.mean, device=weight.device, dtype=weight.dtype)[:, None, None]
@@ -221,17 +226,21 @@ class FasterRCNN(nn.Module):
         keep = batched_nms(boxes, scores, groups, limits.nms_iou)[: limits.detections]
         return Found(boxes[keep], scores[keep], labels[keep])
 
-    def losses(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
-        """The four losses of Faster R-CNN, as torchvision computes and names them."""
-        features, logits, codes, anchors = self.features(self.batch(images))
+    def losses(self, images: list[Tensor], targets: list[Target], shared: Shared = ALONE) -> dict[str, Tensor]:
+        """The four losses of Faster R-CNN, as torchvision computes and names them.
+
+        Args:
+            shared: where other processes have other images of the same batch.
+        """
+        features, logits, codes, anchors = self.features(self.batch(images, shared))
         targets = [target.to(features[0].device) for target in targets]
         generators = [torch.Generator().manual_seed(target.seed) for target in targets]
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         objectness, rpn_box = self._rpn_losses(
-            torch.cat(logits, 1), torch.cat(codes, 1), torch.cat(anchors), targets, generators
+            torch.cat(logits, 1), torch.cat(codes, 1), torch.cat(anchors), targets, generators, shared
         )
         proposals = self.propose(logits, codes, anchors, sizes, training=True)
-        classifier, box = self._box_losses(features, proposals, targets, generators)
+        classifier, box = self._box_losses(features, proposals, targets, generators, shared)
         return {
             "loss_objectness": objectness,
             "loss_rpn_box_reg": rpn_box,
@@ -240,9 +249,15 @@ class FasterRCNN(nn.Module):
         }
 
     def _rpn_losses(
-        self, logits: Tensor, codes: Tensor, anchors: Tensor, targets: list[Target], generators: list[torch.Generator]
+        self,
+        logits: Tensor,
+        codes: Tensor,
+        anchors: Tensor,
+        targets: list[Target],
+        generators: list[torch.Generator],
+        shared: Shared,
     ) -> tuple[Tensor, Tensor]:
-        limits, count = self.limits, 0
+        limits, count = self.limits, 0.0
         box_loss = objectness_loss = logits.new_zeros(())
         for logit, code, target, generator in zip(logits, codes, targets, generators, strict=True):
             objects = target.boxes[~target.crowd]
@@ -255,7 +270,8 @@ class FasterRCNN(nn.Module):
             truth = torch.cat([torch.ones_like(logit[positive]), torch.zeros_like(logit[negative])])
             objectness_loss = objectness_loss + F.binary_cross_entropy_with_logits(chosen, truth, reduction="sum")
             count += len(chosen)
-        return objectness_loss / max(count, 1), box_loss / max(count, 1)
+        count = max(shared.count(count), 1)
+        return objectness_loss / count, box_loss / count
 
     def _box_losses(
         self,
@@ -263,6 +279,7 @@ class FasterRCNN(nn.Module):
         proposals: list[Tensor],
         targets: list[Target],
         generators: list[torch.Generator],
+        shared: Shared,
     ) -> tuple[Tensor, Tensor]:
         limits = self.limits
         boxes, labels, wanted = [], [], []
@@ -281,7 +298,8 @@ class FasterRCNN(nn.Module):
         positives = torch.where(label > 0)[0]
         box_loss = F.smooth_l1_loss(codes[positives, label[positives]], torch.cat(wanted), beta=1 / 9, reduction="sum")
         classifier_loss = F.cross_entropy(scores, label, reduction="sum")
-        return classifier_loss / max(len(label), 1), box_loss / max(len(label), 1)
+        count = max(shared.count(len(label)), 1)
+        return classifier_loss / count, box_loss / count
 
 
 def as_float(image: Tensor) -> Tensor:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import shlex
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from ..data.example import on_image
 from ..data.images import decode
 from ..data.loader import load_batches
 from ..data.records import RecordSplit
+from ..data.target import Target
 from ..detector import Detector
 from ..errors import ResightError
 from ..evaluation.coco import CocoMetrics, GroundTruth
@@ -30,10 +31,10 @@ from ..evaluation.operating_point import OperatingPoint
 from ..models.build import Model
 from ..models.checkpoints import BEST, LAST, Checkpoint, ModelCard, save_checkpoint
 from ..progress import Meter, meter
-from .events import EventWriter
+from .journal import Journal
 from .optimizer_state import keep_copy, optimizer_tensors, restore_optimizer
 from .plan import Plan
-from .run_folder import METRICS
+from .ranks import ALONE, NoImages, Ranks
 from .schedule import AveragedWeights, build_optimizer, rate_at, set_rate
 
 log = logging.getLogger(__name__)
@@ -90,36 +91,39 @@ def order_of(plan: Plan) -> str:
 class Training:
     """The loop and what it holds: model, averaged weights, optimizer, state, logs."""
 
-    def __init__(self, plan: Plan, model: Model, run: Path, device: torch.device) -> None:
-        self.plan, self.run_folder, self.device = plan, run, device
+    def __init__(self, plan: Plan, model: Model, run: Path, device: torch.device, ranks: Ranks = ALONE) -> None:
+        self.plan, self.run_folder, self.device, self.ranks = plan, run, device, ranks
         self.config = plan.config
         self.model = model.to(device)
+        self.parallel = ranks.parallel(self.model)
         self.averaged = AveragedWeights(self.model, self.config.train.ema) if self.config.train.ema else None
         self.optimizer = build_optimizer(self.model, self.config.train)
         self.state = State(order=order_of(plan))
         self.started = time.monotonic()
-        self.board = EventWriter(run)
-        self.metrics = open(run / METRICS, "a", encoding="utf-8")  # noqa: SIM115
+        self.clock = 0.0  # seconds of training, the same in all processes
+        self.stopping = False
+        self.journal = Journal(run if ranks.first else None)
         self.shown = 0.0
 
     def __enter__(self) -> Training:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.board.close()
-        self.metrics.close()
+        self.journal.close()
 
     def run(self, stop: threading.Event) -> TrainResult:
         """Steps until the plan is fulfilled, patience is out or ``stop`` is set."""
         self.model.train()
         saved_at = time.monotonic()
         with meter("training", self.config.train.max_minutes or self.plan.steps) as bar:
+            self._agree(stop)
             self._show(bar)
             batches = self._batches()
             if self._due():  # the run was ended while it evaluated
                 self._evaluate(stop, bar)
-            while self.progress() < 1 and not stop.is_set() and not self._out_of_patience():
+            while self.progress() < 1 and not self.stopping and not self._out_of_patience():
                 self._step(batches, bar)
+                self._agree(stop)
                 if self._due():
                     self.save()
                     self._evaluate(stop, bar)
@@ -129,19 +133,25 @@ class Training:
                     self.save()
                     saved_at = time.monotonic()
             self.save()
-            if self.state.evaluated_at < self.state.step and not stop.is_set():
+            if self.state.evaluated_at < self.state.step and not self.stopping:
                 self._evaluate(stop, bar)
                 self.save()
-        if stop.is_set():
+        if self.stopping:
             command = f"resight train --resume -o {shlex.quote(str(self.run_folder))}"
             return self._result(75, f"interrupted after step {self.state.step}, saved; continue with: {command}")
         return self._result(0, self._closing())
+
+    def _agree(self, stop: threading.Event) -> None:
+        """All processes stop together, and by the clock of the first."""
+        clock = self.seconds() if self.ranks.first else 0.0
+        self.clock, stopping = self.ranks.totals([clock, float(stop.is_set())])
+        self.stopping = stopping > 0
 
     def progress(self) -> float:
         """Share of the training that is done, by the clock where it is to take a number of minutes."""
         by_steps = self.state.step / self.plan.steps
         minutes = self.config.train.max_minutes
-        return max(by_steps, self.seconds() / 60 / minutes) if minutes else by_steps
+        return max(by_steps, self.clock / 60 / minutes) if minutes else by_steps
 
     def _show(self, bar: Meter, note: str = "") -> None:
         done = self.progress() * (self.config.train.max_minutes or self.plan.steps)
@@ -154,33 +164,22 @@ class Training:
     def _batches(self) -> Iterator[list[TrainingExample | ResightError]]:
         dataset = TrainingSet(self.plan.train, self.plan.classes, self.config)
         order = replace(self.plan.batches, start=self.state.batches)
-        return iter(load_batches(dataset, order, self.config.data.workers))
+        parts = order if self.ranks.size == 1 else (self.ranks.part(batch) for batch in order)
+        return iter(load_batches(dataset, parts, self.config.data.workers))
 
     def _step(self, batches: Iterator[list[TrainingExample | ResightError]], bar: Meter) -> None:
         config, state = self.config.train, self.state
         began = time.monotonic()
         rate = rate_at(config, state.step, self.progress())
         set_rate(self.optimizer, rate)
-        totals: dict[str, float] = {}
-        waited = 0.0
-        for _ in range(config.accumulate):
-            waiting = time.monotonic()
-            examples = self._usable(next(batches))
-            waited += time.monotonic() - waiting
-            state.batches += 1
-            if not examples:
-                continue
-            losses = self._losses(examples)
-            loss = torch.stack(list(losses.values())).sum()
-            values = {name: float(value.detach()) for name, value in losses.items()}
-            if not torch.isfinite(loss):
-                self._diverged("loss", examples, values)
-            (loss / config.accumulate).backward()
-            for name, value in values.items():
-                totals[name] = totals.get(name, 0.0) + value / config.accumulate
+        waiting = time.monotonic()
+        parts = [self._usable(next(batches)) for _ in range(config.accumulate)]
+        waited = time.monotonic() - waiting
+        state.batches += config.accumulate
+        totals = self._backward(parts)
         norm = self._gradient_norm()
         if not math.isfinite(norm):
-            self._diverged("gradient", examples, totals)  # a step would spoil every weight
+            self._diverged("gradient", parts[-1], totals)  # a step would spoil every weight
         self._update()
         state.step += 1
         state.waited += waited
@@ -192,6 +191,27 @@ class Training:
             self._log()
         note = f"loss {totals['loss']:.3f}, rate {rate:.1e}, {totals['images_per_second']:.1f} images/s"
         self._show(bar, note)
+
+    def _backward(self, parts: list[list[TrainingExample]]) -> dict[str, float]:
+        """Adds up the gradients of the parts of a step, each by its share of the images; returns the losses."""
+        counts = self.ranks.totals([len(part) for part in parts])
+        totals: dict[str, float] = {}
+        for number, (part, count) in enumerate(zip(parts, counts, strict=True)):
+            if not count:
+                continue
+            weight = count / sum(counts)
+            # Gradients cross between processes once a step.
+            with self.parallel.no_sync() if self.ranks.size > 1 and number < len(parts) - 1 else nullcontext():
+                losses = self._losses(part)
+                loss = torch.stack(list(losses.values())).sum()
+                values = self.ranks.totals([float(value.detach()) / self.ranks.size for value in losses.values()])
+                named = dict(zip(losses, values, strict=True))
+                if not all(map(math.isfinite, values)):
+                    self._diverged("loss", part, named)
+                (loss * weight).backward()
+            for name, value in named.items():
+                totals[name] = totals.get(name, 0.0) + weight * value
+        return totals
 
     def _usable(self, batch: list[TrainingExample | ResightError]) -> list[TrainingExample]:
         examples = []
@@ -212,11 +232,12 @@ class Training:
     def _losses(self, examples: list[TrainingExample]) -> dict[str, Tensor]:
         images = [example.image.to(self.device) for example in examples]
         targets = [example.target for example in examples]
+        if not images:  # the other processes have some, and wait for the gradients of this one
+            images, targets = [torch.zeros(3, 1, 1, device=self.device)], [Target.empty()]
         kind = self.config.train.precision
-        if kind == "float32":
-            return self.model(images, targets)
-        with torch.autocast(self.device.type, getattr(torch, kind)):
-            return self.model(images, targets)
+        with nullcontext() if kind == "float32" else torch.autocast(self.device.type, getattr(torch, kind)):
+            losses = self.parallel(images, targets, self.ranks if examples else NoImages(self.ranks))
+        return losses if examples else {name: 0 * value for name, value in losses.items()}
 
     def _gradient_norm(self) -> float:
         """The norm before clipping; clips."""
@@ -259,20 +280,23 @@ class Training:
         detector = Detector.of(model, card, self.device)
 
         def pairs() -> Iterator[tuple[GroundTruth, np.ndarray]]:
-            for number, pair in enumerate(truths_and_images(watch, self._skip)):
-                bar.advance(0, f"evaluating image {number + 1} of {len(watch)}")
+            own = self.ranks.part(range(len(watch)))
+            for number, pair in enumerate(truths_and_images(watch, own, self._skip), start=1):
+                bar.advance(0, f"evaluating image {number} of {len(own)}")
                 if stop.is_set():
                     return
                 yield pair
 
-        metrics, point = measure(detector.detect, pairs(), self.plan.classes)
+        # A process that is to stop tells the others so before anything is counted.
+        found = [(truth, detector.detect(image)) for truth, image in pairs()]
         model.train()
+        self._agree(stop)
         state.evaluation_seconds += time.monotonic() - began
-        if stop.is_set():
+        if self.stopping:
             state.skipped = skipped
             return
         state.evaluated_at = state.step
-        self._keep(model, metrics, point)
+        self._keep(model, *measure(self.ranks.whole(found), self.plan.classes))
 
     def _keep(self, model: Model, metrics: CocoMetrics, point: OperatingPoint) -> None:
         state, name = self.state, self.config.evaluate.metric
@@ -280,10 +304,7 @@ class Training:
         value = summary[name]
         better = value is not None and (state.best is None or value > state.best)
         state.without_gain = 0 if better else state.without_gain + 1
-        self._write({"step": state.step, "split": self.plan.watch_name, **summary})
-        for key, number in summary.items():
-            if number is not None:
-                self.board.scalar(f"{self.plan.watch_name}/{key}", number, state.step)
+        self.journal.row(state.step, self.plan.watch_name, summary)
         log.info(
             "step %d: %s on %s%s",
             state.step,
@@ -297,6 +318,8 @@ class Training:
             self._save_best(model)
 
     def _save_best(self, model: Model) -> None:
+        if not self.ranks.first:
+            return
         card = ModelCard.of(model, self.config.model, self.plan.records.label_map, self.state.score)
         tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
         state = {"step": self.state.step, "selected_on": self.plan.watch_name, "best": self.state.best}
@@ -305,6 +328,8 @@ class Training:
     def save(self) -> None:
         """Writes the last checkpoint: all that the training needs to go on."""
         self.state.seconds, self.started = self.seconds(), time.monotonic()
+        if not self.ranks.first:
+            return
         tensors = {f"model.{key}": value for key, value in self.model.state_dict().items()}
         if self.averaged:
             trained = {name for name, p in self.model.named_parameters() if p.requires_grad}
@@ -330,20 +355,14 @@ class Training:
             self.state = State(**checkpoint.state)
         except (RuntimeError, LookupError, TypeError, ValueError) as error:
             raise ResightError(f"the training cannot go on from it: {error}", where=self.run_folder / LAST) from error
-        self.board.forget_after(self.state.step)
+        self.journal.forget_after(self.state.step)
         log.info("resumed at step %d", self.state.step)
 
     def _log(self) -> None:
         """One line of metrics.jsonl: the means over the steps since the last."""
         recent, self.state.recent = self.state.recent, []
         mean = {name: sum(row.get(name, 0.0) for row in recent) / len(recent) for name in recent[-1]}
-        self._write({"step": self.state.step, "split": "train", "seconds": round(self.seconds(), 1), **mean})
-        for name, value in mean.items():
-            self.board.scalar(f"train/{name}", value, self.state.step)
-
-    def _write(self, row: dict[str, Any]) -> None:
-        self.metrics.write(json.dumps(row) + "\n")
-        self.metrics.flush()
+        self.journal.row(self.state.step, "train", mean, seconds=round(self.seconds(), 1))
 
     def _diverged(self, what: str, examples: list[TrainingExample], values: dict[str, float]) -> NoReturn:
         """Writes the batch out and stops; the last checkpoint is from before."""
@@ -389,10 +408,10 @@ class Training:
 
 
 def truths_and_images(
-    split: RecordSplit, skip: Callable[[ResightError], None]
+    split: RecordSplit, indices: Iterable[int], skip: Callable[[ResightError], None]
 ) -> Iterator[tuple[GroundTruth, np.ndarray]]:
-    """The objects and the decoded image of each record; ``skip`` is told of those that cannot be used."""
-    for index in range(len(split)):
+    """The objects and the decoded image of the records ``indices``; ``skip`` is told of those that cannot be used."""
+    for index in indices:
         try:
             record = split[index]
             image = decode(record.encoded, split.where(index))

@@ -23,6 +23,7 @@ from ..models.starts import has_detection_weights, load_detector, load_pretraine
 from ..random_streams import stream_seed
 from .schedule import base_rate
 
+LEAST_SIZE = 32  # pixels: the stride of the coarsest features
 LEAST_STEPS, MOST_STEPS, EPOCHS = 1_000, 50_000, 40
 
 
@@ -78,6 +79,10 @@ def make_plan(config: Config) -> Plan:
         # A run is resumed and evaluated from any folder.
         data = data.model_copy(update={"path": os.path.abspath(data.path)})
         config = config.model_copy(update={"data": data})
+    if config.model.min_size < LEAST_SIZE:
+        raise ResightError(
+            f"{config.model.min_size} px leave nothing to see, {LEAST_SIZE} px are the least", where="model.min_size"
+        )
     records = open_configured(data)
     train = records.splits.get("train")
     if train is None or len(train) == 0:
@@ -91,6 +96,8 @@ def make_plan(config: Config) -> Plan:
     batches = EndlessBatches(config.train.seed, record_sizes(train), config.train.batch_size)
     if watch_name == "test":
         notes.append("there is no val split, so the test split is watched and the best checkpoint chosen on it")
+    if config.train.batch_size > len(train):
+        notes.append(f"train.batch_size is larger than the training set: a batch is all {len(train):,} images")
     sizes, centers = network_boxes(train, config.model)
     if len(sizes) == 0:
         raise ResightError("no training image has a box", where=train.shards[0])

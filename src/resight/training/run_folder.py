@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -25,24 +26,35 @@ METRICS = "metrics.jsonl"
 LOCK = ".lock"
 
 
-def new_run(path: Path, resume: bool = False) -> None:
-    """Makes the folder.
-
+def check_run(path: Path, resume: bool = False) -> None:
+    """
     Args:
-        resume: a run that ended before its first checkpoint is begun again.
+        resume: the folder may hold a run, which goes on or is begun again.
 
     Raises:
-        ResightError: it holds a run already, or something else, or cannot be made.
+        ResightError: it holds a run already, or something else, or is no folder.
     """
     try:
+        if path.exists() and not path.is_dir():
+            raise ResightError("is a file, and a run is a folder", where=path, fix="Choose another with -o.")
         present = sorted(file.name for file in path.iterdir()) if path.is_dir() else []
         if not resume and ("config.toml" in present or (path / LAST).exists()):
             raise ResightError(
-                "holds a run already", where=path, fix=f"Continue it with --resume -o {path}, or choose another folder."
+                "holds a run already",
+                where=path,
+                fix=f"Continue it with --resume -o {shlex.quote(str(path))}, or choose another folder.",
             )
         others = [name for name in present if name not in ("checkpoints", LOCK) and not is_partial(name)]
         if others and "config.toml" not in present:
             raise ResightError(f"is not empty: {listed(others)}", where=path, fix="Choose another folder with -o.")
+    except OSError as error:
+        raise ResightError(f"cannot be a run folder: {error.strerror}", where=path) from error
+
+
+def new_run(path: Path, resume: bool = False) -> None:
+    """Makes the folder. Raises ResightError as ``check_run``, or if it cannot be made."""
+    check_run(path, resume)
+    try:
         (path / "checkpoints").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ResightError(f"cannot make the run folder: {error.strerror}", where=path) from error

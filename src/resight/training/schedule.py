@@ -124,6 +124,7 @@ class AveragedWeights(Generic[Model]):
         self.model: Model = copy.deepcopy(model).requires_grad_(False)
         self.decay = decay
         self._pairs = list(self._trained(model))
+        self._statistics = list(zip(self.model.buffers(), model.buffers(), strict=True))
 
     def _trained(self, model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
         for mine, theirs in zip(self.model.parameters(), model.parameters(), strict=True):
@@ -133,5 +134,7 @@ class AveragedWeights(Generic[Model]):
     @torch.no_grad()
     def update(self, step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))
+        for own, other in self._statistics:
+            own.copy_(other)
         mine, theirs = [a for a, _ in self._pairs], [b.detach() for _, b in self._pairs]
         torch._foreach_lerp_(mine, theirs, 1 - decay)

@@ -4,81 +4,146 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from ..arguments import BOOL, NONE, PATH, WHOLE, check_types
 from ..config import Config, ModelConfig
 from ..errors import ResightError
 from ..models.build import device_of
 from ..models.checkpoints import LAST, Checkpoint, load_checkpoint, weights_digest
 from .loop import Training, TrainResult, order_of
+from .main_guard import check_main_guard
 from .plan import Plan, make_plan, start_model
 from .preflight import preflight
-from .run_folder import METRICS, describe_run, forget_metrics, hold, new_run
+from .ranks import Ranks, join, launch
+from .run_folder import METRICS, check_run, describe_run, forget_metrics, hold, new_run
 
 log = logging.getLogger(__name__)
 
+_TYPES = {"config": (Config,), "out": PATH + NONE, "resume": BOOL, "dry_run": BOOL, "devices": WHOLE}
 
-def train(config: Config, out: str | Path | None = None, *, resume: bool = False, dry_run: bool = False) -> TrainResult:
+
+def train(
+    config: Config,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    resume: bool = False,
+    dry_run: bool = False,
+    devices: int = 1,
+) -> TrainResult:
     """Trains as ``config`` says into the run folder ``out`` (default ``runs/<date>-<time>``).
 
+    In a script, call it under ``if __name__ == "__main__":``: the processes that load the data import the script.
+
     Args:
+        config: what :func:`resight.load_config` gives.
         resume: continue the run in ``out``; starts one where there is none.
         dry_run: stop after the plan.
+        devices: processes of this machine that share each batch, each on a GPU of its own where there are GPUs. Under
+            ``torchrun`` its processes are the ones, and this is left alone.
 
     Raises:
         ResightError: input, configuration or environment is wrong.
     """
+    check_types(locals(), _TYPES, "train")
+    check_main_guard(config.data.workers or devices > 1)
     run = Path(out) if out else Path("runs") / time.strftime("%Y%m%d-%H%M%S")
-    device = device_of(config.train.device)
+    check_run(run, resume)
     if dry_run:
         plan = make_plan(config)
         _be_deterministic(config)
-        time_needed = preflight(plan, start_model(plan)[0].to(device))
+        time_needed = preflight(plan, start_model(plan)[0].to(device_of(config.train.device)))
         return TrainResult(str(run), 0, f"run folder {run}\n{plan.text()}\n{time_needed}\nnothing was trained")
-    with _signals() as stop:
-        return _train(config, run, resume, device, stop)
+    if devices > 1:
+        check_devices(devices, config)
+        result = launch(devices, _in_a_process, config, run, resume, log.getEffectiveLevel())
+        if isinstance(result, ResightError):
+            raise result
+        return result
+    with join(device_of(config.train.device).type) as ranks, _signals() as stop:
+        return _train(config, run, resume, ranks, stop)
 
 
-def _train(config: Config, run: Path, resume: bool, device: torch.device, stop: threading.Event) -> TrainResult:
+def check_devices(devices: int, config: Config) -> None:
+    """
+    Raises:
+        ResightError: there are not so many, or not as many images in a batch.
+    """
+    gpus = torch.cuda.device_count() if device_of(config.train.device).type == "cuda" else 0
+    if gpus and devices > gpus:
+        raise ResightError(f"{devices} devices are asked for, {gpus} are here", where="--devices")
+    if devices > config.train.batch_size:
+        raise ResightError(
+            f"{devices} devices share a batch of {config.train.batch_size}",
+            where="--devices",
+            fix="Set train.batch_size to their number or more.",
+        )
+
+
+def _in_a_process(config: Config, run: Path, resume: bool, level: int) -> TrainResult | ResightError:
+    """The same in a process that ``launch`` started; an error of the user's is for the starter to tell."""
+    from ..console import listen
+
+    listen()
+    logging.getLogger("resight").setLevel(level)
+    try:
+        return train(config, run, resume=resume)
+    except ResightError as error:
+        return error
+
+
+def _train(config: Config, run: Path, resume: bool, ranks: Ranks, stop: threading.Event) -> TrainResult:
+    if not ranks.first:
+        logging.getLogger("resight").setLevel(logging.ERROR)
+    device = ranks.device(device_of(config.train.device))
     plan = make_plan(config)
     log.info("run folder %s\n%s", run, plan.text())
     _be_deterministic(config)
-    if resume and (run / LAST).exists():
-        with hold(run):
-            return _go_on(plan, run, device, stop)
-    if resume and (run / METRICS).exists():
-        log.warning("%s holds no checkpoint: the training begins again, and so do its metrics", run)
-    model, report = start_model(plan)
-    new_run(run, resume)
-    with hold(run):
-        start = weights_digest(model.state_dict())
-        facts = {"device": str(device), "dataset": plan.records.digest, "weights": start, **report}
+    last = load_checkpoint(run / LAST) if ranks.from_first(resume and (run / LAST).exists()) else None
+    report: dict[str, Any] = {}
+    if last is not None:
+        _check_same(plan, last, run)
+        model = last.card.build()
+    else:
+        if resume and (run / METRICS).exists():
+            log.warning("%s holds no checkpoint: the training begins again, and so do its metrics", run)
+        model, report = start_model(plan)
+    with ExitStack() as stack:
+        refused = None
+        if ranks.first:
+            try:
+                if last is None:
+                    new_run(run, resume)
+                stack.enter_context(hold(run))
+            except ResightError as error:
+                refused = error
+        if refused := ranks.from_first(refused):
+            raise refused
         log.info("%s", preflight(plan, model.to(device)))
-        if device.type == "cuda" and config.model.name == ModelConfig().name:
-            log.info("on a GPU a stronger start pays: --model fasterrcnn_resnet50_fpn_v2")
-        describe_run(run, plan.config, plan.records.label_map, facts | {"seed": config.train.seed})
-        forget_metrics(run, 0)
-        with Training(plan, model, run, device) as training:
-            return training.run(stop)
-
-
-def _go_on(plan: Plan, run: Path, device: torch.device, stop: threading.Event) -> TrainResult:
-    last = load_checkpoint(run / LAST)
-    _check_same(plan, last, run)
-    model = last.card.build()
-    log.info("%s", preflight(plan, model.to(device)))
-    forget_metrics(run, last.state.get("step", 0))
-    with Training(plan, model, run, device) as training:
-        training.restore(last)
-        # Only now: a resumption that is refused must not change what the run says of itself.
-        describe_run(run, plan.config, plan.records.label_map, None)
+        if last is None:
+            if device.type == "cuda" and config.model.name == ModelConfig().name:
+                log.info("on a GPU a stronger start pays: --model fasterrcnn_resnet50_fpn_v2")
+            facts = {"device": str(device), "devices": ranks.size, "dataset": plan.records.digest, **report}
+            facts |= {"weights": weights_digest(model.state_dict()), "seed": config.train.seed}
+            if ranks.first:
+                describe_run(run, plan.config, plan.records.label_map, facts)
+        if ranks.first:
+            forget_metrics(run, last.state.get("step", 0) if last else 0)
+        training = stack.enter_context(Training(plan, model, run, device, ranks))
+        if last:
+            training.restore(last)
+            # Only now: a resumption that is refused must not change what the run says of itself.
+            if ranks.first:
+                describe_run(run, plan.config, plan.records.label_map, None)
         return training.run(stop)
 
 
@@ -105,7 +170,7 @@ def _check_same(plan: Plan, last: Checkpoint, run: Path) -> None:
         raise ResightError(
             f"a run goes on with the data it has; that was {last.state.get('order')}, now it is {order_of(plan)}",
             where=run,
-            fix=f"Start another run from its weights: --start {run}",
+            fix=f"Start another run from its weights: --start {shlex.quote(str(run))}",
         )
 
 

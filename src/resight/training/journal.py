@@ -1,0 +1,38 @@
+"""What a run tells of itself while it trains: metrics.jsonl and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from .events import EventWriter
+from .run_folder import METRICS
+
+
+class Journal:
+    """Rows of numbers, each written at once to both; ``Journal(None)`` writes nothing."""
+
+    def __init__(self, run: Path | None) -> None:
+        self._board = EventWriter(run) if run else None
+        self._file = open(run / METRICS, "a", encoding="utf-8") if run else None  # noqa: SIM115
+
+    def row(self, step: int, split: str, numbers: Mapping[str, float | None], **more: float) -> None:
+        """A line of metrics.jsonl with all numbers; the ``numbers`` that are not None are scalars of the board too."""
+        if self._file is None or self._board is None:
+            return
+        self._file.write(json.dumps({"step": step, "split": split, **more, **numbers}) + "\n")
+        self._file.flush()
+        for name, value in numbers.items():
+            if value is not None:
+                self._board.scalar(f"{split}/{name}", value, step)
+
+    def forget_after(self, step: int) -> None:
+        """Later steps are taken again (the lines of metrics.jsonl are cut back before it is opened)."""
+        if self._board:
+            self._board.forget_after(step)
+
+    def close(self) -> None:
+        if self._file and self._board:
+            self._file.close()
+            self._board.close()

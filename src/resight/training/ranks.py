@@ -1,0 +1,159 @@
+"""Several processes that train one model: PyTorch's launcher starts them, this is what they must agree on.
+
+Under ``torchrun``, or started by ``launch``, every process takes its part of each batch. DistributedDataParallel adds
+the gradients; the counts that losses are divided by are added here, so that the step is that of one process.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..errors import ResightError
+from ..models.shared import Shared
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks(Shared):
+    """This process among those of the training; one alone by default."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def device(self, chosen: torch.device) -> torch.device:
+        """The GPU of this process where GPUs are used."""
+        return torch.device("cuda", torch.cuda.current_device()) if self.size > 1 and chosen.type == "cuda" else chosen
+
+    def part(self, items: Sequence[T]) -> list[T]:
+        """What of ``items`` is for this process."""
+        return list(items[self.rank :: self.size])
+
+    def whole(self, part: list[T]) -> list[T]:
+        """The items in their order, from the parts of all processes; the same in each."""
+        if self.size == 1:
+            return part
+        parts: list[Any] = [None] * self.size
+        dist.all_gather_object(parts, part)
+        return [parts[place % self.size][place // self.size] for place in range(sum(map(len, parts)))]
+
+    def count(self, count: float) -> float:
+        return self.totals([count])[0] / self.size
+
+    def totals(self, values: Sequence[float]) -> list[float]:
+        """The sums over all processes; the same in each."""
+        if self.size == 1:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+        dist.all_reduce(tensor)
+        return tensor.tolist()
+
+    def largest(self, height: int, width: int) -> tuple[int, int]:
+        sizes = self.totals([0.0] * self.rank * 2 + [height, width] + [0.0] * (self.size - self.rank - 1) * 2)
+        return int(max(sizes[::2])), int(max(sizes[1::2]))
+
+    def from_first(self, value: T) -> T:
+        """What the first process gives."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
+
+    def parallel(self, model: nn.Module) -> Any:
+        """The model, with the gradients of all processes averaged where there are several."""
+        return DistributedDataParallel(model) if self.size > 1 else model
+
+
+ALONE = Ranks()
+
+
+@dataclass(frozen=True)
+class NoImages(Shared):
+    """The part in a step of a process that has no image of it."""
+
+    ranks: Ranks
+
+    def count(self, count: float) -> float:
+        return self.ranks.count(0)
+
+    def largest(self, height: int, width: int) -> tuple[int, int]:
+        return self.ranks.largest(height, width)
+
+
+@contextmanager
+def join(kind: str) -> Iterator[Ranks]:
+    """The processes that a launcher's environment tells of; a GPU each where ``kind`` is "cuda"."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield ALONE
+        return
+    if kind == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()
+
+
+def launch(count: int, function: Callable[..., T], *arguments: Any) -> T:
+    """Runs ``function(*arguments)`` in ``count`` processes of this machine and returns what the first one returned.
+
+    SIGTERM and the first Ctrl-C are passed on, and end the processes as they end a single one.
+
+    Raises:
+        ResightError: a process ended with an error; says which and why.
+    """
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=count, max_restarts=0, rdzv_backend="c10d", rdzv_endpoint="localhost:0"
+    )
+    done: dict[str, Any] = {}
+
+    def run() -> None:
+        try:
+            done.update(elastic_launch(config, function)(*arguments))
+        except ChildFailedError as error:
+            done["failed"] = error
+
+    # In a thread of its own the launcher leaves the signals to us: it would kill the processes while they save.
+    thread = threading.Thread(target=run, name="launcher")
+    thread.start()
+
+    def pass_on(*_: object) -> None:
+        for child in multiprocessing.active_children():
+            if child.pid:
+                os.kill(child.pid, signal.SIGTERM)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        thread.join()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if "failed" in done:
+        rank, failure = done["failed"].get_first_failure()
+        raise ResightError(
+            f"process {rank} of {count} ended with {failure.exitcode}: {failure.message}",
+            fix="The last checkpoint is whole; --resume goes on from it.",
+        )
+    return done[0]  # type: ignore[index]

@@ -1,0 +1,120 @@
+"""Two processes against one. They are started by PyTorch's launcher, on the CPU."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from resight.errors import ResightError
+from resight.models.checkpoints import LAST, load_checkpoint
+from resight.training.ranks import Ranks
+from resight.training.train import train
+
+PLAIN = {
+    "train__optimizer": "sgd",
+    "train__warmup_steps": 0,
+    "train__learning_rate": 0.001,
+    "augment__scale": (0.8, 1.2),
+}
+
+
+def launched(config, run, *arguments, **environment):
+    """``resight train`` on two devices, with ``config`` as TOML."""
+    (run.parent / "two.toml").write_text(config)
+    command = [sys.executable, "-m", "resight", "train", str(run.parent / "two.toml"), "-o", str(run), "--devices", "2"]
+    return subprocess.Popen(
+        [*command, *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def toml(config):
+    from resight.config import to_toml
+
+    return to_toml(config)
+
+
+def test_the_parts_of_all_processes_are_the_whole():
+    items = list(range(7))
+    parts = [Ranks(rank, 3).part(items) for rank in range(3)]
+    assert parts == [[0, 3, 6], [1, 4], [2, 5]]
+    alone = Ranks()
+    assert alone.part(items) == items == alone.whole(items) and alone.totals([2, 3]) == [2, 3]
+    assert alone.count(5) == 5 and alone.largest(3, 4) == (3, 4) and alone.first
+
+
+@pytest.fixture(scope="module")
+def pair(shapes, tiny, tmp_path_factory):
+    """The same step by one process and by two: seven images make a batch of 4 and one of 3, which differ in size."""
+    folder = tmp_path_factory.mktemp("ranks")
+    config = tiny(shapes(train=7, val=3), train__steps=1, train__batch_size=4, train__ema=0, **PLAIN)
+    train(config, folder / "one")
+    process = launched(toml(config), folder / "two")
+    messages, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, messages
+    return folder, config
+
+
+def test_two_processes_take_the_step_of_one(pair):
+    folder, _ = pair
+    one, two = (load_checkpoint(folder / name / LAST) for name in ("one", "two"))
+    assert one.tensors.keys() == two.tensors.keys()
+    for name, value in one.part("optimizer").items():  # after the first step the velocity is the gradient
+        torch.testing.assert_close(two.part("optimizer")[name], value, rtol=1e-5, atol=1e-5 * float(value.abs().max()))
+    assert one.state["best"] == pytest.approx(two.state["best"], abs=1e-6)
+    keys = ("step", "batches", "evaluated_at", "order")
+    assert [one.state[key] for key in keys] == [two.state[key] for key in keys]
+
+
+def test_a_run_of_two_goes_on_with_one_and_one_with_two(pair):
+    folder, config = pair
+    longer = config.model_copy(update={"train": config.train.model_copy(update={"steps": 2})})
+    train(longer, folder / "two", resume=True)
+    process = launched(toml(longer), folder / "one", "--resume")
+    assert process.communicate(timeout=300) and process.returncode == 0
+    one, two = (load_checkpoint(folder / name / LAST) for name in ("one", "two"))
+    assert one.state["step"] == two.state["step"] == 2
+    for name, value in one.part("model").items():
+        torch.testing.assert_close(two.part("model")[name], value, rtol=1e-4, atol=1e-4 * float(value.abs().max()))
+
+
+def wait_for(path, process):
+    for _ in range(600):
+        if path.exists() or process.poll() is not None:
+            return
+        time.sleep(0.2)
+
+
+def test_a_signal_ends_all_and_the_caller_is_told(shapes, tiny, tmp_path):
+    config = tiny(shapes(train=7, val=3), train__steps=5000, train__batch_size=4, checkpoint__every_steps=2, **PLAIN)
+    process = launched(toml(config), tmp_path / "run")
+    wait_for(tmp_path / "run" / LAST, process)
+    process.send_signal(signal.SIGTERM)
+    messages, _ = process.communicate(timeout=120)
+    assert process.returncode == 75 and "--resume" in messages
+    assert load_checkpoint(tmp_path / "run" / LAST).state["step"] >= 2
+
+
+def test_the_death_of_one_ends_the_training_with_its_cause(shapes, tiny, tmp_path):
+    config = tiny(shapes(train=7, val=3), train__steps=5000, train__batch_size=4, checkpoint__every_steps=2, **PLAIN)
+    process = launched(toml(config), tmp_path / "run")
+    wait_for(tmp_path / "run" / LAST, process)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    victim = next(pid for pid in reversed(children) if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text())
+    os.kill(int(victim), signal.SIGKILL)
+    messages, _ = process.communicate(timeout=120)
+    assert process.returncode == 2 and "ended with" in messages and "--resume" in messages
+    assert load_checkpoint(tmp_path / "run" / LAST)
+
+
+def test_more_devices_than_images_in_a_batch_are_refused(shapes, tiny, tmp_path):
+    with pytest.raises(ResightError, match="3 devices share a batch of 2"):
+        train(tiny(shapes(train=7), train__batch_size=2), tmp_path, devices=3)
