@@ -216,7 +216,8 @@ def _transfer(url: str, partial: Path) -> None:
             except (OSError, HTTPException) as error:  # urllib's own kinds are OSErrors
                 kept = os.fstat(file.fileno()).st_size
                 what = getattr(error, "reason", None) or error or type(error).__name__
-                raise _unavailable(url, f"{what} (after {kept / 1e6:,.1f} MB, which are kept)") from error
+                so_far = f" (after {kept / 1e6:,.1f} MB, which are kept)" if kept else ""
+                raise _unavailable(url, f"{what}{so_far}") from error
 
 
 def _receive(url: str, file: IO[bytes], begin: int) -> None:
