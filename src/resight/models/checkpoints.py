@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,12 +106,16 @@ def find_checkpoint(model: str | os.PathLike[str]) -> Path:
             if (path / name).is_file():
                 return path / name
         if (path / "dataset.json").exists() or list(path.glob("*.tfrecord")):
-            fix = f"That is a records folder. Train first: resight train --data {path}"
+            fix = f"That is a records folder. Train first: resight train --data {shlex.quote(str(path))}"
+        elif (path / "config.toml").exists():
+            fix = f"Its training has saved none yet. Go on: resight train --resume -o {shlex.quote(str(path))}"
         else:
             fix = f"A run folder holds {BEST} or {LAST}."
         raise ResightError("holds no checkpoint", where=path, fix=fix)
     if not path.exists():
         raise ResightError("there is no such model", where=path, fix="Name a run folder or a checkpoint.")
+    if not path.is_file():
+        raise ResightError("is neither a file nor a folder", where=path, fix="A model is a run folder or a file.")
     raise ResightError("is no model", where=path, fix="A model is a run folder, a .safetensors checkpoint or an .onnx.")
 
 
