@@ -382,6 +382,7 @@ class _Translation(Reading):
             if written and (found := self.find(written, os.path.isfile)):
                 maps[f"{place}.label_map_path"] = found
             else:
+                self.overrides.setdefault("data.label_map", written)
                 self.absent(f"{place}.label_map_path", written, "--data RECORDS or --set data.label_map=FILE")
         return self.labels(maps, classes)
 

@@ -97,6 +97,7 @@ class Reading:
             values = values[-1:]
             value = known.default if values in ([], [None]) else values[0]
             if known.only and value not in known.only and values != [None]:
+                value = Word(value) if isinstance(known.kind, tuple) else value
                 self.refuse(place, f"{_shown(value)}{'' if found else ', the default'} ({known.note})")
                 return value
         if found and None not in values:
@@ -111,9 +112,9 @@ class Reading:
         value, kind = item.value, known.kind
         if isinstance(kind, tuple):
             if isinstance(value, int) and 0 <= value < len(kind):
-                return kind[value]
+                return Word(kind[value])
             if isinstance(value, Word) and value in kind:
-                return str(value)
+                return value
             wanted = f"one of {', '.join(kind)}"
         else:
             if kind is bool and isinstance(value, Word | int) and str(value) in _BOOLS:

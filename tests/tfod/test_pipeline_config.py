@@ -1,0 +1,505 @@
+import os
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from resight.config import OPERATION_DEFAULTS, Config, load_config
+from resight.errors import ResightError
+from resight.tfod.pipeline_config import examine_pipeline, is_pipeline, load_settings, read_pipeline
+from resight.tfod.pipeline_fields import refuse_tfod_keys, tfod_equivalent
+
+# Of its own make, with everything that the stock configurations of Faster R-CNN ResNet V1 have.
+TEXT = """\
+# a comment with { and "
+model: {
+  faster_rcnn {
+    num_classes: 3
+    image_resizer < keep_aspect_ratio_resizer { min_dimension: 600, max_dimension: 1024; pad_to_max_dimension: true } >
+    feature_extractor {
+      type: 'faster_rcnn_' "resnet101_keras"
+      batch_norm_trainable: t
+    }
+    first_stage_anchor_generator {
+      grid_anchor_generator {
+        scales: [0.25, .5, 1e0]
+        aspect_ratios: 0.5 aspect_ratios: 2.0f
+        height_stride: 8
+        width_stride: 16
+      }
+    }
+    first_stage_box_predictor_conv_hyperparams {
+      op: CONV
+      regularizer { l2_regularizer { weight: 0.0 } }
+      initializer { truncated_normal_initializer { stddev: 0.02 } }
+    }
+    first_stage_nms_iou_threshold: 0.65
+    first_stage_max_proposals: 250
+    first_stage_localization_loss_weight: 2.0
+    initial_crop_size: 14
+    maxpool_kernel_size: 2
+    maxpool_stride: 2
+    second_stage_box_predictor {
+      mask_rcnn_box_predictor {
+        use_dropout: false
+        dropout_keep_probability: 1.0
+        fc_hyperparams { op: FC initializer { variance_scaling_initializer { mode: FAN_AVG } } }
+        share_box_across_classes: true
+      }
+    }
+    second_stage_post_processing {
+      batch_non_max_suppression { score_threshold: 0.01 max_total_detections: 300 }
+      score_converter: SOFTMAX
+    }
+    use_static_shapes: true
+    use_static_balanced_label_sampler: true
+    use_matmul_crop_and_resize: true
+    clip_anchors_to_image: true
+  }
+}
+train_config: {
+  batch_size: 4
+  num_steps: 900
+  sync_replicas: true
+  use_bfloat16: true
+  gradient_clipping_by_norm: 5
+  optimizer {
+    momentum_optimizer: {
+      learning_rate: {
+        cosine_decay_learning_rate {
+          learning_rate_base: 0.01
+          total_steps: 1000
+          warmup_learning_rate: 1e-3
+          warmup_steps: 50
+          hold_base_rate_steps: 7
+        }
+      }
+      momentum_optimizer_value: 0.8
+    }
+    use_moving_average: false
+  }
+  fine_tune_checkpoint: "start/ckpt-0"
+  fine_tune_checkpoint_type: "full"
+  fine_tune_checkpoint_version: V2
+  data_augmentation_options { random_horizontal_flip { } }
+  data_augmentation_options { random_square_crop_by_scale { scale_min: 0.7 num_scales: 3 } }
+}
+train_input_reader: {
+  label_map_path: "map.pbtxt"
+  num_readers: 2
+  max_number_of_boxes: 50
+  tf_record_input_reader { input_path: "train-?.record" input_path: "more.record" }
+}
+eval_config: { metrics_set: "coco_detection_metrics" num_visualizations: 3 }
+eval_input_reader: {
+  label_map_path: "map.pbtxt"
+  shuffle: false
+  tf_record_input_reader { input_path: ["test.record"] }
+}
+"""
+MAP = "".join(f"item {{ id: {number} name: '{name}' }}\n" for number, name in enumerate(("a", "b", "c"), 1))
+RATE = re.search(r"cosine_decay_learning_rate \{.*?\}", TEXT, re.DOTALL).group()
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """``project(text)``: the path of a config beside all that ``TEXT`` names."""
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "start").mkdir()
+    for name in ("train-0.record", "train-1.record", "more.record", "test.record", "start/ckpt-0.index"):
+        (folder / name).touch()
+    (folder / "map.pbtxt").write_text(MAP)
+
+    def write(text=TEXT, name="pipeline.config") -> str:
+        (folder / name).write_text(text, encoding="utf-8", newline="")
+        return str(folder / name)
+
+    return write
+
+
+def config(path, **options) -> Config:
+    return load_config(None, read_pipeline(path, **options).overrides)
+
+
+def refusals(path, **options) -> str:
+    with pytest.raises(ResightError) as caught:
+        read_pipeline(path, **options)
+    assert caught.value.where == path
+    return caught.value.message
+
+
+def test_a_config_becomes_our_configuration(project):
+    path = project()
+    folder = os.path.dirname(path)
+    ours = config(path)
+    tfod = ours.model.tfod
+    assert (ours.model.name, ours.model.min_size, ours.model.max_size) == ("faster_rcnn_resnet101_v1", 600, 1024)
+    assert (ours.model.start, ours.model.start_type) == (f"{folder}/start/ckpt-0", "full")
+    assert (tfod.pad, tfod.fixed_size, tfod.train_norms, tfod.share_boxes) == (True, None, True, True)
+    assert (tfod.anchor_scales, tfod.anchor_ratios, tfod.anchor_stride) == ((0.25, 0.5, 1.0), (0.5, 2.0), (8, 16))
+    assert (tfod.static_shapes, tfod.matmul_crop, tfod.clip_anchors) == (True, True, True)
+    assert (tfod.rpn_stddev, tfod.rpn_nms_iou, tfod.proposals, tfod.score) == (0.02, 0.65, 250, 0.01)
+    assert (tfod.rpn_box_weight, tfod.box_weight) == (2.0, 1.0)  # the second is absent, and 1 by the proto
+    assert (tfod.rpn_batch, tfod.box_batch, tfod.detections_per_class, tfod.detections) == (256, 64, 100, 300)
+    assert (tfod.max_boxes, tfod.evaluated_boxes) == (50, 100)
+    train = ours.train
+    assert (train.optimizer, train.momentum, train.clip_norm, train.ema) == ("momentum", 0.8, 5.0, 0.0)
+    assert (train.steps, train.batch_size, train.accumulate, train.precision) == (900, 4, 1, "float32")
+    assert (train.schedule, train.learning_rate, train.schedule_steps, train.hold_steps) == ("cosine", 0.01, 1000, 7)
+    assert (train.warmup_steps, train.warmup_rate) == (50, 0.001)
+    crop = {**OPERATION_DEFAULTS["random_square_crop_by_scale"], "scale_min": 0.7, "num_scales": 3}
+    assert [(step.name, step.values) for step in ours.augment.operations] == [
+        ("random_horizontal_flip", {"probability": 0.5}),
+        ("random_square_crop_by_scale", crop),
+    ]
+    assert ours.data.train == (f"{folder}/train-?.record", f"{folder}/more.record")
+    assert (ours.data.test, ours.data.label_map) == ((f"{folder}/test.record",), f"{folder}/map.pbtxt")
+    assert read_pipeline(path).num_classes == 3
+
+
+def test_every_field_is_accounted_for_with_its_line(project):
+    pipeline = examine_pipeline(project())
+    accounts = pipeline.text().splitlines()
+    for number, line in enumerate(TEXT.splitlines(), 1):
+        for name in re.findall(r"(\w+): *[\w.'\"\[-]", line.partition("#")[0]):
+            assert any(f"line {number}, " in account and name in account for account in accounts), (number, name)
+    ignored = "\n".join(pipeline.ignored)
+    for name in ("use_bfloat16", "sync_replicas", "num_readers", "num_visualizations", "variance_scaling_initializer"):
+        assert (name in ignored) or "fc_hyperparams.initializer" in ignored
+    assert not pipeline.refused and not pipeline.missing
+    assert all(line.startswith("#") for line in accounts)
+
+
+def test_what_the_proto_has_for_absent_fields(project):
+    minimal = re.sub(r"keep_aspect_ratio_resizer \{.*?\}", "keep_aspect_ratio_resizer {}", TEXT)
+    minimal = minimal.replace("batch_size: 4\n", "batch_size: 1\n").replace(RATE, "cosine_decay_learning_rate {}")
+    ours = config(project(minimal.replace("use_moving_average: false", "").replace("num_steps: 900", "")))
+    assert (ours.model.min_size, ours.model.max_size, ours.model.tfod.pad) == (600, 1024, False)
+    train = ours.train
+    assert (train.learning_rate, train.schedule_steps, train.warmup_steps) == (0.002, 4000000, 10000)
+    assert (train.warmup_rate, train.hold_steps, train.steps) == (0.0002, 0, None)
+    assert config(project(TEXT.replace("batch_size: 4\n", ""))).train.batch_size == 32
+
+
+def test_a_fixed_size(project):
+    text = re.sub(r"keep_aspect_ratio_resizer \{.*?\}", "fixed_shape_resizer { height: 96 width: 64 }", TEXT)
+    ours = config(project(text))
+    assert (ours.model.tfod.fixed_size, ours.model.tfod.pad) == ((96, 64), False)
+    assert (ours.model.min_size, ours.model.max_size) == (64, 96)
+
+
+@pytest.mark.parametrize(
+    ("rate", "expected"),
+    [
+        ("constant_learning_rate { learning_rate: .5 }", {"schedule": "constant", "learning_rate": 0.5}),
+        (
+            "cosine_decay_learning_rate { learning_rate_base: .5 total_steps: 9 warmup_steps: 0 }",
+            {"schedule": "cosine", "learning_rate": 0.5, "schedule_steps": 9, "warmup_rate": None},
+        ),
+        (
+            "exponential_decay_learning_rate { initial_learning_rate: .5 decay_steps: 9 staircase: false }",
+            {"schedule": "exponential", "learning_rate": 0.5, "schedule_steps": 9, "decay": 0.95, "staircase": False},
+        ),
+        (
+            "exponential_decay_learning_rate { initial_learning_rate: .5 burnin_steps: 3 min_learning_rate: .1 }",
+            {"warmup": "constant", "warmup_steps": 3, "warmup_rate": 0.5, "least_rate": 0.1, "staircase": True},
+        ),
+        (
+            "manual_step_learning_rate { initial_learning_rate: .5 schedule { step: 4 learning_rate: .3 }"
+            " schedule { step: 6 learning_rate: .2 } }",
+            {"schedule": "steps", "learning_rate": 0.5, "milestones": ((4, 0.3), (6, 0.2)), "warmup_steps": 0},
+        ),
+        (
+            "manual_step_learning_rate { initial_learning_rate: .1 warmup: true schedule { step: 4 learning_rate: .5 }"
+            " schedule { step: 6 learning_rate: .2 } }",
+            {"learning_rate": 0.5, "warmup_rate": 0.1, "warmup_steps": 4, "milestones": ((6, 0.2),)},
+        ),
+    ],
+)
+def test_learning_rates(project, rate, expected):
+    train = config(project(TEXT.replace(RATE, rate))).train
+    assert {key: getattr(train, key) for key in expected} == expected
+
+
+def test_each_augmentation_has_the_options_of_its_proto(project):
+    flips = "data_augmentation_options { random_horizontal_flip { } }"
+    text = "".join(f"data_augmentation_options {{ {name} {{ }} }}\n" for name in OPERATION_DEFAULTS)
+    text += "data_augmentation_options { random_crop_image { clip_boxes: false min_area: .2 } }"
+    steps = config(project(TEXT.replace(flips, text))).augment.operations
+    assert [(step.name, step.values) for step in steps[:8]] == list(OPERATION_DEFAULTS.items())
+    assert (steps[8].values["clip_boxes"], steps[8].values["min_area"]) == (0.0, 0.2)
+
+
+REFUSED = [
+    ("faster_rcnn {", "ssd {", 'line 3, model.ssd: .*"faster_rcnn_resnet101_keras".*supported is faster_rcnn with'),
+    ("faster_rcnn {", "center_net {", "line 3, model.center_net: .*supported is faster_rcnn"),
+    ('"resnet101_keras"', "'resnet101'", "line 7, .*type: \"faster_rcnn_resnet101\" .*'faster_rcnn_resnet101_keras'"),
+    ('"resnet101_keras"', "'resnet50_fpn_keras'", "resnet50_fpn_keras.*'faster_rcnn_resnet50_keras'"),
+    ("num_classes: 3", "num_classes: 3 number_of_stages: 3", "line 4, .*number_of_stages: 3 .*supported is 2"),
+    ("num_classes: 3", "hard_example_miner {}", "hard_example_miner"),
+    ("num_classes: 3", "num_classes: 0", "num_classes: 0 classes"),
+    ("use_dropout: false", "use_dropout: true", "use_dropout: true .supported is false"),
+    ("use_dropout: false", "predict_instance_masks: true", "Mask R-CNN"),
+    ("score_threshold: 0.01", "soft_nms_sigma: .5", "soft_nms_sigma: 0.5 .supported is 0.0"),
+    ("score_converter: SOFTMAX", "score_converter: SIGMOID", "score_converter: SIGMOID .supported is SOFTMAX"),
+    ("score_converter: SOFTMAX", "", "score_converter: IDENTITY, the default .supported is SOFTMAX"),
+    ("weight: 0.0", "weight: 0.0004", "l2_regularizer.weight: 0.0004"),
+    ("weight: 0.0", "", "l2_regularizer.weight: 1.0, the default"),
+    ("truncated_normal_initializer", "random_normal_initializer", "random_normal_initializer.*truncated_normal"),
+    ("initializer { truncated_normal_initializer { stddev: 0.02 } }", "", "initializer: is missing"),
+    ("initial_crop_size: 14", "", "initial_crop_size: .*must be greater than 0"),
+    ("first_stage_max_proposals: 250", "first_stage_max_proposals: 9", "64 is more than the 9"),
+    ("max_total_detections: 300", "max_total_detections: 30", "100 is more than the 30"),
+    ("use_static_balanced_label_sampler: true", "", "use_static_shapes: true .supported together"),
+    ("scales: [0.25, .5, 1e0]", "", "scales: must be"),
+    ("min_dimension: 600", "min_dimension: 2000", "min_size 2000 is larger than max_size 1024"),
+    ("min_dimension: 600", "resize_method: BICUBIC", "resize_method: BICUBIC .supported is BILINEAR"),
+    ("min_dimension: 600", "per_channel_pad_value: 1", "per_channel_pad_value"),
+    ("num_steps: 900", "freeze_variables: 'conv1'", 'freeze_variables: "conv1"'),
+    ("momentum_optimizer: {", "adam_optimizer: {", "adam_optimizer.*momentum_optimizer"),
+    ("use_moving_average: false", "use_moving_average: true", "use_moving_average: true"),
+    (RATE, "", "learning_rate: is missing"),
+    ("warmup_learning_rate: 1e-3", "warmup_learning_rate: 1", "warmup_learning_rate: 1.0 is more than the 0.01"),
+    ("total_steps: 1000", "total_steps: 57", "total_steps|schedule_steps 57 leaves no step"),
+    (RATE, "manual_step_learning_rate {}", "schedule: must have steps"),
+    ("random_horizontal_flip", "ssd_random_crop", "ssd_random_crop.*random_crop_image"),
+    ("scale_min: 0.7", "scale_min: 1.7", "random_square_crop_by_scale: .*scale_min = 1.7 is larger"),
+    ('type: "full"', 'type: "fine_tune"', '"fine_tune" .supported are detection, full, classification'),
+    ("version: V2", "version: V1", "V1 .supported is V2"),
+    ("num_readers: 2", "sample_1_of_n_examples: 2", "sample_1_of_n_examples: 2"),
+    ("num_readers: 2", "shuffle: false", "shuffle: false .*train.seed"),
+    ("num_visualizations: 3", "use_moving_averages: true", "eval_config.use_moving_averages: true"),
+    ('metrics_set: "coco', 'metrics_set: "pascal_voc', "pascal_voc_detection_metrics"),
+    ("num_readers: 2", "num_reeders: 2", "num_reeders: no such field. Did you mean 'num_readers'"),
+    ("eval_config:", "graph_rewriter: {} eval_config:", "graph_rewriter"),
+    ("batch_size: 4\n", "batch_size: 'four'\n", "line 48, train_config.batch_size: \"four\" is not a whole number"),
+    ("momentum_optimizer_value: 0.8", "momentum_optimizer_value: inf", "inf is not a finite number"),
+    ("op: CONV", "activation: RELU, batch_norm { }", "batch_norm"),
+    ("type: 'faster_rcnn_'", "fpn { } type: 'faster_rcnn_'", "feature_extractor.fpn"),
+    ("random_horizontal_flip { }", "random_horizontal_flip { } random_adjust_hue { }", "and one can hold"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "says"), REFUSED, ids=lambda value: re.sub(r"\s+", " ", value)[:40])
+def test_what_is_refused_is_named_with_its_line_and_what_is_supported(project, old, new, says):
+    assert old in TEXT
+    message = refusals(project(TEXT.replace(old, new, 1)))
+    assert message.startswith("not supported:")
+    assert re.search(says, message), message
+    assert all(re.match(r"  line [1-9]\d*, ", line) for line in message.splitlines()[1:]), message
+
+
+def test_all_refusals_and_missing_paths_come_at_once(project):
+    text = TEXT.replace("use_dropout: false", "use_dropout: true").replace("num_readers: 2", "num_reeders: 2")
+    text = text.replace("start/ckpt-0", "gone/ckpt-0").replace("more.record", "gone-?.record")
+    message = refusals(project(text.replace("map.pbtxt", "gone.pbtxt")))
+    for part in (
+        "use_dropout: true",
+        "num_reeders",
+        r'"gone/ckpt-0" does not exist; --start MODEL',
+        r'"gone-?.record" does not exist; --data RECORDS or --set data.train=GLOB',
+        r'train_input_reader.label_map_path: "gone.pbtxt" does not exist; --data RECORDS',
+        r"eval_input_reader.label_map_path",
+    ):
+        assert part in message
+    assert "train-?.record" not in message
+
+
+def test_options_take_the_place_of_paths(project, tmp_path):
+    gone = TEXT.replace("start/", "gone/").replace(".record", ".gone").replace("map.pbtxt", "gone.pbtxt")
+    path = project(gone)
+    (tmp_path / "label_map.pbtxt").write_text(MAP)
+    pipeline = read_pipeline(path, data=str(tmp_path), start="zoo")
+    assert (pipeline.overrides["data.path"], pipeline.overrides["model.start"]) == (str(tmp_path), "zoo")
+    assert not {"data.train", "data.test", "data.label_map"} & pipeline.overrides.keys()
+    assert sum("takes their place" in line for line in pipeline.ignored) == 2
+    given = {"data.train": "x", "data.test": "y", "data.label_map": str(tmp_path / "label_map.pbtxt")}
+    assert read_pipeline(path, changes={**given, "model.start": "none"}).overrides["data.train"] == "x"
+
+
+def test_paths_are_looked_for_in_the_working_directory_first(project, tmp_path, monkeypatch):
+    path = project()
+    (tmp_path / "map.pbtxt").write_text(MAP)
+    (tmp_path / "test.record").touch()
+    monkeypatch.chdir(tmp_path)
+    ours = config(path)
+    assert (ours.data.label_map, ours.data.test) == (str(tmp_path / "map.pbtxt"), (str(tmp_path / "test.record"),))
+    assert ours.model.start == f"{os.path.dirname(path)}/start/ckpt-0"
+    folder = tmp_path / "[odd]*name"
+    folder.mkdir()
+    (folder / "a.record").touch()
+    monkeypatch.chdir(folder)
+    found = config(project(TEXT.replace('"test.record"', '"a.record"')))
+    from resight.data.discover import find_records
+
+    assert find_records("", {"test": found.data.test}, []) == {"test": [str(folder / "a.record")]}
+
+
+def test_a_number_of_classes_that_is_not_the_label_maps_names_both(project, tmp_path):
+    path = project(TEXT.replace("num_classes: 3", "num_classes: 4"))
+    message = refusals(path)
+    assert "line 4, model.faster_rcnn.num_classes: 4, but the label map" in message and "map.pbtxt has 3" in message
+    (tmp_path / "classes.pbtxt").write_text(MAP.replace("id: 3", "id: 4"))  # a gap counts: an index is the id less 1
+    assert read_pipeline(path, data=str(tmp_path)).label_map == str(tmp_path / "classes.pbtxt")
+    assert "num_classes: 3, but" in refusals(project(), data=str(tmp_path))
+
+
+def test_readers_with_different_label_maps_are_refused(project):
+    path = project()
+    Path(os.path.dirname(path), "other.pbtxt").write_text(MAP.replace("'b'", "'x'"))
+    head, tail = TEXT.rsplit("map.pbtxt", 1)
+    assert "differs from" in refusals(project(f"{head}other.pbtxt{tail}"))
+
+
+def test_a_batch_of_different_sizes_is_refused_with_the_remedies(project):
+    path = project(TEXT.replace("pad_to_max_dimension: true", ""))
+    message = refusals(path)
+    assert re.search(r"line 48, train_config.batch_size: .*batch_size 1.*pad_to_max_dimension.*fixed_shape", message)
+    assert config(path, changes={"train.batch_size": 1}).train.batch_size == 1
+    assert config(path, changes={"model.tfod.pad": True}).train.batch_size == 4
+
+
+def test_the_last_of_a_repeated_field_counts_and_messages_are_joined(project):
+    again = "model { faster_rcnn { num_classes: 2 num_classes: 3 first_stage_max_proposals: 100 } }"
+    pipeline = read_pipeline(project(TEXT + again))
+    assert (pipeline.num_classes, pipeline.overrides["model.tfod.proposals"]) == (3, 100)
+    assert sum("gives it again" in line for line in pipeline.ignored) == 3
+
+
+def test_of_several_evaluation_readers_the_first_counts(project):
+    more = 'eval_input_reader { tf_record_input_reader { input_path: "gone" } label_map_path: "gone" }'
+    pipeline = read_pipeline(project(TEXT + more))
+    assert pipeline.overrides["data.test"][0].endswith("test.record")
+    assert any("all but the first" in line for line in pipeline.ignored)
+
+
+def test_a_trained_model_needs_no_paths(project):
+    text = TEXT.replace("start/", "gone/").replace(".record", ".gone")
+    text = text.replace("momentum_optimizer:", "adam_optimizer:")
+    pipeline = read_pipeline(project(text), model_only=True)
+    assert (pipeline.num_classes, os.path.basename(pipeline.label_map)) == (3, "map.pbtxt")
+    assert load_config(None, pipeline.overrides).model.tfod.detections == 300
+    assert {key.split(".")[0] for key in pipeline.overrides} == {"model"}
+    assert "use_dropout" in refusals(project(text.replace("use_dropout: false", "use_dropout: true")), model_only=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        (TEXT.replace("num_classes: 3", "num_classes 3"), "line 4, column 17"),
+        (TEXT.rstrip().removesuffix("}"), "line 85, column 1"),
+        (TEXT + "}", "column 1"),
+        (TEXT.replace('"start/ckpt-0"', '"start/ckpt-0'), "line 68, column 25"),
+    ],
+)
+def test_a_syntax_error_names_line_and_column(project, text, place):
+    with pytest.raises(ResightError, match="not valid text protobuf") as caught:
+        read_pipeline(project(text))
+    assert place in caught.value.where
+
+
+def test_files_that_are_no_config_are_refused(tmp_path):
+    (tmp_path / "empty.config").touch()
+    assert "no model|model: is missing" and "is missing" in refusals(str(tmp_path / "empty.config"))
+    (tmp_path / "large.config").write_bytes(b"#" * (5 << 20))
+    for name in ("large.config", "none.config", "."):
+        with pytest.raises(ResightError, match=r"too large|cannot be read"):
+            read_pipeline(tmp_path / name)
+
+
+PIECES = sorted(set(re.findall(r"\w+|\S", TEXT)))
+
+
+@given(st.text(max_size=40) | st.lists(st.sampled_from([*PIECES, "\n"])).map(" ".join))
+@example('train_input_reader { tf_record_input_reader { input_path: "a\\000[" } label_map_path: "\\000" }')
+@example("train_config { num_steps: 99999999999999999999 batch_size: -1 gradient_clipping_by_norm: -3 }")
+def test_any_text_is_read_or_refused(project, text):
+    path = project(text.encode("utf-8", "replace").decode(), "any.config")
+    try:
+        examine_pipeline(path)
+        read_pipeline(path)
+    except ResightError as error:
+        assert path in error.where
+
+
+@given(st.data())
+def test_a_damaged_config_is_read_or_refused(project, data):
+    words = re.split(r"(\s+)", TEXT)
+    at = data.draw(st.integers(0, len(words) - 1))
+    words[at] = data.draw(st.sampled_from([*PIECES, "", "-1", "0", "1e30", "'x'", "{}", "[]", "nan"]))
+    path = project("".join(words), "damaged.config")
+    try:
+        pipeline = read_pipeline(path)
+    except ResightError as error:
+        assert path in error.where
+    else:
+        load_config(None, pipeline.overrides)
+
+
+def test_how_a_config_is_told_from_toml(tmp_path):
+    for name, text, told in [
+        ("a.config", "", True),
+        ("a.pbtxt", "", True),
+        ("a.toml", "model { }", False),
+        ("a.txt", "\ufeff# comment {\n\n model : {\n}", True),
+        ("b.txt", "# comment\n[model]\nname = 'x'\n", False),
+        ("c.txt", "train_config <", True),
+        ("none", None, False),
+    ]:
+        if text is not None:
+            (tmp_path / name).write_text(text, encoding="utf-8")
+        assert is_pipeline(tmp_path / name) == told, name
+
+
+def test_settings_come_from_either_form_without_looking_for_paths(project, tmp_path):
+    assert load_settings(project(TEXT.replace("start/", "gone/")), "data").data.path == "data"
+    (tmp_path / "a.toml").write_text("[train]\nsteps = 3\n")
+    assert load_settings(tmp_path / "a.toml").train.steps == 3
+    with pytest.raises(ResightError, match="use_dropout"):
+        load_settings(project(TEXT.replace("use_dropout: false", "use_dropout: true")))
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("train_config.batch_size", "train.batch_size"),
+        ("batch_size", "train.batch_size"),
+        ("num_steps", "train.steps"),
+        ("learning_rate_base", "train.learning_rate"),
+        ("total_steps", "train.schedule_steps"),
+        ("min_dimension", "model.min_size"),
+        ("first_stage_max_proposals", "model.tfod.proposals"),
+        ("keep_aspect_ratio_resizer.max_dimension", "model.max_size"),
+        ("fine_tune_checkpoint", "model.start"),
+        ("eval_input_reader.tf_record_input_reader.input_path", "data.test"),
+        ("label_map_path", "data.label_map"),
+        ("data_augmentation_options", "augment.operations"),
+        ("size", ""),
+        ("num_readers", ""),
+    ],
+)
+def test_keys_of_tfod_are_answered_with_ours(theirs, ours):
+    assert tfod_equivalent(theirs) == ours
+    if ours:
+        with pytest.raises(ResightError, match=theirs) as caught:
+            refuse_tfod_keys(["train.seed", theirs])
+        assert f"'{theirs}' is '{ours}'" in caught.value.fix
+    else:
+        refuse_tfod_keys([theirs, "train.batch_size"])
+
+
+STOCK = sorted(Path(os.environ.get("RESIGHT_TFOD", "none"), "artifacts", "configs").glob("*.config"))
+
+
+@pytest.mark.parametrize("path", STOCK, ids=lambda path: path.stem)
+def test_stock_configurations_build_or_are_refused_by_name(path):
+    ours = re.match(r"faster_rcnn_resnet\d+_v1_\d+x\d+_coco17_[gt]pu-8", path.stem)
+    pipeline = examine_pipeline(path, start="none", data="records")
+    assert not pipeline.missing
+    assert bool(pipeline.refused) == (ours is None)
+    if ours:
+        assert load_config(None, pipeline.overrides).model.is_tfod
+    else:
+        assert any(re.search(r"model\.ssd: .*ssd_|extractor\.type: .*nearest", line) for line in pipeline.refused)
