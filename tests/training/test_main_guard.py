@@ -56,7 +56,7 @@ def test_the_main_of_a_package_needs_no_guard(tmp_path):
 def test_a_process_that_imports_the_script_does_not_train(tmp_path):
     script = (
         "import multiprocessing, os\n"
-        "if multiprocessing.parent_process() is not None:\n"
+        "if __name__ != '__main__':\n"
         f"    {CALL}\n"
         "if __name__ == '__main__':\n"
         "    process = multiprocessing.get_context('spawn').Process(target=os.getpid)\n"
