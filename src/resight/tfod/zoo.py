@@ -65,6 +65,10 @@ ZOO = tuple(
 )
 
 
+def is_of_the_zoo(name: str) -> bool:
+    return any(model.name == name for model in ZOO)
+
+
 def zoo_rows() -> list[dict[str, str | float | bool]]:
     """What ``resight zoo list`` shows: of each entry its name, megabytes of weights, published mAP, licence, URL, and
     whether it is in the cache."""
@@ -214,6 +218,7 @@ def _transfer(url: str, partial: Path) -> None:
                     continue
                 raise _unavailable(url, f"{error.code} {error.reason}") from error
             except (OSError, HTTPException) as error:  # urllib's own kinds are OSErrors
+                file.flush()
                 kept = os.fstat(file.fileno()).st_size
                 what = getattr(error, "reason", None) or error or type(error).__name__
                 so_far = f" (after {kept / 1e6:,.1f} MB, which are kept)" if kept else ""
