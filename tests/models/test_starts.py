@@ -42,7 +42,7 @@ def test_published_coco_weights_load_whole_under_their_old_names(
     model = build_model(ModelConfig(name=NAME), 3)
     assert starts.load_pretrained(model, NAME) == "COCO (torchvision)"
     for key, value in model.state_dict().items():
-        if not key.startswith(starts.CLASS_HEADS):
+        if not key.startswith(tuple(starts.CLASS_HEADS)):
             assert torch.equal(value, published.state_dict()[key]), key
 
 
@@ -63,7 +63,7 @@ def test_rows_of_the_class_heads_follow_the_names() -> None:
     old, new = build_model(ModelConfig(), 3), build_model(ModelConfig(), 3)
     fresh = {key: value.clone() for key, value in new.state_dict().items()}
     report = starts.load_detector(new, old.state_dict(), "old", had, classes)
-    assert sorted(report) == sorted(key for key in fresh if key.startswith(starts.CLASS_HEADS))
+    assert sorted(report) == sorted(key for key in fresh if key.startswith(tuple(starts.CLASS_HEADS)))
     bias = "roi_heads.box_predictor.cls_score.bias"
     codes = "roi_heads.box_predictor.bbox_pred.weight"
     assert new.state_dict()[bias][0] == old.state_dict()[bias][0]

@@ -6,7 +6,8 @@ from resight.config import load_config
 from resight.data.records import write_records_folder
 from resight.errors import ResightError
 from resight.labels import LabelMap
-from resight.training.plan import _steps, make_plan, start_model
+from resight.training.plan import _steps, make_plan
+from resight.training.start import start_model
 
 
 def steps(per_epoch, **train):

@@ -3,8 +3,9 @@ import torch
 
 from resight.errors import ResightError
 from resight.training import preflight as module
-from resight.training.plan import make_plan, start_model
+from resight.training.plan import make_plan
 from resight.training.preflight import check_shared_memory, largest_batch, preflight
+from resight.training.start import start_model
 
 
 @pytest.fixture

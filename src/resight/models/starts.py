@@ -11,11 +11,17 @@ from torch import Tensor
 
 from ..errors import ResightError, listed
 from . import backbones
-from .build import TORCHVISION
+from .build import TORCHVISION, Model
 from .faster_rcnn import FasterRCNN
 from .heads import set_norm_eps
 
-CLASS_HEADS = ("roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred")
+# Heads with a row (or four) for each class, and whether the first is background's.
+CLASS_HEADS = {
+    "roi_heads.box_predictor.cls_score": True,
+    "roi_heads.box_predictor.bbox_pred": True,
+    "predictor.classes": True,
+    "predictor.box": False,
+}
 
 
 def has_detection_weights(name: str, start: str) -> bool:
@@ -23,7 +29,7 @@ def has_detection_weights(name: str, start: str) -> bool:
     return start != "none" and (name in TORCHVISION or start != "pretrained")
 
 
-def load_pretrained(model: FasterRCNN, name: str) -> str:
+def load_pretrained(model: Model, name: str) -> str:
     """Puts the published weights of ``name`` into ``model`` and says what they are; new class heads stay as they are.
 
     The default backbone's come in a package; every other one's are downloaded once by timm or torchvision.
@@ -31,6 +37,7 @@ def load_pretrained(model: FasterRCNN, name: str) -> str:
     Raises:
         ResightError: they cannot be had, or do not fit.
     """
+    assert isinstance(model, FasterRCNN), "TFOD's models come with no weights"
     if name in TORCHVISION:
         return _load_coco(model, name)
     if name == "tf_efficientnet_lite0":
@@ -50,7 +57,7 @@ def load_pretrained(model: FasterRCNN, name: str) -> str:
 
 
 def load_detector(
-    model: FasterRCNN,
+    model: Model,
     weights: Mapping[str, Tensor],
     where: str,
     had: Sequence[str] | None = None,
@@ -66,7 +73,7 @@ def load_detector(
     """
     weights = modern_names(weights)
     own = model.state_dict()
-    heads = [key for key in own if key.startswith(CLASS_HEADS)]
+    heads = {key: CLASS_HEADS[key.rpartition(".")[0]] for key in own if key.rpartition(".")[0] in CLASS_HEADS}
     counters = {key: own[key] for key in own if key.endswith("num_batches_tracked") and key not in weights}
     missing = [key for key in own if key not in weights and key not in counters and key not in heads]
     unfit = [key for key in own if key in weights and key not in heads and weights[key].shape != own[key].shape]
@@ -79,15 +86,20 @@ def load_detector(
         )
     model.load_state_dict({key: weights[key] for key in own if key in weights and key not in heads} | counters, False)
     if had is None or classes is None:
-        return heads
-    rows = [(0, 0), *((had.index(name) + 1, i + 1) for i, name in enumerate(classes) if name in had)]
-    source, target = torch.tensor([row for row, _ in rows]), torch.tensor([row for _, row in rows])
+        return list(heads)
+    rows = [(had.index(name), i) for i, name in enumerate(classes) if name in had]
     with torch.no_grad():
-        for key in heads:
-            new = own[key].unflatten(0, (len(classes) + 1, -1))
-            new[target] = weights[key].unflatten(0, (len(had) + 1, -1))[source]
+        for key, background in heads.items():
+            if key.startswith("predictor.box") and len(own[key]) == len(weights[key]) == 4 != 4 * len(classes):
+                model.get_parameter(key).copy_(weights[key])  # one box for all classes
+                continue
+            pairs = [(0, 0), *((a + 1, b + 1) for a, b in rows)] if background else rows
+            new = own[key].unflatten(0, (len(classes) + background, -1))
+            old = weights[key].unflatten(0, (len(had) + background, -1))
+            for source, target in pairs:
+                new[target] = old[source]
             model.get_parameter(key).copy_(new.flatten(0, 1))
-    return [] if len(rows) == len(classes) + 1 else heads
+    return [] if len(rows) == len(classes) else list(heads)
 
 
 def modern_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

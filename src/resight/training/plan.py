@@ -6,9 +6,6 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import torch
 
 from ..config import Config
 from ..data.augment import HANDED, suggest_flip_pairs
@@ -16,12 +13,11 @@ from ..data.dataset import EndlessBatches, boxes_beyond, network_boxes, record_s
 from ..data.records import Records, RecordSplit, open_configured
 from ..errors import ResightError, listed
 from ..models.anchors import AnchorSettings, fit_anchors, reachable_iou
-from ..models.build import Model, build_model, default_anchors, level_strides
-from ..models.checkpoints import Checkpoint, find_checkpoint, load_checkpoint
-from ..models.heads import count_parameters, set_norm_eps
-from ..models.starts import has_detection_weights, load_detector, load_pretrained
-from ..random_streams import stream_seed
+from ..models.build import default_anchors, level_strides
+from ..models.checkpoints import Checkpoint
+from ..models.starts import has_detection_weights
 from .schedule import base_rate
+from .start import Start, find_start
 
 LEAST_SIZE = 32  # pixels: the stride of the coarsest features
 LEAST_STEPS, MOST_STEPS, EPOCHS = 1_000, 50_000, 40
@@ -42,7 +38,7 @@ class Plan:
     anchors: AnchorSettings
     recall: tuple[float, float]  # share of training boxes with a reachable IoU of .5 and of .7
     counts: Mapping[str, tuple[int, int]]  # class -> training images with it and boxes of it
-    start: Checkpoint | None  # the model whose weights training starts from, where it is one of ours
+    start: Start | None  # trained weights to start from
     notes: tuple[str, ...]
 
     def text(self) -> str:
@@ -67,8 +63,11 @@ class Plan:
         return "\n".join([*rows, *(f"note      {note}" for note in self.notes)])
 
 
-def make_plan(config: Config) -> Plan:
+def make_plan(config: Config, resumed: Checkpoint | None = None) -> Plan:
     """
+    Args:
+        resumed: where the training goes on from, instead of from ``model.start``.
+
     Raises:
         ResightError: no data, an empty training split, options that contradict each other.
     """
@@ -91,7 +90,9 @@ def make_plan(config: Config) -> Plan:
         raise ResightError("epochs and steps are both given; one decides", where="train.epochs")
     classes = records.label_map.names
     watch_name = next((name for name in ("val", "test") if len(records.splits.get(name) or ())), "")
-    start, config = _start(config)
+    start = None
+    if resumed is None:
+        start, config = find_start(config)
     config, notes = _tfod_notes(config, classes, train) if config.model.is_tfod else _flip_pairs(config, classes)
     batches = EndlessBatches(config.train.seed, record_sizes(train), config.train.batch_size)
     if watch_name == "test":
@@ -102,8 +103,10 @@ def make_plan(config: Config) -> Plan:
     if len(sizes) == 0:
         raise ResightError("no training image has a box", where=train.shards[0])
     strides = level_strides(config.model.name)
-    anchors = start.card.anchors if start else default_anchors(config.model.name)
-    if config.model.anchors == "fit" and not has_detection_weights(config.model.name, config.model.start):
+    anchors = (start.anchors if start else None) or default_anchors(config.model.name, config.model.tfod)
+    if resumed is not None:
+        anchors = resumed.card.anchors
+    elif config.model.anchors == "fit" and not has_detection_weights(config.model.name, config.model.start):
         anchors = fit_anchors(sizes, centers, strides, per_level=len(anchors.sizes[0]))
     iou = reachable_iou(sizes, centers, anchors, strides)
     counts, unknown = _counts(train, classes)
@@ -122,23 +125,6 @@ def make_plan(config: Config) -> Plan:
         start,
         (*notes, *_data_notes(records, counts, unknown)),
     )
-
-
-def _start(config: Config) -> tuple[Checkpoint | None, Config]:
-    """The model that ``model.start`` names; what the configuration does not say of the model is as the start has it."""
-    model = config.model
-    if model.start == "none" and model.freeze:
-        # Random weights that stay as they are would be a handicap for good.
-        return None, config.model_copy(update={"model": model.model_copy(update={"freeze": 0})})
-    if model.start in ("pretrained", "none"):
-        return None, config
-    start = load_checkpoint(find_checkpoint(model.start))
-    inherited = {
-        key: getattr(start.card.model, key)
-        for key in ("name", "min_size", "max_size")
-        if key not in model.model_fields_set
-    }
-    return start, config.model_copy(update={"model": model.model_copy(update=inherited)})
 
 
 def _counts(train: RecordSplit, classes: tuple[str, ...]) -> tuple[dict[str, tuple[int, int]], int]:
@@ -208,22 +194,3 @@ def _tfod_notes(config: Config, classes: tuple[str, ...], train: RecordSplit) ->
     if handed and any(operation.name == "random_horizontal_flip" for operation in operations):
         notes.append(f"random_horizontal_flip mirrors {listed(handed)} too, which keep their class, as in TFOD")
     return config, notes
-
-
-def start_model(plan: Plan) -> tuple[Model, dict[str, Any]]:
-    """The model with the weights it starts from, and a report of them."""
-    config = plan.config.model
-    with torch.random.fork_rng(devices=[]):
-        # Layers draw their first weights from the global generator.
-        torch.manual_seed(stream_seed(plan.config.train.seed, "weights"))
-        model = build_model(config, len(plan.classes), plan.anchors)
-    report: dict[str, Any] = {"start": config.start}
-    if config.start == "pretrained":
-        report["start"] = load_pretrained(model, config.name)
-    elif plan.start is not None:
-        card = plan.start.card
-        report["new"] = load_detector(model, plan.start.weights(), config.start, card.label_map.names, plan.classes)
-        if card.norm_eps is not None:
-            set_norm_eps(model, card.norm_eps)
-    report["parameters"], report["trained"] = count_parameters(model)
-    return model, report

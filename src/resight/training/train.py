@@ -22,10 +22,11 @@ from ..models.build import device_of
 from ..models.checkpoints import LAST, Checkpoint, load_checkpoint, weights_digest
 from .loop import Training, TrainResult, order_of
 from .main_guard import check_main_guard
-from .plan import Plan, make_plan, start_model
+from .plan import Plan, make_plan
 from .preflight import preflight
 from .ranks import Ranks, join, launch
 from .run_folder import METRICS, check_run, describe_run, forget_metrics, hold, new_run
+from .start import start_model
 
 log = logging.getLogger(__name__)
 
@@ -105,10 +106,10 @@ def _train(config: Config, run: Path, resume: bool, ranks: Ranks, stop: threadin
     if not ranks.first:
         logging.getLogger("resight").setLevel(logging.ERROR)
     device = ranks.device(device_of(config.train.device))
-    plan = make_plan(config)
+    last = load_checkpoint(run / LAST) if ranks.from_first(resume and (run / LAST).exists()) else None
+    plan = make_plan(config, last)
     log.info("run folder %s\n%s", run, plan.text())
     _be_deterministic(config)
-    last = load_checkpoint(run / LAST) if ranks.from_first(resume and (run / LAST).exists()) else None
     report: dict[str, Any] = {}
     if last is not None:
         _check_same(plan, last, run)

@@ -1,0 +1,109 @@
+"""The model a training starts with: what is loaded, and what the configuration takes over from it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..config import Config, ModelConfig
+from ..errors import ResightError
+from ..models.anchors import AnchorSettings
+from ..models.build import Model, build_model
+from ..models.checkpoints import Checkpoint, find_checkpoint, load_checkpoint
+from ..models.heads import count_parameters, set_norm_eps
+from ..models.starts import load_detector, load_pretrained
+from ..random_streams import stream_seed
+from ..tfod.checkpoint import Variables, read_checkpoint
+from ..tfod.convert import read_tfod
+from ..tfod.folder import find_tfod
+from ..tfod.variables import load_start
+from ..tfod.zoo import fetch, is_of_the_zoo
+
+if TYPE_CHECKING:
+    from .plan import Plan
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Trained weights: a checkpoint of ours, or the variables of one of TFOD's."""
+
+    weights: Checkpoint | Variables
+
+    @property
+    def anchors(self) -> AnchorSettings | None:
+        """The anchors that a trained RPN comes with; TFOD's are always those of the configuration."""
+        return self.weights.card.anchors if isinstance(self.weights, Checkpoint) else None
+
+
+def find_start(config: Config) -> tuple[Start | None, Config]:
+    """What ``model.start`` names; what the configuration does not say of the model is as the start has it.
+
+    Raises:
+        ResightError: there is no such model, it is damaged, or it is of another dialect than ``model.name``.
+    """
+    model = config.model
+    if model.start == "none" and model.freeze:
+        # Random weights that stay as they are would be a handicap for good.
+        return None, _changed(config, {"freeze": 0})
+    if model.start == "none" or (model.start == "pretrained" and not model.is_tfod):
+        return None, config
+    if model.start == "pretrained":
+        raise ResightError(
+            f"{model.name} comes with no weights",
+            where="model.start",
+            fix="Name a model of TFOD's or of its zoo (resight zoo list), or none for random weights.",
+        )
+    place = fetch(model.start) if is_of_the_zoo(model.start) else Path(model.start)
+    if found := find_tfod(place):
+        if not model.is_tfod:
+            if "name" in model.model_fields_set:
+                raise ResightError(
+                    f"is a model of TFOD's, and model.name is {model.name}",
+                    where=place,
+                    fix="Leave model.name out, or choose another start.",
+                )
+            own = read_tfod(place)[1].model
+            config = _changed(config, own.model_dump() | {"start": model.start, "start_type": model.start_type})
+        return Start(read_checkpoint(found.prefix)), config
+    start = load_checkpoint(find_checkpoint(place))
+    keys = ("name", "min_size", "max_size", "tfod")
+    return Start(start), _changed(
+        config, {key: getattr(start.card.model, key) for key in keys if key not in model.model_fields_set}
+    )
+
+
+def _changed(config: Config, changes: dict[str, Any]) -> Config:
+    model = ModelConfig.model_validate(config.model.model_dump(exclude_unset=True) | changes)
+    return config.model_copy(update={"model": model})
+
+
+def start_model(plan: Plan) -> tuple[Model, dict[str, Any]]:
+    """The model with the weights it starts from, and a report of them."""
+    config, start = plan.config, plan.start
+    with torch.random.fork_rng(devices=[]):
+        # Layers draw their first weights from the global generator.
+        torch.manual_seed(stream_seed(config.train.seed, "weights"))
+        model = build_model(config.model, len(plan.classes), plan.anchors)
+    report: dict[str, Any] = {"start": config.model.start}
+    if start is None:
+        if config.model.start == "pretrained":
+            report["start"] = load_pretrained(model, config.model.name)
+    elif isinstance(start.weights, Variables):
+        loaded = load_start(model, start.weights, config.model.start_type)
+        log.info("start     %s", loaded.text())
+        report["new"] = list(loaded.new)
+    else:
+        card = start.weights.card
+        report["new"] = load_detector(
+            model, start.weights.weights(), config.model.start, card.label_map.names, plan.classes
+        )
+        if card.norm_eps is not None:
+            set_norm_eps(model, card.norm_eps)
+    report["parameters"], report["trained"] = count_parameters(model)
+    return model, report
