@@ -68,7 +68,6 @@ def test_help_names_what_exists_and_nothing_of_later():
     assert [verb for verb in shown if verb in [*VERBS, "serve", "cloud"]] == [
         "demo", "data", "train", "evaluate", "predict", "export", "runs", "doctor", "zoo",
     ]  # fmt: skip
-    assert "--devices" not in speak("train --help").out
 
 
 def test_without_a_verb_the_help_is_shown():
@@ -353,7 +352,7 @@ def test_train_turns_options_into_configuration(stand_in, tmp_path):
         "--seed 7 --max-minutes 5 --set train.seed=8 --set augment.flip=0 -o runs/a"
     )
     ((config, out), options), = calls  # fmt: skip
-    assert (out, options) == ("runs/a", {"resume": False, "dry_run": False})
+    assert (out, options) == ("runs/a", {"resume": False, "dry_run": False, "devices": 1})
     assert config == load_config(
         None,
         {
@@ -363,16 +362,23 @@ def test_train_turns_options_into_configuration(stand_in, tmp_path):
         },
     )  # fmt: skip
     assert (said.code, said.out) == (0, "done\n")
-    assert "resight evaluate runs/a" in said.err
+    assert said.err.startswith("Reading records\n") and "resight evaluate runs/a" in said.err
 
 
 def test_an_option_replaces_the_other_measure_of_length(stand_in, tmp_path):
     (tmp_path / "a.toml").write_text('[data]\npath = "records"\n[train]\nsteps = 500\n')
     calls = stand_in("training.train", "train", trained())
     speak("train", tmp_path / "a.toml", "--epochs", 2)
+    speak("train", tmp_path / "a.toml", "--max-minutes", 2)
+    speak("train", tmp_path / "a.toml", "--set", "train.max_minutes=2", "--steps", 7)
     speak("train", tmp_path / "a.toml", "--batch", 3)
-    lengths = [(config.train.epochs, config.train.steps) for ((config, _), _) in calls]
-    assert lengths == [(2, None), (None, 500)]
+    (tmp_path / "a.toml").write_text('[data]\npath = "records"\n[train]\nmax_minutes = 9\nepochs = 4\n')
+    speak("train", tmp_path / "a.toml", "--steps", 2)
+    speak("train", tmp_path / "a.toml")
+    lengths = [(config.train.epochs, config.train.steps, config.train.max_minutes) for ((config, _), _) in calls]
+    assert lengths == [
+        (2, None, None), (None, None, 2), (None, 7, 2), (None, 500, None), (None, 2, None), (4, None, 9)
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("code", [0, 1, 75])
@@ -451,7 +457,7 @@ def test_resume_needs_only_the_run(stand_in, tmp_path):
     speak("train", "--resume", "-o", tmp_path)
     ((config, out), options), = calls  # fmt: skip
     assert (config.data.path, config.train.seed, out) == ("records", 5, str(tmp_path))
-    assert options == {"resume": True, "dry_run": False}
+    assert options == {"resume": True, "dry_run": False, "devices": 1}
 
 
 def test_resume_on_a_folder_without_a_run_starts_one(stand_in, tmp_path):

@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .boxes import Annotation, Box, Detections
     from .checking import check_data
+    from .config import load_config
     from .data.build import build_data, write_records
     from .data.show import show_data
     from .detector import load
@@ -32,6 +33,7 @@ _HOMES = {
     "evaluate": "evaluation.evaluate",
     "export": "exporting",
     "load": "detector",
+    "load_config": "config",
     "predict": "prediction",
     "show_data": "data.show",
     "train": "training.train",
@@ -48,6 +50,7 @@ __all__ = [
     "evaluate",
     "export",
     "load",
+    "load_config",
     "predict",
     "show_data",
     "train",

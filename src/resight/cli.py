@@ -209,15 +209,14 @@ def train(
         "train.seed": seed,
     }
     overrides: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
-    if epochs is not None and steps is None:
-        overrides["train.steps"] = None  # an option replaces what the file says, not only its own key
-    if steps is not None and epochs is None:
-        overrides["train.epochs"] = None
     if size is not None:
         overrides["model.min_size"], overrides["model.max_size"] = _size(size)
     assigned = parse_set(set or [])
     refuse_tfod_keys(assigned)
     overrides |= assigned
+    lengths = ("train.epochs", "train.steps", "train.max_minutes")
+    if any(key in overrides for key in lengths):  # they replace the length that the file says, in whatever measure
+        overrides = dict.fromkeys(lengths) | overrides
     if resume and out is None:
         raise ResightError(
             "which run shall be resumed?", where="--resume", fix="Name it: resight train --resume -o RUN"
@@ -241,6 +240,7 @@ def train(
             where="data.path",
             fix="Name a records folder: resight train --data RECORDS (resight data build makes one).",
         )
+    say(f"Reading {settings.data.path or settings.data.train}")  # what is imported now takes some seconds
     from .training.train import train as run_train
 
     result = run_train(settings, out, resume=resume, dry_run=dry_run, devices=devices)
