@@ -90,9 +90,7 @@ def make_plan(config: Config, resumed: Checkpoint | None = None) -> Plan:
         raise ResightError("epochs and steps are both given; one decides", where="train.epochs")
     classes = records.label_map.names
     watch_name = next((name for name in ("val", "test") if len(records.splits.get(name) or ())), "")
-    start = None
-    if resumed is None:
-        start, config = find_start(config)
+    start, config = find_start(config, resumed)
     config, notes = _tfod_notes(config, classes, train) if config.model.is_tfod else _flip_pairs(config, classes)
     batches = EndlessBatches(config.train.seed, record_sizes(train), config.train.batch_size)
     if watch_name == "test":

@@ -41,8 +41,11 @@ class Start:
         return self.weights.card.anchors if isinstance(self.weights, Checkpoint) else None
 
 
-def find_start(config: Config) -> tuple[Start | None, Config]:
+def find_start(config: Config, resumed: Checkpoint | None = None) -> tuple[Start | None, Config]:
     """What ``model.start`` names; what the configuration does not say of the model is as the start has it.
+
+    Args:
+        resumed: where a training goes on from; its start is then needed no more.
 
     Raises:
         ResightError: there is no such model, it is damaged, or it is of another dialect than ``model.name``.
@@ -50,7 +53,9 @@ def find_start(config: Config) -> tuple[Start | None, Config]:
     model = config.model
     if model.start == "none" and model.freeze:
         # Random weights that stay as they are would be a handicap for good.
-        return None, _changed(config, {"freeze": 0})
+        config = _changed(config, {"freeze": 0})
+    if resumed is not None:
+        return None, _inherited(config, resumed.card.model, tuple(ModelConfig.model_fields))
     if model.start == "none" or (model.start == "pretrained" and not model.is_tfod):
         return None, config
     if model.start == "pretrained":
@@ -72,10 +77,12 @@ def find_start(config: Config) -> tuple[Start | None, Config]:
             config = _changed(config, own.model_dump() | {"start": model.start, "start_type": model.start_type})
         return Start(read_checkpoint(found.prefix)), config
     start = load_checkpoint(find_checkpoint(place))
-    keys = ("name", "min_size", "max_size", "tfod")
-    return Start(start), _changed(
-        config, {key: getattr(start.card.model, key) for key in keys if key not in model.model_fields_set}
-    )
+    return Start(start), _inherited(config, start.card.model, ("name", "min_size", "max_size", "tfod"))
+
+
+def _inherited(config: Config, model: ModelConfig, keys: tuple[str, ...]) -> Config:
+    own = config.model.model_fields_set
+    return _changed(config, {key: getattr(model, key) for key in keys if key not in own})
 
 
 def _changed(config: Config, changes: dict[str, Any]) -> Config:
