@@ -228,6 +228,8 @@ def train(
         print(pipeline.text())
     if pipeline and (pipeline.refused or not show_config):
         pipeline.check()
+    if pipeline and pipeline.ignored and not show_config:
+        log.info("%d fields of %s have no effect here; --show-config lists them", len(pipeline.ignored), config)
     settings = load_config(None, pipeline.overrides) if pipeline else load_config(config, overrides)
     if show_config:
         print(to_toml(settings))
