@@ -35,7 +35,7 @@ Out = Annotated[str, typer.Option("--out", "-o", help="Folder or file to write."
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists, as far as Resight wrote it.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, a checkpoint or an exported ONNX.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, a checkpoint or an exported model.")]
 Labels = Annotated[str | None, typer.Option("--labels", metavar="MAP", help="A label map that names the classes.")]
 Format = Annotated[
     str, typer.Option("--format", metavar="auto|lisa|coco|voc|yolo|csv|tfrecord", help="Format of the annotations.")
@@ -330,16 +330,25 @@ def predict(
 def export(
     model: Model,
     out: Out,
-    format: Annotated[str, typer.Option(metavar="onnx", help="Format of the export.")] = "onnx",
+    format: Annotated[
+        str, typer.Option(metavar="onnx|savedmodel", help="Format; savedmodel is TFOD's, for models of its dialect.")
+    ] = "onnx",
+    input_type: Annotated[
+        str,
+        typer.Option(
+            metavar="image_tensor|encoded_image_string_tensor|tf_example|float_image_tensor",
+            help="What a client sends to a SavedModel, under TFOD's name.",
+        ),
+    ] = "image_tensor",
     labels: Labels = None,
     force: Force = False,
 ) -> int:
     """Exports a model and prints how close the export's detections are; exit code 1 beyond the tolerance."""
     from .exporting import export as run_export
 
-    report = run_export(model, format, out, force=force, labels=labels)
+    report = run_export(model, format, out, force=force, labels=labels, input_type=input_type)
     print(report.text())
-    wrote(out, f"predict {quoted(out)} PHOTOS -o found")
+    wrote(out, f"predict {quoted(report.model)} PHOTOS -o found")
     return console.DONE if report.ok else console.BAD
 
 

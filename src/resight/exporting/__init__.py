@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from ..arguments import BOOL, NONE, PATH, TEXT, check_types
 from ..boxes import Detections
+from ..config import TFOD_MODELS, ModelConfig
 from ..detector import Detector, load
-from ..errors import ResightError, nearest
-from ..outputs import check_file
+from ..errors import ResightError, listed, nearest
+from ..outputs import check_file, check_output
 from ..random_streams import numpy_stream
+from .saved_model_detector import written_before
 
 FORMATS = ("onnx", "savedmodel")
 INPUT_TYPES = ("image_tensor", "encoded_image_string_tensor", "tf_example", "float_image_tensor")  # TFOD's names
@@ -47,7 +51,12 @@ class Parity:
     @property
     def ok(self) -> bool:
         alone = self.unmatched <= UNMATCHED_TOLERANCE * self.detections
-        return (self.detections > 0 or self.may_be_none) and alone and self.score <= SCORE_TOLERANCE and self.box <= BOX_TOLERANCE
+        return (
+            (self.detections > 0 or self.may_be_none)
+            and alone
+            and self.score <= SCORE_TOLERANCE
+            and self.box <= BOX_TOLERANCE
+        )
 
     def text(self) -> str:
         verdict = "equal within the tolerance" if self.ok else "NOT equal within the tolerance"
@@ -61,6 +70,7 @@ class Parity:
 @dataclass(frozen=True)
 class ExportReport:
     out: str
+    model: str  # what of it is the exported model
     parity: Parity
     megabytes: float
 
@@ -102,15 +112,19 @@ def export(
     elif Path(out).suffix != ".onnx":
         raise ResightError("the name of an ONNX model ends in .onnx", where=out)
     else:
-        check_file(out, force, _is_our_onnx)
+        with _extra(format):
+            from .onnx_model import is_ours
+
+            check_file(out, force, is_ours)
     detector = load(model, "cpu", labels=labels)
     if not hasattr(detector, "model"):
         raise ResightError("is an exported model already", where=model, fix="Export the run it is from.")
-    if format == "savedmodel" and detector.model.dialect != "tfod":
+    tfod = getattr(detector.model, "config", ModelConfig()).tfod
+    if format == "savedmodel" and tfod is None:
         raise ResightError(
-            f"a SavedModel is for {listed(TFOD_MODELS)} alone", where=model, fix="Choose --format onnx for this model."
+            f"only {listed(TFOD_MODELS)} can be a SavedModel", where=model, fix="Choose --format onnx for this model."
         )
-    try:
+    with _extra(format):
         if format == "savedmodel":
             from .saved_model import write_export
 
@@ -119,15 +133,22 @@ def export(
             from .onnx_export import write_onnx
 
             write_onnx(detector, Path(out))
-    except ImportError as error:
-        extra = "tensorflow" if format == "savedmodel" else "onnx"
-        fix = f"pip install 'resight[{extra}]'"
-        raise ResightError(f"needs {error.name}", where=f"--format {format}", fix=fix) from error
     place = Path(out) / "saved_model" if format == "savedmodel" else Path(out)
     parity = compare(detector, load(place), probe_images())
-    tfod = detector.model.config.tfod
+    parity = replace(parity, may_be_none=tfod is not None and tfod.score > 0)
     files = [file for file in place.rglob("*") if file.is_file()] or [place]
-    return ExportReport(str(out), parity, sum(file.stat().st_size for file in files) / 1e6)
+    return ExportReport(str(out), str(place), parity, sum(file.stat().st_size for file in files) / 1e6)
+
+
+@contextmanager
+def _extra(format: str) -> Iterator[None]:
+    """Names the extra to install where an import in the block fails."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        extra = {"savedmodel": "tensorflow"}.get(format, format)
+        fix = f"pip install 'resight[{extra}]'"
+        raise ResightError(f"needs {error.name}", where=f"--format {format}", fix=fix) from error
 
 
 def probe_images() -> list[np.ndarray]:

@@ -23,8 +23,10 @@ from ..models import coder
 from ..models.checkpoints import weights_digest
 from ..models.faster_rcnn import BOX_WEIGHTS, POOL_SIZE, RPN_WEIGHTS, FasterRCNN, InputSettings, big_enough
 from ..models.pooling import SAMPLES, assign_levels
+from ..models.tfod_rcnn import TfodRCNN
 from ..outputs import whole_file
 from .onnx_model import KEY
+from .onnx_tfod import TfodGraph
 
 OPSET = 18
 
@@ -307,10 +309,11 @@ def write_onnx(detector: Detector, path: Path) -> None:
     Raises:
         ResightError: the file cannot be written.
     """
-    proto = to_onnx(detector.model)
+    model = detector.model
+    dialect, proto = ("tfod", TfodGraph(model).build()) if isinstance(model, TfodRCNN) else ("fpn", to_onnx(model))
     meta = {
         "classes": list(detector.classes),
-        "dialect": "fpn",
+        "dialect": dialect,
         "score": detector.score if detector.has_score else None,
         "digest": weights_digest(detector.model.state_dict()),
         "version": __version__,

@@ -13,6 +13,7 @@ from ..boxes import Detections
 from ..data.example import Record
 from ..detector import Detector, class_names
 from ..errors import ResightError
+from .saved_model_detector import detections_of
 
 KEY = "resight"
 
@@ -31,8 +32,12 @@ class OnnxDetector(Detector):
             )
 
     def detect(self, image: np.ndarray) -> Detections:
-        boxes, scores, labels = self.session.run(["boxes", "scores", "labels"], {"image": image[None]})
+        outputs = [output.name for output in self.session.get_outputs()]
+        found = dict(zip(outputs, self.session.run(outputs, {"image": image[None]}), strict=True))
         height, width = image.shape[:2]
+        if "detection_boxes" in found:
+            return detections_of(found, self.classes, width, height)
+        boxes, scores, labels = found["boxes"], found["scores"], found["labels"]
         return Detections(boxes, scores, labels, self.classes, width, height)
 
     def losses(self, record: Record, labels: np.ndarray, image: np.ndarray) -> None:
@@ -51,7 +56,7 @@ def load_onnx(path: Path, labels: str | os.PathLike[str] | None = None) -> OnnxD
             "running an .onnx needs ONNX Runtime", where=path, fix="pip install 'resight[onnx]'"
         ) from error
     if not path.is_file():
-        raise ResightError("there is no such model", where=path)
+        raise ResightError("is no file" if path.exists() else "there is no such model", where=path)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # warnings about its own optimizations help nobody here
     try:

@@ -5,6 +5,7 @@ TensorFlow may be imported after torchvision; the other order can end the proces
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,8 +16,17 @@ import tensorflow as tf
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 from torch import Tensor
 
-from ..config import ModelConfig
+from .. import __version__
+from ..config import Config, ModelConfig, load_config
+from ..detector import Detector
+from ..labels import LabelMap, to_pbtxt
+from ..models.checkpoints import weights_digest
+from ..models.tfod_rcnn import TfodRCNN
+from ..outputs import whole_folder
+from ..tfod.folder import PIPELINE
+from ..tfod.pipeline_text import write_pipeline
 from ..tfod.variables import SUFFIX, checkpoint_keys, to_tensorflow
+from .saved_model_detector import CARD, LABEL_MAP, written_before
 from .tfod_graph import Graph, decode_input, depth_of, input_spec
 
 
@@ -31,6 +41,31 @@ class Serving(tf.Module):
             return graph.outputs(decode_input(input_tensor, input_type))
 
         self.__call__ = tf.function(call, input_signature=[input_spec(input_type)], autograph=False)
+
+
+def write_export(detector: Detector, out: Path, input_type: str, force: bool) -> None:
+    """Writes what TFOD's export writes, a label map and Resight's own card to the folder ``out``.
+
+    Raises:
+        ResightError: it cannot be written.
+    """
+    model = detector.model
+    assert isinstance(model, TfodRCNN)
+    card = {
+        "classes": list(detector.classes),
+        "score": detector.score if detector.has_score else None,
+        "input_type": input_type,
+        "digest": weights_digest(model.state_dict()),
+        "version": __version__,
+    }
+    trained = Path(detector.name).parent.parent / "config.toml"  # of the run folder whose checkpoint it is
+    config = load_config(trained) if trained.is_file() else Config()
+    config = config.model_copy(update={"model": model.config})
+    with whole_folder(out, force, written_before(out)) as folder:
+        write_saved_model(model.state_dict(), model.config, model.num_classes, folder, input_type)
+        (folder / PIPELINE).write_text(write_pipeline(config, model.num_classes), encoding="utf-8")
+        (folder / LABEL_MAP).write_text(to_pbtxt(LabelMap.from_names(detector.classes)), encoding="utf-8")
+        (folder / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_saved_model(

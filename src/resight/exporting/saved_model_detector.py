@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ from ..labels import read_label_map
 from .tensorflow_session import STRING, TYPES, Session
 
 FILE = "saved_model.pb"
-LABEL_MAP, CARD = "label_map.pbtxt", "resight.json"  # beside the SavedModel
+# An export's files; the last two are what a SavedModel itself does not hold.
+EXPORT = ("saved_model", "checkpoint", "pipeline.config", "label_map.pbtxt", "resight.json")
+LABEL_MAP, CARD = EXPORT[3:]
 NEEDED = ("detection_boxes", "detection_classes", "detection_scores", "num_detections")
 
 
@@ -116,3 +118,9 @@ def names_by_id(labels: str | os.PathLike[str] | None, count: int) -> tuple[str,
     if 0 < count < highest:
         raise ResightError(f"has the id {highest}, the model {count} classes", where=labels)
     return tuple(named.get(id) or f"class {id}" for id in range(1, (count or highest) + 1))
+
+
+def written_before(out: Path) -> Callable[[Path], bool]:
+    """Tells the files of an earlier export in ``out`` from others."""
+    ours = EXPORT if (out / CARD).is_file() else ()
+    return lambda path: path.name in ours

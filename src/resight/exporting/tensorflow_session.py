@@ -10,6 +10,8 @@ import ctypes
 import functools
 import importlib.util
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ctypes import POINTER, c_char_p, c_int, c_int64, c_size_t, c_void_p
 from pathlib import Path
 from typing import Any
@@ -75,14 +77,27 @@ def _library() -> Any:
     folder = Path(spec.origin).parent
     # Not to all libraries' view: torchvision brings some of the same ones, and mixed up they end the process.
     try:
-        for name in ("libtensorflow_framework", "libtensorflow_cc"):
-            library = ctypes.CDLL(str(next(folder.glob(f"{name}.*"))))
+        with _silence():
+            library = ctypes.CDLL(str(next(folder.glob("libtensorflow_cc.*"))))
         for name, (result, *arguments) in _FUNCTIONS.items():
             function = getattr(library, f"TF_{name}")
             function.restype, function.argtypes = result, arguments
     except (OSError, StopIteration, AttributeError) as error:
         raise ResightError(f"TensorFlow's library cannot be used: {error}", where=folder, fix=FIX) from error
     return library
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """TensorFlow tells stderr about its options while it is being loaded, whatever its level of logging."""
+    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(null)
+        os.close(stderr)
 
 
 class Session:
