@@ -89,7 +89,7 @@ class Reading:
             return self.message(merged, str(known.kind), place, found[-1].line if found else line)
         values = [self.scalar(item, known, place) for item in found]
         if known.repeated:
-            value = tuple(item for item in values if item is not None)
+            value: Any = tuple(item for item in values if item is not None)
         else:
             for item in found[:-1]:
                 text = f"{_shown(item.value)} (line {found[-1].line} gives it again)"
