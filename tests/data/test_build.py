@@ -323,7 +323,7 @@ def test_a_table_with_a_split_file_becomes_records(photos: list[Annotation], tmp
     # Images that are not selected are no strangers to the file.
     few = build_data(folder, tmp_path / "few", split=str(split), classes=("merge",))
     assert few.rule == str(split) and sum(few.images.values()) == 11
-    assert "names 1 files that are no image here: stranger.jpg" in few.text()
+    assert "names 1 file without an image here: stranger.jpg" in few.text()
     again = build_data(tmp_path / "out", tmp_path / "again")
     assert again.rule == "given" and again.images == report.images and again.counts == report.counts
 

@@ -15,6 +15,7 @@ from resight import Annotation, Box, ResightError, build_data, write_records
 from resight.config import load_config
 from resight.data.check import check_data
 from resight.data.example import Record, encode_example
+from resight.data.summary import amounts
 from resight.data.tfrecord import TFRecordWriter
 
 HEADER = "filename,width,height,class,xmin,ymin,xmax,ymax"
@@ -276,3 +277,33 @@ def test_wrong_arguments_are_named(tmp_path, given, named):
     with pytest.raises(ResightError, match=named) as caught:
         check_data(**{"path": tmp_path} | given)
     assert caught.value.where == "check_data"
+
+
+def test_data_without_a_box_are_an_error_as_build_has_it(tmp_path):
+    rows = [f"{n}.jpg,320,240,,,,," for n in (1, 2, 3, 4)]
+    source = table(tmp_path / "source", rows, {})
+    assert [problem.kind for problem in check_data(source).errors] == ["no_box"]
+    with pytest.raises(ResightError, match="no box is left"):
+        build_data(source, tmp_path / "records")
+
+
+def test_a_yolo_label_without_an_image_is_named_by_check_and_build(tmp_path):
+    for name in ("images/a.jpg", "labels/a.txt", "labels/gone.txt"):
+        path = tmp_path / "source" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"0 .5 .5 .2 .2\n" if name.endswith("txt") else encoded(1))
+    (problem,) = check_data(tmp_path / "source").errors
+    assert problem.kind == "missing_image" and problem.where.endswith("labels/gone.txt")
+    with pytest.raises(ResightError, match=r"gone\.txt"):
+        build_data(tmp_path / "source", tmp_path / "records")
+    left_out = build_data(tmp_path / "source", tmp_path / "records", on_bad="skip").text()
+    assert "left out: 1 missing image\n" in left_out
+
+
+def test_amounts_are_worded_by_number():
+    counts = {"boxes_of_other_classes": 1, "missing_image": 2, "bad_box": 1, "rotated_images": 1, "malformed": 0}
+    assert amounts(counts) == "1 box of other classes, 2 missing images, 1 bad box, 1 rotated image"
+    assert (
+        amounts({"images_without_a_good_box": 3, "missing_records": 1})
+        == "3 images without a good box, 1 missing record"
+    )

@@ -173,8 +173,7 @@ def write_records(
 
     names = _class_names(source, rename or {}, classes, label_map)
     items, problems = _unique_ids(_select(source.annotations, names, background, left_out))
-    # Inspection names a missing image too, and only where it matters after the selection.
-    problems += [problem for problem in source.problems if problem.kind != "missing_image"]
+    problems += source.problems
     # Splitting once without hashes finds a bad rule before the long part, and tells whether hashes are needed.
     rules: dict[str, Any] = {
         "group_by": group_by,

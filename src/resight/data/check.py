@@ -84,14 +84,15 @@ def check_data(
     config = config or Config()
     source, records = open_data(path, format, config)
     images, stored = source.annotations, records is not None
-    # A missing image is named where it is looked for.
-    problems = [problem for problem in source.problems if problem.kind != "missing_image"]
+    problems = list(source.problems)
     hashes: list[int | None] = []
     good: list[Annotation] = []
     for annotation, found in zip(images, inspect_all(images, deep=True), strict=True):
         problems += [*found.problems, *_remarks(annotation, found, stored)]
         hashes.append(found.hash)
         good += [found.annotation] if found.annotation else []
+    if not any(image.boxes for image in good):
+        problems.append(Problem("error", "no_box", os.fspath(path), "there is no good box to learn from"))
     problems += [
         *(_out_of_reach(good, config.model, reach) if reach else ()),
         *_duplicate_ids(images, stored),
@@ -141,9 +142,7 @@ def _place(annotation: Annotation) -> str:
 
 def _out_of_reach(images: Sequence[Annotation], model: ModelConfig, reach: Reach) -> Iterator[Problem]:
     """The training boxes that no anchor overlaps by half: the first stage hardly learns to find their like."""
-    boxes = [
-        (image, box) for image in images if image.split in ("train", None) for box in image.boxes if not box.crowd
-    ]
+    boxes = [(image, box) for image in images if image.split in ("train", None) for box in image.boxes if not box.crowd]
     if not boxes:
         return
     sizes = np.array([(image.width, image.height) for image, _ in boxes], np.float64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,8 +37,13 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def amounts(counts: Mapping[str, int]) -> str:
-    """``3 bad boxes, 1 missing image``: what there is any of."""
-    return ", ".join(f"{n:,} {kind.replace('_', ' ')}" for kind, n in counts.items() if n)
+    """``3 bad boxes, 1 missing image``: what there is any of, by keys such as ``bad_box`` or ``rotated_images``."""
+    return ", ".join(f"{n:,} {_worded(kind.replace('_', ' '), n)}" for kind, n in counts.items() if n)
+
+
+def _worded(kind: str, number: int) -> str:
+    one, many = r"\b(image|box|record)(s|es)?\b", {"image": "images", "box": "boxes", "record": "records"}
+    return re.sub(one, lambda found: found[1] if number == 1 else many[found[1]], kind, count=1)
 
 
 def findings(problems: Sequence[Problem], head: str = "") -> list[str]:

@@ -58,8 +58,9 @@ def inspect(annotation: Annotation, classes: Sequence[str] = (), *, deep: bool =
     try:
         image, fingerprint = _look(annotation, deep)
     except ResightError as error:
-        missing = isinstance(error.__cause__, FileNotFoundError)
-        return bad("missing_image" if missing else "unreadable_image", error.message)
+        if isinstance(error.__cause__, FileNotFoundError):
+            return bad("missing_image", f"not found: {annotation.image!s}")
+        return bad("unreadable_image", error.message)
 
     width, height = image.upright_size
     boxes = annotation.boxes

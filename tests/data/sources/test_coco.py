@@ -130,6 +130,27 @@ def test_what_is_wrong_is_named_with_its_place(tmp_path, put, images, change, ki
     assert found and says in found[0].message and "[" in found[0].where
 
 
+def test_whole_numbers_written_as_floats_are_ids(tmp_path, put, images):
+    images("a.png", "b.png")
+    content = document("a.png", "b.png")
+    for item in content["images"] + content["categories"]:
+        item["id"] = float(item["id"])
+    put("set.json", json.dumps(content))
+    source = read_source(tmp_path)
+    assert not source.problems
+    assert source.annotations[0].boxes
+
+
+def test_categories_may_be_missing_and_images_may_be_addresses(tmp_path, put, images):
+    images("photos/a.png", "photos/b.png")
+    content = document("https://host/photos/a.png", "s3://bucket/b.png")
+    put("set.json", json.dumps(content))
+    assert [a.source_id for a in read_source(tmp_path).annotations] == ["photos/a.png", "photos/b.png"]
+    del content["categories"]
+    put("set.json", json.dumps(content))
+    assert "'categories', which is empty or missing" in read_source(tmp_path).problems[0].message
+
+
 def test_an_area_of_zero_is_no_area(tmp_path, put):
     content = document("a.png", "b.png")
     content["annotations"][0]["area"] = 0

@@ -83,6 +83,9 @@ def test_a_header_that_quotes_run_together(tmp_path, put):
     put("x.csv", HEADER.replace("class", '"class') + "a.jpg,1,2,x,1,2,3,4\n")
     with pytest.raises(ResightError, match=r"x\.csv:.*the header lacks class"):
         read_source(tmp_path)
+    put("x.csv", "filename,class,class,xmin,ymin,xmax,ymax\na.jpg,x,y,1,2,3,4\n")
+    with pytest.raises(ResightError, match="the header has class more than once"):
+        read_source(tmp_path)
 
 
 def test_bad_boxes_are_kept_as_written(tmp_path, put, images):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from resight.data.sources import lisa, read_source
 from resight.data.sources.source import Tree
+from resight.data.validate import inspect
 from resight.errors import ResightError
 
 HEADER = (
@@ -98,13 +99,14 @@ def test_bad_lines_are_all_named_and_their_frames_left_out(tmp_path, put, images
     assert all(p.level == "error" and "allAnnotations.csv" in p.where for p in source.problems)
 
 
-def test_missing_frames_are_reported_one_by_one_and_stay_in(tmp_path, put, images):
+def test_missing_frames_stay_in_to_be_found_missing(tmp_path, put, images):
     images("a.png")
     put("allAnnotations.csv", table(row("a.png"), row("vid0/b.png"), row("vid0/c.png")))
     source = read_source(tmp_path)
     assert len(source.annotations) == 3
-    missing = [p for p in source.problems if p.kind == "missing_image"]
-    assert len(missing) == 2 and f"{tmp_path}/vid0/b.png" in missing[0].message
+    found = [problem for annotation in source.annotations for problem in inspect(annotation).problems]
+    assert [problem.kind for problem in found] == ["missing_image"] * 2
+    assert found[0].message == f"b.png: not found: {tmp_path}/vid0/b.png"
 
 
 def test_frames_that_no_table_lists_are_counted(tmp_path, put, images):

@@ -35,7 +35,7 @@ def test_nothing_known_lists_what_every_format_looks_for(tmp_path, put):
         read_source(tmp_path)
     for module in FORMATS:
         assert f"{module.NAME}: {module.LOOKS_FOR}" in caught.value.fix
-    assert caught.value.where == str(tmp_path) and "1 files" in caught.value.message
+    assert caught.value.where == str(tmp_path) and "its 1 file, 0 of them images" in caught.value.message
 
 
 def test_several_formats_list_what_was_found_and_how_to_choose(tmp_path, put, images):

@@ -134,7 +134,8 @@ def test_a_rotated_photograph_is_measured_as_it_is_shown(tmp_path, put):
     ("text", "says"),
     [
         ("0 .5 .5 .1", "3 numbers"), ("0 .5 .5 .1 .1 .9", "5 numbers"), ("x .5 .5 .1 .1", "class"),
-        ("2 .5 .5 .1 .1", "class is 2"), ("-1 .5 .5 .1 .1", "class"), ("1.5 .5 .5 .1 .1", "class"),
+        ("2 .5 .5 .1 .1", "class is 2, which has no name"), ("0 50 40 20 10", "pixels"),
+        ("-1 .5 .5 .1 .1", "class"), ("1.5 .5 .5 .1 .1", "class"),
         ("nan .5 .5 .1 .1", "class"), ("inf .5 .5 .1 .1", "class"), ("0 .5 .5 .1 ,1", "',1'"),
         (b"\xff\xfe\xff", ""), ("0", "0 numbers"),
     ],
@@ -162,6 +163,19 @@ def test_labels_without_image_and_images_that_are_none(tmp_path, put, images):
         ("missing_image", str(tmp_path / "labels/gone.txt"))
     ]
     assert [len(a.boxes) for a in source.annotations] == [1, 0]  # c.jpg stays, to be found unreadable
+
+
+def test_two_numbers_of_one_name_are_named(tmp_path, put, images):
+    images("a.jpg")
+    put("a.txt", LINE)
+    put("data.yaml", "names: {0: stop, 1: stop}")
+    source = read_source(tmp_path)
+    assert source.classes == ("stop",)
+    assert [(p.level, p.kind) for p in source.problems] == [("warning", "duplicate_class")]
+    put("data.yaml", "names: [no, yes]")
+    with pytest.raises(ResightError, match=r"names\[0\] is False") as caught:
+        read_source(tmp_path)
+    assert "quotes" in caught.value.fix
 
 
 def test_no_label_at_all_is_refused(tmp_path, put, images):

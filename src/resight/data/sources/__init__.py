@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from ...errors import ResightError, nearest
+from ...errors import ResightError, counted, nearest
 from . import coco, csv_table, lisa, tfrecord, voc, yolo
 from .source import Source, Tree
 
@@ -66,6 +66,6 @@ def _explain(path: str, tree: Tree, format: str, found: dict[str, str], by_name:
     if found:
         fix = f"{seen}\n  Choose with --format {'|'.join(found)}, or name one annotation file instead of the folder."
         return ResightError(f"holds annotations in {len(found)} formats", where=path, fix=fix)
-    count = "" if tree.only else f" among its {len(tree.files)} files, {len(tree.images)} of them images"
+    count = "" if tree.only else f" among its {counted(len(tree.files), 'file')}, {len(tree.images):,} of them images"
     looked = "\n  ".join(f"{name}: {module.LOOKS_FOR}" for name, module in by_name.items())
     return ResightError(f"no annotations of a known format found{count}", where=path, fix=f"Looked for\n  {looked}")

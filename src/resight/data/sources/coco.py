@@ -140,7 +140,8 @@ def _read_file(gathering: Gathering, name: str, document: dict[str, Any], catego
 def _box(item: dict[str, Any], categories: dict[object, str]) -> Box:
     category = _id(item, "category_id")
     if category not in categories:
-        raise ValueError(f"category_id {category} is not among the categories {listed(categories, 5)}")
+        known = f"categories {listed(categories, 5)}" if categories else "'categories', which is empty or missing"
+        raise ValueError(f"category_id {category} is not among the {known}")
     bbox = item.get("bbox")
     if not isinstance(bbox, list) or len(bbox) != 4:
         raise ValueError(f"bbox is {bbox!r}, not [x, y, width, height]")
@@ -152,8 +153,10 @@ def _box(item: dict[str, Any], categories: dict[object, str]) -> Box:
 
 def _id(item: object, key: str) -> int | str:
     value = item.get(key) if isinstance(item, dict) else None
+    if isinstance(value, float) and value.is_integer():  # as tables that lack some write them
+        return int(value)
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError(f"'{key}' is missing" if value is None else f"'{key}' is {value!r}, not a number")
+        raise ValueError(f"'{key}' is missing" if value is None else f"'{key}' is {value!r}, not a whole number")
     return value
 
 

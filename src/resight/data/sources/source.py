@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Literal
 
 from ...boxes import Annotation, Box, Split
-from ...errors import Problem, ResightError, listed
+from ...errors import Problem, ResightError, counted, listed
 from ...text_files import encoding_of, read_text
 from ..images import IMAGE_SUFFIXES
 
@@ -32,10 +32,10 @@ class Source:
     Args:
         format: "lisa", "coco", "voc", "yolo", "csv" or "tfrecord".
         path: what was read, absolute.
-        annotations: one per image; boxes exactly as written, bad ones too; images are not opened and may be missing.
+        annotations: one per image; boxes exactly as written, bad ones too; images are not opened, and may be missing.
         has_split: the source parts its images itself, and every annotation has its ``split``.
         classes: names in the source's own order (YOLO's numbers, COCO's ids, a label map); () when it has none.
-        problems: malformed lines and files (their images are left out), missing images (theirs stay in), ...
+        problems: malformed lines and files (their images are left out), images that two splits claim, ...
         note: why this format was recognised.
     """
 
@@ -180,8 +180,11 @@ class Gathering:
             if not columns:
                 columns = [cell.lower() for cell in cells]
                 # Looking saw them, but quotes and line ends may part a damaged header otherwise.
-                if lacking := [name for name in ("filename", *required) if name not in columns]:
+                needed = {name: columns.count(name) for name in ("filename", *required)}
+                if lacking := [name for name, count in needed.items() if not count]:
                     raise ResightError(f"the header lacks {listed(lacking)}", where=where)
+                if repeated := [name for name, count in needed.items() if count > 1]:
+                    raise ResightError(f"the header has {listed(repeated)} more than once", where=where)
                 continue
             try:
                 frame = text(dict(zip(columns, cells, strict=False)).get("filename", ""), "filename")
@@ -201,8 +204,8 @@ class Gathering:
         folders = list(dict.fromkeys(folders))
         name = name.replace("\\", "/")
         parts = name.split("/")
-        # An absolute path or one that leaves the folder may come from another machine: its end can still be right.
-        foreign = name.startswith(("/", "../")) or name[1:2] == ":"
+        # An absolute path, one that leaves the folder, or a URL may come from another machine: its end can be right.
+        foreign = name.startswith(("/", "../")) or name[1:2] == ":" or "://" in name
         for start in range(len(parts) if foreign else 1):
             tail = "/".join(parts[start:]) if start else name
             for folder in folders:
@@ -230,8 +233,6 @@ class Gathering:
             if has_split and image.split is None:
                 unassigned.append(name)
                 continue
-            if not os.path.isfile(path):
-                self.problem("missing_image", image.where, f"image not found: {path}")
             annotations.append(
                 Annotation(
                     image=path,
@@ -245,10 +246,12 @@ class Gathering:
                 )
             )
         if unassigned:
-            message = f"{len(unassigned)} images are in none of its splits and are left out: {listed(unassigned)}"
+            message = f"{counted(len(unassigned), 'image')} in none of its splits, left out: {listed(unassigned)}"
             self.problem("no_split", self.tree.root, message, "warning")
         if unlisted := self._unlisted():
-            message = f"{len(unlisted)} images beside the others have no annotation, left out: {listed(unlisted)}"
+            message = (
+                f"{counted(len(unlisted), 'image')} beside the others without annotation, left out: {listed(unlisted)}"
+            )
             self.problem("unlisted_image", self.tree.root, message, "warning")
         path = self.tree.path(self.tree.only)
         return Source(format, path, annotations, has_split, tuple(dict.fromkeys(classes)), self.problems)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from ...boxes import Box, Split
-from ...errors import ResightError, listed
+from ...errors import ResightError, counted, listed
 from ...progress import track
 from ...text_files import read_text
 from ..images import read_bytes
@@ -29,7 +29,7 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 def looks_like(tree: Tree) -> str:
     files = tree.candidates(".xml")
     sign = next((name for name in files[:20] if tree.only or "<annotation" in peek(tree.path(name))), "")
-    return f"{len(files)} XML files, in {sign} an <annotation>" if sign else ""
+    return f"{counted(len(files), 'XML file')}, in {sign} an <annotation>" if sign else ""
 
 
 def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
@@ -42,7 +42,7 @@ def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
         split = sets.pop(key, None) if sets else split_of(*folders_of(name))
         _read_file(gathering, name, split)
     if sets:
-        message = f"{len(sets)} names in ImageSets have no XML, left out: {listed(stem for _, stem in sets)}"
+        message = f"{counted(len(sets), 'name')} in ImageSets without an XML, left out: {listed(s for _, s in sets)}"
         gathering.problem("missing_annotation", tree.root, message)
     return gathering.source(NAME)
 

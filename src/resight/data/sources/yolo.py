@@ -5,15 +5,17 @@ Source: the Ultralytics and Darknet data formats; Roboflow's and CVAT's exports 
 
 from __future__ import annotations
 
+import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import yaml
 
 from ...boxes import Box, Split
-from ...errors import ResightError
+from ...errors import ResightError, counted, listed
 from ...progress import track
 from ...text_files import read_text
 from ..images import IMAGE_SUFFIXES, probe_file
@@ -24,6 +26,7 @@ LOOKS_FOR = "a YAML with 'names', or text files named like the images with lines
 
 _NAMES_FILES = ("classes.txt", "_darknet.labels", "predefined_classes.txt", "obj.names")
 _KEYS: dict[str, Split] = {"train": "train", "val": "val", "valid": "val", "test": "test"}
+_PIXELS = 3  # further out no share of the image can be meant
 _LABEL = re.compile(r"\s*(\d+(\.0*)?(\s+[-+.\deE]+){4,}\s*?(\n|$)|$)")
 
 
@@ -35,7 +38,9 @@ def looks_like(tree: Tree) -> str:
     stems = {os.path.splitext(name)[0] for name in tree.images}
     texts = [name for name in tree.candidates(".txt") if name[:-4] in stems or "labels" in folders_of(name)]
     head = next((head for name in texts[:100] if (head := peek(tree.path(name))).strip() and _LABEL.match(head)), "")
-    return f"{len(texts)} text files with lines such as '{head.strip().splitlines()[0][:60]}'" if head else ""
+    return (
+        f"{counted(len(texts), 'text file')} with lines such as '{head.strip().splitlines()[0][:60]}'" if head else ""
+    )
 
 
 def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
@@ -53,6 +58,9 @@ def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
     if not names:
         message = "the classes have no names (no data.yaml, classes.txt or obj.names): their numbers are taken"
         gathering.problem("unnamed_classes", tree.root, message, "warning")
+    if repeated := [name for name, count in Counter(names.values()).items() if count > 1]:
+        message = f"several numbers have one name, and are one class: {listed(repeated)}"
+        gathering.problem("duplicate_class", tree.path(file) if file else tree.root, message, "warning")
     labels: set[str] = set()
     images = list(_images(gathering, config, file))
     for path, split, where in track(images, "reading YOLO"):
@@ -66,7 +74,7 @@ def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
             raise ResightError("there are labels or class names, but no images", where=tree.root)
         looked = " or ".join(dict.fromkeys(_label_paths(images[0][0])))
         raise ResightError(
-            f"none of the {len(images)} images has a label file", where=tree.root, fix=f"Looked for {looked}"
+            f"none of its images ({len(images):,}) has a label file", where=tree.root, fix=f"Looked for {looked}"
         )
     _without_image(gathering, labels)
     return gathering.source(NAME, [names[number] for number in sorted(names)])
@@ -103,7 +111,8 @@ def _names(tree: Tree, config: dict[str, Any], file: str) -> dict[int, str]:
             if isinstance(names, dict):
                 return {int(at): text(name, f"names[{at}]") for at, name in names.items()}
         except (ValueError, TypeError) as error:
-            raise ResightError(str(error), where=tree.path(file)) from error
+            fix = "Put names that YAML takes for something else (yes, no, 1.5) in quotes."
+            raise ResightError(str(error), where=tree.path(file), fix=fix) from error
         if not isinstance(names, str):
             raise ResightError("'names' is neither a list nor a mapping of numbers to names", where=tree.path(file))
         found = [os.path.relpath(os.path.join(os.path.dirname(tree.path(file)), names), tree.root)]
@@ -206,11 +215,13 @@ def _class(cell: str, names: dict[int, str]) -> str:
     if not value.is_integer() or value < 0:
         raise ValueError(f"the class is '{cell}', not a whole number from 0")
     if names and int(value) not in names:
-        raise ValueError(f"the class is {cell}, but there are only the names of {min(names)} to {max(names)}")
+        raise ValueError(f"the class is {cell}, which has no name; there are the names of {min(names)} to {max(names)}")
     return names.get(int(value), str(int(value)))
 
 
 def _corners(values: list[float], keypoints: bool) -> tuple[float, float, float, float]:
+    if any(_PIXELS < abs(value) < math.inf for value in values[:4]):
+        raise ValueError("coordinates must be shares of the image's sides, 0 to 1; these look like pixels")
     if len(values) == 4 or (keypoints and len(values) > 4):
         x, y, width, height = values[:4]
         return x - width / 2, y - height / 2, x + width / 2, y + height / 2
