@@ -12,17 +12,7 @@ from .data.check import CheckReport
 
 
 def check_data(path: str | os.PathLike[str], *, format: str = "auto", config: Config | None = None) -> CheckReport:
-    """Looks at every annotation and decodes every image of a source or a records folder.
-
-    Args:
-        path: a source in any format ``read_source`` knows, or a records folder.
-        format: the source's format, or "auto".
-        config: its model and image size say which boxes anchors can reach, its data keys how to read a foreign records
-            folder; by default the default configuration.
-
-    Raises:
-        ResightError: there is nothing to check, or its format is unknown.
-    """
+    """What is wrong with a source or a records folder, see :func:`resight.data.check.check_data`."""
     return check.check_data(path, format=format, config=config, reach=reachable)
 
 
