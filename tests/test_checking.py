@@ -11,12 +11,12 @@ from resight.training.plan import make_plan
 @pytest.mark.parametrize("anchors", ["fit", "default"])
 def test_what_check_says_of_anchors_is_what_the_plan_says(shapes, anchors):
     config = load_config(overrides={"data.path": str(shapes(train=8, val=3)), "model.anchors": anchors,
-                                    "model.min_size": 20, "model.max_size": 30})  # fmt: skip
+                                    "model.min_size": 32, "model.max_size": 32})  # fmt: skip
     share = make_plan(config).recall[0]
     found = [problem for problem in check_data(config.data.path, config=config).warnings if "beyond" in problem.kind]
     boxes = 12
     beyond = round(boxes * (1 - share))
-    assert beyond  # squares of 8 px at strides of 8
+    assert beyond  # squares of 8 px
     assert [problem.message.split(" training")[0] for problem in found] == [f"{beyond} of {boxes}"]
 
 

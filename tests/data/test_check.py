@@ -250,6 +250,7 @@ def test_what_a_records_folder_lacks_or_says_wrongly_does_not_hide_the_rest(tmp_
     (folder / "train-00000-of-00002.tfrecord").unlink()
     report = check_data(folder)
     assert [problem.kind for problem in report.errors] == ["missing_records"]
+    assert report.format == "records"  # by which the command line knows the next step
     assert "train-00000-of-00002.tfrecord" in report.errors[0].message
     assert report.counts["images"] == 3 and {p.kind for p in report.warnings} == {"leakage_near_duplicate"}
     (folder / "dataset.json").write_text("{")
