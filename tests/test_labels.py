@@ -133,3 +133,11 @@ def test_importing_labels_imports_no_framework():
     code = "import sys, resight.labels, resight.textproto; print({'torch', 'tensorflow', 'timm'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_classes_by_id_leave_a_place_for_ids_that_no_item_has():
+    labels = parse_label_map("item { id: 4 name: 'd' } item { id: 2 name: 'b' } item { id: 2 name: 'second' }")
+    assert labels.by_id().names == ("class 1", "b", "class 3", "d")
+    assert labels.by_id(5).names[3:] == ("d", "class 5") and labels.by_id().index_of("d") == 3
+    with pytest.raises(ResightError, match="has the id 4, the model 3 classes"):
+        labels.by_id(3)

@@ -137,8 +137,8 @@ class Detector:
 def load(
     model: str | os.PathLike[str], device: str = "auto", *, labels: str | os.PathLike[str] | None = None
 ) -> Detector:
-    """The detector of a run folder (best checkpoint, else last), a ``.safetensors`` checkpoint, an ``.onnx`` file or a
-    SavedModel with TFOD's signature.
+    """The detector of a run folder (best checkpoint, else last), a ``.safetensors`` checkpoint, an ``.onnx`` file,
+    a SavedModel with TFOD's signature, or a folder that TFOD left with a checkpoint and its ``pipeline.config``.
 
     Args:
         device: "auto", "cpu", "cuda" or "cuda:N"; an exported model runs on the CPU.
@@ -154,14 +154,23 @@ def load(
 
         return load_onnx(path, labels)
     from .exporting.saved_model_detector import find_saved_model, load_saved_model
+    from .tfod.folder import find_tfod
 
-    if saved_model := find_saved_model(path):
+    left = find_tfod(path)  # TFOD exports both; the folder of both means its checkpoint
+    if left is None and (saved_model := find_saved_model(path)):
         return load_saved_model(saved_model, labels)
     from .models.build import device_of
     from .models.checkpoints import find_checkpoint, load_checkpoint
 
-    path = find_checkpoint(model)
-    checkpoint = load_checkpoint(path)
+    if left is not None:
+        from .tfod.convert import read_tfod
+
+        path = left.prefix
+        checkpoint, _, _ = read_tfod(path, labels=labels)
+        labels = None  # taken
+    else:
+        path = find_checkpoint(model)
+        checkpoint = load_checkpoint(path)
     net = checkpoint.card.build()
     try:
         net.load_state_dict(checkpoint.weights())

@@ -53,6 +53,22 @@ class LabelMap:
         """Class index of the number used in records."""
         return self._by_id.get(id)
 
+    def by_id(self, count: int = 0) -> LabelMap:
+        """The same classes at the place of their id less one, as TFOD has them; "class 3" where no item has the id 3.
+
+        Args:
+            count: the number of classes; by default the highest id.
+
+        Raises:
+            ResightError: an id is higher than that.
+        """
+        known = {item.id: item for item in reversed(self.items) if item.id > 0}
+        highest = max(known, default=0)
+        if 0 < count < highest:
+            raise ResightError(f"the label map has the id {highest}, the model {count} classes")
+        items = (known.get(id) or LabelItem(id, f"class {id}") for id in range(1, (count or highest) + 1))
+        return LabelMap(tuple(items), self.problems)
+
     @cached_property
     def _by_name(self) -> dict[str, int]:
         # Of a repeated name the last item counts, of a repeated id the first, as in TFOD.

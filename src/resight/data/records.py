@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -86,6 +86,12 @@ class Records:
     info: dict[str, Any]
     digest: str
     problems: list[Problem]
+
+    def by_id(self) -> Records:
+        """The same with each class at the place of its id less one (see :meth:`resight.labels.LabelMap.by_id`)."""
+        labels = self.label_map.by_id()
+        splits = {name: replace(split, label_map=labels) for name, split in self.splits.items()}
+        return replace(self, label_map=labels, splits=splits)
 
 
 def open_records(

@@ -17,7 +17,7 @@ from ..boxes import Detections
 from ..data.example import Record, encode_example
 from ..detector import Detector
 from ..errors import ResightError, listed
-from ..labels import read_label_map
+from ..labels import LabelMap, read_label_map
 from .tensorflow_session import STRING, TYPES, Session
 
 FILE = "saved_model.pb"
@@ -101,23 +101,10 @@ def load_saved_model(folder: Path, labels: str | os.PathLike[str] | None = None)
         labels = next((place / LABEL_MAP for place in places if (place / LABEL_MAP).is_file()), None)
     stated = session.outputs.get("detection_multiclass_scores") or session.outputs.get("raw_detection_scores")
     count = max(stated.tensor_shape.dim[-1].size - 1, 0) if stated else 0
-    names = names_by_id(labels, count)
+    names = (read_label_map(labels) if labels is not None else LabelMap(())).by_id(count).names
     if not names:
         raise ResightError("does not say how many classes it has", where=folder, fix="Name them with --labels MAP.")
     return SavedModelDetector(session, names, card.get("score"), card.get("input_type", ""))
-
-
-def names_by_id(labels: str | os.PathLike[str] | None, count: int) -> tuple[str, ...]:
-    """``count`` class names, where a class is its id less one; a class without a name is "class 1", ...
-
-    Raises:
-        ResightError: the label map cannot be read, or has a higher id.
-    """
-    named = {item.id: item.name for item in read_label_map(labels).items} if labels is not None else {}
-    highest = max(named, default=0)
-    if 0 < count < highest:
-        raise ResightError(f"has the id {highest}, the model {count} classes", where=labels)
-    return tuple(named.get(id) or f"class {id}" for id in range(1, (count or highest) + 1))
 
 
 def written_before(out: Path) -> Callable[[Path], bool]:

@@ -18,6 +18,7 @@ from ..errors import ResightError
 from . import coder, matching, tfod_parts
 from .faster_rcnn import Found
 from .resnet_v1 import HEAD_CHANNELS, TRUNK_CHANNELS, BoxHead, Norm, Trunk
+from .shared import ALONE, Shared
 from .tfod_parts import PlainSelection, Proposals, StaticSelection, single
 
 MEAN = (123.68, 116.779, 103.939)
@@ -110,7 +111,9 @@ class TfodRCNN(nn.Module):
             self.limits = self.limits.model_copy(update={"nms_iou": iou})
         self.class_agnostic_nms = self.class_agnostic_nms or class_agnostic
 
-    def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> dict[str, Tensor] | list[Found]:
+    def forward(
+        self, images: list[Tensor], targets: list[Target] | None = None, shared: Shared = ALONE
+    ) -> dict[str, Tensor] | list[Found]:
         """Losses when targets are given, detections else.
 
         Args:
@@ -118,7 +121,7 @@ class TfodRCNN(nn.Module):
                 detections are in their own pixels; with targets they come at the network's size.
         """
         if targets is not None:
-            return self.losses(images, targets)
+            return self.losses(images, targets, shared)
         return [self.found(self.outputs(image), image.shape[1], image.shape[2]) for image in images]
 
     def resize(self, image: Tensor) -> Tensor:
@@ -239,8 +242,12 @@ class TfodRCNN(nn.Module):
         counts = torch.tensor([len(row) for row in rows], device=boxes.device)
         return torch.cat(rows), torch.arange(kinds, device=boxes.device).repeat_interleave(counts)
 
-    def losses(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
-        """The four losses, as TFOD weighs and names them; in eval mode those of its evaluation loop."""
+    def losses(self, images: list[Tensor], targets: list[Target], shared: Shared = ALONE) -> dict[str, Tensor]:
+        """The four losses, as TFOD weighs and names them; in eval mode those of its evaluation loop.
+
+        Args:
+            shared: where other processes have other images of the same batch.
+        """
         batch = self.batch(images)
         size = (batch.shape[2], batch.shape[3])
         features = self.backbone(batch)
@@ -261,11 +268,12 @@ class TfodRCNN(nn.Module):
         if self.training:
             proposals = [self.sample(*each) for each in zip(proposals, targets, generators, strict=True)]
         box, classes = self.box_losses(*self.classify(features, proposals, size), proposals, targets)
+        part = len(images) / shared.count(len(images))
         return {
-            "RPNLoss/localization_loss": rpn_box,
-            "RPNLoss/objectness_loss": objectness,
-            "BoxClassifierLoss/localization_loss": box,
-            "BoxClassifierLoss/classification_loss": classes,
+            "RPNLoss/localization_loss": part * rpn_box,
+            "RPNLoss/objectness_loss": part * objectness,
+            "BoxClassifierLoss/localization_loss": part * box,
+            "BoxClassifierLoss/classification_loss": part * classes,
         }
 
     def rpn_losses(

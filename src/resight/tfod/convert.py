@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 from ..config import TFOD_MODELS, Config, load_config
 from ..errors import ResightError
-from ..exporting.saved_model_detector import names_by_id
-from ..labels import LabelMap
+from ..labels import LabelMap, read_label_map
 from ..models.build import default_anchors
 from ..models.checkpoints import BEST, Checkpoint, ModelCard, save_checkpoint
 from ..outputs import whole_folder
@@ -44,7 +44,10 @@ def convert(
 
 
 def read_tfod(
-    path: str | Path, *, config: str | Path | None = None, labels: str | Path | None = None
+    path: str | Path,
+    *,
+    config: str | Path | None = None,
+    labels: str | os.PathLike[str] | None = None,
 ) -> tuple[Checkpoint, Config, Facts]:
     """A model that TFOD left, and its configuration.
 
@@ -96,13 +99,13 @@ def _agree(facts: Facts, settings: Config, pipeline: Pipeline, prefix: Path) -> 
         )
 
 
-def _label_map(labels: str | Path, count: int) -> LabelMap:
+def _label_map(labels: str | os.PathLike[str], count: int) -> LabelMap:
     """Class names where a class is its id less one, as in TFOD."""
     if labels:
-        return LabelMap.from_names(names_by_id(labels, count))
+        return read_label_map(labels).by_id(count)
     if count != COCO_IDS:
         log.warning("there is no label map: classes are called by their numbers; --labels MAP names them")
-        return LabelMap.from_names(names_by_id(None, count))
+        return LabelMap(()).by_id(count)
     from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
     log.info("there is no label map: %d classes are taken for COCO's; --labels MAP names them", count)

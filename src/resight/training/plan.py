@@ -83,6 +83,8 @@ def make_plan(config: Config, resumed: Checkpoint | None = None) -> Plan:
             f"{config.model.min_size} px leave nothing to see, {LEAST_SIZE} px are the least", where="model.min_size"
         )
     records = open_configured(data)
+    if config.model.is_tfod:
+        records = records.by_id()
     train = records.splits.get("train")
     if train is None or len(train) == 0:
         raise ResightError("there are no records to train on", where=data.path or listed(data.train))
