@@ -252,29 +252,16 @@ def _read_info(folder: str | Path) -> dict[str, Any]:
         raise ResightError(f"cannot read what the folder says of itself: {error}", where=path, fix=fix) from error
 
 
-@dataclass(frozen=True)
-class WriteReport:
-    """What was written; ``images`` and ``boxes`` are per split, ``rotated`` counts images that were turned upright."""
-
-    out: str
-    files: tuple[str, ...]
-    images: dict[str, int]
-    boxes: dict[str, int]
-    classes: dict[str, dict[str, int]]
-    rotated: int
-    digest: str
-
-
 def write_records_folder(
     annotations_by_split: Mapping[str, Iterable[Annotation]],
     out: str | os.PathLike[str],
     label_map: LabelMap,
     *,
     info: Mapping[str, Any] | None = None,
-    shards: Mapping[str, int] | int | None = None,
+    shards: int | None = None,
     layout: Literal["resight", "tfod"] = "resight",
     force: bool = False,
-) -> WriteReport:
+) -> dict[str, Any]:
     """Writes a records folder, whole or not at all: it is made beside ``out`` under a hidden name and renamed.
 
     Image files are copied byte for byte; one with an EXIF rotation is stored upright. Boxes are pixels of the upright
@@ -283,9 +270,13 @@ def write_records_folder(
     Args:
         annotations_by_split: under "train", "val" and "test"; may be generators.
         info: goes into `dataset.json`, beside the counts and the digest.
-        shards: number of files, of every split or by split; by default one for every 512 MB.
+        shards: number of files of every split; by default one for every 512 MB.
         layout: names of the files; "tfod" writes training.record, testing.record, classes.pbtxt.
         force: replace a folder that holds nothing but what Resight wrote.
+
+    Returns:
+        What `dataset.json` says: ``info``, the numbers of ``images`` and ``boxes`` by split (and class), of images
+        ``rotated`` upright, the ``digest`` and the ``files``.
 
     Raises:
         ResightError: ``out`` exists, cannot be written, an image cannot be read, a label is not in the map.
@@ -306,21 +297,20 @@ def _write(
     annotations_by_split: Mapping[str, Iterable[Annotation]],
     label_map: LabelMap,
     info: dict[str, Any],
-    shards: Mapping[str, int] | int | None,
+    count: int | None,
     layout: str,
-) -> WriteReport:
+) -> dict[str, Any]:
     unknown = [split for split in annotations_by_split if split not in SPLITS]
     if unknown:
         raise ResightError(f"unknown split: {listed(unknown)}", where=target, fix=f"Splits are {listed(SPLITS)}.")
+    if count is not None and count < 1:
+        raise ResightError(f"{count} is no number of files", where="--shards", fix="Ask for 1 or more.")
     builder = IndexBuilder()
     files: list[str] = []
     images: dict[str, int] = {}
     classes: dict[str, Counter[str]] = {}
     rotated = 0
     for split in (split for split in SPLITS if split in annotations_by_split):
-        count = shards.get(split) if isinstance(shards, Mapping) else shards
-        if count is not None and count < 1:
-            raise ResightError(f"{count} is no number of files", where="--shards", fix="Ask for 1 or more.")
         writers: list[TFRecordWriter] = []
         size = 0
         with ExitStack() as stack:
@@ -349,12 +339,10 @@ def _write(
     (folder / _LABEL_MAPS[layout]).write_text(to_pbtxt(label_map), encoding="utf-8")
     files.append(_LABEL_MAPS[layout])
     per_class = {split: {name: counts[name] for name in label_map.names} for split, counts in classes.items()}
-    boxes = {split: sum(counts.values()) for split, counts in per_class.items()}
-    report = WriteReport(target, tuple(files), images, boxes, per_class, rotated, index.digest)
-    own = {"images": images, "boxes": per_class, "rotated": rotated, "digest": report.digest, "files": files}
+    info |= {"images": images, "boxes": per_class, "rotated": rotated, "digest": index.digest, "files": files}
     with open(folder / INFO, "w", encoding="utf-8", errors="backslashreplace") as file:
-        json.dump(info | own, file, indent=2, ensure_ascii=False)
-    return report
+        json.dump(info, file, indent=2, ensure_ascii=False)
+    return info
 
 
 def _shard_name(layout: str, split: str, number: int, total: int) -> str:
