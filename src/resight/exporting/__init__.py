@@ -26,7 +26,7 @@ SCORE_TOLERANCE, BOX_TOLERANCE = 1e-3, 0.1  # of the score, and pixels per 100 p
 # One rounding can turn a decision of NMS between two boxes that overlap by all but its threshold.
 UNMATCHED_TOLERANCE = 0.01  # of the detections
 COMPARED_SCORE = 0.05
-MOST = 100  # detections an image has at most
+MOST = 100  # detections an image has at most, where the model does not say
 ENOUGH = 20  # detections for a comparison to say something
 
 
@@ -134,7 +134,7 @@ def export(
 
             write_onnx(detector, Path(out))
     place = Path(out) / "saved_model" if format == "savedmodel" else Path(out)
-    parity = compare(detector, load(place), probe_images())
+    parity = compare(detector, load(place), probe_images(), tfod.detections if tfod else MOST)
     parity = replace(parity, may_be_none=tfod is not None and tfod.score > 0)
     files = [file for file in place.rglob("*") if file.is_file()] or [place]
     return ExportReport(str(out), str(place), parity, sum(file.stat().st_size for file in files) / 1e6)
@@ -165,7 +165,7 @@ def probe_images() -> list[np.ndarray]:
     return [*images, np.zeros((120, 160, 3), np.uint8)]
 
 
-def compare(first: Detector, second: Detector, images: list[np.ndarray]) -> Parity:
+def compare(first: Detector, second: Detector, images: list[np.ndarray], most: int = MOST) -> Parity:
     """Matches the detections of two models one to one: same class, nearest box among those still free.
 
     Where the first finds hardly anything of score .05, what it finds at lower scores is compared.
@@ -177,14 +177,14 @@ def compare(first: Detector, second: Detector, images: list[np.ndarray]) -> Pari
     worst_score = worst_box = 0.0
     for a, b, side in found:
         for one, other in ((a, b), (b, a)):
-            scores, boxes, alone = _differences(one.above(least), other, side)
+            scores, boxes, alone = _differences(one.above(least), other, side, most)
             compared += len(scores) if one is a else 0
             unmatched += alone
             worst_score, worst_box = max([worst_score, *scores]), max([worst_box, *boxes])
     return Parity(len(images), compared, unmatched, worst_score, worst_box)
 
 
-def _differences(one: Detections, other: Detections, side: int) -> tuple[list[float], list[float], int]:
+def _differences(one: Detections, other: Detections, side: int, most: int) -> tuple[list[float], list[float], int]:
     free = np.ones(len(other), bool)
     scores, boxes, alone = [], [], 0
     for box, score, label in zip(one.boxes, one.scores, one.labels, strict=True):
@@ -192,7 +192,7 @@ def _differences(one: Detections, other: Detections, side: int) -> tuple[list[fl
         distance[~(free & (other.labels == label))] = np.inf
         if not len(distance) or distance.min() > 1:
             # Of two all but equal scores at the end of a full list, either may be the one that was cut off.
-            cut_off = len(other) == MOST and score <= other.scores.min() + SCORE_TOLERANCE
+            cut_off = len(other) == most and score <= other.scores.min() + SCORE_TOLERANCE
             alone += not cut_off
             continue
         partner = int(distance.argmin())

@@ -1,0 +1,47 @@
+"""Small models of the TFOD dialect with weights that find something everywhere."""
+
+import os
+import zlib
+
+import pytest
+
+# What TFOD itself computed, where RESIGHT_TFOD names a folder that holds it.
+collect_ignore = [] if os.environ.get("RESIGHT_TFOD") else ["test_tfod_export_goldens.py"]
+
+
+@pytest.fixture(scope="session")
+def tfod_checkpoint(tmp_path_factory):
+    """``tfod_checkpoint(score=.5, ...)``: a checkpoint of ResNet-50 with these options of ``TfodConfig``, made once."""
+    import torch
+
+    from resight.config import ModelConfig
+    from resight.labels import LabelMap
+    from resight.models.build import build_model
+    from resight.models.checkpoints import Checkpoint, ModelCard, save_checkpoint
+
+    made = {}
+
+    def value_of(name, shape):
+        """Features stay of one size through all layers, and the answers differ between places and classes."""
+        if name.endswith("running_var"):
+            return torch.full(shape, 1e4 if name.startswith("backbone.norm1") else 1.0)
+        draw = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
+        if len(shape) == 1:
+            return draw * 0.05 + (0.65 if name.endswith("weight") else 0.0)
+        if name.startswith(("rpn.box", "rpn.obj", "predictor")):
+            draw = draw - draw.mean(1, keepdim=True)
+        return draw * (2 / shape[1:].numel()) ** 0.5 * (0.3 if name.endswith("box.weight") else 1)
+
+    def make(min_size=96, max_size=128, **options):
+        key = repr((min_size, max_size, sorted(options.items())))
+        if key not in made:
+            tfod = {"anchor_base": (64.0, 64.0), "proposals": 40, "detections": 30, **options}
+            config = ModelConfig(name="faster_rcnn_resnet50_v1", min_size=min_size, max_size=max_size, tfod=tfod)
+            model = build_model(config, 3)
+            tensors = {f"model.{name}": value_of(name, value.shape) for name, value in model.state_dict().items()}
+            card = ModelCard.of(model, config, LabelMap.from_names(["stop", "yield", "merge"]), 0.25)
+            made[key] = tmp_path_factory.mktemp("tfod") / "model.safetensors"
+            save_checkpoint(made[key], Checkpoint(card, tensors, {}))
+        return made[key]
+
+    return make
