@@ -257,6 +257,7 @@ def evaluate(
     model: Model,
     data: Annotated[str | None, typer.Option(metavar="RECORDS", help="Records folder; a run knows its own.")] = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
     out: Annotated[str | None, typer.Option("--out", "-o", help="Folder; by default in the run folder.")] = None,
     require: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Exit code 1 when missed, e.g. AP50=.80.")
@@ -274,6 +275,7 @@ def evaluate(
         model,
         data,
         split=split,
+        limit=limit,
         out=out,
         require=tuple(require or ()),
         ignore_difficult=ignore_difficult,

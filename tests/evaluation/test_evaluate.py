@@ -74,6 +74,7 @@ class Oracle:
     name = "run/checkpoints/best.safetensors"
     classes = MODEL_CLASSES
     score, has_score = 0.8, True
+    tfod = None
     selected_on = "test"
     answers = ((8, 6, 40, 48, "stop", 0.9),), ((8, 6, 40, 48, "signalAhead", 0.7),), ()
 
@@ -216,6 +217,18 @@ def test_any_other_model_needs_data(tmp_path, run, monkeypatch):
     assert (tmp_path / "evaluation" / "metrics.json").is_file()
 
 
+def test_only_the_first_images(run):
+    evaluation = evaluate(run, limit=1)
+    assert (evaluation.metrics["num_images"], evaluation.metrics["num_boxes"]) == (1, 1)
+    assert evaluation.metrics["limit"] == 1
+    assert "Only the first 1 of the 3 images were measured." in evaluation.text()
+    whole = evaluate(run, limit=4)
+    assert whole.metrics["num_images"] == 3 and "Only" not in whole.text()
+    for none in (0, -1):
+        with pytest.raises(ResightError, match=f"--limit: {none} is no number"):
+            evaluate(run, limit=none)
+
+
 def test_a_model_without_losses(run, model):
     model.losses = lambda record, labels, image: None
     evaluation = evaluate(run)
@@ -326,7 +339,7 @@ def test_an_image_that_cannot_be_decoded(run, tmp_path):
     (run / "config.toml").write_text(to_toml(config))
     evaluation = evaluate(run)
     assert evaluation.metrics["num_images"] == 2
-    assert "cannot be decoded: 1 of the images" in evaluation.text()
+    assert "cannot be used: 1 of the images" in evaluation.text()
 
 
 def test_the_label_map_and_the_device_are_the_detectors(run, model):

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..arguments import BOOL, NAMES, NONE, PATH, TEXT, check_types
+from ..arguments import BOOL, NAMES, NONE, PATH, TEXT, WHOLE, check_types
 from ..boxes import Detections
 from ..config import DataConfig, load_config
 from ..errors import ResightError, counted, listed, nearest
+from ..labels import LabelMap
 from ..outputs import whole_file
 from ..progress import track
 from . import report
@@ -25,6 +26,7 @@ from .operating_point import OperatingPoint, operating_point, point_at
 if TYPE_CHECKING:
     from ..data.example import Record
     from ..data.records import Records, RecordSplit
+    from ..detector import Detector
 
 METRICS_FILE = "metrics.json"
 _TYPES = {
@@ -33,6 +35,7 @@ _TYPES = {
     **dict.fromkeys(("split", "device"), TEXT),
     "require": NAMES,
     **dict.fromkeys(("ignore_difficult", "force"), BOOL),
+    "limit": WHOLE + NONE,
 }
 
 
@@ -70,6 +73,7 @@ def evaluate(
     data: str | os.PathLike[str] | None = None,
     *,
     split: str = "test",
+    limit: int | None = None,
     out: str | os.PathLike[str] | None = None,
     require: Sequence[str] = (),
     ignore_difficult: bool = False,
@@ -86,6 +90,7 @@ def evaluate(
         model: a run folder, a checkpoint or an exported model.
         data: records folder; by default the one the run was trained with.
         split: "train", "val" or "test".
+        limit: only the first so many images of it, in the order of the records.
         out: folder of ``metrics.json``; by default ``evaluation`` in the run folder, else in the current one, and of
             other splits than "test" a folder with the split's name in that.
         require: lower bounds such as ``"AP50=.80"`` on the 12 numbers; what is below is listed in ``missed``.
@@ -98,12 +103,13 @@ def evaluate(
         ResightError: the model or the data cannot be used, a record is damaged, or the output cannot be written.
     """
     # The detector is not needed by the training loop, which shares ``measure``.
-    from ..data.example import on_image
     from ..data.images import decode
     from ..data.records import open_configured
     from ..detector import load
 
     check_types(locals(), _TYPES, "evaluate")
+    if limit is not None and limit < 1:
+        raise ResightError(f"{limit} is no number of images", where="--limit", fix="Ask for 1 or more.")
     bounds = parse_requirements(require)
     run = run_folder(model)
     path = _output(out, run, split, force)
@@ -111,46 +117,76 @@ def evaluate(
     source, same_path = _data_of(model, run, data)
     records = open_configured(source)
     part = _split_of(records, split)
+    measured = min(len(part), limit or len(part))
+    if detector.classes == LabelMap(()).by_id(len(detector.classes)).names:  # numbers alone; the data has the names
+        detector.classes = records.label_map.by_id(len(detector.classes)).names
     translate = ClassNames(records, detector.classes)
     losses: list[dict[str, float]] = []
-    undecoded: list[str] = []
+    unusable: list[str] = []
+    left_out = 0
 
     def pairs() -> Iterator[tuple[GroundTruth, np.ndarray]]:
-        for index in track(range(len(part)), f"evaluating {split}"):
+        nonlocal left_out
+        for index in track(range(measured), f"evaluating {split}"):
             record = part[index]
             try:
                 image = decode(record.encoded, where=part.where(index))
+                known = translate(part.labels(record), record)
+                truth = truth_of(detector, record, known, image, part.where(index))
             except ResightError as error:
                 if source.on_bad_record != "skip":
                     raise
-                undecoded.append(f"{error.where}: {error.message}")
+                unusable.append(f"{error.where}: {error.message}")
                 continue
-            known = translate(part.labels(record), record)
-            yield GroundTruth.of_record(on_image(record, *image.shape[:2]), known), image
+            left_out += int((known >= 0).sum()) - len(truth.labels)
+            yield truth, image
             losses.append(detector.losses(record, known, image) or {})
 
     stored = detector.score if detector.has_score else None
     found = [(truth, detector.detect(image)) for truth, image in pairs()]
-    measured, point = measure(found, detector.classes, ignore_difficult=ignore_difficult, score=stored)
+    means = mean_losses(losses)
+    numbers, point = measure(found, detector.classes, ignore_difficult=ignore_difficult, score=stored)
     metrics = report.as_dict(
-        measured,
+        numbers,
         point,
         point_of_model=stored is not None,
-        losses=_means(losses),
+        losses=means,
         selected_on=detector.selected_on,
         model=detector.name,
-        data=os.fspath(records.path),
+        data=os.fspath(records.path) or listed(part.shards, 3),
         data_digest=records.digest,
         split=split,
+        limit=limit,
         ignore_difficult=ignore_difficult,
         unknown_classes=dict(translate.unknown),
+        **({"tfod": report.as_tfod(numbers.summary, means)} if detector.tfod else {}),
     )
     with whole_file(path) as file:
         text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False)
         file.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
     own = _trained_on(run, records, same_path)
-    notes = [*translate.notes(), *_data_notes(records, undecoded), *_split_note(split, detector.selected_on, own)]
+    notes = [f"Only the first {measured:,} of the {len(part):,} images were measured."] * (measured < len(part))
+    if left_out:
+        boxes = counted(left_out, "box", "boxes")
+        notes.append(
+            f"Left out as TFOD does, beyond model.tfod.evaluated_boxes of an image or without numbers: {boxes}."
+        )
+    notes += [*translate.notes(), *_data_notes(records, unusable), *_split_note(split, detector.selected_on, own)]
     return Evaluation(metrics, missed(metrics, bounds), str(path), notes)
+
+
+def truth_of(detector: Detector, record: Record, labels: np.ndarray, image: np.ndarray, where: str) -> GroundTruth:
+    """The objects of ``record``, whose image is decoded, as the dialect of the model counts them.
+
+    Raises:
+        ResightError: the dialect refuses a box of the record, which is at ``where``.
+    """
+    from ..data.example import on_image
+    from ..data.tfod_boxes import tfod_boxes
+
+    if detector.tfod:
+        record, labels = tfod_boxes(record, labels, detector.tfod.evaluated_boxes, where)
+    return GroundTruth.of_record(on_image(record, *image.shape[:2]), labels)
 
 
 def measure(
@@ -269,15 +305,16 @@ def _split_of(records: Records, split: str) -> RecordSplit:
     return records.splits[split]
 
 
-def _means(losses: Sequence[dict[str, float]]) -> dict[str, float]:
+def mean_losses(losses: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Of each loss, over the images that have it."""
     names = dict.fromkeys(name for one in losses for name in one)
     return {name: float(np.mean([one[name] for one in losses if name in one])) for name in names}
 
 
-def _data_notes(records: Records, undecoded: list[str]) -> list[str]:
+def _data_notes(records: Records, unusable: list[str]) -> list[str]:
     notes = []
-    if undecoded:
-        notes.append(f"Left out, as they cannot be decoded: {len(undecoded):,} of the images: {listed(undecoded, 3)}")
+    if unusable:
+        notes.append(f"Left out, as they cannot be used: {len(unusable):,} of the images: {listed(unusable, 3)}")
     if others := [problem for problem in records.problems if problem.kind != "unknown_class"]:
         notes.append(f"Findings in the data: {listed(dict.fromkeys(problem.message for problem in others), 3)}")
     return notes
