@@ -159,7 +159,10 @@ class TrainConfig(_Section):
     clip_norm: float = Field(10.0, ge=0, description="largest gradient norm; 0: no clipping")
     ema: Fraction = Field(0.998, description="decay of the averaged weights that are evaluated; 0: off")
     patience: int = Field(0, ge=0, description="evaluations without improvement before stopping; 0: off")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic of the model")
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="arithmetic of the model; float16 with a loss scale that adjusts itself"
+    )
+    channels_last: bool = Field(True, description="memory format of the convolutions; faster nearly everywhere")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     seed: int = Field(42, ge=0, description="every random draw follows from it")
     deterministic: bool = Field(False, description="ask for determinism on CUDA too (a CPU always is)")

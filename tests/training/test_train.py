@@ -14,6 +14,7 @@ import torch
 import resight
 from resight.cli import app
 from resight.config import load_config
+from resight.data.dataset import Item, TrainingSet
 from resight.detector import load
 from resight.errors import ResightError
 from resight.evaluation.coco import MEASURES, CocoMetrics
@@ -23,6 +24,8 @@ from resight.models.checkpoints import BEST, LAST, load_checkpoint
 from resight.training import loop
 from resight.training import train as module
 from resight.training.loop import Diverged, Training, truths_and_images
+from resight.training.plan import make_plan
+from resight.training.start import start_model
 from resight.training.train import train
 
 OFTEN = {"augment__scale": (0.8, 1.2), "train__warmup_steps": 2, "train__learning_rate": 0.001}
@@ -425,3 +428,72 @@ def test_it_learns_the_pictures_it_is_shown(shapes, tiny, tmp_path):
     metrics, point = measure(found, detector.classes)
     assert metrics.summary["AP50"] > 0.5
     assert point.f1 > 0.5
+
+
+# Switches that change the arithmetic and not the training
+
+
+def first_step(shapes, tiny, folder, **switches):
+    """The velocity after one step: the gradient."""
+    options = {"train__optimizer": "sgd", "train__warmup_steps": 0, "train__ema": 0.0, **OFTEN, **switches}
+    train(tiny(shapes(train=5), train__steps=1, train__batch_size=4, **options), folder)
+    return load_checkpoint(folder / LAST).part("optimizer")
+
+
+@pytest.mark.parametrize(
+    ("switch", "value", "tolerance"),
+    [
+        ("train__channels_last", False, 5e-3),
+        ("train__precision", "bfloat16", 0.3),
+        ("train__precision", "float16", 0.3),
+    ],
+)
+def test_a_switch_changes_the_arithmetic_only(shapes, tiny, tmp_path, switch, value, tolerance):
+    plain = first_step(shapes, tiny, tmp_path / "plain")
+    switched = first_step(shapes, tiny, tmp_path / "switched", **{switch: value})
+    difference = math.sqrt(sum(float((plain[key] - switched[key]).square().sum()) for key in plain))
+    assert 0 < difference < tolerance * math.sqrt(sum(float(value.square().sum()) for value in plain.values()))
+
+
+def test_a_loss_scale_goes_on_where_it_was(shapes, tiny, tmp_path, interrupt_after):
+    config = tiny(shapes(train=5), train__steps=4, train__precision="float16", **OFTEN)
+    train(config, tmp_path / "whole")
+    interrupt_after(2)
+    train(config, tmp_path / "parts")
+    train(config, tmp_path / "parts", resume=True)
+    whole, parts = (load_checkpoint(tmp_path / name / LAST).state["loss_scale"] for name in ("whole", "parts"))
+    assert whole == parts and whole["scale"] > 0
+
+
+def test_accumulated_batches_are_one_step(shapes, tiny, tmp_path):
+    config = tiny(shapes(train=9), train__ema=0.0, **OFTEN)
+    plan = make_plan(config)
+    dataset = TrainingSet(plan.train, plan.classes, config)
+    examples = [dataset[Item(0, 0, record)] for record in (0, 1, 3, 4)]  # of one shape
+    gradients = []
+    for parts in ([examples], [examples[:2], examples[2:]], [examples[:1], examples[1:]]):
+        with Training(plan, start_model(plan)[0], tmp_path, torch.device("cpu")) as training:
+            training.model.train()
+            training._backward(parts)
+            gradients.append(torch.cat([p.grad.flatten() for p in training.model.parameters() if p.grad is not None]))
+    # Equal but for images whose minibatch is not full, which count a little less or more.
+    for other in gradients[1:]:
+        assert (other - gradients[0]).norm() < 0.02 * gradients[0].norm()
+
+
+def test_what_changes_on_resume_is_said(shapes, tiny, tmp_path, caplog):
+    config = tiny(shapes(train=3), train__steps=1, **OFTEN)
+    train(config, tmp_path)
+    longer = config.model_copy(update={"train": config.train.model_copy(update={"steps": 2})})
+    with caplog.at_level("INFO"):
+        train(longer, tmp_path, resume=True)
+    assert "changed: train.steps was 1 and is now 2" in caplog.text
+
+
+def test_a_training_that_can_use_nothing_ends(shapes, tiny, tmp_path, monkeypatch):
+    def broken(self, item):
+        return ResightError("is damaged")
+
+    monkeypatch.setattr("resight.data.dataset.TrainingSet.__getitem__", broken)
+    with pytest.raises(ResightError, match="no record of the training split can be used"):
+        train(tiny(shapes(train=3), train__steps=9, data__on_bad_record="skip"), tmp_path)

@@ -156,7 +156,7 @@ class FasterRCNN(nn.Module):
         std = torch.tensor(self.inputs.std, device=weight.device, dtype=weight.dtype)[:, None, None]
         for row, image in zip(batch, images, strict=True):
             row[:, : image.shape[1], : image.shape[2]] = (as_float(image.to(weight.device)) - mean) / std
-        return batch
+        return batch.contiguous() if weight.is_contiguous() else batch  # in the memory format of the weights
 
     def features(self, batch: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
         """Features, objectness logits, box codes and anchors of each level."""

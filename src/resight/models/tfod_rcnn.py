@@ -149,7 +149,8 @@ class TfodRCNN(nn.Module):
         batch = values.repeat(len(images), height, width, 1).permute(0, 3, 1, 2)
         for row, image in zip(batch, images, strict=True):
             row[:, : image.shape[1], : image.shape[2]] = image.to(weight.device)
-        return batch - weight.new_tensor(MEAN)[:, None, None]
+        batch = batch - weight.new_tensor(MEAN)[:, None, None]
+        return batch.contiguous() if weight.is_contiguous() else batch  # in the memory format of the weights
 
     def outputs(self, image: Tensor) -> TfodOutputs:
         """What TFOD's exported model returns for an image ``[3, H, W]`` of any size."""

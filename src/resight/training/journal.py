@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 from .events import EventWriter
 from .run_folder import METRICS
@@ -26,6 +30,13 @@ class Journal:
         for name, value in numbers.items():
             if value is not None:
                 self._board.scalar(f"{split}/{name}", value, step)
+
+    def picture(self, tag: str, image: np.ndarray, step: int) -> None:
+        """``image`` ``[H, W, 3]`` uint8 on TensorBoard."""
+        if self._board:
+            png = io.BytesIO()
+            Image.fromarray(image).save(png, "PNG")
+            self._board.picture(tag, png.getvalue(), image.shape[:2], step)
 
     def forget_after(self, step: int) -> None:
         """Later steps are taken again (the lines of metrics.jsonl are cut back before it is opened)."""

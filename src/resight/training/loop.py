@@ -24,6 +24,7 @@ from ..data.loader import load_batches
 from ..data.records import RecordSplit
 from ..data.target import Target
 from ..detector import Detector
+from ..drawing import draw
 from ..errors import ResightError
 from ..evaluation.coco import CocoMetrics, GroundTruth
 from ..evaluation.evaluate import measure
@@ -40,6 +41,7 @@ from .schedule import AveragedWeights, build_optimizer, rate_at, set_rate
 log = logging.getLogger(__name__)
 
 LOG_EVERY = 20  # steps between lines of metrics.jsonl
+PICTURES = 4  # of the watched split, drawn at every evaluation
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class State:
     skipped: int = 0
     order: str = ""  # what the order of the records follows from
     recent: list[dict[str, float]] = field(default_factory=list)  # steps since the last line of metrics.jsonl
+    loss_scale: dict[str, float] = field(default_factory=dict)
 
 
 def order_of(plan: Plan) -> str:
@@ -94,10 +97,12 @@ class Training:
     def __init__(self, plan: Plan, model: Model, run: Path, device: torch.device, ranks: Ranks = ALONE) -> None:
         self.plan, self.run_folder, self.device, self.ranks = plan, run, device, ranks
         self.config = plan.config
-        self.model = model.to(device)
+        layout = torch.channels_last if self.config.train.channels_last else torch.contiguous_format
+        self.model = model.to(device).to(memory_format=layout)
         self.parallel = ranks.parallel(self.model)
         self.averaged = AveragedWeights(self.model, self.config.train.ema) if self.config.train.ema else None
         self.optimizer = build_optimizer(self.model, self.config.train)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.config.train.precision == "float16")
         self.state = State(order=order_of(plan))
         self.started = time.monotonic()
         self.clock = 0.0  # seconds of training, the same in all processes
@@ -177,10 +182,12 @@ class Training:
         waited = time.monotonic() - waiting
         state.batches += config.accumulate
         totals = self._backward(parts)
-        norm = self._gradient_norm()
-        if not math.isfinite(norm):
-            self._diverged("gradient", parts[-1], totals)  # a step would spoil every weight
-        self._update()
+        norm = self._gradient_norm() if totals else 0.0
+        # A step would spoil every weight. With a loss scale too large it is left out and the scale made smaller.
+        if not math.isfinite(norm) and not self.scaler.is_enabled():
+            self._diverged("gradient", parts[-1], totals)
+        if totals:
+            self._update()
         state.step += 1
         state.waited += waited
         totals |= {"loss": sum(totals.values()), "learning_rate": rate, "gradient_norm": norm}
@@ -195,6 +202,8 @@ class Training:
     def _backward(self, parts: list[list[TrainingExample]]) -> dict[str, float]:
         """Adds up the gradients of the parts of a step, each by its share of the images; returns the losses."""
         counts = self.ranks.totals([len(part) for part in parts])
+        if not any(counts) and self.state.skipped >= len(self.plan.train):
+            raise ResightError("no record of the training split can be used", where=self.plan.train.shards[0])
         totals: dict[str, float] = {}
         for number, (part, count) in enumerate(zip(parts, counts, strict=True)):
             if not count:
@@ -208,7 +217,7 @@ class Training:
                 named = dict(zip(losses, values, strict=True))
                 if not all(map(math.isfinite, values)):
                     self._diverged("loss", part, named)
-                (loss * weight).backward()
+                self.scaler.scale(loss * weight).backward()
             for name, value in named.items():
                 totals[name] = totals.get(name, 0.0) + weight * value
         return totals
@@ -241,12 +250,14 @@ class Training:
 
     def _gradient_norm(self) -> float:
         """The norm before clipping; clips."""
+        self.scaler.unscale_(self.optimizer)
         limit = self.config.train.clip_norm
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         return float(torch.nn.utils.clip_grad_norm_(parameters, limit or float("inf")))
 
     def _update(self) -> None:
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.averaged:
             self.averaged.update(self.state.step)
@@ -279,12 +290,16 @@ class Training:
         card = ModelCard.of(model, self.config.model, self.plan.records.label_map)
         detector = Detector.of(model, card, self.device)
 
+        shown: list[np.ndarray] = []  # always of the same images
+
         def pairs() -> Iterator[tuple[GroundTruth, np.ndarray]]:
             own = self.ranks.part(range(len(watch)))
             for number, pair in enumerate(truths_and_images(watch, own, self._skip), start=1):
                 bar.advance(0, f"evaluating image {number} of {len(own)}")
                 if stop.is_set():
                     return
+                if len(shown) < PICTURES:
+                    shown.append(pair[1])
                 yield pair
 
         # A process that is to stop tells the others so before anything is counted.
@@ -296,7 +311,12 @@ class Training:
             state.skipped = skipped
             return
         state.evaluated_at = state.step
-        self._keep(model, *measure(self.ranks.whole(found), self.plan.classes))
+        metrics, point = measure(self.ranks.whole(found), self.plan.classes)
+        for number, (image, (_, detections)) in enumerate(zip(shown, found, strict=False)):
+            best = detections.above(point.score)
+            picture = draw(image, best.boxes, best.names, best.scores)
+            self.journal.picture(f"{self.plan.watch_name}/{number}", picture, state.step)
+        self._keep(model, metrics, point)
 
     def _keep(self, model: Model, metrics: CocoMetrics, point: OperatingPoint) -> None:
         state, name = self.state, self.config.evaluate.metric
@@ -328,6 +348,7 @@ class Training:
     def save(self) -> None:
         """Writes the last checkpoint: all that the training needs to go on."""
         self.state.seconds, self.started = self.seconds(), time.monotonic()
+        self.state.loss_scale = self.scaler.state_dict()
         if not self.ranks.first:
             return
         tensors = {f"model.{key}": value for key, value in self.model.state_dict().items()}
@@ -353,6 +374,8 @@ class Training:
                 self.averaged.model.load_state_dict(checkpoint.weights())
             restore_optimizer(self.optimizer, checkpoint.part("optimizer"))
             self.state = State(**checkpoint.state)
+            if self.state.loss_scale:
+                self.scaler.load_state_dict(self.state.loss_scale)
         except (RuntimeError, LookupError, TypeError, ValueError) as error:
             raise ResightError(f"the training cannot go on from it: {error}", where=self.run_folder / LAST) from error
         self.journal.forget_after(self.state.step)
@@ -367,8 +390,6 @@ class Training:
     def _diverged(self, what: str, examples: list[TrainingExample], values: dict[str, float]) -> NoReturn:
         """Writes the batch out and stops; the last checkpoint is from before."""
         from PIL import Image
-
-        from ..drawing import draw
 
         folder = self.run_folder / "diverged"
         folder.mkdir(exist_ok=True)

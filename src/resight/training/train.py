@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ..arguments import BOOL, NONE, PATH, WHOLE, check_types
-from ..config import Config, ModelConfig
+from ..config import Config, ModelConfig, load_config
 from ..errors import ResightError
 from ..models.build import device_of
 from ..models.checkpoints import LAST, Checkpoint, load_checkpoint, weights_digest
@@ -142,6 +142,7 @@ def _train(config: Config, run: Path, resume: bool, ranks: Ranks, stop: threadin
         training = stack.enter_context(Training(plan, model, run, device, ranks))
         if last:
             training.restore(last)
+            log.info("%s", _changes(plan.config, run))
             # Only now: a resumption that is refused must not change what the run says of itself.
             if ranks.first:
                 describe_run(run, plan.config, plan.records.label_map, None)
@@ -173,6 +174,18 @@ def _check_same(plan: Plan, last: Checkpoint, run: Path) -> None:
             where=run,
             fix=f"Start another run from its weights: --start {shlex.quote(str(run))}",
         )
+
+
+def _changes(config: Config, run: Path) -> str:
+    """What a run goes on with that is not as it was."""
+    before, now = load_config(run / "config.toml").model_dump(), config.model_dump()
+    changes = [
+        f"{section}.{key} was {before[section][key]!r} and is now {value!r}"
+        for section, values in now.items()
+        for key, value in values.items()
+        if before[section][key] != value
+    ]
+    return "changed: " + "; ".join(changes) if changes else "nothing is changed in its configuration"
 
 
 @contextmanager
