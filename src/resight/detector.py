@@ -18,6 +18,7 @@ from .arguments import NONE, PATH, TEXT, check_types
 from .boxes import Detections
 from .data.example import Record
 from .data.images import read_image, to_rgb
+from .data.tfod_boxes import tfod_boxes
 from .errors import ResightError
 from .labels import read_label_map
 from .random_streams import stream_seed
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
+    from .config import TfodConfig
     from .models.build import Model
     from .models.checkpoints import ModelCard
 
@@ -46,10 +48,13 @@ class Detector:
             ``has_score`` is False.
         name: where the model came from.
         selected_on: the split on which training chose these weights, where that is known.
+
+    ``tfod`` is the options of a model of the TFOD dialect, which is evaluated as TFOD does; None of any other.
     """
 
     model: Model
     device: torch.device
+    tfod: TfodConfig | None = None
 
     def __init__(
         self, classes: tuple[str, ...], score: float | None, name: str = "", selected_on: str | None = None
@@ -64,7 +69,7 @@ class Detector:
     ) -> Detector:
         """The detector of a model in memory; the model is used as it is, not copied."""
         detector = cls(card.label_map.names, card.score, name, selected_on)
-        detector.model, detector.device = model, device
+        detector.model, detector.device, detector.tfod = model, device, card.model.tfod
         return detector
 
     @overload
@@ -121,11 +126,14 @@ class Detector:
         """
         import torch
 
-        from .data.dataset import to_sample
+        from .data.dataset import as_stored, to_sample
         from .data.target import Target
         from .models.faster_rcnn import rescale
 
-        sample = to_sample(record, labels, image)
+        if self.tfod is None:
+            sample = to_sample(record, labels, image)
+        else:
+            sample = as_stored(*tfod_boxes(record, labels, self.tfod.evaluated_boxes), image)
         resized = self.model.resize(sample.image.to(self.device))
         boxes = rescale(sample.boxes, (image.shape[0], image.shape[1]), (resized.shape[1], resized.shape[2]))
         seed = stream_seed(0, f"losses of {record.source_id}")

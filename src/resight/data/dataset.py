@@ -19,6 +19,7 @@ from .example import Record, on_image
 from .images import decode
 from .records import RecordSplit
 from .target import Target, network_size
+from .tfod_boxes import tfod_boxes
 from .tfod_operations import prepare
 
 # Steps of the scale jitter. A CPU prepares and keeps code for every shape of a convolution, so few shapes are faster
@@ -85,14 +86,17 @@ class TrainingSet(Dataset[TrainingExample | ResightError]):
         try:
             record = self.split[item.record]
             image = decode(record.encoded, self.split.where(item.record))
+            labels = self.split.labels(record)
+            if self.config.model.is_tfod:
+                record, labels = tfod_boxes(record, labels, where=self.split.where(item.record))
         except ResightError as error:
             return error
-        sample = to_sample(record, self.split.labels(record), image)
         seed, config = self.config.train.seed, self.config
         generator = torch_stream(seed, "augment", item.epoch, item.record)
         if config.model.is_tfod:
-            sample = prepare(sample, config, generator)
+            sample = prepare(as_stored(record, labels, image), config, generator)
         else:
+            sample = to_sample(record, labels, image)
             size = network_size(sample.image.shape[1], sample.image.shape[2], config.model)
             # One scale for a whole batch: images of one size need no padding.
             low, high = config.augment.scale
@@ -134,11 +138,20 @@ def to_sample(record: Record, labels: np.ndarray, image: np.ndarray) -> Sample:
     boxes = np.clip(np.nan_to_num(record.boxes), 0, [width, height, width, height]).astype(np.float32)
     keep = (labels >= 0) & np.isfinite(record.boxes).all(1)
     keep &= (boxes[:, 2] - boxes[:, 0] > 0.5) & (boxes[:, 3] - boxes[:, 1] > 0.5)
+    return _sample(image, boxes[keep], labels[keep], record.crowd[keep])
+
+
+def as_stored(record: Record, labels: np.ndarray, image: np.ndarray) -> Sample:
+    """The decoded ``image`` with all boxes of the record, as they are, for the TFOD dialect."""
+    return _sample(image, on_image(record, *image.shape[:2]).boxes, labels, record.crowd)
+
+
+def _sample(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, crowd: np.ndarray) -> Sample:
     return Sample(
         torch.from_numpy(image).permute(2, 0, 1),
-        torch.from_numpy(boxes[keep]),
-        torch.from_numpy(labels[keep].astype(np.int64)),
-        torch.from_numpy(record.crowd[keep]),
+        torch.from_numpy(boxes.astype(np.float32)),
+        torch.from_numpy(labels.astype(np.int64)),
+        torch.from_numpy(crowd),
     )
 
 
