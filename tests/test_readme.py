@@ -2,6 +2,7 @@
 
 import random
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from resight.cli import app
 ROOT = Path(resight.__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHORT = ["--steps", "2", "--batch", "2", "--size", "64,96"]
+SHORT_KEYS = '"train.steps": 2, "train.batch_size": 2, "model.min_size": 64, "model.max_size": 96'
 INSTALLING = ("pip install ", "make demo")  # not commands of ours; CI installs and the demo has its own test
 COLORS = {"stop": "red", "yield": "yellow"}
 
@@ -49,9 +51,8 @@ def run(line):
     """One line of the README, in the current folder."""
     command, _, target = line.partition(" > ")
     command = command.split("  #")[0].strip()
-    if command.startswith("python -c "):
-        script = command.removeprefix("python -c ").strip('"')
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    if command.startswith("python "):
+        done = subprocess.run([sys.executable, *shlex.split(command)[1:]], capture_output=True, text=True, timeout=300)
         return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
     words = command.split()
     assert words[0] == "resight", f"the README has a command that no test knows: {line}"
@@ -82,9 +83,12 @@ def test_every_command_works_in_the_order_of_the_readme(workplace, monkeypatch):
     assert {path.name for path in workplace.iterdir()} >= {"records", "look", "runs", "found", "model.onnx", "my.toml"}
     assert (workplace / "found" / "detections.json").is_file()
     # The Python of the README works on what the commands have made.
-    (script,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    exec(compile(script, "README.md", "exec"), {})
+    for script in re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL):
+        (workplace / "script.py").write_text(script.replace('"train.max_minutes": 30', SHORT_KEYS))
+        said = run("python script.py")
+        assert said.code == 0, said.err
     assert (workplace / "more_records" / "dataset.json").is_file()
+    assert (workplace / "runs" / "second" / "checkpoints" / "best.safetensors").is_file()
 
 
 def test_every_verb_and_option_of_the_readme_exists():
