@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..boxes import Detections
+from ..config import TfodConfig
 from ..data.example import Record
 from ..detector import Detector, class_names
 from ..errors import ResightError
@@ -67,7 +68,9 @@ def load_onnx(path: Path, labels: str | os.PathLike[str] | None = None) -> OnnxD
     if stored is None:
         raise ResightError("is an ONNX model, but none that Resight exported", where=path)
     meta = json.loads(stored)
-    return OnnxDetector(session, class_names(tuple(meta["classes"]), labels), meta["score"], str(path))
+    detector = OnnxDetector(session, class_names(tuple(meta["classes"]), labels), meta["score"], str(path))
+    detector.tfod = TfodConfig.model_validate(meta["tfod"]) if meta.get("tfod") else None
+    return detector
 
 
 def is_ours(path: Path) -> bool:

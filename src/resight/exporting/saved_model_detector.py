@@ -14,10 +14,13 @@ import numpy as np
 from PIL import Image
 
 from ..boxes import Detections
+from ..config import TfodConfig, load_config
 from ..data.example import Record, encode_example
 from ..detector import Detector
 from ..errors import ResightError, listed
 from ..labels import LabelMap, read_label_map
+from ..tfod.folder import PIPELINE
+from ..tfod.pipeline_config import Pipeline, read_pipeline
 from .tensorflow_session import STRING, TYPES, Session
 
 FILE = "saved_model.pb"
@@ -84,7 +87,8 @@ def find_saved_model(path: Path) -> Path | None:
 def load_saved_model(folder: Path, labels: str | os.PathLike[str] | None = None) -> SavedModelDetector:
     """
     Args:
-        labels: label map; by default the ``label_map.pbtxt`` in the model's assets, in it or beside it.
+        labels: label map; by default the ``label_map.pbtxt`` in the model's assets, in it or beside it, else the one
+            that the `pipeline.config` beside it names.
 
     Raises:
         ResightError: TensorFlow is missing, the model is damaged, or has not the signature of a TFOD detector.
@@ -96,15 +100,28 @@ def load_saved_model(folder: Path, labels: str | os.PathLike[str] | None = None)
     card: dict[str, Any] = {}
     with suppress(OSError, ValueError):
         card = json.loads((folder.parent / CARD).read_text(encoding="utf-8"))
+    pipeline = _pipeline_beside(folder)
     if labels is None:
         places = (folder / "assets", folder, folder.parent)
-        labels = next((place / LABEL_MAP for place in places if (place / LABEL_MAP).is_file()), None)
+        there = next((place / LABEL_MAP for place in places if (place / LABEL_MAP).is_file()), None)
+        labels = there or (pipeline.label_map or None if pipeline else None)
     stated = session.outputs.get("detection_multiclass_scores") or session.outputs.get("raw_detection_scores")
     count = max(stated.tensor_shape.dim[-1].size - 1, 0) if stated else 0
     names = (read_label_map(labels) if labels is not None else LabelMap(())).by_id(count).names
     if not names:
         raise ResightError("does not say how many classes it has", where=folder, fix="Name them with --labels MAP.")
-    return SavedModelDetector(session, names, card.get("score"), card.get("input_type", ""))
+    detector = SavedModelDetector(session, names, card.get("score"), card.get("input_type", ""))
+    detector.tfod = load_config(None, pipeline.overrides).model.tfod if pipeline else TfodConfig()
+    return detector
+
+
+def _pipeline_beside(folder: Path) -> Pipeline | None:
+    """The configuration that TFOD exports with the model, where it is there and of a model that Resight has."""
+    path = folder.parent / PIPELINE
+    with suppress(ResightError):  # the model runs without it
+        if path.is_file():
+            return read_pipeline(path, model_only=True)
+    return None
 
 
 def written_before(out: Path) -> Callable[[Path], bool]:

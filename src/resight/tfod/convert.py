@@ -54,7 +54,7 @@ def read_tfod(
     Args:
         path: an exported model, one of the zoo's, the folder of a training, or the prefix of a checkpoint.
         config: its `pipeline.config`; by default the one beside it.
-        labels: its label map; by default the one that the config names, where it is there.
+        labels: its label map; by default the one that the config names, or the `label_map.pbtxt` beside the config.
 
     Raises:
         ResightError: it is none, is damaged, is refused, or its checkpoint and its config are of different models.
@@ -72,7 +72,9 @@ def read_tfod(
     if facts.by_order:
         log.warning("%s: layers told apart by their order, because %s", found.prefix, facts.by_order)
     _agree(facts, settings, pipeline, found.prefix)
-    label_map = _label_map(labels or pipeline.label_map, pipeline.num_classes)
+    beside = Path(pipeline.path).with_name("label_map.pbtxt")
+    labels = labels or pipeline.label_map or (beside if beside.is_file() else "")
+    label_map = _label_map(labels, pipeline.num_classes)
     card = ModelCard(settings.model, label_map, default_anchors(settings.model.name, settings.model.tfod))
     return Checkpoint(card, {f"model.{name}": value for name, value in weights.items()}, {}), settings, facts
 

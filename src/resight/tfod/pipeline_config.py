@@ -190,6 +190,8 @@ class _Translation(Reading):
             for inner in field.value if isinstance(field.value, list) else ():
                 if inner.name == "label_map_path" and isinstance(inner.value, str):
                     labels = labels or self.find(inner.value, os.path.isfile)
+                if (field.name, inner.name) == ("eval_input_reader", "max_number_of_boxes"):
+                    self.set("model.tfod.evaluated_boxes", inner.value, f"{field.name}.{inner.name}")
         values = self.message([field for field in fields if field.name == "model"], "Model", "", 1)
         return self.model(values["model"]), labels
 
