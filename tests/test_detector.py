@@ -225,6 +225,11 @@ def test_a_run_folder_is_a_model(untrained, tmp_path, images, detector):
     assert same(loaded(images[0], score=0), detector(images[0], score=0))
 
 
+def test_records_are_no_model(shapes):
+    with pytest.raises(ResightError, match="holds no checkpoint\n  That is a records folder"):
+        load(shapes(train=9, val=3))
+
+
 def test_other_class_names_need_as_many(untrained, tmp_path):
     (tmp_path / "two.pbtxt").write_text(to_pbtxt(LabelMap.from_names(["rot", "blau"])))
     (tmp_path / "one.pbtxt").write_text(to_pbtxt(LabelMap.from_names(["rot"])))

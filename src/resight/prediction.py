@@ -151,7 +151,9 @@ def find_images(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
             files.append(path)
             continue
         try:
-            inside = sorted(file for file in _below(path) if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+            # A link to nowhere is tried too, and told of; what else is no file, a pipe say, could be read for ever.
+            files_there = [file for file in _below(path) if file.is_file() or not file.exists()]
+            inside = sorted(file for file in files_there if file.suffix.lower() in IMAGE_SUFFIXES)
         except OSError as error:
             raise ResightError(f"cannot be read: {error.strerror}", where=error.filename or path) from error
         if not inside:

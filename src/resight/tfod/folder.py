@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..data.index import INDEX
 from ..errors import ResightError
 from ..textproto import parse
 
@@ -53,7 +54,7 @@ def find_checkpoint_prefix(path: str | Path) -> Path | None:
 
 def _latest(folder: Path) -> Path | None:
     """What the file `checkpoint` of TensorFlow says, else the `ckpt-N` (or any other) with the highest number."""
-    found = {index.name.removesuffix(".index"): index for index in folder.glob("*.index")}
+    found = {index.name.removesuffix(".index"): index for index in folder.glob("*.index") if index.name != INDEX}
     state = folder / "checkpoint"
     if found and state.is_file():
         try:

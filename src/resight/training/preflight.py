@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..data.dataset import TrainingExample, TrainingSet, record_sizes
 from ..data.loader import PREFETCH
 from ..data.target import Target, network_size
-from ..errors import ResightError
+from ..errors import ResightError, counted
 from .plan import Plan
 
 SHARED_MEMORY = "/dev/shm"
@@ -113,4 +113,6 @@ def _time(plan: Plan, seconds: float | None, device: torch.device) -> str:
     seconds *= plan.config.train.accumulate
     if minutes := plan.config.train.max_minutes:
         return f"time      about {60 * minutes / seconds:,.0f} steps, {seconds:.2f} s each on {device}"
-    return f"time      about {1.1 * plan.steps * seconds / 60:,.0f} minutes, {seconds:.2f} s a step on {device}"
+    minutes = round(1.1 * plan.steps * seconds / 60)
+    needed = f"about {counted(minutes, 'minute')}" if minutes else "less than a minute"
+    return f"time      {needed}, {seconds:.2f} s a step on {device}"
