@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from resight.detector import load
 from resight.errors import ResightError
@@ -153,6 +154,18 @@ def test_a_saved_model_is_a_model(exported, tfod_checkpoint, tmp_path):
             detector.set_nms(**change)
     with pytest.raises(ResightError, match="already"):
         export(exported / "saved_model", "onnx", tmp_path / "twice.onnx")
+
+
+def test_prediction_imports_neither_pytorch_nor_tensorflows_python(exported, tmp_path):
+    Image.fromarray(IMAGES[0]).save(tmp_path / "image.png")
+    code = """
+import sys
+sys.modules |= {"torch": None, "torchvision": None, "tensorflow.python": None}
+from resight.prediction import predict
+assert predict(sys.argv[1], [sys.argv[2]], sys.argv[3]).result["images"][0]["detections"]
+"""
+    given = [exported / "saved_model", tmp_path / "image.png", tmp_path / "out"]
+    subprocess.run([sys.executable, "-c", code, *given], check=True)
 
 
 def test_the_names_of_classes_go_by_id(exported, tmp_path):
