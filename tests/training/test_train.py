@@ -23,7 +23,7 @@ from resight.evaluation.operating_point import OperatingPoint
 from resight.models.checkpoints import BEST, LAST, load_checkpoint
 from resight.training import loop
 from resight.training import train as module
-from resight.training.loop import Diverged, Training, truths_and_images
+from resight.training.loop import Diverged, Training, measurable
 from resight.training.plan import make_plan
 from resight.training.start import start_model
 from resight.training.train import train
@@ -110,11 +110,11 @@ def test_a_run_that_was_killed_while_it_evaluated_evaluates_at_the_same_step(
 def test_an_evaluation_ends_at_a_signal_and_is_made_again(whole, shapes, tiny, tmp_path, monkeypatch):
     def then_stop(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
-        yield from truths_and_images(*arguments)
+        yield from measurable(*arguments)
 
     config = tiny(shapes(train=5, val=1), train__steps=8, **OFTEN)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "truths_and_images", then_stop)
+        patch.setattr(loop, "measurable", then_stop)
         assert train(config, tmp_path).exit_code == 75
     state = load_checkpoint(tmp_path / LAST).state
     assert (state["step"], state["evaluated_at"], state["best"]) == (3, 0, None)
@@ -423,8 +423,8 @@ def test_it_learns_the_pictures_it_is_shown(shapes, tiny, tmp_path):
     result = train(config, tmp_path)
     detector = load(result.run)
     plan = module.make_plan(config)
-    pairs = truths_and_images(plan.train, range(len(plan.train)), pytest.fail)
-    found = [(truth, detector.detect(image)) for truth, image in pairs]
+    images = measurable(detector, plan.train, range(len(plan.train)), pytest.fail)
+    found = [(truth, detector.detect(image)) for truth, image, _ in images]
     metrics, point = measure(found, detector.classes)
     assert metrics.summary["AP50"] > 0.5
     assert point.f1 > 0.5

@@ -7,7 +7,7 @@ import math
 import shlex
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from ..data.dataset import TrainingExample, TrainingSet
-from ..data.example import on_image
 from ..data.images import decode
 from ..data.loader import load_batches
 from ..data.records import RecordSplit
@@ -27,8 +26,9 @@ from ..detector import Detector
 from ..drawing import draw
 from ..errors import ResightError
 from ..evaluation.coco import CocoMetrics, GroundTruth
-from ..evaluation.evaluate import measure
+from ..evaluation.evaluate import mean_losses, measure, truth_of
 from ..evaluation.operating_point import OperatingPoint
+from ..evaluation.report import as_tfod
 from ..models.build import Model
 from ..models.checkpoints import BEST, LAST, Checkpoint, ModelCard, save_checkpoint
 from ..progress import Meter, meter
@@ -265,13 +265,15 @@ class Training:
     def _due(self) -> bool:
         """Once in ``evaluate.every`` epochs, or less often where the watched split is large beside the training split.
 
-        An image costs about half as much to evaluate as to train on, so a fifth of the images is a tenth of the time.
-        That is counted and not timed: equal runs evaluate at equal steps.
+        An image costs about half as much to evaluate as to train on, so a fifth of the images is a tenth of the time;
+        with the losses, which the TFOD dialect takes too, about as much. That is counted and not timed: equal runs
+        evaluate at equal steps.
         """
         if self.plan.watch is None:
             return False
         epoch = self.plan.batches.per_epoch / self.config.train.accumulate
-        epochs = max(self.config.evaluate.every, 5 * len(self.plan.watch) / len(self.plan.train))
+        cost = 1.0 if self.config.model.is_tfod else 0.5
+        epochs = max(self.config.evaluate.every, 10 * cost * len(self.plan.watch) / len(self.plan.train))
         return self.state.step - self.state.evaluated_at >= epochs * epoch
 
     def _evaluate(self, stop: threading.Event, bar: Meter) -> None:
@@ -291,16 +293,18 @@ class Training:
         detector = Detector.of(model, card, self.device)
 
         shown: list[np.ndarray] = []  # always of the same images
+        losses: list[dict[str, float]] = []
 
         def pairs() -> Iterator[tuple[GroundTruth, np.ndarray]]:
             own = self.ranks.part(range(len(watch)))
-            for number, pair in enumerate(truths_and_images(watch, own, self._skip), start=1):
+            for number, (truth, image, lost) in enumerate(measurable(detector, watch, own, self._skip), start=1):
                 bar.advance(0, f"evaluating image {number} of {len(own)}")
                 if stop.is_set():
                     return
                 if len(shown) < PICTURES:
-                    shown.append(pair[1])
-                yield pair
+                    shown.append(image)
+                losses.append(lost)
+                yield truth, image
 
         # A process that is to stop tells the others so before anything is counted.
         found = [(truth, detector.detect(image)) for truth, image in pairs()]
@@ -316,15 +320,18 @@ class Training:
             best = detections.above(point.score)
             picture = draw(image, best.boxes, best.names, best.scores)
             self.journal.picture(f"{self.plan.watch_name}/{number}", picture, state.step)
-        self._keep(model, metrics, point)
+        means = mean_losses(self.ranks.whole(losses))
+        self._keep(model, metrics, point, as_tfod(metrics.summary, means) if detector.tfod else {})
 
-    def _keep(self, model: Model, metrics: CocoMetrics, point: OperatingPoint) -> None:
+    def _keep(
+        self, model: Model, metrics: CocoMetrics, point: OperatingPoint, tfod: Mapping[str, float | None]
+    ) -> None:
         state, name = self.state, self.config.evaluate.metric
         summary = metrics.summary
         value = summary[name]
         better = value is not None and (state.best is None or value > state.best)
         state.without_gain = 0 if better else state.without_gain + 1
-        self.journal.row(state.step, self.plan.watch_name, summary)
+        self.journal.row(state.step, self.plan.watch_name, {**summary, **tfod})
         log.info(
             "step %d: %s on %s%s",
             state.step,
@@ -428,15 +435,20 @@ class Training:
         )
 
 
-def truths_and_images(
-    split: RecordSplit, indices: Iterable[int], skip: Callable[[ResightError], None]
-) -> Iterator[tuple[GroundTruth, np.ndarray]]:
-    """The objects and the decoded image of the records ``indices``; ``skip`` is told of those that cannot be used."""
+def measurable(
+    detector: Detector, split: RecordSplit, indices: Iterable[int], skip: Callable[[ResightError], None]
+) -> Iterator[tuple[GroundTruth, np.ndarray, dict[str, float]]]:
+    """The objects and the decoded image of the records ``indices``, and in the TFOD dialect, as there, the losses.
+
+    ``skip`` is told of records that cannot be used.
+    """
     for index in indices:
         try:
             record = split[index]
             image = decode(record.encoded, split.where(index))
+            labels = split.labels(record)
+            truth = truth_of(detector, record, labels, image, split.where(index))
         except ResightError as error:
             skip(error)
             continue
-        yield GroundTruth.of_record(on_image(record, *image.shape[:2]), split.labels(record)), image
+        yield truth, image, (detector.losses(record, labels, image) or {}) if detector.tfod else {}
