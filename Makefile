@@ -1,5 +1,6 @@
 # make demo   the whole job on generated road scenes
 # make test   every test
+# make soak   trainings interrupted at 20 random moments for each signal and number of workers (an hour)
 # make lint   ruff and mypy
 # Each makes the environment it needs first. `make VENV=path ...` uses, and installs into, one that exists.
 
@@ -8,13 +9,16 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
-.PHONY: demo test lint format clean
+.PHONY: demo test soak lint format clean
 
 demo: $(VENV)/.resight-demo
 	$(BIN)/resight demo --out demo --force
 
 test: $(VENV)/.resight-dev
 	$(BIN)/python -m pytest $(ARGS)
+
+soak: $(VENV)/.resight-dev
+	RESIGHT_SOAK=20 $(BIN)/python -m pytest tests/training/test_soak.py $(ARGS)
 
 lint: $(VENV)/.resight-dev
 	$(BIN)/ruff check .

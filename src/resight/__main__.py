@@ -14,6 +14,9 @@ def main() -> NoReturn:
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:  # a command in the background ignores Ctrl-C, and goes on doing so
         signal.signal(signal.SIGINT, _leave)
+    if "train" in sys.argv and hasattr(signal, "pthread_sigmask"):
+        # A training saves its state at SIGTERM; one that comes too early waits until it can (training/train.py).
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     from .cli import app
 
     signal.signal(signal.SIGINT, before)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -46,7 +49,16 @@ def load_batches(
 
 def _start_worker(_: int) -> None:
     # The parent decides when training stops, and needs its batches until then; a Ctrl-C reaches the whole group, and
-    # so does the SIGTERM of many a supervisor. A worker whose parent is gone ends by itself.
+    # so does the SIGTERM of many a supervisor.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    # The loader's own watch asks for the process that forked this one, which is the fork server and not the training.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(0)

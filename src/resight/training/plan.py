@@ -11,6 +11,7 @@ from ..config import Config
 from ..data.augment import HANDED, suggest_flip_pairs
 from ..data.dataset import EndlessBatches, boxes_beyond, network_boxes, record_sizes
 from ..data.records import Records, RecordSplit, open_configured
+from ..data.storage import is_remote
 from ..errors import ResightError, listed
 from ..models.anchors import AnchorSettings, fit_anchors, reachable_iou
 from ..models.build import default_anchors, level_strides
@@ -74,7 +75,7 @@ def make_plan(config: Config, resumed: Checkpoint | None = None) -> Plan:
     data = config.data
     if not data.path and not data.train:
         raise ResightError("no data", where="data.path", fix="Name a records folder with --data RECORDS.")
-    if data.path:
+    if data.path and not is_remote(data.path):
         # A run is resumed and evaluated from any folder.
         data = data.model_copy(update={"path": os.path.abspath(data.path)})
         config = config.model_copy(update={"data": data})
@@ -88,13 +89,16 @@ def make_plan(config: Config, resumed: Checkpoint | None = None) -> Plan:
     train = records.splits.get("train")
     if train is None or len(train) == 0:
         raise ResightError("there are no records to train on", where=data.path or listed(data.train))
+    train.check_window(data.window)
     if config.train.epochs and config.train.steps:
         raise ResightError("epochs and steps are both given; one decides", where="train.epochs")
     classes = records.label_map.names
     watch_name = next((name for name in ("val", "test") if len(records.splits.get(name) or ())), "")
     start, config = find_start(config, resumed)
     config, notes = _tfod_notes(config, classes, train) if config.model.is_tfod else _flip_pairs(config, classes)
-    batches = EndlessBatches(config.train.seed, record_sizes(train), config.train.batch_size)
+    batches = EndlessBatches(
+        config.train.seed, record_sizes(train), config.train.batch_size, shards=train.shard_numbers, window=data.window
+    )
     if watch_name == "test":
         notes.append("there is no val split, so the test split is watched and the best checkpoint chosen on it")
     if config.train.batch_size > len(train):

@@ -145,6 +145,7 @@ def launch(count: int, function: Callable[..., T], *arguments: Any) -> T:
                 os.kill(child.pid, signal.SIGTERM)
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    unblock()
     try:
         thread.join()
     finally:
@@ -157,3 +158,9 @@ def launch(count: int, function: Callable[..., T], *arguments: Any) -> T:
             fix="The last checkpoint is whole; --resume goes on from it.",
         )
     return done[0]  # type: ignore[index]
+
+
+def unblock() -> None:
+    """Takes a SIGTERM that came while the program was still being loaded."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})

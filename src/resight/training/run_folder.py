@@ -21,6 +21,7 @@ from ..errors import ResightError, listed
 from ..labels import LabelMap, to_pbtxt
 from ..models.checkpoints import LAST
 from ..outputs import is_partial, whole_file
+from ..tfod.folder import PIPELINE
 
 METRICS = "metrics.jsonl"
 LOCK = ".lock"
@@ -44,7 +45,8 @@ def check_run(path: Path, resume: bool = False) -> None:
                 where=path,
                 fix=f"Continue it with --resume -o {shlex.quote(str(path))}, or choose another folder.",
             )
-        others = [name for name in present if name not in ("checkpoints", LOCK) and not is_partial(name)]
+        known = ("checkpoints", LOCK, PIPELINE)  # a pipeline.config lies where it trains, in TFOD's habit
+        others = [name for name in present if name not in known and not is_partial(name)]
         if others and "config.toml" not in present:
             raise ResightError(f"is not empty: {listed(others)}", where=path, fix="Choose another folder with -o.")
     except OSError as error:

@@ -24,7 +24,7 @@ from .loop import Training, TrainResult, order_of
 from .main_guard import check_main_guard
 from .plan import Plan, make_plan
 from .preflight import preflight
-from .ranks import Ranks, join, launch
+from .ranks import Ranks, join, launch, unblock
 from .run_folder import METRICS, check_run, describe_run, forget_metrics, hold, new_run
 from .start import start_model
 
@@ -202,6 +202,7 @@ def _signals() -> Iterator[threading.Event]:
         yield stop
         return
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    unblock()
     try:
         yield stop
     finally:
