@@ -511,8 +511,10 @@ def test_predict_and_export_hand_over_their_options(stand_in):
     ]  # fmt: skip
     for ok, code in ((True, 0), (False, 1)):
         exports = stand_in("exporting", "export", report(ok=ok))
-        assert speak("export runs/a --format onnx -o a.onnx --labels m.pbtxt").code == code
-        assert exports == [(("runs/a", "onnx", "a.onnx"), {"force": False, "labels": "m.pbtxt"})]
+        assert speak("export runs/a --format savedmodel -o a --labels m.pbtxt --input-type tf_example").code == code
+        assert exports == [
+            (("runs/a", "savedmodel", "a"), {"force": False, "labels": "m.pbtxt", "input_type": "tf_example"})
+        ]
 
 
 def test_predict_exits_1_when_an_image_could_not_be_read(stand_in):
