@@ -1,4 +1,14 @@
 import io
+import logging
+import os
+import random
+import re
+import socket
+import struct
+import threading
+import time
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import hypothesis
@@ -83,3 +93,126 @@ def untrained(tmp_path_factory):
     path = tmp_path_factory.mktemp("untrained") / "model.safetensors"
     save_checkpoint(path, Checkpoint(card, {f"model.{key}": value for key, value in model.state_dict().items()}, {}))
     return path
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """Address of an S3 server on loopback that runs in this process."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server, tmp_path, monkeypatch):
+    """An empty bucket behind a :class:`Proxy`, credentials in a profile's file, and a cache of the test's own."""
+    import boto3
+
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    proxy = Proxy(s3_server)
+    proxy.use_key = lambda key: credentials.write_text(
+        f"[tester]\naws_access_key_id = {key}\naws_secret_access_key = secret\n"
+    )
+    credentials = tmp_path / "credentials"
+    proxy.use_key("first")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(credentials))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "tester")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.server_port}")
+    monkeypatch.setenv("RESIGHT_CACHE", str(tmp_path / "cache"))
+    proxy.bucket = f"bucket-{time.time_ns()}"
+    boto3.client("s3", region_name="us-east-1").create_bucket(Bucket=proxy.bucket)
+    yield proxy
+    proxy.shutdown()
+    proxy.server_close()
+
+
+class Proxy(ThreadingHTTPServer):
+    """Passes requests on, but for ``faults`` (a share of them); counts both, and knows only the keys in ``keys``."""
+
+    daemon_threads = True
+    KINDS = ("busy", "reset", "truncated", "slow")
+
+    def __init__(self, target):
+        super().__init__(("127.0.0.1", 0), _Pass)
+        self.target, self.faults, self.keys, self.expired = target, 0.0, None, set()
+        self.requests, self.injected, self.only = [], [], None
+        self.draw = random.Random(1)
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+
+    def put(self, folder, prefix):
+        """Uploads the files of a folder and returns its address."""
+        from resight.data import storage
+
+        address = f"s3://{self.bucket}/{prefix}"
+        for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+            storage.write(storage.join(address, path.relative_to(folder).as_posix()), path)
+        return address
+
+    def next_fault(self):
+        if self.draw.random() >= self.faults:
+            return ""
+        self.injected.append(self.only or self.KINDS[len(self.injected) % len(self.KINDS)])
+        return self.injected[-1]
+
+    def handle_error(self, *_):
+        pass  # a client that gave up
+
+
+class _Pass(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def _pass(self):
+        proxy = self.server
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        proxy.requests.append((self.command, self.path, self.headers.get("Range")))
+        key = (re.findall(r"Credential=([^/]+)/", self.headers.get("Authorization", "")) or [""])[0]
+        if key in proxy.expired:
+            return self._answer(400, _error("ExpiredToken", "The provided token has expired."))
+        if proxy.keys is not None and key not in proxy.keys:
+            return self._answer(403, _error("InvalidAccessKeyId", "The key you provided does not exist."))
+        fault = proxy.next_fault()
+        if fault == "busy":
+            return self._answer(503, _error("SlowDown", "Please reduce your request rate."))
+        if fault == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close_connection = True
+            return self.connection.close()
+        if fault == "slow":
+            time.sleep(0.2)
+        connection = HTTPConnection(proxy.target)
+        connection.request(self.command, self.path, body, dict(self.headers))
+        response = connection.getresponse()
+        data = response.read()
+        self._answer(response.status, data, response.getheaders(), fault == "truncated")
+        connection.close()
+
+    def _answer(self, status, data, headers=(), truncated=False):
+        self.send_response_only(status)
+        own = {"connection", "transfer-encoding", "content-length"}
+        for name, value in headers:
+            if name.lower() not in own or (self.command == "HEAD" and name.lower() == "content-length"):
+                self.send_header(name, value)
+        if self.command != "HEAD":
+            self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if truncated:
+            data, self.close_connection = data[: len(data) // 2], True
+        self.wfile.write(data)
+        self.wfile.flush()
+
+    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _pass
+
+
+def _error(code, message):
+    return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()

@@ -38,6 +38,8 @@ class DataConfig(_Section):
     workers: int = Field(1, ge=0, description="processes that decode and augment; 0: in the training process")
     on_bad_record: Literal["stop", "skip"] = Field("stop", description="a damaged record: stop, or skip and count")
     as_stored: bool = Field(False, description="keep records that repeat an image as they are")
+    window: Positive = Field(16, description="shards that are shuffled together; fewer than that: all records")
+    cache_gb: float = Field(10.0, gt=0, description="gigabytes of the local disk for shards read from s3://")
 
 
 class TfodConfig(_Section):

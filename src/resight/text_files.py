@@ -17,12 +17,18 @@ def read_text(path: str | os.PathLike[str]) -> str:
     try:
         with open(path, "rb") as file:
             data = file.read()
+    except (OSError, ValueError) as error:
+        raise ResightError(f"cannot be read: {getattr(error, 'strerror', None) or error}", where=path) from error
+    return decode_text(data, path)
+
+
+def decode_text(data: bytes, where: str | os.PathLike[str]) -> str:
+    """The text of a file that is read from ``where``. Raises ResightError as ``read_text``."""
+    try:
         return data.decode(encoding_of(data))
     except UnicodeDecodeError as error:
         fix = "Save it as UTF-8 and try again."
-        raise ResightError("is not UTF-8 text", where=f"{path}, byte {error.start}", fix=fix) from error
-    except (OSError, ValueError) as error:
-        raise ResightError(f"cannot be read: {getattr(error, 'strerror', None) or error}", where=path) from error
+        raise ResightError("is not UTF-8 text", where=f"{where}, byte {error.start}", fix=fix) from error
 
 
 def encoding_of(start: bytes) -> str:

@@ -204,3 +204,36 @@ def test_the_view_of_tfods_training_can_be_drawn(split):
     config = load_config(None, {**TFOD, "augment.operations": [*FLIP, {"name": "random_adjust_hue"}]})
     for _, image, boxes, names in training_view(split, split.label_map.names, config, 3):
         assert image.dtype == np.uint8 and image.shape[2] == 3 and len(boxes) == len(names)
+
+
+@given(
+    st.integers(0, 2**40),
+    st.integers(0, 100),
+    st.lists(st.integers(0, 30), min_size=1, max_size=12),
+    st.integers(1, 14),
+    st.integers(1, 6),
+)
+def test_a_window_of_shards_has_its_turn_at_a_time(seed, epoch, counts, window, batch_size):
+    shards = np.repeat(np.arange(len(counts)), counts)
+    sizes = sizes_of(np.random.default_rng(seed).random(len(shards)) < 0.3)
+    batches = epoch_batches(seed, epoch, sizes, batch_size, shards, window)
+    assert Counter(item.record for batch in batches for item in batch) == Counter(range(len(shards)))
+    assert len(batches) == -(-len(shards) // batch_size)
+    assert sum(len(batch) < batch_size for batch in batches) <= 1
+    if len(counts) <= window:
+        assert batches == epoch_batches(seed, epoch, sizes, batch_size)
+    # Shards that hold more than a batch follow one another: of those begun, no more than the window's are unfinished.
+    if min(counts) > 2 * batch_size:
+        order = [shards[item.record] for batch in batches for item in batch]
+        first = {shard: order.index(shard) for shard in set(order)}
+        last = {shard: len(order) - 1 - order[::-1].index(shard) for shard in set(order)}
+        for at in range(len(order)):
+            assert sum(first[shard] <= at <= last[shard] for shard in first) <= window + 1
+
+
+def test_neighbouring_records_come_from_all_shards_of_the_window():
+    shards = np.repeat(np.arange(40), 50)
+    batches = epoch_batches(1, 0, sizes_of(np.zeros(len(shards), bool)), 10, shards, 8)
+    middle = batches[len(batches) // 4 : -len(batches) // 4]
+    assert np.mean([len({shards[item.record] for item in batch}) for batch in middle]) > 4
+    assert batches != epoch_batches(1, 1, sizes_of(np.zeros(len(shards), bool)), 10, shards, 8)

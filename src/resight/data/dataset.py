@@ -48,26 +48,54 @@ class TrainingExample:
     record: int
 
 
-def epoch_batches(seed: int, epoch: int, sizes: np.ndarray, batch_size: int) -> list[list[Item]]:
+def epoch_batches(
+    seed: int, epoch: int, sizes: np.ndarray, batch_size: int, shards: np.ndarray | None = None, window: int = 1
+) -> list[list[Item]]:
     """The batches of an epoch, a pure function of its arguments.
 
     Records are permuted, then landscape and portrait images are put in batches of their own, so that little of a batch
-    is padding; what is left over of both makes the last ones.
+    is padding; what is left over of both makes the last ones. Where there are more shards than ``window``, no more than
+    so many have their turn at a time, and this is done in one stretch of the order after another.
 
     Args:
         sizes: ``[N, 2]`` widths and heights of all records.
+        shards: ``[N]`` int64, the shard of each; by default one for all.
     """
-    order = numpy_stream(seed, "order", epoch).permutation(len(sizes))
-    portrait = sizes[order, 1] > sizes[order, 0]
-    batches: list[list[int]] = []
-    rest: list[int] = []
-    for kind in (order[~portrait], order[portrait]):
-        full = len(kind) // batch_size * batch_size
-        batches += kind[:full].reshape(-1, batch_size).tolist()
-        rest += kind[full:].tolist()
-    batches += [rest[start : start + batch_size] for start in range(0, len(rest), batch_size)]
-    mixed = numpy_stream(seed, "batches", epoch).permutation(len(batches))
-    return [[Item(epoch, number, record) for record in batches[place]] for number, place in enumerate(mixed)]
+    mixing = numpy_stream(seed, "batches", epoch)
+    mixed: list[list[int]] = []
+    for order in _stretches(
+        seed, epoch, np.zeros(len(sizes), np.int64) if shards is None else shards, window, batch_size
+    ):
+        portrait = sizes[order, 1] > sizes[order, 0]
+        batches: list[list[int]] = []
+        rest: list[int] = []
+        for kind in (order[~portrait], order[portrait]):
+            full = len(kind) // batch_size * batch_size
+            batches += kind[:full].reshape(-1, batch_size).tolist()
+            rest += kind[full:].tolist()
+        batches += [rest[start : start + batch_size] for start in range(0, len(rest), batch_size)]
+        mixed += [batches[place] for place in mixing.permutation(len(batches))]
+    return [[Item(epoch, number, record) for record in batch] for number, batch in enumerate(mixed)]
+
+
+def _stretches(seed: int, epoch: int, shards: np.ndarray, window: int, batch_size: int) -> Iterator[np.ndarray]:
+    """The permuted records, cut between batches where the next shard has its turn."""
+    draw = numpy_stream(seed, "order", epoch)
+    count = int(shards.max(initial=0)) + 1
+    if count <= window:
+        yield draw.permutation(len(shards))
+        return
+    # Shard after shard begins; its records are spread evenly over the turns of the window - 1 that follow it.
+    turn = draw.permutation(count)[shards] + (window - 1) * draw.random(len(shards))
+    order = np.lexsort((draw.random(len(shards)), turn))
+    turn = turn[order]
+    start = 0
+    while start < len(order):
+        end = int(np.searchsorted(turn, turn[start] + 1, "right"))
+        if end < len(order):
+            end = start + max((end - start) // batch_size, 1) * batch_size
+        yield order[start:end]
+        start = end
 
 
 class TrainingSet(Dataset[TrainingExample | ResightError]):
@@ -117,6 +145,8 @@ class EndlessBatches:
     sizes: np.ndarray
     batch_size: int
     start: int = 0  # batches already taken
+    shards: np.ndarray | None = None
+    window: int = 1
 
     @property
     def per_epoch(self) -> int:
@@ -125,7 +155,8 @@ class EndlessBatches:
     def __iter__(self) -> Iterator[list[Item]]:
         first, skip = divmod(self.start, self.per_epoch)
         for epoch in itertools.count(first):
-            yield from epoch_batches(self.seed, epoch, self.sizes, self.batch_size)[skip if epoch == first else 0 :]
+            batches = epoch_batches(self.seed, epoch, self.sizes, self.batch_size, self.shards, self.window)
+            yield from batches[skip if epoch == first else 0 :]
 
 
 def to_sample(record: Record, labels: np.ndarray, image: np.ndarray) -> Sample:
@@ -173,8 +204,10 @@ def training_view(
     """The first images of the first epoch as training sees them: file, ``[H, W, 3]`` uint8, boxes xyxy, names."""
     dataset = TrainingSet(split, classes, config)
     sizes = record_sizes(split)
-    items = [item for batch in epoch_batches(config.train.seed, 0, sizes, config.train.batch_size) for item in batch]
-    for item in items[:limit]:
+    batches = epoch_batches(
+        config.train.seed, 0, sizes, config.train.batch_size, split.shard_numbers, config.data.window
+    )
+    for item in [item for batch in batches for item in batch][:limit]:
         example = dataset[item]
         if isinstance(example, ResightError):
             raise example

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
 import re
@@ -11,7 +12,10 @@ from typing import NoReturn
 
 from ..boxes import SPLITS
 from ..errors import Problem, ResightError, listed, nearest
-from ..labels import LabelMap, read_label_map
+from ..labels import LabelMap, parse_label_map, read_label_map
+from ..text_files import decode_text
+from . import storage
+from .storage import is_remote
 
 IS_RECORD = re.compile(r"\.(tf)?records?(-\d+-of-\d+)?$", re.IGNORECASE)
 MISSING = "missing_records"  # the kind of problem that a shard is not there
@@ -37,7 +41,7 @@ def find_records(root: str, globs: Mapping[str, str | Sequence[str]], problems: 
     found = {split: _by_globs(root, split, given) for split, given in globs.items()}
     given = {file for files in found.values() for file in files}
     files = [file for file in _files(root) if IS_RECORD.search(file) and file not in given]
-    if os.path.isfile(root):
+    if is_file(root):
         if not files:
             _no_records(root)
         found[_told_split(os.path.basename(root)) or "train"] = files
@@ -78,21 +82,38 @@ def find_label_map(folder: str, given: str = "") -> tuple[str, LabelMap]:
     """
     if given:
         beside = os.path.join(folder, given)
+        if is_remote(folder) and not is_remote(given) and not os.path.exists(given):
+            return beside, _label_map(beside)
         path = beside if os.path.exists(beside) and not os.path.exists(given) else given
-        return path, read_label_map(path)
+        return path, _label_map(path)
     fix = "Name it. " + _TAKES.format("data.label_map=FILE", "label_map in [data]")
     paths = [path for path in _files(folder or ".") if path.lower().endswith(".pbtxt")]
     if not paths:
         raise ResightError("records need a label map (*.pbtxt), and there is none", where=folder or ".", fix=fix)
-    maps = [(path, read_label_map(path)) for path in paths]
+    maps = [(path, _label_map(path)) for path in paths]
     if any(found.items != maps[0][1].items for _, found in maps):
         names = listed(os.path.relpath(path, folder or ".") for path in paths)
         raise ResightError(f"there are different label maps: {names}", where=folder or ".", fix=fix)
     return maps[0]
 
 
+def is_file(path: str) -> bool:
+    """Whether ``path`` is a file; a remote one by its name."""
+    return bool(IS_RECORD.search(path)) if is_remote(path) else os.path.isfile(path)
+
+
+def _label_map(path: str) -> LabelMap:
+    return parse_label_map(decode_text(storage.read(path), path), path) if is_remote(path) else read_label_map(path)
+
+
 def _files(root: str) -> list[str]:
     """Files of a folder and its subfolders (not theirs), sorted; hidden ones are left out; a file is its own list."""
+    if is_remote(root):
+        names = [found.address for found in storage.find(root)]
+        if not names:
+            raise ResightError("there is nothing at this address", where=root, fix="Check bucket and key.")
+        inside = {name: name.removeprefix(root).strip("/").split("/") for name in names}
+        return [name for name, parts in inside.items() if len(parts) <= 2 and not any(p.startswith(".") for p in parts)]
     if os.path.isfile(root):
         return [root]
     found: list[str] = []
@@ -121,6 +142,14 @@ def _by_globs(root: str, split: str, given: str | Sequence[str]) -> list[str]:
 
 
 def _by_glob(root: str, split: str, pattern: str) -> list[str]:
+    if is_remote(pattern) or is_remote(root):
+        pattern = pattern if is_remote(pattern) else storage.join(root, pattern)
+        fixed = pattern[: re.search(r"[*?\[]|$", pattern).start()]  # type: ignore[union-attr]
+        matching = [found.address for found in storage.find(fixed.rpartition("/")[0])]
+        matching = fnmatch.filter(matching, pattern)
+        if not matching:
+            raise ResightError(f"no object matches {pattern!r}", where=f"data.{split}")
+        return matching
     folder = root if os.path.isdir(root) else os.path.dirname(root)
     inside = glob.glob(os.path.join(glob.escape(folder), pattern))
     files = sorted(file for file in inside or glob.glob(pattern) if os.path.isfile(file))

@@ -11,12 +11,14 @@ import json
 import logging
 import os
 import sys
+import tempfile
 from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import google_crc32c
 import numpy as np
@@ -26,8 +28,13 @@ from safetensors.numpy import load, save
 from ..errors import ResightError
 from ..outputs import whole_file
 from ..progress import meter
+from . import storage
 from .example import Record, decode_example
+from .storage import StorageError
 from .tfrecord import OVERHEAD, TFRecordWriter, read_tfrecord
+
+if TYPE_CHECKING:
+    from .shard_cache import ShardCache
 
 log = logging.getLogger(__name__)
 
@@ -41,11 +48,12 @@ _STRINGS = ("format", "filename", "source_id", "group")
 
 @dataclass(frozen=True)
 class Shard:
-    """A file of records by its name in the data set, and what tells that it has changed."""
+    """A file of records by its name in the data set, and what tells that it has changed: ``stamp`` is the mtime in ns,
+    of a remote file its ETag."""
 
     name: str
     size: int
-    mtime_ns: int
+    stamp: int | str
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,25 +150,22 @@ class IndexBuilder:
         return index.take(np.lexsort((records["offset"], records["shard"])))
 
 
-def open_index(folder: str, paths: Sequence[str], *, beside: bool) -> Index:
+def open_index(folder: str, paths: Sequence[str], *, beside: bool, cache: ShardCache | None = None) -> Index:
     """The index of the shards ``paths``, made and kept where it is missing or stale: in ``folder`` when ``beside`` says
-    so and it can be written, else in the user's cache."""
-    shards = []
-    for path in paths:
-        try:
-            stat = os.stat(path)
-        except OSError as error:
-            raise ResightError(f"cannot read the records: {error.strerror}", where=path) from error
-        name = os.path.relpath(path, folder or ".")
-        shards.append(Shard(os.path.basename(path) if name.startswith("..") else name, stat.st_size, stat.st_mtime_ns))
-    key = hashlib.sha256("\0".join(os.path.abspath(path) for path in paths).encode("utf-8", "surrogateescape"))
+    so and it can be written, else in the user's cache. Remote shards are read through ``cache``; what lies beside them
+    is read, never written."""
+    shards = [_shard(path, folder, cache) for path in paths]
+    full = [path if cache else os.path.abspath(path) for path in paths]
+    key = hashlib.sha256("\0".join(full).encode("utf-8", "surrogateescape"))
     places = [os.path.join(cache_folder(), "index", f"{key.hexdigest()[:32]}.index")]
-    if beside:
+    if beside and not cache:
         places.insert(0, os.path.join(folder, INDEX))
     for place in places:
         if index := load_index(place, shards):
             return index
-    index = scan(paths, shards)
+    if beside and cache and (index := _remote_index(folder, shards)):
+        return index
+    index = scan(paths, shards, cache)
     for place in () if index.damaged else places:
         try:
             save_index(index, place)
@@ -170,25 +175,50 @@ def open_index(folder: str, paths: Sequence[str], *, beside: bool) -> Index:
     return index
 
 
+def _shard(path: str, folder: str, cache: ShardCache | None) -> Shard:
+    name = os.path.relpath(path, folder or ".")
+    name = os.path.basename(path) if name.startswith("..") else name
+    if cache:
+        return Shard(name, cache.shards[path].size, cache.shards[path].etag)
+    try:
+        stat = os.stat(path)
+    except OSError as error:
+        raise ResightError(f"cannot read the records: {error.strerror}", where=path) from error
+    return Shard(name, stat.st_size, stat.st_mtime_ns)
+
+
+def _remote_index(folder: str, shards: Sequence[Shard]) -> Index | None:
+    """The index that lies beside remote shards. One made before they were copied there knows no ETags: it holds for
+    shards of the same sizes, and each record is compared with it when it is read."""
+    found = storage.stat(storage.join(folder, INDEX))
+    if found is None:
+        return None
+    with tempfile.TemporaryDirectory() as local:
+        storage.download(found, Path(local, INDEX))
+        return load_index(os.path.join(local, INDEX), shards)
+
+
 def cache_folder() -> str:
     """Where what can be made again is kept: `RESIGHT_CACHE`, else the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return os.environ.get("RESIGHT_CACHE") or os.path.join(base, "resight")
 
 
-def scan(paths: Sequence[str], shards: Sequence[Shard]) -> Index:
+def scan(paths: Sequence[str], shards: Sequence[Shard], cache: ShardCache | None = None) -> Index:
     """Reads all records of ``paths``; damaged ones are passed over and named in ``.damaged``."""
     builder = IndexBuilder()
     errors: list[ResightError] = []
     with meter("indexing records, MB", sum(shard.size for shard in shards) / 1e6) as progress:
         for number, path in enumerate(paths):
             try:
-                for offset, payload in read_tfrecord(path, damaged=errors):
+                for offset, payload in read_tfrecord(path, damaged=errors, cache=cache):
                     progress.advance((len(payload) + OVERHEAD) / 1e6)
                     try:
                         builder.add(number, offset, payload, f"{path}, byte {offset}")
                     except ResightError as error:
                         errors.append(error)
+            except StorageError:
+                raise
             except ResightError as error:
                 errors.append(error)
     return builder.build(shards, [(error.where, error.message) for error in errors])
@@ -243,7 +273,7 @@ def save_index(index: Index, path: str) -> None:
     """Writes the file whole or not at all. Raises ResightError."""
     head = {
         "version": _VERSION,
-        "shards": [[shard.name, shard.size, shard.mtime_ns] for shard in index.shards],
+        "shards": [[shard.name, shard.size, shard.stamp] for shard in index.shards],
         "strings": index.strings,
         "texts": index.texts,
     }
@@ -260,7 +290,8 @@ def load_index(path: str, shards: Sequence[Shard]) -> Index | None:
         _, data = next(read_tfrecord(path))
         columns = load(data)
         head = json.loads(columns["head"].tobytes())
-        if head["version"] != _VERSION or [Shard(*shard) for shard in head["shards"]] != list(shards):
+        stored = [Shard(*shard) for shard in head["shards"]]
+        if head["version"] != _VERSION or len(stored) != len(shards) or not all(map(_fits, stored, shards)):
             return None
         return Index(
             shards=tuple(shards),
@@ -272,3 +303,9 @@ def load_index(path: str, shards: Sequence[Shard]) -> Index | None:
     except (ResightError, SafetensorError, StopIteration, ValueError, KeyError, TypeError) as error:
         log.debug("no usable index at %s: %r", path, error)
         return None
+
+
+def _fits(stored: Shard, found: Shard) -> bool:
+    """Whether an index of ``stored`` is one of ``found``; a time and an ETag cannot be compared."""
+    copied = isinstance(found.stamp, str) and not isinstance(stored.stamp, str)
+    return stored == (replace(found, stamp=stored.stamp) if copied else found)

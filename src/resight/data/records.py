@@ -21,10 +21,13 @@ from ..errors import Problem, ResightError, listed
 from ..labels import LabelMap, to_pbtxt
 from ..outputs import whole_folder
 from ..progress import track
-from .discover import IS_RECORD, MISSING, find_label_map, find_records
+from . import storage
+from .discover import IS_RECORD, MISSING, find_label_map, find_records, is_file
 from .example import Record, decode_image_bytes, encode_example
 from .images import probe, read_bytes, upright
 from .index import INDEX, Index, IndexBuilder, Shard, merge_repeats, open_index, save_index
+from .shard_cache import ShardCache
+from .storage import is_remote
 from .tfrecord import ShardReader, TFRecordWriter
 
 log = logging.getLogger(__name__)
@@ -61,6 +64,26 @@ class RecordSplit:
     def where(self, i: int) -> str:
         """File and byte offset of an image's record, for messages."""
         return self.reader.where(i)
+
+    @property
+    def shard_numbers(self) -> np.ndarray:
+        """``[len]`` int64: the shard that each record lies in, counted through."""
+        return np.unique(self.index.records["shard"], return_inverse=True)[1]
+
+    def check_window(self, window: int) -> None:
+        """
+        Raises:
+            ResightError: the local cache cannot hold the shards that are shuffled together, and one more.
+        """
+        if (cache := self.reader.cache) is None:
+            return
+        sizes = sorted((cache.shards[path].size for path in self.shards), reverse=True)[: window + 1]
+        if sum(sizes) > cache.limit:
+            raise ResightError(
+                f"{cache.limit / 1e9:g} GB cannot hold {len(sizes)} shards of {sum(sizes) / 1e9:.3g} GB",
+                where="data.cache_gb",
+                fix="Allow more, or shuffle fewer shards together with a smaller data.window.",
+            )
 
     @cached_property
     def summaries(self) -> list[Record]:
@@ -103,25 +126,27 @@ def open_records(
     label_map: str = "",
     as_stored: bool = False,
     on_bad: Literal["stop", "skip"] = "stop",
+    cache_gb: float = DataConfig().cache_gb,
 ) -> Records:
     """Opens records of any origin by the names of their files.
 
     Args:
-        path: a folder, or one file of records; "" where the globs say all.
+        path: a folder, or one file of records, also as an ``s3://`` address; "" where the globs say all.
         train, val, test: a glob or several of the records of a split, absolute or in ``path``, where names do not tell.
         label_map: the label map, where there is not exactly one `*.pbtxt`.
         as_stored: keep records that repeat an image with growing lists of boxes as they are.
+        cache_gb: gigabytes that remote shards may take on the local disk.
         on_bad: "skip" leaves damaged records and missing shards out and lists them in ``.problems``.
 
     Raises:
         ResightError: nothing there, names that do not tell, missing shards or damaged records (all are listed).
     """
-    root = os.fspath(path)
+    root = os.fspath(path).rstrip("/") if is_remote(path) else os.fspath(path)
     problems: list[Problem] = []
     globs = {name: given for name, given in zip(SPLITS, (train, val, test), strict=True) if given}
     found = find_records(root, globs, problems)
     paths = [file for files in found.values() for file in files]
-    folder = root if os.path.isdir(root) else os.path.dirname(paths[0])
+    folder = os.path.dirname(paths[0]) if is_file(root) or not root else root
     map_file, labels = find_label_map(folder, label_map)
     problems.extend(labels.problems)
     info: dict[str, Any] = {}
@@ -129,12 +154,13 @@ def open_records(
         info = _read_info(folder)
     except ResightError as error:  # it tells only where the records come from
         problems.append(Problem("error", "damaged_info", error.where, f"{error.message}. {error.fix}"))
-    if not globs and os.path.isdir(root) and (stated := _missing(folder, info)):
+    if not globs and not is_file(root) and (stated := _missing(folder, info)):
         problems[:] = [*(problem for problem in problems if problem.kind != MISSING), *stated]
     if on_bad == "stop" and (missing := [problem for problem in problems if problem.kind == MISSING]):
         fix = "Copy them too, or build the records again. To train without them: --set data.train=GLOB (val, test)."
         raise ResightError("; ".join(p.message for p in missing), where=missing[0].where, fix=fix)
-    index = open_index(folder, paths, beside=bool(info) and not globs)
+    cache = _cache(paths, cache_gb)
+    index = open_index(folder, paths, beside=bool(info) and not globs, cache=cache)
     if index.damaged:
         _report_damage(index, on_bad, problems)
     splits = {}
@@ -142,7 +168,7 @@ def open_records(
     for name, files in found.items():
         numbers = range(first, first + len(files))
         first += len(files)
-        splits[name] = _split(name, files, index, numbers, labels, as_stored, problems)
+        splits[name] = _split(name, files, index, numbers, labels, as_stored, problems, cache)
     problems.extend(_label_problems(splits, labels, map_file))
     return Records(root, labels, splits, info, index.digest, problems)
 
@@ -157,6 +183,7 @@ def open_configured(data: DataConfig) -> Records:
         label_map=data.label_map,
         as_stored=data.as_stored,
         on_bad=data.on_bad_record,
+        cache_gb=data.cache_gb,
     )
 
 
@@ -168,6 +195,7 @@ def _split(
     labels: LabelMap,
     as_stored: bool,
     problems: list[Problem],
+    cache: ShardCache | None,
 ) -> RecordSplit:
     shard = index.records["shard"]
     part = index.take(np.flatnonzero((shard >= numbers.start) & (shard < numbers.stop)))
@@ -183,7 +211,8 @@ def _split(
         problems.append(Problem("warning", "repeated_image", listed(files, 3), message))
         log.warning("%s", message)
     rows = [part.records["shard"] == number for number in numbers]
-    reader = ShardReader(files, *([part.records[c][some] for some in rows] for c in ("offset", "length")))
+    offsets, lengths, crcs = ([part.records[c][some] for some in rows] for c in ("offset", "length", "crc"))
+    reader = ShardReader(files, offsets, lengths, crcs, cache)
     return RecordSplit(name, tuple(files), labels, repeats, part, reader)
 
 
@@ -228,22 +257,35 @@ def _report_damage(index: Index, on_bad: str, problems: list[Problem]) -> None:
     )
 
 
+def _cache(paths: list[str], gigabytes: float) -> ShardCache | None:
+    """The cache of remote shards; None for local ones."""
+    remote = {path for path in paths if is_remote(path)}
+    if remote and len(remote) < len(paths):
+        raise ResightError("some records are local and some remote", where=listed(paths, 3), fix="Copy them together.")
+    if not remote:
+        return None
+    folders = {path.rpartition("/")[0] for path in remote}
+    shards = [found for folder in folders for found in storage.find(folder) if found.address in remote]
+    return ShardCache(shards, int(gigabytes * 1e9))
+
+
 def _missing(folder: str, info: Mapping[str, Any]) -> list[Problem]:
     """The shards that the folder says it has, and has not."""
     stated = info.get("files")
     names = [name for name in stated if isinstance(name, str)] if isinstance(stated, list) else []
-    gone = [name for name in names if IS_RECORD.search(name) and not os.path.exists(os.path.join(folder, name))]
+    there = {found.address for found in storage.find(folder)} if is_remote(folder) else set()
+    paths = {name: os.path.join(folder, name) for name in names if IS_RECORD.search(name)}
+    gone = [name for name, path in paths.items() if path not in there and not os.path.exists(path)]
     message = f"names records that are missing: {listed(gone, 1000)}"
     return [Problem("error", MISSING, os.path.join(folder, INFO), message)] if gone else []
 
 
 def _read_info(folder: str | Path) -> dict[str, Any]:
     path = os.path.join(folder, INFO)
-    if not os.path.exists(path):
+    if not (storage.stat(path) if is_remote(path) else os.path.exists(path)):
         return {}
     try:
-        with open(path, encoding="utf-8") as file:
-            info = json.load(file)
+        info = json.loads(storage.read(path) if is_remote(path) else Path(path).read_bytes())
         if isinstance(info, dict):
             return info
         raise ValueError("it is no object")

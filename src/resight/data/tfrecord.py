@@ -10,11 +10,15 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import google_crc32c
 import numpy as np
 
 from ..errors import ResightError
+
+if TYPE_CHECKING:
+    from .shard_cache import ShardCache
 
 _HEADER = struct.Struct("<QI")
 _CRC = struct.Struct("<I")
@@ -25,7 +29,10 @@ _MAX_OPEN = 256  # files a reader keeps open
 
 def masked_crc(data: bytes) -> int:
     """CRC32C of ``data`` in the masked form that TFRecord stores."""
-    crc = google_crc32c.value(data)
+    return _masked(google_crc32c.value(data))
+
+
+def _masked(crc: int) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
@@ -70,18 +77,18 @@ class TFRecordWriter:
 
 
 def read_tfrecord(
-    path: str | os.PathLike[str], *, damaged: list[ResightError] | None = None
+    path: str | os.PathLike[str], *, damaged: list[ResightError] | None = None, cache: ShardCache | None = None
 ) -> Iterator[tuple[int, bytes]]:
     """Yields ``(offset, payload)`` of every record, CRCs verified.
 
     With a list ``damaged``, records whose payload is damaged are added to it and passed over; after a damaged length
-    nothing more can be found in the file.
+    nothing more can be found in the file. A remote file is read through ``cache``.
 
     Raises:
         ResightError: the file cannot be read, is truncated or damaged; names file and byte offset. Nothing larger than
             the file is ever allocated.
     """
-    file = _open(os.fspath(path))
+    file = _open(os.fspath(path), cache)
     size = file.size
     offset = 0
     # One read takes the CRC of a payload and the header of the next record.
@@ -116,7 +123,8 @@ class ShardReader:
     """Random access to the records of several files, counted through in the order of ``paths``.
 
     ``offsets[s]`` and ``lengths[s]`` are the byte offsets of the records of shard ``s`` and the lengths of their
-    payloads. Can be pickled and shared by threads; a loader's worker opens the files anew.
+    payloads, ``crcs[s]`` the CRC32C of these as far as they are known. Remote files are read through ``cache``. Can be
+    pickled and shared by threads; a loader's worker opens the files anew.
     """
 
     def __init__(
@@ -124,11 +132,15 @@ class ShardReader:
         paths: Sequence[str | os.PathLike[str]],
         offsets: Sequence[Sequence[int] | np.ndarray],
         lengths: Sequence[Sequence[int] | np.ndarray],
+        crcs: Sequence[Sequence[int] | np.ndarray] = (),
+        cache: ShardCache | None = None,
     ) -> None:
         self.paths = tuple(os.fspath(path) for path in paths)
         self._shards = np.repeat(np.arange(len(self.paths)), [len(some) for some in offsets])
         self._offsets = np.concatenate([np.zeros(0, np.int64), *(np.asarray(some, np.int64) for some in offsets)])
         self._lengths = np.concatenate([np.zeros(0, np.int64), *(np.asarray(some, np.int64) for some in lengths)])
+        self._crcs = np.concatenate([np.zeros(0, np.int64), *(np.asarray(some, np.int64) for some in crcs)])
+        self.cache = cache
         self._files: dict[int, _File] = {}
 
     def __len__(self) -> int:
@@ -148,7 +160,7 @@ class ShardReader:
         if file is None:
             if len(self._files) >= _MAX_OPEN:
                 self._files.clear()  # each closes when the last thread that reads it lets go
-            file = self._files[shard] = _open(self.paths[shard])
+            file = self._files[shard] = _open(self.paths[shard], self.cache)
         if offset + length + OVERHEAD > file.size:
             raise file.error(
                 f"truncated: a record of {length} bytes, and {max(file.size - offset, 0)} bytes left", offset
@@ -157,6 +169,9 @@ class ShardReader:
         tail = file.read(_CRC.size, offset + _HEADER.size + length)
         if len(tail) < _CRC.size or _CRC.unpack(tail)[0] != masked_crc(payload):
             raise file.error(_MISMATCH, offset)
+        if len(self._crcs) and _CRC.unpack(tail)[0] != _masked(int(self._crcs[index])):
+            fix = "Delete its index (records.index), which is then made anew."
+            raise ResightError("is another record than the index says", where=self.where(index), fix=fix)
         return payload
 
     def where(self, index: int) -> str:
@@ -185,7 +200,7 @@ class _File:
         fix = "Copy or download the file again; what lies before this offset is intact."
         if offset == 0:
             fix = "Is this a TFRecord file? Copy or download it again."
-            if os.pread(self.descriptor, 2, 0) == b"\x1f\x8b":
+            if self.read(2, 0) == b"\x1f\x8b":
                 fix = "The file is compressed: gunzip it first."
         return ResightError(message, where=f"{self.path}, byte {offset}", fix=fix)
 
@@ -194,7 +209,19 @@ class _File:
             os.close(self.descriptor)
 
 
-def _open(path: str) -> _File:
+class _RemoteFile(_File):
+    """The same of a shard in a store."""
+
+    def __init__(self, path: str, cache: ShardCache) -> None:
+        self.path, self._cache, self.size = path, cache, cache.shards[path].size
+
+    def read(self, length: int, offset: int) -> bytes:
+        return self._cache.read(self.path, length, offset)
+
+
+def _open(path: str, cache: ShardCache | None = None) -> _File:
+    if cache is not None:
+        return _RemoteFile(path, cache)
     with _explained("read", path):
         file = _File(path)
         os.pread(file.descriptor, 1, 0)  # a folder opens, and fails here
