@@ -510,8 +510,9 @@ def test_predict_and_export_hand_over_their_options(stand_in):
         )
     ]  # fmt: skip
     for ok, code in ((True, 0), (False, 1)):
-        exports = stand_in("exporting", "export", report(ok=ok))
-        assert speak("export runs/a --format savedmodel -o a --labels m.pbtxt --input-type tf_example").code == code
+        exports = stand_in("exporting", "export", report(ok=ok, model="a/saved_model"))
+        said = speak("export runs/a --format savedmodel -o a --labels m.pbtxt --input-type tf_example")
+        assert said.code == code and "resight predict a/saved_model" in said.err
         assert exports == [
             (("runs/a", "savedmodel", "a"), {"force": False, "labels": "m.pbtxt", "input_type": "tf_example"})
         ]
