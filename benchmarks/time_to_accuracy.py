@@ -1,0 +1,184 @@
+"""CPU minutes to test AP50 .70 and .80: Resight's defaults beside a plain torchvision loop on the same backbone.
+
+    python benchmarks/time_to_accuracy.py RECORDS OUT [--only ours|plain]
+
+Both train on the records' train split from the same ImageNet weights, at the same input size, on the same cores. The
+plain loop: SGD at .005 x batch / 2, momentum .9, weight decay 1e-4, 26 epochs, a tenth of the rate from epoch 16 and
+again from 22 on, a random flip. Weights are kept once an epoch and measured on the test split afterwards; CPU seconds
+are those of all processes of the training. Hours on 2 cores.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision.transforms.v2.functional as F
+
+from resight.boxes import Detections
+from resight.config import load_config, to_toml
+from resight.data.dataset import to_sample
+from resight.data.example import on_image
+from resight.data.images import decode
+from resight.data.records import RecordSplit, open_records
+from resight.detector import load
+from resight.evaluation.coco import GroundTruth, coco_metrics
+from resight.models.backbones import lite0_weights
+from resight.models.checkpoints import LAST
+
+BARS, BATCH, EPOCHS = (0.70, 0.80), 8, 26
+
+
+def cpu_of(pid: int) -> float:
+    """User and system seconds of a process and of all that descend from it."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        children = [int(c) for t in Path(f"/proc/{pid}/task").iterdir() for c in (t / "children").read_text().split()]
+    except OSError:
+        return 0.0
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK") + sum(map(cpu_of, children))
+
+
+def ours(records: Path, out: Path) -> list[tuple[float, Path]]:
+    """Trains by the command line on the train split alone; (CPU seconds, checkpoint) once an epoch."""
+    marks = out / "marks.json"
+    if not marks.exists():
+        files = sorted(str(path) for path in records.glob("train*.tfrecord"))
+        epoch = -(-len(open_records(records).splits["train"]) // BATCH)
+        keys = {"data.train": files, "data.label_map": str(records / "label_map.pbtxt"), "train.batch_size": BATCH}
+        config = load_config(None, keys | {"checkpoint.every_steps": epoch, "checkpoint.keep": 1000})
+        (out / "ours.toml").write_text(to_toml(config))
+        command = [sys.executable, "-m", "resight", "train", str(out / "ours.toml"), "-o", str(out / "ours")]
+        process = subprocess.Popen(command)
+        seen: dict[str, float] = {}
+        while process.poll() is None:
+            time.sleep(0.5)
+            for file in (out / "ours" / LAST).parent.glob("step-*.safetensors"):
+                seen.setdefault(str(file), cpu_of(process.pid))
+        marks.write_text(json.dumps(sorted(seen.items(), key=lambda item: item[1])))
+    return [(seconds, Path(file)) for file, seconds in json.loads(marks.read_text())]
+
+
+def plain(records: Path, out: Path) -> list[tuple[float, Path]]:
+    """The loop one would write by hand; (CPU seconds, weights) once an epoch."""
+    split = open_records(records).splits["train"]
+    model = plain_model(len(split.label_map.names))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.005 * BATCH / 2, momentum=0.9, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [16, 22])
+    generator = torch.Generator().manual_seed(0)
+    done = []
+    model.train()
+    for epoch in range(EPOCHS):
+        order = torch.randperm(len(split), generator=generator).tolist()
+        for start in range(0, len(order), BATCH):
+            images, targets = [], []
+            for index in order[start : start + BATCH]:
+                record = split[index]
+                sample = to_sample(record, split.labels(record), decode(record.encoded))
+                image, boxes = sample.image.float() / 255, sample.boxes
+                if torch.rand((), generator=generator) < 0.5:
+                    image = F.horizontal_flip(image)
+                    boxes = boxes[:, [2, 1, 0, 3]] * torch.tensor([-1, 1, -1, 1]) + image.shape[2] * torch.tensor(
+                        [1, 0, 1, 0]
+                    )
+                images.append(image)
+                targets.append({"boxes": boxes, "labels": sample.labels + 1})
+            optimizer.zero_grad()
+            sum(model(images, targets).values()).backward()
+            optimizer.step()
+        schedule.step()
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        file = out / f"plain-{epoch:02}.pt"
+        torch.save(model.state_dict(), file)
+        done.append((usage.ru_utime + usage.ru_stime, file))
+        print(f"plain: epoch {epoch + 1}, {done[-1][0] / 60:.1f} CPU minutes", flush=True)
+    return done
+
+
+def plain_model(num_classes: int) -> torch.nn.Module:
+    from torchvision.models.detection import FasterRCNN
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+    from training_step import PlainBackbone
+
+    backbone = PlainBackbone()
+    weights, body = lite0_weights(), backbone.body.state_dict()
+    backbone.body.load_state_dict({key: weights[key] for key in body if key in weights}, strict=False)
+    sizes = ((16, 23), (32, 45), (64, 91), (128, 181))
+    anchors = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes))
+    mean = [0.5] * 3
+    return FasterRCNN(
+        backbone,
+        num_classes + 1,
+        rpn_anchor_generator=anchors,
+        min_size=384,
+        max_size=640,
+        image_mean=mean,
+        image_std=mean,
+    )
+
+
+def average_precision(split: RecordSplit, detect) -> float:
+    truths, found = [], []
+    for index in range(len(split)):
+        record = split[index]
+        image = decode(record.encoded)
+        truths.append(GroundTruth.of_record(on_image(record, *image.shape[:2]), split.labels(record)))
+        found.append(detect(image))
+    return float(coco_metrics(truths, found, split.label_map.names).summary["AP50"] or 0)
+
+
+def report(name: str, curve: list[tuple[float, float]]) -> dict[float, float]:
+    """CPU seconds to each bar; all of them where it is never reached."""
+    for seconds, value in curve:
+        print(f"{name}: {seconds / 60:6.1f} CPU minutes, AP50 {value:.3f}")
+    return {bar: next((seconds for seconds, value in curve if value >= bar), curve[-1][0]) for bar in BARS}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("records", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--only", choices=["ours", "plain"])
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    test = open_records(options.records).splits["test"]
+    needed = {}
+    if options.only != "plain":
+        curve = [
+            (seconds, average_precision(test, load(file).detect))
+            for seconds, file in ours(options.records, options.out)
+        ]
+        needed["Resight"] = report("Resight", curve)
+    if options.only != "ours":
+        model = plain_model(len(test.label_map.names)).eval()
+        curve = []
+        for seconds, file in plain(options.records, options.out):
+            model.load_state_dict(torch.load(file, weights_only=True))
+
+            def detect(image: np.ndarray) -> Detections:
+                with torch.inference_mode():
+                    (found,) = model.eval()([torch.from_numpy(image).permute(2, 0, 1).float() / 255])
+                height, width = image.shape[:2]
+                arrays = (found["boxes"].numpy(), found["scores"].numpy(), found["labels"].numpy() - 1)
+                return Detections(*arrays, test.label_map.names, width, height)
+
+            curve.append((seconds, average_precision(test, detect)))
+        needed["plain torchvision"] = report("plain torchvision", curve)
+    for name, times in needed.items():
+        print(f"{name}: " + ", ".join(f"AP50 {bar:.2f} after {times[bar] / 60:.1f} CPU minutes" for bar in BARS))
+    if len(needed) == 2:
+        ratios = [needed["Resight"][bar] / needed["plain torchvision"][bar] for bar in BARS]
+        print(
+            "Resight / plain: "
+            + ", ".join(f"{ratio:.2f} to {bar:.2f}" for bar, ratio in zip(BARS, ratios, strict=True))
+        )
+
+
+if __name__ == "__main__":
+    main()
