@@ -255,6 +255,33 @@ def test_a_process_that_ignores_ctrl_c_goes_on_ignoring_it():
     assert interrupted(WHILE_IT_IMPORTS.format(seconds=0.2), ignored=True) == (0, "")
 
 
+@pytest.mark.parametrize(
+    ("shell", "code"),
+    [
+        ('"$PYTHON" "$SCRIPT" | true; exit ${PIPESTATUS[0]}', 1),
+        ('"$PYTHON" "$SCRIPT" | head -n 1 > /dev/null; exit ${PIPESTATUS[0]}', 1),
+        ('"$PYTHON" "$SCRIPT" >&-', 1),
+        ('"$PYTHON" "$SCRIPT" > /dev/full', 2),
+    ],
+)
+def test_the_exit_code_is_the_verbs_also_where_nobody_reads_to_the_end(tmp_path, shell, code):
+    script = tmp_path / "check.py"
+    script.write_text(
+        "import sys, types\n"
+        "report = types.SimpleNamespace(errors=['one'], format='voc', text=lambda: 'a long table\\n' * 50_000)\n"
+        "sys.modules['resight.checking'] = types.SimpleNamespace(check_data=lambda *a, **k: report)\n"
+        "sys.argv = ['resight', 'data', 'check', 'photos']\n"
+        "from resight.__main__ import main\n"
+        "main()\n"
+    )
+    environment = os.environ | {"PYTHONPATH": SOURCE, "PYTHON": sys.executable, "SCRIPT": str(script)}
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=120, env=environment)
+    said = done.stderr
+    assert done.returncode == code
+    assert "Traceback" not in said and "internal error" not in said and "Exception ignored" not in said
+    assert ("No space left" in said) == (code == 2)
+
+
 # How results and messages are told apart
 
 

@@ -324,7 +324,8 @@ def predict(
         labels=labels,
     )
     print_result(report, json)
-    wrote(out, f"export {quoted(model)} --format onnx -o model.onnx")
+    exported = model.endswith(".onnx")
+    wrote(out, f"evaluate {quoted(model)} --data RECORDS" if exported else f"export {quoted(model)} -o model.onnx")
     return console.BAD if report.unread else console.DONE
 
 

@@ -11,8 +11,9 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, TextIO
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from typing import Any, TextIO, cast
 
 from . import __version__
 from .errors import ResightError, nearest
@@ -47,6 +48,34 @@ class _Stderr(logging.StreamHandler[TextIO]):
         return sys.stderr
 
 
+class _Stdout:
+    """stdout whose reader may leave early, as ``head`` does, or was never there: a verb ends as it would without."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self.stream = stream or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        with self._until_it_leaves():
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._until_it_leaves():
+            self.stream.flush()
+
+    @contextmanager
+    def _until_it_leaves(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            # What is still in the buffer goes nowhere, also when Python flushes it at its end.
+            with open(os.devnull, "w", encoding="utf-8") as nowhere:
+                os.dup2(nowhere.fileno(), self.stream.fileno())
+
+
 class _Plain(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         text = record.getMessage()
@@ -73,8 +102,15 @@ def guard(command: Callable[[], Any], argv: Sequence[str]) -> int:
     """Runs ``command`` and returns the exit code; whatever it raises becomes one message on stderr."""
     handlers, propagate, level = log.handlers, log.propagate, log.level
     try:
-        with warnings.catch_warnings():
-            return _run(command, argv)
+        stdout = _Stdout(sys.stdout)
+        with warnings.catch_warnings(), redirect_stdout(cast(TextIO, stdout)):
+            code = _run(command, argv)
+            try:
+                stdout.flush()
+            except OSError as error:  # a full disk
+                _complain(f"stdout: {error.strerror}")
+                return USAGE
+            return code
     finally:
         log.handlers, log.propagate = handlers, propagate
         log.setLevel(level)

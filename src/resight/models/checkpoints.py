@@ -114,6 +114,8 @@ def find_checkpoint(model: str | os.PathLike[str]) -> Path:
         raise ResightError("holds no checkpoint", where=path, fix=fix)
     if not path.exists():
         raise ResightError("there is no such model", where=path, fix="Name a run folder or a checkpoint.")
+    if path.suffix == ".onnx":
+        raise ResightError("is an exported model, which cannot be trained", where=path, fix="Take the run it is from.")
     if not path.is_file():
         raise ResightError("is neither a file nor a folder", where=path, fix="A model is a run folder or a file.")
     raise ResightError("is no model", where=path, fix="A model is a run folder, a .safetensors checkpoint or an .onnx.")
