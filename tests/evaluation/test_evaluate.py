@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from resight.boxes import Detections
-from resight.config import Config, to_toml
+from resight.config import Config, DataConfig, TfodConfig, load_config, to_toml
 from resight.data.example import Record, encode_example
 from resight.data.images import decode
 from resight.data.records import open_records
@@ -82,8 +82,11 @@ class Oracle:
         assert image.shape == (60, 80, 3) and image.dtype == np.uint8
         rows = self.answers[image[0, 0, 0]]
         boxes = np.array([row[:4] for row in rows], np.float32).reshape(-1, 4)
-        labels = np.array([self.classes.index(row[4]) for row in rows], np.int64)
+        labels = np.array([self.index_of(row[4]) for row in rows], np.int64)
         return Detections(boxes, np.array([row[5] for row in rows], np.float32), labels, self.classes, 80, 60)
+
+    def index_of(self, name):
+        return self.classes.index(name)
 
     def losses(self, record, labels, image):
         assert np.array_equal(image, decode(record.encoded))
@@ -397,3 +400,65 @@ def test_run_folder_is_told_by_its_config_and_checkpoints(tmp_path, run):
     assert module.run_folder(run / "checkpoints" / "best.safetensors") == run
     (tmp_path / "config.toml").write_text("")
     assert module.run_folder(tmp_path) is None
+
+
+# The TFOD dialect
+
+
+def test_the_tfod_dialect_is_measured_as_tfod_does(run, model):
+    model.tfod = TfodConfig(evaluated_boxes=1)
+    model.losses = lambda record, labels, image: {"RPNLoss/localization_loss": float(len(labels)), "b": 0.5}
+    evaluation = evaluate(run)
+    # The first image's second box is of a class that the model does not know, so one of all boxes is cut off.
+    assert evaluation.metrics["num_boxes"] == 2
+    assert (
+        "Left out as TFOD does, beyond model.tfod.evaluated_boxes of an image or without numbers: 1 box."
+        in evaluation.text()
+    )
+    lines = evaluation.metrics["tfod"]
+    assert lines["DetectionBoxes_Precision/mAP"] == evaluation.metrics["mAP"]
+    assert lines["DetectionBoxes_Precision/mAP (large)"] == -1
+    assert lines["Loss/total_loss"] == pytest.approx(4 / 3 + 0.5)
+    assert json.loads((run / "evaluation" / "metrics.json").read_text())["tfod"] == lines
+    assert f"\t+ Loss/total_loss: {4 / 3 + 0.5:.6f}" in evaluation.text()
+
+
+def test_a_stored_area_counts_in_one_dialect_only(run, model, tmp_path):
+    from dataclasses import replace
+
+    stated = replace(TEST_RECORDS[0], area=np.full(2, 100, np.float32))
+    data = records_folder(tmp_path / "stated", {"test": [stated]})
+    plain = evaluate(run, data, out=tmp_path / "plain").metrics
+    assert plain["AP_small"] == 1 and plain["AP_medium"] is None
+    model.tfod = TfodConfig()
+    assert evaluate(run, data, out=tmp_path / "tfod").metrics["AP_medium"] == 1
+
+
+def test_a_box_that_ends_before_it_begins_stops_the_tfod_dialect(run, model, tmp_path):
+    turned = record(0, [(40, 6, 8, 48, "stop", 0, 0)])
+    data = records_folder(tmp_path / "turned", {"test": [turned, TEST_RECORDS[1]]})
+    model.tfod = TfodConfig()
+    with pytest.raises(ResightError, match=r"test-00000-of-00001.tfrecord, byte 0: a box ends before it begins"):
+        evaluate(run, data, out=tmp_path / "out")
+
+
+def test_a_model_without_names_takes_those_of_the_data_by_their_ids(run, model, tmp_path):
+    data = records_folder(tmp_path / "gaps", {"test": TEST_RECORDS[:2]})
+    names = {1: "signalAhead", 2: "stop", 5: "yield"}
+    (data / "label_map.pbtxt").write_text("".join(f'item {{ id: {id} name: "{name}" }}' for id, name in names.items()))
+    model.classes = tuple(f"class {id}" for id in range(1, 6))
+    model.answers = ((8, 6, 40, 48, 1, 0.9), (8, 6, 40, 48, 2, 0.9)), ()
+    model.index_of = lambda index: index
+    model.losses = lambda *_: None
+    metrics = evaluate(run, data, out=tmp_path / "out").metrics
+    assert list(metrics["per_class"]) == ["signalAhead", "stop", "class 3", "class 4", "yield"]
+    # What has no name has no objects, and is left out of the mean.
+    assert metrics["per_class"]["class 3"]["AP"] is None and metrics["unknown_classes"] == {}
+
+
+def test_files_are_named_where_there_is_no_folder(run):
+    config = load_config(run / "config.toml")
+    folder = config.data.path
+    data = DataConfig(test=(f"{folder}/test-*",), label_map=f"{folder}/label_map.pbtxt")
+    (run / "config.toml").write_text(to_toml(config.model_copy(update={"data": data})))
+    assert f"on 'test' of {folder}/test-00000-of-00001.tfrecord: 3 images" in evaluate(run).text()
