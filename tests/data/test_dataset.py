@@ -195,6 +195,32 @@ def test_boxes_beyond_the_limit_are_cut_and_counted(split):
     assert boxes_beyond(split, 1) == sum(map(len, labels)) - 9 == 4 and boxes_beyond(split, 2) == 0
 
 
+def test_tfod_trains_on_boxes_as_they_are_stored(split):
+    from dataclasses import replace
+
+    class Stored:
+        label_map, summaries, where = split.label_map, split.summaries, split.where
+        boxes = ((-9, 4, 50, 200), (5, 5, 5, 5), (7, 7, 7.2, 7.2))
+
+        def __getitem__(self, number):
+            no = np.zeros(3, bool)
+            more = {"label_texts": ("red",) * 3, "label_ids": np.ones(3, int), "area": np.ones(3)}
+            flags = dict.fromkeys(("difficult", "crowd", "occluded"), no)
+            return replace(split[number], boxes=np.array(self.boxes, np.float32), **more, **flags)
+
+        def labels(self, record):
+            return split.labels(record)
+
+    stored = Stored()
+    data = TrainingSet(stored, split.label_map.names, load_config(None, TFOD))
+    example, record = data[Item(0, 0, 0)], split.summaries[0]
+    factors = np.array([example.image.shape[2] / record.width, example.image.shape[1] / record.height] * 2)
+    np.testing.assert_allclose(example.target.boxes, np.array(stored.boxes) * factors, atol=1e-4)
+    stored.boxes = ((5, 5, 9, 9), (9, 5, 5, 9), (1, 1, 2, 2))
+    error = data[Item(0, 0, 0)]
+    assert isinstance(error, ResightError) and "ends before it begins" in str(error) and error.where == split.where(0)
+
+
 def test_tfods_operations_are_refused_elsewhere(split):
     with pytest.raises(ResightError, match=r"augment.operations: TFOD's operations are not for tf_efficientnet_lite0"):
         TrainingSet(split, split.label_map.names, load_config(None, {"augment.operations": FLIP}))

@@ -16,6 +16,7 @@ from resight.cli import app
 from resight.config import OPERATION_DEFAULTS, Config, ModelConfig, all_keys, load_config, parse_set
 from resight.data.records import write_records_folder
 from resight.detector import load
+from resight.errors import ResightError
 from resight.evaluation.evaluate import evaluate
 from resight.exporting import FORMATS, INPUT_TYPES
 from resight.labels import LabelMap, to_pbtxt
@@ -36,7 +37,8 @@ def old(zoo_folder, tmp_path_factory):
     labels = folder.parent / "labels.pbtxt"
     labels.write_text(to_pbtxt(LabelMap.from_names(NAMES)))
     model = ModelConfig(name="faster_rcnn_resnet50_v1", min_size=96, max_size=128, tfod=SMALL)
-    pipeline = write_pipeline(Config(model=model), len(NAMES), label_map=str(labels))
+    records = {"train": [str(folder.parent / "gone")], "test": ["../records/test-*"]}
+    pipeline = write_pipeline(Config(model=model), len(NAMES), label_map=str(labels), records=records)
     (folder / "pipeline.config").write_text(pipeline)
     (folder / "checkpoint").symlink_to(zoo_folder(50, len(NAMES)) / "checkpoint")
     out = folder.parent / "again"
@@ -48,9 +50,9 @@ def old(zoo_folder, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def records(old, tmp_path_factory):
+def records(old):
     """Some of what the model finds in noise, shifted a little, so that the numbers are neither 0 nor 1."""
-    folder = tmp_path_factory.mktemp("old_records")
+    folder = old.parent
     detector = load(old)
     draw = np.random.default_rng(3)
     annotations = []
@@ -85,6 +87,20 @@ def test_the_saved_model_and_its_checkpoint_have_the_same_twelve_numbers(old, re
     assert 0.05 < first["DetectionBoxes_Precision/mAP"] < 0.95
     for name, value in first.items():
         assert second[name] == pytest.approx(value, abs=1e-4), name
+
+
+def test_without_data_its_own_records_are_measured(old, records, tmp_path):
+    named = evaluate(old, out=tmp_path / "named")
+    (shard,) = records.glob("test-*")
+    assert f"on 'test' of {shard}: 3 images" in named.text()
+    with pytest.raises(ResightError, match="has no split 'train'"):
+        evaluate(old, split="train", out=tmp_path / "train")
+    moved = tmp_path / "moved" / "exported"
+    moved.mkdir(parents=True)
+    for path in old.iterdir():
+        (moved / path.name).symlink_to(path)
+    with pytest.raises(ResightError, match=r"pipeline.config: the records it names are not there\n.*--data RECORDS"):
+        evaluate(moved, out=tmp_path / "gone")
 
 
 def test_training_logs_the_lines_that_evaluate_prints(shapes, tmp_path):

@@ -19,6 +19,8 @@ from ..errors import ResightError, counted, listed, nearest
 from ..labels import LabelMap
 from ..outputs import whole_file
 from ..progress import track
+from ..tfod.folder import find_pipeline
+from ..tfod.pipeline_config import records_of
 from . import report
 from .coco import MEASURES, CocoMetrics, GroundTruth, coco_metrics
 from .operating_point import OperatingPoint, operating_point, point_at
@@ -88,7 +90,8 @@ def evaluate(
 
     Args:
         model: a run folder, a checkpoint or an exported model.
-        data: records folder; by default the one the run was trained with.
+        data: records folder; by default the one the run was trained with, or for what TFOD left the records that its
+            `pipeline.config` names.
         split: "train", "val" or "test".
         limit: only the first so many images of it, in the order of the records.
         out: folder of ``metrics.json``; by default ``evaluation`` in the run folder, else in the current one, and of
@@ -275,6 +278,8 @@ def _data_of(
     if data is not None:
         same = trained_on is not None and os.path.realpath(data) == os.path.realpath(trained_on.path)
         return (trained_on if trained_on and same else DataConfig(path=os.fspath(data))), same
+    if run is None and (pipeline := find_pipeline(Path(model))):
+        return records_of(pipeline), False
     if trained_on is None or not (trained_on.path or trained_on.train or trained_on.test):
         raise ResightError("does not know its data", where=model, fix="Name the records folder: --data RECORDS")
     if trained_on.path and not os.path.exists(trained_on.path):

@@ -40,6 +40,13 @@ def find_tfod(path: str | Path) -> TfodModel | None:
     return TfodModel(folder, prefix, pipelines[0] if pipelines else None)
 
 
+def find_pipeline(path: str | Path) -> Path | None:
+    """The `pipeline.config` of a model that TFOD left, a SavedModel of its too; None where there is none."""
+    if left := find_tfod(path):
+        return left.pipeline
+    return next((file for place in (Path(path), Path(path).parent) if (file := place / PIPELINE).is_file()), None)
+
+
 def find_checkpoint_prefix(path: str | Path) -> Path | None:
     """The prefix that ``path`` names, or the latest of the folder ``path`` or of the `checkpoint` in it, or None."""
     path = Path(path)

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ..config import TFOD_MODELS, Config, explain, load_config
+from ..config import TFOD_MODELS, Config, DataConfig, explain, load_config
 from ..data.discover import find_label_map
 from ..errors import ResightError, listed, nearest
 from ..labels import LabelMap, read_label_map
@@ -162,6 +162,24 @@ def load_settings(path: str | os.PathLike[str], data: str = "") -> Config:
     if pipeline.refused:
         pipeline.check()
     return load_config(None, pipeline.overrides)
+
+
+def records_of(path: str | os.PathLike[str]) -> DataConfig:
+    """The records and the label map that a `pipeline.config` names, as far as they are there.
+
+    Raises:
+        ResightError: none of its records are; or it cannot be read.
+    """
+    pipeline = examine_pipeline(path)
+    globs = {
+        split: tuple(pattern for pattern in pipeline.overrides.get(f"data.{split}", ()) if _matches(pattern))
+        for split in ("train", "test")
+    }
+    if not any(globs.values()):
+        raise ResightError(
+            "the records it names are not there", where=os.fspath(path), fix="Name the records folder: --data RECORDS"
+        )
+    return DataConfig(label_map=pipeline.label_map, **globs)
 
 
 def classes_of(labels: LabelMap) -> int:
