@@ -92,11 +92,12 @@ class _Lines:
         self.last, self.said = time.monotonic(), self.done
         elapsed = self.last - self.start
         fields: dict[str, object] = {"progress": self.description, "done": self.done, "elapsed": round(elapsed, 1)}
-        text = f"{self.description}: {self.done:,.0f}"
+        digits = 0 if float(self.done).is_integer() else 1  # minutes are not whole
+        text = f"{self.description}: {self.done:,.{digits}f}"
         if self.total:
             left = elapsed * max(self.total - self.done, 0) / max(self.done, 1e-9)
             fields |= {"total": self.total, "left": round(left, 1)}
-            text += f" of {self.total:,.0f} ({self.done / self.total:.0%}), {_clock(left)} left"
+            text += f" of {self.total:,.{digits}f} ({self.done / self.total:.0%}), {_clock(left)} left"
         if self.note:
             fields["note"] = self.note
             text += f", {self.note}"

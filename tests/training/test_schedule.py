@@ -26,7 +26,7 @@ def test_a_linear_warm_up_then_half_a_cosine():
     config = settings(learning_rate=1, warmup_steps=10)
     assert [rate_at(config, step, 0) for step in (0, 4, 9, 10)] == pytest.approx([0.1, 0.5, 1, 1])
     assert [rate_at(config, 100, share) for share in (0, 0.5, 1, 1.5)] == pytest.approx([1, 0.5, 0, 0])
-    assert rate_at(config, 0, 0.5) == pytest.approx(0.05)
+    assert rate_at(config, 0, 0.05) == pytest.approx(0.5, rel=0.01)  # a tenth of the training at most
     steady = settings(learning_rate=1, warmup_steps=0, schedule="constant")
     assert {rate_at(steady, step, share) for step in (0, 50) for share in (0, 0.9)} == {1}
 

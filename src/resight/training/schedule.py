@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..config import TrainConfig
 
 Model = TypeVar("Model", bound=nn.Module)
+LONGEST_WARMUP = 0.1  # of the training
 BACKBONE_RATE = 0.3  # of the learning rate: pretrained weights need smaller steps than new heads
 
 
@@ -36,7 +37,8 @@ def rate_at(config: TrainConfig, step: int, progress: float) -> float:
     """
     base, begin, warmup = base_rate(config), config.warmup_rate, config.warmup_steps
     if begin is None:
-        rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
+        # A training of few steps is not spent on warming up.
+        rise = min(1.0, max((step + 1) / warmup, progress / LONGEST_WARMUP)) if warmup else 1.0
         return rise * _decayed(config, base, step, progress)
     if step < warmup:
         return begin if config.warmup == "constant" else begin + (base - begin) / warmup * step
