@@ -15,6 +15,7 @@ import typer
 
 from . import __version__, console
 from .application import Verbs, print_result, quoted, say, suggest, verb, wrote
+from .data.storage import is_remote
 from .errors import ResightError, counted
 
 log = logging.getLogger(__name__)
@@ -221,7 +222,11 @@ def train(
         raise ResightError(
             "which run shall be resumed?", where="--resume", fix="Name it: resight train --resume -o RUN"
         )
-    if resume and config is None and os.path.isfile(stored := os.path.join(str(out), "config.toml")):
+    if resume and config is None and is_remote(out):
+        from .models.remote import fetch_config
+
+        config = os.fspath(found) if (found := fetch_config(out)) else None
+    elif resume and config is None and os.path.isfile(stored := os.path.join(str(out), "config.toml")):
         config = stored
     pipeline = examine_pipeline(config, changes=overrides) if config and is_pipeline(config) else None
     if pipeline and show_config and pipeline.refused:

@@ -18,6 +18,7 @@ from .arguments import NONE, PATH, TEXT, check_types
 from .boxes import Detections
 from .data.example import Record
 from .data.images import read_image, to_rgb
+from .data.storage import is_remote
 from .data.tfod_boxes import tfod_boxes
 from .errors import ResightError
 from .labels import read_label_map
@@ -156,6 +157,12 @@ def load(
         ResightError: there is no such model, it is damaged, or the device cannot be used.
     """
     check_types({"model": model, "device": device, "labels": labels}, _TYPES, "load")
+    if is_remote(model):
+        from .models.remote import fetch_model
+
+        detector = load(fetch_model(model), device, labels=labels)
+        detector.name = model
+        return detector
     path = Path(model)
     if path.suffix == ".onnx":
         from .exporting.onnx_model import load_onnx

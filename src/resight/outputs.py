@@ -18,6 +18,7 @@ def check_output(out: str | os.PathLike[str], force: bool, is_ours: Callable[[Pa
     Raises:
         ResightError: ``out`` holds something and ``force`` is off, or it holds files that are not ours.
     """
+    check_local(out)
     try:
         present = sorted(Path(out).iterdir())
     except FileNotFoundError:
@@ -35,6 +36,15 @@ def check_output(out: str | os.PathLike[str], force: bool, is_ours: Callable[[Pa
             where=out,
             fix="Choose another folder, or move these away.",
         )
+
+
+def check_local(out: str | os.PathLike[str] | None) -> None:
+    """
+    Raises:
+        ResightError: ``out`` is an address in a store, where only runs are written.
+    """
+    if str(out).startswith(("s3:/", "gs:/", "az:/")):
+        raise ResightError("only a run is written to a store", where=out, fix="Choose a local folder, and copy that.")
 
 
 def beside(folder: str | os.PathLike[str], name: str = "records") -> str:
@@ -107,6 +117,7 @@ def check_file(out: str | os.PathLike[str], force: bool, is_ours: Callable[[Path
     Raises:
         ResightError: the file exists and ``force`` is off, or it is not ours; or its folder cannot be made.
     """
+    check_local(out)
     path = Path(out)
     if path.is_dir():
         raise ResightError("is a folder, and a file is to be written", where=out)

@@ -15,9 +15,11 @@ import numpy as np
 from ..arguments import BOOL, NAMES, NONE, PATH, TEXT, WHOLE, check_types
 from ..boxes import Detections
 from ..config import DataConfig, load_config
+from ..data import storage
+from ..data.storage import is_remote
 from ..errors import ResightError, counted, listed, nearest
 from ..labels import LabelMap
-from ..outputs import whole_file
+from ..outputs import check_local, whole_file
 from ..progress import track
 from ..tfod.folder import find_pipeline
 from ..tfod.pipeline_config import records_of
@@ -114,7 +116,7 @@ def evaluate(
     if limit is not None and limit < 1:
         raise ResightError(f"{limit} is no number of images", where="--limit", fix="Ask for 1 or more.")
     bounds = parse_requirements(require)
-    run = run_folder(model)
+    run = run_folder(_local(model))
     path = _output(out, run, split, force)
     detector = load(model, device, labels=labels)  # what is no model needs no data
     source, same_path = _data_of(model, run, data)
@@ -167,6 +169,10 @@ def evaluate(
     with whole_file(path) as file:
         text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False)
         file.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+    written = str(path)
+    if is_remote(model) and run and out is None:
+        written = storage.join(model, path.relative_to(run).as_posix())
+        storage.write(written, path)
     own = _trained_on(run, records, same_path)
     notes = [f"Only the first {measured:,} of the {len(part):,} images were measured."] * (measured < len(part))
     if left_out:
@@ -175,7 +181,7 @@ def evaluate(
             f"Left out as TFOD does, beyond model.tfod.evaluated_boxes of an image or without numbers: {boxes}."
         )
     notes += [*translate.notes(), *_data_notes(records, unusable), *_split_note(split, detector.selected_on, own)]
-    return Evaluation(metrics, missed(metrics, bounds), str(path), notes)
+    return Evaluation(metrics, missed(metrics, bounds), written, notes)
 
 
 def truth_of(detector: Detector, record: Record, labels: np.ndarray, image: np.ndarray, where: str) -> GroundTruth:
@@ -231,6 +237,14 @@ class ClassNames:
         return [f"The model does not know these classes of the data, which are left out of the numbers: {counts}"]
 
 
+def _local(model: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    if not is_remote(model):
+        return model
+    from ..models.remote import fetch_model
+
+    return fetch_model(model)
+
+
 def run_folder(model: str | os.PathLike[str]) -> Path | None:
     """The run that ``model`` is, or is a checkpoint of; None for any other model."""
     path = Path(model)
@@ -282,7 +296,7 @@ def _data_of(
         return records_of(pipeline), False
     if trained_on is None or not (trained_on.path or trained_on.train or trained_on.test):
         raise ResightError("does not know its data", where=model, fix="Name the records folder: --data RECORDS")
-    if trained_on.path and not os.path.exists(trained_on.path):
+    if trained_on.path and not is_remote(trained_on.path) and not os.path.exists(trained_on.path):
         raise ResightError(
             f"was trained on {trained_on.path}, which is not there now", where=model, fix="Name it: --data RECORDS"
         )
@@ -340,6 +354,7 @@ def _split_note(split: str, selected_on: str | None, own: bool | None) -> list[s
 
 def _output(out: str | os.PathLike[str] | None, run: Path | None, split: str, force: bool) -> Path:
     """The file to write; refused before the work starts where something is in its place."""
+    check_local(out)
     folder = Path(out) if out is not None else (run or Path()) / "evaluation" / ("" if split == "test" else split)
     path = folder / METRICS_FILE
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())

@@ -21,6 +21,7 @@ from ..data.dataset import TrainingExample, TrainingSet
 from ..data.images import decode
 from ..data.loader import load_batches
 from ..data.records import RecordSplit
+from ..data.storage import StorageError
 from ..data.target import Target
 from ..detector import Detector
 from ..drawing import draw
@@ -85,16 +86,26 @@ class State:
 
 def order_of(plan: Plan) -> str:
     """All that decides which records make which step."""
-    train = plan.config.train
+    train, window = plan.config.train, plan.config.data.window
     return (
         f"data {plan.records.digest}, seed {train.seed}, batch_size {train.batch_size}, accumulate {train.accumulate}"
+        + (f", window {window}" if len(plan.train.shards) > window else "")
     )
 
 
 class Training:
     """The loop and what it holds: model, averaged weights, optimizer, state, logs."""
 
-    def __init__(self, plan: Plan, model: Model, run: Path, device: torch.device, ranks: Ranks = ALONE) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        model: Model,
+        run: Path,
+        device: torch.device,
+        ranks: Ranks = ALONE,
+        saved: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.saved = saved  # called after each save
         self.plan, self.run_folder, self.device, self.ranks = plan, run, device, ranks
         self.config = plan.config
         layout = torch.channels_last if self.config.train.channels_last else torch.contiguous_format
@@ -233,7 +244,7 @@ class Training:
 
     def _skip(self, error: ResightError) -> None:
         """A record that cannot be used ends the training, or is counted, as the configuration says."""
-        if self.config.data.on_bad_record == "stop":
+        if self.config.data.on_bad_record == "stop" or isinstance(error, StorageError):
             raise error
         self.state.skipped += 1
         log.warning("skipped (%d so far): %s", self.state.skipped, error)
@@ -368,6 +379,7 @@ class Training:
         save_checkpoint(self.run_folder / LAST, Checkpoint(card, tensors, vars(self.state)), self.config)
         if self.config.checkpoint.keep:
             keep_copy(self.run_folder / LAST, self.state.step, self.config.checkpoint.keep)
+        self.saved()
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Goes on from ``checkpoint``.

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..config import Config, ModelConfig
+from ..data.storage import is_remote
 from ..errors import ResightError
 from ..models.anchors import AnchorSettings
 from ..models.build import Model, build_model
 from ..models.checkpoints import Checkpoint, find_checkpoint, load_checkpoint
 from ..models.heads import count_parameters, set_norm_eps
+from ..models.remote import fetch_model
 from ..models.starts import load_detector, load_pretrained
 from ..random_streams import stream_seed
 from ..tfod.checkpoint import Variables, read_checkpoint
@@ -64,7 +66,11 @@ def find_start(config: Config, resumed: Checkpoint | None = None) -> tuple[Start
             where="model.start",
             fix="Name a model of TFOD's or of its zoo (resight zoo list), or none for random weights.",
         )
-    place = fetch(model.start) if is_of_the_zoo(model.start) else Path(model.start)
+    place = Path(model.start)
+    if is_of_the_zoo(model.start):
+        place = fetch(model.start)
+    elif is_remote(model.start):
+        place = fetch_model(model.start)
     if found := find_tfod(place):
         if not model.is_tfod:
             if "name" in model.model_fields_set:

@@ -17,6 +17,7 @@ import torch
 
 from ..arguments import BOOL, NONE, PATH, WHOLE, check_types
 from ..config import Config, ModelConfig, load_config
+from ..data.storage import is_remote
 from ..errors import ResightError
 from ..models.build import device_of
 from ..models.checkpoints import LAST, Checkpoint, load_checkpoint, weights_digest
@@ -25,6 +26,7 @@ from .main_guard import check_main_guard
 from .plan import Plan, make_plan
 from .preflight import preflight
 from .ranks import Ranks, join, launch, unblock
+from .remote_run import Workplace, check_remote_run, named, workplace
 from .run_folder import METRICS, check_run, describe_run, forget_metrics, hold, new_run
 from .start import start_model
 
@@ -41,7 +43,8 @@ def train(
     dry_run: bool = False,
     devices: int = 1,
 ) -> TrainResult:
-    """Trains as ``config`` says into the run folder ``out`` (default ``runs/<date>-<time>``).
+    """Trains as ``config`` says into the run folder ``out`` (default ``runs/<date>-<time>``), which may be an
+    ``s3://`` address.
 
     In a script, call it under ``if __name__ == "__main__":``: the processes that load the data import the script.
 
@@ -57,8 +60,13 @@ def train(
     """
     check_types(locals(), _TYPES, "train")
     check_main_guard(config.data.workers or devices > 1)
-    run = Path(out) if out else Path("runs") / time.strftime("%Y%m%d-%H%M%S")
-    check_run(run, resume)
+    run: Path | str
+    if is_remote(out):
+        run = out.rstrip("/")
+        check_remote_run(run, resume)
+    else:
+        run = Path(out) if out else Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+        check_run(run, resume)
     if dry_run:
         plan = make_plan(config)
         _be_deterministic(config)
@@ -70,8 +78,8 @@ def train(
         if isinstance(result, ResightError):
             raise result
         return result
-    with join(device_of(config.train.device).type) as ranks, _signals() as stop:
-        return _train(config, run, resume, ranks, stop)
+    with join(device_of(config.train.device).type) as ranks, _signals() as stop, workplace(run, resume, ranks) as place:
+        return named(_train(config, place, resume, ranks, stop), run, place.path)
 
 
 def check_devices(devices: int, config: Config) -> None:
@@ -90,7 +98,7 @@ def check_devices(devices: int, config: Config) -> None:
         )
 
 
-def _in_a_process(config: Config, run: Path, resume: bool, level: int) -> TrainResult | ResightError:
+def _in_a_process(config: Config, run: Path | str, resume: bool, level: int) -> TrainResult | ResightError:
     """The same in a process that ``launch`` started; an error of the user's is for the starter to tell."""
     from ..console import listen
 
@@ -102,7 +110,8 @@ def _in_a_process(config: Config, run: Path, resume: bool, level: int) -> TrainR
         return error
 
 
-def _train(config: Config, run: Path, resume: bool, ranks: Ranks, stop: threading.Event) -> TrainResult:
+def _train(config: Config, place: Workplace, resume: bool, ranks: Ranks, stop: threading.Event) -> TrainResult:
+    run = place.path
     if not ranks.first:
         logging.getLogger("resight").setLevel(logging.ERROR)
     device = ranks.device(device_of(config.train.device))
@@ -139,7 +148,7 @@ def _train(config: Config, run: Path, resume: bool, ranks: Ranks, stop: threadin
                 describe_run(run, plan.config, plan.records.label_map, facts)
         if ranks.first:
             forget_metrics(run, last.state.get("step", 0) if last else 0)
-        training = stack.enter_context(Training(plan, model, run, device, ranks))
+        training = stack.enter_context(Training(plan, model, run, device, ranks, place.saved))
         if last:
             training.restore(last)
             log.info("%s", _changes(plan.config, run))

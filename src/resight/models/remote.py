@@ -1,0 +1,94 @@
+"""Models and runs that lie in a store: which objects they are, and copies of them on the local disk.
+
+In a run's ``checkpoints`` the objects ``last`` and ``best`` say which file holds these checkpoints. A file is uploaded
+under a new name before the pointer names it, so whoever follows the pointer finds a whole one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from contextlib import suppress
+from pathlib import Path
+
+from ..data import storage
+from ..data.discover import IS_RECORD
+from ..data.index import cache_folder
+from ..data.storage import Object
+from ..errors import ResightError
+from ..outputs import whole_file
+from .checkpoints import BEST, LAST
+
+log = logging.getLogger(__name__)
+
+POINTERS = {BEST: "checkpoints/best", LAST: "checkpoints/last"}  # file of a run folder -> what it is in a store
+_RUN = ("config.toml", "label_map.pbtxt", "environment.json")
+_ETAGS = ".etags.json"
+
+
+def local_folder(address: str, kind: str) -> Path:
+    """Where copies of what lies at ``address`` are kept."""
+    key = hashlib.sha256(address.encode()).hexdigest()[:24]
+    return Path(cache_folder()) / kind / key
+
+
+def objects_of(address: str) -> dict[str, Object]:
+    """The objects below ``address`` by the rest of their names, "" for the object itself."""
+    return {found.address.removeprefix(address).lstrip("/"): found for found in storage.find(address)}
+
+
+def pointed(present: dict[str, Object], name: str) -> Object | None:
+    """The object that holds the checkpoint ``name`` (``BEST`` or ``LAST``) of a run with the objects ``present``."""
+    pointer = present.get(POINTERS[name])
+    return present.get(f"checkpoints/{storage.read(pointer.address).decode().strip()}") if pointer else None
+
+
+def fetch_model(address: str) -> Path:
+    """A local copy of the model at ``address``, made anew if that has changed; of a run its best checkpoint, else its
+    last, and what describes it.
+
+    Raises:
+        ResightError: there is no such model, or it cannot be read.
+    """
+    address = address.rstrip("/")
+    present = objects_of(address)
+    if not present:
+        raise ResightError("there is no such model", where=address, fix="Name a run or a checkpoint.")
+    if any(IS_RECORD.search(name or address) for name in present):
+        raise ResightError("is a records folder, and no model", where=address)
+    own = address.rpartition("/")[2]
+    wanted = {name or own: found for name, found in present.items()}
+    if any(pointer in present for pointer in POINTERS.values()):
+        wanted = {name: found for name, found in present.items() if name in _RUN}
+        name = next((name for name in (BEST, LAST) if pointed(present, name)), BEST)
+        wanted |= {name: found} if (found := pointed(present, name)) else {}
+    folder = local_folder(address, "models")
+    fetch(wanted, folder)
+    return folder / own if "" in present else folder
+
+
+def fetch_config(address: str) -> Path | None:
+    """A local copy of the configuration of the run at ``address``, if it has one."""
+    found = storage.stat(storage.join(address, "config.toml"))
+    folder = local_folder(address, "configs")
+    if found is None:
+        return None
+    fetch({"config.toml": found}, folder)
+    return folder / "config.toml"
+
+
+def fetch(wanted: dict[str, Object], folder: Path) -> None:
+    """Makes ``folder`` hold the objects under the names that they have in ``wanted``."""
+    have: dict[str, str] = {}
+    with suppress(OSError, ValueError):
+        have = json.loads((folder / _ETAGS).read_bytes())
+    for name in have.keys() - wanted.keys():
+        with suppress(OSError):
+            (folder / name).unlink()
+    for name, found in wanted.items():
+        if have.get(name) != found.etag or not (folder / name).is_file():
+            log.info("fetching %s (%.1f MB)", found.address, found.size / 1e6)
+            storage.download(found, folder / name)
+    with whole_file(folder / _ETAGS) as partial:
+        partial.write_text(json.dumps({name: found.etag for name, found in wanted.items()}), encoding="utf-8")

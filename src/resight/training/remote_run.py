@@ -1,0 +1,267 @@
+"""A run in a store: it trains in a local folder, which is copied there at every save and from there at a resumption."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..data import storage
+from ..data.storage import Conflict, StorageError
+from ..errors import ResightError
+from ..models.checkpoints import LAST
+from ..models.remote import POINTERS, fetch, local_folder, objects_of, pointed
+from ..outputs import is_partial
+from .loop import TrainResult
+from .ranks import Ranks
+from .run_folder import METRICS
+
+log = logging.getLogger(__name__)
+
+LEASE = 30.0  # seconds after which a lock that is not renewed is nobody's
+_FETCHED = ("config.toml", "label_map.pbtxt", "environment.json", METRICS)
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where a training writes, and what is to be done after each save."""
+
+    path: Path
+    saved: Callable[[], None] = lambda: None
+
+
+def check_remote_run(address: str, resume: bool) -> None:
+    """
+    Raises:
+        ResightError: there is a run already, or something else, or the store cannot be used.
+    """
+    present = objects_of(address)
+    if "" in present:
+        raise ResightError("is an object, and a run is a folder", where=address, fix="Choose another with -o.")
+    if not resume and ("config.toml" in present or POINTERS[LAST] in present):
+        fix = f"Continue it with --resume -o {shlex.quote(address)}, or choose another address."
+        raise ResightError("holds a run already", where=address, fix=fix)
+    if present and "config.toml" not in present and present.keys() != {_Lease.NAME}:
+        raise ResightError("is not empty", where=address, fix="Choose another address with -o.")
+
+
+@contextmanager
+def workplace(run: str | Path, resume: bool, ranks: Ranks) -> Iterator[Workplace]:
+    """The folder to train in: ``run`` itself, or a local one for an address, with what a resumed run needs in it.
+
+    Raises:
+        ResightError: another training is writing there, or the store cannot be used.
+    """
+    if isinstance(run, Path):
+        yield Workplace(run)
+        return
+    folder = local_folder(run, f"runs/{ranks.rank}")
+    lease, refused = _Lease(run), None
+    try:
+        if ranks.first:
+            lease.take()
+    except ResightError as error:
+        refused = error
+    if refused := ranks.from_first(refused):
+        raise refused
+    mirror = _Mirror(run, folder, lease)
+    with _named(run, folder), lease if ranks.first else nullcontext():
+        mirror.begin(resume)
+        copy = mirror.copy if ranks.first else lambda: None
+        try:
+            yield Workplace(folder, copy)
+        except ResightError as error:
+            if not isinstance(error, StorageError):
+                copy()
+            raise
+        copy()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def named(result: TrainResult, run: str | Path, folder: Path) -> TrainResult:
+    """The result of a training in ``folder``, told of ``run``."""
+    return replace(result, run=str(run), message=result.message.replace(str(folder), str(run)))
+
+
+@contextmanager
+def _named(run: str, folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except ResightError as error:
+        if not isinstance(error, StorageError):
+            parts = (part.replace(str(folder), run) for part in (error.message, error.where, error.fix))
+            error.message, error.where, error.fix = parts
+        raise
+
+
+class _Mirror:
+    """Copies the files of ``folder`` that have changed."""
+
+    def __init__(self, run: str, folder: Path, lease: _Lease) -> None:
+        self.run, self.folder, self.lease = run, folder, lease
+        self.sent: dict[str, tuple[int, int]] = {}
+
+    def begin(self, resume: bool) -> None:
+        """An empty folder, or what the run at the address needs to go on."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        (self.folder / "checkpoints").mkdir(parents=True)
+        present = objects_of(self.run) if resume else {}
+        wanted = {name: present[name] for name in _FETCHED if name in present}
+        if last := pointed(present, LAST):
+            wanted[LAST] = last
+        if wanted:
+            fetch(wanted, self.folder)
+        for name in present:
+            if name.startswith("checkpoints/step-"):
+                (self.folder / name).touch()  # stands for the object, so that the oldest is known and removed
+        self.sent = {name: _stamp(self.folder / name) for name in self._names()}
+
+    def copy(self) -> None:
+        """
+        Raises:
+            ResightError: the store fails, or another training has taken the run over.
+        """
+        try:
+            self._copy()
+        except StorageError as error:
+            error.fix += f" What has been trained lies in {self.folder}."
+            raise
+
+    def _copy(self) -> None:
+        self.lease.renew()
+        names = self._names()
+        # What the last checkpoint goes with is there before it; a resumption cuts off what is of later steps.
+        for name in sorted(names, key=lambda name: (name == LAST, name)):
+            path = self.folder / name
+            stamp = _stamp(path)
+            if self.sent.get(name) == stamp:
+                continue
+            if name in POINTERS:
+                self._point(name, path)
+            else:
+                storage.write(storage.join(self.run, name), path)
+            self.sent[name] = stamp
+        for name in self.sent.keys() - set(names):
+            storage.delete(storage.join(self.run, name))
+            del self.sent[name]
+
+    def _point(self, name: str, path: Path) -> None:
+        pointer = storage.join(self.run, POINTERS[name])
+        stem = path.stem
+        new = f"{stem}-{uuid.uuid4().hex[:12]}{path.suffix}"
+        before = storage.read(pointer).decode() if storage.stat(pointer) else ""
+        storage.write(storage.join(self.run, "checkpoints", new), path)
+        storage.write(pointer, new.encode())
+        for found in storage.find(storage.join(self.run, "checkpoints")):
+            file = found.address.rpartition("/")[2]
+            # The one before stays for whoever is reading it.
+            if file.startswith(f"{stem}-") and file not in (new, before):
+                storage.delete(found.address)
+
+    def _names(self) -> list[str]:
+        files = (path for path in self.folder.rglob("*") if path.is_file())
+        return [path.relative_to(self.folder).as_posix() for path in files if not _is_own(path.name)]
+
+
+def _is_own(name: str) -> bool:
+    return name.startswith(".") or is_partial(name)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_mtime_ns, stat.st_size
+
+
+class _Lease:
+    """The lock of a run in a store: an object that its holder writes anew again and again.
+
+    No clocks are compared: one that somebody else finds unchanged for ``LEASE`` seconds is left by a killed training.
+    """
+
+    NAME = ".lock"
+
+    def __init__(self, run: str) -> None:
+        self.run, self.address = run, storage.join(run, self.NAME)
+        self.token = uuid.uuid4().hex
+        self.etag = ""
+        self.lost: ResightError | None = None
+        self._busy, self._ended = threading.Lock(), threading.Event()
+
+    def take(self) -> None:
+        """
+        Raises:
+            ResightError: another training holds it.
+        """
+        try:
+            self._write("")
+            return
+        except Conflict:
+            found = storage.stat(self.address)
+        log.info("%s is locked; waiting %.0f s whether its training still lives", self.run, LEASE)
+        until = time.monotonic() + LEASE
+        while found and time.monotonic() < until:
+            time.sleep(LEASE / 10)
+            now = storage.stat(self.address)
+            if now and now.etag != found.etag:
+                break
+            found = now
+        else:
+            with suppress(Conflict):
+                self._write(found.etag if found else "")
+                return
+        raise ResightError(
+            "another training is writing to this run", where=self.run, fix="Wait for it, or choose another."
+        )
+
+    def renew(self) -> None:
+        """
+        Raises:
+            ResightError: somebody else has it.
+        """
+        with self._busy:
+            try:
+                self._write(self.etag)
+            except Conflict:
+                message = "another training has taken this run over"
+                self.lost = ResightError(message, where=self.run, fix="This one has ended; the other goes on.")
+                raise self.lost from None
+
+    def _write(self, replacing: str) -> None:
+        body = f"{self.token} {time.time_ns()}".encode()
+        try:
+            self.etag = storage.write(self.address, body, replacing=replacing)
+        except Conflict:
+            # The answer to a write may be lost, and its repetition is refused then.
+            found = storage.stat(self.address)
+            if found is None or storage.read(self.address) != body:
+                raise
+            self.etag = found.etag
+
+    def __enter__(self) -> _Lease:
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+        self._thread.start()
+        return self
+
+    def _keep(self) -> None:
+        while not self._ended.wait(LEASE / 3) and not self.lost:
+            try:
+                self.renew()
+            except StorageError as error:
+                log.warning("the lock of the run cannot be renewed: %s", error)
+            except ResightError as error:
+                log.error("%s", error)
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        with suppress(ResightError):
+            found = storage.stat(self.address)
+            if found and found.etag == self.etag:
+                storage.delete(self.address)
