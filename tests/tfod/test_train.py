@@ -22,7 +22,7 @@ from resight.errors import ResightError
 from resight.models.checkpoints import LAST, load_checkpoint
 from resight.scenes import make_scenes
 from resight.tfod.pipeline_config import read_pipeline
-from resight.tfod.train import NAMES, USAGE, main, read_arguments, train, write_config
+from resight.tfod.train import MARK, NAMES, USAGE, main, read_arguments, train, write_config
 from resight.training.loop import Training, TrainResult
 
 ROOT = Path(__file__).parents[2]
@@ -244,6 +244,22 @@ def test_each_stage_gets_its_arguments_and_gives_its_exit_code(
     later = [("evaluate", (run,), {"limit": 7}), ("export", (run, "savedmodel", Path("exported")), {"force": True})]
     assert rest == (later if not code else [])
     assert capsys.readouterr().out.split() == ["trained", *["measured"] * len(rest)]
+
+
+@pytest.mark.parametrize(("running", "kept"), [(True, True), (False, False)])
+def test_a_run_that_does_not_go_on_so_keeps_its_config(work, pretrained, tmp_path, monkeypatch, running, kept):
+    def refuse(*arguments, **options):
+        raise ResightError("a run goes on with the data it has")
+
+    monkeypatch.setattr(resight.training.train, "train", refuse)
+    monkeypatch.chdir(tmp_path)
+    Path("model").mkdir()
+    Path("model/pipeline.config").write_text(before := f"{MARK}\nas it was\n")
+    if running:
+        Path("model/config.toml").write_text("")
+    with pytest.raises(ResightError, match="goes on with the data"):
+        train(read_arguments(words(work, pretrained())))
+    assert (Path("model/pipeline.config").read_text() == before) == kept
 
 
 # The pipeline.config

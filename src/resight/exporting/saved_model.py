@@ -6,10 +6,13 @@ TensorFlow may be imported after torchvision; the other order can end the proces
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import torchvision  # noqa: F401
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read once, at the import
 
 # isort: split
 import tensorflow as tf

@@ -24,7 +24,7 @@ from ..outputs import check_output, whole_file
 from ..text_files import read_text
 from ..textproto import parse
 from .folder import PIPELINE, find_tfod
-from .pipeline_config import classes_of, examine_pipeline, read_pipeline, translate
+from .pipeline_config import classes_of, examine_pipeline, translate
 from .pipeline_text import edit_pipeline
 
 TRAINING, TESTING, LABELS = "training.record", "testing.record", "classes.pbtxt"
@@ -126,10 +126,11 @@ def train(arguments: Arguments) -> int:
     check_run(run, resume=True)
     pretrained = fetch(arguments.pretrained_model_name)
     text = write_config(arguments, pretrained, data)
-    pipeline = run / PIPELINE
-    with whole_file(pipeline) as file:
-        file.write_text(text, encoding="utf-8", errors="backslashreplace")
-    result = train_run(load_config(None, read_pipeline(pipeline).overrides), run, resume=True)
+    config = load_config(None, translate(parse(text), str(run / PIPELINE)).overrides)
+    if not (run / "config.toml").exists():
+        _write(run / PIPELINE, text)
+    result = train_run(config, run, resume=True)
+    _write(run / PIPELINE, text)  # a run that refused to go on so keeps what it had
     print(result.text())
     if result.exit_code:
         say("The same command goes on from there, evaluates and exports.")
@@ -191,6 +192,11 @@ def write_config(arguments: Arguments, pretrained: Path, data: Mapping[str, Path
     text = edit_pipeline(read_text(found.pipeline), changes)
     translate(parse(text), str(found.pipeline)).check()
     return f"{MARK}\n{text}"
+
+
+def _write(path: Path, text: str) -> None:
+    with whole_file(path) as file:
+        file.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _check_outputs(run: Path, exported: Path) -> None:
