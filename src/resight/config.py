@@ -155,7 +155,9 @@ class TrainConfig(_Section):
     decay: float = Field(0.96, gt=0, description="exponential: factor each schedule_steps")
     staircase: bool = Field(True, description="exponential: at once every schedule_steps, or little by little")
     least_rate: float = Field(0.0, ge=0, description="exponential: the rate is never smaller")
-    warmup_steps: int = Field(100, ge=0, description="steps of warm-up, at most a tenth of the training; with warmup_rate exactly")
+    warmup_steps: int = Field(
+        100, ge=0, description="steps of warm-up; without warmup_rate a tenth of the training at most"
+    )
     warmup_rate: float | None = Field(None, ge=0, description="rate the warm-up begins at; default: one step of it")
     warmup: Literal["linear", "constant"] = Field("linear", description="the warm-up rises, or stays at warmup_rate")
     clip_norm: float = Field(10.0, ge=0, description="largest gradient norm; 0: no clipping")
