@@ -1,0 +1,212 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import resight
+from resight.cli import app
+from resight.config import load_config, to_toml
+from resight.data import storage
+from resight.data.storage import StorageError
+from resight.errors import ResightError
+from resight.evaluation.evaluate import evaluate
+from resight.models.checkpoints import LAST, load_checkpoint, weights_digest
+from resight.models.remote import fetch_config, fetch_model, objects_of, pointed
+from resight.training import remote_run
+from resight.training.remote_run import _Lease
+from resight.training.run_folder import METRICS
+from resight.training.start import find_start
+from resight.training.train import train
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(storage, "_PAUSE", 0.01)
+    monkeypatch.setattr(remote_run, "LEASE", 0.5)
+
+
+def final(run) -> str:
+    """What the last checkpoint of a run holds."""
+    if isinstance(run, str):
+        data = storage.read(pointed(objects_of(run), LAST).address)
+        path = Path(os.environ["RESIGHT_CACHE"], "last.safetensors")
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+    else:
+        path = run / LAST
+    return weights_digest(load_checkpoint(path).tensors)
+
+
+OPTIONS = {"train__schedule": "constant", "train__warmup_steps": 0, "checkpoint__every_steps": 4}
+
+
+@pytest.fixture(scope="module")
+def expected(tiny, shapes, tmp_path_factory):
+    """The weights after six steps from disk to disk."""
+    run = tmp_path_factory.mktemp("local") / "run"
+    train(tiny(shapes(train=12), train__steps=6, **OPTIONS), run)
+    return final(run)
+
+
+def test_from_a_store_and_to_it_with_faults_the_weights_are_those_from_disk(tiny, shapes, s3, tmp_path, expected):
+    address, run = s3.put(shapes(train=12), "set"), f"s3://{s3.bucket}/runs/one"
+    s3.faults = 0.05
+    result = train(tiny(address, train__steps=6, data__workers=2, **OPTIONS), run)
+    assert s3.injected
+    s3.faults = 0
+    assert result.run == run and run in result.message and str(tmp_path) not in result.message
+    assert final(run) == expected
+    rows = [json.loads(line) for line in storage.read(f"{run}/{METRICS}").splitlines()]
+    assert next(row["step"] for row in rows if row["split"] == "train") == 1
+    names = objects_of(run)
+    assert {"config.toml", "label_map.pbtxt", "environment.json", "checkpoints/best", "checkpoints/last"} <= set(names)
+    assert not any(name.startswith(".") for name in names)
+    assert any(name.startswith("events.out") for name in names)
+    assert sum(name.startswith("checkpoints/last-") for name in names) == 2  # the one before stays for its readers
+
+
+def test_an_interrupted_run_goes_on_elsewhere(tiny, shapes, s3, tmp_path, monkeypatch, expected):
+    address, run = s3.put(shapes(train=12), "set"), f"s3://{s3.bucket}/run"
+    s3.faults = 0.2
+    train(tiny(address, train__steps=4, checkpoint__keep=1, **OPTIONS), run, resume=True)
+    monkeypatch.setenv("RESIGHT_CACHE", str(tmp_path / "elsewhere"))
+    stored = load_config(fetch_config(run), {"train.steps": 6})
+    with pytest.raises(ResightError, match="holds a run already") as caught:
+        train(stored, run)
+    assert "--resume -o s3://" in caught.value.fix
+    assert train(stored, run, resume=True).steps == 6
+    assert s3.injected
+    s3.faults = 0
+    assert final(run) == expected
+    kept = sorted(name for name in objects_of(run) if "step-" in name)
+    assert kept == ["checkpoints/step-00000006.safetensors"]  # the one of step 4 is beyond the limit
+    assert not list((tmp_path / "elsewhere/runs").glob("*/*"))  # nothing is left of the working folder
+
+
+def test_a_run_in_a_store_is_a_model(tiny, shapes, s3, tmp_path, monkeypatch):
+    data = shapes(train=8, test=2)
+    run = f"s3://{s3.bucket}/run"
+    train(tiny(s3.put(data, "set"), train__steps=1), run)
+    detector = resight.load(run)
+    assert detector.classes == ("red", "blue") and detector.name == run
+    seen = len(s3.requests)
+    resight.load(run)
+    assert not [path for _, path, _ in s3.requests[seen:] if path.endswith(".safetensors")]  # kept
+    result = evaluate(run)
+    assert result.path == f"{run}/evaluation/metrics.json"
+    assert json.loads(storage.read(result.path))["model"] == run
+    start, _ = find_start(tiny(data, model__start=run))
+    assert start is not None and start.weights.card.label_map.names == ("red", "blue")
+    single = pointed(objects_of(run), LAST).address
+    assert resight.load(single).classes == ("red", "blue")
+    with pytest.raises(ResightError, match="no such model"):
+        resight.load(f"s3://{s3.bucket}/none")
+    with pytest.raises(ResightError, match="records folder"):
+        resight.load(f"s3://{s3.bucket}/set")
+    with pytest.raises(ResightError, match="only a run is written"):
+        evaluate(run, out=f"s3://{s3.bucket}/out")
+
+
+def test_a_model_that_changes_in_the_store_is_fetched_anew(s3, untrained):
+    address = f"s3://{s3.bucket}/model.safetensors"
+    storage.write(address, untrained)
+    assert fetch_model(address).read_bytes() == untrained.read_bytes()
+    storage.write(address, b"other")
+    assert fetch_model(address).read_bytes() == b"other"
+
+
+def test_two_trainings_do_not_write_to_one_run(tiny, shapes, s3):
+    run = f"s3://{s3.bucket}/run"
+    lease = _Lease(run)
+    lease.take()
+    with lease, pytest.raises(ResightError, match="another training is writing"):
+        train(tiny(shapes(train=8), train__steps=1), run, resume=True)
+    _Lease(run).take()  # it was given back
+
+
+def test_the_lock_of_a_killed_training_ends_and_a_late_one_is_told(s3):
+    run = f"s3://{s3.bucket}/run"
+    killed, second = _Lease(run), _Lease(run)
+    killed.take()  # and never renewed
+    second.take()
+    with second:
+        with pytest.raises(ResightError, match="taken this run over"):
+            killed.renew()
+        time.sleep(0.4)
+        second.renew()
+    assert storage.stat(second.address) is None
+
+
+def test_a_lock_is_had_also_when_the_answer_is_lost(s3, monkeypatch):
+    lease = _Lease(f"s3://{s3.bucket}/run")
+    write = storage.write
+
+    def lost(*args, **options):
+        write(*args, **options)
+        raise storage.Conflict("precondition")
+
+    monkeypatch.setattr(storage, "write", lost)
+    lease.take()
+    lease.renew()
+    assert storage.stat(lease.address).etag == lease.etag
+
+
+def test_a_store_that_fails_under_way_ends_the_training_and_what_was_saved_stays(tiny, shapes, s3, monkeypatch):
+    run = f"s3://{s3.bucket}/run"
+    data = shapes(train=8)
+    train(tiny(data, train__steps=1), run)
+    before = final(run)
+    write = storage.write
+
+    def refused(address, *args, **options):
+        if "/last-" in address:
+            raise StorageError("the credentials do not allow to write this", where=address)
+        return write(address, *args, **options)
+
+    monkeypatch.setattr(storage, "write", refused)
+    with pytest.raises(ResightError, match="do not allow to write") as caught:
+        train(tiny(data, train__steps=2), run, resume=True)
+    assert Path(caught.value.fix.split(" lies in ")[1].rstrip("."), LAST).exists()
+    assert final(run) == before
+
+
+def test_places_that_cannot_be_a_run_are_told_before_the_training(tiny, shapes, s3):
+    config = tiny(shapes(train=8), train__steps=1)
+    storage.write(f"s3://{s3.bucket}/other/file", b"")
+    for place, message in (
+        (f"s3://{s3.bucket}/other", "is not empty"),
+        (f"s3://{s3.bucket}/other/file", "is an object"),
+        ("s3://nowhere/run", "no bucket"),
+    ):
+        with pytest.raises(ResightError, match=message):
+            train(config, place)
+
+
+def test_data_that_the_cache_cannot_hold_is_refused_by_name(tiny, shapes, s3):
+    address = s3.put(shapes(train=8), "set")
+    with pytest.raises(ResightError, match="cannot hold") as caught:
+        train(tiny(address, data__cache_gb=1e-6), f"s3://{s3.bucket}/run")
+    assert caught.value.where == "data.cache_gb" and "data.window" in caught.value.fix
+
+
+def test_sigterm_saves_to_the_store_and_resume_needs_only_the_address(tiny, shapes, s3, tmp_path):
+    run = f"s3://{s3.bucket}/run"
+    config = tmp_path / "config.toml"
+    config.write_text(to_toml(tiny(shapes(train=12), train__steps=3000)))
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "resight", "train"]
+    process = subprocess.Popen([*command, str(config), "-o", run, "--set", "checkpoint.every_steps=2"], env=environment)
+    until = time.monotonic() + 60
+    while "checkpoints/last" not in objects_of(run) and time.monotonic() < until:
+        time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 75
+    assert not [name for name in objects_of(run) if name.startswith(".")]
+    done = CliRunner().invoke(app, ["train", "--resume", "-o", run, "--show-config"])
+    assert done.exit_code == 0 and "steps = 3000" in done.output
