@@ -16,6 +16,8 @@ import pytest
 import resight
 from resight.config import to_toml
 from resight.models.checkpoints import BEST, LAST, load_checkpoint
+from resight.training.loop import Training
+from resight.training.train import train
 
 MOMENTS = int(os.environ.get("RESIGHT_SOAK", "1"))
 STEPS = 12
@@ -106,3 +108,20 @@ def test_a_file_that_cannot_be_written_whole_leaves_the_checkpoint_before_it(sha
     assert done.returncode == 2 and "The previous checkpoint is as it was." in done.stderr, done.stderr
     assert outcome(run) == before
     assert [file.name for file in (run / "checkpoints").iterdir() if file.name.startswith(".")] == []
+
+
+def test_memory_does_not_grow(shapes, tiny, tmp_path, monkeypatch):
+    steps = 2000 if MOMENTS > 1 else 120
+    resident = []
+    step = Training._step
+
+    def watched(self, *arguments):
+        step(self, *arguments)
+        resident.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6)
+
+    monkeypatch.setattr(Training, "_step", watched)
+    options = {"train__steps": steps, "evaluate__every": 1e6, "augment__scale": (1.0, 1.0)}
+    train(tiny(shapes(train=5, val=1), **options), tmp_path)
+    middle, end = resident[steps // 3 : 2 * steps // 3], resident[2 * steps // 3 :]
+    # The least of each third: what comes and goes does not count, what stays does.
+    assert min(end) - min(middle) < 20, (min(middle), min(end))
