@@ -52,7 +52,16 @@ def test_the_parts_of_all_processes_are_the_whole():
 
 
 @pytest.fixture(scope="module")
-def pair(shapes, tiny, tmp_path_factory):
+def one_thread():
+    """As many as each of the two has: other sums come out of other numbers of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def pair(one_thread, shapes, tiny, tmp_path_factory):
     """The same step by one process and by two: seven images make a batch of 4 and one of 3, which differ in size."""
     folder = tmp_path_factory.mktemp("ranks")
     config = tiny(shapes(train=7, val=3), train__steps=1, train__batch_size=4, train__ema=0, **PLAIN)
@@ -74,7 +83,7 @@ def test_two_processes_take_the_step_of_one(pair):
     assert [one.state[key] for key in keys] == [two.state[key] for key in keys]
 
 
-def test_a_run_of_two_goes_on_with_one_and_one_with_two(pair):
+def test_a_run_of_two_goes_on_with_one_and_one_with_two(one_thread, pair):
     folder, config = pair
     longer = config.model_copy(update={"train": config.train.model_copy(update={"steps": 2})})
     train(longer, folder / "two", resume=True)
