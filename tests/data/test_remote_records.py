@@ -10,10 +10,13 @@ import pytest
 
 from resight.config import load_config
 from resight.data import shard_cache, storage
+from resight.data.check import check_data
 from resight.data.dataset import EndlessBatches, TrainingExample, TrainingSet, record_sizes
 from resight.data.index import INDEX
 from resight.data.loader import load_batches
 from resight.data.records import open_records, write_records_folder
+from resight.data.show import show_data
+from resight.data.sources import read_source
 from resight.data.storage import Conflict, StorageError
 from resight.errors import ResightError
 from resight.labels import LabelMap
@@ -186,15 +189,15 @@ def test_faults_change_nothing_in_what_training_sees(folder, s3, workers):
     config = load_config(None, {"model.min_size": 64, "model.max_size": 96, "train.batch_size": 4})
     address = s3.put(folder, "set")
 
-    def examples(path):
+    def examples(path, workers):
         split = open_records(path).splits["train"]
         batches = EndlessBatches(42, record_sizes(split), 4, 0, split.shard_numbers, 2)
         loaded = load_batches(TrainingSet(split, ("red", "blue"), config), itertools.islice(batches, 8), workers)
         return [example for batch in loaded for example in batch]
 
-    expected = examples(folder)
+    expected = examples(folder, 0)
     s3.faults = 0.4
-    found = examples(address)
+    found = examples(address, workers)
     assert len(found) == len(expected) == 32
     assert s3.injected
     for left, right in zip(found, expected, strict=True):
@@ -217,3 +220,13 @@ def test_a_dataset_json_that_is_none_is_a_problem_only(folder, s3):
     address = s3.put(folder, "set")
     storage.write(f"{address}/dataset.json", json.dumps([]).encode())
     assert [problem.kind for problem in open_records(address).problems] == ["damaged_info"]
+
+
+def test_remote_records_are_checked_and_shown_and_remote_annotations_refused(folder, s3, tmp_path):
+    address = s3.put(folder, "set")
+    local, remote = check_data(folder), check_data(address)
+    assert remote.counts == local.counts
+    assert [problem.message for problem in remote.warnings] == [problem.message for problem in local.warnings]
+    assert len(show_data(address, tmp_path / "pictures", limit=2)) == 2
+    with pytest.raises(ResightError, match="annotations are read from local files"):
+        read_source(address)

@@ -18,6 +18,7 @@ from .near_duplicates import group_near_duplicates
 from .records import Records, open_configured
 from .sources import FORMATS, Source, read_source, tfrecord
 from .sources.source import Tree
+from .storage import is_remote
 from .summary import findings, inspect_all, table
 from .validate import Inspection
 
@@ -113,8 +114,10 @@ def open_data(path: str | os.PathLike[str], format: str, config: Config) -> tupl
 
     Damaged records are left out and listed in ``Source.problems``. Raises as ``open_records`` and ``read_source``.
     """
-    tree = Tree.of(path)
-    looks_like = {module.NAME for module in FORMATS if module.looks_like(tree)} if format == "auto" else {format}
+    looks_like = {format}
+    if format == "auto":
+        remote = is_remote(path)  # only records are read from there
+        looks_like = {tfrecord.NAME} if remote else {one.NAME for one in FORMATS if one.looks_like(Tree.of(path))}
     if looks_like != {tfrecord.NAME}:
         return read_source(path, format), None
     records = open_configured(config.data.model_copy(update={"path": os.fspath(path), "on_bad_record": "skip"}))

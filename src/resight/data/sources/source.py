@@ -17,6 +17,7 @@ from ...boxes import Annotation, Box, Split
 from ...errors import Problem, ResightError, counted, listed
 from ...text_files import encoding_of, read_text
 from ..images import IMAGE_SUFFIXES
+from ..storage import is_remote
 
 SPLIT_WORDS: dict[str, Split] = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -62,6 +63,9 @@ class Tree:
     @staticmethod
     def of(path: str | os.PathLike[str]) -> Tree:
         """The tree of a folder, or of the folder that an annotation file belongs to."""
+        if is_remote(path):
+            message, fix = "annotations are read from local files", "Copy them; records can stay where they are."
+            raise ResightError(message, where=path, fix=fix)
         full = os.path.abspath(path)
         if os.path.isdir(full):
             return Tree(full)

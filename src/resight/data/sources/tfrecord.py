@@ -12,6 +12,7 @@ from ..discover import IS_RECORD
 from ..example import Record, decode_image_bytes
 from ..images import StoredImage
 from ..records import Records, RecordSplit, open_records
+from ..shard_cache import ShardCache
 from ..tfrecord import ShardReader
 from .source import Source, Tree
 
@@ -26,12 +27,13 @@ class RecordImage(StoredImage):
     path: str
     offset: int
     length: int
+    cache: ShardCache | None = None  # of remote records
 
     def __fspath__(self) -> str:
         return f"{self.path}, byte {self.offset}"
 
     def read_bytes(self) -> bytes:
-        payload = ShardReader([self.path], [[self.offset]], [[self.length]])[0]
+        payload = ShardReader([self.path], [[self.offset]], [[self.length]], cache=self.cache)[0]
         return decode_image_bytes(payload, str(self))
 
     def __str__(self) -> str:
@@ -64,7 +66,9 @@ def of_records(records: Records, path: str) -> Source:
 
 def _annotation(split: RecordSplit, i: int, record: Record, shards: list[str], has_split: bool) -> Annotation:
     column = split.index.records
-    image = RecordImage(shards[column["shard"][i]], int(column["offset"][i]), int(column["length"][i]))
+    image = RecordImage(
+        shards[column["shard"][i]], int(column["offset"][i]), int(column["length"][i]), split.reader.cache
+    )
     names = split.label_map.names
     boxes = []
     for at, label in enumerate(split.labels(record).tolist()):
