@@ -127,3 +127,21 @@ def test_the_death_of_one_ends_the_training_with_its_cause(shapes, tiny, tmp_pat
 def test_more_devices_than_images_in_a_batch_are_refused(shapes, tiny, tmp_path):
     with pytest.raises(ResightError, match="3 devices share a batch of 2"):
         train(tiny(shapes(train=7), train__batch_size=2), tmp_path, devices=3)
+
+
+def test_the_error_of_one_process_is_what_is_told(shapes, tiny, tmp_path):
+    config = tiny(shapes(broken=1, train=5), train__steps=50, train__batch_size=4, **PLAIN)
+    process = launched(toml(config), tmp_path / "run")
+    messages, _ = process.communicate(timeout=300)
+    assert process.returncode == 2 and "Traceback" not in messages
+    assert "decode" in messages.splitlines()[-2] or "image" in messages.splitlines()[-2], messages
+
+
+def test_a_signal_while_the_processes_start_is_not_lost(shapes, tiny, tmp_path):
+    config = tiny(shapes(train=7), train__steps=5000, train__batch_size=4, **PLAIN)
+    process = launched(toml(config), tmp_path / "run")
+    time.sleep(3)
+    process.send_signal(signal.SIGTERM)
+    messages, _ = process.communicate(timeout=300)
+    assert process.returncode == 75, messages
+    assert load_checkpoint(tmp_path / "run" / LAST).state["step"] <= 2

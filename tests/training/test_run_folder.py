@@ -124,10 +124,13 @@ def test_a_run_says_of_itself_what_it_is(tmp_path):
 def test_lines_of_steps_that_are_done_again_are_forgotten(tmp_path):
     forget_metrics(tmp_path, 3)  # nothing there, nothing to do
     file = tmp_path / "metrics.jsonl"
-    rows = [{"step": 1, "loss": 0.5}, {"step": 3, "name": "ä"}, {"step": 4}]
+    rows = [{"step": 1, "split": "train"}, {"step": 3, "split": "val", "name": "ä"}, {"step": 3, "split": "train"}]
+    rows += [{"step": 4, "split": "train"}]
     lines = [json.dumps(row, ensure_ascii=False) for row in rows]
     file.write_bytes("\n".join([*lines, '{"step": 3, "lo']).encode() + b"\xc3")
-    forget_metrics(tmp_path, 3)
-    assert [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] == rows[:2]
+    forget_metrics(tmp_path, 3, 3)
+    assert [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] == rows[:3]
+    forget_metrics(tmp_path, 3, 2)  # the evaluation is made again
+    assert [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] == [rows[0], rows[2]]
     forget_metrics(tmp_path, 0)
     assert file.read_text() == ""

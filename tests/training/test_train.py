@@ -497,3 +497,53 @@ def test_a_training_that_can_use_nothing_ends(shapes, tiny, tmp_path, monkeypatc
     monkeypatch.setattr("resight.data.dataset.TrainingSet.__getitem__", broken)
     with pytest.raises(ResightError, match="no record of the training split can be used"):
         train(tiny(shapes(train=3), train__steps=9, data__on_bad_record="skip"), tmp_path)
+
+
+def test_a_run_that_was_killed_after_an_evaluation_does_not_tell_it_twice(whole, shapes, tiny, tmp_path, monkeypatch):
+    keep = Training._keep
+
+    def killed(self, *arguments):
+        keep(self, *arguments)
+        if self.state.step == 3:
+            raise SystemExit
+
+    config = tiny(shapes(train=5, val=1), train__steps=8, **OFTEN)
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(Training, "_keep", killed)
+        train(config, tmp_path)
+    assert [row["step"] for row in lines(tmp_path) if row["split"] == "val"] == [3]
+    train(config, tmp_path, resume=True)
+    assert [row["step"] for row in lines(tmp_path) if row["split"] == "val"] == [3, 6, 8]
+    assert state_of(tmp_path) == state_of(whole)
+
+
+def test_gradients_that_are_never_finite_end_a_training_in_half_precision(shapes, tiny, tmp_path, monkeypatch):
+    norms = iter([math.inf, math.nan, math.nan])
+    scales = iter([65536.0, 0.5])
+    monkeypatch.setattr(Training, "_gradient_norm", lambda self: next(norms))
+    monkeypatch.setattr(torch.amp.GradScaler, "get_scale", lambda _: next(scales))
+    config = tiny(shapes(train=5), train__steps=500, train__precision="float16", **OFTEN)
+    with pytest.raises(Diverged, match="the gradient is not finite at step 2"):
+        train(config, tmp_path)
+    assert lines(tmp_path)[0]["gradient_norm"] is None  # JSON knows no infinity
+
+
+def test_one_bad_record_that_comes_again_and_again_ends_nothing(shapes, tiny, tmp_path):
+    config = tiny(shapes(broken=1, train=2), train__steps=8, train__batch_size=1, data__on_bad_record="skip", **OFTEN)
+    assert train(config, tmp_path).exit_code == 0
+
+
+def test_a_run_that_another_training_wrote_to_meanwhile_is_left_alone(shapes, tiny, tmp_path, monkeypatch):
+    config = tiny(shapes(train=3), train__steps=1, **OFTEN)
+    train(config, tmp_path)
+    plan = module.make_plan
+
+    def meanwhile(*arguments):
+        monkeypatch.setattr(module, "make_plan", plan)
+        train(config.model_copy(update={"train": config.train.model_copy(update={"steps": 2})}), tmp_path, resume=True)
+        return plan(*arguments)
+
+    monkeypatch.setattr(module, "make_plan", meanwhile)
+    with pytest.raises(ResightError, match="another training has just written"):
+        train(config, tmp_path, resume=True)
+    assert load_checkpoint(tmp_path / LAST).state["step"] == 2

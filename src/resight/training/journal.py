@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from ..errors import ResightError
 from .events import EventWriter
 from .run_folder import METRICS
 
@@ -18,16 +20,23 @@ class Journal:
     """Rows of numbers, each written at once to both; ``Journal(None)`` writes nothing."""
 
     def __init__(self, run: Path | None) -> None:
-        self._board = EventWriter(run) if run else None
-        self._file = open(run / METRICS, "a", encoding="utf-8") if run else None  # noqa: SIM115
+        try:
+            self._board = EventWriter(run) if run else None
+            self._file = open(run / METRICS, "a", encoding="utf-8") if run else None  # noqa: SIM115
+        except OSError as error:
+            raise ResightError(f"cannot be written: {error.strerror}", where=run or "") from error
 
     def row(self, step: int, split: str, numbers: Mapping[str, float | None], **more: float) -> None:
         """A line of metrics.jsonl with all numbers; the ``numbers`` that are not None are scalars of the board too."""
         if self._file is None or self._board is None:
             return
-        self._file.write(json.dumps({"step": step, "split": split, **more, **numbers}) + "\n")
-        self._file.flush()
-        for name, value in numbers.items():
+        finite = {name: value if value is None or math.isfinite(value) else None for name, value in numbers.items()}
+        try:
+            self._file.write(json.dumps({"step": step, "split": split, **more, **finite}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise ResightError(f"cannot be written: {error.strerror}", where=self._file.name) from error
+        for name, value in finite.items():
             if value is not None:
                 self._board.scalar(f"{split}/{name}", value, step)
 

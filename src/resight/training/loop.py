@@ -8,7 +8,7 @@ import shlex
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
@@ -36,6 +36,7 @@ from ..progress import Meter, meter
 from .journal import Journal
 from .optimizer_state import keep_copy, optimizer_tensors, restore_optimizer
 from .plan import Plan
+from .preflight import arithmetic
 from .ranks import ALONE, NoImages, Ranks
 from .schedule import AveragedWeights, build_optimizer, rate_at, set_rate
 
@@ -73,6 +74,7 @@ class State:
     batches: int = 0
     seconds: float = 0.0
     waited: float = 0.0
+    metric: str = ""
     best: float | None = None
     score: float | None = None
     evaluated_at: int = 0
@@ -88,7 +90,8 @@ def order_of(plan: Plan) -> str:
     """All that decides which records make which step."""
     train, window = plan.config.train, plan.config.data.window
     return (
-        f"data {plan.records.digest}, seed {train.seed}, batch_size {train.batch_size}, accumulate {train.accumulate}"
+        f"data {plan.records.digest}, {len(plan.train)} images, window {plan.config.data.window}, seed {train.seed}, "
+        f"batch_size {train.batch_size}, accumulate {train.accumulate}"
         + (f", window {window}" if len(plan.train.shards) > window else "")
     )
 
@@ -114,10 +117,12 @@ class Training:
         self.averaged = AveragedWeights(self.model, self.config.train.ema) if self.config.train.ema else None
         self.optimizer = build_optimizer(self.model, self.config.train)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.config.train.precision == "float16")
-        self.state = State(order=order_of(plan))
+        self.state = State(order=order_of(plan), metric=self.config.evaluate.metric)
         self.started = time.monotonic()
         self.clock = 0.0  # seconds of training, the same in all processes
         self.stopping = False
+        self.skipped = 0  # records, by this process, since all agreed
+        self.without_image = 0  # batches one after the other
         self.journal = Journal(run if ranks.first else None)
         self.shown = 0.0
 
@@ -143,6 +148,7 @@ class Training:
                 if self._due():
                     self.save()
                     self._evaluate(stop, bar)
+                    self.save()
                 every = self.config.checkpoint
                 by_steps = every.every_steps and self.state.step % every.every_steps == 0
                 if by_steps or time.monotonic() - saved_at > 60 * every.every_minutes:
@@ -160,8 +166,10 @@ class Training:
     def _agree(self, stop: threading.Event) -> None:
         """All processes stop together, and by the clock of the first."""
         clock = self.seconds() if self.ranks.first else 0.0
-        self.clock, stopping = self.ranks.totals([clock, float(stop.is_set())])
+        self.clock, stopping, skipped = self.ranks.totals([clock, float(stop.is_set()), self.skipped])
         self.stopping = stopping > 0
+        self.state.skipped += int(skipped)
+        self.skipped = 0
 
     def progress(self) -> float:
         """Share of the training that is done, by the clock where it is to take a number of minutes."""
@@ -195,10 +203,10 @@ class Training:
         totals = self._backward(parts)
         norm = self._gradient_norm() if totals else 0.0
         # A step would spoil every weight. With a loss scale too large it is left out and the scale made smaller.
-        if not math.isfinite(norm) and not self.scaler.is_enabled():
-            self._diverged("gradient", parts[-1], totals)
+        if not math.isfinite(norm) and (not self.scaler.is_enabled() or self.scaler.get_scale() < 1):
+            self._diverged("gradient", [example for part in parts for example in part], totals)
         if totals:
-            self._update()
+            self._update(norm)
         state.step += 1
         state.waited += waited
         totals |= {"loss": sum(totals.values()), "learning_rate": rate, "gradient_norm": norm}
@@ -213,15 +221,15 @@ class Training:
     def _backward(self, parts: list[list[TrainingExample]]) -> dict[str, float]:
         """Adds up the gradients of the parts of a step, each by its share of the images; returns the losses."""
         counts = self.ranks.totals([len(part) for part in parts])
-        if not any(counts) and self.state.skipped >= len(self.plan.train):
+        self.without_image = 0 if any(counts) else self.without_image + len(parts)
+        if self.without_image >= self.plan.batches.per_epoch:
             raise ResightError("no record of the training split can be used", where=self.plan.train.shards[0])
+        used = [(part, count) for part, count in zip(parts, counts, strict=True) if count]
         totals: dict[str, float] = {}
-        for number, (part, count) in enumerate(zip(parts, counts, strict=True)):
-            if not count:
-                continue
+        for number, (part, count) in enumerate(used):
             weight = count / sum(counts)
             # Gradients cross between processes once a step.
-            with self.parallel.no_sync() if self.ranks.size > 1 and number < len(parts) - 1 else nullcontext():
+            with self.parallel.no_sync() if self.ranks.size > 1 and number < len(used) - 1 else nullcontext():
                 losses = self._losses(part)
                 loss = torch.stack(list(losses.values())).sum()
                 values = self.ranks.totals([float(value.detach()) / self.ranks.size for value in losses.values()])
@@ -246,16 +254,17 @@ class Training:
         """A record that cannot be used ends the training, or is counted, as the configuration says."""
         if self.config.data.on_bad_record == "stop" or isinstance(error, StorageError):
             raise error
-        self.state.skipped += 1
-        log.warning("skipped (%d so far): %s", self.state.skipped, error)
+        self.skipped += 1
+        # Other processes than the first tell of nothing less than errors.
+        level = logging.WARNING if self.ranks.first else logging.ERROR
+        log.log(level, "skipped (%d so far): %s", self.state.skipped + self.skipped, error)
 
     def _losses(self, examples: list[TrainingExample]) -> dict[str, Tensor]:
         images = [example.image.to(self.device) for example in examples]
         targets = [example.target for example in examples]
         if not images:  # the other processes have some, and wait for the gradients of this one
             images, targets = [torch.zeros(3, 1, 1, device=self.device)], [Target.empty()]
-        kind = self.config.train.precision
-        with nullcontext() if kind == "float32" else torch.autocast(self.device.type, getattr(torch, kind)):
+        with arithmetic(self.config.train.precision, self.device):
             losses = self.parallel(images, targets, self.ranks if examples else NoImages(self.ranks))
         return losses if examples else {name: 0 * value for name, value in losses.items()}
 
@@ -266,11 +275,11 @@ class Training:
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         return float(torch.nn.utils.clip_grad_norm_(parameters, limit or float("inf")))
 
-    def _update(self) -> None:
+    def _update(self, norm: float) -> None:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.averaged:
+        if self.averaged and math.isfinite(norm):
             self.averaged.update(self.state.step)
 
     def _due(self) -> bool:
@@ -395,6 +404,9 @@ class Training:
             self.state = State(**checkpoint.state)
             if self.state.loss_scale:
                 self.scaler.load_state_dict(self.state.loss_scale)
+            if self.state.metric != self.config.evaluate.metric:
+                self.state.best, self.state.without_gain = None, 0
+            self.state.metric = self.config.evaluate.metric
         except (RuntimeError, LookupError, TypeError, ValueError) as error:
             raise ResightError(f"the training cannot go on from it: {error}", where=self.run_folder / LAST) from error
         self.journal.forget_after(self.state.step)
@@ -411,12 +423,13 @@ class Training:
         from PIL import Image
 
         folder = self.run_folder / "diverged"
-        folder.mkdir(exist_ok=True)
         for example in examples:
             names = [self.plan.classes[label] for label in example.target.labels.tolist()]
             pixels = example.image.clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
             picture = draw(pixels, example.target.boxes.numpy(), names)
-            Image.fromarray(picture).save(folder / f"record-{example.record}.png")
+            with suppress(OSError):  # a full disk is not what this tells of
+                folder.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(picture).save(folder / f"record-{example.record}.png")
         text = ", ".join(f"{name} {value:g}" for name, value in values.items())
         raise Diverged(
             f"the {what} is not finite at step {self.state.step + 1} ({text}); the batch is in {folder}",

@@ -52,8 +52,8 @@ def keep_copy(path: Path, step: int, count: int) -> None:
     """Keeps ``path`` as ``step-NNNNNNNN.safetensors`` beside it too, and the ``count`` latest of these."""
     copy = path.with_name(f"step-{step:08}{path.suffix}")
     try:
-        if not copy.exists():
-            os.link(path, copy)  # the next save replaces the name and leaves these bytes to the copy
+        copy.unlink(missing_ok=True)
+        os.link(path, copy)  # the next save replaces the name and leaves these bytes to the copy
         for old in sorted(path.parent.glob(f"step-*{path.suffix}"))[:-count]:
             old.unlink()
     except OSError as error:

@@ -78,7 +78,10 @@ def make_plan(config: Config, resumed: Checkpoint | None = None) -> Plan:
     if data.path and not is_remote(data.path):
         # A run is resumed and evaluated from any folder.
         data = data.model_copy(update={"path": os.path.abspath(data.path)})
-        config = config.model_copy(update={"data": data})
+    elif not data.path:
+        globs = {name: tuple(map(_absolute, getattr(data, name))) for name in ("train", "val", "test")}
+        data = data.model_copy(update={**globs, "label_map": data.label_map and _absolute(data.label_map)})
+    config = config.model_copy(update={"data": data})
     if config.model.min_size < LEAST_SIZE:
         raise ResightError(
             f"{config.model.min_size} px leave nothing to see, {LEAST_SIZE} px are the least", where="model.min_size"
@@ -129,6 +132,10 @@ def make_plan(config: Config, resumed: Checkpoint | None = None) -> Plan:
         start,
         (*notes, *_data_notes(records, counts, unknown)),
     )
+
+
+def _absolute(path: str) -> str:
+    return path if is_remote(path) else os.path.abspath(path)
 
 
 def _counts(train: RecordSplit, classes: tuple[str, ...]) -> tuple[dict[str, tuple[int, int]], int]:

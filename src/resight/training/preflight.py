@@ -6,6 +6,8 @@ import os
 import resource
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,11 +38,14 @@ def preflight(plan: Plan, model: nn.Module) -> str:
     statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
     images, targets = largest_batch(plan)
     try:
-        _step(model, images, targets)
+        precision = plan.config.train.precision
+        _step(model, images, targets, precision)
         dataset = TrainingSet(plan.train, plan.classes, plan.config)
         items = next(iter(plan.batches))
         examples = [example for example in map(dataset.__getitem__, items) if isinstance(example, TrainingExample)]
-        seconds = _step(model, [e.image for e in examples], [e.target for e in examples]) if examples else None
+        seconds = (
+            _step(model, [e.image for e in examples], [e.target for e in examples], precision) if examples else None
+        )
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if "memory" not in str(error):
             raise
@@ -61,7 +66,11 @@ def largest_batch(plan: Plan) -> tuple[list[Tensor], list[Target]]:
     config = plan.config.model
     sizes = [network_size(int(height), int(width), config) for width, height in record_sizes(plan.train)]
     largest = max(sizes, key=lambda size: size[0] * size[1])
-    alike = [size for size in sizes if (size[0] > size[1]) == (largest[0] > largest[1])]
+    portrait = [size[0] > size[1] for size in sizes]
+    # What is left over of both makes a batch of both at the end of an epoch.
+    batch = plan.config.train.batch_size
+    mixed = not config.is_tfod and sum(portrait) % batch > 0 and (len(sizes) - sum(portrait)) % batch > 0
+    alike = [size for size, tall in zip(sizes, portrait, strict=True) if mixed or tall == (largest[0] > largest[1])]
     height, width = max(size[0] for size in alike), max(size[1] for size in alike)
     noise = torch.randint(256, (3, height, width), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     box = torch.tensor([[width / 4, height / 4, width / 2, height / 2]])
@@ -98,10 +107,16 @@ def peak_memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _step(model: nn.Module, images: list[Tensor], targets: list[Target]) -> float:
+def arithmetic(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """In which the model computes its losses."""
+    return nullcontext() if precision == "float32" else torch.autocast(device.type, getattr(torch, precision))
+
+
+def _step(model: nn.Module, images: list[Tensor], targets: list[Target], precision: str) -> float:
     began = time.monotonic()
     device = next(model.parameters()).device
-    losses = model([image.to(device) for image in images], targets)
+    with arithmetic(precision, device):
+        losses = model([image.to(device) for image in images], targets)
     torch.stack(list(losses.values())).sum().backward()
     model.zero_grad(set_to_none=True)
     return time.monotonic() - began

@@ -6,6 +6,7 @@ the gradients; the counts that losses are divided by are added here, so that the
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -13,6 +14,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
+from multiprocessing import resource_tracker
 from typing import Any, TypeVar
 
 import torch
@@ -52,7 +55,8 @@ class Ranks(Shared):
             return part
         parts: list[Any] = [None] * self.size
         dist.all_gather_object(parts, part)
-        return [parts[place % self.size][place // self.size] for place in range(sum(map(len, parts)))]
+        # One may be shorter than its turn would have it, by what could not be read.
+        return [item for row in zip_longest(*parts, fillvalue=parts) for item in row if item is not parts]
 
     def count(self, count: float) -> float:
         return self.totals([count])[0] / self.size
@@ -107,10 +111,9 @@ def join(kind: str) -> Iterator[Ranks]:
     if kind == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if kind == "cuda" else "gloo")
-    try:
-        yield Ranks(dist.get_rank(), dist.get_world_size())
-    finally:
-        dist.destroy_process_group()
+    # Not taken apart after an error: the others would end for want of it, and before its cause is told.
+    yield Ranks(dist.get_rank(), dist.get_world_size())
+    dist.destroy_process_group()
 
 
 def launch(count: int, function: Callable[..., T], *arguments: Any) -> T:
@@ -129,7 +132,14 @@ def launch(count: int, function: Callable[..., T], *arguments: Any) -> T:
     )
     done: dict[str, Any] = {}
 
+    # What these log, tracebacks among it, is told below in a line.
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+
     def run() -> None:
+        if hasattr(signal, "pthread_sigmask"):
+            # The processes begin with SIGTERM blocked, as this thread did until the tracker was started.
+            resource_tracker.ensure_running()
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
             done.update(elastic_launch(config, function)(*arguments))
         except ChildFailedError as error:
@@ -138,23 +148,33 @@ def launch(count: int, function: Callable[..., T], *arguments: Any) -> T:
     # In a thread of its own the launcher leaves the signals to us: it would kill the processes while they save.
     thread = threading.Thread(target=run, name="launcher")
     thread.start()
-
-    def pass_on(*_: object) -> None:
-        for child in multiprocessing.active_children():
-            if child.pid:
-                os.kill(child.pid, signal.SIGTERM)
-
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    asked: list[int] = []
+    before = {n: signal.signal(n, lambda number, _: asked.append(number)) for n in (signal.SIGINT, signal.SIGTERM)}
     unblock()
+    told: set[int | None] = set()
     try:
-        thread.join()
+        while thread.is_alive():
+            thread.join(0.1)
+            at_once = asked.count(signal.SIGINT) > 1
+            for child in multiprocessing.active_children() if asked else ():
+                if at_once:
+                    child.kill()
+                elif child.pid not in told:  # also one that is only now started
+                    child.terminate()
+                    told.add(child.pid)
+            if at_once:
+                raise KeyboardInterrupt
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if "failed" in done:
-        rank, failure = done["failed"].get_first_failure()
+    if failed := done.get("failed"):
+        rank, failure = failed.get_first_failure()
+        message = failure.message
+        text = str(message.get("message", message) if isinstance(message, dict) else message)
         raise ResightError(
-            f"process {rank} of {count} ended with {failure.exitcode}: {failure.message}",
+            text.removeprefix("ResightError: ")
+            if text.startswith("ResightError: ")
+            else f"process {rank} of {count} ended with {failure.exitcode}: {text}",
             fix="The last checkpoint is whole; --resume goes on from it.",
         )
     return done[0]  # type: ignore[index]

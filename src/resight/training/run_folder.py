@@ -89,15 +89,17 @@ def hold(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def forget_metrics(path: Path, step: int) -> None:
-    """Takes the lines after ``step`` out of metrics.jsonl: a training that goes on from there writes them again."""
+def forget_metrics(path: Path, step: int, evaluated_at: int = 0) -> None:
+    """Takes the lines after ``step`` out of metrics.jsonl, and those of evaluations after ``evaluated_at``: a training
+    that goes on from there writes them again."""
     file = path / METRICS
     if not file.exists():
         return
     kept = []
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         with suppress(ValueError, KeyError, TypeError):  # a kill can leave a part of a line
-            if json.loads(line)["step"] <= step:
+            row = json.loads(line)
+            if row["step"] <= (step if row["split"] == "train" else evaluated_at):
                 kept.append(line)
     _replace(file, "".join(line + "\n" for line in kept))
 

@@ -74,10 +74,7 @@ def train(
         return TrainResult(str(run), 0, f"run folder {run}\n{plan.text()}\n{time_needed}\nnothing was trained")
     if devices > 1:
         check_devices(devices, config)
-        result = launch(devices, _in_a_process, config, run, resume, log.getEffectiveLevel())
-        if isinstance(result, ResightError):
-            raise result
-        return result
+        return launch(devices, _in_a_process, config, run, resume, log.getEffectiveLevel())
     with join(device_of(config.train.device).type) as ranks, _signals() as stop, workplace(run, resume, ranks) as place:
         return named(_train(config, place, resume, ranks, stop), run, place.path)
 
@@ -98,16 +95,13 @@ def check_devices(devices: int, config: Config) -> None:
         )
 
 
-def _in_a_process(config: Config, run: Path | str, resume: bool, level: int) -> TrainResult | ResightError:
-    """The same in a process that ``launch`` started; an error of the user's is for the starter to tell."""
+def _in_a_process(config: Config, run: Path, resume: bool, level: int) -> TrainResult:
+    """The same in a process that ``launch`` started."""
     from ..console import listen
 
     listen()
     logging.getLogger("resight").setLevel(level)
-    try:
-        return train(config, run, resume=resume)
-    except ResightError as error:
-        return error
+    return train(config, run, resume=resume)
 
 
 def _train(config: Config, place: Workplace, resume: bool, ranks: Ranks, stop: threading.Event) -> TrainResult:
@@ -136,6 +130,8 @@ def _train(config: Config, place: Workplace, resume: bool, ranks: Ranks, stop: t
                 stack.enter_context(hold(run))
             except ResightError as error:
                 refused = error
+            if not refused and (_step_of(run) if resume else None) != (last.state.get("step") if last else None):
+                refused = ResightError("another training has just written to this run", where=run, fix="Start again.")
         if refused := ranks.from_first(refused):
             raise refused
         log.info("%s", preflight(plan, model.to(device)))
@@ -147,7 +143,7 @@ def _train(config: Config, place: Workplace, resume: bool, ranks: Ranks, stop: t
             if ranks.first:
                 describe_run(run, plan.config, plan.records.label_map, facts)
         if ranks.first:
-            forget_metrics(run, last.state.get("step", 0) if last else 0)
+            forget_metrics(run, *((last.state["step"], last.state["evaluated_at"]) if last else (0, 0)))
         training = stack.enter_context(Training(plan, model, run, device, ranks, place.saved))
         if last:
             training.restore(last)
@@ -156,6 +152,10 @@ def _train(config: Config, place: Workplace, resume: bool, ranks: Ranks, stop: t
             if ranks.first:
                 describe_run(run, plan.config, plan.records.label_map, None)
         return training.run(stop)
+
+
+def _step_of(run: Path) -> int | None:
+    return load_checkpoint(run / LAST).state.get("step") if (run / LAST).exists() else None
 
 
 def _check_same(plan: Plan, last: Checkpoint, run: Path) -> None:
