@@ -351,7 +351,7 @@ def test_a_gradient_that_is_not_finite_spoils_no_weight(shapes, tiny, tmp_path, 
     norm = Training._gradient_norm
     monkeypatch.setattr(Training, "_gradient_norm", lambda self: norm(self) if self.state.step < 1 else float("nan"))
     spoiled = []
-    monkeypatch.setattr(Training, "_update", lambda self: spoiled.append(self.state.step))
+    monkeypatch.setattr(Training, "_update", lambda self, _: spoiled.append(self.state.step))
     with pytest.raises(Diverged, match="the gradient is not finite at step 2"):
         train(tiny(shapes(train=5), train__steps=9), tmp_path)
     assert spoiled == [0]
