@@ -144,7 +144,7 @@ class Proxy(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Pass)
         self.target, self.faults, self.keys, self.expired = target, 0.0, None, set()
         self.requests, self.injected, self.only = [], [], None
-        self.draw = random.Random(1)
+        self.draw, self.lost_answer = random.Random(1), ""  # the answer to the next request of that pattern is cut
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     def put(self, folder, prefix):
@@ -156,7 +156,10 @@ class Proxy(ThreadingHTTPServer):
             storage.write(storage.join(address, path.relative_to(folder).as_posix()), path)
         return address
 
-    def next_fault(self):
+    def next_fault(self, request):
+        if self.lost_answer and re.match(self.lost_answer, request):
+            self.lost_answer = ""
+            return "truncated"
         if self.draw.random() >= self.faults:
             return ""
         self.injected.append(self.only or self.KINDS[len(self.injected) % len(self.KINDS)])
@@ -181,7 +184,7 @@ class _Pass(BaseHTTPRequestHandler):
             return self._answer(400, _error("ExpiredToken", "The provided token has expired."))
         if proxy.keys is not None and key not in proxy.keys:
             return self._answer(403, _error("InvalidAccessKeyId", "The key you provided does not exist."))
-        fault = proxy.next_fault()
+        fault = proxy.next_fault(f"{self.command} {self.path}")
         if fault == "busy":
             return self._answer(503, _error("SlowDown", "Please reduce your request rate."))
         if fault == "reset":

@@ -39,6 +39,14 @@ def test_a_large_file_goes_there_and_back(s3, tmp_path):
     assert (tmp_path / "back").read_bytes() == (tmp_path / "large").read_bytes()
 
 
+def test_an_upload_whose_last_answer_is_lost_is_made_again(s3, tmp_path):
+    (tmp_path / "large").write_bytes(bytes(storage.BLOCK))
+    s3.lost_answer = r"POST .*uploadId"
+    storage.write(f"s3://{s3.bucket}/large", tmp_path / "large")
+    assert not s3.lost_answer
+    assert storage.stat(f"s3://{s3.bucket}/large").size == storage.BLOCK
+
+
 def test_a_conditional_write_wants_what_it_names(s3):
     address = f"s3://{s3.bucket}/lock"
     first = storage.write(address, b"1", replacing="")

@@ -1,4 +1,5 @@
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -171,7 +172,8 @@ def test_a_store_that_fails_under_way_ends_the_training_and_what_was_saved_stays
 
     monkeypatch.setattr(storage, "write", refused)
     with pytest.raises(ResightError, match="do not allow to write") as caught:
-        train(tiny(data, train__steps=2), run, resume=True)
+        train(tiny(data, train__steps=2, data__workers=1), run, resume=True)
+    assert not multiprocessing.active_children()  # while the error is held
     assert Path(caught.value.fix.split(" lies in ")[1].rstrip("."), LAST).exists()
     assert final(run) == before
 

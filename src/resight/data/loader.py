@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ PREFETCH = 3  # batches a worker holds ready
 
 def load_batches(
     dataset: TrainingSet, batches: Iterable[list[Item]], workers: int
-) -> Iterator[list[TrainingExample | ResightError]]:
+) -> Generator[list[TrainingExample | ResightError], None, None]:
     """Yields the examples of each batch, in order; what cannot be used is there as the error that says why.
 
     Every item is computed on a single thread, in a worker or here, so that their number changes nothing.

@@ -232,11 +232,12 @@ def _explained(error: Exception, verb: str, address: str) -> StorageError:
         return Conflict(
             "has changed in the store since it was opened", where=address, fix="Nothing else may write there meanwhile."
         )
-    if isinstance(error, FileNotFoundError):
+    # An upload in parts whose last answer was lost is not known any more: it is made again.
+    if isinstance(error, FileNotFoundError) and code != "NoSuchUpload":
         return _Missing("there is no such object", where=address)
     if code == "PermanentRedirect" or "region" in code.lower():
         return StorageError(f"the bucket is in another region ({reason})", where=address, fix="Set AWS_REGION to its.")
-    if isinstance(error, kinds.BaseError):
+    if isinstance(error, kinds.BaseError) or code == "NoSuchUpload":
         return _Passing(f"the store does not answer as it should: {reason}", where=address, fix=f"Check {_endpoint()}.")
     return StorageError(f"the store cannot be used: {reason}", where=address, fix=who)
 

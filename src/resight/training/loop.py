@@ -7,8 +7,8 @@ import math
 import shlex
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
@@ -136,10 +136,11 @@ class Training:
         """Steps until the plan is fulfilled, patience is out or ``stop`` is set."""
         self.model.train()
         saved_at = time.monotonic()
-        with meter("training", self.config.train.max_minutes or self.plan.steps) as bar:
+        length = self.config.train.max_minutes or self.plan.steps
+        # Closed, the loader ends its workers. An error holds on to whatever is not, and Python would wait for them.
+        with meter("training", length) as bar, closing(self._batches()) as batches:
             self._agree(stop)
             self._show(bar)
-            batches = self._batches()
             if self._due():  # the run was ended while it evaluated
                 self._evaluate(stop, bar)
             while self.progress() < 1 and not self.stopping and not self._out_of_patience():
@@ -185,11 +186,11 @@ class Training:
     def seconds(self) -> float:
         return self.state.seconds + time.monotonic() - self.started
 
-    def _batches(self) -> Iterator[list[TrainingExample | ResightError]]:
+    def _batches(self) -> Generator[list[TrainingExample | ResightError], None, None]:
         dataset = TrainingSet(self.plan.train, self.plan.classes, self.config)
         order = replace(self.plan.batches, start=self.state.batches)
         parts = order if self.ranks.size == 1 else (self.ranks.part(batch) for batch in order)
-        return iter(load_batches(dataset, parts, self.config.data.workers))
+        return load_batches(dataset, parts, self.config.data.workers)
 
     def _step(self, batches: Iterator[list[TrainingExample | ResightError]], bar: Meter) -> None:
         config, state = self.config.train, self.state
