@@ -51,7 +51,8 @@ def main() -> None:
         folder = Path(name)
         Image.fromarray(image).save(folder / "image.png")
         write_onnx(detector, folder / "model.onnx")
-        write_export(detector, folder / "export", "image_tensor", False)
+        (folder / "export").mkdir()
+        write_export(detector, folder / "export", "image_tensor")
         exports = {"ONNX": folder / "model.onnx", "SavedModel": folder / "export" / "saved_model"}
         print(f"ResNet-101, {options.height}x{options.width}, {torch.get_num_threads()} threads", flush=True)
         for kind, path in exports.items():

@@ -16,7 +16,7 @@ import typer
 from . import __version__, console
 from .application import Verbs, print_result, quoted, say, suggest, verb, wrote
 from .data.storage import is_remote
-from .errors import ResightError, counted
+from .errors import ResightError, counted, listed
 
 log = logging.getLogger(__name__)
 
@@ -247,7 +247,7 @@ def train(
             where="data.path",
             fix="Name a records folder: resight train --data RECORDS (resight data build makes one).",
         )
-    say(f"Reading {settings.data.path or settings.data.train}")  # what is imported now takes some seconds
+    say(f"Reading {settings.data.path or listed(settings.data.train)}")  # what is imported now takes some seconds
     from .training.train import train as run_train
 
     result = run_train(settings, out, resume=resume, dry_run=dry_run, devices=devices)

@@ -82,6 +82,12 @@ class TfodConfig(_Section):
     max_boxes: Positive = Field(100, description="true boxes an image; what exceeds them is cut off and counted ...")
     evaluated_boxes: Positive = Field(100, description="... in training and, by this limit, in evaluation")
 
+    @model_validator(mode="after")
+    def _crop(self) -> TfodConfig:
+        if self.pool_size > self.crop_size:
+            raise ValueError(f"pool_size {self.pool_size} is larger than crop_size {self.crop_size}")
+        return self
+
 
 class ModelConfig(_Section):
     name: str = Field(

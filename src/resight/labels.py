@@ -12,6 +12,8 @@ from . import textproto
 from .errors import Problem, ResightError, listed
 from .text_files import read_text
 
+MOST_CLASSES = 100_000
+
 
 @dataclass(frozen=True)
 class LabelItem:
@@ -64,6 +66,8 @@ class LabelMap:
         """
         known = {item.id: item for item in reversed(self.items) if item.id > 0}
         highest = max(known, default=0)
+        if highest > MOST_CLASSES:
+            raise ResightError(f"the label map has the id {highest}; more than {MOST_CLASSES:,} classes are not meant")
         if 0 < count < highest:
             raise ResightError(f"the label map has the id {highest}, the model {count} classes")
         items = (known.get(id) or LabelItem(id, f"class {id}") for id in range(1, (count or highest) + 1))

@@ -253,7 +253,7 @@ def _report_damage(index: Index, on_bad: str, problems: list[Problem]) -> None:
     raise ResightError(
         message,
         where=where,
-        fix="Copy or build the records again, or leave damaged ones out with --set data.on_bad_record=skip.",
+        fix="Copy or build the records again, or train without the damaged ones: train --set data.on_bad_record=skip.",
     )
 
 

@@ -15,7 +15,7 @@ from ..boxes import Detections
 from ..config import TFOD_MODELS, ModelConfig
 from ..detector import Detector, load
 from ..errors import ResightError, listed, nearest
-from ..outputs import check_file, check_output
+from ..outputs import check_file, check_output, whole_file, whole_folder
 from ..random_streams import numpy_stream
 from .saved_model_detector import written_before
 
@@ -124,17 +124,23 @@ def export(
         raise ResightError(
             f"only {listed(TFOD_MODELS)} can be a SavedModel", where=model, fix="Choose --format onnx for this model."
         )
+    most = tfod.detections if tfod else MOST
+    # Nothing lies under its name before it was compared.
     with _extra(format):
         if format == "savedmodel":
             from .saved_model import write_export
 
-            write_export(detector, Path(out), input_type, force)
+            with whole_folder(out, force, written_before(Path(out))) as folder:
+                write_export(detector, folder, input_type)
+                parity = compare(detector, load(folder / "saved_model"), probe_images(), most)
         else:
             from .onnx_export import write_onnx
+            from .onnx_model import load_onnx
 
-            write_onnx(detector, Path(out))
+            with whole_file(out) as file:
+                write_onnx(detector, file)
+                parity = compare(detector, load_onnx(file), probe_images(), most)
     place = Path(out) / "saved_model" if format == "savedmodel" else Path(out)
-    parity = compare(detector, load(place), probe_images(), tfod.detections if tfod else MOST)
     parity = replace(parity, may_be_none=tfod is not None and tfod.score > 0)
     files = [file for file in place.rglob("*") if file.is_file()] or [place]
     return ExportReport(str(out), str(place), parity, sum(file.stat().st_size for file in files) / 1e6)

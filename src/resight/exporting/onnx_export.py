@@ -24,7 +24,6 @@ from ..models.checkpoints import weights_digest
 from ..models.faster_rcnn import BOX_WEIGHTS, POOL_SIZE, RPN_WEIGHTS, FasterRCNN, InputSettings, big_enough
 from ..models.pooling import SAMPLES, assign_levels
 from ..models.tfod_rcnn import TfodRCNN
-from ..outputs import whole_file
 from .onnx_model import KEY
 from .onnx_tfod import TfodGraph
 
@@ -304,11 +303,7 @@ def to_onnx(model: FasterRCNN) -> onnx.ModelProto:
 
 
 def write_onnx(detector: Detector, path: Path) -> None:
-    """Writes the graph with class names, dialect, threshold and a digest of the weights in its metadata.
-
-    Raises:
-        ResightError: the file cannot be written.
-    """
+    """Writes the graph with class names, dialect, threshold and a digest of the weights in its metadata."""
     model = detector.model
     dialect, proto = ("tfod", TfodGraph(model).build()) if isinstance(model, TfodRCNN) else ("fpn", to_onnx(model))
     meta = {
@@ -320,5 +315,4 @@ def write_onnx(detector: Detector, path: Path) -> None:
         "version": __version__,
     }
     onnx.helper.set_model_props(proto, {KEY: json.dumps(meta)})
-    with whole_file(path) as partial:
-        onnx.save_model(proto, partial)
+    onnx.save_model(proto, path)

@@ -25,11 +25,10 @@ from ..detector import Detector
 from ..labels import LabelMap, to_pbtxt
 from ..models.checkpoints import weights_digest
 from ..models.tfod_rcnn import TfodRCNN
-from ..outputs import whole_folder
 from ..tfod.folder import PIPELINE
 from ..tfod.pipeline_text import write_pipeline
 from ..tfod.variables import SUFFIX, checkpoint_keys, to_tensorflow
-from .saved_model_detector import CARD, LABEL_MAP, written_before
+from .saved_model_detector import CARD, LABEL_MAP
 from .tfod_graph import Graph, decode_input, depth_of, input_spec
 
 
@@ -46,12 +45,8 @@ class Serving(tf.Module):
         self.__call__ = tf.function(call, input_signature=[input_spec(input_type)], autograph=False)
 
 
-def write_export(detector: Detector, out: Path, input_type: str, force: bool) -> None:
-    """Writes what TFOD's export writes, a label map and Resight's own card to the folder ``out``.
-
-    Raises:
-        ResightError: it cannot be written.
-    """
+def write_export(detector: Detector, folder: Path, input_type: str) -> None:
+    """Writes what TFOD's export writes, a label map and Resight's own card into ``folder``."""
     model = detector.model
     assert isinstance(model, TfodRCNN)
     card = {
@@ -64,11 +59,10 @@ def write_export(detector: Detector, out: Path, input_type: str, force: bool) ->
     trained = Path(detector.name).parent.parent / "config.toml"  # of the run folder whose checkpoint it is
     config = load_config(trained) if trained.is_file() else Config()
     config = config.model_copy(update={"model": model.config})
-    with whole_folder(out, force, written_before(out)) as folder:
-        write_saved_model(model.state_dict(), model.config, model.num_classes, folder, input_type)
-        (folder / PIPELINE).write_text(write_pipeline(config, model.num_classes), encoding="utf-8")
-        (folder / LABEL_MAP).write_text(to_pbtxt(LabelMap.from_names(detector.classes)), encoding="utf-8")
-        (folder / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_saved_model(model.state_dict(), model.config, model.num_classes, folder, input_type)
+    (folder / PIPELINE).write_text(write_pipeline(config, model.num_classes), encoding="utf-8")
+    (folder / LABEL_MAP).write_text(to_pbtxt(LabelMap.from_names(detector.classes)), encoding="utf-8")
+    (folder / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_saved_model(

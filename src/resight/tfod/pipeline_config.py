@@ -431,7 +431,8 @@ class _Translation(Reading):
             if labels.items != first[1].items:
                 self.refuse(place, f"{file} differs from {path} (supported is one map for both readers)")
         if classes and classes != (wanted := classes_of(first[1])):
-            text = f"{classes}, but the label map {first[0]} has {wanted} classes; make the two agree"
+            odd = "".join(f"; {problem.message}" for problem in first[1].problems)
+            text = f"{classes}, but the label map {first[0]} has {wanted} classes{odd}; make the two agree"
             self.refuse("model.faster_rcnn.num_classes", text)
         return first[0]
 
@@ -447,7 +448,8 @@ class _Translation(Reading):
         return ""
 
     def absent(self, place: str, written: str, option: str) -> None:
-        text = f"{quote(written)} does not exist" if written else "is not given"
+        what = "is a folder, not a file" if os.path.isdir(written) else "does not exist"
+        text = f"{quote(written)} {what}" if written else "is not given"
         self.note(self.missing, self.line(place), place, f"{text}; {option} takes its place")
 
     def validate(self) -> None:

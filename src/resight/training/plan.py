@@ -21,6 +21,7 @@ from .schedule import base_rate
 from .start import Start, find_start
 
 LEAST_SIZE = 32  # pixels: the stride of the coarsest features
+MOST_SIZE = 16_384  # pixels
 LEAST_STEPS, MOST_STEPS, EPOCHS = 1_000, 50_000, 40
 
 
@@ -86,6 +87,8 @@ def make_plan(config: Config, resumed: Checkpoint | None = None) -> Plan:
         raise ResightError(
             f"{config.model.min_size} px leave nothing to see, {LEAST_SIZE} px are the least", where="model.min_size"
         )
+    if config.model.max_size > MOST_SIZE:
+        raise ResightError(f"{config.model.max_size} px are more than {MOST_SIZE:,}", where="model.max_size")
     records = open_configured(data)
     if config.model.is_tfod:
         records = records.by_id()

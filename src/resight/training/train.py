@@ -168,10 +168,11 @@ def _check_same(plan: Plan, last: Checkpoint, run: Path) -> None:
         raise ResightError(
             f"the run was trained on the classes {', '.join(before)}, the data has {', '.join(now)}", where=run
         )
+    own, others = _flat(last.card.model.model_dump()), _flat(plan.config.model.model_dump())
     changed = [
-        f"model.{key} was {value!r} and is now {getattr(plan.config.model, key)!r}"
-        for key, value in last.card.model
-        if key != "start" and value != getattr(plan.config.model, key)
+        f"model.{key} was {own.get(key)!r} and is now {others.get(key)!r}"
+        for key in own | others
+        if key != "start" and own.get(key) != others.get(key)
     ]
     if changed:
         raise ResightError(
@@ -195,6 +196,13 @@ def _changes(config: Config, run: Path) -> str:
         if before[section][key] != value
     ]
     return "changed: " + "; ".join(changes) if changes else "nothing is changed in its configuration"
+
+
+def _flat(tree: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
 
 
 @contextmanager
