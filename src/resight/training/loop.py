@@ -90,7 +90,8 @@ def order_of(plan: Plan) -> str:
     """All that decides which records make which step."""
     train, window = plan.config.train, plan.config.data.window
     return (
-        f"data {plan.records.digest}, {len(plan.train)} images, seed {train.seed}, batch_size {train.batch_size}, accumulate {train.accumulate}"
+        f"data {plan.records.digest}, {len(plan.train)} images, seed {train.seed}, "
+        f"batch_size {train.batch_size}, accumulate {train.accumulate}"
         + (f", window {window}" if len(plan.train.shards) > window else "")
     )
 
