@@ -216,3 +216,14 @@ def test_colours_change_within_bounds_and_strength_0_leaves_them():
 
 def test_left_and_right_inside_other_words_are_no_hands():
     assert FlipRule.of(["brightLight", "upright", "cleft"], {}).partner == (0, 1, 2)
+
+
+def test_a_box_that_ends_at_the_border_does_so_at_any_size():
+    sample = Sample(
+        torch.zeros(3, 8, 17, dtype=torch.uint8),
+        torch.tensor([[0.0, 0, 17, 8]]),
+        torch.zeros(1).long(),
+        torch.zeros(1).bool(),
+    )
+    for side in range(9, 60):
+        assert resize(sample, side, side + 3).boxes.tolist() == [[0, 0, side + 3, side]]

@@ -196,7 +196,7 @@ def test_faults_change_nothing_in_what_training_sees(folder, s3, workers):
         return [example for batch in loaded for example in batch]
 
     expected = examples(folder, 0)
-    s3.faults = 0.4
+    s3.faults = 0.2  # seven tries all fail once in 80,000 requests
     found = examples(address, workers)
     assert len(found) == len(expected) == 32
     assert s3.injected

@@ -65,7 +65,7 @@ def test_a_conditional_write_wants_what_it_names(s3):
 def test_what_may_go_well_the_next_time_is_tried_again(s3, kind):
     address = f"s3://{s3.bucket}/some"
     storage.write(address, bytes(range(256)) * 100)
-    s3.only, s3.faults = kind, 0.5
+    s3.only, s3.faults = kind, 0.3
     wanted = storage.stat(address)
     assert all(storage.read_range(wanted, 256 * n, 256) == bytes(range(256)) for n in range(8))
     assert len(s3.injected) > 1

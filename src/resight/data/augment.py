@@ -145,7 +145,9 @@ def resize(sample: Sample, height: int, width: int) -> Sample:
         return sample
     factors = torch.tensor([width / old_width, height / old_height] * 2, dtype=sample.boxes.dtype)
     image = F.resize(sample.image, [height, width], antialias=True)
-    return replace(sample, image=image, boxes=sample.boxes * factors)
+    # Rounding must not carry a box over the border.
+    boxes = torch.minimum(sample.boxes * factors, torch.tensor([width, height] * 2, dtype=sample.boxes.dtype))
+    return replace(sample, image=image, boxes=boxes)
 
 
 def flip(sample: Sample, rule: FlipRule) -> Sample:

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Generator, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,14 +41,16 @@ def load_batches(
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=list,
-        worker_init_fn=_start_worker,
+        worker_init_fn=partial(_start_worker, dict(os.environ)),
         prefetch_factor=PREFETCH,
         multiprocessing_context="forkserver",
     )
     yield from loader
 
 
-def _start_worker(_: int) -> None:
+def _start_worker(environment: dict[str, str], _: int) -> None:
+    # The fork server may be older than what the environment says now, of credentials for instance.
+    os.environ.update(environment)
     # The parent decides when training stops, and needs its batches until then; a Ctrl-C reaches the whole group, and
     # so does the SIGTERM of many a supervisor.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
