@@ -178,7 +178,7 @@ def load(
     from .models.checkpoints import find_checkpoint, load_checkpoint
 
     if left is not None:
-        from .tfod.convert import read_tfod
+        from .tfod.trained import read_tfod
 
         path = left.prefix
         checkpoint, _, _ = read_tfod(path, labels=labels)

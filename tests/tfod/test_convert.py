@@ -9,7 +9,8 @@ from resight.errors import ResightError
 from resight.labels import LabelMap, to_pbtxt
 from resight.models.checkpoints import BEST, find_checkpoint, load_checkpoint
 from resight.tfod.checkpoint import read_checkpoint
-from resight.tfod.convert import convert, read_tfod
+from resight.tfod.convert import convert
+from resight.tfod.trained import read_settings, read_tfod
 from resight.tfod.variables import to_state_dict
 
 PIPELINE = """
@@ -72,8 +73,16 @@ def test_labels_of_ones_own(left, tmp_path):
     assert checkpoint.card.label_map.names == ("a", "b", "class 3", "class 4", "class 5", "class 6")
 
 
+def test_settings_are_read_without_the_weights(left, monkeypatch):
+    def read(_):
+        raise AssertionError("a tensor is read")
+
+    monkeypatch.setattr("resight.tfod.variables.to_torch", read)
+    assert read_settings(left).model.min_size == 200
+
+
 def test_coco_and_nameless_classes(write_checkpoint, values, tmp_path, monkeypatch, caplog):
-    from resight.tfod import convert as module
+    from resight.tfod import trained as module
 
     caplog.set_level(logging.INFO, "resight")
     names = module._label_map("", 90).names

@@ -132,6 +132,16 @@ def to_state_dict(variables: Variables) -> tuple[dict[str, Tensor], Facts]:
     Raises:
         ResightError: it is of another architecture (says which), incomplete, or a tensor is damaged.
     """
+    keys, facts = examine(variables)
+    return {name: to_torch(variables[key]) for name, key in keys.items()}, facts
+
+
+def examine(variables: Variables) -> tuple[dict[str, str], Facts]:
+    """Which key holds which of our weights, and what the checkpoint is of, by names and shapes; no tensor is read.
+
+    Raises:
+        ResightError: it is of another architecture (says which), or incomplete.
+    """
     where = str(variables.prefix)
     resnet, depth, by_order = _map_resnet(variables)
     keys = dict(resnet)
@@ -140,10 +150,9 @@ def to_state_dict(variables: Variables) -> tuple[dict[str, Tensor], Facts]:
             if (key := f"{path}/{leaf}{SUFFIX}") in variables:
                 keys[f"{module}.{_PARAMETERS[leaf]}"] = key
     num_classes, share_boxes, anchors = _heads(variables, keys, where)
-    weights = {name: to_torch(variables[key]) for name, key in keys.items()}
     used = set(keys.values())
     ignored = {key: _why_ignored(key) for key in variables if key not in used}
-    return weights, Facts(depth, num_classes, share_boxes, anchors, by_order, ignored)
+    return keys, Facts(depth, num_classes, share_boxes, anchors, by_order, ignored)
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from ..models.remote import fetch_model
 from ..models.starts import load_detector, load_pretrained
 from ..random_streams import stream_seed
 from ..tfod.checkpoint import Variables, read_checkpoint
-from ..tfod.convert import read_tfod
 from ..tfod.folder import find_tfod
+from ..tfod.trained import read_settings
 from ..tfod.variables import load_start
 from ..tfod.zoo import fetch, is_of_the_zoo
 
@@ -79,7 +79,7 @@ def find_start(config: Config, resumed: Checkpoint | None = None) -> tuple[Start
                     where=place,
                     fix="Leave model.name out, or choose another start.",
                 )
-            own = read_tfod(place)[1].model
+            own = read_settings(place).model
             config = _changed(config, own.model_dump() | {"start": model.start, "start_type": model.start_type})
         return Start(read_checkpoint(found.prefix)), config
     start = load_checkpoint(find_checkpoint(place))
