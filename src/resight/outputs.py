@@ -86,6 +86,16 @@ def whole_folder(out: str | os.PathLike[str], force: bool, is_ours: Callable[[Pa
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def check_place(path: str | os.PathLike[str], fix: str = "") -> None:
+    """
+    Raises:
+        ResightError: no folder can be made at ``path``, or nothing written into the one there.
+    """
+    there = next(place for place in (Path(path), *Path(path).absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ResightError("cannot be written to" if there.is_dir() else "is not a folder", where=there, fix=fix)
+
+
 def is_partial(name: str) -> bool:
     """Whether a file of that name is what a killed :func:`whole_file` left."""
     return name.startswith(".") and ".partial-" in name
@@ -109,6 +119,12 @@ def whole_file(out: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+def write_text(out: str | os.PathLike[str], text: str) -> None:
+    """A text as UTF-8, whole or not at all; see :func:`whole_file`."""
+    with whole_file(out) as file:
+        file.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def check_file(out: str | os.PathLike[str], force: bool, is_ours: Callable[[Path], bool] | None = None) -> None:

@@ -19,7 +19,7 @@ from ..data import storage
 from ..data.storage import is_remote
 from ..errors import ResightError, counted, listed, nearest
 from ..labels import LabelMap
-from ..outputs import check_local, whole_file
+from ..outputs import check_local, check_place, write_text
 from ..progress import track
 from ..tfod.folder import find_pipeline
 from ..tfod.pipeline_config import records_of
@@ -166,9 +166,7 @@ def evaluate(
         unknown_classes=dict(translate.unknown),
         **({"tfod": report.as_tfod(numbers.summary, means)} if detector.tfod else {}),
     )
-    with whole_file(path) as file:
-        text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False)
-        file.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+    write_text(path, json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     written = str(path)
     if is_remote(model) and run and out is None:
         written = storage.join(model, path.relative_to(run).as_posix())
@@ -357,11 +355,7 @@ def _output(out: str | os.PathLike[str] | None, run: Path | None, split: str, fo
     check_local(out)
     folder = Path(out) if out is not None else (run or Path()) / "evaluation" / ("" if split == "test" else split)
     path = folder / METRICS_FILE
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise ResightError(
-            "cannot be written to" if there.is_dir() else "is not a folder", where=there, fix="Name another with --out."
-        )
+    check_place(folder, fix="Name another with --out.")
     if path.exists():
         of_the_run = out is None and run is not None  # its latest result, measured again as often as one likes
         if not (force or of_the_run):

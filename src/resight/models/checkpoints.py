@@ -143,8 +143,11 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, config: Config | None = 
         ) from error
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path, *, tensors: bool = True) -> Checkpoint:
     """
+    Args:
+        tensors: read them too, and not only what the file says of itself.
+
     Raises:
         ResightError: the file is missing, damaged or none of ours.
     """
@@ -153,7 +156,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             meta = json.loads((file.metadata() or {}).get(KEY, "null"))
             if meta is None:
                 raise ResightError("holds weights, but no description of a Resight model", where=path)
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            read = {key: file.get_tensor(key) for key in file.keys()} if tensors else {}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ResightError(f"cannot read the checkpoint: {error}", where=path) from error
     except (ValueError, RecursionError) as error:
@@ -162,7 +165,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if found != FORMAT:
         raise ResightError(f"is of format {found}, this version reads {FORMAT}", where=path, fix="Upgrade Resight.")
     try:
-        return Checkpoint(ModelCard.from_json(meta["card"]), tensors, dict(meta["state"]))
+        return Checkpoint(ModelCard.from_json(meta["card"]), read, dict(meta["state"]))
     except (ResightError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ResightError(f"the checkpoint's description is damaged: {error}", where=path) from error
 

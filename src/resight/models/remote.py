@@ -17,7 +17,7 @@ from ..data.discover import IS_RECORD
 from ..data.index import cache_folder
 from ..data.storage import Object
 from ..errors import ResightError
-from ..outputs import whole_file
+from ..outputs import write_text
 from .checkpoints import BEST, LAST
 
 log = logging.getLogger(__name__)
@@ -90,5 +90,4 @@ def fetch(wanted: dict[str, Object], folder: Path) -> None:
         if have.get(name) != found.etag or not (folder / name).is_file():
             log.info("fetching %s (%.1f MB)", found.address, found.size / 1e6)
             storage.download(found, folder / name)
-    with whole_file(folder / _ETAGS) as partial:
-        partial.write_text(json.dumps({name: found.etag for name, found in wanted.items()}), encoding="utf-8")
+    write_text(folder / _ETAGS, json.dumps({name: found.etag for name, found in wanted.items()}))

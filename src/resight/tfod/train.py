@@ -20,7 +20,7 @@ from ..application import quoted, say, wrote
 from ..config import load_config
 from ..errors import ResightError
 from ..labels import read_label_map
-from ..outputs import check_output, whole_file
+from ..outputs import check_output, check_place, write_text
 from ..text_files import read_text
 from ..textproto import parse
 from .folder import PIPELINE, find_tfod
@@ -128,9 +128,9 @@ def train(arguments: Arguments) -> int:
     text = write_config(arguments, pretrained, data)
     config = load_config(None, translate(parse(text), str(run / PIPELINE)).overrides)
     if not (run / "config.toml").exists():
-        _write(run / PIPELINE, text)
+        write_text(run / PIPELINE, text)
     result = train_run(config, run, resume=True)
-    _write(run / PIPELINE, text)  # a run that refused to go on so keeps what it had
+    write_text(run / PIPELINE, text)  # a run that refused to go on so keeps what it had
     print(result.text())
     if result.exit_code:
         say("The same command goes on from there, evaluates and exports.")
@@ -194,11 +194,6 @@ def write_config(arguments: Arguments, pretrained: Path, data: Mapping[str, Path
     return f"{MARK}\n{text}"
 
 
-def _write(path: Path, text: str) -> None:
-    with whole_file(path) as file:
-        file.write_text(text, encoding="utf-8", errors="backslashreplace")
-
-
 def _check_outputs(run: Path, exported: Path) -> None:
     """
     Raises:
@@ -211,9 +206,7 @@ def _check_outputs(run: Path, exported: Path) -> None:
 
     check_output(exported, True, written_before(exported))
     for place in places:
-        there = next(folder for folder in (place, *place.parents) if folder.exists())
-        if not there.is_dir() or not os.access(there, os.W_OK):
-            raise ResightError("cannot be written to" if there.is_dir() else "is not a folder", where=there)
+        check_place(place)
     config = run / PIPELINE
     if config.exists() and not read_text(config).startswith(MARK):
         raise ResightError("is not of this command, and is not replaced", where=config, fix="Move it away.")

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from ..data.index import cache_folder
 from ..errors import ResightError, listed, nearest
-from ..outputs import whole_file, whole_folder
+from ..outputs import whole_folder, write_text
 from ..progress import meter
 from .folder import find_tfod
 
@@ -199,8 +199,7 @@ def _download(model: ZooModel) -> None:
         partial.unlink(missing_ok=True)  # what came is damaged: nothing to go on from
         raise
     os.replace(source, archive)
-    with whole_file(remembered) as file:
-        file.write_text(f"{digest}  {archive.name}\n", encoding="ascii")
+    write_text(remembered, f"{digest}  {archive.name}\n")
     log.info("%s: SHA-256 %s, remembered in %s", archive, digest, remembered)
 
 

@@ -9,10 +9,11 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.dataset import TrainingExample, TrainingSet, record_sizes
+from ..data.dataset import TrainingExample, TrainingSet
 from ..data.loader import PREFETCH
 from ..data.target import Target, network_size
 from ..errors import ResightError, counted
@@ -63,20 +64,20 @@ def preflight(plan: Plan, model: nn.Module) -> str:
 
 def largest_batch(plan: Plan) -> tuple[list[Tensor], list[Target]]:
     """As many images as a batch has, of the size that takes most, with one object each."""
-    config = plan.config.model
-    sizes = [network_size(int(height), int(width), config) for width, height in record_sizes(plan.train)]
-    largest = max(sizes, key=lambda size: size[0] * size[1])
-    portrait = [size[0] > size[1] for size in sizes]
+    config, batch = plan.config.model, plan.config.train.batch_size
+    # Of many records few differ in size.
+    kinds, counts = np.unique(plan.batches.sizes, axis=0, return_counts=True)
+    sizes = np.array([network_size(int(height), int(width), config) for width, height in kinds])
+    portrait = sizes[:, 0] > sizes[:, 1]
+    tall, all_of = int(counts[portrait].sum()), int(counts.sum())
     # What is left over of both makes a batch of both at the end of an epoch.
-    batch = plan.config.train.batch_size
-    mixed = not config.is_tfod and sum(portrait) % batch > 0 and (len(sizes) - sum(portrait)) % batch > 0
-    alike = [size for size, tall in zip(sizes, portrait, strict=True) if mixed or tall == (largest[0] > largest[1])]
-    height, width = max(size[0] for size in alike), max(size[1] for size in alike)
+    mixed = not config.is_tfod and tall % batch > 0 and (all_of - tall) % batch > 0
+    alike = mixed | (portrait == portrait[sizes.prod(1).argmax()])
+    height, width = sizes[alike].max(0).tolist()
     noise = torch.randint(256, (3, height, width), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     box = torch.tensor([[width / 4, height / 4, width / 2, height / 2]])
     target = Target(box, torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.bool))
-    count = plan.config.train.batch_size
-    return [noise.float() if config.is_tfod else noise] * count, [target] * count
+    return [noise.float() if config.is_tfod else noise] * batch, [target] * batch
 
 
 def check_shared_memory(plan: Plan) -> None:

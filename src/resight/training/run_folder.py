@@ -20,7 +20,7 @@ from ..config import Config, to_toml
 from ..errors import ResightError, listed
 from ..labels import LabelMap, to_pbtxt
 from ..models.checkpoints import LAST
-from ..outputs import is_partial, whole_file
+from ..outputs import is_partial, write_text
 from ..tfod.folder import PIPELINE
 
 METRICS = "metrics.jsonl"
@@ -101,7 +101,7 @@ def forget_metrics(path: Path, step: int, evaluated_at: int = 0) -> None:
             row = json.loads(line)
             if row["step"] <= (step if row["split"] == "train" else evaluated_at):
                 kept.append(line)
-    _replace(file, "".join(line + "\n" for line in kept))
+    write_text(file, "".join(line + "\n" for line in kept))
 
 
 def describe_run(path: Path, config: Config, label_map: LabelMap, facts: dict[str, Any] | None) -> None:
@@ -110,15 +110,10 @@ def describe_run(path: Path, config: Config, label_map: LabelMap, facts: dict[st
     config.toml comes first: a folder that holds it is a run's, whatever else was not written. Without ``facts``, as
     when a run goes on, environment.json keeps telling how it began.
     """
-    _replace(path / "config.toml", to_toml(config))
-    _replace(path / "label_map.pbtxt", to_pbtxt(label_map))
+    write_text(path / "config.toml", to_toml(config))
+    write_text(path / "label_map.pbtxt", to_pbtxt(label_map))
     if facts is not None:
-        _replace(path / "environment.json", json.dumps(environment() | facts, indent=1))
-
-
-def _replace(path: Path, text: str) -> None:
-    with whole_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        write_text(path / "environment.json", json.dumps(environment() | facts, indent=1))
 
 
 def environment() -> dict[str, Any]:

@@ -155,7 +155,7 @@ def _train(config: Config, place: Workplace, resume: bool, ranks: Ranks, stop: t
 
 
 def _step_of(run: Path) -> int | None:
-    return load_checkpoint(run / LAST).state.get("step") if (run / LAST).exists() else None
+    return load_checkpoint(run / LAST, tensors=False).state.get("step") if (run / LAST).exists() else None
 
 
 def _check_same(plan: Plan, last: Checkpoint, run: Path) -> None:
@@ -168,15 +168,14 @@ def _check_same(plan: Plan, last: Checkpoint, run: Path) -> None:
         raise ResightError(
             f"the run was trained on the classes {', '.join(before)}, the data has {', '.join(now)}", where=run
         )
-    own, others = _flat(last.card.model.model_dump()), _flat(plan.config.model.model_dump())
-    changed = [
-        f"model.{key} was {own.get(key)!r} and is now {others.get(key)!r}"
-        for key in own | others
-        if key != "start" and own.get(key) != others.get(key)
-    ]
+    changed = _differences(
+        last.card.model.model_dump(exclude={"start"}), plan.config.model.model_dump(exclude={"start"})
+    )
     if changed:
         raise ResightError(
-            f"a run goes on with the model it has; {'; '.join(changed)}", where=run, fix="Start another run for that."
+            f"a run goes on with the model it has; {'; '.join(f'model.{change}' for change in changed)}",
+            where=run,
+            fix="Start another run for that.",
         )
     if last.state.get("order") != order_of(plan):
         raise ResightError(
@@ -188,14 +187,18 @@ def _check_same(plan: Plan, last: Checkpoint, run: Path) -> None:
 
 def _changes(config: Config, run: Path) -> str:
     """What a run goes on with that is not as it was."""
-    before, now = load_config(run / "config.toml").model_dump(), config.model_dump()
-    changes = [
-        f"{section}.{key} was {before[section][key]!r} and is now {value!r}"
-        for section, values in now.items()
-        for key, value in values.items()
-        if before[section][key] != value
-    ]
+    changes = _differences(load_config(run / "config.toml").model_dump(), config.model_dump())
     return "changed: " + "; ".join(changes) if changes else "nothing is changed in its configuration"
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What is another in two trees of sections, in words."""
+    own, others = _flat(before), _flat(now)
+    return [
+        f"{key} was {own.get(key)!r} and is now {others.get(key)!r}"
+        for key in own | others
+        if own.get(key) != others.get(key)
+    ]
 
 
 def _flat(tree: dict[str, Any]) -> dict[str, Any]:
