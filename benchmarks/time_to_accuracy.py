@@ -1,20 +1,21 @@
 """CPU minutes to test AP50 .70 and .80: Resight's defaults beside a plain torchvision loop on the same backbone.
 
-    python benchmarks/time_to_accuracy.py RECORDS OUT [--only ours|plain]
+    OMP_NUM_THREADS=1 python benchmarks/time_to_accuracy.py RECORDS OUT [--only ours|plain]
 
 Both train on the records' train split from the same ImageNet weights, at the same input size, on the same cores. The
 plain loop: SGD at .005 x batch / 2, momentum .9, weight decay 1e-4, 26 epochs, a tenth of the rate from epoch 16 and
-again from 22 on, a random flip. Weights are kept once an epoch and measured on the test split afterwards; CPU seconds
-are those of all processes of the training. Hours on 2 cores.
+again from 22 on, a random flip. Both are measured on the test split after each epoch, while the training stands still,
+and end when they are past both bars; one that never is counts whole. CPU seconds are those of all processes of the
+training, without the measuring. Hours on 2 cores.
 """
 
 import argparse
-import json
 import os
-import resource
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,10 @@ from resight.evaluation.coco import GroundTruth, coco_metrics
 from resight.models.backbones import lite0_weights
 from resight.models.checkpoints import LAST
 
+Detect = Callable[[np.ndarray], Detections]
+Measure = Callable[[Detect], float]
+Curve = list[tuple[float, float]]  # CPU seconds, AP50
+
 BARS, BATCH, EPOCHS = (0.70, 0.80), 8, 26
 
 
@@ -45,36 +50,54 @@ def cpu_of(pid: int) -> float:
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK") + sum(map(cpu_of, children))
 
 
-def ours(records: Path, out: Path) -> list[tuple[float, Path]]:
-    """Trains by the command line on the train split alone; (CPU seconds, checkpoint) once an epoch."""
-    marks = out / "marks.json"
-    if not marks.exists():
-        files = sorted(str(path) for path in records.glob("train*.tfrecord"))
-        epoch = -(-len(open_records(records).splits["train"]) // BATCH)
-        keys = {"data.train": files, "data.label_map": str(records / "label_map.pbtxt"), "train.batch_size": BATCH}
-        config = load_config(None, keys | {"checkpoint.every_steps": epoch, "checkpoint.keep": 1000})
-        (out / "ours.toml").write_text(to_toml(config))
-        command = [sys.executable, "-m", "resight", "train", str(out / "ours.toml"), "-o", str(out / "ours")]
-        process = subprocess.Popen(command)
-        seen: dict[str, float] = {}
-        while process.poll() is None:
-            time.sleep(0.5)
-            for file in (out / "ours" / LAST).parent.glob("step-*.safetensors"):
-                seen.setdefault(str(file), cpu_of(process.pid))
-        marks.write_text(json.dumps(sorted(seen.items(), key=lambda item: item[1])))
-    return [(seconds, Path(file)) for file, seconds in json.loads(marks.read_text())]
+def ours(records: Path, out: Path, measure: Measure) -> Curve:
+    """Trains by the command line on the train split alone."""
+    files = sorted(str(path) for path in records.glob("train*.tfrecord"))
+    epoch = -(-len(open_records(records).splits["train"]) // BATCH)
+    keys = {"data.train": files, "data.label_map": str(records / "label_map.pbtxt"), "train.batch_size": BATCH}
+    config = load_config(None, keys | {"checkpoint.every_steps": epoch, "checkpoint.keep": 1000})
+    (out / "ours.toml").write_text(to_toml(config))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "resight", "train", str(out / "ours.toml"), "-o", str(out / "ours")]
+    )
+    curve: Curve = []
+    seen: set[Path] = set()
+    while process.poll() is None and not past_all(curve):
+        time.sleep(0.2)
+        for file in sorted(set((out / "ours" / LAST).parent.glob("step-*.safetensors")) - seen):
+            seen.add(file)
+            seconds = cpu_of(process.pid)
+            process.send_signal(signal.SIGSTOP)
+            curve.append((seconds, measure(load(file).detect)))
+            say("Resight", curve)
+            process.send_signal(signal.SIGCONT)
+    process.terminate()
+    process.wait()
+    return curve
 
 
-def plain(records: Path, out: Path) -> list[tuple[float, Path]]:
-    """The loop one would write by hand; (CPU seconds, weights) once an epoch."""
+def plain(records: Path, measure: Measure) -> Curve:
+    """The loop one would write by hand."""
     split = open_records(records).splits["train"]
-    model = plain_model(len(split.label_map.names))
+    names = split.label_map.names
+    model = plain_model(len(names))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.005 * BATCH / 2, momentum=0.9, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [16, 22])
     generator = torch.Generator().manual_seed(0)
-    done = []
-    model.train()
-    for epoch in range(EPOCHS):
+
+    def detect(image: np.ndarray) -> Detections:
+        with torch.inference_mode():
+            (found,) = model([torch.from_numpy(image).permute(2, 0, 1).float() / 255])
+        height, width = image.shape[:2]
+        return Detections(
+            found["boxes"].numpy(), found["scores"].numpy(), found["labels"].numpy() - 1, names, width, height
+        )
+
+    curve: Curve = []
+    seconds = 0.0
+    while len(curve) < EPOCHS and not past_all(curve):
+        begun = time.process_time()
+        model.train()
         order = torch.randperm(len(split), generator=generator).tolist()
         for start in range(0, len(order), BATCH):
             images, targets = [], []
@@ -93,12 +116,11 @@ def plain(records: Path, out: Path) -> list[tuple[float, Path]]:
             sum(model(images, targets).values()).backward()
             optimizer.step()
         schedule.step()
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        file = out / f"plain-{epoch:02}.pt"
-        torch.save(model.state_dict(), file)
-        done.append((usage.ru_utime + usage.ru_stime, file))
-        print(f"plain: epoch {epoch + 1}, {done[-1][0] / 60:.1f} CPU minutes", flush=True)
-    return done
+        seconds += time.process_time() - begun
+        model.eval()
+        curve.append((seconds, measure(detect)))
+        say("plain torchvision", curve)
+    return curve
 
 
 def plain_model(num_classes: int) -> torch.nn.Module:
@@ -123,7 +145,7 @@ def plain_model(num_classes: int) -> torch.nn.Module:
     )
 
 
-def average_precision(split: RecordSplit, detect) -> float:
+def average_precision(split: RecordSplit, detect: Detect) -> float:
     truths, found = [], []
     for index in range(len(split)):
         record = split[index]
@@ -133,10 +155,17 @@ def average_precision(split: RecordSplit, detect) -> float:
     return float(coco_metrics(truths, found, split.label_map.names).summary["AP50"] or 0)
 
 
-def report(name: str, curve: list[tuple[float, float]]) -> dict[float, float]:
+def say(name: str, curve: Curve) -> None:
+    seconds, value = curve[-1]
+    print(f"{name}: epoch {len(curve)}, {seconds / 60:.1f} CPU minutes, AP50 {value:.3f}", flush=True)
+
+
+def past_all(curve: Curve) -> bool:
+    return any(value >= max(BARS) for _, value in curve)
+
+
+def needed(curve: Curve) -> dict[float, float]:
     """CPU seconds to each bar; all of them where it is never reached."""
-    for seconds, value in curve:
-        print(f"{name}: {seconds / 60:6.1f} CPU minutes, AP50 {value:.3f}")
     return {bar: next((seconds for seconds, value in curve if value >= bar), curve[-1][0]) for bar in BARS}
 
 
@@ -148,36 +177,20 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     test = open_records(options.records).splits["test"]
-    needed = {}
+
+    def measure(detect: Detect) -> float:
+        return average_precision(test, detect)
+
+    times = {}
     if options.only != "plain":
-        curve = [
-            (seconds, average_precision(test, load(file).detect))
-            for seconds, file in ours(options.records, options.out)
-        ]
-        needed["Resight"] = report("Resight", curve)
+        times["Resight"] = needed(ours(options.records, options.out, measure))
     if options.only != "ours":
-        model = plain_model(len(test.label_map.names)).eval()
-        curve = []
-        for seconds, file in plain(options.records, options.out):
-            model.load_state_dict(torch.load(file, weights_only=True))
-
-            def detect(image: np.ndarray) -> Detections:
-                with torch.inference_mode():
-                    (found,) = model.eval()([torch.from_numpy(image).permute(2, 0, 1).float() / 255])
-                height, width = image.shape[:2]
-                arrays = (found["boxes"].numpy(), found["scores"].numpy(), found["labels"].numpy() - 1)
-                return Detections(*arrays, test.label_map.names, width, height)
-
-            curve.append((seconds, average_precision(test, detect)))
-        needed["plain torchvision"] = report("plain torchvision", curve)
-    for name, times in needed.items():
-        print(f"{name}: " + ", ".join(f"AP50 {bar:.2f} after {times[bar] / 60:.1f} CPU minutes" for bar in BARS))
-    if len(needed) == 2:
-        ratios = [needed["Resight"][bar] / needed["plain torchvision"][bar] for bar in BARS]
-        print(
-            "Resight / plain: "
-            + ", ".join(f"{ratio:.2f} to {bar:.2f}" for bar, ratio in zip(BARS, ratios, strict=True))
-        )
+        times["plain torchvision"] = needed(plain(options.records, measure))
+    for name, bars in times.items():
+        print(f"{name}: " + ", ".join(f"AP50 {bar:.2f} after {bars[bar] / 60:.1f} CPU minutes" for bar in BARS))
+    if len(times) == 2:
+        first, second = times.values()
+        print("Resight / plain: " + ", ".join(f"{first[bar] / second[bar]:.2f} to {bar:.2f}" for bar in BARS))
 
 
 if __name__ == "__main__":

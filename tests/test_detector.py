@@ -6,9 +6,10 @@ import torch
 from PIL import Image
 
 import resight
+from resight.boxes import Detections
 from resight.data.images import decode
 from resight.data.records import open_records
-from resight.detector import as_array, class_names, load
+from resight.detector import Detector, as_array, class_names, load
 from resight.errors import ResightError
 from resight.labels import LabelMap, to_pbtxt
 from resight.models.checkpoints import load_checkpoint, save_checkpoint
@@ -260,3 +261,42 @@ def test_an_array_is_taken_as_it_is():
     image = np.zeros((2, 3, 3), np.uint8)
     array, name = as_array(image)
     assert array is image and name == ""
+
+
+def test_in_tiles_small_objects_of_a_large_image_are_found_once_each():
+    class Squares(Detector):
+        """Finds squares of up to 60 pixels a side in images of 100 x 100, and larger ones alone in any other."""
+
+        def detect_whole(self, image):
+            boxes = []
+            for value in range(1, len(placed) + 1):  # each square has a grey of its own
+                y, x = np.nonzero(image[..., 0] == value)
+                small = len(x) > 0 and np.ptp(x) < 60
+                if len(x) and small == (image.shape[:2] == (100, 100)):
+                    boxes.append((x.min(), y.min(), x.max() + 1, y.max() + 1))
+            array = np.array(boxes, np.float32).reshape(-1, 4)
+            scores = np.linspace(0.9, 0.8, len(array), dtype=np.float32)
+            return Detections(array, scores, np.zeros(len(array), np.int64), self.classes, *image.shape[1::-1])
+
+    image = np.zeros((330, 410, 3), np.uint8)
+    placed = [(3, 5, 20), (70, 80, 25), (160, 30, 12), (385, 300, 25), (240, 170, 22), (20, 200, 90)]
+    for number, (x, y, side) in enumerate(placed, 1):
+        image[y : y + side, x : x + side] = number
+    detector = Squares(("square",), 0.5)
+    assert len(detector.detect(image)) == 1  # the large one alone
+    detector.tile = 100
+    found = detector.detect(image)
+    assert sorted(found.boxes.tolist()) == sorted([x, y, x + side, y + side] for x, y, side in placed)
+    assert (found.width, found.height) == (410, 330) and (np.diff(found.scores) <= 0).all()
+
+
+def test_a_model_with_tiles_says_so_in_every_form(untrained, images, tmp_path):
+    checkpoint = load_checkpoint(untrained)
+    card = replace(checkpoint.card, model=checkpoint.card.model.model_copy(update={"tile": 64}))
+    save_checkpoint(tmp_path / "tiled.safetensors", replace(checkpoint, card=card))
+    tiled, whole = load(tmp_path / "tiled.safetensors", "cpu"), load(untrained, "cpu")
+    assert tiled.tile == 64 and whole.tile == 0
+    assert same(tiled.detect(images[0][:64, :64]), whole.detect(images[0][:64, :64]))
+    assert not same(tiled.detect(images[0]), whole.detect(images[0]))
+    report = resight.export(tmp_path / "tiled.safetensors", "onnx", tmp_path / "tiled.onnx")
+    assert report.ok and load(tmp_path / "tiled.onnx").tile == 64

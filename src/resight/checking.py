@@ -20,17 +20,13 @@ def reachable(model: ModelConfig, images: np.ndarray, boxes: np.ndarray) -> np.n
     """``[N]`` the best IoU that an anchor has with each of the boxes ``[N, 4]`` (xyxy pixels) in images of the sizes
     ``[N, 2]`` (width, height): of the model's own anchors, or of those fitted to these boxes, as training does it."""
     # Torch comes with these, so not before there are boxes to compare.
-    from .data.target import network_size
+    from .data.target import network_scale
     from .models.anchors import fit_anchors, reachable_iou
     from .models.build import default_anchors, level_strides
     from .models.starts import has_detection_weights
 
     shapes = {(width, height) for width, height in images.tolist()}
-    scales = {
-        (width, height): (columns / width, rows / height)
-        for width, height in shapes
-        for rows, columns in [network_size(int(height), int(width), model)]
-    }
+    scales = {(width, height): network_scale(int(height), int(width), model)[::-1] for width, height in shapes}
     corners = boxes * np.tile([scales[width, height] for width, height in images.tolist()], 2)
     sizes, centers = corners[:, 2:] - corners[:, :2], (corners[:, 2:] + corners[:, :2]) / 2
     anchors, strides = default_anchors(model.name, model.tfod), level_strides(model.name)

@@ -39,6 +39,9 @@ class DataConfig(_Section):
     on_bad_record: Literal["stop", "skip"] = Field("stop", description="a damaged record: stop, or skip and count")
     as_stored: bool = Field(False, description="keep records that repeat an image as they are")
     window: Positive = Field(16, description="shards that are shuffled together; fewer than that: all records")
+    repeat_threshold: Fraction = Field(
+        0.0, description="classes on a smaller share of the images are repeated, by its square root; 0: none"
+    )
     cache_gb: float = Field(10.0, gt=0, description="gigabytes of the local disk for shards read from s3://")
 
 
@@ -100,6 +103,9 @@ class ModelConfig(_Section):
     )
     min_size: Positive = Field(384, description="pixels: the short side is scaled to this ...")
     max_size: Positive = Field(640, description="pixels: ... unless the long side would exceed this")
+    tile: int = Field(
+        0, ge=0, description="pixels: larger images are seen whole and in overlapping tiles of this side; 0: only whole"
+    )
     anchors: Literal["fit", "default"] = Field("fit", description="fit to the training boxes, or the model's own")
     freeze: int = Field(2, ge=0, le=5, description="backbone stages whose weights stay as they are, from the stem")
     tfod: TfodConfig | None = None
@@ -125,6 +131,10 @@ class ModelConfig(_Section):
     def _sizes(self) -> ModelConfig:
         if self.min_size > self.max_size:
             raise ValueError(f"min_size {self.min_size} is larger than max_size {self.max_size}")
+        if 0 < self.tile < 64:
+            raise ValueError(f"tile {self.tile} is too small; 64 pixels are the least")
+        if self.tile and self.is_tfod:
+            raise ValueError("tile is not for the models faster_rcnn_resnet{50,101,152}_v1, which see images whole")
         if (self.tfod is not None) != self.is_tfod:
             raise ValueError("model.tfod belongs to the models faster_rcnn_resnet{50,101,152}_v1, and they to it")
         fixed = self.tfod.fixed_size if self.tfod else None

@@ -23,6 +23,7 @@ from .data.tfod_boxes import tfod_boxes
 from .errors import ResightError
 from .labels import read_label_map
 from .random_streams import stream_seed
+from .tiles import TILES_NMS_IOU, join_tiles, tile_corners
 
 if TYPE_CHECKING:
     import torch
@@ -50,11 +51,16 @@ class Detector:
         name: where the model came from.
         selected_on: the split on which training chose these weights, where that is known.
 
-    ``tfod`` is the options of a model of the TFOD dialect, which is evaluated as TFOD does; None of any other.
+    ``tile`` is the side in pixels of the overlapping tiles that a larger image is looked at in, beside looking at the
+    whole; 0: at the whole only. ``tfod`` is the options of a model of the TFOD dialect, which is evaluated as TFOD
+    does; None of any other.
     """
 
     model: Model
     device: torch.device
+    tile: int = 0
+    nms_iou = TILES_NMS_IOU
+    class_agnostic_nms = False
     tfod: TfodConfig | None = None
 
     def __init__(
@@ -70,7 +76,8 @@ class Detector:
     ) -> Detector:
         """The detector of a model in memory; the model is used as it is, not copied."""
         detector = cls(card.label_map.names, card.score, name, selected_on)
-        detector.model, detector.device, detector.tfod = model, device, card.model.tfod
+        detector.model, detector.device = model, device
+        detector.tile, detector.tfod = card.model.tile, card.model.tfod
         return detector
 
     @overload
@@ -100,9 +107,20 @@ class Detector:
         """Changes the last suppression: the IoU above which the weaker box goes, and whether classes compete."""
         check_share(iou, "iou")
         self.model.set_nms(iou, class_agnostic)
+        self.nms_iou = self.nms_iou if iou is None else iou
+        self.class_agnostic_nms = self.class_agnostic_nms or class_agnostic
 
     def detect(self, image: np.ndarray) -> Detections:
         """All detections of ``image`` ``[H, W, 3]`` uint8 RGB of score .001 or more, at most 100."""
+        found = self.detect_whole(image)
+        tiles = tile_corners(image.shape[0], image.shape[1], self.tile)
+        if len(tiles) < 2:
+            return found
+        parts = [(x, y, self.detect_whole(image[y : y + self.tile, x : x + self.tile])) for x, y in tiles]
+        return join_tiles(found, parts, self.nms_iou, self.class_agnostic_nms)
+
+    def detect_whole(self, image: np.ndarray) -> Detections:
+        """What the network finds in the image at once."""
         import torch
 
         tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)

@@ -1,86 +1,28 @@
-from collections import Counter
 from itertools import islice
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from resight.config import ModelConfig, load_config
 from resight.data.dataset import (
-    EndlessBatches,
-    Item,
     TrainingExample,
     TrainingSet,
     boxes_beyond,
-    epoch_batches,
     network_boxes,
     record_sizes,
     to_sample,
+    training_batches,
     training_view,
 )
 from resight.data.images import decode
+from resight.data.order import Item
 from resight.data.records import open_records
+from resight.data.target import network_scale
 from resight.data.tfod_resize import tfod_resize, tfod_size
 from resight.errors import ResightError
 
 CONFIG = load_config(None, {"model.min_size": 64, "model.max_size": 96, "train.batch_size": 2})
-
-
-def sizes_of(portraits):
-    return np.array([(64, 96) if portrait else (96, 64) for portrait in portraits], np.int64).reshape(-1, 2)
-
-
-orders = st.tuples(
-    st.integers(0, 2**40), st.integers(0, 1000), st.lists(st.booleans(), min_size=1, max_size=50), st.integers(1, 9)
-)
-
-
-@given(orders)
-def test_an_epoch_holds_each_record_once_and_mixes_shapes_only_in_what_is_left_over(order):
-    seed, epoch, portraits, batch_size = order
-    sizes = sizes_of(portraits)
-    batches = epoch_batches(seed, epoch, sizes, batch_size)
-    assert Counter(item.record for batch in batches for item in batch) == Counter(range(len(portraits)))
-    assert all(item.epoch == epoch and item.batch == n for n, batch in enumerate(batches) for item in batch)
-    assert len(batches) == -(-len(portraits) // batch_size)
-    assert sum(len(batch) < batch_size for batch in batches) <= 1
-    # Of each shape fewer than a batch is left over: less than two batches together.
-    assert sum(len({portraits[item.record] for item in batch}) > 1 for batch in batches) <= 1
-
-
-@given(orders)
-def test_the_order_is_a_pure_function(order):
-    seed, epoch, portraits, batch_size = order
-    sizes = sizes_of(portraits)
-    first = epoch_batches(seed, epoch, sizes, batch_size)
-    np.random.rand(3), torch.rand(3)
-    assert epoch_batches(seed, epoch, sizes.copy(), batch_size) == first
-
-
-def test_seed_and_epoch_change_the_order():
-    sizes = sizes_of([False] * 40)
-    orders = {
-        tuple(item.record for batch in epoch_batches(seed, epoch, sizes, 4) for item in batch)
-        for seed in range(3)
-        for epoch in range(3)
-    }
-    assert len(orders) == 9
-
-
-@given(orders, st.integers(0, 40))
-def test_endless_batches_from_anywhere_are_the_rest_of_the_whole(order, start):
-    seed, _, portraits, batch_size = order
-    sizes = sizes_of(portraits)
-    whole = EndlessBatches(seed, sizes, batch_size)
-    rest = EndlessBatches(seed, sizes, batch_size, start)
-    assert list(islice(rest, 7)) == list(islice(whole, start, start + 7))
-    epoch = list(islice(whole, whole.per_epoch))
-    assert epoch == epoch_batches(seed, 0, sizes, batch_size)
-
-
-# What becomes of a record
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +83,7 @@ def test_boxes_are_measured_at_the_size_of_the_network(split):
 
 
 def test_the_view_of_training_is_that_of_the_first_epoch(split):
-    order = [item for batch in epoch_batches(42, 0, record_sizes(split), 2) for item in batch]
+    order = [item for batch in islice(training_batches(split, CONFIG), 4) for item in batch]
     data = TrainingSet(split, split.label_map.names, CONFIG)
     view = list(training_view(split, split.label_map.names, CONFIG, 4))
     for item, (file, image, boxes, names) in zip(order, view, strict=False):
@@ -232,34 +174,33 @@ def test_the_view_of_tfods_training_can_be_drawn(split):
         assert image.dtype == np.uint8 and image.shape[2] == 3 and len(boxes) == len(names)
 
 
-@given(
-    st.integers(0, 2**40),
-    st.integers(0, 100),
-    st.lists(st.integers(0, 30), min_size=1, max_size=12),
-    st.integers(1, 14),
-    st.integers(1, 6),
-)
-def test_a_window_of_shards_has_its_turn_at_a_time(seed, epoch, counts, window, batch_size):
-    shards = np.repeat(np.arange(len(counts)), counts)
-    sizes = sizes_of(np.random.default_rng(seed).random(len(shards)) < 0.3)
-    batches = epoch_batches(seed, epoch, sizes, batch_size, shards, window)
-    assert Counter(item.record for batch in batches for item in batch) == Counter(range(len(shards)))
-    assert len(batches) == -(-len(shards) // batch_size)
-    assert sum(len(batch) < batch_size for batch in batches) <= 1
-    if len(counts) <= window:
-        assert batches == epoch_batches(seed, epoch, sizes, batch_size)
-    # Shards that hold more than a batch follow one another: of those begun, no more than the window's are unfinished.
-    if min(counts) > 2 * batch_size:
-        order = [shards[item.record] for batch in batches for item in batch]
-        first = {shard: order.index(shard) for shard in set(order)}
-        last = {shard: len(order) - 1 - order[::-1].index(shard) for shard in set(order)}
-        for at in range(len(order)):
-            assert sum(first[shard] <= at <= last[shard] for shard in first) <= window + 1
+def test_with_tiles_training_sees_windows_of_large_images_at_the_size_of_a_tile(split):
+    config = load_config(None, {"model.min_size": 64, "model.max_size": 96, "model.tile": 70, "augment.flip": 0,
+                                "augment.color": 0, "augment.scale": [1, 1]})  # fmt: skip
+    data = TrainingSet(split, split.label_map.names, config)
+    places = set()
+    for number, record in enumerate(split.summaries):
+        example, whole = data[Item(0, 0, number)], torch.from_numpy(decode(split[number].encoded)).permute(2, 0, 1)
+        rows, columns = min(record.height, 70), min(record.width, 70)
+        assert network_scale(record.height, record.width, config.model) == (1, 1)  # so that pixels stay as they are
+        (place,) = [
+            (x, y)
+            for x in range(record.width - columns + 1)
+            for y in range(record.height - rows + 1)
+            if torch.equal(example.image, whole[:, y : y + rows, x : x + columns])
+        ]
+        places.add(place)
+        seen = example.target.boxes[~example.target.crowd].numpy() + np.tile(place, 2)
+        fitting = (record.boxes[:, :2] >= place).all(1) & (record.boxes[:, 2:] <= np.add(place, (columns, rows))).all(1)
+        assert fitting.any() and all(row in seen.tolist() for row in record.boxes[fitting].tolist())
+    assert len(places) > 2
+    views = {data[Item(0, 0, 0, copy)].image.numpy().tobytes() for copy in range(4)}
+    assert len(views) > 1  # the copies of a record differ
+    assert training_batches(split, config).sizes.max() == 70
 
 
-def test_neighbouring_records_come_from_all_shards_of_the_window():
-    shards = np.repeat(np.arange(40), 50)
-    batches = epoch_batches(1, 0, sizes_of(np.zeros(len(shards), bool)), 10, shards, 8)
-    middle = batches[len(batches) // 4 : -len(batches) // 4]
-    assert np.mean([len({shards[item.record] for item in batch}) for batch in middle]) > 4
-    assert batches != epoch_batches(1, 1, sizes_of(np.zeros(len(shards), bool)), 10, shards, 8)
+def test_rare_classes_are_repeated_where_that_is_asked_for(split):
+    config = load_config(None, {"train.batch_size": 2, "data.repeat_threshold": 1.0})
+    batches = training_batches(split, config)
+    assert batches.repeats is not None and batches.repeats.max() > 1 and batches.per_epoch > -(-len(split) // 2)
+    assert training_batches(split, CONFIG).repeats is None

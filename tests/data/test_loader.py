@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from resight.config import load_config
-from resight.data.dataset import EndlessBatches, TrainingSet, record_sizes
+from resight.data.dataset import TrainingSet, record_sizes
 from resight.data.loader import load_batches
+from resight.data.order import EndlessBatches
 from resight.data.records import open_records
 from resight.errors import ResightError
 

@@ -11,9 +11,10 @@ import pytest
 from resight.config import load_config
 from resight.data import shard_cache, storage
 from resight.data.check import check_data
-from resight.data.dataset import EndlessBatches, TrainingExample, TrainingSet, record_sizes
+from resight.data.dataset import TrainingExample, TrainingSet, record_sizes
 from resight.data.index import INDEX
 from resight.data.loader import load_batches
+from resight.data.order import EndlessBatches
 from resight.data.records import open_records, write_records_folder
 from resight.data.show import show_data
 from resight.data.sources import read_source

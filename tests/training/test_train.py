@@ -14,7 +14,8 @@ import torch
 import resight
 from resight.cli import app
 from resight.config import load_config
-from resight.data.dataset import Item, TrainingSet
+from resight.data.dataset import TrainingSet
+from resight.data.order import Item
 from resight.detector import load
 from resight.errors import ResightError
 from resight.evaluation.coco import MEASURES, CocoMetrics

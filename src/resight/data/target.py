@@ -32,11 +32,24 @@ class Target:
         return Target(self.boxes.to(device), self.labels.to(device), self.crowd.to(device), self.seed)
 
 
+def seen_size(height: int, width: int, config: ModelConfig) -> tuple[int, int]:
+    """Height and width of what training takes of an image: all of it, or a tile."""
+    tile = config.tile or max(height, width)
+    return min(height, tile), min(width, tile)
+
+
 def network_size(height: int, width: int, config: ModelConfig) -> tuple[int, int]:
-    """Height and width at the network, as the model's dialect has it."""
+    """Height and width at the network of what training takes of an image, as the model's dialect has it."""
+    height, width = seen_size(height, width, config)
     if config.is_tfod:
         return tfod_size(height, width, config)
     return resized(height, width, config.min_size, config.max_size)
+
+
+def network_scale(height: int, width: int, config: ModelConfig) -> tuple[float, float]:
+    """Factors, down and across, from pixels of an image to pixels at the network."""
+    (rows, columns), (down, across) = network_size(height, width, config), seen_size(height, width, config)
+    return rows / down, columns / across
 
 
 def resized(height: int, width: int, min_size: int, max_size: int) -> tuple[int, int]:

@@ -310,6 +310,7 @@ def write_onnx(detector: Detector, path: Path) -> None:
         "classes": list(detector.classes),
         "dialect": dialect,
         "tfod": detector.tfod.model_dump() if detector.tfod else None,
+        "tile": detector.tile,
         "score": detector.score if detector.has_score else None,
         "digest": weights_digest(detector.model.state_dict()),
         "version": __version__,

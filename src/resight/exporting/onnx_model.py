@@ -32,7 +32,7 @@ class OnnxDetector(Detector):
                 "NMS is inside an exported model and cannot be changed", where=self.name, fix="Use the run it is from."
             )
 
-    def detect(self, image: np.ndarray) -> Detections:
+    def detect_whole(self, image: np.ndarray) -> Detections:
         outputs = [output.name for output in self.session.get_outputs()]
         found = dict(zip(outputs, self.session.run(outputs, {"image": image[None]}), strict=True))
         height, width = image.shape[:2]
@@ -69,6 +69,7 @@ def load_onnx(path: Path, labels: str | os.PathLike[str] | None = None) -> OnnxD
         raise ResightError("is an ONNX model, but none that Resight exported", where=path)
     meta = json.loads(stored)
     detector = OnnxDetector(session, class_names(tuple(meta["classes"]), labels), meta["score"], str(path))
+    detector.tile = meta.get("tile", 0)
     detector.tfod = TfodConfig.model_validate(meta["tfod"]) if meta.get("tfod") else None
     return detector
 

@@ -45,7 +45,7 @@ class SavedModelDetector(Detector):
                 "NMS is inside an exported model and cannot be changed", where=self.name, fix="Use the run it is from."
             )
 
-    def detect(self, image: np.ndarray) -> Detections:
+    def detect_whole(self, image: np.ndarray) -> Detections:
         found = self.session.run(self.input, self._given(image))
         return detections_of(found, self.classes, image.shape[1], image.shape[0])
 

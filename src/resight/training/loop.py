@@ -93,6 +93,7 @@ def order_of(plan: Plan) -> str:
         f"data {plan.records.digest}, {len(plan.train)} images, seed {train.seed}, "
         f"batch_size {train.batch_size}, accumulate {train.accumulate}"
         + (f", window {window}" if len(plan.train.shards) > window else "")
+        + (f", repeat_threshold {repeat:g}" if (repeat := plan.config.data.repeat_threshold) else "")
     )
 
 

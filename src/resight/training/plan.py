@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from ..config import Config
 from ..data.augment import HANDED, suggest_flip_pairs
-from ..data.dataset import EndlessBatches, boxes_beyond, network_boxes, record_sizes
+from ..data.dataset import boxes_beyond, network_boxes, training_batches
+from ..data.order import EndlessBatches
 from ..data.records import Records, RecordSplit, open_configured
 from ..data.storage import is_remote
 from ..errors import ResightError, listed
@@ -102,13 +103,14 @@ def make_plan(config: Config, resumed: Checkpoint | None = None) -> Plan:
     watch_name = next((name for name in ("val", "test") if len(records.splits.get(name) or ())), "")
     start, config = find_start(config, resumed)
     config, notes = _tfod_notes(config, classes, train) if config.model.is_tfod else _flip_pairs(config, classes)
-    batches = EndlessBatches(
-        config.train.seed, record_sizes(train), config.train.batch_size, shards=train.shard_numbers, window=data.window
-    )
+    batches = training_batches(train, config)
     if watch_name == "test":
         notes.append("there is no val split, so the test split is watched and the best checkpoint chosen on it")
     if config.train.batch_size > len(train):
         notes.append(f"train.batch_size is larger than the training set: a batch is all {len(train):,} images")
+    if batches.repeats is not None:
+        more = batches.repeats.max()
+        notes.append(f"images with rare classes are repeated, up to {more:.1f} times an epoch (data.repeat_threshold)")
     sizes, centers = network_boxes(train, config.model)
     if len(sizes) == 0:
         raise ResightError("no training image has a box", where=train.shards[0])
