@@ -92,7 +92,7 @@ class _Lines:
         self.last, self.said = time.monotonic(), self.done
         elapsed = self.last - self.start
         fields: dict[str, object] = {"progress": self.description, "done": self.done, "elapsed": round(elapsed, 1)}
-        digits = 0 if float(self.done).is_integer() else 1  # minutes are not whole
+        digits = 0 if abs(self.done - round(self.done)) < 1e-6 else 1  # minutes are not whole
         text = f"{self.description}: {self.done:,.{digits}f}"
         if self.total:
             left = elapsed * max(self.total - self.done, 0) / max(self.done, 1e-9)

@@ -1,5 +1,7 @@
 """What the model promises beyond torchvision's: empty images, crowds, draws of its own, frozen statistics."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -8,7 +10,7 @@ from resight.config import ModelConfig
 from resight.data.target import Target
 from resight.errors import ResightError
 from resight.models import build
-from resight.models.build import build_model, set_limits
+from resight.models.build import build_model
 from resight.models.faster_rcnn import FasterRCNN
 from resight.models.starts import load_pretrained
 
@@ -39,7 +41,7 @@ def test_training_on_an_image_without_boxes_has_finite_losses_and_no_box_loss(mo
 
 def test_an_image_where_nothing_is_found(model: FasterRCNN) -> None:
     limits = model.limits
-    set_limits(model, score=1.0)
+    model.limits = replace(model.limits, score=1.0)
     with torch.no_grad():
         (found,) = model.eval()([torch.zeros(3, 50, 70)])
     model.limits = limits
@@ -68,7 +70,7 @@ def test_the_seed_of_an_image_decides_its_minibatch(model: FasterRCNN) -> None:
 def test_a_crowd_is_neither_object_nor_background(model: FasterRCNN) -> None:
     image = torch.rand(3, 96, 128)
     limits = model.limits
-    set_limits(model, rpn_batch=10**6, box_batch=10**6)
+    model.limits = replace(model.limits, rpn_batch=10**6, box_batch=10**6)
     with torch.no_grad():
         without = model.train()([image], [_target([])])
         whole = model([image], [_target([[0, 0, 128, 96]], [True])])

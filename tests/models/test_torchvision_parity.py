@@ -4,6 +4,8 @@ In double precision: a random deep network amplifies float32 rounding to 1e-4 an
 hide a real difference of that size.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,7 +13,7 @@ from torchvision.models import detection
 
 from resight.config import ModelConfig
 from resight.data.target import Target
-from resight.models.build import TORCHVISION, build_model, set_limits
+from resight.models.build import TORCHVISION, build_model
 from resight.models.faster_rcnn import FasterRCNN
 
 CLASSES = 6
@@ -72,7 +74,7 @@ def _pair(name: str) -> tuple[nn.Module, FasterRCNN]:
     _calibrate(theirs, images)
     ours = build_model(ModelConfig(name=name, freeze=0, **SIZES), CLASSES - 1)
     ours.load_state_dict(theirs.state_dict(), strict=True)
-    set_limits(ours, score=0.0, rpn_after_nms=(PROPOSALS, PROPOSALS))
+    ours.limits = replace(ours.limits, score=0.0, rpn_after_nms=(PROPOSALS, PROPOSALS))
     return theirs, ours.double().eval()
 
 
@@ -104,7 +106,7 @@ def test_losses_are_torchvisions_when_nothing_is_drawn(name: str) -> None:
             layer.eval()
     theirs.rpn.fg_bg_sampler.batch_size_per_image = theirs.roi_heads.fg_bg_sampler.batch_size_per_image = 10**6
     before = (theirs.rpn._pre_nms_top_n["training"], theirs.rpn._pre_nms_top_n["testing"])
-    set_limits(ours, rpn_batch=10**6, box_batch=10**6, rpn_before_nms=before)
+    ours.limits = replace(ours.limits, rpn_batch=10**6, box_batch=10**6, rpn_before_nms=before)
     ours.train()
     images = [_image(128, 166, 5), _image(128, 152, 6)]
     boxes = [

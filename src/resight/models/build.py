@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import timm
 import torch
@@ -111,11 +110,6 @@ def _mean_std(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if known is None:
         return InputSettings.mean, InputSettings.std
     return tuple(known.mean), tuple(known.std)
-
-
-def set_limits(model: FasterRCNN, **changes: Any) -> None:
-    """Changes thresholds of a built model, for instance ``score`` for evaluation."""
-    model.limits = replace(model.limits, **changes)
 
 
 def device_of(name: str) -> torch.device:
