@@ -10,7 +10,6 @@ from resight.data.dataset import (
     TrainingSet,
     boxes_beyond,
     network_boxes,
-    record_sizes,
     to_sample,
     training_batches,
     training_view,
@@ -43,7 +42,7 @@ def test_an_example_depends_on_its_item_alone(split):
 
 def test_images_of_a_batch_have_one_size(split):
     data = TrainingSet(split, split.label_map.names, CONFIG)
-    landscape = [n for n, (width, height) in enumerate(record_sizes(split)) if width > height]
+    landscape = [n for n, (width, height) in enumerate(split.sizes) if width > height]
     sizes = [{data[Item(0, batch, record)].image.shape for record in landscape} for batch in range(6)]
     assert all(len(found) == 1 for found in sizes)
     assert len(set.union(*sizes)) > 1  # and another batch another

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from resight.config import load_config
-from resight.data.dataset import TrainingSet, record_sizes
+from resight.data.dataset import TrainingSet
 from resight.data.loader import load_batches
 from resight.data.order import EndlessBatches
 from resight.data.records import open_records
@@ -16,7 +16,7 @@ CONFIG = load_config(None, {"model.min_size": 64, "model.max_size": 96})
 @pytest.fixture(scope="module")
 def data(shapes):
     split = open_records(shapes(broken=1, train=5)).splits["train"]
-    return TrainingSet(split, split.label_map.names, CONFIG), EndlessBatches(42, record_sizes(split), 2)
+    return TrainingSet(split, split.label_map.names, CONFIG), EndlessBatches(42, split.sizes, 2)
 
 
 def plain(item):

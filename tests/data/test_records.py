@@ -243,6 +243,8 @@ def test_classes_by_text_then_number_and_what_disagrees(tmp_path):
     records = open_records(foreign(tmp_path / "theirs", train=rows))
     split = records.splits["train"]
     assert [split.labels(row).tolist() for row in split.summaries] == [[1, 2, -1, -1], [0, 2], [-1, 0]]
+    assert split.box_labels.tolist() == [1, 2, -1, -1, 0, 2, -1, 0]
+    assert split.box_records.tolist() == [0, 0, 0, 0, 1, 1, 2, 2]
     said = {problem.message.split(", unknown")[0].split(" and the")[0]: problem for problem in records.problems}
     assert {text: problem.kind for text, problem in said.items()} == {
         "2 boxes of train with the class text 'tree'": "unknown_class",

@@ -11,7 +11,7 @@ import pytest
 from resight.config import load_config
 from resight.data import shard_cache, storage
 from resight.data.check import check_data
-from resight.data.dataset import TrainingExample, TrainingSet, record_sizes
+from resight.data.dataset import TrainingExample, TrainingSet
 from resight.data.index import INDEX
 from resight.data.loader import load_batches
 from resight.data.order import EndlessBatches
@@ -174,7 +174,7 @@ def test_a_shard_that_changes_under_way_is_an_error(folder, s3, monkeypatch, cac
     address = s3.put(folder, "set")
     split = open_records(address).splits["train"]
     dataset = TrainingSet(split, ("red", "blue"), load_config(None, {"data.on_bad_record": "skip"}))
-    item = next(iter(EndlessBatches(1, record_sizes(split), 1)))[0]
+    item = next(iter(EndlessBatches(1, split.sizes, 1)))[0]
     if cached:
         assert isinstance(dataset[item], TrainingExample)
         monkeypatch.setattr(shard_cache, "RECHECK", 0)
@@ -192,7 +192,7 @@ def test_faults_change_nothing_in_what_training_sees(folder, s3, workers):
 
     def examples(path, workers):
         split = open_records(path).splits["train"]
-        batches = EndlessBatches(42, record_sizes(split), 4, 0, split.shard_numbers, 2)
+        batches = EndlessBatches(42, split.sizes, 4, 0, split.shard_numbers, 2)
         loaded = load_batches(TrainingSet(split, ("red", "blue"), config), itertools.islice(batches, 8), workers)
         return [example for batch in loaded for example in batch]
 

@@ -127,5 +127,12 @@ def test_fitted_anchors_reach_more_than_the_default_on_odd_shapes(side: float) -
     assert fit_anchors(sizes, centers, strides) == fitted
 
 
+def test_anchors_of_very_many_boxes_are_those_of_all_of_them() -> None:
+    ratios = np.linspace(0.5, 4, 60_000)  # in an order that no first part stands for
+    sizes = np.stack([30 / np.sqrt(ratios), 30 * np.sqrt(ratios)], 1)
+    fitted = fit_anchors(sizes, np.zeros_like(sizes), [8, 16])
+    np.testing.assert_allclose(fitted.ratios, np.quantile(ratios, [1 / 6, 1 / 2, 5 / 6]), rtol=0.01)
+
+
 def test_no_boxes_give_anchors_all_the_same() -> None:
     assert fit_anchors(np.zeros((0, 2)), np.zeros((0, 2)), [8, 16]).per_location == 6

@@ -83,8 +83,8 @@ class TrainingSet(Dataset[TrainingExample | ResightError]):
 
 def training_batches(split: RecordSplit, config: Config) -> EndlessBatches:
     """The batches that training takes, from its first step on."""
-    sizes, threshold = record_sizes(split), config.data.repeat_threshold
-    labels = [split.labels(record) for record in split.summaries] if threshold else []
+    sizes, threshold = split.sizes, config.data.repeat_threshold
+    labels = np.split(split.box_labels, split.index.starts[1:-1]) if threshold else []
     return EndlessBatches(
         config.train.seed,
         np.minimum(sizes, config.model.tile) if config.model.tile else sizes,
@@ -102,10 +102,16 @@ def to_sample(record: Record, labels: np.ndarray, image: np.ndarray) -> Sample:
     """
     height, width = image.shape[:2]
     record = on_image(record, height, width)
-    boxes = np.clip(np.nan_to_num(record.boxes), 0, [width, height, width, height]).astype(np.float32)
-    keep = (labels >= 0) & np.isfinite(record.boxes).all(1)
-    keep &= (boxes[:, 2] - boxes[:, 0] > 0.5) & (boxes[:, 3] - boxes[:, 1] > 0.5)
+    boxes, usable = _inside(record.boxes, np.array([width, height, width, height]))
+    keep = usable & (labels >= 0)
     return _sample(image, boxes[keep], labels[keep], record.crowd[keep])
+
+
+def _inside(boxes: np.ndarray, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``boxes`` ``[N, 4]`` cut off at the sides of their images, ``limits`` (width, height, width, height) in pixels,
+    and which of them are finite and have an area there."""
+    cut = np.clip(np.nan_to_num(boxes), 0, limits).astype(np.float32)
+    return cut, np.isfinite(boxes).all(1) & (cut[:, 2:] - cut[:, :2] > 0.5).all(1)
 
 
 def as_stored(record: Record, labels: np.ndarray, image: np.ndarray) -> Sample:
@@ -124,13 +130,17 @@ def _sample(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, crowd: np.
 
 def network_boxes(split: RecordSplit, config: ModelConfig) -> tuple[np.ndarray, np.ndarray]:
     """Sizes ``[N, 2]`` (width, height) and centres ``[N, 2]`` of all ordinary boxes at the network's resolution."""
-    corners = [np.zeros((0, 4))]
-    for record in split.summaries:
-        down, across = network_scale(record.height, record.width, config)
-        corners.append(record.boxes[~record.crowd] * np.array([across, down] * 2))
-    boxes = np.concatenate(corners)
-    boxes = boxes[(boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])]
+    # Of many records few differ in size.
+    kinds, which = np.unique(split.sizes, axis=0, return_inverse=True)
+    scales = [network_scale(height, width, config)[::-1] * 2 for width, height in kinds.tolist()]
+    keep = usable_boxes(split) & ~split.index.boxes["crowd"]
+    boxes = split.index.boxes["boxes"][keep] * np.array(scales)[which.reshape(-1)][split.box_records[keep]]
     return boxes[:, 2:] - boxes[:, :2], (boxes[:, 2:] + boxes[:, :2]) / 2
+
+
+def usable_boxes(split: RecordSplit) -> np.ndarray:
+    """``[M]`` bool: whether each box of the index is finite and has an area in its image."""
+    return _inside(split.index.boxes["boxes"], np.tile(split.sizes, 2)[split.box_records])[1]
 
 
 def training_view(
@@ -146,15 +156,10 @@ def training_view(
             f"{classes[label]} (ignored)" if crowd and not config.model.is_tfod else classes[label]
             for label, crowd in zip(example.target.labels.tolist(), example.target.crowd.tolist(), strict=True)
         ]
-        file = split.summaries[item.record].filename
+        file = split.index.strings["filename"][item.record]
         yield file, example.image.round().to(torch.uint8).permute(1, 2, 0).numpy(), example.target.boxes.numpy(), names
 
 
 def boxes_beyond(split: RecordSplit, limit: int) -> int:
     """How many boxes of known classes exceed ``limit`` in their images; training with TFOD's limit never sees them."""
-    return sum(max(int((split.labels(record) >= 0).sum()) - limit, 0) for record in split.summaries)
-
-
-def record_sizes(split: RecordSplit) -> np.ndarray:
-    """``[N, 2]`` int64 widths and heights."""
-    return np.array([[record.width, record.height] for record in split.summaries], dtype=np.int64).reshape(-1, 2)
+    return int(np.maximum(np.bincount(split.box_records[split.box_labels >= 0]) - limit, 0).sum())

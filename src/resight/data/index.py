@@ -102,6 +102,12 @@ class Index:
             **column,
         )
 
+    def classes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """``[K, 2]`` pairs of a text's number and a class number that boxes have; which each box has; how many do."""
+        columns = np.stack([self.boxes["text"], self.boxes["label_ids"]], axis=1)
+        pairs, which, counts = np.unique(columns, axis=0, return_inverse=True, return_counts=True)
+        return pairs, which.reshape(-1), counts
+
     def take(self, rows: np.ndarray, boxes: Sequence[Sequence[int]] | None = None) -> Index:
         """The records ``rows`` alone; ``boxes`` are the box rows of each, by default its own."""
         if boxes is None:
@@ -233,7 +239,9 @@ def merge_repeats(index: Index) -> tuple[Index, int]:
     group_of: dict[tuple[int, str, str], int] = {}
     groups: dict[int, list[int]] = {}
     names, ids = index.strings["filename"], index.strings["source_id"]
-    for row, (image, name, id) in enumerate(zip(index.records["image"].tolist(), names, ids, strict=True)):
+    _, which, counts = np.unique(index.records["image"], return_inverse=True, return_counts=True)
+    for row in np.flatnonzero(counts[which] > 1).tolist():
+        image, name, id = int(index.records["image"][row]), names[row], ids[row]
         keys = [key for key in ((image, "file", name), (image, "id", id)) if key[2]]
         first = next((group_of[key] for key in keys if key in group_of), row)
         groups.setdefault(first, []).append(row)

@@ -11,7 +11,7 @@ import numpy as np
 from ..random_streams import numpy_stream
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """One place in a batch: the record, and the numbers its draws depend on.
 

@@ -58,9 +58,6 @@ class RecordSplit:
         i = range(len(self))[i]
         return self.index.record(i, decode_image_bytes(self.reader[i], self.where(i)))
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "summaries"}
-
     def where(self, i: int) -> str:
         """File and byte offset of an image's record, for messages."""
         return self.reader.where(i)
@@ -85,10 +82,27 @@ class RecordSplit:
                 fix="Allow more, or shuffle fewer shards together with a smaller data.window.",
             )
 
-    @cached_property
+    @property
     def summaries(self) -> list[Record]:
-        """All records without their images (``encoded`` is empty), from the index."""
+        """All records without their images (``encoded`` is empty), made from the index; 2 KB each."""
         return [self.index.record(i) for i in range(len(self))]
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """``[len, 2]`` int64 widths and heights."""
+        return np.stack([self.index.records["width"], self.index.records["height"]], axis=1)
+
+    @property
+    def box_records(self) -> np.ndarray:
+        """``[M]`` int64: the record of each box, in the order of the index."""
+        return np.repeat(np.arange(len(self)), self.index.records["count"])
+
+    @cached_property
+    def box_labels(self) -> np.ndarray:
+        """``[M]`` int64: what ``labels`` says of each box, in the order of the index."""
+        pairs, which, _ = self.index.classes()
+        found = [_class(self.label_map, self.index.texts[text], id) for text, id in pairs.tolist()]
+        return np.array(found, np.int64)[which]
 
     def labels(self, record: Record) -> np.ndarray:
         """``[N]`` int64 class indices: by the text where there is one, else by the number; -1 where unknown."""
@@ -225,8 +239,7 @@ def _label_problems(splits: dict[str, RecordSplit], labels: LabelMap, map_file: 
     """Classes that the label map does not know, and numbers that say another class than the text."""
     problems = []
     for split in splits.values():
-        columns = split.index.boxes["text"], split.index.boxes["label_ids"]
-        pairs, counts = np.unique(np.stack(columns, axis=1), axis=0, return_counts=True)
+        pairs, _, counts = split.index.classes()
         for (text_number, id), count in zip(pairs.tolist(), counts.tolist(), strict=True):
             text = split.index.texts[text_number]
             by_id = labels.index_of_id(id)

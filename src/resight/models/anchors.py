@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+MOST_BOXES = 20_000  # that anchors are fitted to
+
 
 @dataclass(frozen=True)
 class AnchorSettings:
@@ -52,14 +54,15 @@ def reachable_iou(sizes: np.ndarray, centers: np.ndarray, settings: AnchorSettin
     Returns: ``[N]`` float64. The anchor nearest to the centre is the best of its shape.
     """
     best = np.zeros(len(sizes))
+    areas = sizes[:, 0] * sizes[:, 1]
     for level, stride in enumerate(strides):
         offset = np.abs(centers - np.round(centers / stride) * stride)
         for cell in settings.cells(level).numpy():
             anchor = cell[2:] - cell[:2]
             # Overlap along one axis of two intervals whose centres are `offset` apart.
             overlap = np.minimum(np.minimum(sizes, anchor), np.maximum((sizes + anchor) / 2 - offset, 0))
-            inter = overlap.prod(1)
-            best = np.maximum(best, inter / (sizes.prod(1) + anchor.prod() - inter))
+            inter = overlap[:, 0] * overlap[:, 1]
+            best = np.maximum(best, inter / (areas + anchor.prod() - inter))
     return best
 
 
@@ -67,8 +70,11 @@ def fit_anchors(sizes: np.ndarray, centers: np.ndarray, strides: list[int], per_
     """Anchors that suit the training boxes ``sizes`` ``[N, 2]`` (width, height) in pixels of the network input.
 
     Three ratios at the 1/6, 1/2 and 5/6 quantiles of log(height / width); sizes of a level ``per_level`` steps of an
-    octave, of the next level twice that; the smallest is the one with the best mean reachable IoU.
+    octave, of the next level twice that; the smallest is the one with the best mean reachable IoU. Of very many boxes
+    a part, spread evenly over them, is looked at.
     """
+    every = -(-len(sizes) // MOST_BOXES) or 1
+    sizes, centers = sizes[::every], centers[::every]
     if len(sizes) == 0:
         return AnchorSettings(tuple(tuple(4.0 * s * 2 ** (i / per_level) for i in range(per_level)) for s in strides))
     log_ratio = np.log(sizes[:, 1] / sizes[:, 0])

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..config import Config
 from ..data.augment import HANDED, suggest_flip_pairs
 from ..data.dataset import boxes_beyond, network_boxes, training_batches
@@ -145,12 +147,12 @@ def _absolute(path: str) -> str:
 
 def _counts(train: RecordSplit, classes: tuple[str, ...]) -> tuple[dict[str, tuple[int, int]], int]:
     """Images with and boxes of each class, and the number of boxes whose class the label map does not know."""
-    images, boxes = Counter[int](), Counter[int]()
-    for record in train.summaries:
-        labels = train.labels(record).tolist()
-        boxes.update(labels)
-        images.update(set(labels))
-    return {name: (images[index], boxes[index]) for index, name in enumerate(classes)}, boxes[-1]
+    labels = train.box_labels
+    known = labels >= 0
+    boxes = np.bincount(labels[known], minlength=len(classes))
+    pairs = np.unique(train.box_records[known] * len(classes) + labels[known])
+    images = np.bincount(pairs % max(len(classes), 1), minlength=len(classes))
+    return dict(zip(classes, zip(images.tolist(), boxes.tolist(), strict=True), strict=True)), int((~known).sum())
 
 
 def _data_notes(records: Records, counts: Mapping[str, tuple[int, int]], unknown: int) -> list[str]:
