@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from resight.boxes import Annotation, Box
+from resight.data.images import decode
 from resight.data.records import open_records, write_records_folder
 from resight.data.tfrecord import TFRecordWriter, read_tfrecord
 from resight.labels import LabelMap, to_pbtxt
@@ -161,3 +162,24 @@ def test_what_tensorflow_wrote_is_read(tmp_path):
         for payload in payloads:
             ours.write(payload)
     assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
+
+
+JPEG = """
+for encoded in given:
+    kinds = ("INTEGER_ACCURATE", "INTEGER_FAST", "")
+    answer.append([tf.io.decode_jpeg(encoded, channels=3, dct_method=kind).numpy() for kind in kinds])
+"""
+
+
+def test_jpeg_pixels_are_tensorflows_exact_ones_and_near_those_it_takes_by_default():
+    draw = np.random.default_rng(0)
+    files = []
+    for size in ((160, 120), (97, 61)):
+        coarse = Image.fromarray(draw.integers(0, 255, (12, 16, 3), dtype=np.uint8))
+        file = io.BytesIO()
+        coarse.resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
+        files.append(file.getvalue())
+    for encoded, (exact, fast, default) in zip(files, with_tensorflow(JPEG, files), strict=True):
+        ours = decode(encoded)
+        assert np.array_equal(ours, exact) and np.array_equal(fast, default)
+        assert 0 < np.abs(ours.astype(int) - default).mean() < 2
