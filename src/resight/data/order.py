@@ -32,7 +32,7 @@ def epoch_batches(
     shards: np.ndarray | None = None,
     window: int = 1,
     repeats: np.ndarray | None = None,
-) -> list[list[Item]]:
+) -> Iterator[list[Item]]:
     """The batches of an epoch, a pure function of its arguments.
 
     Records are permuted, then landscape and portrait images are put in batches of their own, so that little of a batch
@@ -48,21 +48,19 @@ def epoch_batches(
     sizes = sizes[records]
     shards = np.zeros(len(records), np.int64) if shards is None else shards[records]
     mixing = numpy_stream(seed, "batches", epoch)
-    mixed: list[list[int]] = []
+    mixed: list[np.ndarray] = []
     for order in _stretches(seed, epoch, shards, window, batch_size):
         portrait = sizes[order, 1] > sizes[order, 0]
-        batches: list[list[int]] = []
-        rest: list[int] = []
-        for kind in (order[~portrait], order[portrait]):
-            full = len(kind) // batch_size * batch_size
-            batches += kind[:full].reshape(-1, batch_size).tolist()
-            rest += kind[full:].tolist()
+        kinds = order[~portrait], order[portrait]
+        full = [len(kind) // batch_size * batch_size for kind in kinds]
+        rest = np.concatenate([kind[end:] for kind, end in zip(kinds, full, strict=True)])
+        batches = [row for kind, end in zip(kinds, full, strict=True) for row in kind[:end].reshape(-1, batch_size)]
         batches += [rest[start : start + batch_size] for start in range(0, len(rest), batch_size)]
         mixed += [batches[place] for place in mixing.permutation(len(batches))]
-    return [
-        [Item(epoch, number, int(records[place]), int(copies[place])) for place in batch]
-        for number, batch in enumerate(mixed)
-    ]
+    for number, batch in enumerate(mixed):
+        yield [
+            Item(epoch, number, *place) for place in zip(records[batch].tolist(), copies[batch].tolist(), strict=True)
+        ]
 
 
 def repeat_factors(labels: Sequence[np.ndarray], num_classes: int, threshold: float) -> np.ndarray:
@@ -148,4 +146,4 @@ class EndlessBatches:
             batches = epoch_batches(
                 self.seed, epoch, self.sizes, self.batch_size, self.shards, self.window, self.repeats
             )
-            yield from batches[skip if epoch == first else 0 :]
+            yield from itertools.islice(batches, skip if epoch == first else 0, None)
