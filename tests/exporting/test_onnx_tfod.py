@@ -26,7 +26,9 @@ IMAGES = [image for image in probe_images() if image.shape[0] < 400 and image.an
 # It shows with boxes that end at the border of the input: not where that is padding.
 VARIANTS = {
     "padded": {"pad_value": (90.0, 100.0, 110.0)},
-    "unpadded, boxes shared, crops as for a TPU": {"pad": False, "share_boxes": True, "matmul_crop": True},
+    "unpadded, boxes shared, crops as for a TPU of one sample": {
+        "pad": False, "share_boxes": True, "matmul_crop": True, "crop_size": 1, "pool_size": 1, "pool_stride": 1,
+    },
     "one size, other crops and anchors": {
         "min_size": 80, "fixed_size": (128, 80), "crop_size": 9, "pool_size": 3, "pool_stride": 1,
         "anchor_ratios": (0.4, 1.0), "anchor_offset": (8.0, 4.0), "anchor_stride": (16, 12), "matmul_crop": True,

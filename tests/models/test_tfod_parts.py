@@ -125,6 +125,28 @@ def test_with_static_shapes_proposals_repeat_the_worst_box():
     torch.testing.assert_close(found.boxes[3:], torch.tensor([[4.0, 4, 9, 9]]).expand(3, 4))
 
 
+def test_with_static_shapes_and_a_threshold_the_worst_box_is_none():
+    # TFOD moves a box that the threshold leaves out to -1, which is empty once clipped.
+    found = StaticSelection().propose(BOXES, SCORES, TfodConfig(proposals=6, rpn_score=0.1), (20, 25))
+    assert found.count == 1 and found.scores.tolist() == pytest.approx([0.9, -1, -1, -1, -1, -1])
+    torch.testing.assert_close(found.boxes[0], torch.tensor([0.0, 2, 8, 12]))
+    assert found.boxes[2:].tolist() == [[0.0] * 4] * 4
+
+
+@pytest.mark.parametrize("selection", [PlainSelection(), StaticSelection()])
+def test_of_no_anchor_there_are_no_proposals(selection):
+    found = selection.propose(torch.zeros(0, 4), torch.zeros(0), TfodConfig(proposals=3), (20, 25))
+    assert found.count == 0 and found.boxes.tolist() == [[0.0] * 4] * 3
+
+
+@pytest.mark.parametrize("selection", [PlainSelection(), StaticSelection()])
+def test_the_share_of_positives_is_of_single_precision(selection):
+    # As a double .35 x 20 is 7; as the float of a pipeline.config .35 is a little less.
+    positive, allowed = torch.arange(200) < 100, torch.ones(200, dtype=torch.bool)
+    drawn = selection.draw(positive, allowed, 20, 0.35, drawn_by(1))
+    assert int(drawn.sum()) == 20 and int((drawn & positive).sum()) == 6
+
+
 @pytest.mark.parametrize("selection", [PlainSelection(), StaticSelection()])
 def test_a_minibatch_keeps_to_its_limits(selection):
     positive, allowed = torch.arange(200) < 60, torch.arange(200) % 5 > 0

@@ -166,9 +166,11 @@ def test_an_image_without_objects_is_background(options, train):
     assert losses[NAMES[1]] > 0 and losses[NAMES[3]] > 0
 
 
-def test_an_image_smaller_than_every_anchor_has_no_losses_but_trains():
-    losses = make(anchor_scales=(1.0,))([IMAGE], [target()])
-    assert [value.item() for value in losses.values()] == [0, 0, 0, 0]
+@pytest.mark.parametrize("static", [False, True])
+def test_an_image_smaller_than_every_anchor_trains(static):
+    losses = make(anchor_scales=(1.0,), static_shapes=static)([IMAGE], [target()])
+    # With static shapes empty proposals count as background.
+    assert [value.item() == 0 for value in losses.values()] == [True, True, True, not static]
     sum(losses.values()).backward()
 
 

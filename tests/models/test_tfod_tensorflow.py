@@ -29,6 +29,7 @@ for height, width in given["sizes"]:
 features, boxes = given["crop"]
 crops = tf.image.crop_and_resize(features, boxes, [0] * len(boxes), [14, 14])
 answer["crops"] = tf.nn.max_pool2d(crops, 2, 2, "SAME").numpy()
+answer["points"] = tf.image.crop_and_resize(features, boxes, [0] * len(boxes), [1, 1]).numpy()
 answer["kept"] = [
     tf.image.non_max_suppression_with_scores(boxes, scores, limit, threshold, 0.0)[0].numpy()
     for boxes, scores, limit, threshold in given["nms"]
@@ -148,6 +149,15 @@ def test_crops(both):
     )
     found = F.max_pool2d(crops, 2).permute(0, 2, 3, 1).numpy()
     np.testing.assert_allclose(found, answer["crops"], atol=2e-6)
+
+
+@pytest.mark.parametrize("border", [tfod_parts.native_border, tfod_parts.matmul_border])
+def test_a_crop_of_one_sample(both, border):
+    given, answer, _ = both
+    features, boxes = (torch.from_numpy(array) for array in given["crop"])
+    image = torch.zeros(len(boxes), dtype=torch.int64)
+    found = tfod_parts.crop_and_resize(features.permute(0, 3, 1, 2), boxes[:, [1, 0, 3, 2]], image, 1, border)
+    np.testing.assert_allclose(found.permute(0, 2, 3, 1).numpy(), answer["points"], atol=2e-6)
 
 
 def test_suppression(both):

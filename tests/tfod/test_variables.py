@@ -7,10 +7,10 @@ import torch
 
 from resight.config import ModelConfig
 from resight.errors import ResightError
+from resight.models.resnet_v1 import BLOCKS
 from resight.models.tfod_rcnn import TfodRCNN
 from resight.tfod.checkpoint import GRAPH, SUFFIX, Entry, Variables, read_checkpoint
 from resight.tfod.variables import (
-    BLOCKS,
     checkpoint_keys,
     load_start,
     to_state_dict,

@@ -13,12 +13,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ..models.resnet_v1 import BLOCKS
-from ..models.tfod_rcnn import MEAN, TfodRCNN
+from ..models.resnet_v1 import BLOCKS, EPS, MEAN, depth_of
+from ..models.tfod_rcnn import TfodRCNN
 
 Convolve = Callable[[str, str, str], str]  # names of convolution and norm, input
 OPSET = 18
-EPS = 1e-5
 
 
 class Builder:
@@ -48,7 +47,7 @@ class TfodGraph(Builder):
         super().__init__()
         self.weights = {name: value.detach().cpu().double().numpy() for name, value in model.state_dict().items()}
         self.config, self.tfod, self.num_classes = model.config, model.limits, model.num_classes
-        self.blocks = BLOCKS[int(self.config.name.removeprefix("faster_rcnn_resnet").removesuffix("_v1"))]
+        self.blocks = BLOCKS[depth_of(self.config.name)]
 
     def build(self) -> onnx.ModelProto:
         """``image`` uint8 ``[1, H, W, 3]`` -> TFOD's serving outputs."""
@@ -183,7 +182,8 @@ class TfodGraph(Builder):
         """Pixels and weights of the samples along one axis, each ``[N, S, 2]``, as ``models.tfod_parts`` has them."""
         last = self("Sub", length, 1.0)
         step = self("Div", self("Mul", self("Sub", high, low), last), float(max(self.tfod.crop_size - 1, 1)))
-        at = self("Add", self("Mul", low, last), self("Mul", np.float32(samples), step))
+        start = low if self.tfod.crop_size > 1 else self("Mul", self("Add", low, high), 0.5)
+        at = self("Add", self("Mul", start, last), self("Mul", np.float32(samples), step))
         before = self("Floor", at)
         fraction = self("Sub", at, before)
         pair = self("Concat", *(self("Unsqueeze", self("Add", before, each), [2]) for each in (0.0, 1.0)), axis=2)

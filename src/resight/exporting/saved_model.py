@@ -24,12 +24,13 @@ from ..config import Config, ModelConfig, load_config
 from ..detector import Detector
 from ..labels import LabelMap, to_pbtxt
 from ..models.checkpoints import weights_digest
+from ..models.resnet_v1 import depth_of
 from ..models.tfod_rcnn import TfodRCNN
 from ..tfod.folder import PIPELINE
 from ..tfod.pipeline_text import write_pipeline
 from ..tfod.variables import SUFFIX, checkpoint_keys, to_tensorflow
 from .saved_model_detector import CARD, LABEL_MAP
-from .tfod_graph import Graph, decode_input, depth_of, input_spec
+from .tfod_graph import Graph, decode_input, input_spec
 
 
 class Serving(tf.Module):
@@ -77,7 +78,7 @@ def write_saved_model(
     assert config.tfod is not None
     anchors = len(config.tfod.anchor_scales) * len(config.tfod.anchor_ratios)
     model, variables = tf.Module("model"), {}
-    for given in checkpoint_keys(depth_of(config), num_classes, config.tfod.share_boxes, anchors):
+    for given in checkpoint_keys(depth_of(config.name), num_classes, config.tfod.share_boxes, anchors):
         values = to_tensorflow(weights[given.name])
         variable = tf.Variable(values, name=given.full_name, shape=given.shape, trainable="running" not in given.name)
         variables[given.name] = variable

@@ -11,12 +11,9 @@ from collections.abc import Mapping
 import tensorflow as tf
 
 from ..config import ModelConfig
-from ..models.resnet_v1 import BLOCKS
+from ..models.resnet_v1 import BLOCKS, EPS, MEAN, depth_of
 
-MEAN = (123.68, 116.779, 103.939)
-EPS = 1e-5
 CODE_SCALES = (10.0, 10.0, 5.0, 5.0)
-INPUT_TYPES = ("image_tensor", "encoded_image_string_tensor", "tf_example", "float_image_tensor")
 
 
 def input_spec(input_type: str) -> tf.TensorSpec:
@@ -36,10 +33,6 @@ def decode_input(given: tf.Tensor, input_type: str) -> tf.Tensor:
         ]
     image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
     return tf.cast(tf.ensure_shape(image, [None, None, 3]), tf.float32)
-
-
-def depth_of(config: ModelConfig) -> int:
-    return int(config.name.removeprefix("faster_rcnn_resnet").removesuffix("_v1"))
 
 
 class Graph:
@@ -68,7 +61,7 @@ class Graph:
         else:
             short, long = float(self.config.min_size), float(self.config.max_size)
             target = tf.where(given[0] < given[1], [short, long], [long, short])
-            size = tf.cast(tf.round(tf.reduce_min(target / given) * given), tf.int32)
+            size = tf.cast(tf.maximum(tf.round(tf.reduce_min(target / given) * given), 1.0), tf.int32)
         batch = tf.raw_ops.ResizeBilinear(images=image[None], size=size)
         if self.tfod.pad and not self.tfod.fixed_size:
             below, right = tf.unstack(self.config.max_size - size)
@@ -87,7 +80,7 @@ class Graph:
         x = self.conv("backbone.conv1", tf.pad(batch, [[0, 0], [3, 3], [3, 3], [0, 0]]), 2, "VALID")
         x = tf.nn.relu(self.norm("backbone.norm1", x))
         x = tf.nn.max_pool2d(x, 3, 2, "SAME")
-        for stage, blocks in zip(("conv2", "conv3", "conv4"), BLOCKS[depth_of(self.config)], strict=False):
+        for stage, blocks in zip(("conv2", "conv3", "conv4"), BLOCKS[depth_of(self.config.name)], strict=False):
             x = self.stage(f"backbone.{stage}", x, blocks, 1 if stage == "conv2" else 2)
         return x
 

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from .folding import folded
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+MEAN = (123.68, 116.779, 103.939)  # RGB
+EPS = 1e-5  # of the norms
 TRUNK_CHANNELS, HEAD_CHANNELS = 1024, 2048
+
+
+def depth_of(name: str) -> int:
+    """The number of layers that ``model.name`` names."""
+    return int(name.removeprefix("faster_rcnn_resnet").removesuffix("_v1"))
 
 
 class Norm(nn.Module):
@@ -21,7 +28,7 @@ class Norm(nn.Module):
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.003) -> None:
+    def __init__(self, channels: int, eps: float = EPS, momentum: float = 0.003) -> None:
         super().__init__()
         self.eps, self.momentum = eps, momentum
         self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))

@@ -131,7 +131,7 @@ class PlainSelection:
         """``[N]`` bool, a minibatch of ``size`` at most, of these at most ``share`` from ``positive`` ``[N]``."""
         matches = torch.where(allowed, torch.where(positive, 0, matching.NEGATIVE), matching.IGNORED)
         drawn = torch.zeros_like(allowed)
-        for indices in matching.sample(matches, size, share, generator):
+        for indices in matching.sample(matches, size, stored(share), generator):
             drawn[indices] = True
         return drawn
 
@@ -145,7 +145,10 @@ class StaticSelection(PlainSelection):
 
     def propose(self, boxes: Tensor, scores: Tensor, config: TfodConfig, window: tuple[int, int]) -> Proposals:
         limit = config.proposals
-        boxes = (boxes + 1) - 1  # the rounding of TFOD's way through tiles
+        if not len(boxes):
+            return padded(boxes, scores, limit)
+        # TFOD's way through tiles: what does not count becomes -1, and the rest is rounded.
+        boxes = (boxes + 1) * (scores > config.rpn_score)[:, None] - 1
         seen = torch.where((boxes > 0).any(1), scores, -math.inf)
         kept = suppress(boxes, seen, limit, config.rpn_nms_iou, config.rpn_score, equal=True)
         last = scores.sort(descending=True, stable=True).indices[-1:].expand(limit - len(kept))
@@ -176,11 +179,16 @@ def draw_static(positive: Tensor, allowed: Tensor, size: int, share: float, orde
     allowed = allowed | ((~allowed).cumsum(0) <= lacking)
     place = torch.arange(len(order), device=order.device) * allowed[order]
     signed = torch.where(positive[order], place, -place).sort(descending=True).values
-    positives = min(int(size * share), int((signed > 0).sum()))
+    positives = min(int(size * stored(share)), int((signed > 0).sum()))
     chosen = torch.cat([signed[:positives], signed[max(len(signed) - (size - positives), 0) :]]).abs()
     drawn = torch.zeros_like(allowed)
     drawn[order[chosen]] = True
     return drawn
+
+
+def stored(share: float) -> float:
+    """A share as a pipeline.config holds it, in single precision: .35 of 20 is below 7."""
+    return float(np.float32(share))
 
 
 def padded(boxes: Tensor, scores: Tensor, size: int) -> Proposals:
@@ -212,7 +220,7 @@ def matmul_border(at: Tensor, last: float) -> tuple[Tensor, Tensor]:
 
 
 def crop_and_resize(features: Tensor, boxes: Tensor, image: Tensor, size: int, border: Border) -> Tensor:
-    """``[N, C, size, size]`` bilinear samples; the first and the last lie on the box's own borders.
+    """``[N, C, size, size]`` bilinear samples; the first and the last lie on the box's own borders, a single one amid.
 
     Args:
         features: ``[B, C, H, W]``.
@@ -240,8 +248,9 @@ def single(values: Tensor) -> Tensor:
 def _taps(low: Tensor, high: Tensor, length: int, size: int, border: Border) -> tuple[Tensor, Tensor]:
     """Pixels and weights of the samples along one axis: ``[N, size, 2]`` int64 and float."""
     last = float(length - 1)
+    start = low if size > 1 else (low + high) / 2
     step = (high - low) * last / max(size - 1, 1)
-    at = (low * last)[:, None] + torch.arange(size, device=low.device, dtype=low.dtype) * step[:, None]
+    at = (start * last)[:, None] + torch.arange(size, device=low.device, dtype=low.dtype) * step[:, None]
     weights = torch.stack(border(at, last), dim=-1)
     before = at.floor()
     pixels = torch.stack([before, before + 1], dim=-1).clamp(0, last).long()

@@ -17,11 +17,10 @@ from ..data.tfod_resize import tfod_resize, tfod_size
 from ..errors import ResightError
 from . import coder, matching, tfod_parts
 from .faster_rcnn import Found
-from .resnet_v1 import HEAD_CHANNELS, TRUNK_CHANNELS, BoxHead, Norm, Trunk
+from .resnet_v1 import HEAD_CHANNELS, MEAN, TRUNK_CHANNELS, BoxHead, Norm, Trunk, depth_of
 from .shared import ALONE, Shared
 from .tfod_parts import PlainSelection, Proposals, StaticSelection, single
 
-MEAN = (123.68, 116.779, 103.939)
 RPN_WIDTH = 512
 
 
@@ -84,7 +83,7 @@ class TfodRCNN(nn.Module):
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__()
         assert config.tfod is not None
-        depth = int(config.name.removeprefix("faster_rcnn_resnet").removesuffix("_v1"))
+        depth = depth_of(config.name)
         self.config, self.limits, self.num_classes = config, config.tfod, num_classes
         self.class_agnostic_nms = False
         self.backbone = Trunk(depth)

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ResightError, listed
+from ..models.resnet_v1 import BLOCKS
 from .checkpoint import GRAPH, SUFFIX, Variables
-
-BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 _TRUNK = "model/_feature_extractor_for_proposal_features"  # conv1 .. conv4
 _CONV5 = "model/_feature_extractor_for_box_classifier_features"
