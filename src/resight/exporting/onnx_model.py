@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,27 +9,17 @@ from typing import Any
 import numpy as np
 
 from ..boxes import Detections
-from ..config import TfodConfig
-from ..data.example import Record
-from ..detector import Detector, class_names
+from ..detector import class_names
 from ..errors import ResightError
-from .saved_model_detector import detections_of
+from .exported import ExportedDetector, detections_of, read_card
 
 KEY = "resight"
 
 
-class OnnxDetector(Detector):
-    """The same calls as a :class:`~resight.detector.Detector`; losses and NMS are not for it to tell or change."""
-
+class OnnxDetector(ExportedDetector):
     def __init__(self, session: Any, classes: tuple[str, ...], score: float | None, name: str) -> None:
         super().__init__(classes, score, name)
         self.session = session
-
-    def set_nms(self, iou: float | None = None, class_agnostic: bool = False) -> None:
-        if iou is not None or class_agnostic:
-            raise ResightError(
-                "NMS is inside an exported model and cannot be changed", where=self.name, fix="Use the run it is from."
-            )
 
     def detect_whole(self, image: np.ndarray) -> Detections:
         outputs = [output.name for output in self.session.get_outputs()]
@@ -40,9 +29,6 @@ class OnnxDetector(Detector):
             return detections_of(found, self.classes, width, height)
         boxes, scores, labels = found["boxes"], found["scores"], found["labels"]
         return Detections(boxes, scores, labels, self.classes, width, height)
-
-    def losses(self, record: Record, labels: np.ndarray, image: np.ndarray) -> None:
-        return None
 
 
 def load_onnx(path: Path, labels: str | os.PathLike[str] | None = None) -> OnnxDetector:
@@ -67,10 +53,9 @@ def load_onnx(path: Path, labels: str | os.PathLike[str] | None = None) -> OnnxD
     stored = session.get_modelmeta().custom_metadata_map.get(KEY)
     if stored is None:
         raise ResightError("is an ONNX model, but none that Resight exported", where=path)
-    meta = json.loads(stored)
-    detector = OnnxDetector(session, class_names(tuple(meta["classes"]), labels), meta["score"], str(path))
-    detector.tile = meta.get("tile", 0)
-    detector.tfod = TfodConfig.model_validate(meta["tfod"]) if meta.get("tfod") else None
+    card = read_card(stored, path)
+    detector = OnnxDetector(session, class_names(card.classes, labels), card.score, str(path))
+    detector.tile, detector.tfod = card.tile, card.tfod
     return detector
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import io
-import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,11 +14,12 @@ from PIL import Image
 from ..boxes import Detections
 from ..config import TfodConfig, load_config
 from ..data.example import Record, encode_example
-from ..detector import Detector
 from ..errors import ResightError, listed
 from ..labels import LabelMap, read_label_map
+from ..text_files import read_text
 from ..tfod.folder import PIPELINE
 from ..tfod.pipeline_config import Pipeline, read_pipeline
+from .exported import Card, ExportedDetector, detections_of, read_card
 from .tensorflow_session import STRING, TYPES, Session
 
 FILE = "saved_model.pb"
@@ -30,27 +29,16 @@ LABEL_MAP, CARD = EXPORT[3:]
 NEEDED = ("detection_boxes", "detection_classes", "detection_scores", "num_detections")
 
 
-class SavedModelDetector(Detector):
-    """The same calls as a :class:`~resight.detector.Detector`; losses and NMS are not for it to tell or change."""
-
+class SavedModelDetector(ExportedDetector):
     def __init__(self, session: Session, classes: tuple[str, ...], score: float | None, input_type: str) -> None:
         super().__init__(classes, score, str(session.folder))
         self.session, self.input_type = session, input_type
         ((self.input, info),) = session.inputs.items()
         self.kind = info.dtype
 
-    def set_nms(self, iou: float | None = None, class_agnostic: bool = False) -> None:
-        if iou is not None or class_agnostic:
-            raise ResightError(
-                "NMS is inside an exported model and cannot be changed", where=self.name, fix="Use the run it is from."
-            )
-
     def detect_whole(self, image: np.ndarray) -> Detections:
         found = self.session.run(self.input, self._given(image))
         return detections_of(found, self.classes, image.shape[1], image.shape[0])
-
-    def losses(self, record: Record, labels: np.ndarray, image: np.ndarray) -> None:
-        return None
 
     def _given(self, image: np.ndarray) -> np.ndarray | bytes:
         """The image as the model takes it: an array, a PNG, or a ``tf.train.Example`` with a PNG."""
@@ -66,14 +54,6 @@ class SavedModelDetector(Detector):
         return encode_example(
             Record(stream.getvalue(), "png", "", "", width, height, boxes, (), none, none, none, none, none)
         )
-
-
-def detections_of(found: Mapping[str, np.ndarray], classes: tuple[str, ...], width: int, height: int) -> Detections:
-    """TFOD's outputs for one image ``width`` x ``height`` in Resight's terms."""
-    count = int(found["num_detections"][0])
-    boxes = found["detection_boxes"][0, :count, [1, 0, 3, 2]].T * np.array([width, height, width, height], np.float32)
-    labels = found["detection_classes"][0, :count].astype(np.int64) - 1
-    return Detections(boxes, found["detection_scores"][0, :count], labels, classes, width, height)
 
 
 def find_saved_model(path: Path) -> Path | None:
@@ -97,9 +77,8 @@ def load_saved_model(folder: Path, labels: str | os.PathLike[str] | None = None)
     missing = [name for name in NEEDED if name not in session.outputs]
     if missing or len(session.inputs) != 1:
         raise ResightError(f"is no detector as TFOD exports it: no output {listed(missing)}", where=folder)
-    card: dict[str, Any] = {}
-    with suppress(OSError, ValueError):
-        card = json.loads((folder.parent / CARD).read_text(encoding="utf-8"))
+    path = folder.parent / CARD
+    card = read_card(read_text(path), path) if path.is_file() else Card(classes=(), score=None)
     pipeline = _pipeline_beside(folder)
     if labels is None:
         places = (folder / "assets", folder, folder.parent)
@@ -110,7 +89,7 @@ def load_saved_model(folder: Path, labels: str | os.PathLike[str] | None = None)
     names = (read_label_map(labels) if labels is not None else LabelMap(())).by_id(count).names
     if not names:
         raise ResightError("does not say how many classes it has", where=folder, fix="Name them with --labels MAP.")
-    detector = SavedModelDetector(session, names, card.get("score"), card.get("input_type", ""))
+    detector = SavedModelDetector(session, names, card.score, card.input_type)
     detector.tfod = load_config(None, pipeline.overrides).model.tfod if pipeline else TfodConfig()
     return detector
 
