@@ -204,7 +204,7 @@ def test_a_missing_module_of_our_own_is_a_bug(stand_in, tmp_path, monkeypatch):
     assert speak("data check photos").code == 70
 
 
-def interrupted(script, *, ignored=False):
+def interrupted(script, *, ignored=False, by=signal.SIGINT):
     """What becomes of ``script`` when Ctrl-C meets it after it has printed "ready"."""
     running = subprocess.Popen(
         [sys.executable, "-c", script],
@@ -216,7 +216,7 @@ def interrupted(script, *, ignored=False):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.SIG_DFL),
     )
     assert running.stdout is not None and running.stdout.readline() == "ready\n"
-    running.send_signal(signal.SIGINT)
+    running.send_signal(by)
     _, said = running.communicate(timeout=60)
     return running.returncode, said
 
@@ -231,6 +231,25 @@ def test_ctrl_c_ends_with_130():
         "main()\n"
     )
     assert interrupted(script) == (130, "error: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("by", "code", "says"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_what_a_verb_was_writing_vanishes_with_it(tmp_path, by, code, says):
+    script = (
+        "import sys, time, types\n"
+        "def export(model, format, out, **options):\n"
+        "    from resight.outputs import whole_folder\n"
+        "    with whole_folder(out, False, None) as folder:\n"
+        "        (folder / 'half').touch(); print('ready', flush=True); time.sleep(60)\n"
+        "sys.modules['resight.exporting'] = types.SimpleNamespace(export=export)\n"
+        f"sys.argv = ['resight', 'export', 'run', '-o', {str(tmp_path / 'out')!r}]\n"
+        "from resight.__main__ import main\n"
+        "main()\n"
+    )
+    assert interrupted(script, by=by) == (code, f"error: {says}\n")
+    assert not list(tmp_path.iterdir())
 
 
 WHILE_IT_IMPORTS = (
@@ -543,6 +562,23 @@ def test_predict_and_export_hand_over_their_options(stand_in):
         assert exports == [
             (("runs/a", "savedmodel", "a"), {"force": False, "labels": "m.pbtxt", "input_type": "tf_example"})
         ]
+
+
+@pytest.mark.parametrize(
+    ("model", "following"),
+    [
+        ("a.onnx", "evaluate a.onnx --data RECORDS"),
+        ("export/saved_model", "evaluate export/saved_model --data RECORDS"),
+        ("export", "export export -o model.onnx"),  # both, and then its checkpoint is the model
+    ],
+)
+def test_what_is_exported_is_not_to_be_exported_again(stand_in, tmp_path, monkeypatch, model, following):
+    monkeypatch.chdir(tmp_path)
+    Path("export/saved_model").mkdir(parents=True)
+    Path("export/saved_model/saved_model.pb").touch()
+    Path("export/checkpoint").mkdir()
+    stand_in("prediction", "predict", report(unread=()))
+    assert f"Next: resight {following}\n" in speak("predict", model, "b.jpg").err
 
 
 def test_predict_exits_1_when_an_image_could_not_be_read(stand_in):

@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -315,6 +316,7 @@ def predict(
     json: Json = False,
 ) -> int:
     """Finds objects in images: drawn pictures and detections.json; exit code 1 when an image could not be read."""
+    from .exporting.saved_model_detector import find_saved_model
     from .prediction import predict as run_predict
 
     report = run_predict(
@@ -329,7 +331,7 @@ def predict(
         labels=labels,
     )
     print_result(report, json)
-    exported = model.endswith(".onnx")
+    exported = model.endswith(".onnx") or find_saved_model(Path(model))
     wrote(out, f"evaluate {quoted(model)} --data RECORDS" if exported else f"export {quoted(model)} -o model.onnx")
     return console.BAD if report.unread else console.DONE
 

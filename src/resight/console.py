@@ -6,14 +6,16 @@ import json
 import logging
 import os
 import platform
+import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from typing import Any, TextIO, cast
+from typing import Any, NoReturn, TextIO, cast
 
 from . import __version__
 from .errors import ResightError, nearest
@@ -21,7 +23,7 @@ from .progress import JsonLines
 
 log = logging.getLogger("resight")
 
-DONE, BAD, USAGE, BUG, INTERRUPTED = 0, 1, 2, 70, 130
+DONE, BAD, USAGE, BUG, INTERRUPTED, TERMINATED = 0, 1, 2, 70, 130, 143
 
 # What an extra of the package installs, by the name that is imported.
 _EXTRAS = {"onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx"}
@@ -103,7 +105,7 @@ def guard(command: Callable[[], Any], argv: Sequence[str]) -> int:
     handlers, propagate, level = log.handlers, log.propagate, log.level
     try:
         stdout = _Stdout(sys.stdout)
-        with warnings.catch_warnings(), redirect_stdout(cast(TextIO, stdout)):
+        with _sigterm(), warnings.catch_warnings(), redirect_stdout(cast(TextIO, stdout)):
             code = _run(command, argv)
             try:
                 stdout.flush()
@@ -116,13 +118,32 @@ def guard(command: Callable[[], Any], argv: Sequence[str]) -> int:
         log.setLevel(level)
 
 
+@contextmanager
+def _sigterm() -> Iterator[None]:
+    """SIGTERM ends a verb as Ctrl-C does, so that what it was writing vanishes; a training has its own way."""
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    try:
+        signal.signal(signal.SIGTERM, _terminate)
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminate(*_: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would end the clearing away
+    raise SystemExit(TERMINATED)
+
+
 def _run(command: Callable[[], Any], argv: Sequence[str]) -> int:
     try:
         code = command()
     except KeyboardInterrupt:
         code = INTERRUPTED
     except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else USAGE
+        code = stop.code if isinstance(stop.code, int) else USAGE
     except Exception as error:
         message = explain(error)
         if "--debug" in argv:
@@ -132,8 +153,8 @@ def _run(command: Callable[[], Any], argv: Sequence[str]) -> int:
             return BUG
         _complain(message)
         return getattr(error, "exit_code", USAGE)
-    if code == INTERRUPTED:
-        _complain("interrupted")
+    if code in (INTERRUPTED, TERMINATED):
+        _complain("interrupted" if code == INTERRUPTED else "terminated")
     return code if isinstance(code, int) else DONE
 
 
