@@ -95,6 +95,17 @@ def test_what_cannot_be_used_is_refused_with_its_place(text, where):
     assert caught.value.where == where
 
 
+def test_of_an_endless_name_a_message_has_the_ends():
+    name = "x" * 10**6
+    with pytest.raises(ResightError, match=r"line 1, column 8: id 'xxx.* \.\.\. x+' is not a 32-bit number") as error:
+        parse_label_map(f"item {{ id: {name} }}")
+    assert len(str(error.value)) < 2_100
+    nameless, twice = f"item {{ name: '{name}' }}", f"item {{ id: 1 name: '{name}' }}" * 2
+    for text in (nameless, twice):
+        lengths = [len(problem.message) for problem in parse_label_map(text).problems]
+        assert lengths and max(lengths) <= 2_000
+
+
 def test_unreadable_files_are_refused(tmp_path):
     with pytest.raises(ResightError, match="No such file"):
         read_label_map(tmp_path / "none.pbtxt")

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+LONGEST, MOST_LINES = 2_000, 200  # characters of a line, lines of a message
+
 
 class ResightError(Exception):
     """Something the user can mend: bad input, configuration or environment.
@@ -22,10 +24,8 @@ class ResightError(Exception):
     exit_code = 2
 
     def __init__(self, message: str, *, where: object = "", fix: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.where = str(where)
-        self.fix = fix
+        self.message, self.where, self.fix = shortened(message), shortened(str(where)), shortened(fix)
+        super().__init__(self.message)
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments would be lost when a loader worker sends the error to its parent.
@@ -48,6 +48,20 @@ class Problem:
     kind: str
     where: str
     message: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", shortened(self.message))
+
+
+def shortened(text: str) -> str:
+    """``text`` for a message: a damaged file can hold names of megabytes, or a million of them."""
+    if len(text) <= LONGEST:
+        return text
+    half = LONGEST // 2 - 4
+    lines = [line if len(line) <= LONGEST else f"{line[:half]} ... {line[-half:]}" for line in text.split("\n")]
+    if (more := len(lines) - MOST_LINES) > 0:
+        lines[MOST_LINES - 1 :] = [f"and {more + 1:,} more lines"]
+    return "\n".join(lines)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import nearest
+from ..errors import nearest, shortened
 from ..textproto import Field, Word, quote
 from .pipeline_fields import CHOICES, MESSAGES, Known
 
@@ -35,7 +35,7 @@ class Reading:
         return [[text for _, text in sorted(lines, key=lambda item: item[0])] for lines in found]
 
     def note(self, lines: list[tuple[int, str]], line: int, place: str, text: str) -> None:
-        lines.append((line, f"line {line}, {place}: {text}"))
+        lines.append((line, shortened(f"line {line}, {place}: {text}")))
 
     def refuse(self, place: str, text: str) -> None:
         self.note(self.refused, self.line(place), place, text)
