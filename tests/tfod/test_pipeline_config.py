@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from resight.config import OPERATION_DEFAULTS, Config, load_config
 from resight.errors import ResightError
-from resight.tfod.pipeline_config import examine_pipeline, is_pipeline, load_settings, read_pipeline
+from resight.labels import parse_label_map
+from resight.tfod.pipeline_config import classes_of, examine_pipeline, is_pipeline, load_settings, read_pipeline
 from resight.tfod.pipeline_fields import refuse_tfod_keys, tfod_equivalent
 
 # Of its own make, with everything that the stock configurations of Faster R-CNN ResNet V1 have.
@@ -346,6 +347,29 @@ def test_a_number_of_classes_that_is_not_the_label_maps_names_both(project, tmp_
     assert "num_classes: 3, but" in refusals(project(), data=str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("item", "refused", "says"),
+    [
+        ("item { id: 3 name: 'd' }", True, "ids used twice: 3"),
+        ("item { id: 4 name: 'b' }", True, "names used twice: b"),
+        ("item { id: 0 name: 'd' }", True, "ids below 1: 0"),
+        ("item { name: 'd' }", True, "item 'd' has no id"),
+        ("item { id: 4 }", False, "the item with id 4 has no name"),
+        ("item { id: 5 name: 'd' }", False, "1 ids below 5 have no class"),
+    ],
+)
+def test_what_is_wrong_in_the_label_map_is_shown_and_refused_where_classes_would_be_lost(
+    project, tmp_path, item, refused, says
+):
+    highest = classes_of(parse_label_map(MAP + item))
+    path = project(TEXT.replace("num_classes: 3", f"num_classes: {highest}"))
+    (tmp_path / "classes.pbtxt").write_text(MAP + item)
+    for options in ({"data": str(tmp_path)}, {"changes": {"data.label_map": str(tmp_path / "classes.pbtxt")}}):
+        found = examine_pipeline(path, **options)
+        assert f"#   {tmp_path / 'classes.pbtxt'}: {says}" in found.text()
+        assert any(says in line for line in found.refused) == refused
+
+
 def test_readers_with_different_label_maps_are_refused(project):
     path = project()
     Path(os.path.dirname(path), "other.pbtxt").write_text(MAP.replace("'b'", "'x'"))
@@ -361,6 +385,49 @@ def test_a_batch_of_different_sizes_is_refused_with_the_remedies(project):
     assert config(path, changes={"model.tfod.pad": True}).train.batch_size == 4
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"train.steps": 0}, "train.steps = 0: must be greater than 0"),
+        ({"model.max_size": 0, "train.batch_size": 0}, "model.max_size = 0: .*; train.batch_size = 0: must"),
+        ({"train.learning_rate": -1.0}, "train.learning_rate = -1.0: must be greater"),
+        ({"train.schedule_steps": 1}, "schedule_steps 1 leaves no step"),
+        ({"model.tfod.pad": False}, "images of different sizes make no batch of 4"),
+        ({"train.nonsense": 1}, "unknown key 'train.nonsense'"),
+    ],
+)
+def test_a_wrong_option_is_blamed_and_not_the_line_that_it_replaces(project, changes, says):
+    with pytest.raises(ResightError, match=says) as caught:
+        examine_pipeline(project(), changes=changes)
+    assert caught.value.where == "options" and not re.search(r"\bline \d", str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("num_steps: ", "num_steps: -", "num_steps: -.* is less than 0"),
+        ("train_config: {", "train_config: { data_augmentation_options {}", "{} names no augmentation"),
+        ("use_static_shapes: true", "", "balanced_label_sampler: true .supported together with use_static_shapes"),
+        ("use_static_balanced_label_sampler: true", "", "shapes: true .supported together with use_static_balanced"),
+    ],
+)  # fmt: skip
+def test_what_means_nothing_alone_is_refused(project, old, new, says):
+    assert TEXT.count(old) == 1
+    assert re.search(says, refusals(project(TEXT.replace(old, new))))
+
+
+def test_a_trained_model_without_padding_takes_images_one_at_a_time(project):
+    pipeline = read_pipeline(project(TEXT.replace("pad_to_max_dimension: true", "")), model_only=True)
+    assert not load_config(None, pipeline.overrides).model.tfod.pad
+
+
+def test_records_in_a_remote_store_are_not_looked_for_on_the_disk(project):
+    text = TEXT.replace('"train-?.record"', '"s3://bucket/train-*.record"')
+    assert text != TEXT
+    pipeline = read_pipeline(project(text))
+    assert pipeline.overrides["data.train"][0] == "s3://bucket/train-*.record"
+
+
 def test_the_last_of_a_repeated_field_counts_and_messages_are_joined(project):
     again = "model { faster_rcnn { num_classes: 2 num_classes: 3 first_stage_max_proposals: 100 } }"
     pipeline = read_pipeline(project(TEXT + again))
@@ -369,9 +436,15 @@ def test_the_last_of_a_repeated_field_counts_and_messages_are_joined(project):
 
 
 def test_of_several_evaluation_readers_the_first_counts(project):
-    more = 'eval_input_reader { tf_record_input_reader { input_path: "gone" } label_map_path: "gone" }'
-    pipeline = read_pipeline(project(TEXT + more))
-    assert pipeline.overrides["data.test"][0].endswith("test.record")
+    more = """eval_input_reader { max_number_of_boxes: %d label_map_path: "gone"
+              tf_record_input_reader { input_path: "gone" } }"""
+    limited = TEXT.replace("eval_input_reader: {", "eval_input_reader { max_number_of_boxes: 37")
+    for text, limit in ((TEXT, 100), (limited, 37)):
+        pipeline = read_pipeline(project(text + more % 50))
+        assert pipeline.overrides["data.test"][0].endswith("test.record")
+        assert load_config(None, pipeline.overrides).model.tfod.evaluated_boxes == limit
+        trained = read_pipeline(project(text + more % 50), model_only=True)
+        assert load_config(None, trained.overrides).model.tfod.evaluated_boxes == limit
     assert any("all but the first" in line for line in pipeline.ignored)
 
 
@@ -381,7 +454,7 @@ def test_a_trained_model_needs_no_paths(project):
     pipeline = read_pipeline(project(text), model_only=True)
     assert (pipeline.num_classes, os.path.basename(pipeline.label_map)) == (3, "map.pbtxt")
     assert load_config(None, pipeline.overrides).model.tfod.detections == 300
-    assert {key.split(".")[0] for key in pipeline.overrides} == {"model"}
+    assert {key for key in pipeline.overrides if not key.startswith("model.")} == {"train.batch_size"}
     assert "use_dropout" in refusals(project(text.replace("use_dropout: false", "use_dropout: true")), model_only=True)
 
 
@@ -398,6 +471,21 @@ def test_a_syntax_error_names_line_and_column(project, text, place):
     with pytest.raises(ResightError, match="not valid text protobuf") as caught:
         read_pipeline(project(text))
     assert place in caught.value.where
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("num_classes: 3", f"num_classes: 3 {'x' * 10**6}: 1"),
+        ("num_classes: 3", "num_classes: 3 " + "\n".join(f"x{number}: 1" for number in range(10_000))),
+        ("coco_detection_metrics", "x " * 10**6),
+    ],
+)
+def test_of_endless_names_a_message_has_the_ends(project, old, new):
+    assert old in TEXT
+    message = refusals(project(TEXT.replace(old, new)))
+    assert "no such field" in message or "coco_detection_metrics" in message
+    assert len(message) < 20_000 and message.count("\n") < 200
 
 
 def test_files_that_are_no_config_are_refused(tmp_path):
@@ -476,6 +564,8 @@ def test_settings_come_from_either_form_without_looking_for_paths(project, tmp_p
         ("eval_input_reader.tf_record_input_reader.input_path", "data.test"),
         ("label_map_path", "data.label_map"),
         ("data_augmentation_options", "augment.operations"),
+        ("learning_rate", "train.learning_rate"),
+        ("height", "model.tfod.fixed_size' or 'model.tfod.anchor_base"),
         ("size", ""),
         ("num_readers", ""),
     ],

@@ -17,14 +17,13 @@ from pydantic import ValidationError
 
 from ..config import TFOD_MODELS, Config, DataConfig, explain, load_config
 from ..data.discover import find_label_map
+from ..data.storage import is_remote
 from ..errors import ResightError, listed, nearest
-from ..labels import LabelMap, read_label_map
-from ..text_files import read_text
-from ..textproto import Field, parse, quote
+from ..labels import LabelMap
+from ..textproto import Field, parse, quote, read
 from .pipeline_fields import EXTRACTORS, MESSAGES
 from .pipeline_reading import Reading
 
-MAX_BYTES = 4 << 20
 # What TFOD does not have, so that a config says nothing of it.
 WITHOUT = {
     "train.optimizer": "momentum",
@@ -34,6 +33,8 @@ WITHOUT = {
     "train.accumulate": 1,
     "train.precision": "float32",
 }
+# With these some classes would be trained as others, or never; the rest of what is odd in a label map is reported.
+WRONG_MAPS = tuple(f"label_map_{kind}" for kind in ("repeated_id", "repeated_name", "id_0", "no_id"))
 CHECKPOINT_TYPES = ("detection", "full", "classification")
 LENGTHS = {"train.steps", "train.epochs", "train.max_minutes"}
 
@@ -125,9 +126,7 @@ def examine_pipeline(
         ResightError: it cannot be read, or has a syntax error (line and column).
     """
     name = os.fspath(path)
-    if os.path.isfile(name) and os.path.getsize(name) > MAX_BYTES:
-        raise ResightError("is too large for a configuration", where=name)
-    fields = parse(read_text(name), name)
+    fields = parse(read(name), name)
     given = {**(changes or {}), **({"data.path": data} if data else {}), **({"model.start": start} if start else {})}
     return translate(fields, name, given, model_only=model_only)
 
@@ -201,14 +200,16 @@ class _Translation(Reading):
         return classes, self.readers(values, classes)
 
     def trained_model(self, fields: Sequence[Field]) -> tuple[int, str]:
+        self.overrides["train.batch_size"] = 1  # whatever it was trained with: images of any sizes come one at a time
         labels = ""
+        evaluation = next((field for field in fields if field.name == "eval_input_reader"), None)
         for field in fields:
             if field.name not in ("model", *MESSAGES["Model"]):
                 self.note(self.ignored, field.line, field.name, "a trained model has no need of it")
             for inner in field.value if isinstance(field.value, list) else ():
                 if inner.name == "label_map_path" and isinstance(inner.value, str):
                     labels = labels or self.find(inner.value, os.path.isfile)
-                if (field.name, inner.name) == ("eval_input_reader", "max_number_of_boxes"):
+                if field is evaluation and inner.name == "max_number_of_boxes":
                     self.set("model.tfod.evaluated_boxes", inner.value, f"{field.name}.{inner.name}")
         values = self.message([field for field in fields if field.name == "model"], "Model", "", 1)
         return self.model(values["model"]), labels
@@ -276,9 +277,10 @@ class _Translation(Reading):
 
     def limits(self, rcnn: Mapping[str, Any], place: str) -> None:
         """What TFOD itself refuses, and which switches must go together."""
-        if rcnn["use_static_shapes"] and not rcnn["use_static_balanced_label_sampler"]:
-            text = "true (supported together with use_static_balanced_label_sampler: true)"
-            self.refuse(f"{place}.use_static_shapes", text)
+        both = ("use_static_shapes", "use_static_balanced_label_sampler")
+        if rcnn[both[0]] != rcnn[both[1]]:
+            given, other = both if rcnn[both[0]] else both[::-1]
+            self.refuse(f"{place}.{given}", f"true (supported together with {other}: true)")
         if rcnn["use_static_shapes"] and not rcnn["use_partitioned_nms_in_first_stage"]:
             self.refuse(f"{place}.use_partitioned_nms_in_first_stage", "false (supported with static shapes is true)")
         drawn, proposals = rcnn["second_stage_batch_size"], rcnn["first_stage_max_proposals"]
@@ -297,9 +299,13 @@ class _Translation(Reading):
         place = "train_config"
         if values["num_steps"] > 0:
             self.set("train.steps", values["num_steps"], f"{place}.num_steps")
+        elif values["num_steps"] < 0:
+            self.refuse(f"{place}.num_steps", f"{values['num_steps']} is less than 0")
         elif not any(self.given.get(key) for key in LENGTHS):
             text = "absent (the training is as long as it is without a config; --steps N says another length)"
             self.note(self.ignored, self.line(place), f"{place}.num_steps", text)
+        if not all(values["data_augmentation_options"]):
+            self.refuse(f"{place}.data_augmentation_options", "{} names no augmentation")
         steps = [(name, options) for step in values["data_augmentation_options"] for name, options in step.items()]
         for number, (name, _) in enumerate(steps):
             where = f"{place}.data_augmentation_options.{name}"
@@ -385,6 +391,8 @@ class _Translation(Reading):
         readers = {"train": ("train_input_reader", values["train_input_reader"])}
         if values["eval_input_reader"]:
             readers["test"] = ("eval_input_reader", values["eval_input_reader"][0])
+            limit = readers["test"][1]["max_number_of_boxes"]
+            self.set("model.tfod.evaluated_boxes", limit, "eval_input_reader.max_number_of_boxes")
         if len(values["eval_input_reader"]) > 1:
             place = "eval_input_reader"
             self.note(self.ignored, self.line(place), place, "all but the first, as in TFOD unless it is told")
@@ -417,8 +425,8 @@ class _Translation(Reading):
         """Compares the label maps, by the fields that name them, with the number of classes."""
         path = str(self.given.get("data.label_map") or next(iter(maps.values()), ""))
         try:
-            first = find_label_map(data, path) if data else (path, read_label_map(path)) if path else None
-            others = [(place, file, read_label_map(file)) for place, file in maps.items() if file != path]
+            first = find_label_map(data, path) if data or path else None
+            others = [(place, *find_label_map("", file)) for place, file in maps.items() if file != path]
         except ResightError as error:
             if not data:  # a records folder is opened later, with all that may be said of it
                 self.refused.append((self.line("train_input_reader"), str(error)))
@@ -430,6 +438,9 @@ class _Translation(Reading):
         for place, file, labels in others:
             if labels.items != first[1].items:
                 self.refuse(place, f"{file} differs from {path} (supported is one map for both readers)")
+        for problem in first[1].problems:
+            lines = self.refused if problem.kind in WRONG_MAPS else self.honoured
+            lines.append((self.line("train_input_reader"), f"{first[0]}: {problem.message}"))
         if classes and classes != (wanted := classes_of(first[1])):
             odd = "".join(f"; {problem.message}" for problem in first[1].problems)
             text = f"{classes}, but the label map {first[0]} has {wanted} classes{odd}; make the two agree"
@@ -437,7 +448,12 @@ class _Translation(Reading):
         return first[0]
 
     def find(self, written: str, exists: Callable[[str], bool], escape: bool = False) -> str:
-        """The absolute path, looked for in the working directory and then beside the config; "" where it is not."""
+        """The absolute path, looked for in the working directory and then beside the config; "" where it is not.
+
+        What lies in a remote store is asked for when it is read.
+        """
+        if is_remote(written):
+            return written
         for folder in (os.getcwd(), self.folder):
             path = os.path.normpath(os.path.join(glob.escape(folder) if escape else folder, written))
             try:
@@ -453,22 +469,35 @@ class _Translation(Reading):
         self.note(self.missing, self.line(place), place, f"{text}; {option} takes its place")
 
     def validate(self) -> None:
-        """Refuses values that our configuration does not take, with the field that each comes from."""
+        """Refuses values that our configuration does not take, with the field that each comes from.
+
+        Raises:
+            ResightError: options have such values, whatever the fields say that they replace.
+        """
         tree = {"model.name": TFOD_MODELS[0], **self.overrides, **self.given}
         try:
             load_config(None, tree)
         except ResightError as error:
             if not isinstance(error.__cause__, ValidationError):
                 raise
-            for item in error.__cause__.errors():
-                self.invalid(".".join(str(part) for part in item["loc"]), explain(item))
+            wrong = [(".".join(str(part) for part in item["loc"]), explain(item)) for item in error.__cause__.errors()]
+            if own := [text for key, text in wrong if self.source(key, text) in self.given]:
+                raise ResightError("; ".join(own), where="options") from error
+            for key, text in wrong:
+                self.invalid(self.source(key, text), text)
+
+    def source(self, key: str, text: str) -> str:
+        """Our key, of the options or of the config, that what is said of ``key`` comes from; "" where none does."""
+        known = {**self.places, **self.given}
+        if near := [one for one in known if f"{key}.".startswith(f"{one}.")]:
+            return max(near, key=len)
+        # A section's own rule, which names its fields.
+        words = {one.rpartition(".")[2]: one for one in known}
+        near = [words[word] for word in re.findall(r"\w+", text.partition(":")[2] or text) if word in words]
+        return next((one for one in near if one in self.given), near[0] if near else "")
 
     def invalid(self, key: str, text: str) -> None:
-        near = [known for known in self.places if f"{key}.".startswith(f"{known}.")]
-        if not near:  # a section's own rule, which names its fields
-            words = {known.rpartition(".")[2]: known for known in self.places}
-            near = [words[word] for word in re.findall(r"\w+", text.partition(":")[2] or text) if word in words][:1]
-        place = self.places[max(near, key=len)] if near else ""
+        place = self.places.get(key, "")
         if not place:
             self.refused.append((0, text))
         elif not any(f", {place}:" in line for _, line in self.refused):
@@ -476,4 +505,4 @@ class _Translation(Reading):
 
 
 def _matches(pattern: str) -> bool:
-    return any(os.path.isfile(file) for file in glob.iglob(pattern))
+    return is_remote(pattern) or any(os.path.isfile(file) for file in glob.iglob(pattern))
