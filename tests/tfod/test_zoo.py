@@ -223,6 +223,24 @@ def test_what_is_there_already_is_taken_as_it_is(cache, tmp_path, model, archive
     assert "pipeline.config" in error.value.fix
 
 
+def test_a_model_without_all_of_its_data_is_refused_and_not_kept(cache, tmp_path, model):
+    (missing := model / "checkpoint" / "ckpt-0.data-00000-of-00001").unlink()
+    with pytest.raises(ResightError, match="1 data files cannot be read") as error:
+        zoo.fetch(model)
+    assert error.value.where == str(missing)
+    file = tmp_path / "mine.tar.gz"
+    file.write_bytes(archived(model))
+    with pytest.raises(ResightError, match="1 data files cannot be read") as error:
+        zoo.fetch(file)
+    assert error.value.where == f"{file}/{missing.relative_to(model.parent)}"
+    (model / "pipeline.config").unlink()
+    file.write_bytes(archived(model))
+    with pytest.raises(ResightError, match="holds no model of TFOD") as error:
+        zoo.fetch(file)
+    assert error.value.where == str(file)
+    assert not list(cache.iterdir())
+
+
 def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", data: bytes = b"data"):
     info = tarfile.TarInfo(name)
     info.type, info.linkname, info.size = kind, link, len(data) if kind == tarfile.REGTYPE else 0

@@ -125,6 +125,8 @@ def test_a_training_starts_from_the_weights_it_is_told(shapes, tiny, untrained):
     assert not any(torch.equal(value, stored[key]) for key, value in body.items())
     with pytest.raises(ResightError, match="there is no such model"):
         start_model(make_plan(tiny(shapes(train=3), model__start="nowhere")))
+    with pytest.raises(ResightError, match=r"Did you mean 'faster_rcnn_resnet50_v1_640x640_coco17_tpu-8'\?"):
+        make_plan(tiny(shapes(train=3), model__start="faster_rcnn_resnet50_v1_640x640_coco17_tpu8"))
 
 
 def test_absurd_plans_are_refused_or_noted(shapes, tiny):

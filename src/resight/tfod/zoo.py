@@ -23,6 +23,7 @@ from ..data.index import cache_folder
 from ..errors import ResightError, listed, nearest
 from ..outputs import whole_folder, write_text
 from ..progress import meter
+from .checkpoint import read_checkpoint
 from .folder import find_tfod
 
 log = logging.getLogger(__name__)
@@ -65,8 +66,7 @@ ZOO = tuple(
 )
 
 
-def is_of_the_zoo(name: str) -> bool:
-    return any(model.name == name for model in ZOO)
+NAMES = tuple(model.name for model in ZOO)
 
 
 def zoo_rows() -> list[dict[str, str | float | bool]]:
@@ -111,11 +111,10 @@ def fetch(name_or_path: str | Path) -> Path:
         return _model_folder(folder)
     model = next((model for model in ZOO if model.name == str(name_or_path).removesuffix(".tar.gz")), None)
     if model is None:
-        names = [model.name for model in ZOO]
         raise ResightError(
             "there is no such file, and no such model in the zoo",
             where=name_or_path,
-            fix=nearest(str(name_or_path), names) or "resight zoo list shows those that are.",
+            fix=nearest(str(name_or_path), NAMES) or "resight zoo list shows those that are.",
         )
     try:
         _zoo_folder().mkdir(parents=True, exist_ok=True)
@@ -133,7 +132,8 @@ def unpack(archive: Path, folder: Path) -> None:
     """Unpacks a `.tar.gz` whole or not at all. Nothing but folders and plain files below ``folder`` is ever made.
 
     Raises:
-        ResightError: the archive is damaged, cannot be read, or has a link or a path that leads out of it.
+        ResightError: the archive is damaged, cannot be read, has a link or a path that leads out of it, or holds no
+            whole model.
     """
     with whole_folder(folder, True, lambda path: True) as partial:
         try:
@@ -151,6 +151,11 @@ def unpack(archive: Path, folder: Path) -> None:
                 where=archive,
                 fix="Archives of the zoo have no such thing: download it from its own place again.",
             )
+        try:
+            _model_folder(partial)
+        except ResightError as error:
+            where = error.where.replace(str(partial), str(archive))
+            raise ResightError(error.message, where=where, fix=error.fix) from error
 
 
 def _unpack(tar: tarfile.TarFile, folder: Path) -> list[str]:
@@ -255,6 +260,7 @@ def _model_folder(folder: Path) -> Path:
     for candidate in (folder, *inner):
         found = find_tfod(candidate)
         if found and found.pipeline and found.folder == candidate:
+            read_checkpoint(found.prefix)  # says which data files are missing
             return candidate
     raise ResightError(
         "holds no model of TFOD",

@@ -11,7 +11,7 @@ import torch
 
 from ..config import Config, ModelConfig
 from ..data.storage import is_remote
-from ..errors import ResightError
+from ..errors import ResightError, nearest
 from ..models.anchors import AnchorSettings
 from ..models.build import Model, build_model
 from ..models.checkpoints import Checkpoint, find_checkpoint, load_checkpoint
@@ -23,7 +23,7 @@ from ..tfod.checkpoint import Variables, read_checkpoint
 from ..tfod.folder import find_tfod
 from ..tfod.trained import read_settings
 from ..tfod.variables import load_start
-from ..tfod.zoo import fetch, is_of_the_zoo
+from ..tfod.zoo import NAMES, fetch
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -67,7 +67,7 @@ def find_start(config: Config, resumed: Checkpoint | None = None) -> tuple[Start
             fix="Name a model of TFOD's or of its zoo (resight zoo list), or none for random weights.",
         )
     place = Path(model.start)
-    if is_of_the_zoo(model.start):
+    if model.start in NAMES:
         place = fetch(model.start)
     elif is_remote(model.start):
         place = fetch_model(model.start)
@@ -82,6 +82,8 @@ def find_start(config: Config, resumed: Checkpoint | None = None) -> tuple[Start
             own = read_settings(place).model
             config = _changed(config, own.model_dump() | {"start": model.start, "start_type": model.start_type})
         return Start(read_checkpoint(found.prefix)), config
+    if not place.exists() and (meant := nearest(model.start, NAMES)):
+        raise ResightError("there is no such model", where=model.start, fix=meant)
     start = load_checkpoint(find_checkpoint(place))
     return Start(start), _inherited(config, start.card.model, ("name", "min_size", "max_size", "tfod"))
 
