@@ -63,6 +63,14 @@ def test_what_cannot_be_a_folder_is_refused(tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
+@pytest.mark.parametrize("check", [check_output, check_file])
+def test_a_place_that_takes_no_file_is_refused_before_the_work(check):
+    for out in ("/proc/out", "/proc/new/out"):  # not even root makes a file there
+        with pytest.raises(ResightError, match=r"cannot (be written to|make its folder)") as error:
+            check(out, False, ours)
+        assert error.value.where in ("/proc", out)
+
+
 def test_an_error_of_the_disk_names_the_file_as_the_user_knows_it(tmp_path):
     with pytest.raises(ResightError) as caught, whole_folder(tmp_path / "out", False, ours) as folder:
         raise OSError(28, "No space left on device", str(folder / "x.ours"))

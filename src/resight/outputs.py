@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,13 +17,14 @@ from .errors import ResightError, listed
 def check_output(out: str | os.PathLike[str], force: bool, is_ours: Callable[[Path], bool]) -> None:
     """
     Raises:
-        ResightError: ``out`` holds something and ``force`` is off, or it holds files that are not ours.
+        ResightError: ``out`` holds something and ``force`` is off, it holds files that are not ours, or nothing can be
+            made beside it.
     """
     check_local(out)
     try:
         present = sorted(Path(out).iterdir())
     except FileNotFoundError:
-        return
+        present = []
     except OSError as error:
         raise ResightError(f"cannot be an output folder: {error.strerror}", where=out) from error
     if present and not force:
@@ -36,6 +38,7 @@ def check_output(out: str | os.PathLike[str], force: bool, is_ours: Callable[[Pa
             where=out,
             fix="Choose another folder, or move these away.",
         )
+    check_place(os.path.dirname(os.path.realpath(out)))
 
 
 def check_local(out: str | os.PathLike[str] | None) -> None:
@@ -91,9 +94,13 @@ def check_place(path: str | os.PathLike[str], fix: str = "") -> None:
     Raises:
         ResightError: no folder can be made at ``path``, or nothing written into the one there.
     """
-    there = next(place for place in (Path(path), *Path(path).absolute().parents) if place.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise ResightError("cannot be written to" if there.is_dir() else "is not a folder", where=there, fix=fix)
+    there = next(place for place in (Path(path), *Path(path).absolute().parents) if os.path.exists(place))
+    if not there.is_dir():
+        raise ResightError("is not a folder", where=there, fix=fix)
+    try:  # what is allowed is not all: a disk can be full, or mounted for reading
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise ResightError(f"cannot be written to: {error.strerror}", where=there, fix=fix) from error
 
 
 def is_partial(name: str) -> bool:
@@ -131,7 +138,8 @@ def check_file(out: str | os.PathLike[str], force: bool, is_ours: Callable[[Path
     """Makes the folder of ``out`` where it is missing.
 
     Raises:
-        ResightError: the file exists and ``force`` is off, or it is not ours; or its folder cannot be made.
+        ResightError: the file exists and ``force`` is off, or it is not ours; or its folder cannot be made
+            or written to.
     """
     check_local(out)
     path = Path(out)
@@ -147,3 +155,4 @@ def check_file(out: str | os.PathLike[str], force: bool, is_ours: Callable[[Path
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ResightError(f"cannot make its folder: {error.strerror}", where=out) from error
+    check_place(path.parent)

@@ -336,7 +336,7 @@ def test_a_fixed_size_takes_no_other(work, pretrained):
         (lambda w: [*w[:2], ".", *w[3:]], "one of <model_dir> and <exported_model_dir> lies in the other"),
         (lambda w: [*w[:2], "taken", *w[3:]], "taken: holds what Resight did not write, and is not replaced: a.txt"),
         (lambda w: [*w[:2], "taken/a.txt/b", *w[3:]], "taken/a.txt"),
-        (lambda w: [w[0], "taken", *w[2:]], "taken: is not empty: a.txt"),
+        (lambda w: [w[0], "taken", *w[2:]], "taken: <model_dir> is not empty: a.txt\n  Choose another folder.\n"),
         (lambda w: [w[0], "zoo", *w[2:]], "zoo/pipeline.config: is not of this command, and is not replaced"),
         (lambda w: [*w[:3], "taken", *w[4:]], "taken: <records> holds no training.record, no testing.record, no cla"),
         (lambda w: [*w[:3], "damaged", *w[4:]], "training.record"),

@@ -123,7 +123,10 @@ def train(arguments: Arguments) -> int:
 
     if arguments.min_dim < LEAST_SIZE:
         raise ResightError(f"<min_dim> is {arguments.min_dim}, and {LEAST_SIZE} is the least", fix=USAGE)
-    check_run(run, resume=True)
+    try:
+        check_run(run, resume=True)
+    except ResightError as error:
+        raise ResightError(f"<model_dir> {error.message}", where=error.where, fix="Choose another folder.") from error
     pretrained = fetch(arguments.pretrained_model_name)
     text = write_config(arguments, pretrained, data)
     config = load_config(None, translate(parse(text), str(run / PIPELINE)).overrides)
@@ -205,8 +208,7 @@ def _check_outputs(run: Path, exported: Path) -> None:
     from ..exporting.saved_model_detector import written_before
 
     check_output(exported, True, written_before(exported))
-    for place in places:
-        check_place(place)
+    check_place(run)
     config = run / PIPELINE
     if config.exists() and not read_text(config).startswith(MARK):
         raise ResightError("is not of this command, and is not replaced", where=config, fix="Move it away.")
