@@ -1,6 +1,7 @@
 """A TFOD model exported as TFOD exports it, read by TensorFlow itself in a process of its own."""
 
 import json
+import os
 import pickle
 import re
 import subprocess
@@ -166,6 +167,18 @@ assert predict(sys.argv[1], [sys.argv[2]], sys.argv[3]).result["images"][0]["det
 """
     given = [exported / "saved_model", tmp_path / "image.png", tmp_path / "out"]
     subprocess.run([sys.executable, "-c", code, *given], check=True)
+
+
+def test_tensorflow_says_nothing_while_it_is_loaded_unless_it_is_asked_to():
+    noisy = "import os; from resight.exporting.tensorflow_session import quiet\nwith quiet(): os.write(2, b'options')"
+    unset = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    for code, environment, says in (
+        ("import resight.exporting.saved_model", unset, ""),
+        (noisy, unset, ""),
+        (noisy, unset | {"TF_CPP_MIN_LOG_LEVEL": "0"}, "options"),
+    ):
+        run = subprocess.run([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True)
+        assert (run.returncode, run.stderr) == (0, says)
 
 
 def test_the_names_of_classes_go_by_id(exported, tmp_path):

@@ -6,17 +6,17 @@ TensorFlow may be imported after torchvision; the other order can end the proces
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import torchvision  # noqa: F401
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read once, at the import
+from .tensorflow_session import quiet
 
 # isort: split
-import tensorflow as tf
-from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+with quiet():
+    import tensorflow as tf
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 from torch import Tensor
 
 from .. import __version__

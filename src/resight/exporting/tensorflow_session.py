@@ -28,6 +28,8 @@ TYPES = {1: np.float32, 2: np.float64, 3: np.int32, 4: np.uint8, 9: np.int64, 10
 # takes half a second of a cold start, and a run is no faster for it.
 CONFIG = b"\x52\x05\x52\x03\x98\x01\x01"
 STRING_SIZE = 24  # bytes of a string's place in a tensor
+LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+_ASKED_FOR = LEVEL in os.environ
 
 
 class _Buffer(ctypes.Structure):
@@ -77,11 +79,10 @@ def _library() -> Any:
     spec = importlib.util.find_spec("tensorflow")
     if spec is None or spec.origin is None:
         raise ResightError("a SavedModel needs TensorFlow", fix=FIX)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     folder = Path(spec.origin).parent
     # Not to all libraries' view: torchvision brings some of the same ones, and mixed up they end the process.
     try:
-        with _silence():
+        with quiet():
             library = ctypes.CDLL(str(next(folder.glob("libtensorflow_cc.*"))))
         for name, (result, *arguments) in _FUNCTIONS.items():
             function = getattr(library, f"TF_{name}")
@@ -92,8 +93,13 @@ def _library() -> Any:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """TensorFlow tells stderr about its options while it is being loaded, whatever its level of logging."""
+def quiet() -> Iterator[None]:
+    """TensorFlow tells stderr about its options while it is being loaded, whatever its level of logging; here it does
+    so only where the environment sets that level."""
+    if _ASKED_FOR:
+        yield
+        return
+    os.environ[LEVEL] = "2"  # read once, at the loading
     stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(null, 2)
