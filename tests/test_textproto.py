@@ -4,7 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resight.errors import ResightError
-from resight.textproto import Field, Word, parse, quote
+from resight.labels import read_label_map
+from resight.textproto import MAX_BYTES, Field, Word, _Parser, parse, quote
+from resight.tfod.pipeline_config import examine_pipeline
 
 
 def plain(fields: list[Field]) -> list[tuple]:
@@ -43,6 +45,29 @@ def test_positions_count_from_one_in_any_line_ending():
         found = parse(newline.join(["\ufeff# first", "a: 1", "  b {", "    c: 2 }"]))
         assert [(f.line, f.column) for f in found] == [(2, 1), (3, 3)]
         assert (found[1].value[0].line, found[1].value[0].column) == (4, 5)
+
+
+def test_a_string_in_many_pieces_is_not_copied_for_each(monkeypatch):
+    copied = 0
+
+    class Counted(bytes):
+        def __add__(self, other):
+            nonlocal copied
+            copied += len(self)
+            return Counted(bytes(self) + other)
+
+    whole = _Parser.string
+    monkeypatch.setattr(_Parser, "string", lambda self, token: Counted(whole(self, token)))
+    (field,) = parse("a: " + '"ab"' * 1000)
+    assert field.value == "ab" * 1000 and copied <= 2000
+
+
+def test_a_file_larger_than_people_write_is_not_read(tmp_path):
+    for name, call in (("map.pbtxt", read_label_map), ("pipeline.config", examine_pipeline)):
+        with open(tmp_path / name, "wb") as file:
+            file.truncate(MAX_BYTES + 1)
+        with pytest.raises(ResightError, match="is too large"):
+            call(tmp_path / name)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from functools import cached_property
 
 from . import textproto
 from .errors import Problem, ResightError, listed
-from .text_files import read_text
 
 MOST_CLASSES = 100_000
 
@@ -90,7 +89,7 @@ def read_label_map(path: str | os.PathLike[str]) -> LabelMap:
     Raises:
         ResightError: it cannot be read, is not text protobuf (line and column are named) or holds no class.
     """
-    return parse_label_map(read_text(path), os.fspath(path))
+    return parse_label_map(textproto.read(path), os.fspath(path))
 
 
 def parse_label_map(text: str, where: str = "") -> LabelMap:

@@ -7,12 +7,15 @@ certain width) is left to who knows the schema.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from typing import NamedTuple, NoReturn
 
 from .errors import ResightError
+from .text_files import read_text
 
+MAX_BYTES = 4 << 20  # of what people write
 MAX_DEPTH = 100  # protobuf's own limit on nested messages
 
 
@@ -62,6 +65,17 @@ class _Token(NamedTuple):
     @property
     def end(self) -> int:
         return self.start + len(self.text)
+
+
+def read(path: str | os.PathLike[str]) -> str:
+    """The text of a file.
+
+    Raises:
+        ResightError: it cannot be read, is no text, or is larger than what people write.
+    """
+    if os.path.isfile(path) and os.path.getsize(path) > MAX_BYTES:
+        raise ResightError(f"is too large: more than {MAX_BYTES >> 20} MB of text protobuf", where=path)
+    return read_text(path)
 
 
 def normalized(text: str) -> str:
@@ -185,7 +199,7 @@ class _Parser:
                 self.fail(f"messages nested more than {MAX_DEPTH} deep", token)
             return self.fields("}" if token.text == "{" else ">", depth + 1)
         if token.kind == "string":
-            data = self.string(token)
+            data = bytearray(self.string(token))
             while self.next.kind == "string":
                 data += self.string(self.take())
             try:

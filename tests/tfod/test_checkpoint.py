@@ -190,6 +190,17 @@ def test_keys_that_share_their_beginning_do_not_fill_the_memory(table):
         parse_index(table([(b"", b"\x08\x01"), (b"k" * 5000, b"")]))
 
 
+def test_names_of_bytes_that_are_no_text_do_not_fill_the_memory(table):
+    """Each of them is written as four characters."""
+    entries = [b"\0\0\2\x08\x01", b"\0\xa4\x1f\0" + b"\xff" * 4000 + b"\0" * 4]  # the header, a name of 4004 bytes,
+    entries += [b"\xa0\x1f\4\0" + number.to_bytes(4, "big") for number in range(1, 2000)]  # and 4000 of them again
+    block = b"".join(entries) + struct.pack("<II", 0, 1)
+    index = table([(b"", b"")], damage=lambda _: block)
+    assert len(index) < 30_000
+    with pytest.raises(ResightError, match="longer than 16 MB together"):
+        parse_index(index)
+
+
 @pytest.mark.parametrize(
     "entry, message",
     [

@@ -29,7 +29,9 @@ SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 _MAGIC = 0xDB4775248B80FB57
 _FOOTER = 48  # two block handles padded to 40 bytes, then the magic number
 _TRAILER = struct.Struct("<BI")  # of a block: kind of compression, masked CRC of contents and kind
-_LONGEST_KEY = 4096  # keys share prefixes: without a bound a small file could stand for endless ones
+# Keys share prefixes: without bounds a small file could stand for endless ones.
+_LONGEST_KEY = 4096
+_MOST_TEXT = 16 << 20  # characters of all names
 _MOST_DIMS = 64  # numpy's limit
 _STRING = 7
 _KINDS = {1: "<f4", 2: "<f8", 3: "<i4", 4: "u1", 5: "<i2", 6: "i1", 8: "<c8", 9: "<i8", 10: "?", 17: "<u2", 18: "<c16",
@@ -176,7 +178,7 @@ def parse_index(table: bytes, where: str = "") -> tuple[int, dict[str, Entry]]:
         ResightError: the file is truncated, damaged or none of TensorFlow's.
     """
     entries: dict[str, Entry] = {}
-    shards, last = 0, b""
+    shards, last, length = 0, b"", 0
     for number, (key, value, offset) in enumerate(_table(table, where)):
         place = f"{where}, block at byte {offset}"
         if number and key <= last:
@@ -191,6 +193,9 @@ def parse_index(table: bytes, where: str = "") -> tuple[int, dict[str, Entry]]:
             shards = header.num_shards
             continue
         name = key.decode("utf-8", "backslashreplace")
+        length += len(name)
+        if length > _MOST_TEXT:
+            raise _broken(f"its names are longer than {_MOST_TEXT >> 20} MB together", place)
         entries[name] = _entry(_decode("Entry", value, f"{where}: {name}"), shards, f"{where}: {name}")
     return shards, entries
 
