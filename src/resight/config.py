@@ -246,8 +246,10 @@ class Operation(_Section):
         for low, high in pairs:
             if values[low] > values.get(high, values[low]):
                 raise ValueError(f"{self.name}: {low} = {values[low]:g} is larger than {high} = {values[high]:g}")
-        if values.get("max_area", 1) > 1:
-            raise ValueError(f"{self.name}: max_area = {values['max_area']:g} is larger than the image")
+        most = {"num_scales": 1000} | dict.fromkeys(("max_area", "random_coef", "min_object_covered", "probability"), 1)
+        for option, value in values.items():
+            if value > most.get(option, value):
+                raise ValueError(f"{self.name}: {option} = {value:g} is more than {most[option]}")
         return self
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from resight.detector import load
 from resight.errors import ResightError
 from resight.labels import LabelMap, to_pbtxt
 from resight.models.checkpoints import BEST, find_checkpoint, load_checkpoint
@@ -118,3 +119,12 @@ def test_what_is_missing(left, tmp_path, write_checkpoint):
     assert error.value.fix == "Name it with --config."
     with pytest.raises(ResightError, match="of another architecture"):
         read_tfod(prefix, config=left / "pipeline.config")
+
+
+def test_a_model_that_was_trained_without_padding_is_taken(left, tmp_path):
+    shutil.copytree(left, tmp_path / "left", copy_function=shutil.copyfile)
+    config = tmp_path / "left" / "pipeline.config"
+    config.write_text(PIPELINE.replace("pad_to_max_dimension: true", ""))
+    assert not load(tmp_path / "left").tfod.pad
+    convert(tmp_path / "left", tmp_path / "run")
+    assert not load_checkpoint(find_checkpoint(tmp_path / "run")).card.model.tfod.pad

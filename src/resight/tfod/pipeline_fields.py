@@ -378,7 +378,7 @@ MESSAGES: dict[str, dict[str, Known]] = {
     "EvalReader": {
         **_READER,
         "tf_record_input_reader": _one("EvalRecords"),
-        "max_number_of_boxes": _read(int, 100, "model.tfod.evaluated_boxes"),
+        "max_number_of_boxes": _read(int, 100, "model.tfod.evaluated_boxes", by_hand=True),
     },
     "TrainRecords": {"input_path": _read(str, (), "data.train", by_hand=True)},
     "EvalRecords": {"input_path": _read(str, (), "data.test", by_hand=True)},
@@ -445,11 +445,12 @@ def paths(kind: str = "Pipeline", path: str = "") -> Iterator[tuple[str, Known]]
 
 
 def tfod_equivalent(key: str) -> str:
-    """Our key for a field of TFOD's, named by its path or the end of it, ``batch_size`` say; "" where there is none."""
-    for place, known in paths():
-        if known.key and (place == key or place.endswith(f".{key}")):
-            return known.key
-    return ""
+    """Our key for a field of TFOD's, named by its path or the end of it, ``batch_size`` say; "" where there is none.
+
+    Of several fields the one that lies least deep is meant; where they lie equally deep any of them may be.
+    """
+    found = [(place.count("."), known.key) for place, known in paths() if known.key and f".{place}".endswith(f".{key}")]
+    return "' or '".join(dict.fromkeys(name for depth, name in found if depth == min(found)[0]))
 
 
 def refuse_tfod_keys(keys: Iterable[str]) -> None:
