@@ -337,7 +337,7 @@ def test_an_image_that_cannot_be_decoded(run, tmp_path):
     data = records_folder(tmp_path / "broken", {"test": [*TEST_RECORDS[1:], broken]})
     with pytest.raises(ResightError) as error:
         evaluate(run, data)
-    assert "test-00000-of-00001.tfrecord" in str(error.value)
+    assert "test-00000-of-00001.tfrecord, byte" in error.value.where and "--on-bad skip" in error.value.fix
     config = Config.model_validate({"data": {"path": str(data), "on_bad_record": "skip"}})
     (run / "config.toml").write_text(to_toml(config))
     evaluation = evaluate(run)

@@ -16,7 +16,6 @@ from ..errors import ResightError
 from ..random_streams import stream_seed, torch_stream
 from .augment import FlipRule, Sample, augment, crop
 from .example import Record, on_image
-from .images import decode
 from .order import EndlessBatches, Item, repeat_factors
 from .records import RecordSplit
 from .target import Target, network_scale, network_size, seen_size
@@ -55,7 +54,7 @@ class TrainingSet(Dataset[TrainingExample | ResightError]):
     def __getitem__(self, item: Item) -> TrainingExample | ResightError:
         try:
             record = self.split[item.record]
-            image = decode(record.encoded, self.split.where(item.record))
+            image = self.split.pixels(item.record, record)
             labels = self.split.labels(record)
             if self.config.model.is_tfod:
                 record, labels = tfod_boxes(record, labels, where=self.split.where(item.record))

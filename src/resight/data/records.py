@@ -24,7 +24,7 @@ from ..progress import track
 from . import storage
 from .discover import IS_RECORD, MISSING, find_label_map, find_records, is_file
 from .example import Record, decode_image_bytes, encode_example
-from .images import probe, read_bytes, upright
+from .images import decode, probe, read_bytes, upright
 from .index import INDEX, Index, IndexBuilder, Shard, merge_repeats, open_index, save_index
 from .shard_cache import ShardCache
 from .storage import is_remote
@@ -57,6 +57,18 @@ class RecordSplit:
     def __getitem__(self, i: int) -> Record:
         i = range(len(self))[i]
         return self.index.record(i, decode_image_bytes(self.reader[i], self.where(i)))
+
+    def pixels(self, i: int, record: Record) -> np.ndarray:
+        """The image of ``record``, which is ``self[i]``, ``[H, W, 3]`` uint8 RGB as stored.
+
+        Raises:
+            ResightError: it is damaged; says how to go on without it.
+        """
+        try:
+            return decode(record.encoded, self.where(i))
+        except ResightError as error:
+            fix = "Leave it out: resight data build RECORDS -o NEW --on-bad skip. Or: train --set data.on_bad_record=skip."
+            raise ResightError(error.message, where=error.where, fix=fix) from error
 
     def where(self, i: int) -> str:
         """File and byte offset of an image's record, for messages."""

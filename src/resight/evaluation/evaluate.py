@@ -108,7 +108,6 @@ def evaluate(
         ResightError: the model or the data cannot be used, a record is damaged, or the output cannot be written.
     """
     # The detector is not needed by the training loop, which shares ``measure``.
-    from ..data.images import decode
     from ..data.records import open_configured
     from ..detector import load
 
@@ -135,7 +134,7 @@ def evaluate(
         for index in track(range(measured), f"evaluating {split}"):
             record = part[index]
             try:
-                image = decode(record.encoded, where=part.where(index))
+                image = part.pixels(index, record)
                 known = translate(part.labels(record), record)
                 truth = truth_of(detector, record, known, image, part.where(index))
             except ResightError as error:

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from ..data.dataset import TrainingExample, TrainingSet
-from ..data.images import decode
 from ..data.loader import load_batches
 from ..data.records import RecordSplit
 from ..data.storage import StorageError
@@ -472,7 +471,7 @@ def measurable(
     for index in indices:
         try:
             record = split[index]
-            image = decode(record.encoded, split.where(index))
+            image = split.pixels(index, record)
             labels = split.labels(record)
             truth = truth_of(detector, record, labels, image, split.where(index))
         except ResightError as error:
