@@ -67,7 +67,7 @@ class RecordSplit:
         try:
             return decode(record.encoded, self.where(i))
         except ResightError as error:
-            fix = "Leave it out: resight data build RECORDS -o NEW --on-bad skip. Or: train --set data.on_bad_record=skip."
+            fix = "Leave it out: data build RECORDS -o NEW --on-bad skip, or train --set data.on_bad_record=skip."
             raise ResightError(error.message, where=error.where, fix=fix) from error
 
     def where(self, i: int) -> str:
