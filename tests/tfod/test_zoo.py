@@ -275,6 +275,38 @@ def test_nothing_leaves_the_archive(tmp_path, cache, bad):
     assert not Path("/tmp/resight-escaped").exists()
 
 
+def pax(size: int) -> bytes:
+    info = tarfile.TarInfo("x")
+    info.type, info.size = b"x", size
+    return info.tobuf(tarfile.USTAR_FORMAT)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ((pax(12) + b"11 path=abc\n".ljust(512, b"\0")) * 600, "cannot be unpacked"),
+        (pax(300 << 20) + bytes(300 << 20), "a header of 314,572,800 bytes"),
+    ],
+    ids=["headers in headers", "a header of many bytes"],
+)
+def test_an_archive_that_would_fill_the_memory_is_refused(tmp_path, cache, content, says):
+    file = tmp_path / "bomb.tar.gz"
+    file.write_bytes(gzip.compress(content + bytes(1024), 1))
+    with pytest.raises(ResightError, match=says) as error:
+        zoo.unpack(file, cache / "model")
+    assert error.value.where.startswith(str(file)) and list(cache.iterdir()) == []
+
+
+def test_an_archive_that_would_fill_the_disk_is_refused(tmp_path, cache):
+    info = tarfile.TarInfo("model/big")
+    info.size = 100 << 20
+    file = tmp_path / "bomb.tar.gz"
+    file.write_bytes(gzip.compress(info.tobuf() + bytes(info.size + 1024), 1))
+    with pytest.raises(ResightError, match="bytes hold more than 20 times as many"):
+        zoo.unpack(file, cache / "model")
+    assert list(cache.iterdir()) == []
+
+
 @given(data=st.data())
 def test_a_damaged_archive_is_refused_whole(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("archive")

@@ -32,6 +32,8 @@ URL = "http://download.tensorflow.org/models/object_detection/tf2/20200711"
 LICENCE = "Apache-2.0"
 _TIMEOUT = 60  # seconds without a byte
 _PIECE = 1 << 20
+_LONGEST_READ = 16 << 20  # bytes
+_LARGEST_SHARE = 20
 
 
 @dataclass(frozen=True)
@@ -137,11 +139,11 @@ def unpack(archive: Path, folder: Path) -> None:
     """
     with whole_folder(folder, True, lambda path: True) as partial:
         try:
-            with open(archive, "rb") as file, gzip.open(file) as content, tarfile.open(fileobj=content) as tar:
+            with open(archive, "rb") as file, _Content(fileobj=file) as content, tarfile.open(fileobj=content) as tar:
                 refused = _unpack(tar, partial)
                 while content.read(_PIECE):  # to the checksum behind the archive
                     pass
-        except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError) as error:
+        except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError, RecursionError) as error:
             raise ResightError(
                 f"cannot be unpacked: {error}", where=archive, fix="Is it a whole .tar.gz? Copy or download it again."
             ) from error
@@ -156,6 +158,19 @@ def unpack(archive: Path, folder: Path) -> None:
         except ResightError as error:
             where = error.where.replace(str(partial), str(archive))
             raise ResightError(error.message, where=where, fix=error.fix) from error
+
+
+class _Content(gzip.GzipFile):
+    """What is inside an archive, and no more of it than a model can be: weights hardly shrink when they are packed."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is not None and size > _LONGEST_READ:
+            raise ValueError(f"a header of {size:,} bytes")
+        data = super().read(size)
+        packed = os.fstat(self.fileno()).st_size
+        if self.tell() > _LARGEST_SHARE * packed + _LONGEST_READ:
+            raise ValueError(f"{packed:,} bytes hold more than {_LARGEST_SHARE} times as many")
+        return data
 
 
 def _unpack(tar: tarfile.TarFile, folder: Path) -> list[str]:
