@@ -428,6 +428,12 @@ def test_records_in_a_remote_store_are_not_looked_for_on_the_disk(project):
     assert pipeline.overrides["data.train"][0] == "s3://bucket/train-*.record"
 
 
+def test_of_very_many_unknown_fields_some_are_named_and_all_counted(project):
+    text = TEXT.replace("train_config: {", "train_config: { " + " ".join(f"field{n}: 1" for n in range(5000)))
+    found = examine_pipeline(project(text)).refused
+    assert len(found) == 21 and "train_config: 5,000 fields that there are not" in found[-1]
+
+
 def test_the_last_of_a_repeated_field_counts_and_messages_are_joined(project):
     again = "model { faster_rcnn { num_classes: 2 num_classes: 3 first_stage_max_proposals: 100 } }"
     pipeline = read_pipeline(project(TEXT + again))

@@ -17,6 +17,9 @@ _WANTED = {int: "a whole number", float: "a finite number", bool: "true or false
 _BOOLS = {**dict.fromkeys(("true", "True", "t", "1"), True), **dict.fromkeys(("false", "False", "f", "0"), False)}
 
 
+MOST_STRANGE = 20  # unknown fields of one message that are named
+
+
 class Reading:
     """The fields of one config on their way to our keys."""
 
@@ -57,9 +60,14 @@ class Reading:
         table, given = MESSAGES[kind], defaultdict[str, list[Field]](list)
         for field in fields:
             given[field.name].append(field)
-        for name in [name for name in given if name not in table]:
+        strange = [name for name in given if name not in table]
+        for name in strange[:MOST_STRANGE]:
             text = f"no such field. {nearest(name, table)}".rstrip()
             self.note(self.refused, given[name][0].line, _join(path, name), text)
+        if len(strange) > MOST_STRANGE:
+            self.note(
+                self.refused, line, path, f"{len(strange):,} fields that there are not, these {MOST_STRANGE} among them"
+            )
         present = [name for name in table if given[name]]
         if kind in CHOICES and len(present) > 1:
             text = f"{' and '.join(present)} are given, and one can hold; a block for each, or one of them"
