@@ -10,6 +10,7 @@ from resight.textproto import parse
 from resight.tfod.pipeline_config import WITHOUT, examine_pipeline, read_pipeline
 from resight.tfod.pipeline_fields import EXTRACTORS
 from resight.tfod.pipeline_text import edit_pipeline, write_pipeline
+from resight.training.schedule import rate_at
 
 COUNT = st.integers(1, 4000)
 AMOUNT = st.floats(0, 100)
@@ -171,6 +172,21 @@ def test_what_tfod_has_no_word_for_is_named(folder):
     assert not examine_pipeline(folder / "partly.config").refused
     with pytest.raises(ResightError, match="none of TFOD's"):
         write_pipeline(load_config(), 3)
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (9, 1), (60, 6), (100, 10), (405, 41)])
+@pytest.mark.parametrize("schedule", [{}, {"train.schedule": "steps", "train.milestones": ((400, 0.01),)}])
+def test_a_short_run_has_the_warm_up_that_it_had(folder, steps, warmup, schedule):
+    tree = {"model.name": "faster_rcnn_resnet50_v1", "train.learning_rate": 0.1, "train.steps": steps, **schedule}
+    config = load_config(None, tree)
+    (folder / "short.config").write_text(write_pipeline(config, 7))
+    read = examine_pipeline(folder / "short.config", data="records", start="none")
+    assert not read.refused
+    again = load_config(None, read.overrides)
+    assert again.train.warmup_steps == warmup
+    for step in range(warmup and warmup + 1):
+        rates = [rate_at(each.train, step, step / steps) for each in (config, again)]
+        assert rates[0] == pytest.approx(rates[1], abs=0.01), step
 
 
 TEXT = """\

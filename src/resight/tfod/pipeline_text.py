@@ -10,7 +10,7 @@ from ..config import Config
 from ..errors import ResightError, nearest
 from ..textproto import Field, Word, normalized, parse, quote
 from .pipeline_config import translate
-from .pipeline_fields import CHOICES, EXTRACTORS, MESSAGES, Known
+from .pipeline_fields import CHOICES, EXTRACTORS, MESSAGES
 
 _RATES = {"cosine": "cosine_decay", "constant": "constant", "steps": "manual_step", "exponential": "exponential_decay"}
 _RATE = "train_config.optimizer.momentum_optimizer.learning_rate"
@@ -46,8 +46,12 @@ def write_pipeline(
         "train_config.fine_tune_checkpoint_type": config.model.start_type,
         "eval_config.metrics_set": ("coco_detection_metrics",),
     }
-    values = {**_model(config, num_classes), **_training(config), **paths}
-    message = _Writer(config, values).message("Pipeline", "")
+    train = config.train
+    warmup = train.warmup_steps
+    if train.warmup_rate is None and train.steps:
+        warmup = min(warmup, -(-train.steps // 10), train.steps - 1)  # such a one takes a tenth of the training at most
+    values = {**_model(config, num_classes), **_training(config, warmup), **paths}
+    message = _message(config, values, _choices(config, warmup))
     text = "\n".join(line for name, value in message.items() for line in _render(name, value)) + "\n"
     said = translate(parse(text), "pipeline.config").overrides
     unsaid = [key for key, value in said.items() if not key.startswith("data.") and not _same(_get(config, key), value)]
@@ -84,6 +88,7 @@ def _model(config: Config, num_classes: int) -> dict[str, Any]:
         f"{place}.num_classes": num_classes,
         f"{place}.feature_extractor.type": next(name for name, ours in EXTRACTORS.items() if ours == config.model.name),
         f"{place}.use_static_balanced_label_sampler": tfod.static_shapes,
+        "eval_input_reader.max_number_of_boxes": tfod.evaluated_boxes,
         f"{keep}.per_channel_pad_value": tfod.pad_value if any(tfod.pad_value) else None,
     }
     pairs = {"": tfod.anchor_base, "_stride": tfod.anchor_stride, "_offset": tfod.anchor_offset}
@@ -94,14 +99,14 @@ def _model(config: Config, num_classes: int) -> dict[str, Any]:
     return values
 
 
-def _training(config: Config) -> dict[str, Any]:
+def _training(config: Config, warmup: int) -> dict[str, Any]:
     train, operations = config.train, config.augment.operations or ()
     begin, rate = train.warmup_rate, train.learning_rate
-    if begin is None and rate is not None and train.warmup_steps:
+    if begin is None and rate is not None and warmup:
         begin = rate / train.warmup_steps
     cosine, manual = f"{_RATE}.cosine_decay_learning_rate", f"{_RATE}.manual_step_learning_rate"
     exponential = f"{_RATE}.exponential_decay_learning_rate"
-    first = [(train.warmup_steps, rate)] if train.warmup_steps else []
+    first = [(warmup, rate)] if warmup else []
     return {
         "train_config.num_steps": train.steps,
         "train_config.optimizer.use_moving_average": False,
@@ -110,55 +115,53 @@ def _training(config: Config) -> dict[str, Any]:
             for step in operations
         ],
         f"{cosine}.total_steps": train.schedule_steps or train.steps,
-        f"{cosine}.warmup_steps": train.warmup_steps,
+        f"{cosine}.warmup_steps": warmup,
         f"{cosine}.warmup_learning_rate": begin or 0.0,
-        f"{exponential}.burnin_steps": train.warmup_steps,
+        f"{exponential}.burnin_steps": warmup,
         f"{exponential}.burnin_learning_rate": begin or 0.0,
-        f"{manual}.initial_learning_rate": begin if train.warmup_steps else rate,
-        f"{manual}.warmup": bool(train.warmup_steps),
+        f"{manual}.initial_learning_rate": begin if warmup else rate,
+        f"{manual}.warmup": bool(warmup),
         f"{manual}.schedule": [{"step": step, "learning_rate": v} for step, v in (*first, *train.milestones)],
     }
 
 
-class _Writer:
-    """Messages by the table: what ``values`` says of a path, else the value of our key."""
+def _choices(config: Config, warmup: int) -> dict[str, str]:
+    """The field of each message that has one of several."""
+    train = config.train
+    rate = "constant" if train.schedule == "steps" and not (train.milestones or warmup) else train.schedule
+    fixed = config.model.tfod and config.model.tfod.fixed_size
+    return {
+        "DetectionModel": "faster_rcnn",
+        "ImageResizer": "fixed_shape_resizer" if fixed else "keep_aspect_ratio_resizer",
+        "AnchorGenerator": "grid_anchor_generator",
+        "BoxPredictor": "mask_rcnn_box_predictor",
+        "Regularizer": "l2_regularizer",
+        "Initializer": "truncated_normal_initializer",
+        "LearningRate": f"{_RATES[rate]}_learning_rate",
+    }
 
-    def __init__(self, config: Config, values: Mapping[str, Any]) -> None:
-        self.config, self.values = config, values
-        train = config.train
-        rate = (
-            "constant" if train.schedule == "steps" and not (train.milestones or train.warmup_steps) else train.schedule
-        )
-        self.chosen = {
-            "DetectionModel": "faster_rcnn",
-            "ImageResizer": "fixed_shape_resizer"
-            if _get(config, "model.tfod.fixed_size")
-            else "keep_aspect_ratio_resizer",
-            "AnchorGenerator": "grid_anchor_generator",
-            "BoxPredictor": "mask_rcnn_box_predictor",
-            "Regularizer": "l2_regularizer",
-            "Initializer": "truncated_normal_initializer",
-            "LearningRate": f"{_RATES[rate]}_learning_rate",
-        }
 
-    def message(self, kind: str, path: str) -> dict[str, Any]:
-        found = {}
-        for name, known in MESSAGES[kind].items():
-            place = f"{path}.{name}" if path else name
-            if known.use == "read" and (kind not in CHOICES or name == self.chosen.get(kind)):
-                value = self.values[place] if place in self.values else self.value(known, place)
-                if value not in (None, (), [], {}):
-                    found[name] = value
-        return found
-
-    def value(self, known: Known, place: str) -> Any:
-        if known.is_message:
-            return self.message(str(known.kind), place)
-        if known.key and not known.by_hand:
-            return _get(self.config, known.key)
-        if known.only and known.default not in known.only:
-            return Word(known.only[0]) if isinstance(known.kind, tuple) else known.only[0]
-        return None
+def _message(
+    config: Config, values: Mapping[str, Any], choices: Mapping[str, str], kind: str = "Pipeline", path: str = ""
+) -> dict[str, Any]:
+    """A message by the table: what ``values`` says of a path, else the value of our key."""
+    found = {}
+    for name, known in MESSAGES[kind].items():
+        if known.use != "read" or (kind in CHOICES and name != choices.get(kind)):
+            continue
+        place = f"{path}.{name}" if path else name
+        value: Any = None
+        if place in values:
+            value = values[place]
+        elif known.is_message:
+            value = _message(config, values, choices, str(known.kind), place)
+        elif known.key and not known.by_hand:
+            value = _get(config, known.key)
+        elif known.only and known.default not in known.only:
+            value = Word(known.only[0]) if isinstance(known.kind, tuple) else known.only[0]
+        if value not in (None, (), [], {}):
+            found[name] = value
+    return found
 
 
 def _get(config: Config, key: str) -> Any:
