@@ -6,7 +6,8 @@ import sys
 try:
     from resight.tfod.build_lisa_records import main
 except ModuleNotFoundError as error:
-    sys.exit(f"error: the package '{error.name}' is not installed\n  pip install {sys.path[0]}")
+    print(f"error: the package '{error.name}' is not installed\n  pip install '{sys.path[0]}'", file=sys.stderr)
+    sys.exit(2)
 
 if __name__ == "__main__":
     main()

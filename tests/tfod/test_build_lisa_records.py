@@ -76,6 +76,12 @@ def test_the_command_at_the_root_does_it(lisa):
     )
 
 
+def test_the_command_without_the_package_says_how_to_install_it():
+    done = subprocess.run([sys.executable, "-S", SCRIPT], env={"PATH": ""}, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == f"error: the package 'resight' is not installed\n  pip install '{SCRIPT.parent}'\n"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -387,4 +387,4 @@ def test_a_script_without_the_package_says_so(tmp_path):
     (tmp_path / "python3").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "python3").chmod(0o755)
     done = subprocess.run([ROOT / "train.sh"], env=environment, capture_output=True, text=True)
-    assert done.returncode == 1 and "the package 'resight' is not installed\n  pip install" in done.stderr
+    assert done.returncode == 2 and "the package 'resight' is not installed\n  pip install" in done.stderr

@@ -6,22 +6,19 @@ keeps the frames of a track together.
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
-from typing import Annotated, NoReturn
-
-import typer
+from typing import NoReturn
 
 from .. import console
-from ..application import print_result, verb, wrote
+from ..application import print_result, wrote
 from ..data.build import BuildReport, build_data
 from ..errors import ResightError, nearest
 from ..labels import LabelMap
 
 CLASSES = ("pedestrianCrossing", "signalAhead", "stop")  # ids 1, 2, 3, as they were
 TEST_FRACTION, SEED = 0.25, 42
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 def build_lisa_records(
@@ -62,25 +59,28 @@ def build_lisa_records(
     )
 
 
-@verb(app, "build_lisa_records")
-def _command(
-    split: Annotated[str, typer.Option(metavar="group|random", help="Tracks stay together, or not.")] = "group",
-    on_bad: Annotated[str, typer.Option(metavar="error|skip", help="What to do with bad images and boxes.")] = "error",
-    force: Annotated[bool, typer.Option("--force", help="Replace the records of an earlier run.")] = False,
-) -> None:
-    """Makes lisa/records/ of lisa/: training.record, testing.record and classes.pbtxt."""
-    report = build_lisa_records(split=split, on_bad=on_bad, force=force)
+def main() -> NoReturn:
+    """``build_lisa_records.py``, and ``python -m resight.tfod.build_lisa_records``."""
+    console.listen()
+    sys.exit(console.guard(_command, sys.argv[1:]))
+
+
+def _command() -> None:
+    about = "Makes lisa/records/ of lisa/: training.record, testing.record and classes.pbtxt."
+    parser = argparse.ArgumentParser("build_lisa_records.py", description=about, allow_abbrev=False)
+    parser.add_argument("--split", default="group", metavar="group|random", help="tracks stay together, or not")
+    parser.add_argument("--on-bad", default="error", metavar="error|skip", help="what to do with bad images and boxes")
+    parser.add_argument("--force", action="store_true", help="replace the records of an earlier run")
+    given, unknown = parser.parse_known_args()
+    if unknown:
+        message = f"unknown option '{unknown[0]}'. {nearest(unknown[0], ('--split', '--on-bad', '--force'))}".rstrip()
+        raise ResightError(message, fix="build_lisa_records.py --help lists what there is.")
+    report = build_lisa_records(split=given.split, on_bad=given.on_bad, force=given.force)
     print_result(report, False)
     if "test" not in report.images:
         fix = "Frames of one track stay together; build_lisa_records.py --split random --force parts them as well."
         raise ResightError("has no testing.record: there are too few tracks for a test part", where=report.out, fix=fix)
     wrote(report.out, f"train --data {report.out}")
-
-
-def main() -> NoReturn:
-    """``build_lisa_records.py``, and ``python -m resight.tfod.build_lisa_records``."""
-    argv, command = sys.argv[1:], typer.main.get_command(app)
-    sys.exit(console.guard(lambda: command.main(argv, "build_lisa_records.py", standalone_mode=False), argv))
 
 
 if __name__ == "__main__":
