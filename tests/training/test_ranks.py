@@ -129,12 +129,24 @@ def test_more_devices_than_images_in_a_batch_are_refused(shapes, tiny, tmp_path)
         train(tiny(shapes(train=7), train__batch_size=2), tmp_path, devices=3)
 
 
+def test_what_torchrun_started_is_what_shares_the_batches(shapes, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    config = tiny(shapes(train=7), train__batch_size=3)
+    for dry_run in (True, False):
+        with pytest.raises(ResightError, match="torchrun has started 4 processes") as caught:
+            train(config, tmp_path, devices=2, dry_run=dry_run)
+        assert caught.value.where == "--devices"
+        with pytest.raises(ResightError, match="4 devices share a batch of 3"):
+            train(config, tmp_path, dry_run=dry_run)
+
+
 def test_the_error_of_one_process_is_what_is_told(shapes, tiny, tmp_path):
     config = tiny(shapes(broken=1, train=5), train__steps=50, train__batch_size=4, **PLAIN)
     process = launched(toml(config), tmp_path / "run")
     messages, _ = process.communicate(timeout=300)
     assert process.returncode == 2 and "Traceback" not in messages
-    assert "decode" in messages.splitlines()[-2] or "image" in messages.splitlines()[-2], messages
+    (told,) = [line for line in messages.splitlines() if line.startswith("error: ")]
+    assert "train-00000" in told and ("decode" in told or "image" in told), messages
 
 
 def test_a_signal_while_the_processes_start_is_not_lost(shapes, tiny, tmp_path):

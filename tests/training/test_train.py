@@ -74,7 +74,7 @@ def whole(shapes, tiny, tmp_path_factory):
 # Interrupted and resumed
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, 1, 4])
 def test_interrupted_and_resumed_is_never_interrupted(whole, shapes, tiny, tmp_path, interrupt_after, workers):
     interrupt_after(4)
     config = tiny(shapes(train=5, val=1), train__steps=8, data__workers=workers, **OFTEN)

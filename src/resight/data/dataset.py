@@ -128,11 +128,12 @@ def _sample(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, crowd: np.
 
 
 def network_boxes(split: RecordSplit, config: ModelConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Sizes ``[N, 2]`` (width, height) and centres ``[N, 2]`` of all ordinary boxes at the network's resolution."""
+    """Sizes ``[N, 2]`` (width, height) and centres ``[N, 2]`` of the ordinary boxes of known classes at the network's
+    resolution."""
     # Of many records few differ in size.
     kinds, which = np.unique(split.sizes, axis=0, return_inverse=True)
     scales = [network_scale(height, width, config)[::-1] * 2 for width, height in kinds.tolist()]
-    keep = usable_boxes(split) & ~split.index.boxes["crowd"]
+    keep = usable_boxes(split) & (split.box_labels >= 0) & ~split.index.boxes["crowd"]
     boxes = split.index.boxes["boxes"][keep] * np.array(scales)[which.reshape(-1)][split.box_records[keep]]
     return boxes[:, 2:] - boxes[:, :2], (boxes[:, 2:] + boxes[:, :2]) / 2
 

@@ -76,8 +76,9 @@ class GroundTruth:
 
     @classmethod
     def of_record(cls, record: Record, labels: np.ndarray) -> GroundTruth:
-        """The objects of ``record`` with class indices ``labels`` ``[N]``; those below 0 are left out."""
-        known = labels >= 0
+        """The objects of ``record`` with class indices ``labels`` ``[N]``; those below 0 are left out, and those whose
+        corners are not finite."""
+        known = (labels >= 0) & np.isfinite(record.boxes).all(1)
         columns = (record.boxes, labels, record.crowd, record.difficult, record.area)
         return cls(*(np.asarray(column)[known] for column in columns))
 

@@ -174,9 +174,8 @@ def evaluate(
     notes = [f"Only the first {measured:,} of the {len(part):,} images were measured."] * (measured < len(part))
     if left_out:
         boxes = counted(left_out, "box", "boxes")
-        notes.append(
-            f"Left out as TFOD does, beyond model.tfod.evaluated_boxes of an image or without numbers: {boxes}."
-        )
+        beyond = "beyond model.tfod.evaluated_boxes of an image or " if detector.tfod else ""
+        notes.append(f"Left out, {beyond}without numbers for corners: {boxes}.")
     notes += [*translate.notes(), *_data_notes(records, unusable), *_split_note(split, detector.selected_on, own)]
     return Evaluation(metrics, missed(metrics, bounds), written, notes)
 

@@ -137,7 +137,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, config: Config | None = 
             with open(partial, "rb") as file:
                 os.fsync(file.fileno())
     except (ResightError, SafetensorError) as error:
-        reason = error.message if isinstance(error, ResightError) else error
+        reason = error.message if isinstance(error, ResightError) else f"cannot be written: {error}"
         raise ResightError(
             f"the checkpoint {reason}", where=path, fix="The previous checkpoint is as it was."
         ) from error

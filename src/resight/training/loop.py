@@ -351,7 +351,7 @@ class Training:
         summary = metrics.summary
         value = summary[name]
         better = value is not None and (state.best is None or value > state.best)
-        state.without_gain = 0 if better else state.without_gain + 1
+        state.without_gain = 0 if better else state.without_gain + (value is not None)
         self.journal.row(state.step, self.plan.watch_name, {**summary, **tfod})
         log.info(
             "step %d: %s on %s%s",

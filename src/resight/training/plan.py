@@ -11,11 +11,11 @@ import numpy as np
 
 from ..config import Config
 from ..data.augment import HANDED, suggest_flip_pairs
-from ..data.dataset import boxes_beyond, network_boxes, training_batches
+from ..data.dataset import boxes_beyond, network_boxes, training_batches, usable_boxes
 from ..data.order import EndlessBatches
 from ..data.records import Records, RecordSplit, open_configured
 from ..data.storage import is_remote
-from ..errors import ResightError, listed
+from ..errors import ResightError, counted, listed
 from ..models.anchors import AnchorSettings, fit_anchors, reachable_iou
 from ..models.build import default_anchors, level_strides
 from ..models.checkpoints import Checkpoint
@@ -103,10 +103,13 @@ def make_plan(config: Config, resumed: Checkpoint | None = None) -> Plan:
         raise ResightError("epochs and steps are both given; one decides", where="train.epochs")
     classes = records.label_map.names
     watch_name = next((name for name in ("val", "test") if len(records.splits.get(name) or ())), "")
+    watch = records.splits[watch_name] if watch_name and _has_objects(records.splits[watch_name]) else None
     start, config = find_start(config, resumed)
     config, notes = _tfod_notes(config, classes, train) if config.model.is_tfod else _flip_pairs(config, classes)
     batches = training_batches(train, config)
-    if watch_name == "test":
+    if watch_name and not watch:
+        notes.append(f"{watch_name} has no box to find, so nothing is watched: the last weights count as the best")
+    elif watch_name == "test":
         notes.append("there is no val split, so the test split is watched and the best checkpoint chosen on it")
     if config.train.batch_size > len(train):
         notes.append(f"train.batch_size is larger than the training set: a batch is all {len(train):,} images")
@@ -115,7 +118,7 @@ def make_plan(config: Config, resumed: Checkpoint | None = None) -> Plan:
         notes.append(f"images with rare classes are repeated, up to {more:.1f} times an epoch (data.repeat_threshold)")
     sizes, centers = network_boxes(train, config.model)
     if len(sizes) == 0:
-        raise ResightError("no training image has a box", where=train.shards[0])
+        raise ResightError("no training image has a box of a known class", where=train.shards[0])
     strides = level_strides(config.model.name)
     anchors = (start.anchors if start else None) or default_anchors(config.model.name, config.model.tfod)
     if resumed is not None:
@@ -129,15 +132,15 @@ def make_plan(config: Config, resumed: Checkpoint | None = None) -> Plan:
         records,
         classes,
         train,
-        records.splits[watch_name] if watch_name else None,
-        watch_name,
+        watch,
+        watch_name if watch else "",
         _steps(config, batches.per_epoch),
         batches,
         anchors,
         (float((iou >= 0.5).mean()), float((iou >= 0.7).mean())),
         counts,
         start,
-        (*notes, *_data_notes(records, counts, unknown)),
+        (*notes, *_box_notes(config, train, watch), *_data_notes(records, counts, unknown)),
     )
 
 
@@ -153,6 +156,24 @@ def _counts(train: RecordSplit, classes: tuple[str, ...]) -> tuple[dict[str, tup
     pairs = np.unique(train.box_records[known] * len(classes) + labels[known])
     images = np.bincount(pairs % max(len(classes), 1), minlength=len(classes))
     return dict(zip(classes, zip(images.tolist(), boxes.tolist(), strict=True), strict=True)), int((~known).sum())
+
+
+def _has_objects(split: RecordSplit) -> bool:
+    """Whether there is anything to find."""
+    return bool(((split.box_labels >= 0) & ~split.index.boxes["crowd"]).any())
+
+
+def _box_notes(config: Config, train: RecordSplit, watch: RecordSplit | None) -> list[str]:
+    """The boxes that are passed over: those without numbers, and in training, though not in TFOD's, without area."""
+    notes = []
+    for split in filter(None, (train, watch)):
+        alone = config.model.is_tfod or split is watch
+        bad = ~(np.isfinite(split.index.boxes["boxes"]).all(1) if alone else usable_boxes(split))
+        if bad.any():
+            number = counted(int(bad.sum()), f"{split.name} box", f"{split.name} boxes")
+            why = "corners that are not finite" + ("" if alone else ", or no area in the image")
+            notes.append(f"left out: {number} with {why}; the first in {split.where(split.box_records[bad][0])}")
+    return notes
 
 
 def _data_notes(records: Records, counts: Mapping[str, tuple[int, int]], unknown: int) -> list[str]:

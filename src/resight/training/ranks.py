@@ -102,10 +102,15 @@ class NoImages(Shared):
         return self.ranks.largest(height, width)
 
 
+def processes() -> int:
+    """How many processes a launcher's environment tells of."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @contextmanager
 def join(kind: str) -> Iterator[Ranks]:
     """The processes that a launcher's environment tells of; a GPU each where ``kind`` is "cuda"."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if processes() == 1:
         yield ALONE
         return
     if kind == "cuda":

@@ -25,7 +25,7 @@ from .loop import Training, TrainResult, order_of
 from .main_guard import check_main_guard
 from .plan import Plan, make_plan
 from .preflight import preflight
-from .ranks import Ranks, join, launch, unblock
+from .ranks import Ranks, join, launch, processes, unblock
 from .remote_run import Workplace, check_remote_run, named, workplace
 from .run_folder import METRICS, check_run, describe_run, forget_metrics, hold, new_run
 from .start import start_model
@@ -53,13 +53,14 @@ def train(
         resume: continue the run in ``out``; starts one where there is none.
         dry_run: stop after the plan.
         devices: processes of this machine that share each batch, each on a GPU of its own where there are GPUs. Under
-            ``torchrun`` its processes are the ones, and this is left alone.
+            ``torchrun`` its processes are the ones, and this is refused.
 
     Raises:
         ResightError: input, configuration or environment is wrong.
     """
     check_types(locals(), _TYPES, "train")
     check_main_guard(config.data.workers or devices > 1)
+    check_devices(devices, config)
     run: Path | str
     if is_remote(out):
         run = out.rstrip("/")
@@ -69,29 +70,39 @@ def train(
         check_run(run, resume)
     if dry_run:
         plan = make_plan(config)
-        _be_deterministic(config)
-        time_needed = preflight(plan, start_model(plan)[0].to(device_of(config.train.device)))
+        with _deterministic(config):
+            time_needed = preflight(plan, start_model(plan)[0].to(device_of(config.train.device)))
         return TrainResult(str(run), 0, f"run folder {run}\n{plan.text()}\n{time_needed}\nnothing was trained")
     if devices > 1:
-        check_devices(devices, config)
         return launch(devices, _in_a_process, config, run, resume, log.getEffectiveLevel())
-    with join(device_of(config.train.device).type) as ranks, _signals() as stop, workplace(run, resume, ranks) as place:
+    with (
+        join(device_of(config.train.device).type) as ranks,
+        _signals() as stop,
+        workplace(run, resume, ranks) as place,
+        _deterministic(config),
+    ):
         return named(_train(config, place, resume, ranks, stop), run, place.path)
 
 
 def check_devices(devices: int, config: Config) -> None:
     """
     Raises:
-        ResightError: there are not so many, or not as many images in a batch.
+        ResightError: there are not so many, or not as many images in a batch; or torchrun has started processes.
     """
+    if devices > 1 and processes() > 1:
+        raise ResightError(
+            f"torchrun has started {processes()} processes, which share the batches",
+            where="--devices",
+            fix="Leave it out, or start without torchrun.",
+        )
     gpus = torch.cuda.device_count() if device_of(config.train.device).type == "cuda" else 0
     if gpus and devices > gpus:
         raise ResightError(f"{devices} devices are asked for, {gpus} are here", where="--devices")
-    if devices > config.train.batch_size:
+    if (sharing := max(devices, processes())) > config.train.batch_size:
         raise ResightError(
-            f"{devices} devices share a batch of {config.train.batch_size}",
-            where="--devices",
-            fix="Set train.batch_size to their number or more.",
+            f"{sharing} devices share a batch of {config.train.batch_size}",
+            where="train.batch_size",
+            fix="Set it to their number or more.",
         )
 
 
@@ -112,7 +123,6 @@ def _train(config: Config, place: Workplace, resume: bool, ranks: Ranks, stop: t
     last = load_checkpoint(run / LAST) if ranks.from_first(resume and (run / LAST).exists()) else None
     plan = make_plan(config, last)
     log.info("run folder %s\n%s", run, plan.text())
-    _be_deterministic(config)
     report: dict[str, Any] = {}
     if last is not None:
         _check_same(plan, last, run)
@@ -230,9 +240,19 @@ def _signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _be_deterministic(config: Config) -> None:
+@contextmanager
+def _deterministic(config: Config) -> Iterator[None]:
+    """Deterministic algorithms on a CPU, and elsewhere where asked for; afterwards as it was."""
     on_cpu = device_of(config.train.device).type == "cpu"
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what PyTorch asks for beside the switch
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    settings: Any = torch.utils.deterministic
+    filled = settings.fill_uninitialized_memory
     torch.use_deterministic_algorithms(on_cpu or config.train.deterministic)
     # Nothing here reads memory it has not written; filling all of it first would cost a sixth of a step.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    settings.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        settings.fill_uninitialized_memory = filled
