@@ -131,10 +131,11 @@ def network_boxes(split: RecordSplit, config: ModelConfig) -> tuple[np.ndarray, 
     """Sizes ``[N, 2]`` (width, height) and centres ``[N, 2]`` of the ordinary boxes of known classes at the network's
     resolution."""
     # Of many records few differ in size.
-    kinds, which = np.unique(split.sizes, axis=0, return_inverse=True)
-    scales = [network_scale(height, width, config)[::-1] * 2 for width, height in kinds.tolist()]
+    kinds, which = np.unique(split.sizes @ (1 << 32, 1), return_inverse=True)
+    sizes = [divmod(kind, 1 << 32) for kind in kinds.tolist()]
+    scales = [network_scale(height, width, config)[::-1] * 2 for width, height in sizes]
     keep = usable_boxes(split) & (split.box_labels >= 0) & ~split.index.boxes["crowd"]
-    boxes = split.index.boxes["boxes"][keep] * np.array(scales)[which.reshape(-1)][split.box_records[keep]]
+    boxes = split.index.boxes["boxes"][keep] * np.array(scales)[which[split.box_records[keep]]]
     return boxes[:, 2:] - boxes[:, :2], (boxes[:, 2:] + boxes[:, :2]) / 2
 
 

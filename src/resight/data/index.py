@@ -104,9 +104,10 @@ class Index:
 
     def classes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """``[K, 2]`` pairs of a text's number and a class number that boxes have; which each box has; how many do."""
-        columns = np.stack([self.boxes["text"], self.boxes["label_ids"]], axis=1)
-        pairs, which, counts = np.unique(columns, axis=0, return_inverse=True, return_counts=True)
-        return pairs, which.reshape(-1), counts
+        # Sorting one number is many times as fast as sorting pairs.
+        ids, number = np.unique(self.boxes["label_ids"], return_inverse=True)
+        keys, which, counts = np.unique(self.boxes["text"] * len(ids) + number, return_inverse=True, return_counts=True)
+        return np.stack([keys // max(len(ids), 1), ids[keys % max(len(ids), 1)]], axis=1), which, counts
 
     def take(self, rows: np.ndarray, boxes: Sequence[Sequence[int]] | None = None) -> Index:
         """The records ``rows`` alone; ``boxes`` are the box rows of each, by default its own."""
