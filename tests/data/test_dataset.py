@@ -140,7 +140,7 @@ def test_tfod_trains_on_boxes_as_they_are_stored(split):
     from dataclasses import replace
 
     class Stored:
-        label_map, summaries, where = split.label_map, split.summaries, split.where
+        label_map, pixels, where = split.label_map, split.pixels, split.where
         boxes = ((-9, 4, 50, 200), (5, 5, 5, 5), (7, 7, 7.2, 7.2))
 
         def __getitem__(self, number):
