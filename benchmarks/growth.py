@@ -99,7 +99,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.training:
         return measured_training(*args.training, args.steps)
-    from resight.data.records import write_records_folder
+    from resight.data.records_folder import write_records_folder
     from resight.labels import LabelMap
 
     with tempfile.TemporaryDirectory() as folder:

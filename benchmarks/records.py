@@ -20,7 +20,8 @@ import numpy as np
 from PIL import Image
 
 from resight.boxes import Annotation, Box
-from resight.data.records import open_records, write_records_folder
+from resight.data.records import open_records
+from resight.data.records_folder import write_records_folder
 from resight.data.tfrecord import ShardReader, read_tfrecord
 from resight.labels import LabelMap
 

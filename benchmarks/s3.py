@@ -26,7 +26,8 @@ from PIL import Image
 
 from resight import Annotation, Box, load_config
 from resight.data import storage
-from resight.data.records import open_records, write_records_folder
+from resight.data.records import open_records
+from resight.data.records_folder import write_records_folder
 from resight.labels import LabelMap
 from resight.models.checkpoints import LAST, load_checkpoint, weights_digest
 from resight.training.train import train

@@ -29,7 +29,7 @@ def shapes(tmp_path_factory):
 
     Every third image is portrait; ``broken=2`` cuts the images of two more records of each split in half.
     """
-    from resight.data.records import write_records_folder
+    from resight.data.records_folder import write_records_folder
     from resight.labels import LabelMap
 
     made: dict[tuple[tuple[str, int], ...], Path] = {}

@@ -12,9 +12,10 @@ from PIL import Image
 
 from resight.boxes import Annotation, Box
 from resight.data import index
-from resight.data import records as module
+from resight.data import records_folder as module
 from resight.data.example import Record, decode_example, encode_example
-from resight.data.records import open_records, write_records_folder
+from resight.data.records import open_records
+from resight.data.records_folder import write_records_folder
 from resight.data.tfrecord import TFRecordWriter, read_tfrecord
 from resight.errors import ResightError
 from resight.labels import LabelMap, to_pbtxt

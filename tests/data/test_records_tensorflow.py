@@ -16,7 +16,8 @@ from PIL import Image
 
 from resight.boxes import Annotation, Box
 from resight.data.images import decode
-from resight.data.records import open_records, write_records_folder
+from resight.data.records import open_records
+from resight.data.records_folder import write_records_folder
 from resight.data.tfrecord import TFRecordWriter, read_tfrecord
 from resight.labels import LabelMap, to_pbtxt
 

@@ -15,7 +15,8 @@ from resight.data.dataset import TrainingExample, TrainingSet
 from resight.data.index import INDEX
 from resight.data.loader import load_batches
 from resight.data.order import EndlessBatches
-from resight.data.records import open_records, write_records_folder
+from resight.data.records import open_records
+from resight.data.records_folder import write_records_folder
 from resight.data.show import show_data
 from resight.data.sources import read_source
 from resight.data.storage import Conflict, StorageError

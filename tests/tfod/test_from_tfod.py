@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from resight.boxes import Annotation, Box
 from resight.cli import app
 from resight.config import OPERATION_DEFAULTS, Config, ModelConfig, all_keys, load_config, parse_set
-from resight.data.records import write_records_folder
+from resight.data.records_folder import write_records_folder
 from resight.detector import load
 from resight.errors import ResightError
 from resight.evaluation.evaluate import evaluate

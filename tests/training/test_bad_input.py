@@ -13,7 +13,8 @@ import torch
 
 from resight.data.dataset import Item, TrainingSet
 from resight.data.example import encode_example
-from resight.data.records import open_records, write_records_folder
+from resight.data.records import open_records
+from resight.data.records_folder import write_records_folder
 from resight.data.storage import StorageError
 from resight.data.target import Target
 from resight.data.tfrecord import TFRecordWriter

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from resight.config import load_config
-from resight.data.records import write_records_folder
+from resight.data.records_folder import write_records_folder
 from resight.errors import ResightError
 from resight.labels import LabelMap
 from resight.training.plan import _steps, make_plan

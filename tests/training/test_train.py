@@ -219,7 +219,7 @@ def test_resume_starts_where_there_is_nothing_and_where_nothing_was_saved(shapes
 def test_a_run_goes_on_with_its_own_model_and_classes_only(whole, shapes, tiny, squares, tmp_path):
     from dataclasses import replace
 
-    from resight.data.records import write_records_folder
+    from resight.data.records_folder import write_records_folder
     from resight.labels import LabelMap
 
     stored = (whole / "config.toml").read_text()

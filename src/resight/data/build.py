@@ -15,7 +15,7 @@ from ..boxes import Annotation
 from ..errors import Problem, ResightError, counted, listed, nearest
 from ..labels import LabelMap, read_label_map
 from ..outputs import beside, check_output
-from .records import is_own, write_records_folder
+from .records_folder import is_own, write_records_folder
 from .sources import Source, read_source
 from .split import RULES, read_split_file, split_annotations
 from .summary import amounts, findings, inspect_all, table

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from resight.boxes import Annotation, Box
 from resight.data.images import read_bytes
-from resight.data.records import write_records_folder
+from resight.data.records_folder import write_records_folder
 from resight.data.sources import read_source
 from resight.errors import ResightError
 from resight.labels import LabelMap
