@@ -23,7 +23,8 @@ from resight.models.checkpoints import LAST, load_checkpoint
 from resight.scenes import make_scenes
 from resight.tfod.pipeline_config import read_pipeline
 from resight.tfod.train import MARK, NAMES, USAGE, main, read_arguments, train, write_config
-from resight.training.loop import Training, TrainResult
+from resight.training.loop import Training
+from resight.training.state import TrainResult
 
 ROOT = Path(__file__).parents[2]
 # As the zoo has it, but for small limits and a rate that random weights endure.

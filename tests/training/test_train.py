@@ -24,7 +24,8 @@ from resight.evaluation.operating_point import OperatingPoint
 from resight.models.checkpoints import BEST, LAST, load_checkpoint
 from resight.training import loop
 from resight.training import train as module
-from resight.training.loop import Diverged, Training, measurable
+from resight.training.diverged import Diverged
+from resight.training.loop import Training, measurable
 from resight.training.plan import make_plan
 from resight.training.start import start_model
 from resight.training.train import train

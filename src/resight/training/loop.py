@@ -8,8 +8,8 @@ import shlex
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import closing, nullcontext, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -32,68 +32,19 @@ from ..evaluation.report import as_tfod
 from ..models.build import Model
 from ..models.checkpoints import BEST, LAST, Checkpoint, ModelCard, save_checkpoint
 from ..progress import Meter, meter
+from .diverged import ADVICE, Diverged, write_batch
 from .journal import Journal
 from .optimizer_state import keep_copy, optimizer_tensors, restore_optimizer
 from .plan import Plan
 from .preflight import arithmetic
 from .ranks import ALONE, NoImages, Ranks
 from .schedule import AveragedWeights, build_optimizer, rate_at, set_rate
+from .state import State, TrainResult, order_of
 
 log = logging.getLogger(__name__)
 
 LOG_EVERY = 20  # steps between lines of metrics.jsonl
 PICTURES = 4  # of the watched split, drawn at every evaluation
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """How a training ended: exit code 0 done, 1 diverged, 75 interrupted with its state saved."""
-
-    run: str
-    exit_code: int
-    message: str
-    best: float | None = None
-    steps: int = 0
-
-    def text(self) -> str:
-        return self.message
-
-
-class Diverged(ResightError):
-    """The loss is not a finite number any more."""
-
-    exit_code = 1
-
-
-@dataclass
-class State:
-    """What changes while training, beside tensors."""
-
-    step: int = 0
-    batches: int = 0
-    seconds: float = 0.0
-    waited: float = 0.0
-    metric: str = ""
-    best: float | None = None
-    score: float | None = None
-    evaluated_at: int = 0
-    without_gain: int = 0
-    evaluation_seconds: float = 0.0
-    skipped: int = 0
-    order: str = ""  # what the order of the records follows from
-    recent: list[dict[str, float]] = field(default_factory=list)  # steps since the last line of metrics.jsonl
-    loss_scale: dict[str, float] = field(default_factory=dict)
-
-
-def order_of(plan: Plan) -> str:
-    """All that decides which records make which step."""
-    train, window = plan.config.train, plan.config.data.window
-    return (
-        f"data {plan.records.digest}, {len(plan.train)} images, seed {train.seed}, "
-        f"batch_size {train.batch_size}, accumulate {train.accumulate}"
-        + (f", window {window}" if len(plan.train.shards) > window else "")
-        + (f", repeat_threshold {repeat:g}" if (repeat := plan.config.data.repeat_threshold) else "")
-    )
 
 
 class Training:
@@ -421,22 +372,12 @@ class Training:
 
     def _diverged(self, what: str, examples: list[TrainingExample], values: dict[str, float]) -> NoReturn:
         """Writes the batch out and stops; the last checkpoint is from before."""
-        from PIL import Image
-
-        folder = self.run_folder / "diverged"
-        for example in examples:
-            names = [self.plan.classes[label] for label in example.target.labels.tolist()]
-            pixels = example.image.clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
-            picture = draw(pixels, example.target.boxes.numpy(), names)
-            with suppress(OSError):  # a full disk is not what this tells of
-                folder.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(picture).save(folder / f"record-{example.record}.png")
         text = ", ".join(f"{name} {value:g}" for name, value in values.items())
+        folder = write_batch(self.run_folder / "diverged", examples, self.plan.classes)
         raise Diverged(
             f"the {what} is not finite at step {self.state.step + 1} ({text}); the batch is in {folder}",
             where=self.run_folder,
-            fix="Try a lower train.learning_rate or train.clip_norm, a longer train.warmup_steps, and look at the "
-            "pictures of the batch. The last good checkpoint is kept.",
+            fix=ADVICE,
         )
 
     def _out_of_patience(self) -> bool:

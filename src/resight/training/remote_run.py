@@ -19,9 +19,9 @@ from ..errors import ResightError
 from ..models.checkpoints import LAST
 from ..models.remote import POINTERS, fetch, local_folder, objects_of, pointed
 from ..outputs import is_partial
-from .loop import TrainResult
 from .ranks import Ranks
 from .run_folder import METRICS
+from .state import TrainResult
 
 log = logging.getLogger(__name__)
 

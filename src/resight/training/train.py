@@ -21,7 +21,7 @@ from ..data.storage import is_remote
 from ..errors import ResightError
 from ..models.build import device_of
 from ..models.checkpoints import LAST, Checkpoint, load_checkpoint, weights_digest
-from .loop import Training, TrainResult, order_of
+from .loop import Training
 from .main_guard import check_main_guard
 from .plan import Plan, make_plan
 from .preflight import preflight
@@ -29,6 +29,7 @@ from .ranks import Ranks, join, launch, processes, unblock
 from .remote_run import Workplace, check_remote_run, named, workplace
 from .run_folder import METRICS, check_run, describe_run, forget_metrics, hold, new_run
 from .start import start_model
+from .state import TrainResult, order_of
 
 log = logging.getLogger(__name__)
 
