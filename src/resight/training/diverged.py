@@ -13,7 +13,6 @@ from ..data.dataset import TrainingExample
 from ..drawing import draw
 from ..errors import ResightError
 
-
 ADVICE = (
     "Try a lower train.learning_rate or train.clip_norm, a longer train.warmup_steps, and look at the pictures of the "
     "batch. The last good checkpoint is kept."
