@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from resight.config import OPERATION_DEFAULTS, Config, load_config
 from resight.errors import ResightError
 from resight.labels import parse_label_map
-from resight.tfod.pipeline_config import classes_of, examine_pipeline, is_pipeline, load_settings, read_pipeline
+from resight.tfod.pipeline_config import examine_pipeline, is_pipeline, load_settings
 from resight.tfod.pipeline_fields import refuse_tfod_keys, tfod_equivalent
+from resight.tfod.pipeline_translation import classes_of
 
 # Of its own make, with everything that the stock configurations of Faster R-CNN ResNet V1 have.
 TEXT = """\
@@ -121,12 +122,12 @@ def project(tmp_path_factory):
 
 
 def config(path, **options) -> Config:
-    return load_config(None, read_pipeline(path, **options).overrides)
+    return load_config(None, examine_pipeline(path, **options).check().overrides)
 
 
 def refusals(path, **options) -> str:
     with pytest.raises(ResightError) as caught:
-        read_pipeline(path, **options)
+        examine_pipeline(path, **options).check()
     assert caught.value.where == path
     return caught.value.message
 
@@ -157,7 +158,7 @@ def test_a_config_becomes_our_configuration(project):
     ]
     assert ours.data.train == (f"{folder}/train-?.record", f"{folder}/more.record")
     assert (ours.data.test, ours.data.label_map) == ((f"{folder}/test.record",), f"{folder}/map.pbtxt")
-    assert read_pipeline(path).num_classes == 3
+    assert examine_pipeline(path).check().num_classes == 3
 
 
 def test_every_field_is_accounted_for_with_its_line(project):
@@ -312,12 +313,12 @@ def test_options_take_the_place_of_paths(project, tmp_path):
     gone = TEXT.replace("start/", "gone/").replace(".record", ".gone").replace("map.pbtxt", "gone.pbtxt")
     path = project(gone)
     (tmp_path / "label_map.pbtxt").write_text(MAP)
-    pipeline = read_pipeline(path, data=str(tmp_path), start="zoo")
+    pipeline = examine_pipeline(path, data=str(tmp_path), start="zoo").check()
     assert (pipeline.overrides["data.path"], pipeline.overrides["model.start"]) == (str(tmp_path), "zoo")
     assert not {"data.train", "data.test", "data.label_map"} & pipeline.overrides.keys()
     assert sum("takes their place" in line for line in pipeline.ignored) == 2
     given = {"data.train": "x", "data.test": "y", "data.label_map": str(tmp_path / "label_map.pbtxt")}
-    assert read_pipeline(path, changes={**given, "model.start": "none"}).overrides["data.train"] == "x"
+    assert examine_pipeline(path, changes={**given, "model.start": "none"}).check().overrides["data.train"] == "x"
 
 
 def test_paths_are_looked_for_in_the_working_directory_first(project, tmp_path, monkeypatch):
@@ -343,7 +344,7 @@ def test_a_number_of_classes_that_is_not_the_label_maps_names_both(project, tmp_
     message = refusals(path)
     assert "line 4, model.faster_rcnn.num_classes: 4, but the label map" in message and "map.pbtxt has 3" in message
     (tmp_path / "classes.pbtxt").write_text(MAP.replace("id: 3", "id: 4"))  # a gap counts: an index is the id less 1
-    assert read_pipeline(path, data=str(tmp_path)).label_map == str(tmp_path / "classes.pbtxt")
+    assert examine_pipeline(path, data=str(tmp_path)).check().label_map == str(tmp_path / "classes.pbtxt")
     assert "num_classes: 3, but" in refusals(project(), data=str(tmp_path))
 
 
@@ -417,14 +418,14 @@ def test_what_means_nothing_alone_is_refused(project, old, new, says):
 
 
 def test_a_trained_model_without_padding_takes_images_one_at_a_time(project):
-    pipeline = read_pipeline(project(TEXT.replace("pad_to_max_dimension: true", "")), model_only=True)
+    pipeline = examine_pipeline(project(TEXT.replace("pad_to_max_dimension: true", "")), model_only=True).check()
     assert not load_config(None, pipeline.overrides).model.tfod.pad
 
 
 def test_records_in_a_remote_store_are_not_looked_for_on_the_disk(project):
     text = TEXT.replace('"train-?.record"', '"s3://bucket/train-*.record"')
     assert text != TEXT
-    pipeline = read_pipeline(project(text))
+    pipeline = examine_pipeline(project(text)).check()
     assert pipeline.overrides["data.train"][0] == "s3://bucket/train-*.record"
 
 
@@ -436,7 +437,7 @@ def test_of_very_many_unknown_fields_some_are_named_and_all_counted(project):
 
 def test_the_last_of_a_repeated_field_counts_and_messages_are_joined(project):
     again = "model { faster_rcnn { num_classes: 2 num_classes: 3 first_stage_max_proposals: 100 } }"
-    pipeline = read_pipeline(project(TEXT + again))
+    pipeline = examine_pipeline(project(TEXT + again)).check()
     assert (pipeline.num_classes, pipeline.overrides["model.tfod.proposals"]) == (3, 100)
     assert sum("gives it again" in line for line in pipeline.ignored) == 3
 
@@ -446,10 +447,10 @@ def test_of_several_evaluation_readers_the_first_counts(project):
               tf_record_input_reader { input_path: "gone" } }"""
     limited = TEXT.replace("eval_input_reader: {", "eval_input_reader { max_number_of_boxes: 37")
     for text, limit in ((TEXT, 100), (limited, 37)):
-        pipeline = read_pipeline(project(text + more % 50))
+        pipeline = examine_pipeline(project(text + more % 50)).check()
         assert pipeline.overrides["data.test"][0].endswith("test.record")
         assert load_config(None, pipeline.overrides).model.tfod.evaluated_boxes == limit
-        trained = read_pipeline(project(text + more % 50), model_only=True)
+        trained = examine_pipeline(project(text + more % 50), model_only=True).check()
         assert load_config(None, trained.overrides).model.tfod.evaluated_boxes == limit
     assert any("all but the first" in line for line in pipeline.ignored)
 
@@ -457,7 +458,7 @@ def test_of_several_evaluation_readers_the_first_counts(project):
 def test_a_trained_model_needs_no_paths(project):
     text = TEXT.replace("start/", "gone/").replace(".record", ".gone")
     text = text.replace("momentum_optimizer:", "adam_optimizer:")
-    pipeline = read_pipeline(project(text), model_only=True)
+    pipeline = examine_pipeline(project(text), model_only=True).check()
     assert (pipeline.num_classes, os.path.basename(pipeline.label_map)) == (3, "map.pbtxt")
     assert load_config(None, pipeline.overrides).model.tfod.detections == 300
     assert {key for key in pipeline.overrides if not key.startswith("model.")} == {"train.batch_size"}
@@ -475,7 +476,7 @@ def test_a_trained_model_needs_no_paths(project):
 )
 def test_a_syntax_error_names_line_and_column(project, text, place):
     with pytest.raises(ResightError, match="not valid text protobuf") as caught:
-        read_pipeline(project(text))
+        examine_pipeline(project(text)).check()
     assert place in caught.value.where
 
 
@@ -500,7 +501,7 @@ def test_files_that_are_no_config_are_refused(tmp_path):
     (tmp_path / "large.config").write_bytes(b"#" * (5 << 20))
     for name in ("large.config", "none.config", "."):
         with pytest.raises(ResightError, match=r"too large|cannot be read"):
-            read_pipeline(tmp_path / name)
+            examine_pipeline(tmp_path / name).check()
 
 
 PIECES = sorted(set(re.findall(r"\w+|\S", TEXT)))
@@ -513,7 +514,7 @@ def test_any_text_is_read_or_refused(project, text):
     path = project(text.encode("utf-8", "replace").decode(), "any.config")
     try:
         examine_pipeline(path)
-        read_pipeline(path)
+        examine_pipeline(path).check()
     except ResightError as error:
         assert path in error.where
 
@@ -525,7 +526,7 @@ def test_a_damaged_config_is_read_or_refused(project, data):
     words[at] = data.draw(st.sampled_from([*PIECES, "", "-1", "0", "1e30", "'x'", "{}", "[]", "nan"]))
     path = project("".join(words), "damaged.config")
     try:
-        pipeline = read_pipeline(path)
+        pipeline = examine_pipeline(path).check()
     except ResightError as error:
         assert path in error.where
     else:
@@ -616,7 +617,7 @@ if STOCK:  # other people's files, where they are at hand
         text = next(path.read_text() for name in names for path in STOCK if path.stem == name)
         path = tmp_path / f"{names[0]}.config"
         path.write_text(text.replace("resnet101", f"resnet{depth}"))
-        config = load_config(None, read_pipeline(path, data="records", start="none").overrides)
+        config = load_config(None, examine_pipeline(path, data="records", start="none").check().overrides)
         model, tfod, train = config.model, config.model.tfod, config.train
         short, long, fixed, padded, tpu, batch, rate, begin, warmup, steps, clip, augmented = ROWS[row]
         assert (model.name, model.start_type) == (f"faster_rcnn_resnet{depth}_v1", "classification")

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from resight.config import OPERATION_DEFAULTS, load_config
 from resight.errors import ResightError
 from resight.textproto import parse
-from resight.tfod.pipeline_config import WITHOUT, examine_pipeline, read_pipeline
+from resight.tfod.pipeline_config import examine_pipeline
 from resight.tfod.pipeline_fields import EXTRACTORS
 from resight.tfod.pipeline_text import edit_pipeline, write_pipeline
+from resight.tfod.pipeline_translation import WITHOUT
 from resight.training.schedule import rate_at
 
 COUNT = st.integers(1, 4000)
@@ -136,7 +137,7 @@ def test_what_is_written_reads_back_as_the_same_configuration(folder, tree):
     assert "#" not in text
     path = folder / "pipeline.config"
     path.write_text(text)
-    pipeline = read_pipeline(path)
+    pipeline = examine_pipeline(path).check()
     assert load_config(None, pipeline.overrides) == config
     assert pipeline.num_classes == 7 and not pipeline.ignored
 
@@ -155,7 +156,7 @@ def test_paths_may_be_others_than_the_configurations(folder):
     records = {"train": [f"{folder}/train-?.record"], "test": [f"{folder}/test.record"]}
     text = write_pipeline(config, 7, records=records, label_map=f"{folder}/map.pbtxt", checkpoint=f"{folder}/ckpt-0")
     (folder / "other.config").write_text(text)
-    overrides = read_pipeline(folder / "other.config").overrides
+    overrides = examine_pipeline(folder / "other.config").check().overrides
     assert overrides["data.test"] == (f"{folder}/test.record",)
     assert overrides["model.start"] == f"{folder}/ckpt-0"
 

@@ -21,7 +21,7 @@ from resight.detector import load
 from resight.errors import ResightError
 from resight.models.checkpoints import LAST, load_checkpoint
 from resight.scenes import make_scenes
-from resight.tfod.pipeline_config import read_pipeline
+from resight.tfod.pipeline_config import examine_pipeline
 from resight.tfod.train import MARK, NAMES, USAGE, main, read_arguments, train, write_config
 from resight.training.loop import Training
 from resight.training.state import TrainResult
@@ -183,7 +183,7 @@ def test_the_commands_lead_to_an_exported_model(trained, work):
     assert "equal within the tolerance" in trained.stdout and "Wrote exported\n" in trained.stderr
     names = {"saved_model", "checkpoint", "pipeline.config", "label_map.pbtxt", "resight.json"}
     assert {path.name for path in (work / "exported").iterdir()} == names
-    written = read_pipeline(work / "model" / "pipeline.config").overrides
+    written = examine_pipeline(work / "model" / "pipeline.config").check().overrides
     assert (written["model.min_size"], written["model.max_size"], written["train.steps"]) == (96, 128, 2)
 
 
@@ -268,7 +268,7 @@ def test_a_run_that_does_not_go_on_so_keeps_its_config(work, pretrained, tmp_pat
 def written(work, folder, **other):
     data = {name: work / "lisa/records" / name for name in ("training.record", "testing.record", "classes.pbtxt")}
     (folder.parent / "new.config").write_text(write_config(read_arguments(words(work, **other)), folder, data))
-    return read_pipeline(folder.parent / "new.config").overrides
+    return examine_pipeline(folder.parent / "new.config").check().overrides
 
 
 def test_the_config_is_the_models_with_other_values(work, pretrained, tmp_path):

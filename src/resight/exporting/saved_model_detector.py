@@ -18,7 +18,7 @@ from ..errors import ResightError, listed
 from ..labels import LabelMap, read_label_map
 from ..text_files import read_text
 from ..tfod.folder import PIPELINE
-from ..tfod.pipeline_config import Pipeline, read_pipeline
+from ..tfod.pipeline_config import Pipeline, examine_pipeline
 from .exported import Card, ExportedDetector, detections_of, read_card
 from .tensorflow_session import STRING, TYPES, Session
 
@@ -99,7 +99,7 @@ def _pipeline_beside(folder: Path) -> Pipeline | None:
     path = folder.parent / PIPELINE
     with suppress(ResightError):  # the model runs without it
         if path.is_file():
-            return read_pipeline(path, model_only=True)
+            return examine_pipeline(path, model_only=True).check()
     return None
 
 

@@ -26,7 +26,7 @@ def write_pipeline(
 ) -> str:
     """A `pipeline.config` that says what ``config`` says, as far as TFOD has words for it.
 
-    :func:`read_pipeline` reads the same configuration from it. What cannot be said so is named in comments.
+    ``examine_pipeline`` reads the same configuration from it. What cannot be said so is named in comments.
 
     Args:
         config: of a model of the TFOD dialect.

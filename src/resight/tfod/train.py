@@ -24,8 +24,9 @@ from ..outputs import check_output, check_place, write_text
 from ..text_files import read_text
 from ..textproto import parse
 from .folder import PIPELINE, find_tfod
-from .pipeline_config import classes_of, examine_pipeline, translate
+from .pipeline_config import examine_pipeline, translate
 from .pipeline_text import edit_pipeline
+from .pipeline_translation import classes_of
 
 TRAINING, TESTING, LABELS = "training.record", "testing.record", "classes.pbtxt"
 WARMUP = 10  # at most a tenth of the steps

@@ -13,7 +13,7 @@ from ..models.build import default_anchors
 from ..models.checkpoints import Checkpoint, ModelCard
 from .checkpoint import Variables, read_checkpoint
 from .folder import PIPELINE, find_tfod
-from .pipeline_config import Pipeline, read_pipeline
+from .pipeline_config import Pipeline, examine_pipeline
 from .variables import Facts, examine, to_state_dict
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def _described(path: str | Path, config: str | Path | None) -> tuple[Config, Pip
         )
     if config is None and found.pipeline is None:
         raise ResightError(f"has no {PIPELINE} beside it", where=found.prefix, fix="Name it with --config.")
-    pipeline = read_pipeline(config or found.pipeline or "", model_only=True)
+    pipeline = examine_pipeline(config or found.pipeline or "", model_only=True).check()
     settings = load_config(None, pipeline.overrides)
     variables = read_checkpoint(found.prefix)
     _agree(examine(variables)[1], settings, pipeline, found.prefix)
