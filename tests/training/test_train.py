@@ -124,6 +124,22 @@ def test_an_evaluation_ends_at_a_signal_and_is_made_again(whole, shapes, tiny, t
     assert state_of(tmp_path) == state_of(whole)
 
 
+def test_with_tiles_and_repeats_a_run_resumes_and_is_a_model_that_tiles(shapes, tiny, tmp_path, interrupt_after):
+    options = {"model__tile": 64, "data__repeat_threshold": 1.0, "train__epochs": 1}
+    config = tiny(shapes(train=5, val=1), **options)
+    result = train(config, tmp_path / "whole")
+    assert result.steps > 5 / config.train.batch_size  # an epoch is longer
+    interrupt_after(1)
+    assert train(config, tmp_path / "cut").exit_code == 75
+    train(config, tmp_path / "cut", resume=True)
+    assert state_of(tmp_path / "cut") == state_of(tmp_path / "whole")
+    assert load(tmp_path / "whole").tile == 64
+    metrics = resight.evaluate(tmp_path / "whole", split="val").metrics
+    assert metrics["num_images"] == 1
+    with pytest.raises(ResightError, match="repeat_threshold"):
+        train(tiny(shapes(train=5, val=1), **options | {"data__repeat_threshold": 0.5}), tmp_path / "cut", resume=True)
+
+
 def test_a_finished_run_stays_as_it_is(whole, shapes, tiny):
     before = state_of(whole)
     again = train(tiny(shapes(train=5, val=1), train__steps=8, **OFTEN), whole, resume=True)

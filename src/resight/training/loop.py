@@ -32,6 +32,7 @@ from ..evaluation.report import as_tfod
 from ..models.build import Model
 from ..models.checkpoints import BEST, LAST, Checkpoint, ModelCard, save_checkpoint
 from ..progress import Meter, meter
+from ..tiles import looks
 from .diverged import ADVICE, Diverged, write_batch
 from .journal import Journal
 from .optimizer_state import keep_copy, optimizer_tensors, restore_optimizer
@@ -74,6 +75,8 @@ class Training:
         self.stopping = False
         self.skipped = 0  # records, by this process, since all agreed
         self.without_image = 0  # batches one after the other
+        watched = plan.watch.sizes.tolist() if plan.watch else []
+        self.looks = sum(looks(height, width, self.config.model.tile) for width, height in watched)
         self.journal = Journal(run if ranks.first else None)
         self.shown = 0.0
 
@@ -237,7 +240,7 @@ class Training:
     def _due(self) -> bool:
         """Once in ``evaluate.every`` epochs, or less often where the watched split is large beside the training split.
 
-        An image costs about half as much to evaluate as to train on, so a fifth of the images is a tenth of the time;
+        A look at an image costs about half as much as training on it, so a fifth of the images is a tenth of the time;
         with the losses, which the TFOD dialect takes too, about as much. That is counted and not timed: equal runs
         evaluate at equal steps.
         """
@@ -245,7 +248,7 @@ class Training:
             return False
         epoch = self.plan.batches.per_epoch / self.config.train.accumulate
         cost = 1.0 if self.config.model.is_tfod else 0.5
-        epochs = max(self.config.evaluate.every, 10 * cost * len(self.plan.watch) / len(self.plan.train))
+        epochs = max(self.config.evaluate.every, 10 * cost * self.looks / len(self.plan.train))
         return self.state.step - self.state.evaluated_at >= epochs * epoch
 
     def _evaluate(self, stop: threading.Event, bar: Meter) -> None:
