@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from resight import exporting
+from resight.boxes import Detections
 from resight.config import ModelConfig
 from resight.detector import Detector, load
 from resight.errors import ResightError
@@ -149,3 +150,28 @@ def test_another_programs_onnx_is_refused_by_name(tmp_path: Path) -> None:
 def test_the_tolerances_are_what_the_report_says(exported: Path) -> None:
     text = exporting.Parity(1, 5, 0, 1e-6, 1e-5).text()
     assert "equal within" in text and "1e-03" in text and "1e-01" in text
+
+
+class Stub:
+    """Answers every image with ``rows`` of score and left side of a box."""
+
+    def __init__(self, *rows):
+        self.rows = np.array(rows, np.float32).reshape(-1, 2)
+
+    def detect(self, image):
+        boxes = np.array([(x, 0, x + 10, 10) for x in self.rows[:, 1]], np.float32).reshape(-1, 4)
+        return Detections(boxes, self.rows[:, 0], np.zeros(len(boxes), np.int64), ("a",), 100, 100)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "equal"),
+    [
+        (Stub((0.9, 5), (1e-7, 40)), Stub((0.9, 5), (1e-7, 70)), True),  # nobody can tell which of the last it is
+        (Stub((0.9, 5), (1e-3, 40)), Stub((0.9, 5), (1e-3, 70)), False),
+        (Stub((1e-7, 40)), Stub((2e-7, 60)), True),  # a model that knows nothing yet
+        (Stub((1e-7, 40)), Stub((0.3, 60)), False),
+        (Stub((0.3, 40)), Stub(), False),
+    ],
+)
+def test_scores_near_zero_have_no_order(first, second, equal):
+    assert compare(first, second, [np.zeros((100, 100, 3), np.uint8)]).ok == equal

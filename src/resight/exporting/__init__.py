@@ -26,6 +26,7 @@ SCORE_TOLERANCE, BOX_TOLERANCE = 1e-3, 0.1  # of the score, and pixels per 100 p
 # One rounding can turn a decision of NMS between two boxes that overlap by all but its threshold.
 UNMATCHED_TOLERANCE = 0.01  # of the detections
 COMPARED_SCORE = 0.05
+NO_ORDER = 1e-5  # scores closer than this have no order, and NMS may take either box; below it all are
 MOST = 100  # detections an image has at most, where the model does not say
 ENOUGH = 20  # detections for a comparison to say something
 
@@ -38,7 +39,7 @@ class Parity:
         detections: compared, of score .05 or more.
         unmatched: detections of one model that the other has not, at any score within the tolerance.
         score, box: largest differences of the matched: of scores, and of corners in pixels per 100 px of the image.
-        may_be_none: the models have a threshold of their own, so both may rightly find nothing.
+        may_be_none: the models have a threshold of their own, or know nothing yet, so both may rightly find nothing.
     """
 
     images: int
@@ -141,7 +142,8 @@ def export(
                 write_onnx(detector, file)
                 parity = compare(detector, load_onnx(file), probe_images(), most)
     place = Path(out) / "saved_model" if format == "savedmodel" else Path(out)
-    parity = replace(parity, may_be_none=tfod is not None and tfod.score > 0)
+    if tfod and tfod.score > 0:
+        parity = replace(parity, may_be_none=True)
     files = [file for file in place.rglob("*") if file.is_file()] or [place]
     return ExportReport(str(out), str(place), parity, sum(file.stat().st_size for file in files) / 1e6)
 
@@ -174,11 +176,11 @@ def probe_images() -> list[np.ndarray]:
 def compare(first: Detector, second: Detector, images: list[np.ndarray], most: int = MOST) -> Parity:
     """Matches the detections of two models one to one: same class, nearest box among those still free.
 
-    Where the first finds hardly anything of score .05, what it finds at lower scores is compared.
+    Where the first finds hardly anything of score .05, what it finds at lower scores is compared, down to 1e-5.
     """
     found = [(first.detect(image), second.detect(image), max(image.shape[:2])) for image in images]
     many = sum(len(a.above(COMPARED_SCORE)) for a, _, _ in found) >= ENOUGH
-    least = COMPARED_SCORE if many else 0.0
+    least = COMPARED_SCORE if many else NO_ORDER
     compared = unmatched = 0
     worst_score = worst_box = 0.0
     for a, b, side in found:
@@ -187,7 +189,8 @@ def compare(first: Detector, second: Detector, images: list[np.ndarray], most: i
             compared += len(scores) if one is a else 0
             unmatched += alone
             worst_score, worst_box = max([worst_score, *scores]), max([worst_box, *boxes])
-    return Parity(len(images), compared, unmatched, worst_score, worst_box)
+    may_be_none = not any(len(a.above(NO_ORDER)) for a, _, _ in found)
+    return Parity(len(images), compared, unmatched, worst_score, worst_box, may_be_none)
 
 
 def _differences(one: Detections, other: Detections, side: int, most: int) -> tuple[list[float], list[float], int]:
