@@ -100,6 +100,7 @@ def plain(records: Path, measure: Measure) -> Curve:
         begun = time.process_time()
         model.train()
         order = torch.randperm(len(split), generator=generator).tolist()
+        losses: list[float] = []
         for start in range(0, len(order), BATCH):
             images, targets = [], []
             for index in order[start : start + BATCH]:
@@ -114,13 +115,15 @@ def plain(records: Path, measure: Measure) -> Curve:
                 images.append(image)
                 targets.append({"boxes": boxes, "labels": sample.labels + 1})
             optimizer.zero_grad()
-            sum(model(images, targets).values()).backward()
+            loss = sum(model(images, targets).values())
+            loss.backward()
+            losses.append(float(loss))
             optimizer.step()
         schedule.step()
         seconds += time.process_time() - begun
         model.eval()
         curve.append((seconds, measure(detect)))
-        say("plain torchvision", curve)
+        say(f"plain torchvision (loss {sum(losses) / len(losses):.3f})", curve)
     return curve
 
 
