@@ -412,7 +412,7 @@ def test_the_tfod_dialect_is_measured_as_tfod_does(run, model):
     # The first image's second box is of a class that the model does not know, so one of all boxes is cut off.
     assert evaluation.metrics["num_boxes"] == 2
     assert (
-        "Left out as TFOD does, beyond model.tfod.evaluated_boxes of an image or without numbers: 1 box."
+        "Left out, beyond model.tfod.evaluated_boxes of an image or without numbers for corners: 1 box."
         in evaluation.text()
     )
     lines = evaluation.metrics["tfod"]
