@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import resight
+from resight.__main__ import main
 from resight.cli import app
 from resight.config import load_config
 from resight.data.build import BuildReport
@@ -602,3 +603,23 @@ def test_show_and_demo_hand_over_their_options(stand_in):
 def test_the_console_script_is_this_application():
     project = tomllib.loads((Path(SOURCE).parent / "pyproject.toml").read_text())["project"]
     assert project["scripts"] == {"resight": "resight.__main__:main"}
+
+
+@pytest.mark.parametrize(
+    ("words", "waits"),
+    [
+        ("train --data records", True),
+        ("--debug train pipeline.config", True),
+        ("evaluate run --split train", False),
+        ("train --data records --dry-run", False),
+        ("train --show-config", False),
+    ],
+)
+def test_only_a_training_lets_a_signal_wait_until_it_can_save(monkeypatch, words, waits):
+    blocked = []
+    monkeypatch.setattr(sys, "argv", ["resight", *words.split()])
+    monkeypatch.setattr(signal, "pthread_sigmask", lambda *given: blocked.append(given))
+    monkeypatch.setattr("resight.cli.app", sys.exit)
+    with pytest.raises(SystemExit):
+        main()
+    assert blocked == [(signal.SIG_BLOCK, {signal.SIGTERM})] * waits

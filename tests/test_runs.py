@@ -90,3 +90,9 @@ def test_damaged_files_never_hide_the_other_runs(tmp_path_factory, config, metri
     assert found["path"] == str(run)
     assert str(run) in runs_table([found])
     json.dumps(found)
+
+
+def test_runs_in_a_store_are_refused_by_name():
+    with pytest.raises(ResightError, match="only local folders") as caught:
+        read_runs("s3://bucket/runs")
+    assert caught.value.where == "s3://bucket/runs"

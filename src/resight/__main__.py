@@ -14,7 +14,9 @@ def main() -> NoReturn:
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:  # a command in the background ignores Ctrl-C, and goes on doing so
         signal.signal(signal.SIGINT, _leave)
-    if "train" in sys.argv and hasattr(signal, "pthread_sigmask"):
+    verb = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    trains = verb == "train" and not {"--dry-run", "--show-config"} & set(sys.argv)
+    if trains and hasattr(signal, "pthread_sigmask"):
         # A training saves its state at SIGTERM; one that comes too early waits until it can (training/train.py).
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     from .cli import app

@@ -104,7 +104,10 @@ class ModelConfig(_Section):
     min_size: Positive = Field(384, description="pixels: the short side is scaled to this ...")
     max_size: Positive = Field(640, description="pixels: ... unless the long side would exceed this")
     tile: int = Field(
-        0, ge=0, description="pixels: larger images are seen whole and in overlapping tiles of this side; 0: only whole"
+        0,
+        ge=0,
+        le=16_384,
+        description="pixels: larger images are seen whole and in overlapping tiles of this side; 0: only whole",
     )
     anchors: Literal["fit", "default"] = Field("fit", description="fit to the training boxes, or the model's own")
     freeze: int = Field(2, ge=0, le=5, description="backbone stages whose weights stay as they are, from the stem")
@@ -282,7 +285,9 @@ class EvaluateConfig(_Section):
 class CheckpointConfig(_Section):
     every_steps: int = Field(0, ge=0, description="steps between saves; 0: by minutes only")
     every_minutes: float = Field(5.0, gt=0, description="minutes between saves")
-    keep: int = Field(0, ge=0, description="older checkpoints kept beside last and best")
+    keep: int = Field(
+        0, ge=0, description="checkpoints kept beside last and best under the names of their steps, the latest too"
+    )
 
 
 class Config(_Section):

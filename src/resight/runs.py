@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .arguments import PATH, check_types
+from .data.storage import is_remote
 from .errors import ResightError, counted
 
 WATCHED = ("mAP", "AP50")
@@ -28,6 +29,8 @@ def read_runs(folder: str | os.PathLike[str] = "runs") -> list[dict[str, Any]]:
         ResightError: the folder does not exist, or holds no run.
     """
     check_types({"folder": folder}, {"folder": PATH}, "read_runs")
+    if is_remote(folder):
+        raise ResightError("is in a store, and only local folders of runs are compared", where=folder)
     root = Path(folder)
     if root.exists() and not root.is_dir():
         raise ResightError("is a file, and a folder of runs is asked for", where=root)

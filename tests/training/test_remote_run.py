@@ -122,6 +122,16 @@ def test_a_model_that_changes_in_the_store_is_fetched_anew(s3, untrained):
     assert fetch_model(address).read_bytes() == b"other"
 
 
+def test_what_holds_no_model_is_refused_before_anything_is_fetched(s3, untrained, monkeypatch):
+    for name in ("a/checkpoints/last-4.safetensors", "a/checkpoints/last", "b/.lock", "b/config.toml"):
+        storage.write(f"s3://{s3.bucket}/runs/{name}", untrained)
+    monkeypatch.setattr(storage, "download", None)
+    for address in (f"s3://{s3.bucket}/runs", f"s3://{s3.bucket}/runs/b"):
+        with pytest.raises(ResightError, match="holds no model") as caught:
+            fetch_model(address)
+        assert caught.value.where == address
+
+
 def test_two_trainings_do_not_write_to_one_run(tiny, shapes, s3):
     run = f"s3://{s3.bucket}/run"
     lease = _Lease(run)

@@ -348,6 +348,16 @@ def test_a_dry_run_tells_its_plan_once_and_writes_nothing(shapes, tmp_path, monk
     assert "run folder run" in said.stdout and os.listdir() == []
 
 
+def test_a_dry_run_of_a_run_that_goes_on_refuses_what_the_training_would(whole, shapes, tiny):
+    before = state_of(whole)
+    config = tiny(shapes(train=5, val=1), train__steps=9, **OFTEN)
+    assert "nothing was trained" in train(config, whole, resume=True, dry_run=True).text()
+    for key, says in (("model__tile", "model.tile was 0 and is now 64"), ("train__batch_size", "batch_size 2")):
+        with pytest.raises(ResightError, match=says):
+            train(tiny(shapes(train=5, val=1), **{**OFTEN, key: 64}), whole, resume=True, dry_run=True)
+    assert state_of(whole) == before
+
+
 # When things go wrong
 
 

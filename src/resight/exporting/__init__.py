@@ -178,7 +178,8 @@ def compare(first: Detector, second: Detector, images: list[np.ndarray], most: i
 
     Where the first finds hardly anything of score .05, what it finds at lower scores is compared, down to 1e-5.
     """
-    found = [(first.detect(image), second.detect(image), max(image.shape[:2])) for image in images]
+    # Tiles are no part of a graph.
+    found = [(first.detect_whole(image), second.detect_whole(image), max(image.shape[:2])) for image in images]
     many = sum(len(a.above(COMPARED_SCORE)) for a, _, _ in found) >= ENOUGH
     least = COMPARED_SCORE if many else NO_ORDER
     compared = unmatched = 0

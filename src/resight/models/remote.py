@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,6 +26,10 @@ log = logging.getLogger(__name__)
 POINTERS = {BEST: "checkpoints/best", LAST: "checkpoints/last"}  # file of a run folder -> what it is in a store
 _RUN = ("config.toml", "label_map.pbtxt", "environment.json")
 _ETAGS = ".etags.json"
+
+
+# A file alone, and in a folder an export or what TFOD left: nothing else is worth fetching all that lies below.
+_MODEL = re.compile(r"[^/]+\.(safetensors|onnx)|(saved_model/)?saved_model\.pb|(checkpoint/)?[^/]+\.index")
 
 
 def local_folder(address: str, kind: str) -> Path:
@@ -63,6 +68,8 @@ def fetch_model(address: str) -> Path:
         wanted = {name: found for name, found in present.items() if name in _RUN}
         name = next((name for name in (BEST, LAST) if pointed(present, name)), BEST)
         wanted |= {name: found} if (found := pointed(present, name)) else {}
+    elif not any(map(_MODEL.fullmatch, wanted)):
+        raise ResightError("holds no model", where=address, fix="Name a run that has a checkpoint, or a model file.")
     folder = local_folder(address, "models")
     fetch(wanted, folder)
     return folder / own if "" in present else folder

@@ -128,7 +128,7 @@ def _time(plan: Plan, seconds: float | None, device: torch.device) -> str:
         return "time      unknown, no image of the first batch can be read"
     seconds *= plan.config.train.accumulate
     if minutes := plan.config.train.max_minutes:
-        return f"time      about {60 * minutes / seconds:,.0f} steps, {seconds:.2f} s each on {device}"
+        return f"time      about {min(60 * minutes / seconds, plan.steps):,.0f} steps, {seconds:.2f} s each on {device}"
     minutes = round(1.1 * plan.steps * seconds / 60)
     needed = f"about {counted(minutes, 'minute')}" if minutes else "less than a minute"
     return f"time      {needed}, {seconds:.2f} s a step on {device}"

@@ -133,7 +133,13 @@ def launch(count: int, function: Callable[..., T], *arguments: Any) -> T:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     config = LaunchConfig(
-        min_nodes=1, max_nodes=1, nproc_per_node=count, max_restarts=0, rdzv_backend="c10d", rdzv_endpoint="localhost:0"
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id="resight",
+        max_restarts=0,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
     )
     done: dict[str, Any] = {}
 

@@ -70,9 +70,13 @@ def train(
         run = Path(out) if out else Path("runs") / time.strftime("%Y%m%d-%H%M%S")
         check_run(run, resume)
     if dry_run:
-        plan = make_plan(config)
+        last = load_checkpoint(run / LAST) if resume and isinstance(run, Path) and (run / LAST).exists() else None
+        plan = make_plan(config, last)
+        if last:
+            _check_same(plan, last, run)
         with _deterministic(config):
-            time_needed = preflight(plan, start_model(plan)[0].to(device_of(config.train.device)))
+            model = last.card.build() if last else start_model(plan)[0]
+            time_needed = preflight(plan, model.to(device_of(config.train.device)))
         return TrainResult(str(run), 0, f"run folder {run}\n{plan.text()}\n{time_needed}\nnothing was trained")
     if devices > 1:
         return launch(devices, _in_a_process, config, run, resume, log.getEffectiveLevel())
@@ -169,7 +173,7 @@ def _step_of(run: Path) -> int | None:
     return load_checkpoint(run / LAST, tensors=False).state.get("step") if (run / LAST).exists() else None
 
 
-def _check_same(plan: Plan, last: Checkpoint, run: Path) -> None:
+def _check_same(plan: Plan, last: Checkpoint, run: Path | str) -> None:
     """
     Raises:
         ResightError: the run that is to go on is of other classes, another model, or another order of the data.
