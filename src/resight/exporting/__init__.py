@@ -190,7 +190,7 @@ def compare(first: Detector, second: Detector, images: list[np.ndarray], most: i
             compared += len(scores) if one is a else 0
             unmatched += alone
             worst_score, worst_box = max([worst_score, *scores]), max([worst_box, *boxes])
-    may_be_none = not any(len(a.above(NO_ORDER)) for a, _, _ in found)
+    may_be_none = any(len(a) for a, _, _ in found) and not any(len(a.above(NO_ORDER)) for a, _, _ in found)
     return Parity(len(images), compared, unmatched, worst_score, worst_box, may_be_none)
 
 
