@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from pycocotools import mask
 
 from resight import Annotation, Box, ResightError
+from resight.boxes import pairwise_iou
 
 
 @pytest.mark.parametrize(
@@ -31,3 +33,14 @@ def test_numbers_of_numpy_and_any_iterable_of_boxes_will_do():
     boxes = (Box("stop", *corners, difficult=np.bool_(True)) for _ in range(2))
     annotation = Annotation("a/b.jpg", boxes, width=np.int64(640), height=480)
     assert len(annotation.boxes) == 2 and annotation.filename == annotation.source_id == "b.jpg"
+
+
+def test_overlaps_are_those_of_pycocotools():
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 50, (90, 2, 2))
+    boxes = np.concatenate([corners.min(1), corners.max(1)], 1)
+    boxes[::9, 2] = boxes[::9, 0]  # without area
+    found, objects, crowd = boxes[:50], boxes[50:], rng.random(40) < 0.3
+    as_xywh = [np.concatenate([part[:, :2], part[:, 2:] - part[:, :2]], 1) for part in (found, objects)]
+    np.testing.assert_allclose(pairwise_iou(found, objects, crowd), mask.iou(*as_xywh, crowd), atol=1e-12)
+    np.testing.assert_array_equal(pairwise_iou(found, objects), pairwise_iou(objects, found).T)

@@ -594,7 +594,8 @@ def test_show_and_demo_hand_over_their_options(stand_in):
     said = speak("data show records -o look --format csv --augment --limit 2 --split val")
     options = {"format": "csv", "augment": True, "limit": 2, "split": "val", "config": None, "force": False}
     assert pictures == [(("records", "look"), options)]
-    assert said.out == "2 pictures in look\n" and "resight train --data records" in said.err
+    assert said.out == "2 pictures in look\n" and "resight data build records -o new_records" in said.err
+    assert "resight train --data records" in speak("data show records -o look --format tfrecord").err
     demos = stand_in("demo", "demo", report())
     assert speak("demo", "--seed", 3, "-o", "there").code == 0
     assert demos == [(("there",), {"seed": 3, "force": False})]

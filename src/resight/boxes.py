@@ -136,3 +136,17 @@ class Detections:
         head = f"{self.file or 'image'} ({self.width}x{self.height}): {len(self)} found"
         rows = [f"  {name} {score:.2f} [{', '.join(f'{s:.1f}' for s in box)}]" for name, score, box in self]
         return "\n".join([head, *rows])
+
+
+def pairwise_iou(boxes: np.ndarray, objects: np.ndarray, crowd: np.ndarray | bool = False) -> np.ndarray:
+    """``[N, M]`` float64 overlaps of xyxy boxes; with a crowd it is the part of the detection that lies inside.
+
+    Args:
+        crowd: which of the objects are crowds, ``[M]`` bool.
+    """
+    boxes, objects = boxes[:, None].astype(np.float64), objects[None].astype(np.float64)
+    sides = np.minimum(boxes[..., 2:], objects[..., 2:]) - np.maximum(boxes[..., :2], objects[..., :2])
+    shared = np.clip(sides, 0, None).prod(-1)
+    own, theirs = (boxes[..., 2:] - boxes[..., :2]).prod(-1), (objects[..., 2:] - objects[..., :2]).prod(-1)
+    union = np.where(crowd, own, own + theirs - shared)
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)

@@ -20,15 +20,12 @@ def reachable(model: ModelConfig, images: np.ndarray, boxes: np.ndarray) -> np.n
     """``[N]`` the best IoU that an anchor has with each of the boxes ``[N, 4]`` (xyxy pixels) in images of the sizes
     ``[N, 2]`` (width, height): of the model's own anchors, or of those fitted to these boxes, as training does it."""
     # Torch comes with these, so not before there are boxes to compare.
-    from .data.target import network_scale
+    from .data.target import at_network
     from .models.anchors import fit_anchors, reachable_iou
     from .models.build import default_anchors, level_strides
     from .models.starts import has_detection_weights
 
-    shapes = {(width, height) for width, height in images.tolist()}
-    scales = {(width, height): network_scale(int(height), int(width), model)[::-1] for width, height in shapes}
-    corners = boxes * np.tile([scales[width, height] for width, height in images.tolist()], 2)
-    sizes, centers = corners[:, 2:] - corners[:, :2], (corners[:, 2:] + corners[:, :2]) / 2
+    sizes, centers = at_network(boxes, images, model)
     anchors, strides = default_anchors(model.name, model.tfod), level_strides(model.name)
     if model.anchors == "fit" and not has_detection_weights(model.name, model.start):
         anchors = fit_anchors(sizes, centers, strides, per_level=len(anchors.sizes[0]))

@@ -18,6 +18,7 @@ from . import __version__, console
 from .application import Verbs, print_result, quoted, say, suggest, verb, wrote
 from .data.storage import is_remote
 from .errors import ResightError, counted, listed
+from .outputs import beside
 
 log = logging.getLogger(__name__)
 
@@ -136,16 +137,14 @@ def check(
 ) -> int:
     """Says what is wrong with a source or a records folder; exit code 1 when anything is an error."""
     from .checking import check_data
-    from .outputs import beside
     from .tfod.pipeline_config import load_settings
 
     report = check_data(data, format=format, config=load_settings(config, data) if config else None)
     print_result(report, json)
-    build = f"data build {quoted(data)} -o {quoted(beside(data))}"
     if report.errors:
-        say(f"Mend the errors, or leave them out: resight {build} --on-bad skip")
+        say(f"Mend the errors, or leave them out: resight {_build_of(data)} --on-bad skip")
         return console.BAD
-    suggest(f"train --data {quoted(data)}" if report.format == "records" else build)
+    suggest(f"train --data {quoted(data)}" if report.format == "records" else _build_of(data))
     return console.DONE
 
 
@@ -161,6 +160,7 @@ def show(
     force: Force = False,
 ) -> None:
     """Draws pictures with their boxes, as stored or as training sees them."""
+    from .data.check import holds_records
     from .data.show import show_data
     from .tfod.pipeline_config import load_settings
 
@@ -169,7 +169,7 @@ def show(
         data, out, format=format, augment=augment, limit=limit, split=split, config=settings, force=force
     )
     print(f"{counted(len(written), 'picture')} in {out}")
-    wrote(out, f"train --data {quoted(data)}")
+    wrote(out, f"train --data {quoted(data)}" if holds_records(data, format) else _build_of(data))
 
 
 @verb(app, "train")
@@ -427,6 +427,10 @@ def doctor(device: Device = "auto", json: Json = False) -> int:
     if report.ok:
         suggest("demo")
     return console.DONE if report.ok else console.BAD
+
+
+def _build_of(source: str) -> str:
+    return f"data build {quoted(source)} -o {quoted(beside(source))}"
 
 
 def _names(text: str | None) -> tuple[str, ...]:

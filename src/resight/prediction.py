@@ -97,6 +97,8 @@ def predict(
     check_types(locals(), _TYPES, "predict")
     check_share(score, "score")
     check_share(nms_iou, "nms_iou")
+    if Path(out).suffix.lower() in IMAGE_SUFFIXES:
+        raise ResightError("is an image's name, and a folder is written", where=out, fix="Name a folder with -o.")
     is_ours = _written_before(Path(out))
     check_output(out, force, is_ours)
     files = find_images([inputs] if isinstance(inputs, str | os.PathLike) else inputs)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .boxes import Detections
+from .boxes import Detections, pairwise_iou
 
 OVERLAP = 0.25  # share of a tile's side; an object no larger lies whole in one of the tiles
 BORDER = 0.01  # share of a tile's side; what ends so near to where a tile was cut off was probably cut off too
@@ -67,12 +67,9 @@ def _suppress(
     """Indices of the boxes that no stronger one of theirs overlaps by more than ``nms_iou``, best score first."""
     rest = np.argsort(-scores, kind="stable")
     kept = []
-    area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
     while len(rest):
         best, rest = rest[0], rest[1:]
         kept.append(best)
-        sides = np.minimum(boxes[best, 2:], boxes[rest, 2:]) - np.maximum(boxes[best, :2], boxes[rest, :2])
-        shared = sides.clip(min=0).prod(1)
-        iou = shared / np.maximum(area[best] + area[rest] - shared, 1e-9)
+        (iou,) = pairwise_iou(boxes[[best]], boxes[rest])
         rest = rest[(iou <= nms_iou) | ((labels[rest] != labels[best]) & (not class_agnostic))]
     return np.array(kept, np.int64)

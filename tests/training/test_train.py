@@ -140,10 +140,13 @@ def test_with_tiles_and_repeats_a_run_resumes_and_is_a_model_that_tiles(shapes, 
         train(tiny(shapes(train=5, val=1), **options | {"data__repeat_threshold": 0.5}), tmp_path / "cut", resume=True)
 
 
-def test_a_finished_run_stays_as_it_is(whole, shapes, tiny):
+@pytest.mark.parametrize("steps", [8, 3])
+def test_a_finished_run_stays_as_it_is(whole, shapes, tiny, steps, caplog):
     before = state_of(whole)
-    again = train(tiny(shapes(train=5, val=1), train__steps=8, **OFTEN), whole, resume=True)
+    with caplog.at_level("INFO"):
+        again = train(tiny(shapes(train=5, val=1), train__steps=steps, **OFTEN), whole, resume=True)
     assert (again.exit_code, again.steps) == (0, 8)
+    assert f"has taken 8 steps of {steps}: nothing is left" in caplog.text
     assert state_of(whole) == before
 
 
@@ -247,7 +250,8 @@ def test_a_run_goes_on_with_its_own_model_and_classes_only(whole, shapes, tiny, 
     for config, answer in (
         (tiny(tmp_path / "records"), "trained on the classes red, blue, the data has stop"),
         (tiny(shapes(train=5, val=1), model__min_size=80), "model.min_size was 64 and is now 80"),
-        (tiny(shapes(train=5, val=1), train__batch_size=3), "batch_size 2, .* batch_size 3"),
+        (tiny(shapes(train=5, val=1), train__batch_size=3), "that was batch_size 2, now it is batch_size 3"),
+        (tiny(shapes(train=5, val=1), data__repeat_threshold=0.5), "now it is repeat_threshold 0.5"),
         (tiny(shapes(train=6, val=1)), "goes on with the data it has"),
     ):
         with pytest.raises(ResightError, match=answer):

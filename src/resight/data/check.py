@@ -114,14 +114,17 @@ def open_data(path: str | os.PathLike[str], format: str, config: Config) -> tupl
 
     Damaged records are left out and listed in ``Source.problems``. Raises as ``open_records`` and ``read_source``.
     """
-    looks_like = {format}
-    if format == "auto":
-        remote = is_remote(path)  # only records are read from there
-        looks_like = {tfrecord.NAME} if remote else {one.NAME for one in FORMATS if one.looks_like(Tree.of(path))}
-    if looks_like != {tfrecord.NAME}:
+    if not holds_records(path, format):
         return read_source(path, format), None
     records = open_configured(config.data.model_copy(update={"path": os.fspath(path), "on_bad_record": "skip"}))
     return tfrecord.of_records(records, os.fspath(path)), records
+
+
+def holds_records(path: str | os.PathLike[str], format: str = "auto") -> bool:
+    """Whether DATA is records, and not a source."""
+    if format != "auto" or is_remote(path):  # only records are read from a store
+        return format in ("auto", tfrecord.NAME)
+    return {one.NAME for one in FORMATS if one.looks_like(Tree.of(path))} == {tfrecord.NAME}
 
 
 def _remarks(annotation: Annotation, found: Inspection, stored: bool) -> Iterator[Problem]:

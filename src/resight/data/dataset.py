@@ -18,7 +18,7 @@ from .augment import FlipRule, Sample, augment, crop
 from .example import Record, on_image
 from .order import EndlessBatches, Item, repeat_factors
 from .records import RecordSplit
-from .target import Target, network_scale, network_size, seen_size
+from .target import Target, at_network, network_size, seen_size
 from .tfod_boxes import tfod_boxes
 from .tfod_operations import prepare
 
@@ -130,13 +130,8 @@ def _sample(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, crowd: np.
 def network_boxes(split: RecordSplit, config: ModelConfig) -> tuple[np.ndarray, np.ndarray]:
     """Sizes ``[N, 2]`` (width, height) and centres ``[N, 2]`` of the ordinary boxes of known classes at the network's
     resolution."""
-    # Of many records few differ in size.
-    kinds, which = np.unique(split.sizes @ (1 << 32, 1), return_inverse=True)
-    sizes = [divmod(kind, 1 << 32) for kind in kinds.tolist()]
-    scales = [network_scale(height, width, config)[::-1] * 2 for width, height in sizes]
     keep = usable_boxes(split) & (split.box_labels >= 0) & ~split.index.boxes["crowd"]
-    boxes = split.index.boxes["boxes"][keep] * np.array(scales)[which[split.box_records[keep]]]
-    return boxes[:, 2:] - boxes[:, :2], (boxes[:, 2:] + boxes[:, :2]) / 2
+    return at_network(split.index.boxes["boxes"][keep], split.sizes[split.box_records[keep]], config)
 
 
 def usable_boxes(split: RecordSplit) -> np.ndarray:

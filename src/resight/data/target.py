@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,6 +51,17 @@ def network_scale(height: int, width: int, config: ModelConfig) -> tuple[float, 
     """Factors, down and across, from pixels of an image to pixels at the network."""
     (rows, columns), (down, across) = network_size(height, width, config), seen_size(height, width, config)
     return rows / down, columns / across
+
+
+def at_network(boxes: np.ndarray, images: np.ndarray, config: ModelConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Sizes ``[N, 2]`` (width, height) and centres ``[N, 2]`` at the network of ``boxes`` ``[N, 4]`` (xyxy pixels) in
+    images of the sizes ``[N, 2]`` (width, height)."""
+    # Of many images few differ in size, and sorting one number is faster than sorting pairs.
+    kinds, which = np.unique(images.astype(np.int64) @ (1 << 32, 1), return_inverse=True)
+    sizes = [divmod(kind, 1 << 32) for kind in kinds.tolist()]
+    scales = [network_scale(height, width, config)[::-1] * 2 for width, height in sizes]
+    corners = boxes * np.array(scales).reshape(-1, 4)[which]
+    return corners[:, 2:] - corners[:, :2], (corners[:, 2:] + corners[:, :2]) / 2
 
 
 def resized(height: int, width: int, min_size: int, max_size: int) -> tuple[int, int]:

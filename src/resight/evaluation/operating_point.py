@@ -9,7 +9,7 @@ from operator import itemgetter
 
 import numpy as np
 
-from ..boxes import Detections
+from ..boxes import Detections, pairwise_iou
 from .coco import GroundTruth
 
 DEFAULT_SCORE = 0.5
@@ -85,7 +85,7 @@ def match(truth: GroundTruth, found: Detections, ignore_difficult: bool = False)
     """
     outcome = np.full(len(found), _FALSE)
     order = np.argsort(-found.scores, kind="stable")
-    overlap = _iou(found.boxes[order], truth.boxes, truth.crowd)
+    overlap = pairwise_iou(found.boxes[order], truth.boxes, truth.crowd)
     rows, targets = np.nonzero((overlap >= _IOU) & (found.labels[order][:, None] == truth.labels))
     counts, crowd = (~truth.ignored(ignore_difficult)).tolist(), truth.crowd.tolist()
     taken: set[int] = set()
@@ -118,16 +118,6 @@ def sentence(point: OperatingPoint, of_model: bool = True) -> str:
 
 def _num_objects(truths: Sequence[GroundTruth], ignore_difficult: bool) -> int:
     return sum(int((~truth.ignored(ignore_difficult)).sum()) for truth in truths)
-
-
-def _iou(boxes: np.ndarray, objects: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    """``[N, M]`` float64 overlaps of xyxy boxes; with a crowd it is the part of the detection that lies inside."""
-    boxes, objects = boxes[:, None].astype(np.float64), objects[None].astype(np.float64)
-    sides = np.minimum(boxes[..., 2:], objects[..., 2:]) - np.maximum(boxes[..., :2], objects[..., :2])
-    shared = np.clip(sides, 0, None).prod(-1)
-    own, theirs = (boxes[..., 2:] - boxes[..., :2]).prod(-1), (objects[..., 2:] - objects[..., :2]).prod(-1)
-    union = np.where(crowd, own, own + theirs - shared)
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
 def _halfway(score: np.float32, below: np.float32 | None) -> float:

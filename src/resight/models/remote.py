@@ -26,8 +26,6 @@ log = logging.getLogger(__name__)
 POINTERS = {BEST: "checkpoints/best", LAST: "checkpoints/last"}  # file of a run folder -> what it is in a store
 _RUN = ("config.toml", "label_map.pbtxt", "environment.json")
 _ETAGS = ".etags.json"
-
-
 # A file alone, and in a folder an export or what TFOD left: nothing else is worth fetching all that lies below.
 _MODEL = re.compile(r"[^/]+\.(safetensors|onnx)|(saved_model/)?saved_model\.pb|(checkpoint/)?[^/]+\.index")
 

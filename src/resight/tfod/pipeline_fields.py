@@ -450,7 +450,8 @@ def tfod_equivalent(key: str) -> str:
     Of several fields the one that lies least deep is meant; where they lie equally deep any of them may be.
     """
     found = [(place.count("."), known.key) for place, known in paths() if known.key and f".{place}".endswith(f".{key}")]
-    return "' or '".join(dict.fromkeys(name for depth, name in found if depth == min(found)[0]))
+    least = min((depth for depth, _ in found), default=0)
+    return "' or '".join(dict.fromkeys(name for depth, name in found if depth == least))
 
 
 def refuse_tfod_keys(keys: Iterable[str]) -> None:

@@ -15,8 +15,6 @@ from .pipeline_fields import CHOICES, MESSAGES, Known
 
 _WANTED = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text in quotes"}
 _BOOLS = {**dict.fromkeys(("true", "True", "t", "1"), True), **dict.fromkeys(("false", "False", "f", "0"), False)}
-
-
 MOST_STRANGE = 20  # unknown fields of one message that are named
 
 

@@ -6,11 +6,12 @@ import logging
 import os
 from pathlib import Path
 
-from ..config import TFOD_MODELS, Config, load_config
+from ..config import Config, load_config
 from ..errors import ResightError
 from ..labels import LabelMap, read_label_map
 from ..models.build import default_anchors
 from ..models.checkpoints import Checkpoint, ModelCard
+from ..models.resnet_v1 import depth_of
 from .checkpoint import Variables, read_checkpoint
 from .folder import PIPELINE, find_tfod
 from .pipeline_config import Pipeline, examine_pipeline
@@ -73,10 +74,9 @@ def _agree(facts: Facts, settings: Config, pipeline: Pipeline, prefix: Path) -> 
     assert tfod is not None
     if facts.num_classes is None:
         raise ResightError("holds a backbone alone, and no detector", where=prefix, fix="Train from it: --start.")
-    depths = dict(zip(TFOD_MODELS, (50, 101, 152), strict=True))
     anchors = len(tfod.anchor_scales) * len(tfod.anchor_ratios)
     stated = {
-        "ResNet": (facts.depth, depths[settings.model.name]),
+        "ResNet": (facts.depth, depth_of(settings.model.name)),
         "number of classes": (facts.num_classes, pipeline.num_classes),
         "share_box_across_classes": (facts.share_boxes, tfod.share_boxes if facts.share_boxes is not None else None),
         "anchors a location": (facts.anchors, anchors),

@@ -96,7 +96,7 @@ def check_shared_memory(plan: Plan) -> None:
         raise ResightError(
             f"{workers} loader workers want {needed / 1e6:,.0f} MB of shared memory, and {free / 1e6:,.0f} MB are free",
             where=SHARED_MEMORY,
-            fix="Start the container with more (docker run --shm-size=2g), or set data.workers = 0.",
+            fix="Start the container with more (docker run --shm-size=2g), set data.workers = 0, or a smaller batch.",
         )
 
 

@@ -34,6 +34,7 @@ class Workplace:
     """Where a training writes, and what is to be done after each save."""
 
     path: Path
+    name: str  # as the user calls it
     saved: Callable[[], None] = lambda: None
 
 
@@ -60,7 +61,7 @@ def workplace(run: str | Path, resume: bool, ranks: Ranks) -> Iterator[Workplace
         ResightError: another training is writing there, or the store cannot be used.
     """
     if isinstance(run, Path):
-        yield Workplace(run)
+        yield Workplace(run, str(run))
         return
     folder = local_folder(run, f"runs/{ranks.rank}")
     lease, refused = _Lease(run), None
@@ -76,7 +77,7 @@ def workplace(run: str | Path, resume: bool, ranks: Ranks) -> Iterator[Workplace
         mirror.begin(resume)
         copy = mirror.copy if ranks.first else lambda: None
         try:
-            yield Workplace(folder, copy)
+            yield Workplace(folder, run, copy)
         except ResightError as error:
             if not isinstance(error, StorageError):
                 copy()

@@ -18,8 +18,8 @@ import torch
 from ..arguments import BOOL, NONE, PATH, WHOLE, check_types
 from ..config import Config, ModelConfig, load_config
 from ..data.storage import is_remote
-from ..errors import ResightError
-from ..models.build import device_of
+from ..errors import ResightError, counted
+from ..models.build import Model, device_of
 from ..models.checkpoints import LAST, Checkpoint, load_checkpoint, weights_digest
 from .loop import Training
 from .main_guard import check_main_guard
@@ -72,10 +72,8 @@ def train(
     if dry_run:
         last = load_checkpoint(run / LAST) if resume and isinstance(run, Path) and (run / LAST).exists() else None
         plan = make_plan(config, last)
-        if last:
-            _check_same(plan, last, run)
         with _deterministic(config):
-            model = last.card.build() if last else start_model(plan)[0]
+            model, _ = _model_of(plan, last, run)
             time_needed = preflight(plan, model.to(device_of(config.train.device)))
         return TrainResult(str(run), 0, f"run folder {run}\n{plan.text()}\n{time_needed}\nnothing was trained")
     if devices > 1:
@@ -127,15 +125,10 @@ def _train(config: Config, place: Workplace, resume: bool, ranks: Ranks, stop: t
     device = ranks.device(device_of(config.train.device))
     last = load_checkpoint(run / LAST) if ranks.from_first(resume and (run / LAST).exists()) else None
     plan = make_plan(config, last)
-    log.info("run folder %s\n%s", run, plan.text())
-    report: dict[str, Any] = {}
-    if last is not None:
-        _check_same(plan, last, run)
-        model = last.card.build()
-    else:
-        if resume and (run / METRICS).exists():
-            log.warning("%s holds no checkpoint: the training begins again, and so do its metrics", run)
-        model, report = start_model(plan)
+    log.info("run folder %s\n%s", place.name, plan.text())
+    if last is None and resume and (run / METRICS).exists():
+        log.warning("%s holds no checkpoint: the training begins again, and so do its metrics", run)
+    model, report = _model_of(plan, last, run)
     with ExitStack() as stack:
         refused = None
         if ranks.first:
@@ -163,6 +156,8 @@ def _train(config: Config, place: Workplace, resume: bool, ranks: Ranks, stop: t
         if last:
             training.restore(last)
             log.info("%s", _changes(plan.config, run))
+            if (taken := training.state.step) >= plan.steps:
+                log.info("the run has taken %s of %s: nothing is left", counted(taken, "step"), f"{plan.steps:,}")
             # Only now: a resumption that is refused must not change what the run says of itself.
             if ranks.first:
                 describe_run(run, plan.config, plan.records.label_map, None)
@@ -171,6 +166,19 @@ def _train(config: Config, place: Workplace, resume: bool, ranks: Ranks, stop: t
 
 def _step_of(run: Path) -> int | None:
     return load_checkpoint(run / LAST, tensors=False).state.get("step") if (run / LAST).exists() else None
+
+
+def _model_of(plan: Plan, last: Checkpoint | None, run: Path | str) -> tuple[Model, dict[str, Any]]:
+    """The model that the training begins with, and a report of the weights it starts from; one that goes on from
+    ``last`` has no such report, and gets its weights with the rest of its state.
+
+    Raises:
+        ResightError: as :func:`_check_same`.
+    """
+    if last is None:
+        return start_model(plan)
+    _check_same(plan, last, run)
+    return last.card.build(), {}
 
 
 def _check_same(plan: Plan, last: Checkpoint, run: Path | str) -> None:
@@ -192,9 +200,12 @@ def _check_same(plan: Plan, last: Checkpoint, run: Path | str) -> None:
             where=run,
             fix="Start another run for that.",
         )
-    if last.state.get("order") != order_of(plan):
+    was, is_now = str(last.state.get("order")).split(", "), order_of(plan).split(", ")
+    if was != is_now:
+        gone, new = (", ".join(a for a in parts if a not in b) for parts, b in ((was, is_now), (is_now, was)))
         raise ResightError(
-            f"a run goes on with the data it has; that was {last.state.get('order')}, now it is {order_of(plan)}",
+            f"a run goes on with the data it has, in its order; that was {gone or 'without it'}, now it is "
+            f"{new or 'without it'}",
             where=run,
             fix=f"Start another run from its weights: --start {shlex.quote(str(run))}",
         )
