@@ -209,6 +209,22 @@ def test_a_supervisor_ends_the_process_group_and_the_run_goes_on_later(shapes, t
     assert (done.exit_code, done.steps) == (0, steps + 1)
 
 
+LATE = """
+import atexit, os, signal, sys
+atexit.register(os.kill, os.getpid(), signal.SIGTERM)
+sys.argv = ["resight", "train", "--resume", "-o", sys.argv[1]]
+from resight.__main__ import main
+main()
+"""
+
+
+def test_a_signal_after_the_training_does_not_change_how_it_ended(whole):
+    environment = os.environ | {"PYTHONPATH": str(Path(resight.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", LATE, whole], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "8 steps in" in done.stdout
+
+
 # What --resume accepts
 
 

@@ -160,10 +160,8 @@ def launch(count: int, function: Callable[..., T], *arguments: Any) -> T:
     thread = threading.Thread(target=run, name="launcher")
     thread.start()
     asked: list[int] = []
-    before = {n: signal.signal(n, lambda number, _: asked.append(number)) for n in (signal.SIGINT, signal.SIGTERM)}
-    unblock()
     told: set[int | None] = set()
-    try:
+    with signals_to(lambda number, _: asked.append(number)):
         while thread.is_alive():
             thread.join(0.1)
             at_once = asked.count(signal.SIGINT) > 1
@@ -175,9 +173,6 @@ def launch(count: int, function: Callable[..., T], *arguments: Any) -> T:
                     told.add(child.pid)
             if at_once:
                 raise KeyboardInterrupt
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     if failed := done.get("failed"):
         rank, failure = failed.get_first_failure()
         message = failure.message
@@ -191,7 +186,20 @@ def launch(count: int, function: Callable[..., T], *arguments: Any) -> T:
     return done[0]  # type: ignore[index]
 
 
-def unblock() -> None:
-    """Takes a SIGTERM that came while the program was still being loaded."""
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+@contextmanager
+def signals_to(handler: Callable[[int, object], None]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM go to ``handler``; afterwards they do what they did.
+
+    A program that blocks SIGTERM before gets now the one that came while it was loaded. It is blocked again at the end:
+    how a training ended is not changed by what comes after.
+    """
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    posix = hasattr(signal, "pthread_sigmask")
+    mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM}) if posix else set()
+    try:
+        yield
+    finally:
+        if posix:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)

@@ -25,7 +25,7 @@ from .loop import Training
 from .main_guard import check_main_guard
 from .plan import Plan, make_plan
 from .preflight import preflight
-from .ranks import Ranks, join, launch, processes, unblock
+from .ranks import Ranks, join, launch, processes, signals_to
 from .remote_run import Workplace, check_remote_run, named, workplace
 from .run_folder import METRICS, check_run, describe_run, forget_metrics, hold, new_run
 from .start import start_model
@@ -247,13 +247,8 @@ def _signals() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    unblock()
-    try:
+    with signals_to(ask):
         yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
