@@ -621,6 +621,10 @@ def test_only_a_training_lets_a_signal_wait_until_it_can_save(monkeypatch, words
     monkeypatch.setattr(sys, "argv", ["resight", *words.split()])
     monkeypatch.setattr(signal, "pthread_sigmask", lambda *given: blocked.append(given))
     monkeypatch.setattr("resight.cli.app", sys.exit)
-    with pytest.raises(SystemExit):
-        main()
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit):
+            main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert blocked == [(signal.SIG_BLOCK, {signal.SIGTERM})] * waits

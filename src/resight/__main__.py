@@ -16,13 +16,20 @@ def main() -> NoReturn:
         signal.signal(signal.SIGINT, _leave)
     verb = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     trains = verb == "train" and not {"--dry-run", "--show-config"} & set(sys.argv)
-    if trains and hasattr(signal, "pthread_sigmask"):
-        # A training saves its state at SIGTERM; one that comes too early waits until it can (training/train.py).
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    if trains:
+        # A training saves its state at SIGTERM. One that comes too early waits until it can (training/train.py), one that
+        # comes too late does not change how it ended.
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     from .cli import app
 
     signal.signal(signal.SIGINT, before)
-    app()
+    try:
+        app()
+    finally:
+        if trains:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Python drops its own handlers a while before it ends
     raise AssertionError("the application exits by itself")
 
 

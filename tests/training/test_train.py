@@ -210,7 +210,8 @@ def test_a_supervisor_ends_the_process_group_and_the_run_goes_on_later(shapes, t
 
 
 LATE = """
-import atexit, os, signal, sys
+import atexit, os, signal, sys, threading, time
+threading.Thread(target=time.sleep, args=[600], daemon=True).start()  # which may take the signal, too
 atexit.register(os.kill, os.getpid(), signal.SIGTERM)
 sys.argv = ["resight", "train", "--resume", "-o", sys.argv[1]]
 from resight.__main__ import main

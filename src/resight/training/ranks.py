@@ -188,18 +188,13 @@ def launch(count: int, function: Callable[..., T], *arguments: Any) -> T:
 
 @contextmanager
 def signals_to(handler: Callable[[int, object], None]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM go to ``handler``; afterwards they do what they did.
-
-    A program that blocks SIGTERM before gets now the one that came while it was loaded. It is blocked again at the end:
-    how a training ended is not changed by what comes after.
-    """
+    """Ctrl-C and SIGTERM go to ``handler``, also a SIGTERM that waited while the program was loaded; afterwards they do
+    what they did."""
     before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    posix = hasattr(signal, "pthread_sigmask")
-    mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM}) if posix else set()
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     try:
         yield
     finally:
-        if posix:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for number, handler_before in before.items():
             signal.signal(number, handler_before)
