@@ -17,8 +17,8 @@ def main() -> NoReturn:
     verb = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     trains = verb == "train" and not {"--dry-run", "--show-config"} & set(sys.argv)
     if trains:
-        # A training saves its state at SIGTERM. One that comes too early waits until it can (training/train.py), one that
-        # comes too late does not change how it ended.
+        # A training saves its state at SIGTERM. One that comes too early waits until it can (training/train.py), and
+        # one that comes too late changes nothing.
         signal.signal(signal.SIGTERM, lambda *_: None)
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
