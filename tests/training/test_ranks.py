@@ -1,9 +1,11 @@
 """Two processes against one. They are started by PyTorch's launcher, on the CPU."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import torch
 
 from resight.errors import ResightError
 from resight.models.checkpoints import LAST, load_checkpoint
-from resight.training.ranks import Ranks
+from resight.training.ranks import Ranks, launch
 from resight.training.train import train
 
 PLAIN = {
@@ -33,6 +35,7 @@ def launched(config, run, *arguments, **environment):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,  # a group of its own
     )
 
 
@@ -95,6 +98,11 @@ def test_a_run_of_two_goes_on_with_one_and_one_with_two(one_thread, pair):
         torch.testing.assert_close(two.part("model")[name], value, rtol=1e-4, atol=1e-4 * float(value.abs().max()))
 
 
+def processes_of(process):
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    return [int(pid) for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
+
+
 def wait_for(path, process):
     for _ in range(600):
         if path.exists() or process.poll() is not None:
@@ -116,9 +124,7 @@ def test_the_death_of_one_ends_the_training_with_its_cause(shapes, tiny, tmp_pat
     config = tiny(shapes(train=7, val=3), train__steps=5000, train__batch_size=4, checkpoint__every_steps=2, **PLAIN)
     process = launched(toml(config), tmp_path / "run")
     wait_for(tmp_path / "run" / LAST, process)
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
-    victim = next(pid for pid in reversed(children) if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text())
-    os.kill(int(victim), signal.SIGKILL)
+    os.kill(processes_of(process)[-1], signal.SIGKILL)
     messages, _ = process.communicate(timeout=120)
     assert process.returncode == 2 and "ended with" in messages and "--resume" in messages
     assert load_checkpoint(tmp_path / "run" / LAST)
@@ -149,11 +155,33 @@ def test_the_error_of_one_process_is_what_is_told(shapes, tiny, tmp_path):
     assert "train-00000" in told and ("decode" in told or "image" in told), messages
 
 
-def test_a_signal_while_the_processes_start_is_not_lost(shapes, tiny, tmp_path):
+@pytest.mark.parametrize("blow", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_processes_start_is_not_lost(shapes, tiny, tmp_path, blow):
     config = tiny(shapes(train=7), train__steps=5000, train__batch_size=4, **PLAIN)
     process = launched(toml(config), tmp_path / "run")
-    time.sleep(3)
-    process.send_signal(signal.SIGTERM)
+    while not processes_of(process):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.1)
+    os.killpg(process.pid, blow)
     messages, _ = process.communicate(timeout=300)
     assert process.returncode == 75, messages
     assert load_checkpoint(tmp_path / "run" / LAST).state["step"] <= 2
+
+
+def test_a_second_ctrl_c_ends_processes_that_are_not_yet_started(monkeypatch):
+    def slow(config, function):
+        def run():
+            time.sleep(0.5)
+            child = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+            child.start()
+            child.join()
+            return {0: None}
+
+        return run
+
+    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", slow)
+    for delay in (0.1, 0.2):
+        threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        launch(2, print)
+    assert "launcher" not in [thread.name for thread in threading.enumerate()]

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -181,7 +182,34 @@ def test_a_second_ctrl_c_ends_at_once(shapes, tiny, tmp_path, monkeypatch):
         train(tiny(shapes(train=3)), tmp_path)
 
 
-def test_a_supervisor_ends_the_process_group_and_the_run_goes_on_later(shapes, tiny, tmp_path):
+def test_a_signal_within_the_handling_of_another_waits_for_nothing(monkeypatch):
+    def late(*_):
+        raise AssertionError("it waits for ever")
+
+    def again(self):
+        monkeypatch.undo()
+        signal.raise_signal(signal.SIGTERM)
+
+    before = signal.signal(signal.SIGALRM, late)
+    try:
+        with module._signals() as stop:
+            monkeypatch.setattr(threading.Condition, "notify_all", again)
+            signal.alarm(5)
+            signal.raise_signal(signal.SIGTERM)
+            assert stop.is_set()
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def workers_of(group):
+    """How many loader workers and fork servers a process group has."""
+    listed = subprocess.run(["ps", "-o", "args=", "-g", str(group)], capture_output=True, text=True).stdout
+    return listed.count("forkserver")
+
+
+@pytest.mark.parametrize(("blow", "moment"), [("SIGTERM", "steps"), ("SIGTERM", "workers"), ("SIGINT", "workers")])
+def test_a_supervisor_ends_the_process_group_and_the_run_goes_on_later(shapes, tiny, tmp_path, blow, moment):
     run = tmp_path / "run"
     command = [sys.executable, "-m", "resight", "train", "--data", str(shapes(train=5)), "-o", str(run), "--resume"]
     command += ["--model", "resnet18", "--start", "none", "--size", "64,96", "--batch", "2", "--device", "cpu"]
@@ -193,10 +221,11 @@ def test_a_supervisor_ends_the_process_group_and_the_run_goes_on_later(shapes, t
         start_new_session=True,  # a group of its own
     )
     try:
-        while not (run / "metrics.jsonl").exists() or not lines(run):  # the first step's line
+        # The first step's line, or the worker while it is still being imported.
+        while not ((run / "metrics.jsonl").exists() and lines(run) if moment == "steps" else workers_of(process.pid)):
             assert process.poll() is None, process.communicate()[1]
             time.sleep(0.1)
-        os.killpg(process.pid, signal.SIGTERM)
+        os.killpg(process.pid, signal.Signals[blow])
         _, said = process.communicate(timeout=300)
     finally:
         if process.poll() is None:

@@ -6,8 +6,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from multiprocessing import resource_tracker
 from typing import Any
 
 import torch
@@ -45,7 +47,26 @@ def load_batches(
         prefetch_factor=PREFETCH,
         multiprocessing_context="forkserver",
     )
-    yield from loader
+    with signals_blocked():
+        loaded = iter(loader)
+    yield from loaded
+
+
+@contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Processes that are started within begin with Ctrl-C and SIGTERM blocked, as this thread is then.
+
+    Otherwise one that comes while they import would end them, which is to be left to the training.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # it would lift the block
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker(environment: dict[str, str], _: int) -> None:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
-from multiprocessing import resource_tracker
 from typing import Any, TypeVar
 
 import torch
@@ -23,6 +22,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..data.loader import signals_blocked
 from ..errors import ResightError
 from ..models.shared import Shared
 
@@ -147,14 +147,11 @@ def launch(count: int, function: Callable[..., T], *arguments: Any) -> T:
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
 
     def run() -> None:
-        if hasattr(signal, "pthread_sigmask"):
-            # The processes begin with SIGTERM blocked, as this thread did until the tracker was started.
-            resource_tracker.ensure_running()
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        try:
-            done.update(elastic_launch(config, function)(*arguments))
-        except ChildFailedError as error:
-            done["failed"] = error
+        with signals_blocked():
+            try:
+                done.update(elastic_launch(config, function)(*arguments))
+            except ChildFailedError as error:
+                done["failed"] = error
 
     # In a thread of its own the launcher leaves the signals to us: it would kill the processes while they save.
     thread = threading.Thread(target=run, name="launcher")
@@ -164,15 +161,14 @@ def launch(count: int, function: Callable[..., T], *arguments: Any) -> T:
     with signals_to(lambda number, _: asked.append(number)):
         while thread.is_alive():
             thread.join(0.1)
-            at_once = asked.count(signal.SIGINT) > 1
-            for child in multiprocessing.active_children() if asked else ():
-                if at_once:
+            for child in multiprocessing.active_children() if asked else ():  # also those only now started
+                if asked.count(signal.SIGINT) > 1:
                     child.kill()
-                elif child.pid not in told:  # also one that is only now started
+                elif child.pid not in told:
                     child.terminate()
                     told.add(child.pid)
-            if at_once:
-                raise KeyboardInterrupt
+    if asked.count(signal.SIGINT) > 1:
+        raise KeyboardInterrupt
     if failed := done.get("failed"):
         rank, failure = failed.get_first_failure()
         message = failure.message
@@ -188,11 +184,11 @@ def launch(count: int, function: Callable[..., T], *arguments: Any) -> T:
 
 @contextmanager
 def signals_to(handler: Callable[[int, object], None]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM go to ``handler``, also a SIGTERM that waited while the program was loaded; afterwards they do
-    what they did."""
+    """Ctrl-C and SIGTERM go to ``handler``, also what waited while the program was loaded; afterwards they do what they
+    did."""
     before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:

@@ -237,12 +237,13 @@ def _flat(tree: dict[str, Any]) -> dict[str, Any]:
 @contextmanager
 def _signals() -> Iterator[threading.Event]:
     """SIGTERM and the first Ctrl-C ask to stop after the step; a second Ctrl-C ends at once."""
-    stop = threading.Event()
+    stop, first = threading.Event(), iter([True])
 
     def ask(number: int, _: object) -> None:
-        if stop.is_set() and number == signal.SIGINT:
+        if next(first, False):
+            stop.set()  # once only: a signal that comes within this would wait for its lock for ever
+        elif number == signal.SIGINT:
             raise KeyboardInterrupt
-        stop.set()
 
     if threading.current_thread() is not threading.main_thread():
         yield stop
