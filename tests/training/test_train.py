@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -142,13 +143,14 @@ def test_with_tiles_and_repeats_a_run_resumes_and_is_a_model_that_tiles(shapes, 
 
 
 @pytest.mark.parametrize("steps", [8, 3])
-def test_a_finished_run_stays_as_it_is(whole, shapes, tiny, steps, caplog):
-    before = state_of(whole)
+def test_a_finished_run_stays_as_it_is(whole, shapes, tiny, tmp_path, steps, caplog):
+    run = shutil.copytree(whole, tmp_path / "run")
+    before = state_of(run)
     with caplog.at_level("INFO"):
-        again = train(tiny(shapes(train=5, val=1), train__steps=steps, **OFTEN), whole, resume=True)
+        again = train(tiny(shapes(train=5, val=1), train__steps=steps, **OFTEN), run, resume=True)
     assert (again.exit_code, again.steps) == (0, 8)
     assert f"has taken 8 steps of {steps}: nothing is left" in caplog.text
-    assert state_of(whole) == before
+    assert state_of(run) == before
 
 
 def test_a_signal_before_the_first_step_saves_step_0(shapes, tiny, tmp_path, monkeypatch):
