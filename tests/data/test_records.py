@@ -271,7 +271,7 @@ def test_damage_is_named_whole_or_left_out_and_counted(tmp_path):
         open_records(folder)
     assert caught.value.where == f"{path}, byte {offsets[1]}"
     assert f"{path}, byte {offsets[3]}" in caught.value.message
-    records = open_records(folder, on_bad="skip")
+    records = open_records(folder, on_bad_record="skip")
     assert [row.filename for row in records.splits["train"].summaries] == ["0.png", "2.png", "4.png"]
     assert [problem.where for problem in records.problems] == [f"{path}, byte {offsets[i]}" for i in (1, 3)]
     split = records.splits["train"]
@@ -420,7 +420,7 @@ def test_shards_that_dataset_json_names_and_that_are_missing_are_all_listed(tmp_
     with pytest.raises(ResightError, match=", ".join(gone)) as caught:
         open_records(out)
     assert caught.value.where == str(out / "dataset.json")
-    records = open_records(out, on_bad="skip")
+    records = open_records(out, on_bad_record="skip")
     assert [(p.level, p.kind) for p in records.problems] == [("error", "missing_records")]
     assert {name: len(split) for name, split in records.splits.items()} == {"train": 3}
     # Whoever names the files to read wants no others.
@@ -451,7 +451,7 @@ def test_damaged_shards_give_records_or_our_error(tmp_path_factory, data):
     (folder / "train.record").write_bytes(content)
     for on_bad in ("skip", "stop"):
         try:
-            split = open_records(folder, on_bad=on_bad).splits["train"]
+            split = open_records(folder, on_bad_record=on_bad).splits["train"]
         except ResightError as error:
             assert on_bad == "stop"
             assert "train.record, byte" in error.where

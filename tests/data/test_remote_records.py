@@ -129,7 +129,7 @@ def test_what_is_not_there_is_told_with_its_address(folder, s3, tmp_path):
     storage.delete(f"{address}/train-00002-of-00004.tfrecord")
     with pytest.raises(ResightError, match="missing: train-00002-of-00004"):
         open_records(address)
-    assert len(open_records(address, on_bad="skip").splits["train"]) == 12
+    assert len(open_records(address, on_bad_record="skip").splits["train"]) == 12
 
 
 def test_a_damaged_remote_record_is_told_as_a_local_one(folder, s3, tmp_path):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -28,8 +28,6 @@ from .tfrecord import ShardReader
 
 log = logging.getLogger(__name__)
 
-_SHARD_BYTES = 512 << 20  # a shard is closed when it is larger
-_LABEL_MAPS = {"resight": "label_map.pbtxt", "tfod": "classes.pbtxt"}
 INFO = "dataset.json"
 
 
@@ -139,37 +137,25 @@ class Records:
         return replace(self, label_map=labels, splits=splits)
 
 
-def open_records(
-    path: str | os.PathLike[str],
-    *,
-    train: str | Sequence[str] = (),
-    val: str | Sequence[str] = (),
-    test: str | Sequence[str] = (),
-    label_map: str = "",
-    as_stored: bool = False,
-    on_bad: Literal["stop", "skip"] = "stop",
-    cache_gb: float = DataConfig().cache_gb,
-) -> Records:
-    """Opens records of any origin by the names of their files.
+def open_records(path: str | os.PathLike[str], **options: Any) -> Records:
+    """``open_configured`` of a folder, or of one file of records; ``options`` are other keys of `[data]`."""
+    return open_configured(DataConfig().model_copy(update={"path": os.fspath(path), **options}))
 
-    Args:
-        path: a folder, or one file of records, also as an ``s3://`` address; "" where the globs say all.
-        train, val, test: a glob or several of the records of a split, absolute or in ``path``, where names do not tell.
-        label_map: the label map, where there is not exactly one `*.pbtxt`.
-        as_stored: keep records that repeat an image with growing lists of boxes as they are.
-        cache_gb: gigabytes that remote shards may take on the local disk.
-        on_bad: "skip" leaves damaged records and missing shards out and lists them in ``.problems``.
+
+def open_configured(data: DataConfig) -> Records:
+    """Opens records of any origin, local or in a store, as the configuration says: by the names of their files where
+    it has no globs. With ``on_bad_record`` "skip", damaged records and missing shards are in ``.problems``.
 
     Raises:
         ResightError: nothing there, names that do not tell, missing shards or damaged records (all are listed).
     """
-    root = os.fspath(path).rstrip("/") if is_remote(path) else os.fspath(path)
+    root = data.path.rstrip("/") if is_remote(data.path) else data.path
     problems: list[Problem] = []
-    globs = {name: given for name, given in zip(SPLITS, (train, val, test), strict=True) if given}
+    globs = {name: given for name in SPLITS if (given := getattr(data, name))}
     found = find_records(root, globs, problems)
     paths = [file for files in found.values() for file in files]
     folder = os.path.dirname(paths[0]) if is_file(root) or not root else root
-    map_file, labels = find_label_map(folder, label_map)
+    map_file, labels = find_label_map(folder, data.label_map)
     problems.extend(labels.problems)
     info: dict[str, Any] = {}
     try:
@@ -178,35 +164,21 @@ def open_records(
         problems.append(Problem("error", "damaged_info", error.where, f"{error.message}. {error.fix}"))
     if not globs and not is_file(root) and (stated := _missing(folder, info)):
         problems[:] = [*(problem for problem in problems if problem.kind != MISSING), *stated]
-    if on_bad == "stop" and (missing := [problem for problem in problems if problem.kind == MISSING]):
+    if data.on_bad_record == "stop" and (missing := [problem for problem in problems if problem.kind == MISSING]):
         fix = "Copy them too, or build the records again. To train without them: --set data.train=GLOB (val, test)."
         raise ResightError("; ".join(p.message for p in missing), where=missing[0].where, fix=fix)
-    cache = _cache(paths, cache_gb)
+    cache = _cache(paths, data.cache_gb)
     index = open_index(folder, paths, beside=bool(info) and not globs, cache=cache)
     if index.damaged:
-        _report_damage(index, on_bad, problems)
+        _report_damage(index, data.on_bad_record, problems)
     splits = {}
     first = 0
     for name, files in found.items():
         numbers = range(first, first + len(files))
         first += len(files)
-        splits[name] = _split(name, files, index, numbers, labels, as_stored, problems, cache)
+        splits[name] = _split(name, files, index, numbers, labels, data.as_stored, problems, cache)
     problems.extend(_label_problems(splits, labels, map_file))
     return Records(root, labels, splits, info, index.digest, problems)
-
-
-def open_configured(data: DataConfig) -> Records:
-    """``open_records`` of what the configuration says."""
-    return open_records(
-        data.path,
-        train=data.train,
-        val=data.val,
-        test=data.test,
-        label_map=data.label_map,
-        as_stored=data.as_stored,
-        on_bad=data.on_bad_record,
-        cache_gb=data.cache_gb,
-    )
 
 
 def _split(

@@ -49,7 +49,7 @@ def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
     """Reads boxes and all else but the images, which are read from the records when their turn comes; damaged and
     missing records are problems."""
     path = tree.path(tree.only)
-    return of_records(open_records(path, on_bad="skip"), path)
+    return of_records(open_records(path, on_bad_record="skip"), path)
 
 
 def of_records(records: Records, path: str) -> Source:
