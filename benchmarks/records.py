@@ -61,8 +61,8 @@ def main() -> None:
         print(f"written and indexed: {RECORDS / (time.perf_counter() - start):,.0f} records/s")
         split = open_records(out).splits["train"]
         path = split.shards[0]
-        found = [(offset, len(payload)) for offset, payload in read_tfrecord(path)]
-        reader = ShardReader([path], [[offset for offset, _ in found]], [[length for _, length in found]])
+        offsets, lengths = zip(*((offset, len(payload)) for offset, payload in read_tfrecord(path)), strict=True)
+        reader = ShardReader([path], [0] * RECORDS, offsets, lengths)
         order = np.random.default_rng(1).permutation(RECORDS).tolist()
         jobs = {
             "sequential, no CRC": lambda: sum(1 for _ in without_crc(path)),

@@ -32,8 +32,9 @@ def test_written_records_are_read_in_order_and_at_random(tmp_path):
     offsets = [write(path, payloads) for path, payloads in zip(paths, shards, strict=True)]
     for path, payloads, own in zip(paths, shards, offsets, strict=True):
         assert list(read_tfrecord(path)) == list(zip(own, payloads, strict=True))
-    reader = ShardReader(paths, offsets, [[len(payload) for payload in payloads] for payloads in shards])
     everything = [*PAYLOADS, *PAYLOADS[::-1]]
+    lengths = [len(payload) for payload in everything]
+    reader = ShardReader(paths, [0] * 5 + [2] * 5, [*offsets[0], *offsets[2]], lengths)
     assert len(reader) == 10
     assert [reader[i] for i in (9, 0, 5, 3, 7)] == [everything[i] for i in (9, 0, 5, 3, 7)]
     assert reader.where(6) == f"{paths[2]}, byte {offsets[2][1]}"
@@ -45,7 +46,7 @@ def test_more_shards_than_a_process_may_keep_open(tmp_path, monkeypatch):
     paths = [tmp_path / str(i) for i in range(6)]
     for i, path in enumerate(paths):
         write(path, [b"%d" % i])
-    reader = ShardReader(paths, [[0]] * 6, [[1]] * 6)
+    reader = ShardReader(paths, range(6), [0] * 6, [1] * 6)
     wrong = []
 
     def read_all() -> None:
@@ -74,7 +75,7 @@ def test_one_flipped_bit_is_found_at_its_record(tmp_path_factory, payloads, data
     assert read == payloads[:damaged]
     assert caught.value.where == f"{path}, byte {offsets[damaged]}"
     if bit // 8 >= offsets[damaged] + 12:  # the payload or its CRC
-        reader = ShardReader([path], [offsets], [[len(payload) for payload in payloads]])
+        reader = ShardReader([path], [0] * len(payloads), offsets, [len(payload) for payload in payloads])
         with pytest.raises(ResightError, match="CRC") as caught:
             reader[damaged]
         assert caught.value.where == f"{path}, byte {offsets[damaged]}"
@@ -102,7 +103,7 @@ def test_a_truncated_file_is_found_at_its_last_record(tmp_path_factory, cut):
             read.extend(payload for _, payload in read_tfrecord(path))
         assert read == whole
         assert caught.value.where == f"{path}, byte {offsets[len(whole)]}"
-    reader = ShardReader([path], [offsets], [[len(payload) for payload in PAYLOADS]])
+    reader = ShardReader([path], [0] * len(PAYLOADS), offsets, [len(payload) for payload in PAYLOADS])
     assert [reader[i] for i in range(len(whole))] == whole
     with pytest.raises(ResightError, match="truncated"):
         reader[len(whole)]
@@ -142,7 +143,7 @@ def test_files_that_cannot_be_opened_are_our_error(tmp_path):
             list(read_tfrecord(path))
         assert caught.value.where == str(path)
         with pytest.raises(ResightError, match="cannot read"):
-            ShardReader([path], [[0]], [[1]])[0]
+            ShardReader([path], [0], [0], [1])[0]
         with pytest.raises(ResightError, match="cannot write"):
             TFRecordWriter(path / "none" / "file")
 

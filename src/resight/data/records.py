@@ -204,9 +204,8 @@ def _split(
         )
         problems.append(Problem("warning", "repeated_image", listed(files, 3), message))
         log.warning("%s", message)
-    rows = [part.records["shard"] == number for number in numbers]
-    offsets, lengths, crcs = ([part.records[c][some] for some in rows] for c in ("offset", "length", "crc"))
-    reader = ShardReader(files, offsets, lengths, crcs, cache)
+    shard, offset, length, crc = (part.records[column] for column in ("shard", "offset", "length", "crc"))
+    reader = ShardReader(files, shard - numbers.start, offset, length, crc, cache)
     return RecordSplit(name, tuple(files), labels, repeats, part, reader)
 
 

@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import google_crc32c
-import numpy as np
 
 from ..errors import ResightError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from .shard_cache import ShardCache
 
 _HEADER = struct.Struct("<QI")
@@ -120,26 +121,24 @@ def read_tfrecord(
 
 
 class ShardReader:
-    """Random access to the records of several files, counted through in the order of ``paths``.
+    """Random access to the records of several files.
 
-    ``offsets[s]`` and ``lengths[s]`` are the byte offsets of the records of shard ``s`` and the lengths of their
-    payloads, ``crcs[s]`` the CRC32C of these as far as they are known. Remote files are read through ``cache``. Can be
-    pickled and shared by threads; a loader's worker opens the files anew.
+    Record ``i`` lies in file ``paths[shards[i]]`` at byte ``offsets[i]``; ``lengths[i]`` is that of its payload,
+    ``crcs[i]`` the CRC32C of this where it is known. Remote files are read through ``cache``. Can be pickled and shared
+    by threads; a loader's worker opens the files anew.
     """
 
     def __init__(
         self,
         paths: Sequence[str | os.PathLike[str]],
-        offsets: Sequence[Sequence[int] | np.ndarray],
-        lengths: Sequence[Sequence[int] | np.ndarray],
-        crcs: Sequence[Sequence[int] | np.ndarray] = (),
+        shards: Sequence[int] | np.ndarray,
+        offsets: Sequence[int] | np.ndarray,
+        lengths: Sequence[int] | np.ndarray,
+        crcs: Sequence[int] | np.ndarray = (),
         cache: ShardCache | None = None,
     ) -> None:
         self.paths = tuple(os.fspath(path) for path in paths)
-        self._shards = np.repeat(np.arange(len(self.paths)), [len(some) for some in offsets])
-        self._offsets = np.concatenate([np.zeros(0, np.int64), *(np.asarray(some, np.int64) for some in offsets)])
-        self._lengths = np.concatenate([np.zeros(0, np.int64), *(np.asarray(some, np.int64) for some in lengths)])
-        self._crcs = np.concatenate([np.zeros(0, np.int64), *(np.asarray(some, np.int64) for some in crcs)])
+        self._shards, self._offsets, self._lengths, self._crcs = shards, offsets, lengths, crcs
         self.cache = cache
         self._files: dict[int, _File] = {}
 

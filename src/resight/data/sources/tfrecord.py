@@ -33,7 +33,7 @@ class RecordImage(StoredImage):
         return f"{self.path}, byte {self.offset}"
 
     def read_bytes(self) -> bytes:
-        payload = ShardReader([self.path], [[self.offset]], [[self.length]], cache=self.cache)[0]
+        payload = ShardReader([self.path], [0], [self.offset], [self.length], cache=self.cache)[0]
         return decode_image_bytes(payload, str(self))
 
     def __str__(self) -> str:
