@@ -175,12 +175,8 @@ def write_records(
     items, problems = _unique_ids(_select(source.annotations, names, background, left_out))
     problems += source.problems
     # Splitting once without hashes finds a bad rule before the long part, and tells whether hashes are needed.
-    rules: dict[str, Any] = {
-        "group_by": group_by,
-        "test_fraction": test_fraction,
-        "val_fraction": val_fraction,
-        "seed": seed,
-    }
+    shares = {"test_fraction": test_fraction, "val_fraction": val_fraction}
+    rules: dict[str, Any] = {"group_by": group_by, **shares, "seed": seed}
     draft = split_annotations(items, rule, **rules)
     needs_hashes = len(draft.counts) > 1
 
@@ -206,7 +202,7 @@ def write_records(
     left_out.update(Counter(problem.kind for problem in errors))
 
     result = split_annotations(good, rule, **rules, hashes=hashes if needs_hashes else None)
-    result = replace(result, rule=split if split not in RULES else result.rule, notes=(*notes, *result.notes))
+    rule = result.rule if split in RULES else split
     if result.unsplit:
         left_out["images_in_no_split"] = len(result.unsplit)
     if not any(item.boxes for item in result.annotations):
@@ -215,44 +211,33 @@ def write_records(
     if label_map is None:
         in_order = (names[name] for name in source.classes if name in names)
         label_map = LabelMap.from_names(dict.fromkeys([*in_order, *sorted({b.label for a in good for b in a.boxes})]))
-    report = BuildReport(
-        out=os.fspath(out),
-        source=f"{source.path} ({source.format})" if source.path else source.format,
-        rule=result.rule,
-        classes=label_map.names,
-        images={name: sum(item.split == name for item in result.annotations) for name in result.counts},
-        counts={
-            name: {label: boxes.get(label, 0) for label in label_map.names} for name, boxes in result.counts.items()
-        },
-        leakage=result.leakage,
-        leaked_by=result.leaked_by,
-        left_out=dict(+left_out),
-        mended=dict(+mended),
-        problems=tuple(problems),
-        notes=result.notes,
-    )
-    info = {
-        "source": source.path,
-        "format": source.format,
-        "split": {"rule": report.rule, **rules},
-        "leakage": {"share": report.leakage, **report.leaked_by},
-        "left_out": report.left_out,
-        "mended": report.mended,
-        "resight": __version__,
-    }
     by_split: dict[str, list[Annotation]] = defaultdict(list)
     for item in sorted(result.annotations, key=lambda item: (item.source_id, item.where)):
         by_split[item.split or ""].append(item)
-    write_records_folder(
-        by_split,
-        out,
-        label_map,
-        info=info,
-        shards=shards,
-        layout=layout,
-        force=force,
+    info: dict[str, Any] = {
+        "source": source.path,
+        "format": source.format,
+        "split": {"rule": rule, **rules},
+        "leakage": {"share": result.leakage, **result.leaked_by},
+        "left_out": dict(+left_out),
+        "mended": dict(+mended),
+        "resight": __version__,
+    }
+    info = write_records_folder(by_split, out, label_map, info=info, shards=shards, layout=layout, force=force)
+    return BuildReport(
+        out=os.fspath(out),
+        source=f"{source.path} ({source.format})" if source.path else source.format,
+        rule=rule,
+        classes=label_map.names,
+        images=info["images"],
+        counts=info["boxes"],
+        leakage=result.leakage,
+        leaked_by=result.leaked_by,
+        left_out=info["left_out"],
+        mended=info["mended"],
+        problems=tuple(problems),
+        notes=(*notes, *result.notes),
     )
-    return report
 
 
 def _check_apart(source: str, out: str | os.PathLike[str]) -> None:

@@ -56,68 +56,56 @@ def write_records_folder(
     Raises:
         ResightError: ``out`` exists, cannot be written, an image cannot be read, a label is not in the map.
     """
+    target = os.path.realpath(out)
+    unknown = [split for split in annotations_by_split if split not in SPLITS]
+    if unknown:
+        raise ResightError(f"unknown split: {listed(unknown)}", where=target, fix=f"Splits are {listed(SPLITS)}.")
+    if shards is not None and shards < 1:
+        raise ResightError(f"{shards} is no number of files", where="--shards", fix="Ask for 1 or more.")
+    builder = IndexBuilder()
+    files: list[str] = []
+    images: Counter[str] = Counter()
+    boxes: dict[str, Counter[str]] = {}
+    rotated = 0
     with whole_folder(out, force, is_own) as folder:
-        return _write(folder, os.path.realpath(out), annotations_by_split, label_map, dict(info or {}), shards, layout)
+        for split in (split for split in SPLITS if split in annotations_by_split):
+            writers: list[TFRecordWriter] = []
+            size = 0
+            with ExitStack() as stack:
+                for number, annotation in enumerate(track(annotations_by_split[split], f"writing {split}")):
+                    if len(writers) < (shards or 1) or (not shards and size > _SHARD_BYTES):
+                        writers.append(stack.enter_context(TFRecordWriter(folder / f"{split}-{len(writers)}")))
+                    shard = number % shards if shards else len(writers) - 1
+                    record, turned = _record(annotation, label_map)
+                    payload = encode_example(record)
+                    offset = writers[shard].write(payload)
+                    size = offset + len(payload)
+                    builder.add(len(files) + shard, offset, payload, annotation.where)
+                    rotated += turned
+                    images[split] += 1
+                    boxes.setdefault(split, Counter(dict.fromkeys(label_map.names, 0))).update(record.label_texts)
+            for number, writer in enumerate(writers):
+                files.append(_shard_name(layout, split, number, len(writers)))
+                os.rename(writer.path, folder / files[-1])
+        if not files:
+            raise ResightError("there is no image to write", where=target)
+        stats = {name: (folder / name).stat() for name in files}
+        index = builder.build([Shard(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()])
+        save_index(index, str(folder / INDEX))
+        (folder / _LABEL_MAPS[layout]).write_text(to_pbtxt(label_map), encoding="utf-8")
+        files.append(_LABEL_MAPS[layout])
+        per_class = {split: dict(counts) for split, counts in boxes.items()}
+        counts = {"images": dict(images), "boxes": per_class, "rotated": rotated}
+        said = {**(info or {}), **counts, "digest": index.digest, "files": files}
+        with open(folder / INFO, "w", encoding="utf-8", errors="backslashreplace") as file:
+            json.dump(said, file, indent=2, ensure_ascii=False)
+    return said
 
 
 def is_own(path: Path) -> bool:
     """Whether Resight wrote this file of a records folder, as far as the folder's `dataset.json` tells."""
     files = read_info(path.parent).get("files")
     return isinstance(files, list) and path.name in (INDEX, INFO, *files)
-
-
-def _write(
-    folder: Path,
-    target: str,
-    annotations_by_split: Mapping[str, Iterable[Annotation]],
-    label_map: LabelMap,
-    info: dict[str, Any],
-    count: int | None,
-    layout: str,
-) -> dict[str, Any]:
-    unknown = [split for split in annotations_by_split if split not in SPLITS]
-    if unknown:
-        raise ResightError(f"unknown split: {listed(unknown)}", where=target, fix=f"Splits are {listed(SPLITS)}.")
-    if count is not None and count < 1:
-        raise ResightError(f"{count} is no number of files", where="--shards", fix="Ask for 1 or more.")
-    builder = IndexBuilder()
-    files: list[str] = []
-    images: dict[str, int] = {}
-    classes: dict[str, Counter[str]] = {}
-    rotated = 0
-    for split in (split for split in SPLITS if split in annotations_by_split):
-        writers: list[TFRecordWriter] = []
-        size = 0
-        with ExitStack() as stack:
-            for number, annotation in enumerate(track(annotations_by_split[split], f"writing {split}")):
-                if len(writers) < (count or 1) or (not count and size > _SHARD_BYTES):
-                    writers.append(stack.enter_context(TFRecordWriter(folder / f"{split}-{len(writers)}")))
-                shard = number % count if count else len(writers) - 1
-                record, turned = _record(annotation, label_map)
-                rotated += turned
-                payload = encode_example(record)
-                offset = writers[shard].write(payload)
-                size = offset + len(payload)
-                builder.add(len(files) + shard, offset, payload, annotation.where)
-                images[split] = images.get(split, 0) + 1
-                classes.setdefault(split, Counter()).update(record.label_texts)
-        names = [_shard_name(layout, split, number, len(writers)) for number in range(len(writers))]
-        for writer, name in zip(writers, names, strict=True):
-            os.rename(writer.path, folder / name)
-        files.extend(names)
-    if not files:
-        raise ResightError("there is no image to write", where=target)
-    stats = [(folder / name).stat() for name in files]
-    parts = [Shard(name, stat.st_size, stat.st_mtime_ns) for name, stat in zip(files, stats, strict=True)]
-    index = builder.build(parts)
-    save_index(index, str(folder / INDEX))
-    (folder / _LABEL_MAPS[layout]).write_text(to_pbtxt(label_map), encoding="utf-8")
-    files.append(_LABEL_MAPS[layout])
-    per_class = {split: {name: counts[name] for name in label_map.names} for split, counts in classes.items()}
-    info |= {"images": images, "boxes": per_class, "rotated": rotated, "digest": index.digest, "files": files}
-    with open(folder / INFO, "w", encoding="utf-8", errors="backslashreplace") as file:
-        json.dump(info, file, indent=2, ensure_ascii=False)
-    return info
 
 
 def _shard_name(layout: str, split: str, number: int, total: int) -> str:
