@@ -92,6 +92,11 @@ class Annotation:
         if not self.source_id:
             object.__setattr__(self, "source_id", self.filename)
 
+    @property
+    def place(self) -> str:
+        """Where a message says that something is wrong with it."""
+        return self.where or self.filename
+
 
 @dataclass(frozen=True)
 class Detections:

@@ -318,8 +318,8 @@ def _unique_ids(items: Iterable[Annotation]) -> tuple[list[Annotation], list[Pro
         for item in sorted(same, key=lambda item: item.where):
             image = source_id if isinstance(item.image, bytes) else os.path.abspath(str(item.image))
             if image in by_image:
-                where = item.where or item.filename
-                problems.append(Problem("error", "duplicate_id", where, f"{source_id} is annotated more than once"))
+                message = f"{source_id} is annotated more than once"
+                problems.append(Problem("error", "duplicate_id", item.place, message))
             else:
                 by_image[image] = item
         common = os.path.commonpath(by_image) if len(by_image) > 1 and all(map(os.path.isabs, by_image)) else ""

@@ -94,18 +94,19 @@ def check_data(
         good += [found.annotation] if found.annotation else []
     if not any(image.boxes for image in good):
         problems.append(Problem("error", "no_box", os.fspath(path), "there is no good box to learn from"))
+    counts = _count(images, source.classes)
     problems += [
         *(_out_of_reach(good, config.model, reach) if reach else ()),
         *_duplicate_ids(images, stored),
         *_leakage(images, hashes),
-        *_one_sided_classes(images, source.classes),
+        *_one_sided_classes(counts),
     ]
     return CheckReport(
         path=os.fspath(path),
         format="records" if stored else f"{source.format}, recognised by {source.note}",
         errors=tuple(p for p in problems if p.level == "error"),
         warnings=tuple(p for p in problems if p.level == "warning"),
-        counts=_count(images, source.classes) | {"problems": dict(Counter(p.kind for p in problems).most_common())},
+        counts=counts | {"problems": dict(Counter(p.kind for p in problems).most_common())},
     )
 
 
@@ -129,7 +130,7 @@ def holds_records(path: str | os.PathLike[str], format: str = "auto") -> bool:
 
 def _remarks(annotation: Annotation, found: Inspection, stored: bool) -> Iterator[Problem]:
     """What ``build_data`` does not mind."""
-    where, name = _place(annotation), annotation.filename
+    where, name = annotation.place, annotation.filename
     if found.annotation is None or found.image is None:
         return
     if found.rotated:
@@ -140,10 +141,6 @@ def _remarks(annotation: Annotation, found: Inspection, stored: bool) -> Iterato
         how_many = "1 box reaches" if found.clipped == 1 else f"{found.clipped} boxes reach"
         message = f"{name}: {how_many} a little outside; what is outside is cut off"
         yield Problem("warning", "clipped_box", where, message)
-
-
-def _place(annotation: Annotation) -> str:
-    return annotation.where or annotation.filename
 
 
 def _out_of_reach(images: Sequence[Annotation], model: ModelConfig, reach: Reach) -> Iterator[Problem]:
@@ -164,13 +161,13 @@ def _out_of_reach(images: Sequence[Annotation], model: ModelConfig, reach: Reach
         f"{listed(f'{name} {n:,} of {all_of[name]:,}' for name, n in classes.most_common())}; the worst is a "
         f"{box.label} of {box.xmax - box.xmin:.0f} x {box.ymax - box.ymin:.0f} in {image.filename}"
     )
-    yield Problem("warning", "box_beyond_anchors", _place(image), message)
+    yield Problem("warning", "box_beyond_anchors", image.place, message)
 
 
 def _duplicate_ids(images: Sequence[Annotation], stored: bool) -> Iterator[Problem]:
     holders: dict[str, list[str]] = defaultdict(list)
     for image in images:
-        holders[image.source_id].append(_place(image))
+        holders[image.source_id].append(image.place)
     for source_id, places in holders.items():
         if source_id and len(places) > 1:
             # Records are split and written again under names of their own; a source with the like is refused.
@@ -192,42 +189,32 @@ def _leakage(images: Sequence[Annotation], hashes: Sequence[int | None]) -> Iter
             for group, image in members:
                 if group is not None and (other := first.get(group)):
                     message = f"{part} image {image.filename} {relation} {other.split} image {other.filename}"
-                    yield Problem("warning", kind, _place(image), message)
+                    yield Problem("warning", kind, image.place, message)
             for group, image in members:
                 first.setdefault(group, image)
 
 
-def _one_sided_classes(images: Sequence[Annotation], classes: Sequence[str]) -> Iterator[Problem]:
-    counts = {split: _boxes(image for image in images if image.split == split) for split in _splits(images)}
-    total = _boxes(images)
-    for name in sorted({*classes, *total}):
-        having = [split for split in counts if counts[split][name]]
-        amounts = ", ".join(f"{counted(counts[split][name], 'box', 'boxes')} in {split}" for split in having)
-        if not total[name]:
+def _one_sided_classes(counts: dict[str, Any]) -> Iterator[Problem]:
+    parts = {split: part["classes"] for split, part in counts["splits"].items()}
+    for name, total in sorted(counts["classes"].items()):
+        having = [split for split, boxes in parts.items() if boxes.get(name)]
+        amounts = ", ".join(f"{counted(parts[split][name], 'box', 'boxes')} in {split}" for split in having)
+        if not total:
             yield Problem("warning", "class_without_boxes", "", f"'{name}' has no box at all")
-        elif len(having) == 1 and len(counts) > 1:
+        elif len(having) == 1 and len(parts) > 1:
             yield Problem("warning", "class_in_one_split", "", f"'{name}' has {amounts} and none elsewhere")
-        elif "train" in counts and "train" not in having:
+        elif "train" in parts and "train" not in having:
             yield Problem("warning", "class_not_in_train", "", f"'{name}' has {amounts} and none in train")
-
-
-def _splits(images: Sequence[Annotation]) -> list[str]:
-    present = {image.split for image in images}
-    return [split for split in SPLITS if split in present]
-
-
-def _boxes(images: Iterable[Annotation]) -> Counter[str]:
-    return Counter(box.label for image in images for box in image.boxes)
 
 
 def _count(images: Sequence[Annotation], classes: Sequence[str]) -> dict[str, Any]:
     def amounts(some: Sequence[Annotation]) -> dict[str, Any]:
-        boxes = _boxes(some)
+        boxes = Counter(box.label for image in some for box in image.boxes)
         names = [*classes, *sorted(set(boxes) - set(classes))]
         return {"images": len(some), "boxes": boxes.total(), "classes": {name: boxes[name] for name in names}}
 
-    parts = {split: amounts([image for image in images if image.split == split]) for split in _splits(images)}
-    return amounts(images) | {"splits": parts}
+    parts = {split: [image for image in images if image.split == split] for split in SPLITS}
+    return amounts(images) | {"splits": {split: amounts(part) for split, part in parts.items() if part}}
 
 
 def _rows(counts: dict[str, Any]) -> list[tuple[str, ...]]:

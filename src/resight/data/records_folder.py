@@ -116,7 +116,7 @@ def _shard_name(layout: str, split: str, number: int, total: int) -> str:
 
 
 def _record(annotation: Annotation, label_map: LabelMap) -> tuple[Record, bool]:
-    where = annotation.where or annotation.filename
+    where = annotation.place
     data = read_bytes(annotation.image)
     header = probe(data, where)
     turned = header.orientation != 1

@@ -49,7 +49,7 @@ def inspect(annotation: Annotation, classes: Sequence[str] = (), *, deep: bool =
         deep: decode the pixels as well (at reduced size where the format can), which finds truncated files and gives
             the hash; else only the header is read.
     """
-    where = annotation.where or str(annotation.filename)
+    where = annotation.place
     name = annotation.filename or annotation.source_id
 
     def bad(kind: str, message: str, image: ImageInfo | None = None) -> Inspection:
