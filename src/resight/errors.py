@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,6 +39,18 @@ class ResightError(Exception):
 
 def _rebuild(kind: type[ResightError], message: str, where: str, fix: str) -> ResightError:
     return kind(message, where=where, fix=fix)
+
+
+@contextmanager
+def reading(where: object) -> Iterator[None]:
+    """
+    Raises:
+        ResightError: what is done in the block cannot read ``where``; the cause says why.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:  # a path may hold what no path can
+        raise ResightError(f"cannot be read: {getattr(error, 'strerror', None) or error}", where=where) from error
 
 
 @dataclass(frozen=True)

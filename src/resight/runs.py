@@ -11,7 +11,7 @@ from typing import Any
 
 from .arguments import PATH, check_types
 from .data.storage import is_remote
-from .errors import ResightError, counted
+from .errors import ResightError, counted, reading
 
 WATCHED = ("mAP", "AP50")
 _MARKS = ("config.toml", "metrics.jsonl", "checkpoints")
@@ -36,10 +36,8 @@ def read_runs(folder: str | os.PathLike[str] = "runs") -> list[dict[str, Any]]:
         raise ResightError("is a file, and a folder of runs is asked for", where=root)
     if not root.is_dir():
         raise ResightError("there is no such folder", where=root, fix="resight train --data RECORDS makes a run.")
-    try:
+    with reading(root):
         children = sorted(child for child in root.iterdir() if child.is_dir())
-    except OSError as error:
-        raise ResightError(f"cannot be read: {error.strerror}", where=root) from error
     found = [root] if _is_run(root) else [child for child in children if _is_run(child)]
     if not found:
         raise ResightError("holds no run", where=root, fix="resight train --data RECORDS -o RUN makes one.")

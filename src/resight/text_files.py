@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import os
 
-from .errors import ResightError
+from .errors import ResightError, reading
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
@@ -14,11 +14,8 @@ def read_text(path: str | os.PathLike[str]) -> str:
     Raises:
         ResightError: it cannot be read or is no text; names the byte.
     """
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except (OSError, ValueError) as error:
-        raise ResightError(f"cannot be read: {getattr(error, 'strerror', None) or error}", where=path) from error
+    with reading(path), open(path, "rb") as file:
+        data = file.read()
     return decode_text(data, path)
 
 

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import ResightError
+from ..errors import ResightError, reading
 
 # What PIL remarks about odd files is for programmers; what matters of it is an error of ours.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -93,11 +93,8 @@ def probe(data: bytes, where: object = "") -> ImageInfo:
 
 def probe_file(path: str | os.PathLike[str]) -> ImageInfo:
     """``probe`` of a file, of which little more than the header is read."""
-    try:
-        with open(path, "rb") as file:
-            return _probe(file, path)
-    except (OSError, ValueError) as error:
-        raise _unreadable(error, path) from error
+    with reading(path), open(path, "rb") as file:
+        return _probe(file, path)
 
 
 def _probe(file: BinaryIO, where: object) -> ImageInfo:
@@ -156,11 +153,8 @@ def read_bytes(image: str | os.PathLike[str] | bytes) -> bytes:
         return image
     if isinstance(image, StoredImage):
         return image.read_bytes()
-    try:
-        with open(image, "rb") as file:
-            return file.read()
-    except (OSError, ValueError) as error:
-        raise _unreadable(error, image) from error
+    with reading(image), open(image, "rb") as file:
+        return file.read()
 
 
 class StoredImage(os.PathLike[str]):
@@ -227,10 +221,6 @@ def _png_exif(file: BinaryIO) -> bytes:
             return file.read(length)
         file.seek(length + 4, os.SEEK_CUR)
     return b""
-
-
-def _unreadable(error: Exception, where: object) -> ResightError:
-    return ResightError(f"cannot be read: {getattr(error, 'strerror', None) or error}", where=where)
 
 
 def _too_large(detail: str, where: object) -> ResightError:

@@ -20,7 +20,7 @@ from typing import IO
 from filelock import FileLock, Timeout
 
 from ..data.index import cache_folder
-from ..errors import ResightError, listed, nearest
+from ..errors import ResightError, listed, nearest, reading
 from ..outputs import whole_folder, write_text
 from ..progress import meter
 from .checkpoint import read_checkpoint
@@ -268,10 +268,8 @@ def _receive(url: str, file: IO[bytes], begin: int) -> None:
 
 def _model_folder(folder: Path) -> Path:
     """``folder``, or the only folder in it, with `checkpoint/` and `pipeline.config`."""
-    try:
+    with reading(folder):
         inner = [path for path in sorted(folder.iterdir()) if path.is_dir()]
-    except OSError as error:
-        raise ResightError(f"cannot be read: {error.strerror}", where=folder) from error
     for candidate in (folder, *inner):
         found = find_tfod(candidate)
         if found and found.pipeline and found.folder == candidate:

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Literal
 
 from ...boxes import Annotation, Box, Split
-from ...errors import Problem, ResightError, counted, listed
+from ...errors import Problem, ResightError, counted, listed, reading
 from ...text_files import encoding_of, read_text
 from ..images import IMAGE_SUFFIXES
 from ..storage import is_remote
@@ -289,11 +289,8 @@ def folders_of(name: str) -> list[str]:
 
 def peek(path: str, size: int = 4096) -> str:
     """The first ``size`` bytes of a file as text, however damaged: for looking only."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read(size)
-    except OSError as error:
-        raise ResightError(f"cannot be read: {error.strerror}", where=path) from error
+    with reading(path), open(path, "rb") as file:
+        data = file.read(size)
     return data.decode(encoding_of(data), errors="replace")
 
 
