@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resight.boxes import Annotation, Box
-from resight.data.split import split_annotations
+from resight.data.split import follow_split_file, split_annotations
 from resight.errors import ResightError
 
 
@@ -241,20 +241,21 @@ NAMED = [image(f"{folder}/{i}.jpg", "stop") for folder in ("day", "night") for i
 )
 def test_a_split_file_is_followed(tmp_path: Path, text: str) -> None:
     path = write(tmp_path / "split.csv", text)
-    result = split_annotations(NAMED, path)
+    parted, notes = follow_split_file(path, NAMED)
+    result = split_annotations(parted, "given")
     assert {item.source_id: item.split for item in result.annotations} == {
         "day/0.jpg": "train",
         "day/1.jpg": "val",
         "night/2.jpg": "test",
     }
-    assert result.rule == path
+    assert notes == []
     assert sorted(result.unsplit) == ["0.jpg", "1.jpg", "2.jpg"]
 
 
 def test_names_in_a_split_file_that_match_no_image_are_reported(tmp_path: Path) -> None:
     path = write(tmp_path / "split.txt", "day/0.jpg train\nday/9.jpg test\nnight/0.jpg test\n")
-    result = split_annotations(NAMED, path)
-    assert any("1 file without an image here: day/9.jpg" in note for note in result.notes)
+    _, (note,) = follow_split_file(path, NAMED)
+    assert "1 file without an image here: day/9.jpg" in note
 
 
 @pytest.mark.parametrize(
@@ -269,7 +270,7 @@ def test_names_in_a_split_file_that_match_no_image_are_reported(tmp_path: Path) 
 )
 def test_a_split_file_that_does_not_fit_is_refused(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(ResightError, match=says):
-        split_annotations(NAMED, write(tmp_path / "split.csv", text))
+        follow_split_file(write(tmp_path / "split.csv", text), NAMED)
 
 
 @settings(max_examples=100, deadline=None)
@@ -278,16 +279,16 @@ def test_damaged_split_files_end_in_our_error_or_a_split(tmp_path_factory: pytes
     path = tmp_path_factory.getbasetemp() / "damaged.csv"
     path.write_bytes(data)
     try:
-        split_annotations(NAMED, str(path))
+        follow_split_file(str(path), NAMED)
     except ResightError as error:
         assert str(path) in error.where
 
 
 def test_a_rule_that_is_neither_known_nor_a_file_is_refused_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(ResightError, match="Did you mean 'random'"):
-        split_annotations(NAMED, "randon")
+        follow_split_file("randon", NAMED)
     with pytest.raises(ResightError, match="neither a rule nor a split file"):
-        split_annotations(NAMED, str(tmp_path))
+        follow_split_file(str(tmp_path), NAMED)
 
 
 @pytest.mark.parametrize(

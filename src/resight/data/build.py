@@ -17,7 +17,7 @@ from ..labels import LabelMap, read_label_map
 from ..outputs import beside, check_output
 from .records_folder import is_own, write_records_folder
 from .sources import Source, read_source
-from .split import RULES, read_split_file, split_annotations
+from .split import RULES, follow_split_file, split_annotations
 from .summary import amounts, findings, inspect_all, table
 
 _TYPES = {
@@ -165,8 +165,7 @@ def write_records(
     label_map = labels if isinstance(labels, LabelMap) or labels is None else read_label_map(labels)
     rule, notes = split, list[str]()
     if split not in RULES:  # followed before the selection: it may well name images that are not selected
-        named, notes = read_split_file(split, source.annotations)
-        parted = [replace(item, split=named.get(at)) for at, item in enumerate(source.annotations)]
+        parted, notes = follow_split_file(split, source.annotations)
         source, rule = replace(source, annotations=parted), "given"
     left_out: Counter[str] = Counter()
     mended: Counter[str] = Counter()

@@ -11,7 +11,7 @@ import os
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..boxes import SPLITS, Annotation
@@ -29,7 +29,7 @@ class SplitResult:
 
     Args:
         annotations: in the order given, each with its ``split``; images of no split are left out.
-        rule: "given", "group", "random" or the file that was followed.
+        rule: "given", "group" or "random".
         leakage: share (0..1) of the test images (of val, where there is no test) whose track or near-duplicate is in
             train.
         leaked_by: the same images counted by reason, "track" and "near_duplicate"; one image may count in both.
@@ -63,7 +63,7 @@ def split_annotations(
         annotations: the images.
         rule: "given" keeps ``Annotation.split``; "group" keeps groups whole and gives every class its share of boxes
             in each split as well as the groups allow; "random" shuffles images; "auto" is "given" where the
-            annotations name two splits or more, else "group"; anything else is a file of ``filename,split`` lines.
+            annotations name two splits or more, else "group".
         group_by: "track" (``Annotation.group``), "video" (the part of it before ``#``), a regular expression whose
             first capture or whole match on the file name is the group; None: ``Annotation.group`` where there is one.
         test_fraction, val_fraction: share of all images, and of the boxes of every class.
@@ -71,17 +71,17 @@ def split_annotations(
         hashes: a perceptual hash per image (``near_duplicates.perceptual_hash``); None leaves near-duplicates out.
 
     Raises:
-        ResightError: unknown rule, fractions or expression, or a split file that does not fit the images.
+        ResightError: unknown fractions, expression or splits, or no split to keep.
     """
     _check_fractions(test_fraction, val_fraction)
     order = sorted(range(len(annotations)), key=lambda i: _identity(annotations[i]))
-    tracks = _tracks([annotations[i] for i in order], group_by)
+    items = [annotations[i] for i in order]
+    tracks = _tracks(items, group_by)
     near = group_near_duplicates([hashes[i] for i in order]).tolist() if hashes is not None else None
-    given = {annotations[i].split for i in order} - {None}
+    given = {item.split for item in items} - {None}
     if rule == "auto":
         rule = "given" if len(given) > 1 else "group"
 
-    items = [annotations[i] for i in order]
     fractions = {"test": test_fraction, "val": val_fraction}
     notes: list[str] = []
     splits: list[str | None]
@@ -92,31 +92,28 @@ def split_annotations(
     elif rule == "random":
         splits = list(_random(len(items), test_fraction, val_fraction, seed))
         notes = _empty_parts(splits, fractions, counted(len(items), "image"))
-    elif rule == "group":
+    else:
         groups = _join(tracks, near)
         splits = list(_stratify(items, groups, fractions, seed))
         notes = _empty_parts(splits, fractions, counted(len(set(groups)), "group"))
         notes += _large_groups(items, groups, tracks, splits.count("test"), test_fraction)
-    else:
-        named, notes = read_split_file(rule, items)
-        splits = [named.get(i) for i in range(len(items))]
 
     if stray := sorted({split for split in splits if split is not None} - set(SPLITS)):
         raise ResightError(f"unknown split {listed(stray)}; a split is one of {listed(SPLITS)}")
     leakage, leaked_by = _leakage(splits, tracks, near)
-    result = [replace(item, split=split) for item, split in zip(items, splits, strict=True)]
-    unsplit = tuple(item.filename for item in result if item.split is None)
+    parted = {i: replace(item, split=split) for i, item, split in zip(order, items, splits, strict=True)}
+    unsplit = tuple(item.filename for item in parted.values() if item.split is None)
     if unsplit:
         notes.append(f"in no split and left out: {listed(unsplit, 5)}")
-    place = {i: at for at, i in enumerate(order)}
+    counts = _count(parted.values())
     return SplitResult(
-        annotations=tuple(result[place[i]] for i in range(len(items)) if splits[place[i]] is not None),
+        annotations=tuple(parted[i] for i in range(len(items)) if parted[i].split is not None),
         rule=rule,
         leakage=leakage,
         leaked_by=leaked_by,
-        counts=_count(result),
+        counts=counts,
         unsplit=unsplit,
-        notes=(*notes, *_missing_classes(result)),
+        notes=(*notes, *_missing_classes(counts)),
     )
 
 
@@ -275,7 +272,7 @@ def _leakage(
     return share, {"track": len(by_track), "near_duplicate": len(by_near)}
 
 
-def _count(items: Sequence[Annotation]) -> dict[str, dict[str, int]]:
+def _count(items: Collection[Annotation]) -> dict[str, dict[str, int]]:
     counts: dict[str, Counter[str]] = {split: Counter() for split in SPLITS if any(i.split == split for i in items)}
     for item in items:
         if item.split:
@@ -283,20 +280,17 @@ def _count(items: Sequence[Annotation]) -> dict[str, dict[str, int]]:
     return {split: dict(sorted(count.items())) for split, count in counts.items()}
 
 
-def _missing_classes(items: Sequence[Annotation]) -> list[str]:
-    counts = _count(items)
+def _missing_classes(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
     classes = sorted({label for count in counts.values() for label in count})
     missing = {split: [label for label in classes if label not in counts[split]] for split in counts}
     return [f"{split} has no box of {listed(labels)}" for split, labels in missing.items() if labels]
 
 
-def read_split_file(path: str, items: Sequence[Annotation]) -> tuple[dict[int, str], list[str]]:
-    """Reads lines of ``filename,split`` (or separated by white space; a header line may lead).
+def follow_split_file(path: str, items: Sequence[Annotation]) -> tuple[list[Annotation], list[str]]:
+    """The images with the splits that a file of lines ``filename,split`` says (or separated by white space; a header
+    line may lead), None where it says nothing; and notes on names without an image.
 
     A file name is an image's ``source_id``, its file name, the end of its path, or one of these without suffix.
-
-    Returns:
-        ``{index into items: split}`` and notes on names without an image.
 
     Raises:
         ResightError: no such file, unreadable lines, unknown splits, or one image in two splits; all are listed.
@@ -335,12 +329,9 @@ def read_split_file(path: str, items: Sequence[Annotation]) -> tuple[dict[int, s
     if not named and items:
         like = f"It names {listed(strangers, 3)}; the images are {listed([item.filename for item in items], 3)}."
         raise ResightError("names none of the images", where=path, fix=like)
-    notes = (
-        [f"{path} names {counted(len(strangers), 'file')} without an image here: {listed(strangers, 5)}"]
-        if strangers
-        else []
-    )
-    return named, notes
+    note = f"{path} names {counted(len(strangers), 'file')} without an image here: {listed(strangers, 5)}"
+    parted = [replace(item, split=named.get(i)) for i, item in enumerate(items)]
+    return parted, [note] if strangers else []
 
 
 def _ending(name: str, by_stem: Mapping[str, set[int]], items: Sequence[Annotation]) -> list[int]:
