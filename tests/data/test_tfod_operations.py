@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resight.config import OPERATION_DEFAULTS, Operation
-from resight.data.augment import Sample
+from resight.data.augment import Sample, mirror
 from resight.data.tfod_operations import (
     adjust_brightness,
     adjust_contrast,
@@ -22,7 +22,6 @@ from resight.data.tfod_operations import (
     crop_border,
     draw_square,
     draw_window,
-    flip_horizontal,
     flip_vertical,
     square_crop,
     square_scales,
@@ -140,7 +139,7 @@ def test_the_scales_of_a_square_are_all_drawn_and_no_other():
 
 @given(samples())
 def test_two_flips_are_none_and_one_moves_the_pixels_of_a_box_with_it(sample):
-    for flip in (flip_horizontal, flip_vertical):
+    for flip in (mirror, flip_vertical):
         once, twice = flip(sample), flip(flip(sample))
         assert torch.equal(twice.image, sample.image) and torch.equal(twice.boxes, sample.boxes)
         assert torch.equal(once.labels, sample.labels) and torch.equal(once.crowd, sample.crowd)

@@ -127,15 +127,16 @@ def _window(sample: Sample, x: int, y: int, width: int, height: int) -> Sample:
     shifted = sample.boxes - torch.tensor([x, y, x, y], dtype=sample.boxes.dtype)
     limits = torch.tensor([width, height, width, height], dtype=shifted.dtype)
     inside = torch.minimum(shifted.clamp(min=0), limits)
-    share = _area(inside) / _area(shifted).clamp(min=1e-6)
+    share = area(inside) / area(shifted).clamp(min=1e-6)
     keep = share >= 0.1
     crowd = sample.crowd | (share < 0.75)
     image = sample.image[:, y : y + height, x : x + width]
     return Sample(image, inside[keep], sample.labels[keep], crowd[keep])
 
 
-def _area(boxes: Tensor) -> Tensor:
-    return (boxes[:, 2] - boxes[:, 0]).clamp(min=0) * (boxes[:, 3] - boxes[:, 1]).clamp(min=0)
+def area(boxes: Tensor) -> Tensor:
+    """``[N]`` areas of xyxy boxes; 0 where a side is negative."""
+    return (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(1)
 
 
 def resize(sample: Sample, height: int, width: int) -> Sample:
@@ -155,10 +156,14 @@ def flip(sample: Sample, rule: FlipRule) -> Sample:
     partner = torch.tensor(rule.partner, dtype=torch.int64)[sample.labels] if len(sample.labels) else sample.labels
     if bool((partner < 0).any()):
         return sample
+    return replace(mirror(sample), labels=partner)
+
+
+def mirror(sample: Sample) -> Sample:
+    """The mirror image, with the same classes."""
+    x1, y1, x2, y2 = sample.boxes.unbind(1)
     width = sample.image.shape[2]
-    boxes = sample.boxes.clone()
-    boxes[:, 0], boxes[:, 2] = width - sample.boxes[:, 2], width - sample.boxes[:, 0]
-    return replace(sample, image=F.horizontal_flip(sample.image), boxes=boxes, labels=partner)
+    return replace(sample, image=sample.image.flip(2), boxes=torch.stack([width - x2, y1, width - x1, y2], 1))
 
 
 def jitter_color(image: Tensor, strength: float, generator: Generator) -> Tensor:

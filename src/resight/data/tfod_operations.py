@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from torchvision.transforms.v2 import functional as F
 
 from ..config import Config, Operation
-from .augment import Sample
+from .augment import Sample, area, mirror
 from .tfod_resize import tfod_resize, tfod_size
 
 CROP_ATTEMPTS = 100
@@ -54,7 +54,7 @@ def _apply(name: str, options: Mapping[str, float], sample: Sample, generator: G
         return square_crop(sample, *draw_square(height, width, options, generator))
     chance = _uniform(0, 1, generator)
     if name == "random_horizontal_flip":
-        return flip_horizontal(sample) if chance < options["probability"] else sample
+        return mirror(sample) if chance < options["probability"] else sample
     if name == "random_vertical_flip":
         return flip_vertical(sample) if chance < options["probability"] else sample
     if name == "random_crop_image":
@@ -117,16 +117,6 @@ COLORS: dict[str, Callable[[Tensor, float], Tensor]] = {
 }
 
 
-# Flips
-
-
-def flip_horizontal(sample: Sample) -> Sample:
-    """The mirror image, with the same classes."""
-    x1, y1, x2, y2 = sample.boxes.unbind(1)
-    width = sample.image.shape[2]
-    return replace(sample, image=sample.image.flip(2), boxes=torch.stack([width - x2, y1, width - x1, y2], 1))
-
-
 def flip_vertical(sample: Sample) -> Sample:
     """The image upside down."""
     x1, y1, x2, y2 = sample.boxes.unbind(1)
@@ -147,7 +137,7 @@ def draw_window(
     """
     whole = (0, 0, width, height)
     objects = _clipped(boxes, whole).to(torch.int64) if len(boxes) else torch.tensor([whole])
-    objects = objects[_area(objects) > 0]
+    objects = objects[area(objects) > 0]
     heights = torch.arange(1, height + 1)
     for _ in range(CROP_ATTEMPTS):
         ratio = _uniform(options["min_aspect_ratio"], options["max_aspect_ratio"], generator)
@@ -162,7 +152,7 @@ def draw_window(
         # The last place of all is never drawn: TensorFlow's doing.
         x, y = _integer(0, width - columns, generator), _integer(0, height - rows, generator)
         window = (x, y, x + columns, y + rows)
-        covered = _area(_clipped(objects, window)) / _area(objects)
+        covered = area(_clipped(objects, window)) / area(objects)
         if bool((covered >= options["min_object_covered"]).any()):
             return window
     return whole
@@ -175,7 +165,7 @@ def crop(sample: Sample, window: tuple[int, int, int, int], overlap: float, clip
     """
     x1, y1, x2, y2 = window
     inside = _clipped(sample.boxes, window)
-    keep = _meets(sample.boxes, window) & (_area(inside) / _area(sample.boxes) >= overlap)
+    keep = _meets(sample.boxes, window) & (area(inside) / area(sample.boxes) >= overlap)
     boxes = (inside if clip else sample.boxes) - torch.tensor([x1, y1, x1, y1], dtype=sample.boxes.dtype)
     return Sample(sample.image[:, y1:y2, x1:x2], boxes[keep], sample.labels[keep], sample.crowd[keep])
 
@@ -226,10 +216,6 @@ def square_crop(sample: Sample, side: int, centre: tuple[int, int]) -> Sample:
     keep = _meets(sample.boxes, window)
     boxes = _clipped(sample.boxes, window) - torch.tensor([x, y, x, y], dtype=sample.boxes.dtype)
     return Sample(image, boxes[keep], sample.labels[keep], sample.crowd[keep])
-
-
-def _area(boxes: Tensor) -> Tensor:
-    return (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(1)
 
 
 def _clipped(boxes: Tensor, window: tuple[int, int, int, int]) -> Tensor:
