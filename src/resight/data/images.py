@@ -56,16 +56,13 @@ class ImageInfo:
         return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
 
 
-def open_image(data: bytes, where: object = "") -> Image.Image:
-    """Opens encoded bytes by their header; pixels are not decoded yet, and may still turn out damaged.
+def open_image(data: bytes | BinaryIO, where: object = "") -> Image.Image:
+    """Opens encoded bytes, or a file, by their header; pixels are not decoded yet, and may still turn out damaged.
 
     Raises:
         ResightError: no image, of an unknown format, or of more than 178 megapixels.
     """
-    return _open(io.BytesIO(data), where)
-
-
-def _open(file: BinaryIO, where: object) -> Image.Image:
+    file = io.BytesIO(data) if isinstance(data, bytes) else data
     if not file.read(1):
         raise ResightError("the image is empty (0 bytes)", where=where, fix="Copy or download it again.")
     file.seek(0)
@@ -86,21 +83,18 @@ def _open(file: BinaryIO, where: object) -> Image.Image:
     return image
 
 
-def probe(data: bytes, where: object = "") -> ImageInfo:
+def probe(data: bytes | BinaryIO, where: object = "") -> ImageInfo:
     """Reads the header only. Raises ResightError as ``open_image`` does."""
-    return _probe(io.BytesIO(data), where)
+    file = io.BytesIO(data) if isinstance(data, bytes) else data
+    image = open_image(file, where)
+    name = (image.format or "").lower()
+    return ImageInfo(image.width, image.height, _NAMES.get(name, name), image.mode, _orientation(image, file))
 
 
 def probe_file(path: str | os.PathLike[str]) -> ImageInfo:
     """``probe`` of a file, of which little more than the header is read."""
     with reading(path), open(path, "rb") as file:
-        return _probe(file, path)
-
-
-def _probe(file: BinaryIO, where: object) -> ImageInfo:
-    image = _open(file, where)
-    name = (image.format or "").lower()
-    return ImageInfo(image.width, image.height, _NAMES.get(name, name), image.mode, _orientation(image, file))
+        return probe(file, path)
 
 
 def decode(data: bytes, where: object = "") -> np.ndarray:
