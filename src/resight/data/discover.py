@@ -38,7 +38,10 @@ def find_records(root: str, globs: Mapping[str, str | Sequence[str]], problems: 
     """
     if not root and not globs:
         raise ResightError("no records are named", where="data.path", fix="Give a records folder: --data RECORDS.")
-    found = {split: _by_globs(root, split, given) for split, given in globs.items()}
+    found = {}
+    for split, patterns in globs.items():
+        patterns = [patterns] if isinstance(patterns, str) else patterns
+        found[split] = list(dict.fromkeys(file for pattern in patterns for file in _by_glob(root, split, pattern)))
     given = {file for files in found.values() for file in files}
     files = [file for file in _files(root) if IS_RECORD.search(file) and file not in given]
     if is_file(root):
@@ -118,14 +121,9 @@ def _files(root: str) -> list[str]:
         return [root]
     found: list[str] = []
     try:
-        for entry in sorted(os.scandir(root or os.curdir), key=lambda entry: entry.name) if root else ():
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                inner = sorted(os.scandir(entry.path), key=lambda entry: entry.name)
-                found.extend(e.path for e in inner if e.is_file() and not e.name.startswith("."))
-            else:
-                found.append(entry.path)
+        for entry in _visible(root) if root else ():
+            inner = [one for one in _visible(entry.path) if one.is_file()] if entry.is_dir() else [entry]
+            found.extend(one.path for one in inner)
     except FileNotFoundError as error:
         parent = os.path.dirname(os.path.abspath(root))
         siblings = os.listdir(parent) if os.path.isdir(parent) else []
@@ -136,9 +134,8 @@ def _files(root: str) -> list[str]:
     return found
 
 
-def _by_globs(root: str, split: str, given: str | Sequence[str]) -> list[str]:
-    patterns = [given] if isinstance(given, str) else given
-    return list(dict.fromkeys(file for pattern in patterns for file in _by_glob(root, split, pattern)))
+def _visible(folder: str) -> list[os.DirEntry[str]]:
+    return sorted((entry for entry in os.scandir(folder) if entry.name[0] != "."), key=lambda entry: entry.name)
 
 
 def _by_glob(root: str, split: str, pattern: str) -> list[str]:

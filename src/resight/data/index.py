@@ -148,11 +148,9 @@ class IndexBuilder:
     def build(self, shards: Sequence[Shard], damaged: Sequence[tuple[str, str]] = ()) -> Index:
         """The index in the order of shards and offsets."""
         table = np.array(self._records, np.int64).reshape(-1, len(_RECORD_COLUMNS))
-        boxes: dict[str, np.ndarray] = {
-            name: np.frombuffer(self._boxes[name], kind) for name, kind in _BOX_COLUMNS.items()
-        }
+        records = dict(zip(_RECORD_COLUMNS, table.T, strict=True))
+        boxes = {name: np.frombuffer(self._boxes[name], np.dtype(kind)) for name, kind in _BOX_COLUMNS.items()}
         boxes["boxes"] = boxes["boxes"].reshape(-1, 4)
-        records = {name: np.ascontiguousarray(column) for name, column in zip(_RECORD_COLUMNS, table.T, strict=True)}
         index = Index(tuple(shards), records, boxes, self._strings, tuple(self._texts), tuple(damaged))
         return index.take(np.lexsort((records["offset"], records["shard"])))
 

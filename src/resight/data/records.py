@@ -174,9 +174,8 @@ def open_configured(data: DataConfig) -> Records:
     splits = {}
     first = 0
     for name, files in found.items():
-        numbers = range(first, first + len(files))
+        splits[name] = _split(name, files, first, index, labels, data.as_stored, problems, cache)
         first += len(files)
-        splits[name] = _split(name, files, index, numbers, labels, data.as_stored, problems, cache)
     problems.extend(_label_problems(splits, labels, map_file))
     return Records(root, labels, splits, info, index.digest, problems)
 
@@ -184,15 +183,15 @@ def open_configured(data: DataConfig) -> Records:
 def _split(
     name: str,
     files: list[str],
+    first: int,
     index: Index,
-    numbers: range,
     labels: LabelMap,
     as_stored: bool,
     problems: list[Problem],
     cache: ShardCache | None,
 ) -> RecordSplit:
     shard = index.records["shard"]
-    part = index.take(np.flatnonzero((shard >= numbers.start) & (shard < numbers.stop)))
+    part = index.take(np.flatnonzero((shard >= first) & (shard < first + len(files))))
     if not len(part):
         problems.append(Problem("error", "empty_split", listed(files, 3), f"{name} holds no records"))
     repeats = 0
@@ -205,7 +204,7 @@ def _split(
         problems.append(Problem("warning", "repeated_image", listed(files, 3), message))
         log.warning("%s", message)
     shard, offset, length, crc = (part.records[column] for column in ("shard", "offset", "length", "crc"))
-    reader = ShardReader(files, shard - numbers.start, offset, length, crc, cache)
+    reader = ShardReader(files, shard - first, offset, length, crc, cache)
     return RecordSplit(name, tuple(files), labels, repeats, part, reader)
 
 
