@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from types import NoneType
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -15,6 +17,22 @@ Kinds = tuple[type, ...]
 NONE, BOOL, TEXT, PATH = (NoneType,), (bool, np.bool_), (str,), (str, os.PathLike)
 NUMBER, WHOLE = (int, float, np.number), (int, np.integer)
 NAMES = (list, tuple, set, frozenset)  # a text is a sequence of texts too, and never meant as one
+_MEANT = {str: TEXT, bool: BOOL, int: WHOLE, float: NUMBER, Sequence: NAMES}
+
+
+@cache
+def kinds_of(owner: Callable[..., object]) -> Mapping[str, Kinds]:
+    """Of what kind each argument of a function, or field of a dataclass, can be, as its type hints say."""
+    return {name: tuple(_kinds(hint)) for name, hint in get_type_hints(owner).items()}
+
+
+def _kinds(hint: Any) -> Iterator[type]:
+    origin = get_origin(hint) or hint
+    if origin in (Union, UnionType):
+        for one in get_args(hint):
+            yield from _kinds(one)
+    else:
+        yield from TEXT if origin is Literal else _MEANT.get(origin, (origin,))
 
 
 def check_types(values: Mapping[str, object], kinds: Mapping[str, Kinds], where: str, *, empty: bool = False) -> None:

@@ -8,24 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .arguments import BOOL, NONE, NUMBER, PATH, TEXT, WHOLE, Kinds, check_types
+from .arguments import check_types, kinds_of
 from .errors import ResightError
 
 Split = str
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-
-_OF_A_BOX: dict[str, Kinds] = {
-    "label": TEXT,
-    **dict.fromkeys(("xmin", "ymin", "xmax", "ymax"), NUMBER),
-    **dict.fromkeys(("difficult", "occluded", "crowd"), BOOL),
-    "area": NUMBER + NONE,
-}
-_OF_AN_ANNOTATION: dict[str, Kinds] = {
-    "image": (*PATH, bytes),
-    **dict.fromkeys(("width", "height"), WHOLE + NONE),
-    **dict.fromkeys(("filename", "source_id", "where"), TEXT),
-    **dict.fromkeys(("group", "split"), TEXT + NONE),
-}
 
 
 @dataclass(frozen=True)
@@ -96,6 +83,11 @@ class Annotation:
     def place(self) -> str:
         """Where a message says that something is wrong with it."""
         return self.where or self.filename
+
+
+_OF_A_BOX = kinds_of(Box)
+# Boxes are looked at one by one.
+_OF_AN_ANNOTATION = {name: kinds for name, kinds in kinds_of(Annotation).items() if name != "boxes"}
 
 
 @dataclass(frozen=True)

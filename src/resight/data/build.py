@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from .. import __version__
-from ..arguments import BOOL, NAMES, NONE, NUMBER, PATH, TEXT, WHOLE, check_types
+from ..arguments import check_types, kinds_of
 from ..boxes import Annotation
 from ..errors import Problem, ResightError, counted, listed, nearest
 from ..labels import LabelMap, read_label_map
@@ -19,21 +19,6 @@ from .records_folder import is_own, write_records_folder
 from .sources import Source, read_source
 from .split import RULES, follow_split_file, split_annotations
 from .summary import amounts, findings, inspect_all, table
-
-_TYPES = {
-    "source": PATH,
-    "annotations": (Iterable, Source),
-    "out": PATH,
-    "classes": NAMES,
-    "rename": (Mapping, *NONE),
-    "labels": (*PATH, LabelMap, *NONE),
-    "group_by": TEXT + NONE,
-    "shards": WHOLE + NONE,
-    "force": BOOL,
-    **dict.fromkeys(("format", "split", "background", "on_bad", "layout"), TEXT),
-    **dict.fromkeys(("test_fraction", "val_fraction"), NUMBER),
-    "seed": WHOLE,
-}
 
 
 @dataclass(frozen=True)
@@ -104,7 +89,8 @@ def build_data(
     Raises:
         ResightError: the source cannot be read, or as ``write_records``.
     """
-    check_types({"source": source, "out": out, "format": format, **options}, _TYPES, "build_data")
+    kinds = {**kinds_of(write_records), **kinds_of(build_data)}
+    check_types({"source": source, "out": out, "format": format, **options}, kinds, "build_data")
     return write_records(read_source(source, format, classes=options.get("classes", ())), out, **options)
 
 
@@ -146,7 +132,7 @@ def write_records(
     Raises:
         ResightError: bad options, bad input (all of it is listed), nothing left to write, or ``out`` cannot be written.
     """
-    check_types(locals(), _TYPES, "write_records")
+    check_types(locals(), kinds_of(write_records), "write_records")
     for option, words in (("--classes", classes), ("--rename", [*(rename or {}), *(rename or {}).values()])):
         if strangers := [word for word in words if not isinstance(word, str) or not word]:
             raise ResightError(f"{strangers[0]!r} is not a name", where=option)

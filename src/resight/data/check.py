@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..arguments import NONE, PATH, TEXT, check_types
+from ..arguments import check_types, kinds_of
 from ..boxes import SPLITS, Annotation
 from ..config import Config, ModelConfig
 from ..errors import Problem, counted, listed
@@ -81,7 +81,7 @@ def check_data(
     Raises:
         ResightError: there is nothing to check, or its format is unknown.
     """
-    check_types(locals(), {"path": PATH, "format": TEXT, "config": (Config, *NONE)}, "check_data")
+    check_types(locals(), kinds_of(check_data), "check_data")
     config = config or Config()
     source, records = open_data(path, format, config)
     images, stored = source.annotations, records is not None

@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from ..arguments import BOOL, NONE, PATH, TEXT, WHOLE, check_types
+from ..arguments import check_types, kinds_of
 from ..boxes import Annotation
 from ..config import Config
 from ..drawing import draw
@@ -28,10 +28,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 View = tuple[str, np.ndarray, np.ndarray, list[str]]  # file name, [H, W, 3] uint8 RGB, [N, 4] xyxy pixels, N names
-_TYPES = {
-    **{"path": PATH, "out": PATH, "format": TEXT, "split": TEXT, "limit": WHOLE},
-    **{"augment": BOOL, "force": BOOL, "config": (Config, *NONE)},
-}
 _MARK = b"drawn by resight data show"  # the JPEG comment by which --force knows its own pictures
 
 
@@ -67,7 +63,7 @@ def show_data(
     Raises:
         ResightError: the data cannot be read, has no such split, or ``out`` cannot be written.
     """
-    check_types(locals(), _TYPES, "show_data")
+    check_types(locals(), kinds_of(show_data), "show_data")
     if limit < 1:
         raise ResightError(f"{limit} is no number of pictures", where="--limit", fix="Ask for 1 or more.")
     check_output(out, force, _is_ours)
