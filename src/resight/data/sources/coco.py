@@ -115,7 +115,8 @@ def _read_file(gathering: Gathering, name: str, document: dict[str, Any], catego
         if gathering.images.get(path) and file in gathering.images[path].boxes:
             gathering.problem("duplicate_image", where, f"lists {path} a second time")
         paths[key] = path
-        gathering.image(path, file=file, where=where, width=width, height=height, split=split)
+        image = gathering.image(path, file=file, where=where, split=split)
+        image.width, image.height = image.width or width, image.height or height
     ids = set()
     for at, item in enumerate(document["annotations"]):
         where, path = f"{file}: annotations[{at}]", ""

@@ -119,10 +119,10 @@ class Tree:
 @dataclass
 class _Image:
     where: str
-    width: int | None
-    height: int | None
-    split: Split | None
-    group: str | None
+    width: int | None = None
+    height: int | None = None
+    split: Split | None = None
+    group: str | None = None
     boxes: dict[str, list[Box]] = field(default_factory=dict)  # by annotation file
     spoiled: bool = False
 
@@ -135,25 +135,14 @@ class Gathering:
         self.problems: list[Problem] = []
         self.images: dict[str, _Image] = {}
 
-    def image(
-        self,
-        path: str,
-        *,
-        file: str,
-        where: str,
-        width: int | None = None,
-        height: int | None = None,
-        split: Split | None = None,
-    ) -> list[Box]:
-        """The boxes of image ``path`` that annotation ``file`` states, to append to."""
-        image = self.images.get(path)
-        if image is None:
-            image = self.images[path] = _Image(where, width, height, split, None)
+    def image(self, path: str, *, file: str, where: str, split: Split | None = None) -> _Image:
+        """Image ``path``, with a place for the boxes that annotation ``file`` states."""
+        image = self.images.setdefault(path, _Image(where))
         if split and image.split and split != image.split:
             self.problem("split_conflict", where, f"is in {image.split} and in {split}: {path}")
         image.split = image.split or split
-        image.width, image.height = image.width or width, image.height or height
-        return image.boxes.setdefault(file, [])
+        image.boxes.setdefault(file, [])
+        return image
 
     def problem(self, kind: str, where: str, message: str, level: str = "error") -> None:
         self.problems.append(Problem("warning" if level == "warning" else "error", kind, where, message))

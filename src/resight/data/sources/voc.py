@@ -62,8 +62,7 @@ def _read_file(gathering: Gathering, name: str, split: Split | None) -> None:
         gathering.problem("not_an_annotation", file, f"its root is <{root.tag}>, left out", "warning")
         return
     path = _image(gathering, name, (root.findtext("filename") or "").strip())
-    boxes = gathering.image(path, file=file, where=file, split=split)
-    item = gathering.images[path]
+    item = gathering.image(path, file=file, where=file, split=split)
     if len(item.boxes) > 1:
         gathering.problem("duplicate_image", file, f"annotates {path} like {next(iter(item.boxes))}")
     try:
@@ -76,7 +75,7 @@ def _read_file(gathering: Gathering, name: str, split: Split | None) -> None:
             label = text(element.findtext("name"), "name")
             xmin, ymin, xmax, ymax = (_corner(element.findtext(f"bndbox/{corner}")) for corner in _CORNERS)
             difficult, occluded = flag(element.findtext("difficult")), flag(element.findtext("occluded"))
-            boxes.append(Box(label, xmin, ymin, xmax, ymax, difficult, occluded))
+            item.boxes[file].append(Box(label, xmin, ymin, xmax, ymax, difficult, occluded))
         except ValueError as error:
             gathering.malformed(f"{file}: object {at}", error, path)
 
