@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from PIL import ImageOps
 
-from .arguments import NONE, PATH, TEXT, check_types
+from .arguments import check_types, kinds_of
 from .boxes import Detections
 from .data.example import Record
 from .data.images import read_image, to_rgb
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DEFAULT_SCORE = 0.5
-_TYPES = {"model": PATH, "device": TEXT, "labels": PATH + NONE}
 
 
 class Detector:
@@ -174,7 +173,7 @@ def load(
     Raises:
         ResightError: there is no such model, it is damaged, or the device cannot be used.
     """
-    check_types({"model": model, "device": device, "labels": labels}, _TYPES, "load")
+    check_types({"model": model, "device": device, "labels": labels}, kinds_of(load), "load")
     if is_remote(model):
         from .models.remote import fetch_model
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from PIL import Image
 
-from .arguments import BOOL, NAMES, NONE, NUMBER, PATH, TEXT, check_types
+from .arguments import PATH, check_types, kinds_of
 from .boxes import Detections
 from .data.images import IMAGE_SUFFIXES, read_image
 from .detector import check_share, load
@@ -25,15 +25,6 @@ from .progress import track
 
 log = logging.getLogger(__name__)
 
-_TYPES = {
-    "model": PATH,
-    "inputs": (*PATH, *NAMES),
-    "out": PATH,
-    **dict.fromkeys(("score", "nms_iou"), NUMBER + NONE),
-    **dict.fromkeys(("class_agnostic_nms", "force"), BOOL),
-    "device": TEXT,
-    "labels": PATH + NONE,
-}
 LISTED_SCORE = 0.05  # detections.json holds everything of this score or more
 RESULT = "detections.json"
 
@@ -94,7 +85,7 @@ def predict(
     Raises:
         ResightError: the model or an input does not exist, no image can be read, or ``out`` cannot be written.
     """
-    check_types(locals(), _TYPES, "predict")
+    check_types(locals(), kinds_of(predict), "predict")
     check_share(score, "score")
     check_share(nms_iou, "nms_iou")
     if Path(out).suffix.lower() in IMAGE_SUFFIXES:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .arguments import PATH, check_types
+from .arguments import check_types, kinds_of
 from .data.storage import is_remote
 from .errors import ResightError, counted, reading
 
@@ -28,7 +28,7 @@ def read_runs(folder: str | os.PathLike[str] = "runs") -> list[dict[str, Any]]:
     Raises:
         ResightError: the folder does not exist, or holds no run.
     """
-    check_types({"folder": folder}, {"folder": PATH}, "read_runs")
+    check_types(locals(), kinds_of(read_runs), "read_runs")
     if is_remote(folder):
         raise ResightError("is in a store, and only local folders of runs are compared", where=folder)
     root = Path(folder)

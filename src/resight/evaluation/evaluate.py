@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..arguments import BOOL, NAMES, NONE, PATH, TEXT, WHOLE, check_types
+from ..arguments import check_types, kinds_of
 from ..boxes import Detections
 from ..config import DataConfig, load_config
 from ..data import storage
@@ -33,14 +33,6 @@ if TYPE_CHECKING:
     from ..detector import Detector
 
 METRICS_FILE = "metrics.json"
-_TYPES = {
-    "model": PATH,
-    **dict.fromkeys(("data", "out", "labels"), PATH + NONE),
-    **dict.fromkeys(("split", "device"), TEXT),
-    "require": NAMES,
-    **dict.fromkeys(("ignore_difficult", "force"), BOOL),
-    "limit": WHOLE + NONE,
-}
 
 
 @dataclass(frozen=True)
@@ -111,7 +103,7 @@ def evaluate(
     from ..data.records import open_configured
     from ..detector import load
 
-    check_types(locals(), _TYPES, "evaluate")
+    check_types(locals(), kinds_of(evaluate), "evaluate")
     if limit is not None and limit < 1:
         raise ResightError(f"{limit} is no number of images", where="--limit", fix="Ask for 1 or more.")
     bounds = parse_requirements(require)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..arguments import BOOL, NONE, PATH, TEXT, check_types
+from ..arguments import check_types, kinds_of
 from ..boxes import Detections
 from ..config import TFOD_MODELS, ModelConfig
 from ..detector import Detector, load
@@ -21,7 +21,6 @@ from .saved_model_detector import written_before
 
 FORMATS = ("onnx", "savedmodel")
 INPUT_TYPES = ("image_tensor", "encoded_image_string_tensor", "tf_example", "float_image_tensor")  # TFOD's names
-_TYPES = {"model": PATH, "format": TEXT, "out": PATH, "force": BOOL, "labels": PATH + NONE, "input_type": TEXT}
 SCORE_TOLERANCE, BOX_TOLERANCE = 1e-3, 0.1  # of the score, and pixels per 100 px of the image's longer side
 # One rounding can turn a decision of NMS between two boxes that overlap by all but its threshold.
 UNMATCHED_TOLERANCE = 0.01  # of the detections
@@ -101,7 +100,7 @@ def export(
     Raises:
         ResightError: the format is not known, the model cannot be exported, or ``out`` cannot be written.
     """
-    check_types(locals(), _TYPES, "export")
+    check_types(locals(), kinds_of(export), "export")
     for value, known, option in ((format, FORMATS, "format"), (input_type, INPUT_TYPES, "input-type")):
         if value not in known:
             fix = nearest(value, known) or f"It is one of {listed(known)}."

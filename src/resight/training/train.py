@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ..arguments import BOOL, NONE, PATH, WHOLE, check_types
+from ..arguments import check_types, kinds_of
 from ..config import Config, ModelConfig, load_config
 from ..data.storage import is_remote
 from ..errors import ResightError, counted
@@ -32,8 +32,6 @@ from .start import start_model
 from .state import TrainResult, order_of
 
 log = logging.getLogger(__name__)
-
-_TYPES = {"config": (Config,), "out": PATH + NONE, "resume": BOOL, "dry_run": BOOL, "devices": WHOLE}
 
 
 def train(
@@ -59,7 +57,7 @@ def train(
     Raises:
         ResightError: input, configuration or environment is wrong.
     """
-    check_types(locals(), _TYPES, "train")
+    check_types(locals(), kinds_of(train), "train")
     check_main_guard(config.data.workers or devices > 1)
     check_devices(devices, config)
     run: Path | str
