@@ -35,7 +35,6 @@ def test_written_records_are_read_in_order_and_at_random(tmp_path):
     everything = [*PAYLOADS, *PAYLOADS[::-1]]
     lengths = [len(payload) for payload in everything]
     reader = ShardReader(paths, [0] * 5 + [2] * 5, [*offsets[0], *offsets[2]], lengths)
-    assert len(reader) == 10
     assert [reader[i] for i in (9, 0, 5, 3, 7)] == [everything[i] for i in (9, 0, 5, 3, 7)]
     assert reader.where(6) == f"{paths[2]}, byte {offsets[2][1]}"
     assert [pickle.loads(pickle.dumps(reader))[i] for i in range(10)] == everything

@@ -16,7 +16,7 @@ from ..config import Config, ModelConfig
 from ..errors import Problem, counted, listed
 from .near_duplicates import group_near_duplicates
 from .records import Records, open_configured
-from .sources import FORMATS, Source, read_source, tfrecord
+from .sources import Source, read_source, recognised, tfrecord
 from .sources.source import Tree
 from .storage import is_remote
 from .summary import findings, inspect_all, table
@@ -125,7 +125,7 @@ def holds_records(path: str | os.PathLike[str], format: str = "auto") -> bool:
     """Whether DATA is records, and not a source."""
     if format != "auto" or is_remote(path):  # only records are read from a store
         return format in ("auto", tfrecord.NAME)
-    return {one.NAME for one in FORMATS if one.looks_like(Tree.of(path))} == {tfrecord.NAME}
+    return recognised(Tree.of(path)).keys() == {tfrecord.NAME}
 
 
 def _remarks(annotation: Annotation, found: Inspection, stored: bool) -> Iterator[Problem]:

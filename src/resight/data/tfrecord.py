@@ -142,9 +142,6 @@ class ShardReader:
         self.cache = cache
         self._files: dict[int, _File] = {}
 
-    def __len__(self) -> int:
-        return len(self._shards)
-
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_files": {}}
 

@@ -11,7 +11,7 @@ from ...errors import ResightError, counted, nearest
 from . import coco, csv_table, lisa, tfrecord, voc, yolo
 from .source import Source, Tree
 
-__all__ = ["FORMATS", "Format", "Source", "read_source"]
+__all__ = ["FORMATS", "Format", "Source", "read_source", "recognised"]
 
 
 class Format(Protocol):
@@ -46,18 +46,22 @@ def read_source(path: str | os.PathLike[str], format: str = "auto", *, classes: 
         fix = nearest(format, by_name) or f"Formats are auto, {', '.join(by_name)}."
         raise ResightError(f"unknown format '{format}'", where="--format", fix=fix)
     tree = Tree.of(path)
-    if format != "auto" and (evidence := by_name[format].looks_like(tree)):
-        return replace(by_name[format].read(tree, classes), note=evidence)
-    found = {name: evidence for name, module in by_name.items() if (evidence := module.looks_like(tree))}
-    if format == "auto" and len(found) == 1:
+    found = recognised(tree, FORMATS if format == "auto" else (by_name[format],))
+    if len(found) == 1:
         ((name, evidence),) = found.items()
         return replace(by_name[name].read(tree, classes), note=evidence)
-    raise _explain(os.fspath(path), tree, format, found, by_name)
+    raise _explain(os.fspath(path), tree, format, by_name)
 
 
-def _explain(path: str, tree: Tree, format: str, found: dict[str, str], by_name: dict[str, Format]) -> ResightError:
+def recognised(tree: Tree, formats: Sequence[Format] = FORMATS) -> dict[str, str]:
+    """The evidence for each of ``formats`` that ``tree`` may be of, by its name."""
+    return {one.NAME: evidence for one in formats if (evidence := one.looks_like(tree))}
+
+
+def _explain(path: str, tree: Tree, format: str, by_name: dict[str, Format]) -> ResightError:
     if not tree.only and not tree.files:
         return ResightError("the folder is empty", where=path)
+    found = recognised(tree)
     seen = "\n  ".join(f"{name}: found {evidence}" for name, evidence in found.items())
     if format != "auto":
         fix = f"What is there looks like\n  {seen}" if found else "Nor does it look like any other known format."
