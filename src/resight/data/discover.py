@@ -182,16 +182,11 @@ def _check_numbers(files: Sequence[str], problems: list[Problem]) -> None:
 
 def _no_records(root: str) -> NoReturn:
     files = _files(root)
-    quoted = shlex.quote(root)
     if any(file.lower().endswith(_ANNOTATIONS) for file in files):
-        raise ResightError(
-            "these are annotations or images, and records are needed here",
-            where=root,
-            fix=f"Make records of them: resight data build {quoted} -o records",
-        )
+        fix = f"Make records of them: resight data build {shlex.quote(root)} -o records"
+        raise ResightError("these are annotations or images, and records are needed here", where=root, fix=fix)
     if not files:
         raise ResightError("the folder is empty", where=root, fix="Give a folder that `resight data build` wrote.")
     names = listed((os.path.relpath(file, root) for file in files), 5)
-    raise ResightError(
-        f"holds no records (*.record, *.tfrecord), but {names}", where=root, fix="Is it the right folder?"
-    )
+    message = f"holds no records (*.record, *.tfrecord), but {names}"
+    raise ResightError(message, where=root, fix="Is it the right folder?")

@@ -69,9 +69,8 @@ def open_image(data: bytes | BinaryIO, where: object = "") -> Image.Image:
     try:
         image = Image.open(file, formats=_FORMATS)
     except UnidentifiedImageError as error:
-        raise ResightError(
-            f"is not an image of a known format ({', '.join(_FORMATS)}), or its header is damaged", where=where
-        ) from error
+        message = f"is not an image of a known format ({', '.join(_FORMATS)}), or its header is damaged"
+        raise ResightError(message, where=where) from error
     except Image.DecompressionBombError as error:
         raise _too_large(str(error), where) from error
     except Exception as error:  # the parsers raise nearly anything on damaged bytes
@@ -185,11 +184,8 @@ def to_rgb(image: Image.Image, where: object = "") -> Image.Image:
             raise ValueError("floating-point pixels have no fixed white")
         return image.convert("RGB")
     except Exception as error:  # colour spaces without a conversion, damaged palettes
-        raise ResightError(
-            f"pixels of kind '{image.mode}' cannot be read as RGB: {error}",
-            where=where,
-            fix="Save the image as an 8-bit JPEG or PNG.",
-        ) from error
+        message = f"pixels of kind '{image.mode}' cannot be read as RGB: {error}"
+        raise ResightError(message, where=where, fix="Save the image as an 8-bit JPEG or PNG.") from error
 
 
 def _orientation(image: Image.Image, file: BinaryIO) -> int:
@@ -218,8 +214,5 @@ def _png_exif(file: BinaryIO) -> bytes:
 
 
 def _too_large(detail: str, where: object) -> ResightError:
-    return ResightError(
-        f"the image is too large to decode (limit {MAX_PIXELS // 1_000_000} megapixels): {detail}",
-        where=where,
-        fix="Cut it into tiles, or scale it down.",
-    )
+    message = f"the image is too large to decode (limit {MAX_PIXELS // 1_000_000} megapixels): {detail}"
+    return ResightError(message, where=where, fix="Cut it into tiles, or scale it down.")

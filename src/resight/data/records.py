@@ -82,11 +82,9 @@ class RecordSplit:
             return
         sizes = sorted((cache.shards[path].size for path in self.shards), reverse=True)[: window + 1]
         if sum(sizes) > cache.limit:
-            raise ResightError(
-                f"{cache.limit / 1e9:g} GB cannot hold {len(sizes)} shards of {sum(sizes) / 1e9:.3g} GB",
-                where="data.cache_gb",
-                fix="Allow more, or shuffle fewer shards together with a smaller data.window.",
-            )
+            message = f"{cache.limit / 1e9:g} GB cannot hold {len(sizes)} shards of {sum(sizes) / 1e9:.3g} GB"
+            fix = "Allow more, or shuffle fewer shards together with a smaller data.window."
+            raise ResightError(message, where="data.cache_gb", fix=fix)
 
     @property
     def summaries(self) -> list[Record]:
@@ -112,10 +110,8 @@ class RecordSplit:
 
     def labels(self, record: Record) -> np.ndarray:
         """``[N]`` int64 class indices: by the text where there is one, else by the number; -1 where unknown."""
-        return np.array(
-            [_class(self.label_map, *pair) for pair in zip(record.label_texts, record.label_ids.tolist(), strict=True)],
-            np.int64,
-        )
+        pairs = zip(record.label_texts, record.label_ids.tolist(), strict=True)
+        return np.array([_class(self.label_map, text, id) for text, id in pairs], np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,9 +194,8 @@ def _split(
     if not as_stored:
         part, repeats = merge_repeats(part)
     if repeats:
-        message = (
-            f"{repeats} records of {name} repeat an image with other boxes; each image is read once, with all its boxes"
-        )
+        what = f"{repeats} records of {name} repeat an image with other boxes"
+        message = f"{what}; each image is read once, with all its boxes"
         problems.append(Problem("warning", "repeated_image", listed(files, 3), message))
         log.warning("%s", message)
     shard, offset, length, crc = (part.records[column] for column in ("shard", "offset", "length", "crc"))
@@ -241,11 +236,8 @@ def _report_damage(index: Index, on_bad: str, problems: list[Problem]) -> None:
     (where, message), others = index.damaged[0], index.damaged[1:]
     if others:
         message += f"; {len(others)} more damaged: {listed((f'{w}: {m}' for w, m in others), 5)}"
-    raise ResightError(
-        message,
-        where=where,
-        fix="Copy or build the records again, or train without the damaged ones: train --set data.on_bad_record=skip.",
-    )
+    fix = "Copy or build the records again, or train without the damaged ones: train --set data.on_bad_record=skip."
+    raise ResightError(message, where=where, fix=fix)
 
 
 def _cache(paths: list[str], gigabytes: float) -> ShardCache | None:

@@ -93,9 +93,6 @@ class ShardCache:
         if now - self._seen.setdefault(shard.address, now) < RECHECK:
             return
         if storage.stat(shard.address) != shard:
-            raise Conflict(
-                "the shard has changed since it was opened",
-                where=shard.address,
-                fix="Do not write to records that a training reads; begin again with what they are now.",
-            )
+            fix = "Do not write to records that a training reads; begin again with what they are now."
+            raise Conflict("the shard has changed since it was opened", where=shard.address, fix=fix)
         self._seen[shard.address] = now

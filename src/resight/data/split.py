@@ -119,11 +119,9 @@ def split_annotations(
 
 def _check_fractions(test: float, val: float) -> None:
     if not (0 <= test < 1 and 0 <= val < 1 and test + val < 1):
-        raise ResightError(
-            f"test fraction {test:g} and val fraction {val:g} leave nothing to train on or are no fractions",
-            where="--test-fraction, --val-fraction",
-            fix="Both are 0 or more and together less than 1.",
-        )
+        message = f"test fraction {test:g} and val fraction {val:g} leave nothing to train on or are no fractions"
+        fix = "Both are 0 or more and together less than 1."
+        raise ResightError(message, where="--test-fraction, --val-fraction", fix=fix)
 
 
 def _identity(item: Annotation) -> tuple[str, str, str, str]:

@@ -99,13 +99,10 @@ def read_tfrecord(
             raise file.error(f"truncated: the record has {len(header)} of its {_HEADER.size} header bytes", offset)
         length, length_crc = _HEADER.unpack(header)
         if masked_crc(header[:8]) != length_crc:
-            raise file.error(
-                "damaged: the length of the record does not match its CRC; what follows cannot be found", offset
-            )
+            message = "damaged: the length of the record does not match its CRC; what follows cannot be found"
+            raise file.error(message, offset)
         if length > size - offset - OVERHEAD:
-            raise file.error(
-                f"truncated: a record of {length} bytes, and {size - offset} bytes left in the file", offset
-            )
+            raise file.error(_truncated(length, size - offset), offset)
         payload = file.read(length, offset + _HEADER.size)
         tail = file.read(OVERHEAD, offset + _HEADER.size + length)
         if len(payload) < length or len(tail) < _CRC.size:
@@ -158,9 +155,7 @@ class ShardReader:
                 self._files.clear()  # each closes when the last thread that reads it lets go
             file = self._files[shard] = _open(self.paths[shard], self.cache)
         if offset + length + OVERHEAD > file.size:
-            raise file.error(
-                f"truncated: a record of {length} bytes, and {max(file.size - offset, 0)} bytes left", offset
-            )
+            raise file.error(_truncated(length, file.size - offset), offset)
         payload = file.read(length, offset + _HEADER.size)
         tail = file.read(_CRC.size, offset + _HEADER.size + length)
         if len(tail) < _CRC.size or _CRC.unpack(tail)[0] != masked_crc(payload):
@@ -173,6 +168,10 @@ class ShardReader:
     def where(self, index: int) -> str:
         """File and byte offset of a record, for messages."""
         return f"{self.paths[int(self._shards[index])]}, byte {int(self._offsets[index])}"
+
+
+def _truncated(length: int, left: int) -> str:
+    return f"truncated: a record of {length} bytes, and {max(left, 0)} bytes left in the file"
 
 
 class _File:

@@ -66,11 +66,8 @@ def inspect(annotation: Annotation, classes: Sequence[str] = (), *, deep: bool =
     boxes = annotation.boxes
     said = (annotation.width or 0, annotation.height or 0)
     if 0 not in said and said not in ((image.width, image.height), (width, height)):
-        return bad(
-            "size_mismatch",
-            f"the annotation says {said[0]} x {said[1]} pixels, the image has {width} x {height}",
-            image,
-        )
+        message = f"the annotation says {said[0]} x {said[1]} pixels, the image has {width} x {height}"
+        return bad("size_mismatch", message, image)
     if image.orientation != 1 and boxes:
         # Only a quarter turn of an image that is not square shows in which frame the boxes were drawn.
         if image.orientation < 5 or width == height or 0 in said:

@@ -167,6 +167,5 @@ def _places(tree: Tree, name: str, stem: str, split: str | None) -> list[str]:
     words = [stem.removeprefix("instances_"), *([split, "valid"] if split == "val" else [split] if split else [])]
     bases = [folder, os.path.join(folder, "..")]
     places = [os.path.join(base, inner) for base in bases for inner in ("", "images")]
-    return [tree.path(place) for place in places] + [
-        tree.path(os.path.join(place, word)) for word in words for place in places
-    ]
+    places += [os.path.join(place, word) for word in words for place in places]
+    return [tree.path(place) for place in places]

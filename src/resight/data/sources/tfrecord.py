@@ -56,19 +56,15 @@ def of_records(records: Records, path: str) -> Source:
     """The images of an open folder of records; the two share their order."""
     shards = [shard for split in records.splits.values() for shard in split.shards]
     has_split = len(records.splits) > 1
-    annotations = [
-        _annotation(split, i, summary, shards, has_split)
-        for split in records.splits.values()
-        for i, summary in enumerate(split.summaries)
-    ]
+    annotations: list[Annotation] = []
+    for split in records.splits.values():
+        annotations += (_annotation(split, i, record, shards, has_split) for i, record in enumerate(split.summaries))
     return Source(NAME, path, annotations, has_split, records.label_map.names, list(records.problems))
 
 
 def _annotation(split: RecordSplit, i: int, record: Record, shards: list[str], has_split: bool) -> Annotation:
-    column = split.index.records
-    image = RecordImage(
-        shards[column["shard"][i]], int(column["offset"][i]), int(column["length"][i]), split.reader.cache
-    )
+    shard, offset, length = (int(split.index.records[column][i]) for column in ("shard", "offset", "length"))
+    image = RecordImage(shards[shard], offset, length, split.reader.cache)
     names = split.label_map.names
     boxes = []
     for at, label in enumerate(split.labels(record).tolist()):

@@ -37,10 +37,10 @@ def looks_like(tree: Tree) -> str:
         return ""
     stems = {os.path.splitext(name)[0] for name in tree.images}
     texts = [name for name in tree.candidates(".txt") if name[:-4] in stems or "labels" in folders_of(name)]
-    head = next((head for name in texts[:100] if (head := peek(tree.path(name))).strip() and _LABEL.match(head)), "")
-    return (
-        f"{counted(len(texts), 'text file')} with lines such as '{head.strip().splitlines()[0][:60]}'" if head else ""
-    )
+    for name in texts[:100]:
+        if (head := peek(tree.path(name))).strip() and _LABEL.match(head):
+            return f"{counted(len(texts), 'text file')} with lines such as '{head.strip().splitlines()[0][:60]}'"
+    return ""
 
 
 def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
@@ -72,10 +72,8 @@ def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
     if not labels:
         if not images:
             raise ResightError("there are labels or class names, but no images", where=tree.root)
-        looked = " or ".join(dict.fromkeys(_label_paths(images[0][0])))
-        raise ResightError(
-            f"none of its images ({len(images):,}) has a label file", where=tree.root, fix=f"Looked for {looked}"
-        )
+        fix = f"Looked for {' or '.join(dict.fromkeys(_label_paths(images[0][0])))}"
+        raise ResightError(f"none of its images ({len(images):,}) has a label file", where=tree.root, fix=fix)
     _without_image(gathering, labels)
     return gathering.source(NAME, [names[number] for number in sorted(names)])
 
@@ -83,9 +81,8 @@ def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
 def _config_file(tree: Tree) -> str:
     """The YAML with class names that is nearest to the root."""
     files = sorted(tree.candidates(".yaml", ".yml"), key=lambda name: (name.count("/"), name))
-    return next(
-        (name for name in files[:50] if re.search(r"(?m)^['\"]?names['\"]?\s*:", peek(tree.path(name), 65536))), ""
-    )
+    names = re.compile(r"(?m)^['\"]?names['\"]?\s*:")
+    return next((name for name in files[:50] if names.search(peek(tree.path(name), 65536))), "")
 
 
 def _load(path: str) -> dict[str, Any]:
@@ -131,9 +128,8 @@ def _images(gathering: Gathering, config: dict[str, Any], file: str) -> Iterator
     stated = {key: config[key] for key in _KEYS if config.get(key)}
     if not stated:
         lists = [name for name in tree.files if name.endswith(".txt") and "/" not in name and split_of(name[:-4])]
-        lists = [
-            name for name in lists if peek(tree.path(name)).split("\n")[0].strip().lower().endswith(IMAGE_SUFFIXES)
-        ]
+        firsts = {name: peek(tree.path(name)).split("\n")[0] for name in lists}
+        lists = [name for name, first in firsts.items() if first.strip().lower().endswith(IMAGE_SUFFIXES)]
         for name in lists:
             yield from _listed(gathering, tree.path(name), split_of(name[:-4]), [tree.root])
         if not lists:
