@@ -167,9 +167,8 @@ def write_records(
 
     good: list[Annotation] = []
     hashes: list[int | None] = []
-    for item, found in zip(
-        items, inspect_all(items, label_map.names if label_map else (), deep=needs_hashes), strict=True
-    ):
+    inspections = inspect_all(items, label_map.names if label_map else (), deep=needs_hashes)
+    for item, found in zip(items, inspections, strict=True):
         problems += found.problems
         mended["clipped_boxes"] += found.clipped
         mended["duplicate_boxes"] += sum(problem.kind == "duplicate_box" for problem in found.problems)

@@ -126,11 +126,9 @@ def _fault(box: Box, width: int, height: int, classes: Sequence[str]) -> tuple[s
     within = _clip(box, width, height)
     if within.xmax <= within.xmin or within.ymax <= within.ymin:
         return "outside_box", f"lies wholly outside the image of {width} x {height} pixels: {corners}"
-    beyond_x, beyond_y = max(-box.xmin, box.xmax - width), max(-box.ymin, box.ymax - height)
-    if any(
-        beyond > max(OUTSIDE_PIXELS, OUTSIDE_SHARE * side) for beyond, side in ((beyond_x, width), (beyond_y, height))
-    ):
-        by = max(beyond_x, beyond_y)
+    outside = ((max(-box.xmin, box.xmax - width), width), (max(-box.ymin, box.ymax - height), height))
+    if any(beyond > max(OUTSIDE_PIXELS, OUTSIDE_SHARE * side) for beyond, side in outside):
+        by = max(beyond for beyond, _ in outside)
         return "outside_box", f"reaches {by:.4g} pixels out of the image of {width} x {height} pixels: {corners}"
     return "", ""
 
@@ -138,13 +136,9 @@ def _fault(box: Box, width: int, height: int, classes: Sequence[str]) -> tuple[s
 def _clip(box: Box, width: int, height: int) -> Box:
     if box.xmin >= 0 and box.ymin >= 0 and box.xmax <= width and box.ymax <= height:
         return box
-    return replace(
-        box,
-        xmin=min(max(box.xmin, 0), width),
-        ymin=min(max(box.ymin, 0), height),
-        xmax=min(max(box.xmax, 0), width),
-        ymax=min(max(box.ymax, 0), height),
-    )
+    xmin, xmax = (min(max(x, 0), width) for x in (box.xmin, box.xmax))
+    ymin, ymax = (min(max(y, 0), height) for y in (box.ymin, box.ymax))
+    return replace(box, xmin=xmin, ymin=ymin, xmax=xmax, ymax=ymax)
 
 
 def _turn(box: Box, image: ImageInfo) -> Box:
