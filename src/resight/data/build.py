@@ -120,7 +120,8 @@ def write_records(
         classes: only boxes of these classes (named as after ``rename``); empty: all.
         rename: ``{old name: new name}``; two classes with one new name become one.
         labels: a label map whose ids and order are kept; its classes are the only known ones.
-        split, group_by, test_fraction, val_fraction, seed: as ``split_annotations``.
+        split: a rule of ``split_annotations``, or a file of lines ``filename,split``.
+        group_by, test_fraction, val_fraction, seed: as there.
         shards: files per split; by default by size.
         background: "none" leaves out images without boxes, "empty" keeps those the source lists without any, "all"
             keeps also those whose boxes are all of classes not selected.
