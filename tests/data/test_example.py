@@ -41,13 +41,13 @@ def a_record(boxes, width=64, height=48, **fields) -> Record:
 
 def payload_of(**features) -> bytes:
     """An Example with these features; `__` stands for `/` in their names."""
-    message = example._MESSAGES["Example"]()
+    message = example._Example()
     for name, values in features.items():
-        entry = message.features.feature.add(key=f"image/{name.replace('__', '/')}")
+        feature = message.features.feature[f"image/{name.replace('__', '/')}"]
         kind = (
             {bytes: "bytes_list", float: "float_list", int: "int64_list"}[type(values[0])] if values else "int64_list"
         )
-        getattr(entry.value, kind).value.extend(values)
+        getattr(feature, kind).value.extend(values)
     return message.SerializeToString()
 
 

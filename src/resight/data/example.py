@@ -1,17 +1,20 @@
-"""One image with its boxes as a `tf.train.Example`, with the keys of the TensorFlow Object Detection API."""
+"""One image with its boxes as a `tf.train.Example`, with the keys of the TensorFlow Object Detection API.
+
+The message types (`tensorflow/core/example/example.proto`, `feature.proto`) are described here and built by the
+protobuf runtime on import, in a pool of their own: there is no generated code, and TensorFlow may be loaded too.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
 from ..errors import ResightError, listed
-from ..protobuf_messages import message_classes
 from .images import probe
 
 
@@ -52,24 +55,48 @@ _TEXT, _LABEL = "image/object/class/text", "image/object/class/label"
 _FLAGS = {"difficult": "image/object/difficult", "crowd": "image/object/is_crowd", "occluded": "image/object/occluded"}
 
 
-_KINDS = ("bytes_list", "float_list", "int64_list")
-# `example.proto` and `feature.proto` of TensorFlow. The map of features is written out as the entries that it is on the
-# wire, and of the kinds of a feature there is one.
-_MESSAGES = message_classes({
-    "BytesList": ["value *bytes 1"],
-    "FloatList": ["value *float 1"],
-    "Int64List": ["value *int64 1"],
-    "Feature": ["bytes_list BytesList 1", "float_list FloatList 2", "int64_list Int64List 3"],
-    "Entry": ["key string 1", "value Feature 2"],
-    "Features": ["feature *Entry 1"],
-    "Example": ["features Features 1"],
-})  # fmt: skip
+def _message_classes() -> tuple[Any, Any]:
+    proto = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="resight/example.proto", package="resight", syntax="proto3")
+
+    def message(name: str, parent: Any = file) -> Any:
+        return (parent.message_type if parent is file else parent.nested_type).add(name=name)
+
+    def add(to: Any, name: str, number: int, kind: int, label: int = proto.LABEL_OPTIONAL, of: str = "") -> Any:
+        kind_name = f".resight.{of}" if of else None
+        return to.field.add(name=name, number=number, type=kind, label=label, type_name=kind_name)
+
+    kinds = {"bytes": proto.TYPE_BYTES, "float": proto.TYPE_FLOAT, "int64": proto.TYPE_INT64}
+    for name, kind in kinds.items():
+        add(message(f"{name.capitalize()}List"), "value", 1, kind, proto.LABEL_REPEATED)
+    feature = message("Feature")
+    feature.oneof_decl.add(name="kind")
+    for number, name in enumerate(kinds, start=1):
+        one = add(feature, f"{name}_list", number, proto.TYPE_MESSAGE, of=f"{name.capitalize()}List")
+        one.oneof_index = 0
+    features = message("Features")
+    entry = message("FeatureEntry", features)
+    entry.options.map_entry = True
+    add(entry, "key", 1, proto.TYPE_STRING)
+    add(entry, "value", 2, proto.TYPE_MESSAGE, of="Feature")
+    add(features, "feature", 1, proto.TYPE_MESSAGE, proto.LABEL_REPEATED, of="Features.FeatureEntry")
+    example = message("Example")
+    add(example, "features", 1, proto.TYPE_MESSAGE, of="Features")
+
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    found = message_factory.GetMessageClassesForFiles([file.name], pool)
+    return found["resight.Example"], found["resight.Feature"]
+
+
+_Example, _Feature = _message_classes()
 
 
 def encode_example(record: Record) -> bytes:
     """The serialized Example. Corners are stored as fractions of width and height in float32; `image/object/area` where
     any is known (a box's own area stands for an unknown one). Equal records give equal bytes."""
-    feature: defaultdict[str, Any] = defaultdict(_MESSAGES["Feature"])
+    example = _Example()
+    feature = example.features.feature
 
     def put(key: str, *values: bytes | str) -> None:
         feature[key].bytes_list.value.extend(
@@ -97,8 +124,7 @@ def encode_example(record: Record) -> bytes:
     if np.isfinite(area).any():
         own = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
         feature["image/object/area"].float_list.value.extend(np.where(np.isfinite(area), area, own).tolist())
-    entries = [_MESSAGES["Entry"](key=key, value=feature[key]) for key in sorted(feature)]
-    return bytes(_MESSAGES["Example"](features=_MESSAGES["Features"](feature=entries)).SerializeToString())
+    return bytes(example.SerializeToString(deterministic=True))
 
 
 def decode_example(payload: bytes, where: str = "") -> Record:
@@ -177,10 +203,9 @@ class _Reader:
     def __init__(self, payload: bytes, where: str) -> None:
         self.where = where
         try:
-            features = _MESSAGES["Example"].FromString(payload).features
+            self.feature = _Example.FromString(payload).features.feature
         except DecodeError as error:
             raise ResightError("the record is not a tf.train.Example", where=where) from error
-        self.feature = {entry.key: entry.value for entry in features.feature}
 
     def image(self) -> bytes:
         encoded = self.bytes("image/encoded")
@@ -193,9 +218,11 @@ class _Reader:
         return f"{self.where}, {key}" if self.where else key
 
     def _values(self, key: str, *kinds: str) -> Any:
-        found = self.feature.get(key)
-        kind = next((kind for kind in _KINDS if found is not None and found.HasField(kind)), "")
-        if not kind:
+        if key not in self.feature:
+            return ()
+        found = self.feature[key]
+        kind = found.WhichOneof("kind")
+        if kind is None:
             return ()
         values = getattr(found, kind).value
         if values and kind not in kinds:

@@ -17,10 +17,10 @@ from typing import Any
 
 import google_crc32c
 import numpy as np
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
 from ..errors import ResightError, listed
-from ..protobuf_messages import message_classes
 from .folder import find_checkpoint_prefix
 
 GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
@@ -39,17 +39,39 @@ _KINDS = {1: "<f4", 2: "<f8", 3: "<i4", 4: "u1", 5: "<i2", 6: "i1", 8: "<c8", 9:
 _FIX = "Copy or download the checkpoint again."
 
 
-# `tensor_bundle.proto`, `tensor_shape.proto` and `trackable_object_graph.proto`, as far as they are needed.
-_MESSAGES = message_classes({
-    "Header": ["num_shards int32 1", "endianness int32 2"],
-    "Dim": ["size int64 1"],
-    "Shape": ["dim *Dim 2", "unknown_rank bool 3"],
-    "Entry": ["dtype int32 1", "shape Shape 2", "shard int32 3", "offset int64 4", "size int64 5",
-              "crc fixed32 6", "slices *bytes 7"],
-    "Attribute": ["full_name string 2", "checkpoint_key string 3"],
-    "Node": ["attributes *Attribute 2"],
-    "Graph": ["nodes *Node 1"],
-})  # fmt: skip
+def _message_classes() -> dict[str, Any]:
+    """`tensor_bundle.proto`, `tensor_shape.proto` and `trackable_object_graph.proto`, as far as they are needed."""
+    messages = {
+        "Header": ["num_shards int32 1", "endianness int32 2"],
+        "Dim": ["size int64 1"],
+        "Shape": ["dim *Dim 2", "unknown_rank bool 3"],
+        "Entry": ["dtype int32 1", "shape Shape 2", "shard int32 3", "offset int64 4", "size int64 5",
+                  "crc fixed32 6", "slices *bytes 7"],
+        "Attribute": ["full_name string 2", "checkpoint_key string 3"],
+        "Node": ["attributes *Attribute 2"],
+        "Graph": ["nodes *Node 1"],
+    }  # fmt: skip
+    proto = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="resight/checkpoint.proto", package="resight", syntax="proto3")
+    for message, fields in messages.items():
+        described = file.message_type.add(name=message)
+        for field in fields:
+            name, kind, number = field.split()
+            field_type = kind.removeprefix("*")
+            described.field.add(
+                name=name,
+                number=int(number),
+                label=proto.LABEL_REPEATED if kind.startswith("*") else proto.LABEL_OPTIONAL,
+                type=proto.TYPE_MESSAGE if field_type in messages else proto.Type.Value(f"TYPE_{field_type.upper()}"),
+                type_name=f".resight.{field_type}" if field_type in messages else None,
+            )
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    found = message_factory.GetMessageClassesForFiles([file.name], pool)
+    return {name: found[f"resight.{name}"] for name in messages}
+
+
+_MESSAGES = _message_classes()
 
 
 @dataclass(frozen=True)
