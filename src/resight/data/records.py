@@ -135,7 +135,7 @@ class Records:
 
 def open_records(path: str | os.PathLike[str], **options: Any) -> Records:
     """``open_configured`` of a folder, or of one file of records; ``options`` are other keys of `[data]`."""
-    return open_configured(DataConfig().model_copy(update={"path": os.fspath(path), **options}))
+    return open_configured(DataConfig(path=os.fspath(path), **options))
 
 
 def open_configured(data: DataConfig) -> Records:
