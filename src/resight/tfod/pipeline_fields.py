@@ -45,28 +45,16 @@ class Known:
         return self.default == ()
 
 
-def _read(kind: type, default: Any, key: str, by_hand: bool = False) -> Known:
-    return Known(kind, default, key, by_hand)
-
-
 def _only(default: Any, *supported: Any, note: str, kind: type | tuple[str, ...] | None = None) -> Known:
     return Known(kind or type(default), default, only=supported or (default,), note=note)
 
 
-def _all(use: Literal["ignored", "refused"], note: str, names: str) -> dict[str, Known]:
-    return dict.fromkeys(names.split(), Known(use=use, note=note))
-
-
 def _harmless(note: str, names: str) -> dict[str, Known]:
-    return _all("ignored", note, names)
+    return dict.fromkeys(names.split(), Known(use="ignored", note=note))
 
 
 def _refused(note: str, names: str) -> dict[str, Known]:
-    return _all("refused", note, names)
-
-
-def _one(kind: str) -> Known:
-    return Known(kind)
+    return dict.fromkeys(names.split(), Known(use="refused", note=note))
 
 
 RESIZE = ("BILINEAR", "NEAREST_NEIGHBOR", "BICUBIC", "AREA")
@@ -87,7 +75,7 @@ _NORMS = _refused(_NO_NORM, "batch_norm sync_batch_norm group_norm")
 _LAYER = _harmless("TFOD does not use it in this layer", "op activation regularize_depthwise force_use_bias")
 
 _READER = {
-    "label_map_path": _read(str, "", "data.label_map", by_hand=True),
+    "label_map_path": Known(str, "", "data.label_map", by_hand=True),
     "shuffle": Known(use="ignored", note="evaluation has no order"),
     "sample_1_of_n_examples": _only(1, note="supported is 1: build records of fewer images"),
     "num_additional_channels": _only(0, note="images are RGB"),
@@ -114,7 +102,7 @@ _READER = {
     **_harmless("a name for messages", "name"),
 }
 
-# Messages of which one field alone may be given.
+# Messages of which one field alone may be given; what others TFOD has beside those in the table is not supported.
 CHOICES = {
     "DetectionModel",
     "ImageResizer",
@@ -129,52 +117,52 @@ CHOICES = {
 
 MESSAGES: dict[str, dict[str, Known]] = {
     "Pipeline": {
-        "model": _one("DetectionModel"),
-        "train_config": _one("TrainConfig"),
-        "train_input_reader": _one("TrainReader"),
-        "eval_config": _one("EvalConfig"),
+        "model": Known("DetectionModel"),
+        "train_config": Known("TrainConfig"),
+        "train_input_reader": Known("TrainReader"),
+        "eval_config": Known("EvalConfig"),
         "eval_input_reader": Known("EvalReader", ()),
         **_refused("quantised training is not supported", "graph_rewriter"),
     },
-    "Model": {"model": _one("DetectionModel")},
+    "Model": {"model": Known("DetectionModel")},
     "DetectionModel": {
-        "faster_rcnn": _one("FasterRcnn"),
+        "faster_rcnn": Known("FasterRcnn"),
         **_refused(_ONLY_FASTER_RCNN, "ssd center_net experimental_model"),
     },
     "FasterRcnn": {
         "number_of_stages": _only(2, note="supported is 2: neither masks (3) nor proposals alone (1)"),
-        "num_classes": _read(int, 0, "data.label_map", by_hand=True),
-        "image_resizer": _one("ImageResizer"),
-        "feature_extractor": _one("FeatureExtractor"),
-        "first_stage_anchor_generator": _one("AnchorGenerator"),
+        "num_classes": Known(int, 0, "data.label_map", by_hand=True),
+        "image_resizer": Known("ImageResizer"),
+        "feature_extractor": Known("FeatureExtractor"),
+        "first_stage_anchor_generator": Known("AnchorGenerator"),
         "first_stage_atrous_rate": _only(1, note="supported is 1"),
-        "first_stage_box_predictor_conv_hyperparams": _one("RpnLayer"),
+        "first_stage_box_predictor_conv_hyperparams": Known("RpnLayer"),
         "first_stage_box_predictor_kernel_size": _only(3, note="supported is 3"),
         "first_stage_box_predictor_depth": _only(512, note="supported is 512"),
-        "first_stage_minibatch_size": _read(int, 256, "model.tfod.rpn_batch"),
-        "first_stage_positive_balance_fraction": _read(float, 0.5, "model.tfod.rpn_positive"),
-        "first_stage_nms_score_threshold": _read(float, 0.0, "model.tfod.rpn_score"),
-        "first_stage_nms_iou_threshold": _read(float, 0.7, "model.tfod.rpn_nms_iou"),
-        "first_stage_max_proposals": _read(int, 300, "model.tfod.proposals"),
-        "first_stage_localization_loss_weight": _read(float, 1.0, "model.tfod.rpn_box_weight"),
-        "first_stage_objectness_loss_weight": _read(float, 1.0, "model.tfod.rpn_object_weight"),
-        "initial_crop_size": _read(int, 0, "model.tfod.crop_size"),
-        "maxpool_kernel_size": _read(int, 0, "model.tfod.pool_size"),
-        "maxpool_stride": _read(int, 0, "model.tfod.pool_stride"),
-        "second_stage_box_predictor": _one("BoxPredictor"),
-        "second_stage_batch_size": _read(int, 64, "model.tfod.box_batch"),
-        "second_stage_balance_fraction": _read(float, 0.25, "model.tfod.box_positive"),
-        "second_stage_post_processing": _one("PostProcessing"),
-        "second_stage_localization_loss_weight": _read(float, 1.0, "model.tfod.box_weight"),
-        "second_stage_classification_loss_weight": _read(float, 1.0, "model.tfod.class_weight"),
-        "second_stage_classification_loss": _one("ClassificationLoss"),
+        "first_stage_minibatch_size": Known(int, 256, "model.tfod.rpn_batch"),
+        "first_stage_positive_balance_fraction": Known(float, 0.5, "model.tfod.rpn_positive"),
+        "first_stage_nms_score_threshold": Known(float, 0.0, "model.tfod.rpn_score"),
+        "first_stage_nms_iou_threshold": Known(float, 0.7, "model.tfod.rpn_nms_iou"),
+        "first_stage_max_proposals": Known(int, 300, "model.tfod.proposals"),
+        "first_stage_localization_loss_weight": Known(float, 1.0, "model.tfod.rpn_box_weight"),
+        "first_stage_objectness_loss_weight": Known(float, 1.0, "model.tfod.rpn_object_weight"),
+        "initial_crop_size": Known(int, 0, "model.tfod.crop_size"),
+        "maxpool_kernel_size": Known(int, 0, "model.tfod.pool_size"),
+        "maxpool_stride": Known(int, 0, "model.tfod.pool_stride"),
+        "second_stage_box_predictor": Known("BoxPredictor"),
+        "second_stage_batch_size": Known(int, 64, "model.tfod.box_batch"),
+        "second_stage_balance_fraction": Known(float, 0.25, "model.tfod.box_positive"),
+        "second_stage_post_processing": Known("PostProcessing"),
+        "second_stage_localization_loss_weight": Known(float, 1.0, "model.tfod.box_weight"),
+        "second_stage_classification_loss_weight": Known(float, 1.0, "model.tfod.class_weight"),
+        "second_stage_classification_loss": Known("ClassificationLoss"),
         "inplace_batchnorm_update": _only(False, note="supported is false, as in TF2"),
-        "use_matmul_crop_and_resize": _read(bool, False, "model.tfod.matmul_crop"),
-        "clip_anchors_to_image": _read(bool, False, "model.tfod.clip_anchors"),
-        "use_static_shapes": _read(bool, False, "model.tfod.static_shapes"),
-        "use_static_balanced_label_sampler": _read(bool, False, "model.tfod.static_shapes", by_hand=True),
+        "use_matmul_crop_and_resize": Known(bool, False, "model.tfod.matmul_crop"),
+        "clip_anchors_to_image": Known(bool, False, "model.tfod.clip_anchors"),
+        "use_static_shapes": Known(bool, False, "model.tfod.static_shapes"),
+        "use_static_balanced_label_sampler": Known(bool, False, "model.tfod.static_shapes", by_hand=True),
         "use_static_shapes_for_eval": _only(False, note="supported is false: an exported model has no static shapes"),
-        "use_partitioned_nms_in_first_stage": _read(bool, True, "", by_hand=True),
+        "use_partitioned_nms_in_first_stage": Known(bool, True, "", by_hand=True),
         "use_combined_nms_in_first_stage": _only(False, note="supported is false"),
         **_refused("supported are the losses of all sampled boxes", "hard_example_miner"),
         **_refused("Context R-CNN is not supported", "context_config"),
@@ -184,101 +172,79 @@ MESSAGES: dict[str, dict[str, Known]] = {
         **_harmless("they change no detection", "output_final_box_rpn_features"),
     },
     "ImageResizer": {
-        "keep_aspect_ratio_resizer": _one("KeepAspect"),
-        "fixed_shape_resizer": _one("FixedShape"),
-        **_refused(
-            "supported are keep_aspect_ratio_resizer and fixed_shape_resizer",
-            "identity_resizer conditional_shape_resizer pad_to_multiple_resizer",
-        ),
+        "keep_aspect_ratio_resizer": Known("KeepAspect"),
+        "fixed_shape_resizer": Known("FixedShape"),
     },
     "KeepAspect": {
-        "min_dimension": _read(int, 600, "model.min_size"),
-        "max_dimension": _read(int, 1024, "model.max_size"),
-        "pad_to_max_dimension": _read(bool, False, "model.tfod.pad"),
-        "per_channel_pad_value": _read(float, (), "model.tfod.pad_value", by_hand=True),
+        "min_dimension": Known(int, 600, "model.min_size"),
+        "max_dimension": Known(int, 1024, "model.max_size"),
+        "pad_to_max_dimension": Known(bool, False, "model.tfod.pad"),
+        "per_channel_pad_value": Known(float, (), "model.tfod.pad_value", by_hand=True),
         **_IMAGE,
     },
     "FixedShape": {
-        "height": _read(int, 300, "model.tfod.fixed_size", by_hand=True),
-        "width": _read(int, 300, "model.tfod.fixed_size", by_hand=True),
+        "height": Known(int, 300, "model.tfod.fixed_size", by_hand=True),
+        "width": Known(int, 300, "model.tfod.fixed_size", by_hand=True),
         **_IMAGE,
     },
     "FeatureExtractor": {
-        "type": _read(str, "", "model.name", by_hand=True),
+        "type": Known(str, "", "model.name", by_hand=True),
         "first_stage_features_stride": _only(16, note="supported is 16, as in TF2"),
-        "batch_norm_trainable": _read(bool, False, "model.tfod.train_norms"),
+        "batch_norm_trainable": Known(bool, False, "model.tfod.train_norms"),
         **_refused("TFOD's ResNet extractors take none", "conv_hyperparams"),
         **_refused("a feature pyramid is not TFOD's here; Resight's own is --model fasterrcnn_resnet50_fpn", "fpn"),
         **_harmless("ResNet extractors have no use for it", "override_base_feature_extractor_hyperparams"),
         **_harmless("ResNet extractors have no use for it", "pad_to_multiple"),
     },
-    "AnchorGenerator": {
-        "grid_anchor_generator": _one("GridAnchors"),
-        **_refused(
-            "supported is grid_anchor_generator",
-            "ssd_anchor_generator multiscale_anchor_generator flexible_grid_anchor_generator",
-        ),
-    },
+    "AnchorGenerator": {"grid_anchor_generator": Known("GridAnchors")},
     "GridAnchors": {
-        "height": _read(int, 256, "model.tfod.anchor_base", by_hand=True),
-        "width": _read(int, 256, "model.tfod.anchor_base", by_hand=True),
-        "height_stride": _read(int, 16, "model.tfod.anchor_stride", by_hand=True),
-        "width_stride": _read(int, 16, "model.tfod.anchor_stride", by_hand=True),
-        "height_offset": _read(int, 0, "model.tfod.anchor_offset", by_hand=True),
-        "width_offset": _read(int, 0, "model.tfod.anchor_offset", by_hand=True),
-        "scales": _read(float, (), "model.tfod.anchor_scales"),
-        "aspect_ratios": _read(float, (), "model.tfod.anchor_ratios"),
+        "height": Known(int, 256, "model.tfod.anchor_base", by_hand=True),
+        "width": Known(int, 256, "model.tfod.anchor_base", by_hand=True),
+        "height_stride": Known(int, 16, "model.tfod.anchor_stride", by_hand=True),
+        "width_stride": Known(int, 16, "model.tfod.anchor_stride", by_hand=True),
+        "height_offset": Known(int, 0, "model.tfod.anchor_offset", by_hand=True),
+        "width_offset": Known(int, 0, "model.tfod.anchor_offset", by_hand=True),
+        "scales": Known(float, (), "model.tfod.anchor_scales"),
+        "aspect_ratios": Known(float, (), "model.tfod.anchor_ratios"),
     },
-    "RpnLayer": {"regularizer": _one("Regularizer"), "initializer": _one("Initializer"), **_NORMS, **_LAYER},
+    "RpnLayer": {"regularizer": Known("Regularizer"), "initializer": Known("Initializer"), **_NORMS, **_LAYER},
     "FcLayer": {
-        "regularizer": _one("Regularizer"),
+        "regularizer": Known("Regularizer"),
         **_harmless("the heads of TF2 are made as keras makes a dense layer", "initializer"),
         **_NORMS,
         **_LAYER,
     },
-    "Regularizer": {"l2_regularizer": _one("Weight"), "l1_regularizer": _one("Weight")},
+    "Regularizer": {"l2_regularizer": Known("Weight"), "l1_regularizer": Known("Weight")},
     "Weight": {"weight": _only(1.0, 0.0, note=_DECAY)},
-    "Initializer": {
-        "truncated_normal_initializer": _one("TruncatedNormal"),
-        **_refused(
-            "supported is truncated_normal_initializer",
-            "variance_scaling_initializer random_normal_initializer keras_initializer_by_name",
-        ),
-    },
+    "Initializer": {"truncated_normal_initializer": Known("TruncatedNormal")},
     "TruncatedNormal": {
         "mean": _only(0.0, note="supported is 0.0"),
-        "stddev": _read(float, 1.0, "model.tfod.rpn_stddev"),
+        "stddev": Known(float, 1.0, "model.tfod.rpn_stddev"),
     },
-    "BoxPredictor": {
-        "mask_rcnn_box_predictor": _one("HeadPredictor"),
-        **_refused(
-            "supported is mask_rcnn_box_predictor",
-            "convolutional_box_predictor rfcn_box_predictor weight_shared_convolutional_box_predictor",
-        ),
-    },
+    "BoxPredictor": {"mask_rcnn_box_predictor": Known("HeadPredictor")},
     "HeadPredictor": {
-        "fc_hyperparams": _one("FcLayer"),
+        "fc_hyperparams": Known("FcLayer"),
         "use_dropout": _only(False, note="supported is false"),
         "box_code_size": _only(4, note="supported is 4"),
         "predict_instance_masks": _only(False, note="Mask R-CNN is not supported; Faster R-CNN is (false)"),
         "predict_keypoints": _only(False, note="keypoints are not supported"),
-        "share_box_across_classes": _read(bool, False, "model.tfod.share_boxes"),
+        "share_box_across_classes": Known(bool, False, "model.tfod.share_boxes"),
         **_harmless("without dropout it has no effect", "dropout_keep_probability"),
         **_harmless("without masks it has no effect", "conv_hyperparams mask_prediction_conv_depth mask_height"),
         **_harmless("without masks it has no effect", "mask_width mask_prediction_num_conv_layers"),
         **_harmless("without masks it has no effect", "masks_are_class_agnostic convolve_then_upsample_masks"),
     },
     "PostProcessing": {
-        "batch_non_max_suppression": _one("Nms"),
+        "batch_non_max_suppression": Known("Nms"),
         "score_converter": _only("IDENTITY", "SOFTMAX", note="supported is SOFTMAX", kind=CONVERTERS),
         "logit_scale": _only(1.0, note="supported is 1.0"),
         **_refused("scores are as the model gives them", "calibration_config"),
     },
     "Nms": {
-        "score_threshold": _read(float, 0.0, "model.tfod.score"),
-        "iou_threshold": _read(float, 0.6, "model.tfod.nms_iou"),
-        "max_detections_per_class": _read(int, 100, "model.tfod.detections_per_class"),
-        "max_total_detections": _read(int, 100, "model.tfod.detections"),
+        "score_threshold": Known(float, 0.0, "model.tfod.score"),
+        "iou_threshold": Known(float, 0.6, "model.tfod.nms_iou"),
+        "max_detections_per_class": Known(int, 100, "model.tfod.detections_per_class"),
+        "max_total_detections": Known(int, 100, "model.tfod.detections"),
         "use_static_shapes": _only(False, note="supported is false"),
         "use_class_agnostic_nms": _only(False, note="supported is false; later: resight predict --class-agnostic-nms"),
         "soft_nms_sigma": _only(0.0, note="supported is 0.0, the plain suppression"),
@@ -289,29 +255,22 @@ MESSAGES: dict[str, dict[str, Known]] = {
         **_harmless("without static shapes here it has no effect", "use_partitioned_nms"),
         **_harmless("with suppression by class it has no effect", "max_classes_per_detection"),
     },
-    "ClassificationLoss": {
-        "weighted_softmax": _one("Softmax"),
-        **_refused(
-            "supported is weighted_softmax",
-            "weighted_sigmoid weighted_logits_softmax bootstrapped_sigmoid weighted_sigmoid_focal"
-            " penalty_reduced_logistic_focal_loss weighted_dice_classification_loss",
-        ),
-    },
+    "ClassificationLoss": {"weighted_softmax": Known("Softmax")},
     "Softmax": {
         "logit_scale": _only(1.0, note="supported is 1.0"),
         **_harmless("the loss is of each box in any case", "anchorwise_output"),
     },
     "TrainConfig": {
-        "batch_size": _read(int, 32, "train.batch_size"),
+        "batch_size": Known(int, 32, "train.batch_size"),
         "data_augmentation_options": Known("PreprocessingStep", (), "augment.operations", by_hand=True),
-        "optimizer": _one("Optimizer"),
-        "gradient_clipping_by_norm": _read(float, 0.0, "train.clip_norm"),
-        "fine_tune_checkpoint": _read(str, "", "model.start", by_hand=True),
-        "fine_tune_checkpoint_type": _read(str, "", "model.start_type", by_hand=True),
+        "optimizer": Known("Optimizer"),
+        "gradient_clipping_by_norm": Known(float, 0.0, "train.clip_norm"),
+        "fine_tune_checkpoint": Known(str, "", "model.start", by_hand=True),
+        "fine_tune_checkpoint_type": Known(str, "", "model.start_type", by_hand=True),
         "fine_tune_checkpoint_version": Known(("UNKNOWN", "V1", "V2"), "V2", "model.start", by_hand=True),
-        "from_detection_checkpoint": _read(bool, False, "model.start_type", by_hand=True),
+        "from_detection_checkpoint": Known(bool, False, "model.start_type", by_hand=True),
         "load_all_detection_checkpoint_vars": _only(False, note='TF2 has fine_tune_checkpoint_type: "full" for it'),
-        "num_steps": _read(int, 0, "train.steps", by_hand=True),
+        "num_steps": Known(int, 0, "train.steps", by_hand=True),
         "bias_grad_multiplier": _only(0.0, 0.0, 1.0, note="supported is none"),
         "merge_multiple_label_boxes": _only(False, note="supported is false"),
         "use_multiclass_scores": _only(False, note="supported is false"),
@@ -328,62 +287,62 @@ MESSAGES: dict[str, dict[str, Known]] = {
         **_harmless(_DRAWN, "retain_original_images summarize_gradients"),
     },
     "Optimizer": {
-        "momentum_optimizer": _one("Momentum"),
-        "use_moving_average": _read(bool, True, "train.ema", by_hand=True),
+        "momentum_optimizer": Known("Momentum"),
+        "use_moving_average": Known(bool, True, "train.ema", by_hand=True),
         **_harmless("no averages are kept", "moving_average_decay"),
         **_refused("supported is momentum_optimizer", "rms_prop_optimizer adam_optimizer"),
     },
     "Momentum": {
-        "learning_rate": _one("LearningRate"),
-        "momentum_optimizer_value": _read(float, 0.9, "train.momentum"),
+        "learning_rate": Known("LearningRate"),
+        "momentum_optimizer_value": Known(float, 0.9, "train.momentum"),
     },
     "LearningRate": {
-        "cosine_decay_learning_rate": _one("Cosine"),
-        "manual_step_learning_rate": _one("ManualStep"),
-        "exponential_decay_learning_rate": _one("Exponential"),
-        "constant_learning_rate": _one("Constant"),
+        "cosine_decay_learning_rate": Known("Cosine"),
+        "manual_step_learning_rate": Known("ManualStep"),
+        "exponential_decay_learning_rate": Known("Exponential"),
+        "constant_learning_rate": Known("Constant"),
     },
-    "Constant": {"learning_rate": _read(float, 0.002, "train.learning_rate")},
+    "Constant": {"learning_rate": Known(float, 0.002, "train.learning_rate")},
     "Exponential": {
-        "initial_learning_rate": _read(float, 0.002, "train.learning_rate"),
-        "decay_steps": _read(int, 4000000, "train.schedule_steps"),
-        "decay_factor": _read(float, 0.95, "train.decay"),
-        "staircase": _read(bool, True, "train.staircase"),
-        "burnin_learning_rate": _read(float, 0.0, "train.warmup_rate", by_hand=True),
-        "burnin_steps": _read(int, 0, "train.warmup_steps", by_hand=True),
-        "min_learning_rate": _read(float, 0.0, "train.least_rate"),
+        "initial_learning_rate": Known(float, 0.002, "train.learning_rate"),
+        "decay_steps": Known(int, 4000000, "train.schedule_steps"),
+        "decay_factor": Known(float, 0.95, "train.decay"),
+        "staircase": Known(bool, True, "train.staircase"),
+        "burnin_learning_rate": Known(float, 0.0, "train.warmup_rate", by_hand=True),
+        "burnin_steps": Known(int, 0, "train.warmup_steps", by_hand=True),
+        "min_learning_rate": Known(float, 0.0, "train.least_rate"),
     },
     "ManualStep": {
-        "initial_learning_rate": _read(float, 0.002, "train.learning_rate", by_hand=True),
+        "initial_learning_rate": Known(float, 0.002, "train.learning_rate", by_hand=True),
         "schedule": Known("ManualStepPart", (), "train.milestones", by_hand=True),
-        "warmup": _read(bool, False, "train.warmup_steps", by_hand=True),
+        "warmup": Known(bool, False, "train.warmup_steps", by_hand=True),
     },
     "ManualStepPart": {
-        "step": _read(int, 0, "train.milestones", by_hand=True),
-        "learning_rate": _read(float, 0.002, "train.milestones", by_hand=True),
+        "step": Known(int, 0, "train.milestones", by_hand=True),
+        "learning_rate": Known(float, 0.002, "train.milestones", by_hand=True),
     },
     "Cosine": {
-        "learning_rate_base": _read(float, 0.002, "train.learning_rate"),
-        "total_steps": _read(int, 4000000, "train.schedule_steps"),
-        "warmup_learning_rate": _read(float, 0.0002, "train.warmup_rate", by_hand=True),
-        "warmup_steps": _read(int, 10000, "train.warmup_steps", by_hand=True),
-        "hold_base_rate_steps": _read(int, 0, "train.hold_steps"),
+        "learning_rate_base": Known(float, 0.002, "train.learning_rate"),
+        "total_steps": Known(int, 4000000, "train.schedule_steps"),
+        "warmup_learning_rate": Known(float, 0.0002, "train.warmup_rate", by_hand=True),
+        "warmup_steps": Known(int, 10000, "train.warmup_steps", by_hand=True),
+        "hold_base_rate_steps": Known(int, 0, "train.hold_steps"),
     },
     "TrainReader": {
         **_READER,
         "shuffle": _only(True, note="training draws its own order from train.seed; supported is true"),
-        "tf_record_input_reader": _one("TrainRecords"),
-        "max_number_of_boxes": _read(int, 100, "model.tfod.max_boxes"),
+        "tf_record_input_reader": Known("TrainRecords"),
+        "max_number_of_boxes": Known(int, 100, "model.tfod.max_boxes"),
     },
     "EvalReader": {
         **_READER,
-        "tf_record_input_reader": _one("EvalRecords"),
-        "max_number_of_boxes": _read(int, 100, "model.tfod.evaluated_boxes", by_hand=True),
+        "tf_record_input_reader": Known("EvalRecords"),
+        "max_number_of_boxes": Known(int, 100, "model.tfod.evaluated_boxes", by_hand=True),
     },
-    "TrainRecords": {"input_path": _read(str, (), "data.train", by_hand=True)},
-    "EvalRecords": {"input_path": _read(str, (), "data.test", by_hand=True)},
+    "TrainRecords": {"input_path": Known(str, (), "data.train", by_hand=True)},
+    "EvalRecords": {"input_path": Known(str, (), "data.test", by_hand=True)},
     "EvalConfig": {
-        "metrics_set": _read(str, (), "evaluate.metric", by_hand=True),
+        "metrics_set": Known(str, (), "evaluate.metric", by_hand=True),
         "use_moving_averages": _only(False, note="supported is false: averaged weights are not kept"),
         "eval_instance_masks": _only(False, note="Mask R-CNN is not supported"),
         "ignore_groundtruth": _only(False, note="supported is false"),
@@ -404,26 +363,13 @@ MESSAGES: dict[str, dict[str, Known]] = {
         **_harmless(_DRAWN, "groundtruth_box_visualization_color keep_image_id_for_visualization_export"),
         **_harmless(_DRAWN, "retain_original_images retain_original_image_additional_channels keypoint_edge"),
     },
-    "PreprocessingStep": {
-        **{name: _one(name) for name in OPERATION_DEFAULTS},
-        **_refused(
-            f"supported are {', '.join(OPERATION_DEFAULTS)}",
-            "normalize_image random_pixel_value_scale random_image_scale random_rgb_to_gray random_distort_color"
-            " random_jitter_boxes random_pad_image random_crop_pad_image random_crop_to_aspect_ratio"
-            " random_black_patches random_resize_method scale_boxes_to_pixel_coordinates resize_image"
-            " subtract_channel_mean ssd_random_crop ssd_random_crop_pad ssd_random_crop_fixed_aspect_ratio"
-            " ssd_random_crop_pad_fixed_aspect_ratio random_rotation90 rgb_to_gray convert_class_logits_to_softmax"
-            " random_absolute_pad_image random_self_concat_image autoaugment_image drop_label_probabilistically"
-            " remap_labels random_jpeg_quality random_downscale_to_target_pixels random_patch_gaussian"
-            " random_scale_crop_and_pad_to_square adjust_gamma",
-        ),
-    },
+    "PreprocessingStep": {name: Known(name) for name in OPERATION_DEFAULTS},
 }
 
 _WHOLE = ("max_border", "num_scales")
 for _name, _options in OPERATION_DEFAULTS.items():
     MESSAGES[_name] = {
-        option: _read(
+        option: Known(
             bool if option == "clip_boxes" else int if option in _WHOLE else float,
             bool(default) if option == "clip_boxes" else default,
             "augment.operations",

@@ -60,8 +60,10 @@ class Reading:
             given[field.name].append(field)
         strange = [name for name in given if name not in table]
         for name in strange[:MOST_STRANGE]:
-            text = f"no such field. {nearest(name, table)}".rstrip()
-            self.note(self.refused, given[name][0].line, _join(path, name), text)
+            first, text = given[name][0], f"no such field. {nearest(name, table)}".rstrip()
+            if kind in CHOICES:
+                text = f"{_shown(first.value)} (supported is {' or '.join(table)})"
+            self.note(self.refused, first.line, _join(path, name), text)
         if len(strange) > MOST_STRANGE:
             self.note(
                 self.refused, line, path, f"{len(strange):,} fields that there are not, these {MOST_STRANGE} among them"

@@ -202,7 +202,7 @@ def _edit(text: str, path: str, value: Any) -> str:
         known = MESSAGES[kind].get(name)
         if known is None:
             raise ResightError(f"a pipeline.config has no '{path}'", fix=nearest(name, MESSAGES[kind]))
-        others = [field.name for field in fields if field.name in MESSAGES[kind] and field.name != name]
+        others = [field.name for field in fields if field.name != name]
         if kind in CHOICES and others:
             raise ResightError(f"{path} does not apply, as the config has {others[0]}")
         here = [field for field in fields if field.name == name]
