@@ -11,8 +11,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
+from onnx import TensorProto
 from onnxscript import opset18 as op
 from torch import Tensor, nn
 from torchvision.ops import roi_align
@@ -25,10 +27,7 @@ from ..models.faster_rcnn import BOX_WEIGHTS, POOL_SIZE, RPN_WEIGHTS, FasterRCNN
 from ..models.pooling import SAMPLES, assign_levels
 from ..models.tfod_rcnn import TfodRCNN
 from .onnx_model import KEY
-from .onnx_tfod import TfodGraph
-
-OPSET = 18
-
+from .onnx_tfod import OPSET, Builder, TfodGraph
 
 # Steps whose shapes depend on data or on the image are opaque to torch.export: it sees their output shapes only, and
 # each becomes the ONNX operators written below. They are never run in PyTorch.
@@ -168,106 +167,45 @@ def _big(boxes: Tensor, side: float) -> Tensor:
     return (boxes[..., 2] - boxes[..., 0] >= side) & (boxes[..., 3] - boxes[..., 1] >= side)
 
 
-# ``models.faster_rcnn``'s resizing and padding in ONNX's text form; sizes are worked out in double as Python does.
-FRONT = """
-<ir_version: {ir_version}, opset_import: ["" : {opset}]>
-front (uint8[1, H, W, 3] image) => (float[1, 3, h, w] batch, float[2] size, float[4] scale) {{
-    given = Shape <start: int = 1, end: int = 3> (image)
-    sides = Cast <to: int = 11> (given)
-    short = ReduceMin <keepdims: int = 1> (sides)
-    long = ReduceMax <keepdims: int = 1> (sides)
-    min_size = Constant <value: tensor = double[1] {{ {min_size} }}> ()
-    max_size = Constant <value: tensor = double[1] {{ {max_size} }}> ()
-    by_short = Div (min_size, short)
-    by_long = Div (max_size, long)
-    factor = Min (by_short, by_long)
-    exact = Mul (sides, factor)
-    down = Floor (exact)
-    rounded = Cast <to: int = 7> (down)
-    ones = Constant <value: tensor = int64[2] {{ 1, 1 }}> ()
-    whole = Max (rounded, ones)
-    planes = Transpose <perm: ints = [0, 3, 1, 2]> (image)
-    floats = Cast <to: int = 1> (planes)
-    white = Constant <value: tensor = float {{ 255.0 }}> ()
-    pixels = Div (floats, white)
-    one_by_three = Constant <value: tensor = int64[2] {{ 1, 3 }}> ()
-    target = Concat <axis: int = 0> (one_by_three, whole)
-{resize}
-    mean = Constant <value: tensor = float[1, 3, 1, 1] {{ {mean} }}> ()
-    std = Constant <value: tensor = float[1, 3, 1, 1] {{ {std} }}> ()
-    centred = Sub (small, mean)
-    normal = Div (centred, std)
-    step = Constant <value: tensor = int64[2] {{ {multiple}, {multiple} }}> ()
-    remainder = Mod (whole, step)
-    short_of = Sub (step, remainder)
-    missing = Mod (short_of, step)
-    nothing = Constant <value: tensor = int64[6] {{ 0, 0, 0, 0, 0, 0 }}> ()
-    padding = Concat <axis: int = 0> (nothing, missing)
-    batch = Pad (normal, padding)
-    size = Cast <to: int = 1> (whole)
-    whole_double = Cast <to: int = 11> (whole)
-    ratio_double = Div (sides, whole_double)
-    ratio = Cast <to: int = 1> (ratio_double)
-    xyxy = Constant <value: tensor = int64[4] {{ 1, 0, 1, 0 }}> ()
-    scale = Gather <axis: int = 0> (ratio, xyxy)
-}}
-"""
-
-
-PLAIN_RESIZE = '    small = Resize <mode: string = "linear"> (pixels, , , target)'
-# ONNX Runtime's own antialias filters otherwise than PyTorch's; as a product with the filter's matrix it is the same.
-FILTERED_RESIZE = """
-    half = Constant <value: tensor = double {{ 0.5 }}> ()
-    nought = Constant <value: tensor = double {{ 0.0 }}> ()
-    one = Constant <value: tensor = double {{ 1.0 }}> ()
-    column = Constant <value: tensor = int64[2] {{ -1, 1 }}> ()
-    axis_one = Constant <value: tensor = int64[1] {{ 1 }}> ()
-{rows}
-{columns}
-    columns_t = Transpose <perm: ints = [1, 0]> (columns)
-    lower = MatMul (rows, pixels)
-    small = MatMul (lower, columns_t)"""
-# The triangle filter of one axis, as wide as the step where the image shrinks: weights [new, old], each row sums to 1.
-FILTER = """
-    {name}_at = Constant <value: tensor = int64 {{ {axis} }}> ()
-    {name}_old = Gather <axis: int = 0> (sides, {name}_at)
-    {name}_new_i = Gather <axis: int = 0> (whole, {name}_at)
-    {name}_new = Cast <to: int = 11> ({name}_new_i)
-    {name}_step = Div ({name}_old, {name}_new)
-    {name}_support = Max ({name}_step, one)
-    {name}_from0 = Range (nought, {name}_new, one)
-    {name}_from = Add ({name}_from0, half)
-    {name}_center0 = Mul ({name}_from, {name}_step)
-    {name}_center = Reshape ({name}_center0, column)
-    {name}_pixel0 = Range (nought, {name}_old, one)
-    {name}_pixel = Add ({name}_pixel0, half)
-    {name}_apart = Sub ({name}_pixel, {name}_center)
-    {name}_away = Abs ({name}_apart)
-    {name}_share = Div ({name}_away, {name}_support)
-    {name}_height = Sub (one, {name}_share)
-    {name}_weight = Max ({name}_height, nought)
-    {name}_sum = ReduceSum ({name}_weight, axis_one)
-    {name}_normal = Div ({name}_weight, {name}_sum)
-    {name} = Cast <to: int = 1> ({name}_normal)"""
-
-
 def _front(inputs: InputSettings, ir_version: int) -> onnx.ModelProto:
-    """``image`` uint8 ``[1, H, W, 3]`` -> batch, size and scale of :class:`Exportable`."""
-    resize = PLAIN_RESIZE
+    """``image`` uint8 ``[1, H, W, 3]`` -> batch, size and scale of :class:`Exportable`, by ``models.faster_rcnn``'s
+    resizing and padding. Sizes are worked out in double, as Python does."""
+    g = Builder()
+    sides = g.double(g("Shape", "image", start=1, end=3))
+    by_short = g("Div", g.double(inputs.min_size), g("ReduceMin", sides))
+    by_long = g("Div", g.double(inputs.max_size), g("ReduceMax", sides))
+    exact = g("Mul", sides, g("Min", by_short, by_long))
+    whole = g("Max", g("Cast", g("Floor", exact), to=TensorProto.INT64), [1])
+    whole_double = g.double(whole)
+    pixels = g("Cast", g("Transpose", "image", perm=[0, 3, 1, 2]), to=TensorProto.FLOAT)
+    pixels = g("Div", pixels, 255.0)
     if inputs.antialias:
-        rows, columns = FILTER.format(name="rows", axis=0), FILTER.format(name="columns", axis=1)
-        resize = FILTERED_RESIZE.format(rows=rows, columns=columns)
-    text = FRONT.format(
-        ir_version=ir_version,
-        opset=OPSET,
-        min_size=float(inputs.min_size),
-        max_size=float(inputs.max_size),
-        multiple=inputs.multiple,
-        resize=resize,
-        mean=", ".join(map(repr, inputs.mean)),
-        std=", ".join(map(repr, inputs.std)),
-    )
-    return onnx.parser.parse_model(text)
+        # ONNX Runtime's own filters otherwise than PyTorch's; as a product with the filter's matrix it is the same.
+        rows, columns = (_filter(g, g("Gather", sides, axis), g("Gather", whole_double, axis)) for axis in (0, 1))
+        small = g("MatMul", g("MatMul", rows, pixels), g("Transpose", columns, perm=[1, 0]))
+    else:
+        small = g("Resize", pixels, "", "", g("Concat", [1, 3], whole, axis=0), mode="linear")
+    mean, std = (np.array(values, np.float32)[:, None, None] for values in (inputs.mean, inputs.std))
+    step = [inputs.multiple] * 2
+    missing = g("Mod", g("Sub", step, g("Mod", whole, step)), step)
+    outputs = {
+        "batch": g("Pad", g("Div", g("Sub", small, mean), std), g("Concat", [0] * 6, missing, axis=0)),
+        "size": g("Cast", whole, to=TensorProto.FLOAT),
+        "scale": g("Gather", g("Cast", g("Div", sides, whole_double), to=TensorProto.FLOAT), [1, 0, 1, 0]),
+    }
+    return g.model(outputs, {"batch": [1, 3, "h", "w"], "size": [2], "scale": [4]}, ir_version)
+
+
+def _filter(g: Builder, old: str, new: str) -> str:
+    """``[new, old]`` float32: the triangle filter of one axis, as wide as the step where the image shrinks; each row
+    sums to 1. Both lengths are doubles."""
+    zero, half, one = (g.double(value) for value in (0.0, 0.5, 1.0))
+    step = g("Div", old, new)
+    center = g("Mul", g("Add", g("Range", zero, new, one), half), step)
+    pixel = g("Add", g("Range", zero, old, one), half)
+    away = g("Abs", g("Sub", pixel, g("Reshape", center, [-1, 1])))
+    weight = g("Max", g("Sub", one, g("Div", away, g("Max", step, one))), zero)
+    return g("Cast", g("Div", weight, g("ReduceSum", weight, [1])), to=TensorProto.FLOAT)
 
 
 def to_onnx(model: FasterRCNN) -> onnx.ModelProto:

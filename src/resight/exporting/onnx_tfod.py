@@ -5,7 +5,7 @@ Boxes are ``[N, 4]`` float32 yxyx; absolute pixels of the network's input, unles
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -41,6 +41,22 @@ class Builder:
         self.constants.append(numpy_helper.from_array(array, name))
         return name
 
+    def double(self, value: Any) -> Any:
+        """A name, or a number that float32 holds, as float64."""
+        return self("Cast", value if isinstance(value, str) else float(value), to=TensorProto.DOUBLE)
+
+    def model(self, outputs: Mapping[str, str], shapes: Mapping[str, list[Any]], ir_version: int) -> onnx.ModelProto:
+        """``image`` uint8 ``[1, H, W, 3]`` -> ``outputs`` by their names, float32."""
+        nodes = [helper.make_node("Identity", [found], [name]) for name, found in outputs.items()]
+        graph = helper.make_graph(
+            [*self.nodes, *nodes],
+            "from_image",
+            [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, "H", "W", 3])],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()],
+            self.constants,
+        )
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=ir_version)
+
 
 class TfodGraph(Builder):
     def __init__(self, model: TfodRCNN) -> None:
@@ -60,7 +76,7 @@ class TfodGraph(Builder):
         )
         found = self.detections(proposals, count, codes, self("Softmax", logits, axis=1), true_size)
         detections, limit, kinds = self.tfod.detections, self.tfod.proposals, self.num_classes + 1
-        shapes = {
+        shapes: dict[str, list[Any]] = {
             "detection_anchor_indices": [1, detections],
             "detection_boxes": [1, detections, 4],
             "detection_classes": [1, detections],
@@ -70,16 +86,7 @@ class TfodGraph(Builder):
             "raw_detection_boxes": [1, limit, 4],
             "raw_detection_scores": [1, limit, kinds],
         }
-        for name, shape in shapes.items():
-            self.nodes.append(helper.make_node("Reshape", [found[name], self.constant(shape)], [name]))
-        graph = helper.make_graph(
-            self.nodes,
-            "tfod",
-            [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, "H", "W", 3])],
-            [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()],
-            self.constants,
-        )
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
+        return self.model({name: self("Reshape", found[name], shape) for name, shape in shapes.items()}, shapes, 8)
 
     # Input
 
@@ -106,7 +113,7 @@ class TfodGraph(Builder):
 
     def interpolated(self, pixels: str, axis: int, length: str, wanted: str) -> str:
         """TensorFlow 1's bilinear interpolation along one axis of ``[H, W, 3]``."""
-        step = self("Div", *(self("Cast", side, to=TensorProto.DOUBLE) for side in (length, wanted)))
+        step = self("Div", self.double(length), self.double(wanted))
         at = self("Mul", self.range(wanted), self("Cast", step, to=TensorProto.FLOAT))
         last = self("Sub", length, 1.0)
         before = self("Min", self("Floor", at), last)
