@@ -101,26 +101,10 @@ def build(
     json: Json = False,
 ) -> None:
     """Turns annotations into a records folder, split without leakage."""
+    options = _without(locals(), "source", "out", "json")
     from .data.build import build_data
 
-    report = build_data(
-        source,
-        out,
-        format=format,
-        classes=_names(classes),
-        rename=_pairs(rename, "--rename"),
-        labels=labels,
-        split=split,
-        group_by=group_by,
-        test_fraction=test_fraction,
-        val_fraction=val_fraction,
-        seed=seed,
-        shards=shards,
-        background=background,
-        on_bad=on_bad,
-        layout=layout,
-        force=force,
-    )
+    report = build_data(source, out, **options | {"classes": _names(classes), "rename": _pairs(rename, "--rename")})
     if json:
         console.show_json(asdict(report))
     else:
@@ -275,20 +259,10 @@ def evaluate(
     json: Json = False,
 ) -> int:
     """Measures a model: the 12 COCO numbers, AP of each class, the losses, the operating point."""
+    options = _without(locals(), "model", "data", "json")
     from .evaluation.evaluate import evaluate as run_evaluate
 
-    result = run_evaluate(
-        model,
-        data,
-        split=split,
-        limit=limit,
-        out=out,
-        require=tuple(require or ()),
-        ignore_difficult=ignore_difficult,
-        device=device,
-        labels=labels,
-        force=force,
-    )
+    result = run_evaluate(model, data, **options | {"require": tuple(require or ())})
     if json:
         console.show_json(result.metrics)
         say(f"Wrote {result.path}")
@@ -316,20 +290,11 @@ def predict(
     json: Json = False,
 ) -> int:
     """Finds objects in images: drawn pictures and detections.json; exit code 1 when an image could not be read."""
+    options = _without(locals(), "model", "inputs", "out", "json")
     from .exporting.saved_model_detector import find_saved_model
     from .prediction import predict as run_predict
 
-    report = run_predict(
-        model,
-        inputs,
-        out,
-        score=score,
-        nms_iou=nms_iou,
-        class_agnostic_nms=class_agnostic_nms,
-        device=device,
-        force=force,
-        labels=labels,
-    )
+    report = run_predict(model, inputs, out, **options)
     print_result(report, json)
     exported = model.endswith(".onnx") or find_saved_model(Path(model))
     wrote(out, f"evaluate {quoted(model)} --data RECORDS" if exported else f"export {quoted(model)} -o model.onnx")
@@ -427,6 +392,11 @@ def doctor(device: Device = "auto", json: Json = False) -> int:
     if report.ok:
         suggest("demo")
     return console.DONE if report.ok else console.BAD
+
+
+def _without(given: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The options of a verb but ``names``: those that its function takes under the same names."""
+    return {name: value for name, value in given.items() if name not in names}
 
 
 def _build_of(source: str) -> str:
