@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 LONGEST, MOST_LINES = 2_000, 200  # characters of a line, lines of a message
@@ -30,15 +31,11 @@ class ResightError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments would be lost when a loader worker sends the error to its parent.
-        return (_rebuild, (type(self), self.message, self.where, self.fix))
+        return partial(type(self), self.message, where=self.where, fix=self.fix), ()
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.message}" if self.where else self.message
         return f"{text}\n  {self.fix}" if self.fix else text
-
-
-def _rebuild(kind: type[ResightError], message: str, where: str, fix: str) -> ResightError:
-    return kind(message, where=where, fix=fix)
 
 
 @contextmanager

@@ -107,12 +107,8 @@ def _tokens(text: str, where: str) -> list[_Token]:
         match = _TOKEN.match(text, offset)
         column = offset - line_start + 1
         if match is None:
-            _fail(
-                f"unexpected {text[offset]!r}{' (quote not closed)' * (text[offset] in chr(34) + chr(39))}",
-                where,
-                line,
-                column,
-            )
+            unclosed = " (quote not closed)" if text[offset] in "'\"" else ""
+            _fail(f"unexpected {text[offset]!r}{unclosed}", where, line, column)
         kind, offset = str(match.lastgroup), match.end()
         if kind != "blank":
             tokens.append(_Token(kind, match.group(), line, column, match.start()))
