@@ -57,38 +57,33 @@ class _Verb(TyperCommand):
         return super().invoke(ctx)
 
 
-_COMMON = {
-    "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="Only results, warnings and errors.")],
-    "log_format": Annotated[
+def _common(
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only results, warnings and errors.")] = False,
+    log_format: Annotated[
         str, typer.Option("--log-format", metavar="text|json", help="Form of the messages on stderr.")
-    ],
-    "debug": Annotated[bool, typer.Option("--debug", help="Show tracebacks and every message.")],
-}
-_DEFAULTS = {"quiet": False, "log_format": "text", "debug": False}
+    ] = "text",
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and every message.")] = False,
+) -> None:
+    """What every verb does first with the options that all of them have."""
+    if log_format not in ("text", "json"):
+        raise ResightError(f"'{log_format}' is neither text nor json", where="--log-format")
+    console.listen(quiet=quiet, debug=debug, as_json=log_format == "json")
 
 
 def verb(group: typer.Typer, name: str) -> Callable[[F], F]:
     """Makes a function a verb and gives it the options that all of them have."""
 
     def register(function: F) -> F:
-        signature = inspect.signature(function, eval_str=True)
+        own, common = (inspect.signature(one, eval_str=True).parameters for one in (function, _common))
 
         @functools.wraps(function)
-        def run(*, quiet: bool, log_format: str, debug: bool, **options: Any) -> Any:
-            if log_format not in ("text", "json"):
-                raise ResightError(f"'{log_format}' is neither text nor json", where="--log-format")
-            console.listen(quiet=quiet, debug=debug, as_json=log_format == "json")
+        def run(**options: Any) -> Any:
+            _common(**{name: options.pop(name) for name in common})
             return function(**options)
 
-        common = [
-            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=_DEFAULTS[key], annotation=annotation)
-            for key, annotation in _COMMON.items()
-        ]
-        parameters = [
-            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in signature.parameters.values()
-        ]
-        run.__signature__ = inspect.Signature([*parameters, *common])  # type: ignore[attr-defined]
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in [*parameters, *common]}
+        parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*own.values(), *common.values())]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {one.name: one.annotation for one in parameters}
         group.command(name, cls=_Verb)(run)
         return function
 
