@@ -51,12 +51,8 @@ def runs_table(runs: Sequence[dict[str, Any]]) -> str:
         (
             run["path"],
             run["checkpoint"] or "none",
-            _cell(run["steps"]),
-            _cell(run["model"]),
-            _cell(run["size"]),
-            _cell(run["data"]),
-            *(_cell(run["watched"].get(key)) for key in WATCHED),
-            *(_cell(run["measured"].get(key)) for key in WATCHED),
+            *(_cell(run[key]) for key in ("steps", "model", "size", "data")),
+            *(_cell(run[part].get(key)) for part in ("watched", "measured") for key in WATCHED),
         )
         for run in runs
     ]
