@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any, Literal
 
-from packaging.markers import Marker
 from packaging.requirements import Requirement
 
 from .errors import ResightError
@@ -49,7 +48,8 @@ class Diagnosis:
 
 def examine(device: str = "auto") -> Diagnosis:
     """Versions, devices, a forward and a backward step on ``device``, disk and shared memory."""
-    findings = [_python(), *_packages()]
+    python = Finding("python", "ok", f"{platform.python_version()} on {platform.platform()}")
+    findings = [python, *_packages()]
     checks: list[tuple[str, Callable[[], Finding]]] = [
         ("checksums", _checksums),
         ("devices", _devices),
@@ -68,10 +68,6 @@ def examine(device: str = "auto") -> Diagnosis:
     return Diagnosis(tuple(findings))
 
 
-def _python() -> Finding:
-    return Finding("python", "ok", f"{platform.python_version()} on {platform.platform()}")
-
-
 def _packages() -> list[Finding]:
     """Every package that the installation asks for: there, and in the range asked for?"""
     try:
@@ -79,20 +75,17 @@ def _packages() -> list[Finding]:
         extras = metadata.metadata("resight").get_all("Provides-Extra") or []
     except metadata.PackageNotFoundError:
         return [Finding("resight", "warning", "runs from its source folder and is not installed: pip install -e .")]
-    found = [_package(item) for item in wanted if not item.marker or item.marker.evaluate({"extra": ""})]
+    core = [item for item in wanted if not item.marker or item.marker.evaluate({"extra": ""})]
+    found = [_package(item) for item in core]
     for extra in extras:
         if extra == "dev":
             continue
-        own = [item for item in wanted if item.marker and _only_in(extra, item.marker)]
+        own = [item for item in wanted if item not in core and item.marker and item.marker.evaluate({"extra": extra})]
         if any(_version(item.name) is None for item in own):
             found.append(Finding(f"extra {extra}", "ok", f"not installed: pip install 'resight[{extra}]' adds it"))
         else:
             found += [_package(item) for item in own]
     return found
-
-
-def _only_in(extra: str, marker: Marker) -> bool:
-    return marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""})
 
 
 def _package(wanted: Requirement) -> Finding:
