@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from .. import __version__
 from ..boxes import Detections
 from ..config import Fraction, TfodConfig, explain
 from ..data.example import Record
@@ -37,6 +39,19 @@ class Card(BaseModel):
     tile: int = Field(0, ge=0)
     tfod: TfodConfig | None = None
     input_type: str = ""
+
+
+def card_of(detector: Detector, **more: object) -> str:
+    """What :func:`read_card` reads, ``more`` of it, and what the model was, as JSON."""
+    from ..models.checkpoints import weights_digest  # with PyTorch, which an exported model needs none of
+
+    card = {
+        "classes": list(detector.classes),
+        "score": detector.score if detector.has_score else None,
+        "digest": weights_digest(detector.model.state_dict()),
+        "version": __version__,
+    }
+    return json.dumps({**card, **more}, indent=1, ensure_ascii=False) + "\n"
 
 
 def read_card(text: str, where: object) -> Card:

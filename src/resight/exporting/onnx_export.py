@@ -6,7 +6,6 @@ what keeps the graph free of data-dependent shapes; resizing is a small graph of
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,12 @@ from onnxscript import opset18 as op
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from .. import __version__
 from ..detector import Detector
 from ..models import coder
-from ..models.checkpoints import weights_digest
 from ..models.faster_rcnn import BOX_WEIGHTS, POOL_SIZE, RPN_WEIGHTS, FasterRCNN, InputSettings, big_enough
 from ..models.pooling import SAMPLES, assign_levels
 from ..models.tfod_rcnn import TfodRCNN
+from .exported import card_of
 from .onnx_model import KEY
 from .onnx_tfod import OPSET, Builder, TfodGraph
 
@@ -244,14 +242,6 @@ def write_onnx(detector: Detector, path: Path) -> None:
     """Writes the graph with class names, dialect, threshold and a digest of the weights in its metadata."""
     model = detector.model
     dialect, proto = ("tfod", TfodGraph(model).build()) if isinstance(model, TfodRCNN) else ("fpn", to_onnx(model))
-    meta = {
-        "classes": list(detector.classes),
-        "dialect": dialect,
-        "tfod": detector.tfod.model_dump() if detector.tfod else None,
-        "tile": detector.tile,
-        "score": detector.score if detector.has_score else None,
-        "digest": weights_digest(detector.model.state_dict()),
-        "version": __version__,
-    }
-    onnx.helper.set_model_props(proto, {KEY: json.dumps(meta)})
+    tfod = detector.tfod.model_dump() if detector.tfod else None
+    onnx.helper.set_model_props(proto, {KEY: card_of(detector, dialect=dialect, tfod=tfod, tile=detector.tile)})
     onnx.save_model(proto, path)

@@ -5,7 +5,6 @@ TensorFlow may be imported after torchvision; the other order can end the proces
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,16 +18,15 @@ with quiet():
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 from torch import Tensor
 
-from .. import __version__
 from ..config import Config, ModelConfig, load_config
 from ..detector import Detector
 from ..labels import LabelMap, to_pbtxt
-from ..models.checkpoints import weights_digest
 from ..models.resnet_v1 import depth_of
 from ..models.tfod_rcnn import TfodRCNN
 from ..tfod.folder import PIPELINE
 from ..tfod.pipeline_text import write_pipeline
 from ..tfod.variables import SUFFIX, checkpoint_keys, to_tensorflow
+from .exported import card_of
 from .saved_model_detector import CARD, LABEL_MAP
 from .tfod_graph import Graph, decode_input, input_spec
 
@@ -50,20 +48,13 @@ def write_export(detector: Detector, folder: Path, input_type: str) -> None:
     """Writes what TFOD's export writes, a label map and Resight's own card into ``folder``."""
     model = detector.model
     assert isinstance(model, TfodRCNN)
-    card = {
-        "classes": list(detector.classes),
-        "score": detector.score if detector.has_score else None,
-        "input_type": input_type,
-        "digest": weights_digest(model.state_dict()),
-        "version": __version__,
-    }
     trained = Path(detector.name).parent.parent / "config.toml"  # of the run folder whose checkpoint it is
     config = load_config(trained) if trained.is_file() else Config()
     config = config.model_copy(update={"model": model.config})
     write_saved_model(model.state_dict(), model.config, model.num_classes, folder, input_type)
     (folder / PIPELINE).write_text(write_pipeline(config, model.num_classes), encoding="utf-8")
     (folder / LABEL_MAP).write_text(to_pbtxt(LabelMap.from_names(detector.classes)), encoding="utf-8")
-    (folder / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / CARD).write_text(card_of(detector, input_type=input_type), encoding="utf-8")
 
 
 def write_saved_model(
