@@ -17,10 +17,11 @@ from ..data.example import Record, encode_example
 from ..errors import ResightError, listed
 from ..labels import LabelMap, read_label_map
 from ..text_files import read_text
+from ..tfod.checkpoint import KINDS, STRING
 from ..tfod.folder import PIPELINE
 from ..tfod.pipeline_config import Pipeline, examine_pipeline
 from .exported import Card, ExportedDetector, detections_of, read_card
-from .tensorflow_session import STRING, TYPES, Session
+from .tensorflow_session import Session
 
 FILE = "saved_model.pb"
 # An export's files; the last two are what a SavedModel itself does not hold.
@@ -43,7 +44,7 @@ class SavedModelDetector(ExportedDetector):
     def _given(self, image: np.ndarray) -> np.ndarray | bytes:
         """The image as the model takes it: an array, a PNG, or a ``tf.train.Example`` with a PNG."""
         if self.kind != STRING:
-            return image[None].astype(TYPES[self.kind])
+            return image[None].astype(KINDS[self.kind])
         stream = io.BytesIO()
         Image.fromarray(image).save(stream, "png")
         if self.input_type != "tf_example":

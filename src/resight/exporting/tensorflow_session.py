@@ -19,11 +19,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import ResightError
+from ..tfod.checkpoint import KINDS, STRING
 
 FIX = "pip install 'resight[tensorflow]'"
 SIGNATURE = "serving_default"
-STRING = 7  # of TensorFlow's types
-TYPES = {1: np.float32, 2: np.float64, 3: np.int32, 4: np.uint8, 9: np.int64, 10: np.bool_}
 # A ConfigProto: graph_options (field 10), rewrite_options (10), disable_meta_optimizer (19) = true. What it rewrites
 # takes half a second of a cold start, and a run is no faster for it.
 CONFIG = b"\x52\x05\x52\x03\x98\x01\x01"
@@ -175,7 +174,7 @@ class Session:
             self.library.TF_StringInit(place)
             self.library.TF_StringCopy(place, value, len(value))
             return tensor
-        kind = next(kind for kind, dtype in TYPES.items() if value.dtype == dtype)
+        kind = next(kind for kind, dtype in KINDS.items() if value.dtype == dtype)
         tensor = self.library.TF_AllocateTensor(kind, (c_int64 * value.ndim)(*value.shape), value.ndim, value.nbytes)
         ctypes.memmove(self.library.TF_TensorData(tensor), np.ascontiguousarray(value).ctypes.data, value.nbytes)
         return tensor
@@ -184,4 +183,4 @@ class Session:
         library = self.library
         shape = [library.TF_Dim(tensor, axis) for axis in range(library.TF_NumDims(tensor))]
         data = ctypes.string_at(library.TF_TensorData(tensor), library.TF_TensorByteSize(tensor))
-        return np.frombuffer(data, TYPES[library.TF_TensorType(tensor)]).reshape(shape)
+        return np.frombuffer(data, KINDS[library.TF_TensorType(tensor)]).reshape(shape)

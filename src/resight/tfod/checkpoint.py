@@ -33,8 +33,9 @@ _TRAILER = struct.Struct("<BI")  # of a block: kind of compression, masked CRC o
 _LONGEST_KEY = 4096
 _MOST_TEXT = 16 << 20  # characters of all names
 _MOST_DIMS = 64  # numpy's limit
-_STRING = 7
-_KINDS = {1: "<f4", 2: "<f8", 3: "<i4", 4: "u1", 5: "<i2", 6: "i1", 8: "<c8", 9: "<i8", 10: "?", 17: "<u2", 18: "<c16",
+# TensorFlow's numbers of types.
+STRING = 7
+KINDS = {1: "<f4", 2: "<f8", 3: "<i4", 4: "u1", 5: "<i2", 6: "i1", 8: "<c8", 9: "<i8", 10: "?", 17: "<u2", 18: "<c16",
           19: "<f2", 22: "<u4", 23: "<u8"}  # fmt: skip
 _FIX = "Copy or download the checkpoint again."
 
@@ -119,7 +120,7 @@ class Variables(Mapping[str, np.ndarray]):
         where = f"{self.shard_path(entry.shard)}, byte {entry.offset}"
         if entry.sliced:
             raise ResightError(f"'{key}' is a partitioned variable, which is not supported", where=where)
-        if entry.kind != _STRING and entry.kind not in _KINDS:
+        if entry.kind != STRING and entry.kind not in KINDS:
             raise ResightError(f"'{key}' is of TensorFlow's type {entry.kind}, which is not supported", where=where)
         try:
             data = np.fromfile(self.shard_path(entry.shard), np.uint8, entry.size, offset=entry.offset)
@@ -127,16 +128,16 @@ class Variables(Mapping[str, np.ndarray]):
             raise ResightError(f"cannot read '{key}': {error.strerror or error}", where=where) from error
         if len(data) < entry.size:
             raise ResightError(f"truncated: '{key}' lies beyond the end", where=where, fix=_FIX)
-        if entry.kind == _STRING:
+        if entry.kind == STRING:
             return _strings(data.tobytes(), entry, key, where)
         if _mask(google_crc32c.value(data)) != entry.crc:
             raise _damaged(key, where)
-        return data.view(_KINDS[entry.kind]).reshape(entry.shape)
+        return data.view(KINDS[entry.kind]).reshape(entry.shape)
 
     @cached_property
     def full_names(self) -> dict[str, str]:
         """What the layers called their variables, by key: `conv1_conv/kernel`. Empty without an object graph."""
-        if GRAPH not in self or self.entries[GRAPH].kind != _STRING or self.shape(GRAPH) != ():
+        if GRAPH not in self or self.entries[GRAPH].kind != STRING or self.shape(GRAPH) != ():
             return {}
         graph = _decode("Graph", self[GRAPH].item(), f"{self.prefix}: {GRAPH}")
         attributes = (attribute for node in graph.nodes for attribute in node.attributes)
@@ -207,12 +208,11 @@ def _entry(message: Any, shards: int, where: str) -> Entry:
         raise _broken("its place or shape is impossible", where)
     if len(shape) > _MOST_DIMS or math.prod(dim or 1 for dim in shape) >= 1 << 48:
         raise _broken("its shape is absurd", where)
-    fits = entry.sliced or (entry.kind != _STRING and entry.kind not in _KINDS)
-    if entry.kind in _KINDS:
-        fits = fits or math.prod(shape) * np.dtype(_KINDS[entry.kind]).itemsize == entry.size
-    elif entry.kind == _STRING:
-        fits = fits or math.prod(shape) <= entry.size  # a length takes a byte at least
-    if not fits:
+    if entry.kind in KINDS:
+        fits = math.prod(shape) * np.dtype(KINDS[entry.kind]).itemsize == entry.size
+    else:
+        fits = entry.kind != STRING or math.prod(shape) <= entry.size  # a length takes a byte at least
+    if not (fits or entry.sliced):
         raise _broken(f"{entry.size} bytes cannot be of shape {list(shape)}", where)
     return entry
 
