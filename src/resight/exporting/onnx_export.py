@@ -109,7 +109,7 @@ class Exportable(nn.Module):
         boxes = _clip(coder.decode(box_codes, proposals[:, None], BOX_WEIGHTS), size)[:, 1:]
         boxes = boxes.transpose(0, 1)  # [K, P, 4]
         scores = class_logits.softmax(-1)[:, 1:].transpose(0, 1)
-        scores = torch.where(big_enough(proposals, 1e-3)[None] & _big(boxes, 1e-2), scores, -1.0)
+        scores = torch.where(big_enough(proposals, 1e-3)[None] & big_enough(boxes, 1e-2), scores, -1.0)
         index = torch.ops.resight.nms(boxes, scores, self.limits.nms_iou, self.limits.score, self.limits.detections)
         index = index[index >= 0]
         labels = torch.div(index, boxes.shape[1], rounding_mode="floor")
@@ -159,10 +159,6 @@ class Exportable(nn.Module):
 def _clip(boxes: Tensor, size: Tensor) -> Tensor:
     """``models.coder.clip`` for a size ``[2]`` (height, width) that is a tensor."""
     return torch.minimum(boxes.clamp(min=0), torch.stack([size[1], size[0], size[1], size[0]]))
-
-
-def _big(boxes: Tensor, side: float) -> Tensor:
-    return (boxes[..., 2] - boxes[..., 0] >= side) & (boxes[..., 3] - boxes[..., 1] >= side)
 
 
 def _front(inputs: InputSettings, ir_version: int) -> onnx.ModelProto:

@@ -307,8 +307,8 @@ def as_float(image: Tensor) -> Tensor:
 
 
 def big_enough(boxes: Tensor, side: float) -> Tensor:
-    """``[N]`` bool: both sides of the boxes ``[N, 4]`` are ``side`` px or more."""
-    return (boxes[:, 2] - boxes[:, 0] >= side) & (boxes[:, 3] - boxes[:, 1] >= side)
+    """``[...]`` bool: both sides of the boxes ``[..., 4]`` are ``side`` px or more."""
+    return (boxes[..., 2] - boxes[..., 0] >= side) & (boxes[..., 3] - boxes[..., 1] >= side)
 
 
 def rescale(boxes: Tensor, size: tuple[int, int], to: tuple[int, int]) -> Tensor:
