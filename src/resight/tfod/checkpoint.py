@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -218,18 +219,17 @@ def _entry(message: Any, shards: int, where: str) -> Entry:
 
 
 def _check_shards(variables: Variables) -> None:
-    missing, beyond = [], []
     sizes: dict[int, int] = {}
-    for shard in sorted({entry.shard for entry in variables.entries.values()}):
-        try:
+    keys: dict[int, list[str]] = {}
+    for key, entry in variables.entries.items():
+        keys.setdefault(entry.shard, []).append(key)
+    for shard in keys:
+        with suppress(OSError):
             sizes[shard] = variables.shard_path(shard).stat().st_size
-        except OSError:
-            missing.append(shard)
-    keys = {shard: [key for key, entry in variables.entries.items() if entry.shard == shard] for shard in missing[:3]}
-    if missing:
+    if missing := sorted(keys.keys() - sizes.keys()):
         raise ResightError(
             f"{len(missing)} of the checkpoint's {variables.shards} data files cannot be read, with "
-            + "; ".join(listed(names, 2) for names in keys.values()),
+            + "; ".join(listed(keys[shard], 2) for shard in missing[:3]),
             where=listed((variables.shard_path(shard) for shard in missing), 3),
             fix="A checkpoint is its .index file and all of its .data-* files: copy or download them too.",
         )

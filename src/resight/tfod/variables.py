@@ -289,26 +289,20 @@ def _map_resnet(variables: Variables) -> tuple[dict[str, str], int, str]:
     numbered = {
         depth: {variable.name: variable.key for variable in _resnet(depth, trunk, conv5)}
         for trunk, conv5 in ((_TRUNK, _CONV5), (_CLASSIFIER, _CLASSIFIER))
-        if _layer_key(trunk, 0, "kernel") in variables
+        if f"{trunk}/layer_with_weights-0/kernel{SUFFIX}" in variables
         for depth in BLOCKS
     }
     for depth in sorted(BLOCKS, reverse=True):  # the deepest that is there whole: others have fewer of the same names
-        names = {variable.name for variable in _resnet(depth, "", "")}
-        if names <= named.keys():
-            mapped, by_order = {name: named[name] for name in names}, ""
+        shapes = {variable.name: variable.shape for variable in _resnet(depth, "", "")}
+        if shapes.keys() <= named.keys():
+            mapped, by_order = {name: named[name] for name in shapes}, ""
         elif depth in numbered and all(key in variables for key in numbered[depth].values()):
-            mapped, by_order = numbered[depth], f"the object graph names {len(named)} of their {len(names)} variables"
+            mapped, by_order = numbered[depth], f"the object graph names {len(named)} of their {len(shapes)} variables"
         else:
             continue
-        shapes = {variable.name: variable.shape for variable in _resnet(depth, "", "")}
-        wrong = [name for name, key in mapped.items() if variables.shape(key) != shapes[name]]
-        if not wrong:
+        if all(variables.shape(key) == shapes[name] for name, key in mapped.items()):
             return mapped, depth, by_order
     raise _other_architecture(variables, named)
-
-
-def _layer_key(path: str, number: int, leaf: str) -> str:
-    return f"{path}/layer_with_weights-{number}/{leaf}{SUFFIX}"
 
 
 def _heads(variables: Variables, keys: Mapping[str, str], where: str) -> tuple[int | None, bool | None, int | None]:
