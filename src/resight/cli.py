@@ -179,7 +179,7 @@ def train(
     show_config: Annotated[bool, typer.Option("--show-config", help="Print the configuration and stop.")] = False,
 ) -> int:
     """Trains a detector; with --data alone the defaults train."""
-    from .config import load_config, parse_set, to_toml
+    from .config import LENGTHS, load_config, parse_set, to_toml
     from .tfod.pipeline_config import examine_pipeline, is_pipeline
     from .tfod.pipeline_fields import refuse_tfod_keys
 
@@ -200,9 +200,8 @@ def train(
     assigned = parse_set(set or [])
     refuse_tfod_keys(assigned)
     overrides |= assigned
-    lengths = ("train.epochs", "train.steps", "train.max_minutes")
-    if any(key in overrides for key in lengths):  # they replace the length that the file says, in whatever measure
-        overrides = dict.fromkeys(lengths) | overrides
+    if any(key in overrides for key in LENGTHS):  # they replace the length that the file says, in whatever measure
+        overrides = dict.fromkeys(LENGTHS) | overrides
     if resume and out is None:
         raise ResightError(
             "which run shall be resumed?", where="--resume", fix="Name it: resight train --resume -o RUN"

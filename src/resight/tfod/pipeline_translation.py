@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ..config import TFOD_MODELS, explain, load_config
+from ..config import LENGTHS, TFOD_MODELS, explain, load_config
 from ..data.discover import find_label_map
 from ..data.storage import is_remote
 from ..errors import ResightError, listed, nearest
@@ -32,7 +32,6 @@ WITHOUT = {
 # With these some classes would be trained as others, or never; the rest of what is odd in a label map is reported.
 WRONG_MAPS = tuple(f"label_map_{kind}" for kind in ("repeated_id", "repeated_name", "id_0", "no_id"))
 CHECKPOINT_TYPES = ("detection", "full", "classification")
-LENGTHS = {"train.steps", "train.epochs", "train.max_minutes"}
 
 
 def classes_of(labels: LabelMap) -> int:
