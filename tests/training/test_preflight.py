@@ -5,6 +5,7 @@ from resight.errors import ResightError
 from resight.training import preflight as module
 from resight.training.plan import make_plan
 from resight.training.preflight import check_shared_memory, largest_batch, preflight
+from resight.training.ranks import Ranks
 from resight.training.start import start_model
 
 
@@ -61,3 +62,14 @@ def test_too_little_shared_memory_for_the_workers_is_named(plan, tiny, shapes, m
     with pytest.raises(ResightError, match=r"2 loader workers want .* 0 MB are free") as caught:
         check_shared_memory(make_plan(tiny(shapes(train=5), data__workers=2)))
     assert "--shm-size" in str(caught.value.fix)
+
+
+def test_a_process_of_several_tries_its_part_of_the_batch(plan):
+    class Counting(torch.nn.Linear):
+        def forward(self, images, targets):
+            seen.append(len(images))
+            return {"loss": super().forward(torch.ones(1, 1)).sum()}
+
+    seen: list[int] = []
+    preflight(plan, Counting(1, 1), Ranks(1, 2))
+    assert seen[0] == plan.config.train.batch_size // 2 and max(seen) == seen[0]

@@ -185,3 +185,10 @@ def test_a_second_ctrl_c_ends_processes_that_are_not_yet_started(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         launch(2, print)
     assert "launcher" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_a_training_that_diverges_ends_as_that_of_one_process(shapes, tiny, tmp_path):
+    options = PLAIN | {"train__learning_rate": 1e12, "train__clip_norm": 0}
+    process = launched(toml(tiny(shapes(train=7), train__steps=9, train__batch_size=4, **options)), tmp_path / "run")
+    messages, _ = process.communicate(timeout=300)
+    assert process.returncode == 1 and "is not finite" in messages and "process 0 of 2" not in messages, messages

@@ -18,6 +18,7 @@ from ..data.loader import PREFETCH
 from ..data.target import Target, network_size
 from ..errors import ResightError, counted
 from .plan import Plan
+from .ranks import ALONE, Ranks
 
 SHARED_MEMORY = "/dev/shm"
 ADVICE = (
@@ -26,7 +27,7 @@ ADVICE = (
 )
 
 
-def preflight(plan: Plan, model: nn.Module) -> str:
+def preflight(plan: Plan, model: nn.Module, ranks: Ranks = ALONE) -> str:
     """Takes a step at the largest shape and one on the first batch, neither of which changes the model.
 
     Returns: the lines of the plan that tell time and memory.
@@ -38,11 +39,12 @@ def preflight(plan: Plan, model: nn.Module) -> str:
     device = next(model.parameters()).device
     statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
     images, targets = largest_batch(plan)
+    images, targets = ranks.part(images), ranks.part(targets)
     try:
         precision = plan.config.train.precision
         _step(model, images, targets, precision)
         dataset = TrainingSet(plan.train, plan.classes, plan.config)
-        items = next(iter(plan.batches))
+        items = ranks.part(next(iter(plan.batches)))
         examples = [example for example in map(dataset.__getitem__, items) if isinstance(example, TrainingExample)]
         seconds = (
             _step(model, [e.image for e in examples], [e.target for e in examples], precision) if examples else None

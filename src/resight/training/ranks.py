@@ -173,12 +173,10 @@ def launch(count: int, function: Callable[..., T], *arguments: Any) -> T:
         rank, failure = failed.get_first_failure()
         message = failure.message
         text = str(message.get("message", message) if isinstance(message, dict) else message)
-        raise ResightError(
-            text.removeprefix("ResightError: ")
-            if text.startswith("ResightError: ")
-            else f"process {rank} of {count} ended with {failure.exitcode}: {text}",
-            fix="The last checkpoint is whole; --resume goes on from it.",
-        )
+        if text.startswith("ResightError: "):
+            raise ResightError(text.removeprefix("ResightError: "))
+        fix = "What was saved last is whole; --resume goes on from it."
+        raise ResightError(f"process {rank} of {count} ended with {failure.exitcode}: {text}", fix=fix)
     return done[0]  # type: ignore[index]
 
 

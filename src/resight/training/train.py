@@ -21,6 +21,7 @@ from ..data.storage import is_remote
 from ..errors import ResightError, counted
 from ..models.build import Model, device_of
 from ..models.checkpoints import LAST, Checkpoint, load_checkpoint, weights_digest
+from .diverged import Diverged
 from .loop import Training
 from .main_guard import check_main_guard
 from .plan import Plan, make_plan
@@ -75,7 +76,10 @@ def train(
             time_needed = preflight(plan, model.to(device_of(config.train.device)))
         return TrainResult(str(run), 0, f"run folder {run}\n{plan.text()}\n{time_needed}\nnothing was trained")
     if devices > 1:
-        return launch(devices, _in_a_process, config, run, resume, log.getEffectiveLevel())
+        result = launch(devices, _in_a_process, config, run, resume, log.getEffectiveLevel())
+        if isinstance(result, Diverged):
+            raise result
+        return result
     with (
         join(device_of(config.train.device).type) as ranks,
         _signals() as stop,
@@ -107,13 +111,18 @@ def check_devices(devices: int, config: Config) -> None:
         )
 
 
-def _in_a_process(config: Config, run: Path, resume: bool, level: int) -> TrainResult:
-    """The same in a process that ``launch`` started."""
+def _in_a_process(config: Config, run: Path | str, resume: bool, level: int) -> TrainResult | Diverged:
+    """The same in a process that ``launch`` started; that a training diverged all of them find at once."""
     from ..console import listen
 
     listen()
     logging.getLogger("resight").setLevel(level)
-    return train(config, run, resume=resume)
+    try:
+        return train(config, run, resume=resume)
+    except Diverged as error:
+        return error
+    except ResightError as error:  # ``launch`` knows it by this name
+        raise ResightError(error.message, where=error.where, fix=error.fix) from error
 
 
 def _train(config: Config, place: Workplace, resume: bool, ranks: Ranks, stop: threading.Event) -> TrainResult:
@@ -140,7 +149,7 @@ def _train(config: Config, place: Workplace, resume: bool, ranks: Ranks, stop: t
                 refused = ResightError("another training has just written to this run", where=run, fix="Start again.")
         if refused := ranks.from_first(refused):
             raise refused
-        log.info("%s", preflight(plan, model.to(device)))
+        log.info("%s", preflight(plan, model.to(device), ranks))
         if last is None:
             if device.type == "cuda" and config.model.name == ModelConfig().name:
                 log.info("on a GPU a stronger start pays: --model fasterrcnn_resnet50_fpn_v2")
