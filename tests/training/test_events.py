@@ -3,9 +3,12 @@ import sys
 import types
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from resight.errors import ResightError
 from resight.training.events import EventWriter
+from resight.training.journal import Journal
 
 
 def test_tensorboard_reads_what_is_written(tmp_path, monkeypatch):
@@ -50,3 +53,11 @@ def test_steps_that_are_taken_again_are_forgotten(tmp_path, monkeypatch):
     second.close()
     read = EventAccumulator(str(tmp_path)).Reload()
     assert [(event.step, event.value) for event in read.Scalars("train/loss")] == [(1, 11), (2, 12), (3, 23)]
+
+
+def test_a_full_disk_is_told_once_with_its_file(tmp_path):
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    journal = Journal(tmp_path)
+    with pytest.raises(ResightError, match="No space left"):
+        journal.row(1, "train", {"loss": 1.0})
+    journal.close()

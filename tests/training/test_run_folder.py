@@ -134,3 +134,11 @@ def test_lines_of_steps_that_are_done_again_are_forgotten(tmp_path):
     assert [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] == [rows[0], rows[2]]
     forget_metrics(tmp_path, 0)
     assert file.read_text() == ""
+
+
+def test_what_a_killed_verb_left_in_a_run_folder_does_not_keep_it_from_going_on(tmp_path):
+    (tmp_path / ".predictions.partial-1234").mkdir()
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / ".last.safetensors.partial-1234").touch()
+    with hold(tmp_path):
+        assert list((tmp_path / "checkpoints").iterdir()) == []

@@ -6,6 +6,7 @@ import io
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -54,5 +55,8 @@ class Journal:
 
     def close(self) -> None:
         if self._file and self._board:
-            self._file.close()
-            self._board.close()
+            # Every row was handed over when it was written, and told where that failed.
+            with suppress(OSError):
+                self._file.close()
+            with suppress(ResightError):
+                self._board.close()

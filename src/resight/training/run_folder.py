@@ -75,7 +75,7 @@ def hold(path: Path) -> Iterator[None]:
     try:
         lock.acquire()
         for left in (*path.iterdir(), *(path / "checkpoints").glob("*")):
-            if is_partial(left.name):
+            if is_partial(left.name) and left.is_file():  # a folder is another verb's
                 left.unlink()
     except Timeout:
         raise ResightError(
