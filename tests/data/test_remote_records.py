@@ -218,6 +218,18 @@ def test_a_full_disk_is_told(folder, s3, monkeypatch):
     assert "data.cache_gb" in caught.value.fix
 
 
+def test_a_cache_of_somebody_else_is_told(folder, s3, monkeypatch):
+    def refused(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    split = open_records(s3.put(folder, "set")).splits["train"]
+    assert split[0]
+    monkeypatch.setattr(os, "utime", refused)  # nor can anything be written there
+    monkeypatch.setattr(Path, "write_bytes", refused)
+    with pytest.raises(StorageError, match=r"cannot keep shards.*not permitted"):
+        split[0]
+
+
 def test_a_dataset_json_that_is_none_is_a_problem_only(folder, s3):
     address = s3.put(folder, "set")
     storage.write(f"{address}/dataset.json", json.dumps([]).encode())

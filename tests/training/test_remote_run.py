@@ -222,3 +222,25 @@ def test_sigterm_saves_to_the_store_and_resume_needs_only_the_address(tiny, shap
     assert not [name for name in objects_of(run) if name.startswith(".")]
     done = CliRunner().invoke(app, ["train", "--resume", "-o", run, "--show-config"])
     assert done.exit_code == 0 and "steps = 3000" in done.output
+
+
+def test_a_run_whose_first_copy_was_cut_off_can_go_on(s3, tmp_path):
+    address = f"s3://{s3.bucket}/run"
+    lease = _Lease(address)
+    lease.take()
+    for name in ("config.toml", "checkpoints/step-00000001.safetensors", "checkpoints/last.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    write, written = storage.write, []
+
+    def cut_off(where, *arguments, **options):
+        if written:
+            raise StorageError("the network is gone")
+        if not where.endswith(".lock"):
+            written.append(where)
+        return write(where, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(StorageError):
+        patch.setattr(storage, "write", cut_off)
+        remote_run._Mirror(address, tmp_path, lease).copy()
+    remote_run.check_remote_run(address, resume=True)

@@ -58,7 +58,7 @@ class ShardCache:
         key = f"{shard.address}\0{shard.etag}\0{shard.size}\0{os.environ.get('AWS_ENDPOINT_URL', '')}"
         path = self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}-{block:06}"
         size = min(BLOCK, shard.size - block * BLOCK)
-        with suppress(FileNotFoundError), open(path, "rb", buffering=0) as file:
+        with suppress(OSError), open(path, "rb", buffering=0) as file:
             os.utime(path)
             file.seek(start)
             if os.fstat(file.fileno()).st_size == size:

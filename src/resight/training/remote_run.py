@@ -138,8 +138,9 @@ class _Mirror:
     def _copy(self) -> None:
         self.lease.renew()
         names = self._names()
-        # What the last checkpoint goes with is there before it; a resumption cuts off what is of later steps.
-        for name in sorted(names, key=lambda name: (name == LAST, name)):
+        # What the last checkpoint goes with is there before it; a resumption cuts off what is of later steps. The
+        # checkpoints come after config.toml, without which a resumption takes them for something else than a run's.
+        for name in sorted(names, key=lambda name: (name == LAST, name.startswith("checkpoints/"), name)):
             path = self.folder / name
             stamp = _stamp(path)
             if self.sent.get(name) == stamp:
