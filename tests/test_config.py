@@ -60,7 +60,7 @@ TREES = section(
 @given(TREES)
 def test_what_is_written_reads_back_as_the_same_configuration(tmp_path_factory, tree):
     config = Config.model_validate(tree)
-    path = tmp_path_factory.getbasetemp() / "config.toml"
+    path = tmp_path_factory.getbasetemp() / "damaged.toml"
     path.write_text(to_toml(config), encoding="utf-8", newline="")
     assert load_config(path) == config
 
@@ -152,7 +152,7 @@ def test_of_a_long_wrong_value_only_the_beginning_is_said():
 
 @given(st.binary(max_size=60))
 def test_a_damaged_file_is_read_or_refused_by_name(tmp_path_factory, content):
-    path = tmp_path_factory.getbasetemp() / "config.toml"
+    path = tmp_path_factory.getbasetemp() / "damaged.toml"
     path.write_bytes(content)
     try:
         load_config(path)
