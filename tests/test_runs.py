@@ -15,10 +15,12 @@ def runs(tmp_path):
     for name, score in (("a", 0.5), ("b", None), ("c", 0.6)):
         run = tmp_path / name
         run.mkdir()
-        (run / "config.toml").write_text(to_toml(load_config(None, {"data.path": "records", "train.seed": 7})))
+        keys = {"data.path": "records", "train.seed": 7, "train.ema": 0.9 if name == "c" else 0.5}
+        (run / "config.toml").write_text(to_toml(load_config(None, keys)))
         if score is None:
             continue
-        lines = [{"step": 10, "loss": 2.0}, {"step": 20, "mAP": score, "AP50": 0.9}, {"step": 30, "mAP": 0.1}]
+        begun = {"step": 10, "loss": 2.0, "seconds": 90.0, "memory_gb": 1.25}
+        lines = [begun, {"step": 20, "mAP": score, "AP50": 0.9}, {"step": 30, "mAP": 0.1}]
         (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         (run / "checkpoints").mkdir()
         (run / "checkpoints" / "last.safetensors").touch()
@@ -36,6 +38,8 @@ def test_runs_stand_side_by_side(runs):
     a, b, c = read_runs(runs)
     assert [run["path"] for run in (a, b, c)] == [str(runs / name) for name in "abc"]
     assert (a["steps"], a["checkpoint"], a["data"], a["seed"], a["device"]) == (30, "best", "records", 7, "cpu")
+    assert (a["minutes"], a["memory_gb"], a["config"]["train.ema"]) == (1.5, 1.25, 0.5)
+    assert (b["minutes"], b["memory_gb"]) == (None, None)
     assert (a["watched"], a["measured"]) == ({"mAP": 0.5, "AP50": 0.9}, {"mAP": 0.4, "AP50": 0.8})
     assert (b["steps"], b["checkpoint"], b["watched"], b["measured"], b["problems"]) == (None, "", {}, {}, [])
     assert (c["steps"], c["checkpoint"]) == (30, "last")
@@ -45,10 +49,12 @@ def test_runs_stand_side_by_side(runs):
 
 def test_the_table_has_a_line_for_each_run_and_names_problems(runs):
     head, a, b, c, *rest = runs_table(read_runs(runs)).splitlines()
-    assert head.split()[:4] == ["run", "checkpoint", "steps", "model"]
+    assert head.split()[:6] == ["run", "checkpoint", "steps", "minutes", "memory", "GB"]
+    assert a.split()[1:5] == ["best", "30", "1.5", "1.2"]
     assert a.split()[-4:] == ["0.500", "0.900", "0.400", "0.800"]
     assert b.split()[-4:] == ["-"] * 4 and "none" in b.split()
     assert c.split()[-4:] == ["0.600", "0.900", "-", "-"]
+    assert rest[rest.index("What differs in their configurations:") + 1] == "  train.ema: 0.5 in a, b; 0.9 in c"
     assert f"{runs / 'c'}: metrics.jsonl: 1 line cannot be read" in rest
 
 

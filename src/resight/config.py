@@ -395,6 +395,15 @@ def _toml_value(value: Any) -> str:
     return repr(value)
 
 
+def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a tree of sections by their full keys, such as ``train.seed``."""
+    keys: dict[str, Any] = {}
+    for key, value in tree.items():
+        inner = flat(value) if isinstance(value, Mapping) else {"": value}
+        keys |= {f"{key}.{name}".rstrip("."): each for name, each in inner.items()}
+    return keys
+
+
 def all_keys() -> list[str]:
     """Every key of the configuration, ``train.steps``."""
     sections = {**{name: field.annotation for name, field in Config.model_fields.items()}, "model.tfod": TfodConfig}

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from .arguments import check_types, kinds_of
+from .config import flat
 from .data.storage import is_remote
-from .errors import ResightError, counted, reading
+from .errors import ResightError, counted, listed, reading
 
 WATCHED = ("mAP", "AP50")
 _MARKS = ("config.toml", "metrics.jsonl", "checkpoints")
@@ -21,9 +22,10 @@ def read_runs(folder: str | os.PathLike[str] = "runs") -> list[dict[str, Any]]:
     """The runs in ``folder``, or the one run it is, ordered by name.
 
     Returns:
-        For each: ``path, model, size, data, batch_size, seed, device, steps, checkpoint`` ("best", "last" or ""),
-        ``watched`` (best numbers during training), ``measured`` (of ``resight evaluate`` on "test") and ``problems``
-        (files that could not be read). What a half-made run does not have is None or empty.
+        For each: ``path, model, size, data, batch_size, seed, device, steps, minutes, memory_gb, checkpoint`` ("best",
+        "last" or ""), ``watched`` (best numbers during training), ``measured`` (of ``resight evaluate`` on "test"),
+        ``config`` (all values by their keys) and ``problems`` (files that could not be read). What a half-made run does
+        not have is None or empty.
 
     Raises:
         ResightError: the folder does not exist, or holds no run.
@@ -45,13 +47,15 @@ def read_runs(folder: str | os.PathLike[str] = "runs") -> list[dict[str, Any]]:
 
 
 def runs_table(runs: Sequence[dict[str, Any]]) -> str:
-    """One line a run; "-" where a run does not say."""
-    head = ("run", "checkpoint", "steps", "model", "size", "data", "mAP", "AP50", "test mAP", "test AP50")
+    """One line a run, "-" where a run does not say; then what differs in their configurations."""
+    facts = ("steps", "minutes", "memory_gb", "model", "size", "data")
+    head = ("run", "checkpoint", *(fact.replace("_gb", " GB") for fact in facts))
+    head += (*WATCHED, *(f"test {key}" for key in WATCHED))
     rows = [
         (
             run["path"],
             run["checkpoint"] or "none",
-            *(_cell(run[key]) for key in ("steps", "model", "size", "data")),
+            *(_cell(run[fact], 1) for fact in facts),
             *(_cell(run[part].get(key)) for part in ("watched", "measured") for key in WATCHED),
         )
         for run in runs
@@ -60,7 +64,23 @@ def runs_table(runs: Sequence[dict[str, Any]]) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]]
     problems = [f"{run['path']}: {problem}" for run in runs for problem in run["problems"]]
     note = "mAP and AP50: best on the split that training watched; test: by resight evaluate on the split test"
-    return "\n".join([*(line.rstrip() for line in lines), "", note, *problems])
+    return "\n".join([*(line.rstrip() for line in lines), "", note, *_differences(runs), *problems])
+
+
+def _differences(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """A line for each key that is not the same in all runs, with the runs that have each of its values."""
+    told = [run for run in runs if run["config"]]
+    lines = []
+    for key in dict.fromkeys(key for run in told for key in run["config"]):
+        of_value: dict[str, list[str]] = {}
+        for run in told:
+            value = run["config"].get(key)
+            of_value.setdefault("default" if value is None else str(value), []).append(os.path.basename(run["path"]))
+        if len(of_value) > 1:
+            lines.append(
+                f"  {key}: " + "; ".join(f"{value} in {listed(names, 5)}" for value, names in of_value.items())
+            )
+    return ["", "What differs in their configurations:", *lines] if lines else []
 
 
 def best_run(runs: Sequence[dict[str, Any]]) -> str:
@@ -91,10 +111,13 @@ def _read_run(path: Path) -> dict[str, Any]:
         "batch_size": training.get("batch_size"),
         "seed": training.get("seed"),
         "device": environment.get("device"),
-        "steps": max((line["step"] for line in lines if _is_number(line.get("step"))), default=None),
+        "steps": _most(lines, "step"),
+        "minutes": None if (seconds := _most(lines, "seconds")) is None else round(seconds / 60, 1),
+        "memory_gb": _most(lines, "memory_gb"),
         "checkpoint": checkpoints[0] if checkpoints else "",
-        "watched": {key: value for key in WATCHED if (value := _best(lines, key)) is not None},
+        "watched": {key: value for key in WATCHED if (value := _most(lines, key)) is not None},
         "measured": {key: measured.get(key) for key in WATCHED if _is_number(measured.get(key))},
+        "config": flat(config),
         "problems": problems,
     }
 
@@ -139,15 +162,15 @@ def _table(config: dict[str, Any], key: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _best(lines: Sequence[dict[str, Any]], key: str) -> float | None:
-    return max((float(line[key]) for line in lines if _is_number(line.get(key))), default=None)
+def _most(lines: Sequence[dict[str, Any]], key: str) -> float | None:
+    return max((line[key] for line in lines if _is_number(line.get(key))), default=None)
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e12
 
 
-def _cell(value: object) -> str:
+def _cell(value: object, digits: int = 3) -> str:
     if value is None:
         return "-"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    return f"{value:.{digits}f}" if isinstance(value, float) else str(value)

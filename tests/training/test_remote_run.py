@@ -78,6 +78,7 @@ def test_an_interrupted_run_goes_on_elsewhere(tiny, shapes, s3, tmp_path, monkey
     train(tiny(address, train__steps=4, checkpoint__keep=1, **OPTIONS), run, resume=True)
     monkeypatch.setenv("RESIGHT_CACHE", str(tmp_path / "elsewhere"))
     stored = load_config(fetch_config(run), {"train.steps": 6})
+    listed = objects_of(run)
     with pytest.raises(ResightError, match="holds a run already") as caught:
         train(stored, run)
     assert "--resume -o s3://" in caught.value.fix
@@ -85,6 +86,7 @@ def test_an_interrupted_run_goes_on_elsewhere(tiny, shapes, s3, tmp_path, monkey
     assert s3.injected
     s3.faults = 0
     assert final(run) == expected
+    assert pointed(listed, LAST).address not in [found.address for found in listed.values()]  # by who looks meanwhile
     kept = sorted(name for name in objects_of(run) if "step-" in name)
     assert kept == ["checkpoints/step-00000006.safetensors"]  # the one of step 4 is beyond the limit
     assert not list((tmp_path / "elsewhere/runs").glob("*/*"))  # nothing is left of the working folder

@@ -320,6 +320,12 @@ def test_a_damaged_checkpoint_is_named(shapes, tiny, tmp_path):
     assert caught.value.where == str(tmp_path / LAST)
 
 
+@pytest.mark.parametrize("out", ["gs://bucket/run", Path("s3://bucket/run")])
+def test_an_address_that_no_run_can_have_is_no_folder(tiny, shapes, out):
+    with pytest.raises(ResightError, match="no run can be written there"):
+        train(tiny(shapes(train=3)), out)
+
+
 # What a run leaves
 
 

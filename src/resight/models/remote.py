@@ -43,8 +43,12 @@ def objects_of(address: str) -> dict[str, Object]:
 
 def pointed(present: dict[str, Object], name: str) -> Object | None:
     """The object that holds the checkpoint ``name`` (``BEST`` or ``LAST``) of a run with the objects ``present``."""
-    pointer = present.get(POINTERS[name])
-    return present.get(f"checkpoints/{storage.read(pointer.address).decode().strip()}") if pointer else None
+    if not (pointer := present.get(POINTERS[name])):
+        return None
+    folder, _, _ = pointer.address.rpartition("/")
+    file = storage.read(pointer.address).decode().strip()
+    # Asked for itself where the run saved again after its objects were listed.
+    return present.get(f"checkpoints/{file}") or storage.stat(f"{folder}/{file}")
 
 
 def fetch_model(address: str) -> Path:

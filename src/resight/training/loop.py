@@ -37,7 +37,7 @@ from .diverged import ADVICE, Diverged, write_batch
 from .journal import Journal
 from .optimizer_state import keep_copy, optimizer_tensors, restore_optimizer
 from .plan import Plan
-from .preflight import arithmetic
+from .preflight import arithmetic, peak_memory
 from .ranks import ALONE, NoImages, Ranks
 from .schedule import AveragedWeights, build_optimizer, rate_at, set_rate
 from .state import State, TrainResult, order_of
@@ -89,6 +89,7 @@ class Training:
     def run(self, stop: threading.Event) -> TrainResult:
         """Steps until the plan is fulfilled, patience is out or ``stop`` is set."""
         self.model.train()
+        self.journal.forget_after(self.state.step)
         saved_at = time.monotonic()
         length = self.config.train.max_minutes or self.plan.steps
         # Closed, the loader ends its workers. An error holds on to whatever is not, and Python would wait for them.
@@ -364,14 +365,14 @@ class Training:
             self.state.metric = self.config.evaluate.metric
         except (RuntimeError, LookupError, TypeError, ValueError) as error:
             raise ResightError(f"the training cannot go on from it: {error}", where=self.run_folder / LAST) from error
-        self.journal.forget_after(self.state.step)
         log.info("resumed at step %d", self.state.step)
 
     def _log(self) -> None:
         """One line of metrics.jsonl: the means over the steps since the last."""
         recent, self.state.recent = self.state.recent, []
         mean = {name: sum(row.get(name, 0.0) for row in recent) / len(recent) for name in recent[-1]}
-        self.journal.row(self.state.step, "train", mean, seconds=round(self.seconds(), 1))
+        held = round(peak_memory(self.device) / 1e9, 2)  # of the first process, without its loader's
+        self.journal.row(self.state.step, "train", mean, seconds=round(self.seconds(), 1), memory_gb=held)
 
     def _diverged(self, what: str, examples: list[TrainingExample], values: dict[str, float]) -> NoReturn:
         """Writes the batch out and stops; the last checkpoint is from before."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shlex
 import signal
 import threading
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 
 from ..arguments import check_types, kinds_of
-from ..config import Config, ModelConfig, load_config
+from ..config import Config, ModelConfig, flat, load_config
 from ..data.storage import is_remote
 from ..errors import ResightError, counted
 from ..models.build import Model, device_of
@@ -66,6 +67,9 @@ def train(
         run = out.rstrip("/")
         check_remote_run(run, resume)
     else:
+        if out and re.match(r"\w\w+:/", os.fspath(out)):
+            fix = "Name a folder, or an s3:// address as a text."
+            raise ResightError("no run can be written there", where=out, fix=fix)
         run = Path(out) if out else Path("runs") / time.strftime("%Y%m%d-%H%M%S")
         check_run(run, resume)
     if dry_run:
@@ -226,19 +230,12 @@ def _changes(config: Config, run: Path) -> str:
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What is another in two trees of sections, in words."""
-    own, others = _flat(before), _flat(now)
+    own, others = flat(before), flat(now)
     return [
         f"{key} was {own.get(key)!r} and is now {others.get(key)!r}"
         for key in own | others
         if own.get(key) != others.get(key)
     ]
-
-
-def _flat(tree: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {key: value}
-    return flat
 
 
 @contextmanager
