@@ -142,7 +142,7 @@ def usable_boxes(split: RecordSplit) -> np.ndarray:
 def training_view(
     split: RecordSplit, classes: Sequence[str], config: Config, limit: int
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray, list[str]]]:
-    """The first images of the first epoch as training sees them: file, ``[H, W, 3]`` uint8, boxes xyxy, names."""
+    """The first ``limit`` images that training takes, as it sees them: file, ``[H, W, 3]`` uint8, boxes xyxy, names."""
     dataset = TrainingSet(split, classes, config)
     for item in itertools.islice(itertools.chain.from_iterable(training_batches(split, config)), limit):
         example = dataset[item]

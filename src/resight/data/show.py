@@ -84,7 +84,7 @@ def show_data(
         fix = f"Make records of it: resight data build {shlex.quote(os.fspath(path))} -o records"
         raise ResightError("training sees records, and this is a source", where=path, fix=fix)
     with whole_folder(out, force, _is_ours) as folder:
-        names = _save(track(views, "drawing", total=len(annotations)), folder)
+        names = _save(track(views, "drawing", total=limit if augment else len(annotations)), folder)
     return [os.path.join(os.fspath(out), name) for name in names]
 
 
