@@ -92,6 +92,7 @@ def test_interrupted_and_resumed_is_never_interrupted(whole, shapes, tiny, tmp_p
     assert state_of(tmp_path) == (tensors, state)
     assert load_checkpoint(tmp_path / BEST).state == load_checkpoint(whole / BEST).state
     watched = [[row for row in lines(run) if row["split"] == "val"] for run in (whole, tmp_path)]
+    assert all(row.pop("seconds") > 0 for row in (*watched[0], *watched[1]))
     assert watched[0] == watched[1] and [row["step"] for row in watched[0]] == [3, 6, 8]
 
 

@@ -307,7 +307,7 @@ class Training:
         value = summary[name]
         better = value is not None and (state.best is None or value > state.best)
         state.without_gain = 0 if better else state.without_gain + (value is not None)
-        self.journal.row(state.step, self.plan.watch_name, {**summary, **tfod})
+        self.journal.row(state.step, self.plan.watch_name, {**summary, **tfod}, seconds=round(self.seconds(), 1))
         log.info(
             "step %d: %s on %s%s",
             state.step,
