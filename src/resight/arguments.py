@@ -17,7 +17,7 @@ Kinds = tuple[type, ...]
 NONE, BOOL, TEXT, PATH = (NoneType,), (bool, np.bool_), (str,), (str, os.PathLike)
 NUMBER, WHOLE = (int, float, np.number), (int, np.integer)
 NAMES = (list, tuple, set, frozenset)  # a text is a sequence of texts too, and never meant as one
-_MEANT = {str: TEXT, bool: BOOL, int: WHOLE, float: NUMBER, Sequence: NAMES}
+_MEANT = {str: TEXT, bool: BOOL, int: WHOLE, float: NUMBER, Sequence: NAMES, Any: (object,)}
 
 
 @cache

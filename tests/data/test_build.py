@@ -402,6 +402,13 @@ def test_wrong_options_are_named(photos: list[Annotation], tmp_path: Path, optio
         build_data(source, **{"out": tmp_path / "out"} | options)
 
 
+def test_an_argument_that_there_is_not_is_named(tmp_path: Path) -> None:
+    source = a_source(tmp_path / "source")
+    for name in ("shard", "options"):  # the second is what the others are gathered in
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+            build_data(source, tmp_path / "out", **{name: 5})
+
+
 @pytest.mark.parametrize("given", [3, None, "", [3], ["photo.jpg"]])
 def test_what_is_no_source_or_no_annotations(tmp_path: Path, given) -> None:
     for function in (build_data, write_records):
