@@ -20,11 +20,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision.transforms.v2.functional as F
 from timm.layers import freeze_batch_norm_2d
 
 from resight.boxes import Detections
 from resight.config import load_config, to_toml
+from resight.data.augment import mirror
 from resight.data.dataset import to_sample
 from resight.data.example import on_image
 from resight.data.images import decode
@@ -107,14 +107,10 @@ def plain(records: Path, measure: Measure) -> Curve:
             for index in order[start : start + PLAIN_BATCH]:
                 record = split[index]
                 sample = to_sample(record, split.labels(record), decode(record.encoded))
-                image, boxes = sample.image.float() / 255, sample.boxes
                 if torch.rand((), generator=generator) < 0.5:
-                    image = F.horizontal_flip(image)
-                    boxes = boxes[:, [2, 1, 0, 3]] * torch.tensor([-1, 1, -1, 1]) + image.shape[2] * torch.tensor(
-                        [1, 0, 1, 0]
-                    )
-                images.append(image)
-                targets.append({"boxes": boxes, "labels": sample.labels + 1})
+                    sample = mirror(sample)
+                images.append(sample.image.float() / 255)
+                targets.append({"boxes": sample.boxes, "labels": sample.labels + 1})
             optimizer.zero_grad()
             loss = sum(model(images, targets).values())
             loss.backward()

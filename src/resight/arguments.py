@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from types import NoneType, UnionType
+from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -14,10 +14,15 @@ from .errors import ResightError
 
 Kinds = tuple[type, ...]
 
-NONE, BOOL, TEXT, PATH = (NoneType,), (bool, np.bool_), (str,), (str, os.PathLike)
-NUMBER, WHOLE = (int, float, np.number), (int, np.integer)
-NAMES = (list, tuple, set, frozenset)  # a text is a sequence of texts too, and never meant as one
-_MEANT = {str: TEXT, bool: BOOL, int: WHOLE, float: NUMBER, Sequence: NAMES, Any: (object,)}
+PATH = (str, os.PathLike)
+_MEANT: dict[object, Kinds] = {
+    bool: (bool, np.bool_),
+    int: (int, np.integer),
+    float: (int, float, np.number),
+    Sequence: (list, tuple, set, frozenset),  # a text is a sequence of texts too, and never meant as one
+    Literal: (str,),
+    Any: (object,),
+}
 
 
 @cache
@@ -32,7 +37,7 @@ def _kinds(hint: Any) -> Iterator[type]:
         for one in get_args(hint):
             yield from _kinds(one)
     else:
-        yield from TEXT if origin is Literal else _MEANT.get(origin, (origin,))
+        yield from _MEANT.get(origin, (origin,))
 
 
 def check_types(values: Mapping[str, object], kinds: Mapping[str, Kinds], where: str, *, empty: bool = False) -> None:

@@ -395,12 +395,11 @@ def _toml_value(value: Any) -> str:
     return repr(value)
 
 
-def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+def flat(tree: Mapping[str, Any], section: str = "") -> dict[str, Any]:
     """The values of a tree of sections by their full keys, such as ``train.seed``."""
     keys: dict[str, Any] = {}
-    for key, value in tree.items():
-        inner = flat(value) if isinstance(value, Mapping) else {"": value}
-        keys |= {f"{key}.{name}".rstrip("."): each for name, each in inner.items()}
+    for name, value in tree.items():
+        keys |= flat(value, f"{section}{name}.") if isinstance(value, Mapping) else {f"{section}{name}": value}
     return keys
 
 

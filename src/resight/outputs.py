@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -41,12 +42,17 @@ def check_output(out: str | os.PathLike[str], force: bool, is_ours: Callable[[Pa
     check_place(os.path.dirname(os.path.realpath(out)))
 
 
+def is_address(out: str | os.PathLike[str] | None) -> bool:
+    """Whether it names a place in a store of whatever kind; a ``Path`` has made one slash of two."""
+    return re.match(r"\w\w+:/", str(out)) is not None
+
+
 def check_local(out: str | os.PathLike[str] | None) -> None:
     """
     Raises:
         ResightError: ``out`` is an address in a store, where only runs are written.
     """
-    if str(out).startswith(("s3:/", "gs:/", "az:/")):
+    if is_address(out):
         raise ResightError("only a run is written to a store", where=out, fix="Choose a local folder, and copy that.")
 
 

@@ -48,7 +48,7 @@ def pointed(present: dict[str, Object], name: str) -> Object | None:
     folder, _, _ = pointer.address.rpartition("/")
     file = storage.read(pointer.address).decode().strip()
     # Asked for itself where the run saved again after its objects were listed.
-    return present.get(f"checkpoints/{file}") or storage.stat(f"{folder}/{file}")
+    return present.get(f"checkpoints/{file}") or storage.stat(storage.join(folder, file))
 
 
 def fetch_model(address: str) -> Path:
@@ -68,8 +68,10 @@ def fetch_model(address: str) -> Path:
     wanted = {name or own: found for name, found in present.items()}
     if any(pointer in present for pointer in POINTERS.values()):
         wanted = {name: found for name, found in present.items() if name in _RUN}
-        name = next((name for name in (BEST, LAST) if pointed(present, name)), BEST)
-        wanted |= {name: found} if (found := pointed(present, name)) else {}
+        for name in (BEST, LAST):
+            if found := pointed(present, name):
+                wanted[name] = found
+                break
     elif not any(map(_MODEL.fullmatch, wanted)):
         raise ResightError("holds no model", where=address, fix="Name a run that has a checkpoint, or a model file.")
     folder = local_folder(address, "models")

@@ -60,9 +60,11 @@ class Reading:
             given[field.name].append(field)
         strange = [name for name in given if name not in table]
         for name in strange[:MOST_STRANGE]:
-            first, text = given[name][0], f"no such field. {nearest(name, table)}".rstrip()
+            first = given[name][0]
             if kind in CHOICES:
                 text = f"{_shown(first.value)} (supported is {' or '.join(table)})"
+            else:
+                text = f"no such field. {nearest(name, table)}".rstrip()
             self.note(self.refused, first.line, _join(path, name), text)
         if len(strange) > MOST_STRANGE:
             self.note(

@@ -86,9 +86,9 @@ def workplace(run: str | Path, resume: bool, ranks: Ranks) -> Iterator[Workplace
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def named(result: TrainResult, run: str | Path, folder: Path) -> TrainResult:
-    """The result of a training in ``folder``, told of ``run``."""
-    return replace(result, run=str(run), message=result.message.replace(str(folder), str(run)))
+def named(result: TrainResult, place: Workplace) -> TrainResult:
+    """The result of a training in ``place``, told by its name."""
+    return replace(result, run=place.name, message=result.message.replace(str(place.path), place.name))
 
 
 @contextmanager

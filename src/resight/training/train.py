@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import shlex
 import signal
 import threading
@@ -22,6 +21,7 @@ from ..data.storage import is_remote
 from ..errors import ResightError, counted
 from ..models.build import Model, device_of
 from ..models.checkpoints import LAST, Checkpoint, load_checkpoint, weights_digest
+from ..outputs import is_address
 from .diverged import Diverged
 from .loop import Training
 from .main_guard import check_main_guard
@@ -67,7 +67,7 @@ def train(
         run = out.rstrip("/")
         check_remote_run(run, resume)
     else:
-        if out and re.match(r"\w\w+:/", os.fspath(out)):
+        if is_address(out):
             fix = "Name a folder, or an s3:// address as a text."
             raise ResightError("no run can be written there", where=out, fix=fix)
         run = Path(out) if out else Path("runs") / time.strftime("%Y%m%d-%H%M%S")
@@ -90,7 +90,7 @@ def train(
         workplace(run, resume, ranks) as place,
         _deterministic(config),
     ):
-        return named(_train(config, place, resume, ranks, stop), run, place.path)
+        return named(_train(config, place, resume, ranks, stop), place)
 
 
 def check_devices(devices: int, config: Config) -> None:
