@@ -7,6 +7,8 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+# A process a core; one that is done takes tests over from another. `make test PARALLEL=` runs them in one process.
+PARALLEL ?= --numprocesses auto --maxprocesses 8 --dist worksteal
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
 .PHONY: demo test soak lint format clean
@@ -15,7 +17,7 @@ demo: $(VENV)/.resight-demo
 	$(BIN)/resight demo --out demo --force
 
 test: $(VENV)/.resight-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 soak: $(VENV)/.resight-dev
 	RESIGHT_SOAK=20 $(BIN)/python -m pytest tests/training/test_soak.py $(ARGS)

@@ -1,12 +1,18 @@
+import os
+
+# Tests run a process a core: one thread in each and in what it starts, set before a library asks for the number.
+os.environ |= {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+
 import io
 import logging
-import os
 import random
 import re
+import shutil
 import socket
 import struct
 import threading
 import time
+from collections.abc import Callable
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,6 +20,7 @@ from pathlib import Path
 import hypothesis
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 # No deadline: how long an example takes says more about the machine than about the code.
@@ -24,7 +31,30 @@ COLOURS = {"red": (220, 30, 30), "blue": (30, 60, 220)}
 
 
 @pytest.fixture(scope="session")
-def shapes(tmp_path_factory):
+def once(tmp_path_factory):
+    """``once(name, make)``: a folder that ``make(folder)`` fills, once for all processes of a run of pytest.
+
+    No test changes what it holds.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "once"
+    shared.mkdir(exist_ok=True)
+
+    def get(name: str, make: Callable[[Path], object]) -> Path:
+        folder = shared / name
+        with FileLock(shared / f"{name}.lock"):
+            if not (done := shared / f"{name}.done").exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a process that failed
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def shapes(once):
     """Folders of records with red and blue squares: ``shapes(train=8, val=3)``, made once, not to be changed.
 
     Every third image is portrait; ``broken=2`` cuts the images of two more records of each split in half.
@@ -32,18 +62,16 @@ def shapes(tmp_path_factory):
     from resight.data.records_folder import write_records_folder
     from resight.labels import LabelMap
 
-    made: dict[tuple[tuple[str, int], ...], Path] = {}
-
     def make(broken: int = 0, **counts: int) -> Path:
-        key = (("broken", broken), *sorted(counts.items()))
-        if key not in made:
+        def write(folder: Path) -> None:
             splits = {
                 split: [draw_squares(f"{split}-{number}", number, number >= count) for number in range(count + broken)]
                 for split, count in counts.items()
             }
-            made[key] = tmp_path_factory.mktemp("shapes") / "records"
-            write_records_folder(splits, made[key], LabelMap.from_names(list(COLOURS)))
-        return made[key]
+            write_records_folder(splits, folder / "records", LabelMap.from_names(list(COLOURS)))
+
+        name = "-".join(f"{key}{value}" for key, value in (("shapes", broken), *sorted(counts.items())))
+        return once(name, write) / "records"
 
     return make
 
@@ -76,7 +104,7 @@ def draw_squares(name: str, number: int, broken: bool = False):
 
 
 @pytest.fixture(scope="session")
-def untrained(tmp_path_factory):
+def untrained(once):
     """A checkpoint of a small model for ``shapes`` with random weights, which finds something everywhere."""
     import torch
 
@@ -85,14 +113,16 @@ def untrained(tmp_path_factory):
     from resight.models.build import build_model
     from resight.models.checkpoints import Checkpoint, ModelCard, save_checkpoint
 
-    config = ModelConfig(min_size=64, max_size=96)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = build_model(config, len(COLOURS))
-    card = ModelCard.of(model, config, LabelMap.from_names(list(COLOURS)), score=0.3)
-    path = tmp_path_factory.mktemp("untrained") / "model.safetensors"
-    save_checkpoint(path, Checkpoint(card, {f"model.{key}": value for key, value in model.state_dict().items()}, {}))
-    return path
+    def write(folder: Path) -> None:
+        config = ModelConfig(min_size=64, max_size=96)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = build_model(config, len(COLOURS))
+        card = ModelCard.of(model, config, LabelMap.from_names(list(COLOURS)), score=0.3)
+        weights = {f"model.{key}": value for key, value in model.state_dict().items()}
+        save_checkpoint(folder / "model.safetensors", Checkpoint(card, weights, {}))
+
+    return once("untrained", write) / "model.safetensors"
 
 
 @pytest.fixture(scope="session")
