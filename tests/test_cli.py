@@ -138,7 +138,7 @@ def test_the_version_is_that_of_the_package():
         (["train", "--size", "600"], "--size: '600' is not of the form MIN,MAX"),
         (["train", "--set", "train.sede=1"], "unknown key 'train.sede'. Did you mean 'train.seed'?"),
         (["train", "--set", "seed"], "'seed' is not of the form key=value"),
-        (["train", "none.toml"], "none.toml: cannot read the configuration"),
+        (["train", "none.toml"], "none.toml: cannot be read"),
         (["train"], "resight train --data RECORDS"),
         (["train", "--resume"], "resight train --resume -o RUN"),
         (["runs", "--log-format", "xml"], "--log-format: 'xml'"),

@@ -190,7 +190,7 @@ def test_absurd_values_are_refused(tmp_path, value):
 
 def test_a_file_that_is_not_there_or_is_a_folder_is_refused(tmp_path):
     for path in (tmp_path / "none.toml", tmp_path):
-        with pytest.raises(ResightError, match="cannot read the configuration"):
+        with pytest.raises(ResightError, match="cannot be read"):
             load_config(path)
 
 

@@ -7,13 +7,13 @@ Defaults < a TOML file < ``--set key=value``. ``to_toml`` writes the tree back w
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from .errors import ResightError, listed, nearest
+from .errors import ResightError, listed, nearest, shown
+from .files import TEXT, check_depth, parse_toml, read_text
 
 TFOD_MODELS = ("faster_rcnn_resnet50_v1", "faster_rcnn_resnet101_v1", "faster_rcnn_resnet152_v1")
 LENGTHS = ("train.epochs", "train.steps", "train.max_minutes")  # of a training, in one measure or another
@@ -321,13 +321,7 @@ def load_config(path: str | os.PathLike[str] | None = None, overrides: Mapping[s
     tree: dict[str, Any] = {}
     where = str(path or "")
     if path is not None:
-        try:
-            with open(path, "rb") as file:
-                tree = tomllib.load(file)
-        except OSError as error:
-            raise ResightError(f"cannot read the configuration: {error.strerror}", where=where) from error
-        except (ValueError, RecursionError) as error:  # TOML and UTF-8 errors, absurd numbers, absurd nesting
-            raise ResightError(f"is not valid TOML: {error}", where=where) from error
+        tree = parse_toml(read_text(path, TEXT), where)
     for key, value in (overrides or {}).items():
         *sections, name = key.split(".")
         if key in Config.model_fields:
@@ -340,6 +334,7 @@ def load_config(path: str | os.PathLike[str] | None = None, overrides: Mapping[s
                 branch = branch.setdefault(section, {})
         if isinstance(branch, dict):
             branch[name] = value
+    check_depth(tree, where or "--set")
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
@@ -356,8 +351,8 @@ def parse_set(assignments: Iterable[str]) -> dict[str, Any]:
         if not equals:
             raise ResightError(f"'{text}' is not of the form key=value", where="--set")
         try:
-            overrides[key.strip()] = tomllib.loads(f"x = {value}")["x"]
-        except (ValueError, RecursionError):
+            overrides[key.strip()] = parse_toml(f"x = {value}")["x"]
+        except ResightError:
             overrides[key.strip()] = value.strip()
     return overrides
 
@@ -444,8 +439,7 @@ def explain(item: Any) -> str:
         return f"{key}: {context['error']}" if key else str(context["error"])
     if kind == "missing":
         return f"{key} is missing"
-    value = repr(item["input"])
-    value = value if len(value) <= 60 else f"{value[:50]} ..."
+    value = shown(item["input"])
     if kind == "model_type":
         return f"{key} = {value}: {_is_section(key)}"
     wanted = _WANTED.get(kind) or _WANTED.get(kind.split("_")[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,6 +62,18 @@ class Problem:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "message", shortened(self.message))
+
+
+def shown(value: object, most: int = 60) -> str:
+    """``repr(value)`` in at most ``most`` characters, for a message. It is cut before it is made: a value can be
+    nested endlessly, or hold one object a million times."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = most
+    try:
+        text = short.repr(value)
+    except (ValueError, RecursionError):  # an integer of more digits than Python writes
+        text = f"a huge {type(value).__name__}"
+    return text if len(text) <= most else f"{text[: most - 10]} ..."
 
 
 def shortened(text: str) -> str:

@@ -20,6 +20,7 @@ from .data.images import IMAGE_SUFFIXES, read_image
 from .detector import check_share, load
 from .drawing import draw
 from .errors import ResightError, counted, listed
+from .files import LARGE, read_json
 from .outputs import check_output, whole_folder
 from .progress import track
 
@@ -185,8 +186,8 @@ def _picture_name(file: Path, taken: set[str]) -> str:
 def _written_before(out: Path) -> Callable[[Path], bool]:
     """Tells the files of an earlier prediction in ``out``, by its list, from others that lie there."""
     names: set[str] = set()
-    with suppress(OSError, ValueError, RecursionError, LookupError, TypeError):
-        for image in json.loads((out / RESULT).read_text(encoding="utf-8"))["images"]:
+    with suppress(ResightError, LookupError, TypeError):
+        for image in read_json(out / RESULT, LARGE)["images"]:
             _picture_name(Path(image["file"]), names)
         names.add(RESULT)
     return lambda path: path.name in names

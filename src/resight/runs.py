@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from .arguments import check_types, kinds_of
 from .config import flat
 from .data.storage import is_remote
 from .errors import ResightError, counted, listed, reading
+from .files import LARGE, SMALL, parse_json, parse_toml, read_text
 
 WATCHED = ("mAP", "AP50")
 _MARKS = ("config.toml", "metrics.jsonl", "checkpoints")
@@ -95,9 +94,9 @@ def _is_run(path: Path) -> bool:
 
 def _read_run(path: Path) -> dict[str, Any]:
     problems: list[str] = []
-    config = _parsed(path / "config.toml", tomllib.loads, problems)
-    environment = _parsed(path / "environment.json", json.loads, problems)
-    measured = _parsed(path / "evaluation" / "metrics.json", json.loads, problems)
+    config = _parsed(path / "config.toml", parse_toml, problems)
+    environment = _parsed(path / "environment.json", parse_json, problems)
+    measured = _parsed(path / "evaluation" / "metrics.json", parse_json, problems)
     if measured.get("split") != "test":  # the latest evaluation may be of another split
         measured = {}
     lines = _lines(path / "metrics.jsonl", problems)
@@ -122,32 +121,28 @@ def _read_run(path: Path) -> dict[str, Any]:
     }
 
 
-def _text(path: Path, problems: list[str]) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return ""
-    except (OSError, UnicodeDecodeError) as error:
-        problems.append(f"{path.name} cannot be read: {error}")
-        return ""
-
-
 def _parsed(path: Path, parse: Any, problems: list[str]) -> dict[str, Any]:
-    text = _text(path, problems)
+    if not os.path.lexists(path):
+        return {}
     try:
-        value = parse(text) if text else {}
-    except ValueError as error:  # of TOML and of JSON alike
-        problems.append(f"{path.name} cannot be read: {error}")
+        value = parse(read_text(path, SMALL))
+    except ResightError as error:
+        problems.append(f"{path.name}: {error.message}")
         return {}
     return value if isinstance(value, dict) else {}
 
 
 def _lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
     lines, damaged = [], 0
-    for text in _text(path, problems).splitlines():
+    try:
+        texts = read_text(path, LARGE).splitlines() if os.path.lexists(path) else []
+    except ResightError as error:
+        problems.append(f"{path.name}: {error.message}")
+        return []
+    for text in texts:
         try:
-            value = json.loads(text)
-        except ValueError:
+            value = parse_json(text)
+        except ResightError:
             damaged += 1
             continue
         if isinstance(value, dict):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, NoReturn
 
 from .errors import ResightError
-from .text_files import read_text
+from .files import read_text
 
 MAX_BYTES = 4 << 20  # of what people write
 MAX_DEPTH = 100  # protobuf's own limit on nested messages
@@ -73,9 +73,7 @@ def read(path: str | os.PathLike[str]) -> str:
     Raises:
         ResightError: it cannot be read, is no text, or is larger than what people write.
     """
-    if os.path.isfile(path) and os.path.getsize(path) > MAX_BYTES:
-        raise ResightError(f"is too large: more than {MAX_BYTES >> 20} MB of text protobuf", where=path)
-    return read_text(path)
+    return read_text(path, MAX_BYTES)
 
 
 def normalized(text: str) -> str:

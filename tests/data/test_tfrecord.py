@@ -138,10 +138,10 @@ def test_a_compressed_file_is_named_as_such(tmp_path):
 
 def test_files_that_cannot_be_opened_are_our_error(tmp_path):
     for path in (tmp_path, tmp_path / "none"):
-        with pytest.raises(ResightError, match="cannot read") as caught:
+        with pytest.raises(ResightError, match="cannot be read") as caught:
             list(read_tfrecord(path))
         assert caught.value.where == str(path)
-        with pytest.raises(ResightError, match="cannot read"):
+        with pytest.raises(ResightError, match="cannot be read"):
             ShardReader([path], [0], [0], [1])[0]
         with pytest.raises(ResightError, match="cannot write"):
             TFRecordWriter(path / "none" / "file")

@@ -213,7 +213,7 @@ def test_a_pickle_is_refused_and_not_run(tmp_path, monkeypatch):
 
 def test_what_is_no_file_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "none.safetensors"):
-        with pytest.raises(ResightError, match="cannot read the checkpoint") as caught:
+        with pytest.raises(ResightError, match="cannot be read") as caught:
             load_checkpoint(path)
         assert caught.value.where == str(path)
 

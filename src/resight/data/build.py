@@ -12,7 +12,7 @@ from typing import Any, Literal
 from .. import __version__
 from ..arguments import check_types, kinds_of
 from ..boxes import Annotation
-from ..errors import Problem, ResightError, counted, listed, nearest
+from ..errors import Problem, ResightError, counted, listed, nearest, shown
 from ..labels import LabelMap, read_label_map
 from ..outputs import beside, check_output
 from .records_folder import is_own, write_records_folder
@@ -136,7 +136,7 @@ def write_records(
     check_types(locals(), kinds_of(write_records), "write_records")
     for option, words in (("--classes", classes), ("--rename", [*(rename or {}), *(rename or {}).values()])):
         if strangers := [word for word in words if not isinstance(word, str) or not word]:
-            raise ResightError(f"{strangers[0]!r} is not a name", where=option)
+            raise ResightError(f"{shown(strangers[0])} is not a name", where=option)
     for option, value, known in (
         ("background", background, ("none", "empty", "all")),
         ("on_bad", on_bad, ("error", "skip")),

@@ -12,8 +12,8 @@ from typing import NoReturn
 
 from ..boxes import SPLITS
 from ..errors import Problem, ResightError, listed, nearest
+from ..files import decode_text
 from ..labels import LabelMap, parse_label_map, read_label_map
-from ..text_files import decode_text
 from . import storage
 from .storage import is_remote
 

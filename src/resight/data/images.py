@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import ResightError, reading
+from ..files import LARGE, open_file, read_file
 
 # What PIL remarks about odd files is for programmers; what matters of it is an error of ours.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -92,7 +93,7 @@ def probe(data: bytes | BinaryIO, where: object = "") -> ImageInfo:
 
 def probe_file(path: str | os.PathLike[str]) -> ImageInfo:
     """``probe`` of a file, of which little more than the header is read."""
-    with reading(path), open(path, "rb") as file:
+    with open_file(path) as file, reading(path):
         return probe(file, path)
 
 
@@ -146,8 +147,7 @@ def read_bytes(image: str | os.PathLike[str] | bytes) -> bytes:
         return image
     if isinstance(image, StoredImage):
         return image.read_bytes()
-    with reading(image), open(image, "rb") as file:
-        return file.read()
+    return read_file(image, LARGE)
 
 
 class StoredImage(os.PathLike[str]):

@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from ..errors import ResightError
+from ..files import parse_json
 from ..outputs import whole_file
 from ..progress import meter
 from . import storage
@@ -296,7 +297,7 @@ def load_index(path: str, shards: Sequence[Shard]) -> Index | None:
     try:
         _, data = next(read_tfrecord(path))
         columns = load(data)
-        head = json.loads(columns["head"].tobytes())
+        head = parse_json(columns["head"].tobytes())
         stored = [Shard(*shard) for shard in head["shards"]]
         if head["version"] != _VERSION or len(stored) != len(shards) or not all(map(_fits, stored, shards)):
             return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ import numpy as np
 from ..boxes import SPLITS
 from ..config import DataConfig
 from ..errors import Problem, ResightError, listed
+from ..files import SMALL, decode_text, parse_json, read_text
 from ..labels import LabelMap
 from . import storage
 from .discover import IS_RECORD, MISSING, find_label_map, find_records, is_file
@@ -268,10 +268,12 @@ def read_info(folder: str | Path) -> dict[str, Any]:
     if not (storage.stat(path) if is_remote(path) else os.path.exists(path)):
         return {}
     try:
-        info = json.loads(storage.read(path) if is_remote(path) else Path(path).read_bytes())
+        info = parse_json(decode_text(storage.read(path), path) if is_remote(path) else read_text(path, SMALL))
         if isinstance(info, dict):
             return info
-        raise ValueError("it is no object")
-    except (OSError, ValueError, RecursionError) as error:
+        raise ResightError("it is no object")
+    except storage.StorageError:
+        raise
+    except ResightError as error:
         fix = "Restore it, or delete it: records are read without it too."
         raise ResightError(f"cannot read what the folder says of itself: {error}", where=path, fix=fix) from error

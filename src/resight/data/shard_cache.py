@@ -13,6 +13,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from ..errors import ResightError
+from ..files import open_file
 from ..outputs import whole_file
 from . import storage
 from .index import cache_folder
@@ -58,7 +59,7 @@ class ShardCache:
         key = f"{shard.address}\0{shard.etag}\0{shard.size}\0{os.environ.get('AWS_ENDPOINT_URL', '')}"
         path = self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}-{block:06}"
         size = min(BLOCK, shard.size - block * BLOCK)
-        with suppress(OSError), open(path, "rb", buffering=0) as file:
+        with suppress(OSError, ResightError), open_file(path) as file:
             os.utime(path)
             file.seek(start)
             if os.fstat(file.fileno()).st_size == size:

@@ -18,6 +18,7 @@ from ..boxes import Annotation
 from ..config import Config
 from ..drawing import draw
 from ..errors import ResightError, listed, nearest
+from ..files import open_file
 from ..outputs import check_output, whole_folder
 from ..progress import track
 from .check import open_data
@@ -117,9 +118,9 @@ def _view(annotation: Annotation, stored: bool) -> View:
 
 def _is_ours(path: Path) -> bool:
     try:
-        with Image.open(path, formats=["JPEG"]) as image:
+        with open_file(path) as file, Image.open(file, formats=["JPEG"]) as image:
             return image.info.get("comment") == _MARK
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except (ResightError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return False
 
 

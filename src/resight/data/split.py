@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from ..boxes import SPLITS, Annotation
 from ..errors import ResightError, counted, listed, nearest
-from ..text_files import read_text
+from ..files import read_text
 from .near_duplicates import group_near_duplicates
 from .sources.source import SPLIT_WORDS, stem_of
 

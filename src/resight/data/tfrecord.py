@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import google_crc32c
 
 from ..errors import ResightError
+from ..files import open_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -179,7 +180,8 @@ class _File:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.descriptor = os.open(path, os.O_RDONLY)
+        self._file = open_file(path)
+        self.descriptor = self._file.fileno()
         self.size = os.fstat(self.descriptor).st_size
 
     def read(self, length: int, offset: int) -> bytes:
@@ -199,10 +201,6 @@ class _File:
                 fix = "The file is compressed: gunzip it first."
         return ResightError(message, where=f"{self.path}, byte {offset}", fix=fix)
 
-    def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
-
 
 class _RemoteFile(_File):
     """The same of a shard in a store."""
@@ -218,9 +216,7 @@ def _open(path: str, cache: ShardCache | None = None) -> _File:
     if cache is not None:
         return _RemoteFile(path, cache)
     with _explained("read", path):
-        file = _File(path)
-        os.pread(file.descriptor, 1, 0)  # a folder opens, and fails here
-        return file
+        return _File(path)
 
 
 @contextmanager

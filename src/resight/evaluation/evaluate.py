@@ -18,6 +18,7 @@ from ..config import DataConfig, load_config
 from ..data import storage
 from ..data.storage import is_remote
 from ..errors import ResightError, counted, listed, nearest
+from ..files import read_json
 from ..labels import LabelMap
 from ..outputs import check_local, check_place, write_text
 from ..progress import track
@@ -296,8 +297,8 @@ def _trained_on(run: Path | None, records: Records, same_path: bool) -> bool | N
     if run is None or same_path:
         return True if run else None
     try:
-        return bool(json.loads((run / "environment.json").read_bytes())["dataset"] == records.digest)
-    except (OSError, ValueError, LookupError, TypeError):
+        return bool(read_json(run / "environment.json")["dataset"] == records.digest)
+    except (ResightError, LookupError, TypeError):
         return None
 
 
@@ -359,7 +360,7 @@ def _output(out: str | os.PathLike[str] | None, run: Path | None, split: str, fo
 
 def _is_ours(path: Path) -> bool:
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        content = read_json(path)
+    except ResightError:
         return False
     return isinstance(content, dict) and {"mAP", "operating_point"} <= content.keys()

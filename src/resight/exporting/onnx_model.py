@@ -11,6 +11,7 @@ import numpy as np
 from ..boxes import Detections
 from ..detector import class_names
 from ..errors import ResightError
+from ..files import check_regular
 from .exported import ExportedDetector, detections_of, read_card
 
 KEY = "resight"
@@ -42,8 +43,9 @@ def load_onnx(path: Path, labels: str | os.PathLike[str] | None = None) -> OnnxD
         raise ResightError(
             "running an .onnx needs ONNX Runtime", where=path, fix="pip install 'resight[onnx]'"
         ) from error
-    if not path.is_file():
-        raise ResightError("is no file" if path.exists() else "there is no such model", where=path)
+    if not path.exists():
+        raise ResightError("there is no such model", where=path)
+    check_regular(path)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # warnings about its own optimizations help nobody here
     try:
@@ -64,6 +66,7 @@ def is_ours(path: Path) -> bool:
     import onnx
 
     try:
+        check_regular(path)
         model = onnx.load(path, load_external_data=False)
     except Exception:  # whatever is wrong with it, it is not ours to replace
         return False

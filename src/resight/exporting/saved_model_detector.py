@@ -15,8 +15,8 @@ from ..boxes import Detections
 from ..config import TfodConfig, load_config
 from ..data.example import Record, encode_example
 from ..errors import ResightError, listed
+from ..files import SMALL, check_regular, read_text
 from ..labels import LabelMap, read_label_map
-from ..text_files import read_text
 from ..tfod.checkpoint import KINDS, STRING
 from ..tfod.folder import PIPELINE
 from ..tfod.pipeline_config import Pipeline, examine_pipeline
@@ -74,12 +74,13 @@ def load_saved_model(folder: Path, labels: str | os.PathLike[str] | None = None)
     Raises:
         ResightError: TensorFlow is missing, the model is damaged, or has not the signature of a TFOD detector.
     """
+    check_regular(folder / FILE)
     session = Session(folder)
     missing = [name for name in NEEDED if name not in session.outputs]
     if missing or len(session.inputs) != 1:
         raise ResightError(f"is no detector as TFOD exports it: no output {listed(missing)}", where=folder)
     path = folder.parent / CARD
-    card = read_card(read_text(path), path) if path.is_file() else Card(classes=(), score=None)
+    card = read_card(read_text(path, SMALL), path) if path.is_file() else Card(classes=(), score=None)
     pipeline = _pipeline_beside(folder)
     if labels is None:
         places = (folder / "assets", folder, folder.parent)

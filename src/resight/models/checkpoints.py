@@ -21,6 +21,7 @@ from torch import Tensor
 from .. import __version__
 from ..config import Config, ModelConfig, to_toml
 from ..errors import ResightError
+from ..files import check_regular, parse_json
 from ..labels import LabelMap, parse_label_map, to_pbtxt
 from ..outputs import whole_file
 from .anchors import AnchorSettings
@@ -151,20 +152,20 @@ def load_checkpoint(path: Path, *, tensors: bool = True) -> Checkpoint:
     Raises:
         ResightError: the file is missing, damaged or none of ours.
     """
+    check_regular(path)
     try:
         with safe_open(path, framework="pt") as file:
-            meta = json.loads((file.metadata() or {}).get(KEY, "null"))
-            if meta is None:
+            described = (file.metadata() or {}).get(KEY)
+            if described is None:
                 raise ResightError("holds weights, but no description of a Resight model", where=path)
             read = {key: file.get_tensor(key) for key in file.keys()} if tensors else {}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ResightError(f"cannot read the checkpoint: {error}", where=path) from error
-    except (ValueError, RecursionError) as error:
-        raise ResightError(f"the checkpoint's description is damaged: {error}", where=path) from error
-    found = meta.get("format") if isinstance(meta, dict) else None
-    if found != FORMAT:
-        raise ResightError(f"is of format {found}, this version reads {FORMAT}", where=path, fix="Upgrade Resight.")
     try:
+        meta = parse_json(described)
+        found = meta.get("format") if isinstance(meta, dict) else None
+        if found != FORMAT:
+            raise ResightError(f"is of format {found}, this version reads {FORMAT}", fix="Upgrade Resight.")
         return Checkpoint(ModelCard.from_json(meta["card"]), read, dict(meta["state"]))
     except (ResightError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ResightError(f"the checkpoint's description is damaged: {error}", where=path) from error

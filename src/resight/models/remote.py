@@ -18,6 +18,7 @@ from ..data.discover import IS_RECORD
 from ..data.index import cache_folder
 from ..data.storage import Object
 from ..errors import ResightError
+from ..files import read_json
 from ..outputs import write_text
 from .checkpoints import BEST, LAST
 
@@ -92,8 +93,9 @@ def fetch_config(address: str) -> Path | None:
 def fetch(wanted: dict[str, Object], folder: Path) -> None:
     """Makes ``folder`` hold the objects under the names that they have in ``wanted``."""
     have: dict[str, str] = {}
-    with suppress(OSError, ValueError):
-        have = json.loads((folder / _ETAGS).read_bytes())
+    with suppress(ResightError):
+        noted = read_json(folder / _ETAGS)
+        have = noted if isinstance(noted, dict) else {}
     for name in have.keys() - wanted.keys():
         with suppress(OSError):
             (folder / name).unlink()

@@ -21,7 +21,8 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
-from ..errors import ResightError, listed
+from ..errors import ResightError, listed, reading
+from ..files import SMALL, open_file, read_file
 from .folder import find_checkpoint_prefix
 
 GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
@@ -123,10 +124,8 @@ class Variables(Mapping[str, np.ndarray]):
             raise ResightError(f"'{key}' is a partitioned variable, which is not supported", where=where)
         if entry.kind != STRING and entry.kind not in KINDS:
             raise ResightError(f"'{key}' is of TensorFlow's type {entry.kind}, which is not supported", where=where)
-        try:
-            data = np.fromfile(self.shard_path(entry.shard), np.uint8, entry.size, offset=entry.offset)
-        except OSError as error:
-            raise ResightError(f"cannot read '{key}': {error.strerror or error}", where=where) from error
+        with open_file(self.shard_path(entry.shard)) as file, reading(where):
+            data = np.fromfile(file, np.uint8, entry.size, offset=entry.offset)
         if len(data) < entry.size:
             raise ResightError(f"truncated: '{key}' lies beyond the end", where=where, fix=_FIX)
         if entry.kind == STRING:
@@ -163,11 +162,7 @@ def read_checkpoint(path: str | Path) -> Variables:
             fix="A checkpoint is named by what its .index and .data-* files have in common, e.g. checkpoint/ckpt-0.",
         )
     index = prefix.with_name(prefix.name + ".index")
-    try:
-        table = index.read_bytes()
-    except OSError as error:
-        raise ResightError(f"cannot read the checkpoint: {error.strerror}", where=index) from error
-    shards, entries = parse_index(table, str(index))
+    shards, entries = parse_index(read_file(index, SMALL), str(index))
     variables = Variables(prefix, entries, shards)
     _check_shards(variables)
     return variables

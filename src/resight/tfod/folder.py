@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..data.index import INDEX
 from ..errors import ResightError
-from ..textproto import parse
+from ..textproto import parse, read
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +65,8 @@ def _latest(folder: Path) -> Path | None:
     state = folder / "checkpoint"
     if found and state.is_file():
         try:
-            fields = parse(state.read_text(encoding="utf-8"), state)
-        except (OSError, UnicodeDecodeError, ResightError) as error:
+            fields = parse(read(state), state)
+        except ResightError as error:
             log.warning("%s: cannot be read, and the highest number counts: %s", state, error)
             fields = []
         # Only the name: the folder may have been moved since.

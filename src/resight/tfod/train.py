@@ -21,8 +21,7 @@ from ..config import load_config
 from ..errors import ResightError
 from ..labels import read_label_map
 from ..outputs import check_output, check_place, write_text
-from ..text_files import read_text
-from ..textproto import parse
+from ..textproto import parse, read
 from .folder import PIPELINE, find_tfod
 from .pipeline_config import examine_pipeline, translate
 from .pipeline_text import edit_pipeline
@@ -193,7 +192,7 @@ def write_config(arguments: Arguments, pretrained: Path, data: Mapping[str, Path
                 "warmup_steps": min(before.get("train.warmup_steps", 0), arguments.num_steps // WARMUP),
             }
         }
-    text = edit_pipeline(read_text(found.pipeline), changes)
+    text = edit_pipeline(read(found.pipeline), changes)
     translate(parse(text), str(found.pipeline)).check()
     return f"{MARK}\n{text}"
 
@@ -211,7 +210,7 @@ def _check_outputs(run: Path, exported: Path) -> None:
     check_output(exported, True, written_before(exported))
     check_place(run)
     config = run / PIPELINE
-    if config.exists() and not read_text(config).startswith(MARK):
+    if config.exists() and not read(config).startswith(MARK):
         raise ResightError("is not of this command, and is not replaced", where=config, fix="Move it away.")
 
 

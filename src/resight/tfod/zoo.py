@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from ..data.index import cache_folder
 from ..errors import ResightError, listed, nearest, reading
+from ..files import open_file, read_file
 from ..outputs import whole_folder, write_text
 from ..progress import meter
 from .checkpoint import read_checkpoint
@@ -139,7 +140,7 @@ def unpack(archive: Path, folder: Path) -> None:
     """
     with whole_folder(folder, True, lambda path: True) as partial:
         try:
-            with open(archive, "rb") as file, _Content(fileobj=file) as content, tarfile.open(fileobj=content) as tar:
+            with open_file(archive) as file, _Content(fileobj=file) as content, tarfile.open(fileobj=content) as tar:
                 refused = _unpack(tar, partial)
                 while content.read(_PIECE):  # to the checksum behind the archive
                     pass
@@ -203,7 +204,7 @@ def _download(model: ZooModel) -> None:
         _transfer(model.url, partial)
         source = partial
     digest = _sha256(source)
-    known = remembered.read_text(encoding="ascii", errors="replace").split() if remembered.is_file() else []
+    known = read_file(remembered).decode("ascii", "replace").split() if remembered.is_file() else []
     if known and known[0] != digest:
         partial.unlink(missing_ok=True)
         raise ResightError(
@@ -287,7 +288,7 @@ def _zoo_folder() -> Path:
 
 
 def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

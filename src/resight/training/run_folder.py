@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from ..config import Config, to_toml
 from ..errors import ResightError, listed
+from ..files import LARGE, parse_json, read_file
 from ..labels import LabelMap, to_pbtxt
 from ..models.checkpoints import LAST
 from ..outputs import is_partial, write_text
@@ -96,9 +97,9 @@ def forget_metrics(path: Path, step: int, evaluated_at: int = 0) -> None:
     if not file.exists():
         return
     kept = []
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-        with suppress(ValueError, KeyError, TypeError):  # a kill can leave a part of a line
-            row = json.loads(line)
+    for line in read_file(file, LARGE).decode(errors="replace").splitlines():
+        with suppress(ResightError, KeyError, TypeError):  # a kill can leave a part of a line
+            row = parse_json(line)
             if row["step"] <= (step if row["split"] == "train" else evaluated_at):
                 kept.append(line)
     write_text(file, "".join(line + "\n" for line in kept))

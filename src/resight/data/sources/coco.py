@@ -5,15 +5,14 @@ Source: the data format on cocodataset.org; Roboflow's exports (``train/_annotat
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from ...boxes import Box
-from ...errors import ResightError, listed
-from ...text_files import read_text
+from ...errors import ResightError, listed, shown
+from ...files import LARGE, read_json
 from .source import Gathering, Source, Tree, folders_of, number, peek, size, split_of, stem_of, text
 
 NAME = "coco"
@@ -61,13 +60,7 @@ def _is_coco(head: str) -> bool:
 
 
 def _parse(path: str) -> dict[str, Any]:
-    try:
-        document = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        where = f"{path}:{error.lineno}:{error.colno}"
-        raise ResightError(f"is not valid JSON: {error.msg}", where=where) from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
-        raise ResightError(f"is not valid JSON: {error}", where=path) from error
+    document = read_json(path, LARGE)
     keys = ("images", "annotations", "categories")
     if not isinstance(document, dict) or not all(isinstance(document.get(key, []), list) for key in keys):
         raise ResightError("'images', 'annotations' and 'categories' must be lists", where=path)
@@ -145,7 +138,7 @@ def _box(item: dict[str, Any], categories: dict[object, str]) -> Box:
         raise ValueError(f"category_id {category} is not among the {known}")
     bbox = item.get("bbox")
     if not isinstance(bbox, list) or len(bbox) != 4:
-        raise ValueError(f"bbox is {bbox!r}, not [x, y, width, height]")
+        raise ValueError(f"bbox is {shown(bbox)}, not [x, y, width, height]")
     x, y, width, height = (number(side, "bbox") for side in bbox)
     area = number(item["area"], "area") if item.get("area") is not None else 0.0
     crowd = item.get("iscrowd") in (1, True, "1")
@@ -157,7 +150,7 @@ def _id(item: object, key: str) -> int | str:
     if isinstance(value, float) and value.is_integer():  # as tables that lack some write them
         return int(value)
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError(f"'{key}' is missing" if value is None else f"'{key}' is {value!r}, not a whole number")
+        raise ValueError(f"'{key}' is missing" if value is None else f"'{key}' is {shown(value)}, not a whole number")
     return value
 
 

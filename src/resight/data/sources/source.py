@@ -14,8 +14,8 @@ from functools import cached_property
 from typing import Literal
 
 from ...boxes import Annotation, Box, Split
-from ...errors import Problem, ResightError, counted, listed, reading
-from ...text_files import encoding_of, read_text
+from ...errors import Problem, ResightError, counted, listed, reading, shown
+from ...files import encoding_of, odd_kind, open_file, read_text
 from ..images import IMAGE_SUFFIXES
 from ..storage import is_remote
 
@@ -70,7 +70,8 @@ class Tree:
         if os.path.isdir(full):
             return Tree(full)
         if not os.path.isfile(full):
-            raise ResightError("no such file or folder", where=path)
+            kind = odd_kind(full)
+            raise ResightError(f"is a {kind}" if kind else "no such file or folder", where=path)
         root, name = os.path.split(full)
         if os.path.basename(root).lower() == "annotations":
             root, folder = os.path.split(root)
@@ -221,7 +222,7 @@ class Gathering:
             if image.spoiled:
                 continue
             if not _is_text(path):
-                self.problem("malformed", image.where, f"the image's file name is not UTF-8: {path!r}")
+                self.problem("malformed", image.where, f"the image's file name is not UTF-8: {shown(path, 200)}")
                 continue
             if has_split and image.split is None:
                 unassigned.append(name)
@@ -278,7 +279,7 @@ def folders_of(name: str) -> list[str]:
 
 def peek(path: str, size: int = 4096) -> str:
     """The first ``size`` bytes of a file as text, however damaged: for looking only."""
-    with reading(path), open(path, "rb") as file:
+    with open_file(path) as file, reading(path):
         data = file.read(size)
     return data.decode(encoding_of(data), errors="replace")
 
@@ -304,7 +305,7 @@ def number(value: object, name: str) -> float:
             return float(value)
     except (ValueError, OverflowError):
         pass
-    raise ValueError(f"{name} is {value!r}, not a number")
+    raise ValueError(f"{name} is {shown(value)}, not a number")
 
 
 def size(value: object, name: str) -> int | None:
@@ -313,7 +314,7 @@ def size(value: object, name: str) -> int | None:
         return None
     side = number(value, name)
     if not math.isfinite(side) or side < 0:
-        raise ValueError(f"{name} is {value!r}, not a size in pixels")
+        raise ValueError(f"{name} is {shown(value)}, not a size in pixels")
     return round(side) or None
 
 
@@ -322,7 +323,7 @@ def text(value: object, name: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str) or not value.strip() or not _is_text(value):
-        raise ValueError(f"{name} is {value!r}, not a name")
+        raise ValueError(f"{name} is {shown(value)}, not a name")
     return value.strip()
 
 

@@ -13,9 +13,8 @@ from xml.etree import ElementTree
 
 from ...boxes import Box, Split
 from ...errors import ResightError, counted, listed
+from ...files import read_file, read_text
 from ...progress import track
-from ...text_files import read_text
-from ..images import read_bytes
 from .source import Gathering, Source, Tree, flag, folders_of, number, peek, size, split_of, stem_of, text
 
 NAME = "voc"
@@ -50,7 +49,7 @@ def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
 def _read_file(gathering: Gathering, name: str, split: Split | None) -> None:
     file = gathering.tree.path(name)
     try:
-        root = ElementTree.fromstring(read_bytes(file))
+        root = ElementTree.fromstring(read_file(file))
     except ElementTree.ParseError as error:
         line, column = error.position
         gathering.malformed(f"{file}:{line}:{column}", f"is not valid XML: {error}")

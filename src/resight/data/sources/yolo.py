@@ -12,12 +12,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import yaml
-
 from ...boxes import Box, Split
 from ...errors import ResightError, counted, listed
+from ...files import SMALL, read_text, read_yaml
 from ...progress import track
-from ...text_files import read_text
 from ..images import IMAGE_SUFFIXES, probe_file
 from .source import Gathering, Source, Tree, folders_of, number, peek, split_of, text
 
@@ -86,14 +84,7 @@ def _config_file(tree: Tree) -> str:
 
 
 def _load(path: str) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else path
-        raise ResightError(f"is not valid YAML: {getattr(error, 'problem', None) or error}", where=where) from error
-    except (ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
-        raise ResightError(f"is not valid YAML: {error}", where=path) from error
+    config = read_yaml(path)
     if not isinstance(config, dict):
         raise ResightError("is not a mapping of 'names', 'train', ... to their values", where=path)
     return config
@@ -116,7 +107,7 @@ def _names(tree: Tree, config: dict[str, Any], file: str) -> dict[int, str]:
     else:
         files = sorted(tree.files, key=lambda name: (name.count("/"), name))
         found = [name for name in files if os.path.basename(name) in _NAMES_FILES or name.endswith(".names")]
-    lines = read_text(tree.path(found[0])).splitlines() if found else []
+    lines = read_text(tree.path(found[0]), SMALL).splitlines() if found else []
     while lines and not lines[-1].strip():
         lines.pop()
     return {at: line.strip() or str(at) for at, line in enumerate(lines)}
@@ -187,7 +178,7 @@ def _label_paths(image: str) -> Iterator[str]:
 
 def _read_file(gathering: Gathering, path: str, label: str, names: dict[int, str], keypoints: bool) -> None:
     try:
-        rows = [(line, row.split()) for line, row in enumerate(read_text(label).splitlines(), 1) if row.strip()]
+        rows = [(line, row.split()) for line, row in enumerate(read_text(label, SMALL).splitlines(), 1) if row.strip()]
     except ResightError as error:
         gathering.malformed(error.where, error.message, path)
         return
