@@ -1,6 +1,7 @@
 # make demo   the whole job on generated road scenes
 # make test   every test
 # make soak   trainings interrupted at 20 random moments for each signal and number of workers (an hour)
+# make oracle-check   asks TensorFlow again for the answers that are kept for the tests, and compares
 # make lint   ruff and mypy
 # Each makes the environment it needs first. `make VENV=path ...` uses, and installs into, one that exists.
 
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 PARALLEL ?= --numprocesses auto --maxprocesses 8 --dist worksteal
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
-.PHONY: demo test soak lint format clean
+.PHONY: demo test soak oracle-check lint format clean
 
 demo: $(VENV)/.resight-demo
 	$(BIN)/resight demo --out demo --force
@@ -21,6 +22,9 @@ test: $(VENV)/.resight-dev
 
 soak: $(VENV)/.resight-dev
 	RESIGHT_SOAK=20 $(BIN)/python -m pytest tests/training/test_soak.py $(ARGS)
+
+oracle-check: $(VENV)/.resight-dev
+	$(BIN)/python tests/oracles.py $(ARGS)
 
 lint: $(VENV)/.resight-dev
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ import io
 import logging
 import random
 import re
+import runpy
 import shutil
 import socket
 import struct
@@ -51,6 +52,15 @@ def once(tmp_path_factory):
         return folder
 
     return get
+
+
+@pytest.fixture(scope="session")
+def kept_answers():
+    """``kept_answers("models/oracles/operators")``: the arrays that this oracle was given, and those it answered.
+
+    See ``oracles.py``.
+    """
+    return runpy.run_path(str(Path(__file__).with_name("oracles.py")))["kept"]
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,4 @@
-"""TFOD's augmentations, beside TensorFlow's own operations (in a process of its own) and by their properties."""
-
-import pickle
-import subprocess
-import sys
+"""TFOD's augmentations, beside TensorFlow's own (`oracles/image_operations.py`) and by their properties."""
 
 import numpy as np
 import pytest
@@ -30,39 +26,17 @@ from resight.data.tfod_operations import (
 CROP = OPERATION_DEFAULTS["random_crop_image"]
 SQUARE = OPERATION_DEFAULTS["random_square_crop_by_scale"]
 COLORS = {
-    "hue": (adjust_hue, (-0.4, -0.02, 0.0, 0.013, 0.5, 0.8)),
-    "contrast": (adjust_contrast, (0.0, 0.8, 1.0, 1.25, 3.0)),
-    "saturation": (adjust_saturation, (0.0, 0.8, 1.0, 1.25, 5.0)),
-    "brightness": (adjust_brightness, (-0.3, 0.0, 0.2)),
+    "hue": adjust_hue,
+    "contrast": adjust_contrast,
+    "saturation": adjust_saturation,
+    "brightness": adjust_brightness,
 }
-SIZE, OBJECTS, DRAWS = (60, 90), [[0.1, 0.2, 0.3, 0.35], [0.5, 0.6, 0.9, 0.95]], 1500  # boxes yxyx, shares
-
-TENSORFLOW = """
-import pickle, sys
-import tensorflow as tf
-image, factors, (size, objects, draws), limits = pickle.load(sys.stdin.buffer)
-adjust = {name: getattr(tf.image, f"adjust_{name}") for name in factors}
-colors = {(name, f): (adjust[name](image / 255, f) * 255).numpy() for name in factors for f in factors[name]}
-
-@tf.function
-def window(seed):
-    ranges = dict(aspect_ratio_range=(0.75, 1.33), area_range=(0.1, 1.0), max_attempts=100, min_object_covered=1.0)
-    start, sides, _ = tf.image.stateless_sample_distorted_bounding_box((*size, 3), [objects], (seed, 7), **ranges)
-    return tf.concat([start[:2], start[:2] + sides[:2]], 0)
-
-windows = [window(tf.constant(seed)).numpy() for seed in range(draws)]
-sides = [(tf.linspace(*limits, 8)[:, None] * tf.range(1.0, 2000.0)).numpy().astype(int)]
-sys.stdout.buffer.write(pickle.dumps((colors, windows, sides)))
-"""
 
 
 @pytest.fixture(scope="module")
-def tensorflow():
-    factors = {name: values for name, (_, values) in COLORS.items()}
-    given = (picture().permute(1, 2, 0).numpy(), factors, (SIZE, OBJECTS, DRAWS), (SQUARE["scale_min"], 1.3))
-    done = subprocess.run([sys.executable, "-c", TENSORFLOW], input=pickle.dumps(given), capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()
-    return pickle.loads(done.stdout)
+def tensorflow(kept_answers):
+    """What TensorFlow was given, and its answer."""
+    return kept_answers("data/oracles/image_operations")
 
 
 def picture(height=24, width=32):
@@ -91,17 +65,22 @@ def samples(draw):
 # Beside TensorFlow
 
 
-@pytest.mark.parametrize(("name", "factor"), [(name, f) for name, (_, factors) in COLORS.items() for f in factors])
-def test_colours_are_those_of_tensorflow(tensorflow, name, factor):
-    expected = torch.from_numpy(tensorflow[0][name, factor]).clamp(0, 255).permute(2, 0, 1)
-    torch.testing.assert_close(COLORS[name][0](picture(), factor), expected, rtol=0, atol=2e-3)
+@pytest.mark.parametrize("name", COLORS)
+def test_colours_are_those_of_tensorflow(tensorflow, name):
+    given, answer = tensorflow
+    image = torch.from_numpy(given["picture"]).permute(2, 0, 1)
+    for factor, expected in zip(given[f"factors/{name}"].tolist(), answer[f"colours/{name}"], strict=True):
+        expected = torch.from_numpy(expected).clamp(0, 255).permute(2, 0, 1)
+        torch.testing.assert_close(COLORS[name](image, factor), expected, rtol=0, atol=2e-3)
 
 
 def test_windows_are_distributed_as_those_of_tensorflow(tensorflow):
     """Of a box side, place, area: the largest distance of the two distributions (Kolmogorov and Smirnov's)."""
-    (height, width), boxes = SIZE, torch.tensor(OBJECTS)[:, [1, 0, 3, 2]] * torch.tensor([90, 60, 90, 60])
-    ours = np.array([draw_window(boxes, height, width, CROP, generator(seed)) for seed in range(DRAWS)])
-    theirs = np.array(tensorflow[1])[:, [1, 0, 3, 2]]
+    given, answer = tensorflow
+    height, width = given["size"].tolist()
+    boxes = torch.from_numpy(given["objects"])[:, [1, 0, 3, 2]] * torch.tensor([width, height, width, height])
+    ours = np.array([draw_window(boxes, height, width, CROP, generator(seed)) for seed in range(given["draws"])])
+    theirs = answer["windows"][:, [1, 0, 3, 2]].astype(int)
 
     def measures(windows):
         sides = windows[:, 2:] - windows[:, :2]
@@ -114,8 +93,10 @@ def test_windows_are_distributed_as_those_of_tensorflow(tensorflow):
 
 
 def test_squares_have_the_sides_of_tensorflow(tensorflow):
-    sides = square_scales(SQUARE)[:, None] * torch.arange(1, 2000)
-    np.testing.assert_array_equal(sides.numpy().astype(int), tensorflow[2][0])
+    given, answer = tensorflow
+    assert given["scales"].tolist() == [SQUARE["scale_min"], SQUARE["scale_max"], SQUARE["num_scales"]]
+    sides = square_scales(SQUARE)[:, None] * torch.arange(*given["sides"].tolist())
+    np.testing.assert_array_equal(sides.numpy().astype(int), answer["squares"])
 
 
 # Draws and pure functions
