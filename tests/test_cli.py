@@ -552,7 +552,7 @@ def test_predict_and_export_hand_over_their_options(stand_in):
             ("runs/a", ["b.jpg", "c"], "found"),
             {
                 "score": 0.4, "nms_iou": 0.6, "class_agnostic_nms": True, "device": "auto", "force": False,
-                "labels": None,
+                "labels": None, "no_labels": False,
             },
         )
     ]  # fmt: skip
@@ -593,6 +593,7 @@ def test_show_and_demo_hand_over_their_options(stand_in):
     pictures = stand_in("data.show", "show_data", ["look/1.jpg", "look/2.jpg"])
     said = speak("data show records -o look --format csv --augment --limit 2 --split val")
     options = {"format": "csv", "augment": True, "limit": 2, "split": "val", "config": None, "force": False}
+    options |= {"no_labels": False}
     assert pictures == [(("records", "look"), options)]
     assert said.out == "2 pictures in look\n" and "resight data build records -o new_records" in said.err
     assert "resight train --data records" in speak("data show records -o look --format tfrecord").err

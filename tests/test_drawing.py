@@ -73,6 +73,28 @@ def test_line_and_text_grow_with_the_picture():
     assert 50 < pixels_of(STOP, large).sum() / pixels_of(STOP, small).sum() < 200
 
 
+def plates(drawn, name="stop"):
+    """Pixels of the colour of a name beyond what its outlines have."""
+    return int(pixels_of(np.array(colour_of(name)), drawn).sum())
+
+
+def test_labels_are_left_out_where_they_would_hide_the_objects():
+    grid = np.array([[40 * (n % 8) + 5, 40 * (n // 8) + 20, 40 * (n % 8) + 20, 40 * (n // 8) + 30] for n in range(31)])
+    for count, labelled in ((30, True), (31, False)):
+        image, boxes, names = grey(200, 330), grid[:count], ["stop"] * count
+        bare = draw(image, boxes, names, labels=False)
+        assert (plates(draw(image, boxes, names)) > plates(bare)) == labelled
+        assert plates(bare) > 0
+
+
+@pytest.mark.parametrize(("width", "height", "most"), [(64, 48, 0.0), (96, 64, 0.0), (160, 120, 0.1), (320, 240, 0.1)])
+def test_a_label_covers_little_of_a_small_picture(width, height, most):
+    box = np.array([[width * 0.3, height * 0.4, width * 0.6, height * 0.8]])
+    bare = draw(grey(height, width), box, ["stop"], [0.9], labels=False)
+    covered = (draw(grey(height, width), box, ["stop"], [0.9]) != bare).any(axis=2).mean()
+    assert covered <= most
+
+
 def test_scores_are_written():
     box = np.array([[100, 100, 150, 150]])
     drawings = [draw(grey(300, 300), box, ["stop"], scores) for scores in (None, [0.51], [0.93])]

@@ -159,11 +159,11 @@ def test_a_list_of_others_is_no_leave_to_replace(untrained, photos, tmp_path):
 def test_ctrl_c_leaves_nothing(untrained, photos, tmp_path, monkeypatch):
     pictures = []
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **options):
         pictures.append(arguments)
         if len(pictures) == 2:
             raise KeyboardInterrupt
-        return draw(*arguments)
+        return draw(*arguments, **options)
 
     monkeypatch.setattr(prediction, "draw", interrupted)
     with pytest.raises(KeyboardInterrupt):

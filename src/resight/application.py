@@ -17,6 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from . import console
 from .errors import ResightError, listed, nearest
+from .other_names import verb_here
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -37,9 +38,8 @@ class Verbs(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         word, known = args[0], self.list_commands(ctx)
         if not word.startswith("-") and word not in known:
-            deeper = f"Did you mean '{ctx.command_path} data {word}'?" if word in ("build", "check", "show") else ""
             raise ResightError(
-                f"unknown command '{word}'. {deeper or nearest(word, known)}".rstrip(),
+                f"unknown command '{word}'. {verb_here(word, ctx.command_path) or nearest(word, known)}".rstrip(),
                 fix=f"{ctx.command_path} knows {listed(known, 20)}.",
             )
         return super().resolve_command(ctx, args)

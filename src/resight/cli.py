@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import __version__, console
+from . import __version__, console, defaults
 from .application import Verbs, print_result, quoted, say, suggest, verb, wrote
 from .data.storage import is_remote
 from .errors import ResightError, counted, listed
@@ -34,15 +34,25 @@ app.add_typer(data_app, name="data")
 zoo_app = typer.Typer(cls=Verbs, help="Pretrained models of TensorFlow's detection zoo.")
 app.add_typer(zoo_app, name="zoo")
 
-Out = Annotated[str, typer.Option("--out", "-o", help="Folder or file to write.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists, as far as Resight wrote it.")]
+
+def _option(metavar: str, help: str, default: object = "", *names: str, **limits: float) -> Any:
+    """An option; ``default`` is told where the parameter's own is None and something else follows from that."""
+    told = f"{help} (default {default})." if default else f"{help}."
+    return typer.Option(*names, metavar=metavar, help=told, **limits)  # type: ignore[arg-type]
+
+
+FORMATS = "lisa, coco, voc, yolo, csv, tfrecord"
+LENGTH = f"{defaults.EPOCHS}, within {defaults.LEAST_STEPS:,} to {defaults.MOST_STEPS:,} steps"
+SIZE = f"{defaults.MIN_SIZE},{defaults.MAX_SIZE}"
+SCORE = f"the model's own threshold, else {defaults.SCORE}"
+Out = Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="Folder or file to write.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite files that Resight wrote.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+NoLabels = Annotated[bool, typer.Option("--no-labels", help="Draw boxes without names and scores.")]
+Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, a checkpoint or an exported model.")]
 Labels = Annotated[str | None, typer.Option("--labels", metavar="MAP", help="A label map that names the classes.")]
-Format = Annotated[
-    str, typer.Option("--format", metavar="auto|lisa|coco|voc|yolo|csv|tfrecord", help="Format of the annotations.")
-]
+Format = Annotated[str, _option("FORMAT", f"Format of the annotations: auto, {FORMATS}", "", "--format")]
 ConfigFile = Annotated[str | None, typer.Option("--config", metavar="TOML", help="Configuration of the training.")]
 
 
@@ -64,10 +74,10 @@ def _root(
 @verb(app, "demo")
 def demo(
     out: Out = "demo",
-    seed: Annotated[int, typer.Option(min=0, help="Every random draw follows from it.")] = 42,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Random seed.")] = defaults.SEED,
     force: Force = False,
 ) -> None:
-    """The whole job on generated road scenes, offline and on a CPU: build, check, train, evaluate, export, predict."""
+    """The complete workflow on generated road scenes, offline, on a CPU: from annotations to an exported model."""
     from .demo import demo as run_demo
 
     print(run_demo(out, seed=seed, force=force).text())
@@ -82,21 +92,15 @@ def build(
     classes: Annotated[str | None, typer.Option(metavar="A,B,C", help="Only these classes.")] = None,
     rename: Annotated[list[str] | None, typer.Option(metavar="OLD=NEW", help="Another name for a class.")] = None,
     labels: Annotated[str | None, typer.Option(metavar="MAP", help="A label map whose ids are kept.")] = None,
-    split: Annotated[
-        str, typer.Option(metavar="auto|given|group|random|FILE", help="How images are told apart.")
-    ] = "auto",
-    group_by: Annotated[
-        str | None, typer.Option(metavar="REGEX|track|video", help="What belongs together in a split.")
-    ] = None,
-    test_fraction: Annotated[float, typer.Option(min=0, max=1, help="Share of the images for the test.")] = 0.2,
-    val_fraction: Annotated[float, typer.Option(min=0, max=1, help="Share that training watches.")] = 0.1,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 42,
-    shards: Annotated[int | None, typer.Option(min=1, help="Files per split; by default by size.")] = None,
-    background: Annotated[
-        str, typer.Option(metavar="none|empty|all", help="Which images without a selected box to keep.")
-    ] = "empty",
-    on_bad: Annotated[str, typer.Option(metavar="error|skip", help="What to do with bad images and boxes.")] = "error",
-    layout: Annotated[str, typer.Option(metavar="resight|tfod", help="Names of the files.")] = "resight",
+    split: Annotated[str, _option("RULE", "How images are split: auto, given, group, random or a FILE")] = "auto",
+    group_by: Annotated[str | None, _option("KEY", "What stays in one split: track, video or a REGEX on names")] = None,
+    test_fraction: Annotated[float, _option("SHARE", "Test fraction", min=0, max=1)] = defaults.TEST_FRACTION,
+    val_fraction: Annotated[float, _option("SHARE", "Validation fraction", min=0, max=1)] = defaults.VAL_FRACTION,
+    seed: Annotated[int, _option("N", "Seed of the split", min=0)] = defaults.SEED,
+    shards: Annotated[int | None, _option("N", "Files per split", "by size", min=1)] = None,
+    background: Annotated[str, _option("WHICH", "Images without a selected box to keep: none, empty, all")] = "empty",
+    on_bad: Annotated[str, _option("WHAT", "What to do with bad images and boxes: error or skip")] = "error",
+    layout: Annotated[str, _option("NAMES", "Names of the files: resight or tfod")] = "resight",
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -126,7 +130,7 @@ def check(
     report = check_data(data, format=format, config=load_settings(config, data) if config else None)
     print_result(report, json)
     if report.errors:
-        say(f"Mend the errors, or leave them out: resight {_build_of(data)} --on-bad skip")
+        say(f"Fix the errors, or leave them out: resight {_build_of(data)} --on-bad skip")
         return console.BAD
     suggest(f"train --data {quoted(data)}" if report.format == "records" else _build_of(data))
     return console.DONE
@@ -138,9 +142,10 @@ def show(
     out: Out,
     format: Format = "auto",
     augment: Annotated[bool, typer.Option("--augment", help="As training sees them.")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="Number of pictures.")] = 32,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "train",
+    limit: Annotated[int, _option("N", "Number of pictures", min=1)] = 32,
+    split: Annotated[str, _option("SPLIT", "train, val or test")] = "train",
     config: ConfigFile = None,
+    no_labels: NoLabels = False,
     force: Force = False,
 ) -> None:
     """Draws pictures with their boxes, as stored or as training sees them."""
@@ -150,7 +155,15 @@ def show(
 
     settings = load_settings(config, data) if config else None
     written = show_data(
-        data, out, format=format, augment=augment, limit=limit, split=split, config=settings, force=force
+        data,
+        out,
+        format=format,
+        augment=augment,
+        limit=limit,
+        split=split,
+        config=settings,
+        no_labels=no_labels,
+        force=force,
     )
     print(f"{counted(len(written), 'picture')} in {out}")
     wrote(out, f"train --data {quoted(data)}" if holds_records(data, format) else _build_of(data))
@@ -161,19 +174,19 @@ def train(
     config: Annotated[
         str | None, typer.Argument(metavar="CONFIG", help="A TOML file (see --show-config) or TFOD's pipeline.config.")
     ] = None,
-    data: Annotated[str | None, typer.Option(metavar="RECORDS", help="Records folder.")] = None,
-    out: Annotated[str | None, typer.Option("--out", "-o", help="Run folder; by default runs/<date>-<time>.")] = None,
-    model: Annotated[str | None, typer.Option(help="A timm backbone or one of torchvision's four models.")] = None,
-    start: Annotated[str | None, typer.Option(metavar="MODEL", help="Weights to start from.")] = None,
-    size: Annotated[str | None, typer.Option(metavar="MIN,MAX", help="Pixels of the short and the long side.")] = None,
-    epochs: Annotated[float | None, typer.Option(help="Passes over the data.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps, instead of epochs.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Images a step.")] = None,
-    max_minutes: Annotated[float | None, typer.Option(help="Minutes of training, instead of epochs.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
-    devices: Annotated[int, typer.Option(min=1, help="Processes that share each batch, each on a GPU of its own.")] = 1,
-    seed: Annotated[int | None, typer.Option(help="Every random draw follows from it.")] = None,
-    set: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key; repeatable.")] = None,
+    data: Annotated[str | None, _option("RECORDS", "Records folder")] = None,
+    out: Annotated[str | None, _option("PATH", "Run folder", "runs/DATE-TIME", "--out", "-o")] = None,
+    model: Annotated[str | None, _option("NAME", "A timm backbone or a torchvision model", defaults.MODEL)] = None,
+    start: Annotated[str | None, _option("MODEL", "Weights to start from, or none", "pretrained")] = None,
+    size: Annotated[str | None, _option("MIN,MAX", "Pixels of the short and the long side", SIZE)] = None,
+    epochs: Annotated[float | None, _option("N", "Passes over the data", LENGTH)] = None,
+    steps: Annotated[int | None, _option("N", "Optimizer steps, instead of epochs")] = None,
+    batch: Annotated[int | None, _option("N", "Batch size", defaults.BATCH_SIZE)] = None,
+    max_minutes: Annotated[float | None, _option("N", "Minutes of training, instead of epochs")] = None,
+    device: Annotated[str | None, _option("DEVICE", "cpu, cuda or cuda:N", "cuda where there is one")] = None,
+    devices: Annotated[int, _option("N", "Processes that share each batch, each on a GPU of its own", min=1)] = 1,
+    seed: Annotated[int | None, _option("N", "Random seed", defaults.SEED)] = None,
+    set: Annotated[list[str] | None, _option("KEY=VALUE", "Any key that --show-config lists; repeatable")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out; start it if it is new.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="The plan only.")] = False,
     show_config: Annotated[bool, typer.Option("--show-config", help="Print the configuration and stop.")] = False,
@@ -203,9 +216,7 @@ def train(
     if any(key in overrides for key in LENGTHS):  # they replace the length that the file says, in whatever measure
         overrides = dict.fromkeys(LENGTHS) | overrides
     if resume and out is None:
-        raise ResightError(
-            "which run shall be resumed?", where="--resume", fix="Name it: resight train --resume -o RUN"
-        )
+        raise ResightError("needs -o RUN", where="--resume", fix="Name the run: resight train --resume -o RUN")
     if resume and config is None and is_remote(out):
         from .models.remote import fetch_config
 
@@ -244,13 +255,11 @@ def train(
 @verb(app, "evaluate")
 def evaluate(
     model: Model,
-    data: Annotated[str | None, typer.Option(metavar="RECORDS", help="Records folder; a run knows its own.")] = None,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
-    out: Annotated[str | None, typer.Option("--out", "-o", help="Folder; by default in the run folder.")] = None,
-    require: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Exit code 1 when missed, e.g. AP50=.80.")
-    ] = None,
+    data: Annotated[str | None, _option("RECORDS", "Records folder", "that of the run")] = None,
+    split: Annotated[str, _option("SPLIT", "train, val or test")] = "test",
+    limit: Annotated[int | None, _option("N", "Evaluate only the first N images", min=1)] = None,
+    out: Annotated[str | None, _option("PATH", "Folder", "evaluation in the run folder", "--out", "-o")] = None,
+    require: Annotated[list[str] | None, _option("KEY=VALUE", "Exit code 1 when missed, e.g. AP50=.80")] = None,
     ignore_difficult: Annotated[bool, typer.Option("--ignore-difficult", help="Leave difficult boxes out.")] = False,
     labels: Labels = None,
     device: Device = "auto",
@@ -278,11 +287,10 @@ def predict(
     model: Model,
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images and folders of images.")],
     out: Out = "predictions",
-    score: Annotated[float | None, typer.Option(min=0, max=1, help="Threshold of what is drawn.")] = None,
-    nms_iou: Annotated[float | None, typer.Option(min=0, max=1, help="Overlap above which one box goes.")] = None,
-    class_agnostic_nms: Annotated[
-        bool, typer.Option("--class-agnostic-nms", help="Boxes of all classes compete.")
-    ] = False,
+    score: Annotated[float | None, _option("SHARE", "Score threshold of what is drawn", SCORE, min=0, max=1)] = None,
+    nms_iou: Annotated[float | None, _option("SHARE", "NMS IoU threshold", "the model's", min=0, max=1)] = None,
+    class_agnostic_nms: Annotated[bool, typer.Option("--class-agnostic-nms", help="Class-agnostic NMS.")] = False,
+    no_labels: NoLabels = False,
     labels: Labels = None,
     device: Device = "auto",
     force: Force = False,
@@ -304,14 +312,13 @@ def predict(
 def export(
     model: Model,
     out: Out,
-    format: Annotated[
-        str, typer.Option(metavar="onnx|savedmodel", help="Format; savedmodel is TFOD's, for models of its dialect.")
-    ] = "onnx",
+    format: Annotated[str, _option("FORMAT", "onnx, or savedmodel: TFOD's, for models of its dialect")] = "onnx",
     input_type: Annotated[
         str,
-        typer.Option(
-            metavar="image_tensor|encoded_image_string_tensor|tf_example|float_image_tensor",
-            help="What a client sends to a SavedModel, under TFOD's name.",
+        _option(
+            "TYPE",
+            "What a client sends to a SavedModel: image_tensor, encoded_image_string_tensor, tf_example "
+            "or float_image_tensor",
         ),
     ] = "image_tensor",
     labels: Labels = None,

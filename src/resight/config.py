@@ -12,8 +12,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from . import defaults
 from .errors import ResightError, listed, nearest, shown
 from .files import TEXT, check_depth, parse_toml, read_text
+from .misplaced import meant
+from .other_names import key_here, option_here
+from .toml_text import flat as flat
+from .toml_text import line_of
+from .toml_text import to_toml as to_toml
 
 TFOD_MODELS = ("faster_rcnn_resnet50_v1", "faster_rcnn_resnet101_v1", "faster_rcnn_resnet152_v1")
 LENGTHS = ("train.epochs", "train.steps", "train.max_minutes")  # of a training, in one measure or another
@@ -95,15 +101,15 @@ class TfodConfig(_Section):
 
 class ModelConfig(_Section):
     name: str = Field(
-        "tf_efficientnet_lite0",
+        defaults.MODEL,
         description="a timm backbone, one of torchvision's four models, or TFOD's faster_rcnn_resnet{50,101,152}_v1",
     )
     start: str = Field("pretrained", description="pretrained, none, or a MODEL whose weights to start from")
     start_type: Literal["detection", "full", "classification"] = Field(
         "detection", description="TFOD dialect: backbone, everything, or backbone of an image classifier"
     )
-    min_size: Positive = Field(384, description="pixels: the short side is scaled to this ...")
-    max_size: Positive = Field(640, description="pixels: ... unless the long side would exceed this")
+    min_size: Positive = Field(defaults.MIN_SIZE, description="pixels: the short side is scaled to this ...")
+    max_size: Positive = Field(defaults.MAX_SIZE, description="pixels: ... unless the long side would exceed this")
     tile: int = Field(
         0,
         ge=0,
@@ -156,7 +162,7 @@ class TrainConfig(_Section):
     epochs: float | None = Field(None, gt=0, description="passes over the data; default 40, within 1,000..50,000 steps")
     steps: Positive | None = Field(None, description="optimizer steps; instead of epochs")
     max_minutes: float | None = Field(None, gt=0, description="minutes of training; the schedule follows the clock")
-    batch_size: Positive = Field(8, description="images a step")
+    batch_size: Positive = Field(defaults.BATCH_SIZE, description="images a step")
     accumulate: Positive = Field(1, description="batches whose gradients are summed into one step")
     optimizer: Literal["adamw", "sgd", "momentum"] = Field(
         "adamw", description="adamw, sgd (momentum .9), or momentum: TFOD's, with the rate inside the velocity"
@@ -188,7 +194,7 @@ class TrainConfig(_Section):
     )
     channels_last: bool = Field(True, description="memory format of the convolutions; faster nearly everywhere")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    seed: int = Field(42, ge=0, description="every random draw follows from it")
+    seed: int = Field(defaults.SEED, ge=0, description="every random draw follows from it")
     deterministic: bool = Field(False, description="ask for determinism on CUDA too (a CPU always is)")
 
     @model_validator(mode="after")
@@ -319,15 +325,20 @@ def load_config(path: str | os.PathLike[str] | None = None, overrides: Mapping[s
         ResightError: the file cannot be read or parsed, a key is unknown or a value is wrong; all are listed.
     """
     tree: dict[str, Any] = {}
-    where = str(path or "")
+    where, text = str(path or ""), ""
     if path is not None:
-        tree = parse_toml(read_text(path, TEXT), where)
+        try:
+            text = read_text(path, TEXT)
+            tree = parse_toml(text, where)
+        except ResightError as error:
+            fix = meant(path, "config") or error.fix or ("" if text else _instead_of_a_file(where))
+            raise ResightError(error.message, where=error.where, fix=fix) from error
+    if wrong := [key for key in overrides or () if key in Config.model_fields]:
+        raise ResightError(_is_section(wrong[0]), where="--set")
+    if wrong := [key for key in overrides or () if "." not in key or key.split(".")[0] not in Config.model_fields]:
+        raise ResightError("; ".join(f"unknown key '{key}'. {_known(key)}".rstrip() for key in wrong), where="--set")
     for key, value in (overrides or {}).items():
         *sections, name = key.split(".")
-        if key in Config.model_fields:
-            raise ResightError(_is_section(key), where="--set")
-        if not sections or sections[0] not in Config.model_fields:
-            raise ResightError(f"unknown key '{key}'", where="--set", fix=_known(key))
         branch = tree
         for section in sections:
             if isinstance(branch, dict):
@@ -338,9 +349,30 @@ def load_config(path: str | os.PathLike[str] | None = None, overrides: Mapping[s
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        problems = [explain(item) for item in error.errors()]
-        given = [where, "options" if overrides else ""]
-        raise ResightError("; ".join(problems), where=", ".join(filter(None, given)) or "configuration") from error
+        raise _refused(error, where, text, overrides or {}) from error
+
+
+def _refused(error: ValidationError, where: str, text: str, overrides: Mapping[str, Any]) -> ResightError:
+    """All that is wrong, each with its line of the file; what an option or ``--set`` gave has none."""
+    found = []
+    for item in error.errors():
+        keys = [str(part) for part in item["loc"]]
+        given = any(".".join(keys).startswith(key) for key in overrides)
+        found.append((0 if given or not keys else line_of(text, keys), explain(item)))
+    place = ", ".join(filter(None, (where, "options" if overrides else ""))) or "configuration"
+    if len(found) == 1:
+        ((line, message),) = found
+        return ResightError(message, where=f"{where}:{line}" if line else place)
+    lines = [f"line {line}: {message}" if line else message for line, message in sorted(found)]
+    return ResightError("\n  ".join([f"{len(found)} problems", *lines]), where=place)
+
+
+def _instead_of_a_file(word: str) -> str:
+    """What is said where the name of a configuration is no file's."""
+    name, equals, _ = word.partition("=")
+    if equals:
+        return f"Options begin with two dashes: --epochs 3, --set KEY=VALUE. {option_here(name)}".rstrip()
+    return "" if "." in word or os.sep in word else f"A model is named with --model {word}, records with --data {word}."
 
 
 def parse_set(assignments: Iterable[str]) -> dict[str, Any]:
@@ -357,47 +389,6 @@ def parse_set(assignments: Iterable[str]) -> dict[str, Any]:
     return overrides
 
 
-def to_toml(config: Config) -> str:
-    """The whole tree as TOML, each key with its comment; what is unset is a comment line."""
-    return "\n".join(line for name in Config.model_fields for line in _section_lines(name, getattr(config, name)))
-
-
-def _section_lines(title: str, values: BaseModel) -> list[str]:
-    lines, inner = [f"[{title}]"], []
-    for name, field in type(values).model_fields.items():
-        value = getattr(values, name)
-        if isinstance(value, TfodConfig):
-            inner += _section_lines(f"{title}.{name}", value)
-        elif field.description:
-            text = f"# {name} =" if value is None else f"{name} = {_toml_value(value)}"
-            lines.append(f"{text:<36} # {field.description}")
-    return [*lines, "", *inner]
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + '"'
-    if isinstance(value, tuple | list):
-        return f"[{', '.join(_toml_value(item) for item in value)}]"
-    if isinstance(value, BaseModel):
-        value = value.model_dump()
-    if isinstance(value, dict):
-        pairs = ", ".join(f"{_toml_value(k)} = {_toml_value(v)}" for k, v in value.items())
-        return f"{{ {pairs} }}" if pairs else "{}"
-    return repr(value)
-
-
-def flat(tree: Mapping[str, Any], section: str = "") -> dict[str, Any]:
-    """The values of a tree of sections by their full keys, such as ``train.seed``."""
-    keys: dict[str, Any] = {}
-    for name, value in tree.items():
-        keys |= flat(value, f"{section}{name}.") if isinstance(value, Mapping) else {f"{section}{name}": value}
-    return keys
-
-
 def all_keys() -> list[str]:
     """Every key of the configuration, ``train.steps``."""
     sections = {**{name: field.annotation for name, field in Config.model_fields.items()}, "model.tfod": TfodConfig}
@@ -406,7 +397,9 @@ def all_keys() -> list[str]:
 
 def _known(key: str) -> str:
     same_name = [known for known in all_keys() if known.split(".")[-1] == key.split(".")[-1]]
-    return f"Did you mean '{same_name[0]}'?" if same_name else nearest(key, all_keys())
+    if same_name:
+        return f"Did you mean '{same_name[0]}'?"
+    return key_here(key) or nearest(key, all_keys())
 
 
 _WANTED = {

@@ -19,6 +19,7 @@ from typing import Any, NoReturn, TextIO, cast
 
 from . import __version__
 from .errors import ResightError, nearest
+from .other_names import option_here
 from .progress import JsonLines
 
 log = logging.getLogger("resight")
@@ -202,7 +203,8 @@ def _usage(error: Any) -> str:
     option = getattr(error, "option_name", None)
     if option and context and hasattr(error, "possibilities"):
         known = [name for param in context.command.params for name in param.opts if param.param_type_name == "option"]
-        message = f"unknown option '{option}'. {nearest(option, known)}".rstrip()
+        hint = option_here(option, context.info_name) or nearest(option, known)
+        message = f"unknown option '{option}'. {hint}".rstrip()
     return f"{message}\n  {verb} --help lists what there is."
 
 

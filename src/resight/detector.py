@@ -20,6 +20,7 @@ from .data.example import Record
 from .data.images import read_image, to_rgb
 from .data.storage import is_remote
 from .data.tfod_boxes import tfod_boxes
+from .defaults import SCORE
 from .errors import ResightError
 from .labels import read_label_map
 from .random_streams import stream_seed
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     ImageLike = str | os.PathLike[str] | np.ndarray | Image
 
 log = logging.getLogger(__name__)
-
-DEFAULT_SCORE = 0.5
 
 
 class Detector:
@@ -67,7 +66,7 @@ class Detector:
     ) -> None:
         self.classes, self.name, self.selected_on = classes, name, selected_on
         self.has_score = score is not None
-        self.score = DEFAULT_SCORE if score is None else score
+        self.score = SCORE if score is None else score
 
     @classmethod
     def of(

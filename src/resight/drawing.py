@@ -12,21 +12,31 @@ from PIL import Image, ImageDraw, ImageFont
 Colour = tuple[int, int, int]
 Rectangle = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels, the last ones included
 
+MOST_LABELS = 30  # of more boxes the labels would hide the objects
+LEAST_TEXT = 8  # pixels of a font that can be read
+
 
 def draw(
-    image: np.ndarray, boxes: np.ndarray, names: Sequence[str], scores: Sequence[float] | np.ndarray | None = None
+    image: np.ndarray,
+    boxes: np.ndarray,
+    names: Sequence[str],
+    scores: Sequence[float] | np.ndarray | None = None,
+    *,
+    labels: bool = True,
 ) -> np.ndarray:
     """A copy of ``image`` with its boxes and their labels drawn.
 
     Lines run around a box rather than over it, so that a small object stays visible, and line and text grow with
-    the picture. Labels stay inside the picture and avoid each other where there is room. Boxes that reach outside
-    are cut at the border, turned ones are straightened, those with a NaN are left out.
+    the picture. Labels stay inside the picture and avoid each other where there is room; of more than ``MOST_LABELS``
+    boxes, and in pictures too small for a text, there are none. Boxes that reach outside are cut at the border, turned
+    ones are straightened, those with a NaN are left out.
 
     Args:
         image: ``[H, W, 3]`` uint8 RGB.
         boxes: ``[N, 4]`` xyxy, absolute pixels of ``image``.
         names: N class names; a name has one colour, in every picture.
         scores: N numbers in 0..1, written behind the names.
+        labels: write names and scores; of a model or a data set of one class they tell little and hide much.
     """
     height, width = image.shape[:2]
     picture = Image.fromarray(np.ascontiguousarray(image))
@@ -43,6 +53,8 @@ def draw(
     for outline, name, _ in reversed(outlines):
         canvas.rectangle(_grow(outline, 1), outline=_ink(colour_of(name)))
         canvas.rectangle(outline, outline=colour_of(name), width=line)
+    if not labels or len(outlines) > MOST_LABELS:
+        return np.asarray(picture)
     kept_clear = [outline for outline, _, _ in outlines]
     for outline, name, text in outlines:
         font, text = _fit(text, width, height)
@@ -83,13 +95,13 @@ def _grow(box: Rectangle, by: int) -> Rectangle:
 def _fit(text: str, width: int, height: int) -> tuple[ImageFont.FreeTypeFont | ImageFont.ImageFont, str]:
     """A font for this picture and as much of ``text`` as it can hold; nothing where not even a letter fits."""
     text = "".join(c if c.isprintable() else " " for c in text)
-    size = max(12, round(max(width, height) / 45))
-    font = ImageFont.load_default(size)
-    while size > 8 and font.getlength(text) > width - size:
+    size = min(max(12, round(max(width, height) / 45)), min(width, height) // 10)
+    font = ImageFont.load_default(max(size, LEAST_TEXT))
+    if size < LEAST_TEXT:  # it would cover the picture
+        return font, ""
+    while size > LEAST_TEXT and font.getlength(text) > width - size:
         size -= 1
         font = ImageFont.load_default(size)
-    if height < 2 * size:
-        return font, ""
     if font.getlength(text) > width - size:
         while text and font.getlength(text + "…") > width - size:
             text = text[:-1]

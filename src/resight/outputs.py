@@ -14,6 +14,13 @@ from pathlib import Path
 
 from .errors import ResightError, listed
 
+_PARTS = (
+    "images",
+    "jpegimages",
+    "annotations",
+    "labels",
+)  # folders that are a part of a data set, by their usual names
+
 
 def check_output(out: str | os.PathLike[str], force: bool, is_ours: Callable[[Path], bool]) -> None:
     """
@@ -56,10 +63,17 @@ def check_local(out: str | os.PathLike[str] | None) -> None:
         raise ResightError("only a run is written to a store", where=out, fix="Choose a local folder, and copy that.")
 
 
-def beside(folder: str | os.PathLike[str], name: str = "records") -> str:
-    """A folder for what is made of ``folder`` that does not lie in it."""
-    parent, own = os.path.split(os.path.realpath(folder))
-    return os.path.relpath(os.path.join(parent, f"new_{name}" if own == name else name))
+def beside(source: str | os.PathLike[str], name: str = "records") -> str:
+    """A folder for what is made of a data set, one of its files or folders, that does not lie in it."""
+    folder = os.path.realpath(source)
+    while os.path.isfile(folder) or os.path.basename(folder).lower() in _PARTS:
+        folder = os.path.dirname(folder)
+    parent, own = os.path.split(folder)
+    if not os.access(parent, os.W_OK):
+        parent = os.getcwd()
+    place = os.path.join(parent, f"new_{name}" if own == name else name)
+    relative = os.path.relpath(place)
+    return place if relative.startswith(os.path.join(os.pardir, os.pardir)) else relative
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from .detector import check_share, load
 from .drawing import draw
 from .errors import ResightError, counted, listed
 from .files import LARGE, read_json
+from .misplaced import meant
 from .outputs import check_output, whole_folder
 from .progress import track
 
@@ -68,6 +69,7 @@ def predict(
     score: float | None = None,
     nms_iou: float | None = None,
     class_agnostic_nms: bool = False,
+    no_labels: bool = False,
     device: str = "auto",
     labels: str | os.PathLike[str] | None = None,
     force: bool = False,
@@ -80,6 +82,7 @@ def predict(
         score: threshold of what is drawn; by default the model's operating point.
         nms_iou: overlap above which the weaker of two boxes of a class goes; by default the model's.
         class_agnostic_nms: boxes of all classes compete.
+        no_labels: draw boxes alone; a model of one class is drawn so anyway.
         labels: label map that names the classes, in the model's order.
         force: replace an earlier prediction.
 
@@ -97,6 +100,7 @@ def predict(
     detector = load(model, device, labels=labels)
     detector.set_nms(nms_iou, class_agnostic_nms)
     threshold = detector.score if score is None else score
+    labelled = not no_labels and len(detector.classes) > 1
     found: list[dict[str, Any]] = []
     unread: list[str] = []
     names: set[str] = set()
@@ -111,7 +115,7 @@ def predict(
             detections = replace(detector.detect(image), file=str(file))
             found.append(_listed(detections.above(min(LISTED_SCORE, threshold))))
             shown = detections.above(threshold)
-            picture = draw(image, shown.boxes, shown.names, shown.scores)
+            picture = draw(image, shown.boxes, shown.names, shown.scores, labels=labelled)
             Image.fromarray(picture).save(folder / _picture_name(file, names), quality=92)
         if not found:
             raise ResightError("could not be read, and there is no other image", where=listed(unread, 3))
@@ -151,7 +155,8 @@ def find_images(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
         except OSError as error:
             raise ResightError(f"cannot be read: {error.strerror}", where=error.filename or path) from error
         if not inside:
-            raise ResightError("holds no image", where=path, fix=f"Images are {listed(sorted(IMAGE_SUFFIXES), 20)}.")
+            fix = meant(path, "images") or f"Images are {listed(sorted(IMAGE_SUFFIXES), 20)}."
+            raise ResightError("holds no image", where=path, fix=fix)
         files += inside
     return list(dict.fromkeys(files))
 

@@ -123,7 +123,7 @@ def test_what_is_not_there_is_told_with_its_address(folder, s3, tmp_path):
     with pytest.raises(ResightError, match="nothing at this address"):
         open_records(f"s3://{s3.bucket}/none")
     storage.write(f"s3://{s3.bucket}/notes/some.csv", b"a,b")
-    with pytest.raises(ResightError, match="annotations or images"):
+    with pytest.raises(ResightError, match="no records"):
         open_records(f"s3://{s3.bucket}/notes")
     address = s3.put(folder, "set")
     storage.delete(f"{address}/train-00002-of-00004.tfrecord")

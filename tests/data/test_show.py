@@ -139,7 +139,7 @@ def test_an_interruption_leaves_nothing_behind(source, tmp_path, monkeypatch, en
     show_data(source, tmp_path / "look", limit=3)
     drawn: list[int] = []
 
-    def stop_at_third(image, boxes, names):
+    def stop_at_third(image, boxes, names, **_):
         drawn.append(1)
         if len(drawn) == 3:
             raise end

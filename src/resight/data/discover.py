@@ -6,7 +6,6 @@ import fnmatch
 import glob
 import os
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
@@ -14,6 +13,7 @@ from ..boxes import SPLITS
 from ..errors import Problem, ResightError, listed, nearest
 from ..files import decode_text
 from ..labels import LabelMap, parse_label_map, read_label_map
+from ..misplaced import kind_of, meant
 from . import storage
 from .storage import is_remote
 
@@ -21,7 +21,6 @@ IS_RECORD = re.compile(r"\.(tf)?records?(-\d+-of-\d+)?$", re.IGNORECASE)
 MISSING = "missing_records"  # the kind of problem that a shard is not there
 _TELLS = re.compile(r"(?<![a-z])(?:(?P<train>train)|(?P<val>val(?![a-z])|valid|eval)|(?P<test>test))")
 _NUMBERED = re.compile(r"-(\d+)-of-(\d+)(?=$|\.)")
-_ANNOTATIONS = (".csv", ".xml", ".json", ".txt", ".yaml", ".yml", ".names", ".png", ".jpg", ".jpeg")
 _TAKES = "Training takes --set {0}, data check and data show a TOML file with {1} (--config FILE)."
 _KEYS = "Rename them, or name them by keys. " + _TAKES.format(
     "data.train=GLOB --set data.val=GLOB --set data.test=GLOB", "train, val and test in [data]"
@@ -182,11 +181,11 @@ def _check_numbers(files: Sequence[str], problems: list[Problem]) -> None:
 
 def _no_records(root: str) -> NoReturn:
     files = _files(root)
-    if any(file.lower().endswith(_ANNOTATIONS) for file in files):
-        fix = f"Make records of them: resight data build {shlex.quote(root)} -o records"
-        raise ResightError("these are annotations or images, and records are needed here", where=root, fix=fix)
+    fix = meant(root, "records")
+    if kind_of(root) == "images":
+        raise ResightError("holds annotations or images, and no records", where=root, fix=fix)
     if not files:
         raise ResightError("the folder is empty", where=root, fix="Give a folder that `resight data build` wrote.")
     names = listed((os.path.relpath(file, root) for file in files), 5)
     message = f"holds no records (*.record, *.tfrecord), but {names}"
-    raise ResightError(message, where=root, fix="Is it the right folder?")
+    raise ResightError(message, where=root, fix=fix or "Is it the right folder?")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +18,7 @@ from ..config import Config
 from ..drawing import draw
 from ..errors import ResightError, listed, nearest
 from ..files import open_file
+from ..misplaced import meant
 from ..outputs import check_output, whole_folder
 from ..progress import track
 from .check import open_data
@@ -41,6 +41,7 @@ def show_data(
     limit: int = 32,
     split: str = "train",
     config: Config | None = None,
+    no_labels: bool = False,
     force: bool = False,
 ) -> list[str]:
     """Draws images with their boxes and class names into ``out``, one JPEG each.
@@ -56,6 +57,7 @@ def show_data(
         limit: number of pictures at the most.
         split: "train", "val" or "test".
         config: its ``[augment]`` and image size are followed; by default the default configuration.
+        no_labels: draw boxes alone; data of one class is drawn so anyway.
         force: replace the pictures of an earlier call.
 
     Returns:
@@ -82,10 +84,10 @@ def show_data(
 
         views = training_view(records.splits[split], records.label_map.names, config, limit)
     else:
-        fix = f"Make records of it: resight data build {shlex.quote(os.fspath(path))} -o records"
-        raise ResightError("training sees records, and this is a source", where=path, fix=fix)
+        raise ResightError("--augment needs records, and this is a source", where=path, fix=meant(path, "records"))
+    labelled = not no_labels and len(records.label_map.names if records else source.classes) != 1
     with whole_folder(out, force, _is_ours) as folder:
-        names = _save(track(views, "drawing", total=limit if augment else len(annotations)), folder)
+        names = _save(track(views, "drawing", total=limit if augment else len(annotations)), folder, labelled)
     return [os.path.join(os.fspath(out), name) for name in names]
 
 
@@ -124,13 +126,13 @@ def _is_ours(path: Path) -> bool:
         return False
 
 
-def _save(views: Iterable[View], folder: Path) -> list[str]:
+def _save(views: Iterable[View], folder: Path, labelled: bool) -> list[str]:
     """Draws all views and gives the names of the files."""
     names: list[str] = []
     for number, (file, image, boxes, labels) in enumerate(views, 1):
         stem = re.sub(r"[^\w.-]+", "_", os.path.splitext(os.path.basename(file))[0])[-80:]
         names.append(f"{number:04}-{stem}.jpg")
-        picture = Image.fromarray(draw(image, boxes, labels))
+        picture = Image.fromarray(draw(image, boxes, labels, labels=labelled))
         picture.save(folder / names[-1], quality=92, subsampling=0, comment=_MARK)
     if not names:
         raise ResightError("there is no image to draw")

@@ -10,9 +10,9 @@ from operator import itemgetter
 import numpy as np
 
 from ..boxes import Detections, pairwise_iou
+from ..defaults import SCORE
 from .coco import GroundTruth
 
-DEFAULT_SCORE = 0.5
 _IOU = 0.5
 _FALSE, _TRUE, _IGNORED = 0, 1, 2
 
@@ -42,7 +42,7 @@ def operating_point(
     """
     num_objects = _num_objects(truths, ignore_difficult)
     if num_objects == 0:
-        return OperatingPoint(DEFAULT_SCORE)
+        return OperatingPoint(SCORE)
     outcome = np.concatenate([match(*pair, ignore_difficult) for pair in zip(truths, detections, strict=True)])
     scores = np.concatenate([found.scores for found in detections])[outcome != _IGNORED]
     outcome = outcome[outcome != _IGNORED]
@@ -51,7 +51,7 @@ def operating_point(
     last = np.flatnonzero(np.diff(scores, append=-np.inf))  # a threshold cannot part equal scores
     found, reported = found[last], last + 1
     if not found.any():
-        return OperatingPoint(DEFAULT_SCORE, 0.0, 0.0, 0.0)
+        return OperatingPoint(SCORE, 0.0, 0.0, 0.0)
     f1 = 2 * found / (reported + num_objects)
     best = int(np.argmax(f1))
     return OperatingPoint(

@@ -23,6 +23,7 @@ from ..config import Config, ModelConfig, to_toml
 from ..errors import ResightError
 from ..files import check_regular, parse_json
 from ..labels import LabelMap, parse_label_map, to_pbtxt
+from ..misplaced import meant
 from ..outputs import whole_file
 from .anchors import AnchorSettings
 from .build import Model, build_model, default_anchors
@@ -106,12 +107,10 @@ def find_checkpoint(model: str | os.PathLike[str]) -> Path:
         for name in (BEST, LAST):
             if (path / name).is_file():
                 return path / name
-        if (path / "dataset.json").exists() or list(path.glob("*.tfrecord")):
-            fix = f"That is a records folder. Train first: resight train --data {shlex.quote(str(path))}"
-        elif (path / "config.toml").exists():
+        if (path / "config.toml").exists():
             fix = f"Its training has saved none yet. Go on: resight train --resume -o {shlex.quote(str(path))}"
         else:
-            fix = f"A run folder holds {BEST} or {LAST}."
+            fix = meant(path, "model") or f"A run folder holds {BEST} or {LAST}."
         raise ResightError("holds no checkpoint", where=path, fix=fix)
     if not path.exists():
         raise ResightError("there is no such model", where=path, fix="Name a run folder or a checkpoint.")
@@ -119,7 +118,8 @@ def find_checkpoint(model: str | os.PathLike[str]) -> Path:
         raise ResightError("is an exported model, which cannot be trained", where=path, fix="Take the run it is from.")
     if not path.is_file():
         raise ResightError("is neither a file nor a folder", where=path, fix="A model is a run folder or a file.")
-    raise ResightError("is no model", where=path, fix="A model is a run folder, a .safetensors checkpoint or an .onnx.")
+    fix = meant(path, "model") or "A model is a run folder, a .safetensors checkpoint or an .onnx."
+    raise ResightError("is no model", where=path, fix=fix)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint, config: Config | None = None) -> None:

@@ -294,7 +294,7 @@ class Training:
         metrics, point = measure(self.ranks.whole(found), self.plan.classes)
         for number, (image, (_, detections)) in enumerate(zip(shown, found, strict=False)):
             best = detections.above(point.score)
-            picture = draw(image, best.boxes, best.names, best.scores)
+            picture = draw(image, best.boxes, best.names, best.scores, labels=len(self.plan.classes) > 1)
             self.journal.picture(f"{self.plan.watch_name}/{number}", picture, state.step)
         means = mean_losses(self.ranks.whole(losses))
         self._keep(model, metrics, point, as_tfod(metrics.summary, means) if detector.tfod else {})

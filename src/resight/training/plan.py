@@ -15,6 +15,7 @@ from ..data.dataset import boxes_beyond, network_boxes, training_batches, usable
 from ..data.order import EndlessBatches
 from ..data.records import Records, RecordSplit, open_configured
 from ..data.storage import is_remote
+from ..defaults import EPOCHS, LEAST_STEPS, MOST_STEPS
 from ..errors import ResightError, counted, listed
 from ..models.anchors import AnchorSettings, fit_anchors, reachable_iou
 from ..models.build import default_anchors, level_strides
@@ -25,7 +26,6 @@ from .start import Start, find_start
 
 LEAST_SIZE = 32  # pixels: the stride of the coarsest features
 MOST_SIZE = 16_384  # pixels
-LEAST_STEPS, MOST_STEPS, EPOCHS = 1_000, 50_000, 40
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from ...errors import ResightError, counted, nearest
+from ...misplaced import meant
 from . import coco, csv_table, lisa, tfrecord, voc, yolo
 from .source import Source, Tree
 
@@ -72,4 +73,8 @@ def _explain(path: str, tree: Tree, format: str, by_name: dict[str, Format]) -> 
         return ResightError(f"holds annotations in {len(found)} formats", where=path, fix=fix)
     count = "" if tree.only else f" among its {counted(len(tree.files), 'file')}, {len(tree.images):,} of them images"
     looked = "\n  ".join(f"{name}: {module.LOOKS_FOR}" for name, module in by_name.items())
-    return ResightError(f"no annotations of a known format found{count}", where=path, fix=f"Looked for\n  {looked}")
+    return ResightError(
+        f"no annotations of a known format found{count}",
+        where=path,
+        fix=meant(path, "annotations") or f"Looked for\n  {looked}",
+    )
