@@ -1,4 +1,4 @@
-"""What an earlier version wrote is read, resumed and scored as it did; ``artefacts/make.py`` wrote it with that version.
+"""What an earlier version wrote is read, resumed and scored as it did; that version ran ``artefacts/make.py``.
 
 Weights and scores are compared to the rounding that another processor may bring, everything else exactly.
 """

@@ -63,7 +63,7 @@ EXPORTS = {"fpn": ("onnx", "model.onnx"), "tfod": ("savedmodel", "exported")}
 
 
 def picture(number: int) -> resight.Annotation:
-    """An annotated picture of one or two squares, 96x64 or 64x96: number 0 to 7 in train, to 11 in val, to 15 in test."""
+    """An annotated picture of one or two squares, 96x64 or 64x96; eight are for training."""
     draw = np.random.default_rng(number)
     width, height = (64, 96) if number % 3 == 2 else (96, 64)
     image = np.full((height, width, 3), 110, np.uint8)
