@@ -7,23 +7,33 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 
 from ..boxes import Annotation
 from ..errors import Problem
 from ..progress import track
+from .file_search import did_you_mean
 from .validate import Inspection, inspect
 
 EXAMPLES = 3
+HINTS = 20  # missing files for which the nearest is looked up: that lists a folder
 
 
 def inspect_all(items: Sequence[Annotation], known: Sequence[str] = (), *, deep: bool) -> Iterator[Inspection]:
     """``validate.inspect`` of every item, in order."""
+    hints = HINTS
     # Decoding leaves the interpreter free, so threads use all cores; windows keep little in flight.
     rest = iter(track(items, "checking images"))
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         while window := list(islice(rest, 256)):
-            yield from pool.map(lambda item: inspect(item, known, deep=deep), window)
+            results = pool.map(lambda item: inspect(item, known, deep=deep), window)
+            for item, found in zip(window, results, strict=True):
+                if hints and (missing := [one for one in found.problems if one.kind == "missing_image"]):
+                    hints -= 1
+                    message = f"{missing[0].message}. {did_you_mean(str(item.image))}".removesuffix(". ")
+                    found = replace(found, problems=(replace(missing[0], message=message),))
+                yield found
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -97,7 +97,7 @@ def _read_file(gathering: Gathering, name: str, document: dict[str, Any], catego
         where = f"{file}: images[{at}]"
         try:
             key = _id(item, "id")
-            path = gathering.locate(text(item.get("file_name"), "file_name"), places)
+            path = gathering.locate(text(item.get("file_name"), "file_name"), places, file=file, where=where)
             width, height = size(item.get("width"), "width"), size(item.get("height"), "height")
         except ValueError as error:
             gathering.malformed(where, error)

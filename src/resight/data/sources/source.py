@@ -11,11 +11,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from typing import Literal
 
 from ...boxes import Annotation, Box, Split
 from ...errors import Problem, ResightError, counted, listed, reading, shown
 from ...files import encoding_of, odd_kind, open_file, read_text
+from ..file_search import WORDS, FileSearch, Match
 from ..images import IMAGE_SUFFIXES
 from ..storage import is_remote
 
@@ -24,6 +26,7 @@ SPLIT_WORDS: dict[str, Split] = {
     **dict.fromkeys(("val", "valid", "validation", "eval", "evaluation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+_LISTED = 200_000  # files below one that is named
 
 
 @dataclass(frozen=True)
@@ -88,22 +91,6 @@ class Tree:
         """The files that are images by their suffix."""
         return tuple(name for name in self.files if name.lower().endswith(IMAGE_SUFFIXES))
 
-    @cached_property
-    def images_by_name(self) -> dict[str, list[str]]:
-        """Images by their name without folder."""
-        by_name = defaultdict(list)
-        for name in self.images:
-            by_name[os.path.basename(name)].append(name)
-        return dict(by_name)
-
-    @cached_property
-    def images_by_stem(self) -> dict[str, list[str]]:
-        """Images by their name without folder and suffix."""
-        by_stem = defaultdict(list)
-        for name in self.images:
-            by_stem[stem_of(name)].append(name)
-        return dict(by_stem)
-
     def candidates(self, *suffixes: str) -> list[str]:
         """Files with one of these suffixes; the named file alone, where there is one."""
         return [name for name in ([self.only] if self.only else self.files) if name.lower().endswith(suffixes)]
@@ -135,6 +122,18 @@ class Gathering:
         self.tree = tree
         self.problems: list[Problem] = []
         self.images: dict[str, _Image] = {}
+        self._names: dict[tuple[str, str], tuple[str, int]] = {}  # of annotation file and image: name there, and rung
+        self._inexact: dict[int, list[str]] = defaultdict(list)  # by rung: "name is file"
+        self._outside: list[str] = []
+
+    @cached_property
+    def search(self) -> FileSearch:
+        """All images of the tree; of a tree with one named file as many as are listed in a moment."""
+        if not self.tree.only:
+            return FileSearch(self.tree.path(name) for name in self.tree.images)
+        names = list(islice(_walk(self.tree.root), _LISTED + 1))
+        within = names if len(names) <= _LISTED else ()  # of a part nobody could tell what is there only once
+        return FileSearch(self.tree.path(name) for name in within if name.lower().endswith(IMAGE_SUFFIXES))
 
     def image(self, path: str, *, file: str, where: str, split: Split | None = None) -> _Image:
         """Image ``path``, with a place for the boxes that annotation ``file`` states."""
@@ -160,7 +159,7 @@ class Gathering:
         name: str,
         delimiter: str,
         required: Iterable[str],
-        places: Iterable[str],
+        places: Sequence[str],
         split: Split | None = None,
         quoted: bool = True,
     ) -> Iterator[tuple[str, str, dict[str, str]]]:
@@ -185,36 +184,52 @@ class Gathering:
             except ValueError as error:
                 self.malformed(where, error)
                 continue
-            image = located.get(frame) or located.setdefault(frame, self.locate(frame, places))
+            image = located.get(frame) or located.setdefault(frame, self.locate(frame, places, file=file, where=where))
             self.image(image, file=file, where=where, split=split)
             if len(cells) == len(columns):
                 yield where, image, dict(zip(columns, cells, strict=True))
             else:
                 self.malformed(where, f"has {len(cells)} columns instead of {len(columns)}", image)
 
-    def locate(self, name: str, folders: Iterable[str]) -> str:
-        """The path of image ``name`` in the first of ``folders`` that has it, else anywhere below the root if it is
-        there once; where it is missing, the path at which it was expected first."""
-        folders = list(dict.fromkeys(folders))
-        name = name.replace("\\", "/")
-        parts = name.split("/")
-        # An absolute path, one that leaves the folder, or a URL may come from another machine: its end can be right.
-        foreign = name.startswith(("/", "../")) or name[1:2] == ":" or "://" in name
-        for start in range(len(parts) if foreign else 1):
-            tail = "/".join(parts[start:]) if start else name
-            for folder in folders:
-                path = os.path.normpath(os.path.join(folder, tail))
-                if os.path.isfile(path):
-                    return path
-        if not self.tree.only:
-            same = self.tree.images_by_name.get(parts[-1], [])
-            same = [other for other in same if foreign or f"/{other}".endswith(f"/{name}")]
-            if len(same) == 1:
-                return self.tree.path(same[0])
-        return os.path.normpath(os.path.join(folders[0], name))
+    def locate(self, name: str, folders: Sequence[str], *, file: str, where: str) -> str:
+        """The path of the image that annotation ``file`` calls ``name``: as ``FileSearch.find`` finds it, else the one
+        at which it was expected first. What was found by another than the exact name is counted for ``source``; where
+        there is no telling which image is meant, that is a problem, and the image is left out."""
+        match = self.search.find(name, folders, near=folders_of(self.tree.name(file)))
+        return self.found(name, match, os.path.join(folders[0], name), file=file, where=where)
+
+    def found(self, name: str, match: Match, expected: str, *, file: str, where: str) -> str:
+        """``locate`` from the match on; ``expected`` is where the image should be."""
+        path = match.path or os.path.normpath(expected)
+        if match.candidates:
+            names = listed((self.tree.name(other) for other in match.candidates), 4)
+            self.unclear(where, f"'{name}' may be any of {names}", path)
+        if not match.path:
+            return path
+        is_new = (file, path) not in self._names
+        known, rung = self._names.setdefault((file, path), (name, match.rung))
+        if known != name and (rung or match.rung):
+            self.unclear(where, f"'{known}' and '{name}' would both be {self.tree.name(path)}", path)
+        if match.rung and is_new:
+            self._inexact[match.rung].append(f"'{name}' is {self.tree.name(path)}")
+        elif not match.rung and (name.startswith("/") or ".." in name) and self.tree.name(path) == path:
+            self._outside.append(path)
+        return path
+
+    def unclear(self, where: str, message: str, *images: str) -> None:
+        """Something that may mean several images; those that are told are left out, as guesses would mislead."""
+        for image in images:
+            self.images.setdefault(image, _Image(where)).spoiled = True
+        self.problem("ambiguous_image", where, f"{message}; left out")
 
     def source(self, format: str, classes: Sequence[str] = ()) -> Source:
         """Everything gathered. Where some images have a split, those without are left out and counted."""
+        for rung, names in self._inexact.items():
+            message = f"{counted(len(names), 'image')} found under a name {WORDS[rung]}: {listed(names, 3)}"
+            self.problem("inexact_name", self.tree.root, message, "warning")
+        if self._outside:
+            message = f"{counted(len(self._outside), 'image')} outside of this folder: {listed(self._outside, 3)}"
+            self.problem("outside_image", self.tree.root, message, "warning")
         has_split = len({image.split for image in self.images.values() if image.split}) > 1
         annotations, unassigned = [], []
         for path, image in self.images.items():

@@ -9,12 +9,14 @@ import math
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from xml.etree import ElementTree
 
 from ...boxes import Box, Split
 from ...errors import ResightError, counted, listed
 from ...files import read_file, read_text
 from ...progress import track
+from ..file_search import STEM, Match
 from .source import Gathering, Source, Tree, flag, folders_of, number, peek, size, split_of, stem_of, text
 
 NAME = "voc"
@@ -89,20 +91,24 @@ def _corner(value: str | None) -> float:
 
 def _image(gathering: Gathering, name: str, declared: str) -> str:
     """The image of an XML: its namesake, else the one it declares; of several the one in the most like folders."""
-    tree, stem, folders = gathering.tree, stem_of(name), set(folders_of(name))
+    tree, stem, near = gathering.tree, stem_of(name), folders_of(name)
+    file, folder = tree.path(name), os.path.dirname(name)
+    place = {"file": file, "where": file}
     declared = declared.replace("\\", "/").rpartition("/")[2]
-
-    def nearest(images: Sequence[str]) -> str:
-        return max(images, key=lambda image: len(folders.intersection(folders_of(image))), default="")
-
-    stated = nearest(tree.images_by_name.get(declared, ()))
-    own = stated if stem_of(declared) == stem else ""
-    image = own or nearest(tree.images_by_stem.get(stem, ()))
-    if image and stated and not own:
+    places = [tree.path(os.path.join(folder, place)) for place in ("", "../JPEGImages", "../images")]
+    stated = gathering.search.find(declared, places, near=near) if declared else Match()
+    if stated.path and not stated.rung and stem_of(declared) == stem:
+        return stated.path
+    own = gathering.search.find(stem, places, near=near)
+    if not own.path and not own.candidates:
+        return gathering.found(declared, stated, tree.path(os.path.join(folder, declared or f"{stem}.jpg")), **place)
+    if stated.path and stated.path != own.path and not stated.rung:
         # Files are renamed in pairs more often than <filename> is kept up.
-        message = f"its <filename> is {declared}, but {os.path.basename(image)} has its own name and is taken"
-        gathering.problem("name_mismatch", tree.path(name), message, "warning")
-    return tree.path(image or stated or os.path.join(os.path.dirname(name), declared or f"{stem}.jpg"))
+        message = f"its <filename> is {declared}, but {os.path.basename(own.path)} has its own name and is taken"
+        gathering.problem("name_mismatch", file, message, "warning")
+    # That an XML has no image's suffix goes without saying.
+    own = replace(own, rung=0) if own.rung == STEM else own
+    return gathering.found(stem, own, tree.path(os.path.join(folder, f"{stem}.jpg")), **place)
 
 
 def _image_sets(gathering: Gathering) -> dict[tuple[str, str], Split]:

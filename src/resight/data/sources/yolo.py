@@ -160,10 +160,12 @@ def _listed(
 ) -> Iterator[tuple[str, Split | None, str]]:
     for line, row in enumerate(read_text(path).splitlines(), 1):
         if row.strip():
-            # CVAT writes data/obj_train_data/... for what lies in obj_train_data/...
-            shorter = row.strip().removeprefix("./").removeprefix("data/")
-            found = gathering.locate(row.strip(), bases)
-            yield found if os.path.isfile(found) else gathering.locate(shorter, bases), split, f"{path}:{line}"
+            name, where = row.strip(), f"{path}:{line}"
+            if name.startswith("data/") and not os.path.isdir(os.path.join(gathering.tree.root, "data")):
+                name = name.removeprefix(
+                    "data/"
+                )  # CVAT writes data/obj_train_data/... for what lies in obj_train_data/...
+            yield gathering.locate(name, bases, file=path, where=where), split, where
 
 
 def _label_paths(image: str) -> Iterator[str]:
