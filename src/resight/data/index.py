@@ -25,7 +25,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from ..errors import ResightError
+from ..errors import ResightError, shortened
 from ..files import parse_json
 from ..outputs import whole_file
 from ..progress import meter
@@ -293,24 +293,72 @@ def save_index(index: Index, path: str) -> None:
 
 
 def load_index(path: str, shards: Sequence[Shard]) -> Index | None:
-    """The index at ``path`` if it is there, whole, of this version and of exactly these shards."""
+    """The index at ``path`` if it is there, whole, of this version and of exactly these shards; one that is damaged is
+    named, and then none."""
+    if not os.path.lexists(path):
+        return None
     try:
-        _, data = next(read_tfrecord(path))
+        _, data = next(read_tfrecord(path), (0, b""))
         columns = load(data)
         head = parse_json(columns["head"].tobytes())
         stored = [Shard(*shard) for shard in head["shards"]]
         if head["version"] != _VERSION or len(stored) != len(shards) or not all(map(_fits, stored, shards)):
             return None
-        return Index(
+        if not isinstance(head["texts"], list):
+            raise ValueError("texts is no list of texts")
+        found = Index(
             shards=tuple(shards),
             records={name: columns[f"record/{name}"] for name in _RECORD_COLUMNS},
             boxes={name: columns[f"box/{name}"] for name in _BOX_COLUMNS},
             strings={name: head["strings"][name] for name in _STRINGS},
             texts=tuple(head["texts"]),
         )
-    except (ResightError, SafetensorError, StopIteration, ValueError, KeyError, TypeError) as error:
-        log.debug("no usable index at %s: %r", path, error)
+        _check(found)
+        return found
+    except (ResightError, SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = error.message if isinstance(error, ResightError) else f"{type(error).__name__}: {error}"
+        log.warning("%s", shortened(f"{path}: is no usable index and is made anew from the records ({reason})"))
         return None
+
+
+def _check(index: Index) -> None:
+    """
+    Raises:
+        ValueError: the columns are not what a scan of the shards can have found.
+    """
+    records, boxes, count, total = index.records, index.boxes, len(index), len(index.boxes["boxes"])
+    if any(column.dtype != np.int64 or column.shape != (count,) for column in records.values()):
+        raise ValueError("a column of the records is of another type or length")
+    for name, kind in _BOX_COLUMNS.items():
+        if boxes[name].dtype != kind or boxes[name].shape != ((total, 4) if name == "boxes" else (total,)):
+            raise ValueError(f"the column {name} of the boxes is of another type or length")
+    for name, texts in (*index.strings.items(), ("texts", list(index.texts))):
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"{name} is no list of texts")
+        "".join(texts).encode()  # half a surrogate pair is no text
+        if name != "texts" and len(texts) != count:
+            raise ValueError(f"{name} has {len(texts)} texts for {count} records")
+    bounds = {"shard": len(index.shards), "crc": 1 << 32, "width": 1 << 31, "height": 1 << 31, "count": total + 1}
+    for name, values in (*records.items(), ("text", boxes["text"])):
+        limit = len(index.texts) if name == "text" else bounds.get(name)
+        if limit is not None and len(values) and not (values.min() >= 0 and values.max() < limit):
+            raise ValueError(f"{name} is out of its range")
+    if count and min(records["width"].min(), records["height"].min()) < 1:
+        raise ValueError("an image has no size")
+    if records["count"].sum() != total:
+        raise ValueError(f"{total} boxes, and the records have {records['count'].sum()}")
+    # Records fill their shards one after the other, in the order of the index.
+    if (records["length"] < 0).any() or (np.diff(records["shard"]) < 0).any():
+        raise ValueError("the records are not in their order")
+    for number, shard in enumerate(index.shards):
+        own = records["shard"] == number
+        ends = np.cumsum(records["length"][own] + OVERHEAD)
+        if (records["length"][own] > shard.size).any() or not (
+            np.array_equal(records["offset"][own][1:], ends[:-1])
+            and (records["offset"][own][:1] == 0).all()
+            and (ends[-1] if len(ends) else 0) == shard.size
+        ):
+            raise ValueError(f"the records do not fill {shard.name}")
 
 
 def _fits(stored: Shard, found: Shard) -> bool:

@@ -26,6 +26,7 @@ _HEADER = struct.Struct("<QI")
 _CRC = struct.Struct("<I")
 OVERHEAD = _HEADER.size + _CRC.size  # bytes of a record beside its payload
 _MISMATCH = "damaged: the record does not match its CRC"
+_LARGE = 64 << 20  # bytes of a payload that is not held before its CRC is known to be right
 _MAX_OPEN = 256  # files a reader keeps open
 
 
@@ -104,11 +105,10 @@ def read_tfrecord(
             raise file.error(message, offset)
         if length > size - offset - OVERHEAD:
             raise file.error(_truncated(length, size - offset), offset)
-        payload = file.read(length, offset + _HEADER.size)
         tail = file.read(OVERHEAD, offset + _HEADER.size + length)
-        if len(payload) < length or len(tail) < _CRC.size:
+        if len(tail) < _CRC.size:
             raise file.error("truncated while it was read", offset)
-        if _CRC.unpack_from(tail)[0] == masked_crc(payload):
+        if (payload := file.payload(length, offset + _HEADER.size, _CRC.unpack_from(tail)[0])) is not None:
             yield offset, payload
         elif damaged is None:
             raise file.error(_MISMATCH, offset)
@@ -157,9 +157,10 @@ class ShardReader:
             file = self._files[shard] = _open(self.paths[shard], self.cache)
         if offset + length + OVERHEAD > file.size:
             raise file.error(_truncated(length, file.size - offset), offset)
-        payload = file.read(length, offset + _HEADER.size)
         tail = file.read(_CRC.size, offset + _HEADER.size + length)
-        if len(tail) < _CRC.size or _CRC.unpack(tail)[0] != masked_crc(payload):
+        if len(tail) < _CRC.size:
+            raise file.error(_MISMATCH, offset)
+        if (payload := file.payload(length, offset + _HEADER.size, _CRC.unpack(tail)[0])) is None:
             raise file.error(_MISMATCH, offset)
         if len(self._crcs) and _CRC.unpack(tail)[0] != _masked(int(self._crcs[index])):
             fix = "Delete its index (records.index), which is then made anew."
@@ -192,6 +193,17 @@ class _File:
             ):
                 data += more  # one call reads at most 2 GB
             return data
+
+    def payload(self, length: int, offset: int, crc: int) -> bytes | None:
+        """The payload of a record, None where its masked ``crc`` is another."""
+        if length > _LARGE:  # a sparse file of gigabytes takes no place on the disk, but would in memory
+            found = 0
+            for start in range(0, length, _LARGE):
+                found = google_crc32c.extend(found, self.read(min(_LARGE, length - start), offset + start))
+            if _masked(found) != crc:
+                return None
+        data = self.read(length, offset)
+        return data if len(data) == length and masked_crc(data) == crc else None
 
     def error(self, message: str, offset: int) -> ResightError:
         fix = "Copy or download the file again; what lies before this offset is intact."
