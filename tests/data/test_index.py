@@ -80,7 +80,6 @@ CHANGES = {
     "shard before the first": one("record/shard", -1),
     "huge count": one("record/count", 1 << 40),
     "negative count": one("record/count", -1),
-    "two counts": lambda columns, head: one("record/count", 1 << 62)(columns, head),
     "huge length": one("record/length", 1 << 62),
     "negative length": one("record/length", -(1 << 62)),
     "offset": one("record/offset", 3, at=1),
@@ -118,7 +117,7 @@ def test_an_index_that_no_scan_can_have_made_is_made_anew_and_said(
     assert str(folder / INDEX) in caplog.text or name == "head of another type"
 
 
-@pytest.mark.parametrize("head", ["[" * 100_000, "[]", "null", '{"version": 1}', "\ud800"[:0] or "nothing"])
+@pytest.mark.parametrize("head", ["[" * 100_000, "[]", "null", '{"version": 1}', "nothing"])
 def test_a_head_that_is_none(head: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESIGHT_CACHE", str(folder / "cache"))
     whole = (folder / INDEX).read_bytes()
