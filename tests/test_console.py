@@ -1,13 +1,22 @@
 """Shortages of the machine are told as such, with what to do, and not as a bug."""
 
+import errno
+import io
+import json
+import logging
 import os
+import re
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from resight.console import BUG, USAGE, explain, guard
+from resight.console import BAD, BUG, DONE, USAGE, explain, guard, listen, show_json
+from resight.data.summary import findings, table
+from resight.errors import Problem, ResightError, listed
 
 MEMORY = "smaller --batch or --size"
 WORKERS = "--set data.workers=0"
@@ -70,3 +79,85 @@ def test_any_other_error_stays_a_bug(error, capfd, tmp_path, monkeypatch):
 
     assert explain(error) is None
     assert guard(work, []) == BUG
+
+
+# Streams and folders that are not as usual
+
+
+def run_resight(*words, shell=""):
+    """Exit code, stdout and stderr of ``resight`` under the shell's ``shell``, such as ``2>&-``."""
+    command = f'exec "$0" -m resight "$@" {shell}'
+    done = subprocess.run(["bash", "-c", command, sys.executable, *words], capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("shell", ["2>&-", "2>&- >&- <&-", "2>/dev/full", "2>&1 | true; exit ${PIPESTATUS[0]}"])
+def test_a_stderr_that_takes_nothing_changes_no_exit_code(shell):
+    code, out, err = run_resight("runs", "nothing-here", shell=shell)
+    assert code == USAGE and not out and "Traceback" not in err
+
+
+@pytest.mark.parametrize(("shell", "expected"), [(">&-", DONE), ("2>&-", DONE), (">/dev/full", USAGE)])
+def test_a_result_that_nobody_takes_is_no_bug(shell, expected):
+    code, _, err = run_resight("--version", shell=shell)
+    assert code == expected and "Traceback" not in err
+    assert ("stdout: No space left on device" in err) == (expected == USAGE)
+
+
+class Full(io.StringIO):
+    def write(self, text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_on_stdout_lets_the_work_go_on_and_is_said_once(monkeypatch, capfd):
+    monkeypatch.setattr(sys, "stdout", Full())
+    done = []
+
+    def work():
+        print("a result")
+        print("another")
+        done.append(True)
+        return BAD
+
+    assert guard(work, []) == BAD and done
+    assert capfd.readouterr().err.count("No space left") == 1
+
+
+NAME = "\x1b]0;pwned\x07\x1b[31mé\u202e\x9b1m🙂\udc80\nfake line: ok"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_no_text_of_the_datas_reaches_the_terminal_as_more_than_text(encoding, monkeypatch):
+    stream = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(stream, encoding=encoding))
+    lines = [*findings([Problem("warning", "odd", NAME, NAME)]), *table([("", NAME)]), listed([NAME])]
+
+    def work():
+        print("\n".join(lines))
+        print("--")
+        show_json({"name": NAME})
+
+    assert guard(work, []) == DONE
+    out = stream.getvalue().decode(encoding)
+    assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(out)
+    assert not re.search("^fake line", out, re.MULTILINE)
+    assert json.loads(out.partition("--")[2])["name"] == NAME
+
+
+def test_errors_and_messages_are_escaped(capfd):
+    def work():
+        logging.getLogger("resight").warning("%s", "a\x1b[2Jb")
+        raise ResightError("no \x1b]0;x\x07", where="a\nerror: b", fix="\u202e")
+
+    listen()
+    assert guard(work, []) == USAGE
+    said = capfd.readouterr().err
+    assert not {"\x1b", "\x07", "\u202e"} & set(said)
+    assert "\nerror: b" not in said
+
+
+def test_a_working_folder_that_is_gone(tmp_path):
+    (tmp_path / "gone").mkdir()
+    command = f'cd "{tmp_path}/gone" && rmdir "{tmp_path}/gone" && exec "$0" -P -m resight data check {tmp_path}'
+    done = subprocess.run(["bash", "-c", command, sys.executable], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "working folder" in done.stderr and "Traceback" not in done.stderr

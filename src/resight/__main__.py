@@ -11,6 +11,7 @@ from typing import NoReturn
 
 def main() -> NoReturn:
     """The entry point of the console script."""
+    _open_streams()
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:  # a command in the background ignores Ctrl-C, and goes on doing so
         signal.signal(signal.SIGINT, _leave)
@@ -31,6 +32,16 @@ def main() -> NoReturn:
         if trains:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Python drops its own handlers a while before it ends
     raise AssertionError("the application exits by itself")
+
+
+def _open_streams() -> None:
+    """A stream that the shell has closed (``2>&-``) leads nowhere: else the next file that is opened would take its
+    number, and get what libraries write to it."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
 
 
 def _leave(*_: object) -> NoReturn:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import platform
+import re
 import signal
 import sys
 import tempfile
@@ -14,11 +15,11 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import Any, NoReturn, TextIO, cast
 
 from . import __version__
-from .errors import ResightError, nearest
+from .errors import ResightError, escaped, nearest
 from .other_names import option_here
 from .progress import JsonLines
 
@@ -51,37 +52,48 @@ class _Stderr(logging.StreamHandler[TextIO]):
         return sys.stderr
 
 
-class _Stdout:
-    """stdout whose reader may leave early, as ``head`` does, or was never there: a verb ends as it would without."""
+class _Output:
+    """stdout or stderr whose reader may leave early, as ``head`` does, or was never there, whose disk may be full, and
+    whose encoding may lack a letter: a verb goes on and ends as it would without.
 
-    def __init__(self, stream: TextIO | None) -> None:
+    ``lost`` is why the rest of what was written is lost; "" where nobody wanted it.
+    """
+
+    def __init__(self, stream: TextIO | None, safe: bool) -> None:
         self.stream = stream or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        self.safe, self.lost = safe, ""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
 
     def write(self, text: str) -> int:
-        with self._until_it_leaves():
-            self.stream.write(text)
+        shown = escaped(text) if self.safe else text
+        with self._going_on():
+            try:
+                self.stream.write(shown)
+            except UnicodeEncodeError:  # as JSON writes it, so that JSON stays what it is
+                self.stream.write(re.sub("[^\x00-\x7f]", lambda found: json.dumps(found[0])[1:-1], shown))
         return len(text)
 
     def flush(self) -> None:
-        with self._until_it_leaves():
+        with self._going_on():
             self.stream.flush()
 
     @contextmanager
-    def _until_it_leaves(self) -> Iterator[None]:
+    def _going_on(self) -> Iterator[None]:
         try:
             yield
-        except BrokenPipeError:
+        except (OSError, ValueError) as error:  # a stream that is closed is a ValueError
+            if not isinstance(error, BrokenPipeError | ValueError):
+                self.lost = error.strerror or str(error)
             # What is still in the buffer goes nowhere, also when Python flushes it at its end.
-            with open(os.devnull, "w", encoding="utf-8") as nowhere:
+            with suppress(OSError, ValueError), open(os.devnull, "w", encoding="utf-8") as nowhere:
                 os.dup2(nowhere.fileno(), self.stream.fileno())
 
 
 class _Plain(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        text = record.getMessage()
+        text = escaped(record.getMessage())
         return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
 
 
@@ -105,14 +117,20 @@ def guard(command: Callable[[], Any], argv: Sequence[str]) -> int:
     """Runs ``command`` and returns the exit code; whatever it raises becomes one message on stderr."""
     handlers, propagate, level = log.handlers, log.propagate, log.level
     try:
-        stdout = _Stdout(sys.stdout)
-        with _sigterm(), warnings.catch_warnings(), redirect_stdout(cast(TextIO, stdout)):
+        # What rich writes is ours and in colour: help, and on stderr the bars.
+        stdout, stderr = _Output(sys.stdout, safe="--help" not in argv), _Output(sys.stderr, safe=False)
+        with (
+            _sigterm(),
+            warnings.catch_warnings(),
+            redirect_stdout(cast(TextIO, stdout)),
+            redirect_stderr(cast(TextIO, stderr)),
+        ):
             code = _run(command, argv)
-            try:
-                stdout.flush()
-            except OSError as error:  # a full disk
-                _complain(f"stdout: {error.strerror}")
-                return USAGE
+            stdout.flush()
+            if stdout.lost:  # a full disk
+                _complain(f"stdout: {stdout.lost}")
+                code = code or USAGE
+            stderr.flush()
             return code
     finally:
         log.handlers, log.propagate = handlers, propagate
@@ -140,6 +158,7 @@ def _terminate(*_: object) -> NoReturn:
 
 def _run(command: Callable[[], Any], argv: Sequence[str]) -> int:
     try:
+        _check_working_folder()
         code = command()
     except KeyboardInterrupt:
         code = INTERRUPTED
@@ -157,6 +176,14 @@ def _run(command: Callable[[], Any], argv: Sequence[str]) -> int:
     if code in (INTERRUPTED, TERMINATED):
         _complain("interrupted" if code == INTERRUPTED else "terminated")
     return code if isinstance(code, int) else DONE
+
+
+def _check_working_folder() -> None:
+    try:
+        os.getcwd()
+    except OSError as error:  # libraries end the process over it when they are loaded
+        fix = "Change to another folder, and name files from there."
+        raise ResightError("the working folder is not there any more", fix=fix) from error
 
 
 def explain(error: Exception) -> str | None:
@@ -214,7 +241,7 @@ def _report(error: Exception, argv: Sequence[str]) -> str:
         [
             f"resight {__version__}, Python {platform.python_version()}, {platform.platform()}",
             f"command line: {list(argv)}",
-            f"folder: {os.getcwd()}",
+            f"folder: {os.environ.get('PWD', '?')}",
             "",
             "".join(traceback.format_exception(error)),
         ]
@@ -237,4 +264,4 @@ def _complain(message: str) -> None:
     if log.handlers and isinstance(log.handlers[0].formatter, JsonLines):
         log.error("%s", message)
     else:
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {escaped(message)}", file=sys.stderr)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import json
+import re
 import reprlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,6 +13,8 @@ from functools import partial
 from typing import Literal
 
 LONGEST, MOST_LINES = 2_000, 200  # characters of a line, lines of a message
+# What a terminal would obey and not show: control characters, changes of the writing direction; and what is no text.
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class ResightError(Exception):
@@ -35,8 +39,8 @@ class ResightError(Exception):
         return partial(type(self), self.message, where=self.where, fix=self.fix), ()
 
     def __str__(self) -> str:
-        text = f"{self.where}: {self.message}" if self.where else self.message
-        return f"{text}\n  {self.fix}" if self.fix else text
+        text = f"{one_line(self.where)}: {self.message}" if self.where else self.message
+        return escaped(f"{text}\n  {self.fix}" if self.fix else text)
 
 
 @contextmanager
@@ -76,6 +80,17 @@ def shown(value: object, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[: most - 10]} ..."
 
 
+def escaped(text: str) -> str:
+    """``text`` for a terminal: what would move its cursor, change its title or turn its lines round is written as JSON
+    writes it, so that JSON stays what it is."""
+    return _OBEYED.sub(lambda found: json.dumps(found[0])[1:-1], text)
+
+
+def one_line(name: str) -> str:
+    """``escaped`` for a name, which cannot begin a line of its own."""
+    return escaped(name).replace("\n", "\\n")
+
+
 def shortened(text: str) -> str:
     """``text`` for a message: a damaged file can hold names of megabytes, or a million of them."""
     if len(text) <= LONGEST:
@@ -95,7 +110,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def listed(items: Iterable[object], limit: int = 10) -> str:
     """``a, b, c and 4 more``: at most ``limit`` items in one line."""
-    texts = [str(item) for item in items]
+    texts = [one_line(str(item)) for item in items]
     text = ", ".join(texts[:limit])
     return text if len(texts) <= limit else f"{text} and {len(texts) - limit} more"
 

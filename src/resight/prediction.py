@@ -19,7 +19,7 @@ from .boxes import Detections
 from .data.images import IMAGE_SUFFIXES, read_image
 from .detector import check_share, load
 from .drawing import draw
-from .errors import ResightError, counted, listed
+from .errors import ResightError, counted, listed, one_line
 from .files import LARGE, read_json
 from .misplaced import meant
 from .outputs import check_output, whole_folder
@@ -47,7 +47,7 @@ class PredictReport:
 
     def text(self) -> str:
         shown = [d["label"] for image in self.result["images"] for d in image["detections"] if d["score"] >= self.score]
-        counts = ", ".join(f"{name} {count:,}" for name, count in Counter(shown).most_common()) or "nothing"
+        counts = ", ".join(f"{one_line(name)} {count:,}" for name, count in Counter(shown).most_common()) or "nothing"
         lines = [f"{counted(len(self.result['images']), 'image')}; at score {self.score:.2f} or more: {counts}"]
         if self.unread:
             lines.append(f"{counted(len(self.unread), 'image')} could not be read: {listed(self.unread, 5)}")

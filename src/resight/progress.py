@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
+from .errors import escaped
+
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -22,7 +24,7 @@ class JsonLines(logging.Formatter):
         import json
 
         line = {"time": round(record.created, 3), "level": record.levelname.lower(), "message": record.getMessage()}
-        return json.dumps(line | getattr(record, "fields", {}), ensure_ascii=False)
+        return escaped(json.dumps(line | getattr(record, "fields", {}), ensure_ascii=False))
 
 
 class Meter(Protocol):

@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import islice
 
 from ..boxes import Annotation
-from ..errors import Problem
+from ..errors import Problem, one_line
 from ..progress import track
 from .file_search import did_you_mean
 from .validate import Inspection, inspect
@@ -38,6 +38,7 @@ def inspect_all(items: Sequence[Annotation], known: Sequence[str] = (), *, deep:
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a plain table, the first column to the left and numbers to the right."""
+    rows = [[one_line(cell) for cell in row] for row in rows]
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
     lines = []
     for first, *cells in rows:
@@ -64,7 +65,8 @@ def findings(problems: Sequence[Problem], head: str = "") -> list[str]:
     lines: list[str] = []
     for kind, found in sorted(kinds.items(), key=lambda pair: (-len(pair[1]), pair[0])):
         lines.append(f"{head}{len(found):,} x {kind.replace('_', ' ')}")
-        lines += [f"    {': '.join(filter(None, (problem.where, problem.message)))}" for problem in found[:EXAMPLES]]
+        shown = [": ".join(filter(None, (problem.where, problem.message))) for problem in found[:EXAMPLES]]
+        lines += [f"    {one_line(text)}" for text in shown]
         if len(found) > EXAMPLES:
             lines.append(f"    and {len(found) - EXAMPLES:,} more")
     return lines

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from ..errors import counted
+from ..errors import counted, one_line
 from .coco import MEASURES, CocoMetrics
 from .operating_point import OperatingPoint, sentence
 
@@ -107,6 +107,7 @@ def tfod_table(values: Mapping[str, float | None]) -> str:
 
 def class_table(per_class: Mapping[str, Mapping[str, float | int | None]]) -> str:
     """AP, AP50 and the number of boxes of each class."""
+    per_class = {one_line(name): row for name, row in per_class.items()}
     width = max([5, *(len(name) for name in per_class)])
     rows = [f" {'class':<{width}} {'AP':>6} {'AP50':>6} {'boxes':>7}"]
     for name, row in per_class.items():
@@ -120,7 +121,7 @@ def weakest(result: Mapping[str, Any], limit: int = 5) -> str:
     below = sorted(row for row in below if row[0] < result["mAP"])[:limit]
     if not below:
         return ""
-    named = ", ".join(f"{name} AP {ap:.3f} ({counted(boxes, 'box', 'boxes')})" for ap, boxes, name in below)
+    named = ", ".join(f"{one_line(name)} AP {ap:.3f} ({counted(boxes, 'box', 'boxes')})" for ap, boxes, name in below)
     return f"Weakest {'class' if len(below) == 1 else 'classes'}: {named}."
 
 
