@@ -1,9 +1,13 @@
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+import resight
 from resight.errors import ResightError
-from resight.outputs import check_file, check_output, whole_file, whole_folder
+from resight.outputs import check_file, check_output, clear_partials, is_partial, whole_file, whole_folder
 
 
 def ours(path):
@@ -129,3 +133,64 @@ def test_force_does_not_replace_what_came_in_the_meantime_and_is_not_ours(tmp_pa
         out.mkdir()
         (out / "photo.jpg").write_text("")
     assert os.listdir(tmp_path) == ["out"] and os.listdir(out) == ["photo.jpg"]
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from resight.outputs import whole_file, whole_folder
+
+write = whole_file if sys.argv[1] == "file" else lambda out: whole_folder(out, True, lambda path: True)
+with write(Path(sys.argv[2])) as partial:
+    (partial if sys.argv[1] == "file" else partial / "a").write_text("half")
+    (partial.parent / ".tmpAbCdEf").write_text("of a library") if sys.argv[1] == "file" else None
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_a_killed_writer_left_goes_with_the_next_and_a_living_ones_stays(tmp_path, kind):
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", WRITER, kind, str(out)]
+    environment = os.environ | {"PYTHONPATH": str(Path(resight.__file__).parent.parent)}
+    writers = [subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) for _ in range(2)]
+    try:
+        assert all(writer.stdout.readline() for writer in writers)
+        writers[0].kill()
+        writers[0].wait()
+        assert len([name for name in os.listdir(tmp_path) if is_partial(name)]) == 2
+        if kind == "file":
+            with whole_file(out) as partial:
+                partial.write_text("whole")
+        else:
+            with whole_folder(out, True, lambda path: True) as folder:
+                (folder / "a").write_text("whole")
+        assert len([name for name in os.listdir(tmp_path) if is_partial(name)]) == 1
+        clear_partials(tmp_path)
+        assert len(os.listdir(tmp_path)) == 2
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.communicate()
+    clear_partials(tmp_path)
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_the_only_copy_of_what_was_being_replaced_is_kept(tmp_path):
+    (tmp_path / ".out.partial-12345678.replaced").mkdir()
+    clear_partials(tmp_path)
+    assert os.listdir(tmp_path) == [".out.partial-12345678.replaced"]
+    (tmp_path / "out").mkdir()
+    clear_partials(tmp_path)
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_files_and_folders_have_the_modes_of_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with whole_folder(tmp_path / "folder", False, ours) as folder, whole_file(folder / "file") as partial:
+            os.close(os.open(partial, os.O_CREAT | os.O_WRONLY, 0o600))
+    finally:
+        os.umask(before)
+    assert [oct((tmp_path / name).stat().st_mode & 0o777) for name in ("folder", "folder/file")] == ["0o750", "0o640"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
 import os
 import re
 import shutil
@@ -13,6 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import ResightError, listed
+
+_PARTIAL = ".partial-"  # in the names of what is being written
 
 _PARTS = (
     "images",
@@ -85,16 +89,16 @@ def whole_folder(out: str | os.PathLike[str], force: bool, is_ours: Callable[[Pa
     """
     check_output(out, force, is_ours)
     target = Path(os.path.realpath(out))
-    partial = target.with_name(f".{target.name}.partial-{uuid.uuid4().hex[:8]}")
-    replaced = target.with_name(f"{partial.name}.replaced")
+    partial = replaced = target
     try:
-        partial.mkdir(parents=True)
-        yield partial
-        # A folder replaces an empty one only: of two that were made at the same time the second is refused.
-        if force and target.is_dir():
-            check_output(target, force, is_ours)
-            os.rename(target, replaced)
-        os.rename(partial, target)
+        with _partial_folder(target) as partial:
+            replaced = target.with_name(f"{partial.name}.replaced")
+            yield partial
+            # A folder replaces an empty one only: of two that were made at the same time the second is refused.
+            if force and target.is_dir():
+                check_output(target, force, is_ours)
+                os.rename(target, replaced)
+            os.rename(partial, target)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and error.filename2 == str(target):
             raise ResightError(
@@ -105,8 +109,46 @@ def whole_folder(out: str | os.PathLike[str], force: bool, is_ours: Callable[[Pa
     finally:
         if replaced.is_dir() and not target.is_dir():
             os.rename(replaced, target)
-        for folder in (partial, replaced):
-            shutil.rmtree(folder, ignore_errors=True)
+        if replaced != target:
+            shutil.rmtree(replaced, ignore_errors=True)
+
+
+@contextmanager
+def _partial_folder(target: Path) -> Iterator[Path]:
+    """A hidden folder beside ``target``, locked as long as its writer lives; those of dead writers are removed."""
+    clear_partials(target.parent, target.name)
+    folder = target.with_name(f".{target.name}{_PARTIAL}{uuid.uuid4().hex[:8]}")
+    while True:
+        folder.mkdir(parents=True)
+        lock = os.open(folder, os.O_RDONLY)
+        with suppress(OSError):  # not every file system has locks; then nothing is taken for dead
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.is_dir():
+            break
+        os.close(lock)  # another process took it for a dead one's before it was locked
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def clear_partials(parent: Path, name: str = "") -> None:
+    """Removes what killed writers of ``name``, or of anything, left half-written in ``parent``. What a living process
+    writes, and the only copy of what was being replaced, stay."""
+    with suppress(OSError):
+        for left in sorted(parent.glob(f".{glob.escape(name) or '*'}{_PARTIAL}*/")):
+            target = left.name[1:].partition(_PARTIAL)[0]
+            if left.name.endswith(".replaced") and not (parent / target).exists():
+                continue
+            lock = os.open(left, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left, ignore_errors=True)
+            except OSError:
+                continue
+            finally:
+                os.close(lock)
 
 
 def check_place(path: str | os.PathLike[str], fix: str = "") -> None:
@@ -125,27 +167,27 @@ def check_place(path: str | os.PathLike[str], fix: str = "") -> None:
 
 def is_partial(name: str) -> bool:
     """Whether a file of that name is what a killed :func:`whole_file` left."""
-    return name.startswith(".") and ".partial-" in name
+    return name.startswith(".") and _PARTIAL in name
 
 
 @contextmanager
 def whole_file(out: str | os.PathLike[str]) -> Iterator[Path]:
-    """A name beside ``out`` for a file that takes its place when the block ends, and vanishes when it fails.
+    """A name in a hidden folder beside ``out`` for a file that takes its place when the block ends, and vanishes when
+    it fails, with whatever a library keeps beside it meanwhile. The file gets the umask's mode.
 
     Raises:
         ResightError: it cannot be written.
     """
     target = Path(out)
-    partial = target.with_name(f".{target.name}.partial-{uuid.uuid4().hex[:8]}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        os.replace(partial, target)
+        with _partial_folder(target) as folder:
+            partial = folder / target.name
+            yield partial
+            partial.chmod(folder.stat().st_mode & 0o666)  # some libraries make it for its owner alone
+            os.replace(partial, target)
     except OSError as error:
         raise ResightError(f"cannot be written: {error.strerror or error}", where=out) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
 
 
 def write_text(out: str | os.PathLike[str], text: str) -> None:

@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from ..errors import ResightError
 from ..files import open_file
-from ..outputs import whole_file
+from ..outputs import clear_partials, whole_file
 from . import storage
 from .index import cache_folder
 from .storage import BLOCK, Conflict, Object
@@ -72,6 +72,7 @@ class ShardCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self.folder / ".lock"):
+                clear_partials(self.folder)
                 self._make_room(len(data))
                 with whole_file(path) as partial:
                     partial.write_bytes(data)
@@ -81,7 +82,7 @@ class ShardCache:
             raise storage.StorageError(f"cannot keep shards: {full}", where=self.folder, fix=fix) from error
 
     def _make_room(self, size: int) -> None:
-        entries = [(entry, entry.stat()) for entry in os.scandir(self.folder) if entry.name != ".lock"]
+        entries = [(entry, entry.stat()) for entry in os.scandir(self.folder) if not entry.name.startswith(".")]
         total = sum(stat.st_size for _, stat in entries) + size
         for entry, stat in sorted(entries, key=lambda pair: pair[1].st_mtime_ns):
             if total <= self.limit:

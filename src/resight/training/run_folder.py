@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -21,11 +22,12 @@ from ..errors import ResightError, listed
 from ..files import LARGE, parse_json, read_file
 from ..labels import LabelMap, to_pbtxt
 from ..models.checkpoints import LAST
-from ..outputs import is_partial, write_text
+from ..outputs import clear_partials, is_partial, write_text
 from ..tfod.folder import PIPELINE
 
 METRICS = "metrics.jsonl"
 LOCK = ".lock"
+_OF_SAFETENSORS = re.compile(r"\.tmp\w{6}")
 
 
 def check_run(path: Path, resume: bool = False) -> None:
@@ -75,9 +77,11 @@ def hold(path: Path) -> Iterator[None]:
     lock = FileLock(path / LOCK, timeout=0)
     try:
         lock.acquire()
-        for left in (*path.iterdir(), *(path / "checkpoints").glob("*")):
-            if is_partial(left.name) and left.is_file():  # a folder is another verb's
-                left.unlink()
+        for folder in (path, path / "checkpoints"):
+            clear_partials(folder)
+            for left in folder.glob(".*"):  # earlier versions left files, and a library its own beside them
+                if left.is_file() and (is_partial(left.name) or _OF_SAFETENSORS.fullmatch(left.name)):
+                    left.unlink()
     except Timeout:
         raise ResightError(
             "another training is writing to this run folder", where=path, fix="Wait for it, or choose another."
