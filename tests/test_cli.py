@@ -288,7 +288,8 @@ def test_the_exit_code_is_the_verbs_also_where_nobody_reads_to_the_end(tmp_path,
     script = tmp_path / "check.py"
     script.write_text(
         "import sys, types\n"
-        "report = types.SimpleNamespace(errors=['one'], format='voc', text=lambda: 'a long table\\n' * 50_000)\n"
+        "error = types.SimpleNamespace(kind='bad_box')\n"
+        "report = types.SimpleNamespace(errors=[error], format='voc', text=lambda: 'a long table\\n' * 50_000)\n"
         "sys.modules['resight.checking'] = types.SimpleNamespace(check_data=lambda *a, **k: report)\n"
         "sys.argv = ['resight', 'data', 'check', 'photos']\n"
         "from resight.__main__ import main\n"
@@ -371,7 +372,7 @@ def test_build_hands_over_its_options(stand_in):
     said = speak(
         "data build photos -o records --classes stop,yield --rename halt=stop --labels old.pbtxt --split group "
         "--group-by video --test-fraction .3 --val-fraction 0 --seed 7 --shards 2 --background all "
-        "--on-bad skip --layout tfod --format voc --force --json"
+        "--on-bad skip --exif stored --layout tfod --format voc --force --json"
     )
     assert calls == [
         (
@@ -379,7 +380,7 @@ def test_build_hands_over_its_options(stand_in):
             {
                 "format": "voc", "classes": ("stop", "yield"), "rename": {"halt": "stop"}, "labels": "old.pbtxt",
                 "split": "group", "group_by": "video", "test_fraction": 0.3, "val_fraction": 0.0, "seed": 7,
-                "shards": 2, "background": "all", "on_bad": "skip", "layout": "tfod", "force": True,
+                "shards": 2, "background": "all", "on_bad": "skip", "exif": "stored", "layout": "tfod", "force": True,
             },
         )
     ]  # fmt: skip
@@ -592,8 +593,8 @@ def test_predict_exits_1_when_an_image_could_not_be_read(stand_in):
 def test_show_and_demo_hand_over_their_options(stand_in):
     pictures = stand_in("data.show", "show_data", ["look/1.jpg", "look/2.jpg"])
     said = speak("data show records -o look --format csv --augment --limit 2 --split val")
-    options = {"format": "csv", "augment": True, "limit": 2, "split": "val", "config": None, "force": False}
-    options |= {"no_labels": False}
+    options = {"format": "csv", "exif": "auto", "augment": True, "limit": 2, "split": "val", "config": None}
+    options |= {"no_labels": False, "force": False}
     assert pictures == [(("records", "look"), options)]
     assert said.out == "2 pictures in look\n" and "resight data build records -o new_records" in said.err
     assert "resight train --data records" in speak("data show records -o look --format tfrecord").err

@@ -11,9 +11,11 @@ from .data import check
 from .data.check import CheckReport
 
 
-def check_data(path: str | os.PathLike[str], *, format: str = "auto", config: Config | None = None) -> CheckReport:
+def check_data(
+    path: str | os.PathLike[str], *, format: str = "auto", exif: str = "auto", config: Config | None = None
+) -> CheckReport:
     """What is wrong with a source or a records folder, see :func:`resight.data.check.check_data`."""
-    return check.check_data(path, format=format, config=config, reach=reachable)
+    return check.check_data(path, format=format, exif=exif, config=config, reach=reachable)
 
 
 def reachable(model: ModelConfig, images: np.ndarray, boxes: np.ndarray) -> np.ndarray:

@@ -53,6 +53,16 @@ Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, c
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, a checkpoint or an exported model.")]
 Labels = Annotated[str | None, typer.Option("--labels", metavar="MAP", help="A label map that names the classes.")]
 Format = Annotated[str, _option("FORMAT", f"Format of the annotations: auto, {FORMATS}", "", "--format")]
+Exif = Annotated[
+    str,
+    _option(
+        "FRAME",
+        "Boxes of images with an EXIF rotation fit the pixels as stored, or the image upright, as it is "
+        "shown: auto, stored or upright",
+        "",
+        "--exif",
+    ),
+]
 ConfigFile = Annotated[str | None, typer.Option("--config", metavar="TOML", help="Configuration of the training.")]
 
 
@@ -100,6 +110,7 @@ def build(
     shards: Annotated[int | None, _option("N", "Files per split", "by size", min=1)] = None,
     background: Annotated[str, _option("WHICH", "Images without a selected box to keep: none, empty, all")] = "empty",
     on_bad: Annotated[str, _option("WHAT", "What to do with bad images and boxes: error or skip")] = "error",
+    exif: Exif = "auto",
     layout: Annotated[str, _option("NAMES", "Names of the files: resight or tfod")] = "resight",
     force: Force = False,
     json: Json = False,
@@ -120,6 +131,7 @@ def build(
 def check(
     data: Annotated[str, typer.Argument(metavar="DATA", help="A source or a records folder.")],
     format: Format = "auto",
+    exif: Exif = "auto",
     config: ConfigFile = None,
     json: Json = False,
 ) -> int:
@@ -127,12 +139,13 @@ def check(
     from .checking import check_data
     from .tfod.pipeline_config import load_settings
 
-    report = check_data(data, format=format, config=load_settings(config, data) if config else None)
+    report = check_data(data, format=format, exif=exif, config=load_settings(config, data) if config else None)
     print_result(report, json)
     if report.errors:
-        say(f"Fix the errors, or leave them out: resight {_build_of(data)} --on-bad skip")
+        if any(problem.kind != "exif_rotation" for problem in report.errors):  # which says itself what to do
+            say(f"Fix the errors, or leave them out: resight {_build_of(data, exif)} --on-bad skip")
         return console.BAD
-    suggest(f"train --data {quoted(data)}" if report.format == "records" else _build_of(data))
+    suggest(f"train --data {quoted(data)}" if report.format == "records" else _build_of(data, exif))
     return console.DONE
 
 
@@ -141,6 +154,7 @@ def show(
     data: Annotated[str, typer.Argument(metavar="DATA", help="A source or a records folder.")],
     out: Out,
     format: Format = "auto",
+    exif: Exif = "auto",
     augment: Annotated[bool, typer.Option("--augment", help="As training sees them.")] = False,
     limit: Annotated[int, _option("N", "Number of pictures", min=1)] = 32,
     split: Annotated[str, _option("SPLIT", "train, val or test")] = "train",
@@ -158,6 +172,7 @@ def show(
         data,
         out,
         format=format,
+        exif=exif,
         augment=augment,
         limit=limit,
         split=split,
@@ -166,7 +181,7 @@ def show(
         force=force,
     )
     print(f"{counted(len(written), 'picture')} in {out}")
-    wrote(out, f"train --data {quoted(data)}" if holds_records(data, format) else _build_of(data))
+    wrote(out, f"train --data {quoted(data)}" if holds_records(data, format) else _build_of(data, exif))
 
 
 @verb(app, "train")
@@ -405,8 +420,8 @@ def _without(given: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name not in names}
 
 
-def _build_of(source: str) -> str:
-    return f"data build {quoted(source)} -o {quoted(beside(source))}"
+def _build_of(source: str, exif: str) -> str:
+    return f"data build {quoted(source)} -o {quoted(beside(source))}" + (f" --exif {exif}" if exif != "auto" else "")
 
 
 def _names(text: str | None) -> tuple[str, ...]:

@@ -150,13 +150,12 @@ def test_classes_keep_the_order_of_their_source(photos: list[Annotation], tmp_pa
 
 
 def spoil(photos: list[Annotation]) -> list[Annotation]:
-    """Five bad images and two bad boxes, one of them the only one of its image."""
+    """Four bad images and two bad boxes, one of them the only one of its image."""
     bad = [
         Annotation(photos[0].image + ".none", (box("stop"),), source_id="gone"),  # type: ignore[operator]
         Annotation(jpeg(100)[:-500], (box("stop"),), filename="cut.jpg"),
         Annotation(b"text", (box("stop"),), filename="text.jpg"),
         Annotation(jpeg(101), (box("stop"),), 70, 60, filename="size.jpg"),
-        Annotation(jpeg(102, orientation=6), (box("stop"),), filename="turned.jpg"),
         Annotation(jpeg(103), (box("stop"), Box("stop", 5, 5, 5, 9)), filename="half.jpg"),
         Annotation(jpeg(104), (box("stop", 200),), filename="outside.jpg"),
     ]
@@ -167,7 +166,7 @@ def test_bad_input_is_listed_by_kind_and_nothing_is_written(photos: list[Annotat
     with pytest.raises(ResightError) as caught:
         write_records(spoil(photos), tmp_path / "out")
     text = str(caught.value)
-    for line in ("7 problems", "1 x missing image", "2 x unreadable image", "1 x size mismatch", "1 x exif rotation",
+    for line in ("6 problems", "1 x missing image", "2 x unreadable image", "1 x size mismatch",
                  "1 x bad box", "1 x outside box", "text.jpg", "half.jpg", "--on-bad skip"):  # fmt: skip
         assert line in text
     assert not (tmp_path / "out").exists()
@@ -183,13 +182,19 @@ def test_of_many_problems_of_a_kind_the_first_are_shown(tmp_path: Path) -> None:
 def test_bad_input_can_be_left_out_and_is_counted(photos: list[Annotation], tmp_path: Path) -> None:
     report = write_records(spoil(photos), tmp_path / "out", on_bad="skip")
     assert sum(report.images.values()) == 41  # of the bad ones only half.jpg stays, with its good box
-    expected = {"missing_image": 1, "unreadable_image": 2, "size_mismatch": 1, "exif_rotation": 1, "bad_box": 1}
+    expected = {"missing_image": 1, "unreadable_image": 2, "size_mismatch": 1, "bad_box": 1}
     assert report.left_out == expected | {"outside_box": 1, "images_without_a_good_box": 1}
     names = {
         r.filename: len(r.boxes) for split in open_records(tmp_path / "out").splits.values() for r in split.summaries
     }
     assert names["half.jpg"] == 1 and "outside.jpg" not in names
     assert "1 missing image" in report.text()
+
+
+def test_every_image_is_decoded_in_a_single_split_too(photos: list[Annotation], tmp_path: Path) -> None:
+    cut = Annotation(jpeg(100)[:-500], (box("stop"),), filename="cut.jpg")
+    with pytest.raises(ResightError, match="truncated"):
+        write_records([*photos, cut], tmp_path / "out", test_fraction=0, val_fraction=0)
 
 
 def test_problems_of_the_source_count_too(photos: list[Annotation], tmp_path: Path) -> None:
@@ -207,8 +212,8 @@ def test_what_is_mended_is_counted(tmp_path: Path) -> None:
         Annotation(turned, (Box("stop", 10, 0, 30, 20),), 80, 60, filename="turned.jpg"),
         Annotation(jpeg(2), (Box("stop", -1, 0, 30, 61), box("stop", 20), box("stop", 20)), filename="clip.jpg"),
     ]
-    report = write_records(items, tmp_path / "out", test_fraction=0, val_fraction=0)
-    assert report.mended == {"clipped_boxes": 1, "duplicate_boxes": 1, "rotated_images": 1}
+    report = write_records(items, tmp_path / "out", test_fraction=0, val_fraction=0, exif="stored")
+    assert report.mended == {"turned_boxes": 1, "clipped_boxes": 1, "duplicate_boxes": 1, "rotated_images": 1}
     assert [problem.kind for problem in report.problems] == ["duplicate_box"]
     records = {record.filename: record for record in open_records(tmp_path / "out").splits["train"].summaries}
     assert (records["turned.jpg"].width, records["turned.jpg"].height) == (60, 80)

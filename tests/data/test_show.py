@@ -74,7 +74,8 @@ def test_boxes_are_drawn_where_they_are(source, records, tmp_path):
 def test_a_turned_photograph_is_drawn_upright_with_its_boxes(tmp_path):
     # The boxes were drawn on the image as stored (240 x 320); upright, (x, y) is at (320 - y, x).
     rows = ["1.jpg,240,320,stop,100,20,180,60"]
-    (path,) = show_data(table(tmp_path / "s", rows, {"1.jpg": jpeg(240, 320, orientation=6)}), tmp_path / "look")
+    source = table(tmp_path / "s", rows, {"1.jpg": jpeg(240, 320, orientation=6)})
+    (path,) = show_data(source, tmp_path / "look", exif="stored")
     assert Image.open(path).size == (320, 240)
     x1, _, x2, y2 = box_in(path)
     assert np.allclose([x1, x2, y2], [260, 300, 180], atol=4)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image
 
 from resight.boxes import Annotation, Box
 from resight.data.near_duplicates import perceptual_hash
@@ -118,41 +118,15 @@ def test_unknown_classes_are_named_with_the_nearest() -> None:
     assert problem.kind == "unknown_class" and "Did you mean 'stop'?" in problem.message
 
 
-@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
-@pytest.mark.parametrize("frame", ["stored", "upright"])
-def test_boxes_follow_a_quarter_turn_from_the_frame_that_the_size_tells(orientation: int, frame: str) -> None:
-    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
-    mask[10:40, 200:290] = 255
-    drawn = Image.fromarray(mask)
-    box = Box("stop", 200, 10, 290, 40)
-    turned = Image.open(io.BytesIO(encoded(drawn, "PNG", orientation)))
-    left, top, right, bottom = ImageOps.exif_transpose(turned).getbbox()
-    upright = Box("stop", left, top, right, bottom)
-    size, given_box = ((WIDTH, HEIGHT), box) if frame == "stored" else ((HEIGHT, WIDTH), upright)
-    data = encoded(picture(), "JPEG", orientation)
-    found = inspect(annotation(given_box, image=data, width=size[0], height=size[1]))
-    assert found.problems == () and found.rotated and found.annotation is not None
-    assert found.annotation.boxes == (upright,)
+def test_boxes_of_a_rotated_image_wait_for_their_frame() -> None:
+    item = annotation(Box("stop", 200, 10, 290, 40), image=encoded(picture(), "JPEG", 6), width=WIDTH, height=HEIGHT)
+    found = inspect(item)
+    assert found.undecided and found.rotated and (found.annotation, found.problems) == (None, ())
+    found = inspect(item, frame="stored")
+    assert found.annotation is not None and not found.undecided and found.problems == ()
+    assert found.annotation.boxes == (Box("stop", 80, 200, 110, 290),)
     assert (found.annotation.width, found.annotation.height) == (HEIGHT, WIDTH)
-
-
-@pytest.mark.parametrize(
-    ("orientation", "image", "size"),
-    [
-        (6, picture(), (None, None)),
-        (8, picture(90, 90), (90, 90)),
-        (3, picture(), (WIDTH, HEIGHT)),
-        (2, picture(), (None, None)),
-    ],
-)
-def test_a_rotation_that_the_size_cannot_tell_is_bad_where_there_are_boxes(
-    orientation: int, image: Image.Image, size: tuple[int | None, int | None]
-) -> None:
-    data = encoded(image, "JPEG", orientation)
-    width, height = size
-    found = inspect(annotation(Box("stop", 1, 1, 5, 5), image=data, width=width, height=height))
-    assert found.annotation is None and [problem.kind for problem in found.problems] == ["exif_rotation"]
-    assert inspect(annotation(image=data, width=width, height=height)).annotation is not None
+    assert inspect(annotation(image=encoded(picture(), "JPEG", 6))).annotation is not None
 
 
 def test_missing_and_unreadable_images_are_told_apart(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from ..boxes import Annotation
 from ..errors import Problem, ResightError, counted, listed, nearest, shown
 from ..labels import LabelMap, read_label_map
 from ..outputs import beside, check_output
+from .exif import CHOICES
 from .records_folder import is_own, write_records_folder
 from .sources import Source, read_source
 from .split import RULES, follow_split_file, split_annotations
@@ -35,7 +36,8 @@ class BuildReport:
         leakage: share of the test images whose track or near-duplicate is in train.
         leaked_by: number of such images by reason.
         left_out: what is not in the records, by reason; also the problems that were skipped, by kind.
-        mended: ``clipped_boxes``, ``duplicate_boxes`` (kept once), ``rotated_images`` (stored upright).
+        mended: ``clipped_boxes``, ``duplicate_boxes`` (kept once), ``rotated_images`` (stored upright),
+            ``turned_boxes`` (with their images).
         problems: every finding; of level "error" only what ``on_bad="skip"`` left out.
         notes: sentences for the user.
     """
@@ -109,6 +111,7 @@ def write_records(
     shards: int | None = None,
     background: Literal["none", "empty", "all"] = "empty",
     on_bad: Literal["error", "skip"] = "error",
+    exif: Literal["auto", "stored", "upright"] = "auto",
     layout: Literal["resight", "tfod"] = "resight",
     force: bool = False,
 ) -> BuildReport:
@@ -141,6 +144,7 @@ def write_records(
         ("background", background, ("none", "empty", "all")),
         ("on_bad", on_bad, ("error", "skip")),
         ("layout", layout, ("resight", "tfod")),
+        ("exif", exif, CHOICES),
     ):
         if value not in known:
             fix = f"It is one of {listed(known)}. {nearest(value, known)}".rstrip()
@@ -166,9 +170,17 @@ def write_records(
     draft = split_annotations(items, rule, **rules)
     needs_hashes = len(draft.counts) > 1
 
+    # Every image is decoded, hashes or not: what is truncated would stop the training.
+    inspections, frame = inspect_all(
+        items, label_map.names if label_map else (), deep=True, exif=exif, habit=source.habit
+    )
+    if frame.asks:  # whatever on_bad says: these images are not bad
+        raise frame.question(source.path)
+    if said := frame.text():
+        notes.append(said)
+        mended["turned_boxes"] += frame.boxes if frame.frame == "stored" else 0
     good: list[Annotation] = []
     hashes: list[int | None] = []
-    inspections = inspect_all(items, label_map.names if label_map else (), deep=needs_hashes)
     for item, found in zip(items, inspections, strict=True):
         problems += found.problems
         mended["clipped_boxes"] += found.clipped

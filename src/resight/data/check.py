@@ -14,6 +14,7 @@ from ..arguments import check_types, kinds_of
 from ..boxes import SPLITS, Annotation
 from ..config import Config, ModelConfig
 from ..errors import Problem, counted, listed
+from .exif import check_choice
 from .near_duplicates import group_near_duplicates
 from .records import Records, open_configured
 from .sources import Source, read_source, recognised, tfrecord
@@ -67,13 +68,19 @@ class CheckReport:
 
 
 def check_data(
-    path: str | os.PathLike[str], *, format: str = "auto", config: Config | None = None, reach: Reach | None = None
+    path: str | os.PathLike[str],
+    *,
+    format: str = "auto",
+    exif: str = "auto",
+    config: Config | None = None,
+    reach: Reach | None = None,
 ) -> CheckReport:
     """Looks at every annotation and decodes every image of a source or a records folder.
 
     Args:
         path: a source in any format ``read_source`` knows, or a records folder.
         format: the source's format, or "auto".
+        exif: the frame of the boxes of rotated images, as in ``write_records``.
         config: its model and image size say which boxes anchors can reach, its data keys how to read a foreign records
             folder; by default the default configuration.
         reach: tells what anchors can reach; without it that is not looked at.
@@ -82,17 +89,23 @@ def check_data(
         ResightError: there is nothing to check, or its format is unknown.
     """
     check_types(locals(), kinds_of(check_data), "check_data")
+    check_choice(exif)
     config = config or Config()
     source, records = open_data(path, format, config)
     images, stored = source.annotations, records is not None
     problems = list(source.problems)
     hashes: list[int | None] = []
     good: list[Annotation] = []
-    for annotation, found in zip(images, inspect_all(images, deep=True), strict=True):
+    inspections, decision = inspect_all(images, deep=True, exif=exif, habit=source.habit)
+    if decision.asks:
+        problems.append(decision.problem(source.path))
+    elif decision.images and not stored:
+        problems.append(Problem("warning", "exif_frame", source.path, decision.text()))
+    for annotation, found in zip(images, inspections, strict=True):
         problems += [*found.problems, *_remarks(annotation, found, stored)]
         hashes.append(found.hash)
         good += [found.annotation] if found.annotation else []
-    if not any(image.boxes for image in good):
+    if not any(image.boxes for image in good) and not decision.asks:
         problems.append(Problem("error", "no_box", os.fspath(path), "there is no good box to learn from"))
     counts = _count(images, source.classes)
     problems += [

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,8 +23,10 @@ from ..misplaced import meant
 from ..outputs import check_output, whole_folder
 from ..progress import track
 from .check import open_data
+from .exif import check_choice, shown_boxes
 from .images import decode, read_bytes, upright
-from .validate import inspect
+from .sources import Source
+from .summary import inspect_all
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +40,7 @@ def show_data(
     out: str | os.PathLike[str],
     *,
     format: str = "auto",
+    exif: str = "auto",
     augment: bool = False,
     limit: int = 32,
     split: str = "train",
@@ -53,6 +57,8 @@ def show_data(
         path: a source in any format ``read_source`` knows, or a records folder.
         out: the folder to write, whole or not at all.
         format: the source's format, or "auto".
+        exif: the frame of the boxes of rotated images, as in ``write_records``; named, only such images are drawn, if
+            there are any.
         augment: draw what a training step is given: resized, flipped, cropped, recoloured. Needs records.
         limit: number of pictures at the most.
         split: "train", "val" or "test".
@@ -67,6 +73,7 @@ def show_data(
         ResightError: the data cannot be read, has no such split, or ``out`` cannot be written.
     """
     check_types(locals(), kinds_of(show_data), "show_data")
+    check_choice(exif)
     if limit < 1:
         raise ResightError(f"{limit} is no number of pictures", where="--limit", fix="Ask for 1 or more.")
     check_output(out, force, _is_ours)
@@ -76,9 +83,17 @@ def show_data(
     if parts and split not in parts:
         fix = f"{nearest(split, parts)} There are {listed(parts)}: --split {parts[0]}".strip()
         raise ResightError(f"has no split '{split}'", where=path, fix=fix)
-    annotations = _spread([a for a in source.annotations if a.split in (split, None)], limit)
+    annotations: list[Annotation] = []
+    # Training takes the pixels of records as they are stored; a source is shown as its records will be.
+    stored = records is not None and exif == "auto"
     if not augment:
-        views = _views(annotations, stored=records is not None)
+        of_split = [at for at, a in enumerate(source.annotations) if a.split in (split, None)]
+        annotations = (
+            [source.annotations[at] for at in _spread(of_split, limit)]
+            if stored
+            else _upright(source, of_split, limit, exif)
+        )
+        views = _views(annotations, stored)
     elif records:
         from .dataset import training_view  # torch is needed for nothing else here
 
@@ -97,6 +112,28 @@ def _spread(items: Sequence[T], limit: int) -> list[T]:
     return [items[i * len(items) // count] for i in range(count)]
 
 
+def _upright(source: Source, of_split: Sequence[int], limit: int, exif: str) -> list[Annotation]:
+    """At most ``limit`` images of a split; boxes of those with an EXIF rotation are on the image as shown."""
+    items, habit = source.annotations, source.habit
+    chosen = _spread(of_split, limit)
+    _, decision = inspect_all([items[at] for at in chosen], deep=False, habit=habit)
+    if exif == "auto" and not decision.images:
+        return [items[at] for at in chosen]
+    found, decision = inspect_all(items, deep=False, exif=exif, habit=habit)
+    if decision.asks:
+        raise decision.question(source.path)
+    rotated = {at: one.image for at, one in enumerate(found) if one.image and one.rotated and items[at].boxes}
+    if exif != "auto":  # whoever names it wants to see what it does
+        chosen = _spread(list(rotated), limit) or chosen
+    drawn = []
+    for at in chosen:
+        image, boxes = rotated.get(at), items[at].boxes
+        if image and decision.frame:
+            boxes = shown_boxes(items[at], image, decision.frame, habit)
+        drawn.append(replace(items[at], boxes=boxes))
+    return drawn
+
+
 def _views(annotations: Iterable[Annotation], stored: bool) -> Iterator[View]:
     for annotation in annotations:
         try:
@@ -109,9 +146,6 @@ def _view(annotation: Annotation, stored: bool) -> View:
     data = read_bytes(annotation.image)
     where = str(annotation.image)
     if not stored:
-        found = inspect(annotation)
-        if found.rotated and found.annotation:
-            annotation = found.annotation  # its boxes are in the frame of the upright image
         data = upright(data, where)
     boxes = np.array([box.xyxy for box in annotation.boxes], np.float64).reshape(-1, 4)
     names = [f"{box.label} (crowd)" if box.crowd else box.label for box in annotation.boxes]

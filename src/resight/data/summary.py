@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
@@ -13,27 +13,45 @@ from itertools import islice
 from ..boxes import Annotation
 from ..errors import Problem, one_line
 from ..progress import track
+from .exif import Decision, Habit, decide
 from .file_search import did_you_mean
-from .validate import Inspection, inspect
+from .validate import Inspection, inspect, judge
 
 EXAMPLES = 3
 HINTS = 20  # missing files for which the nearest is looked up: that lists a folder
 
 
-def inspect_all(items: Sequence[Annotation], known: Sequence[str] = (), *, deep: bool) -> Iterator[Inspection]:
-    """``validate.inspect`` of every item, in order."""
+def inspect_all(
+    items: Sequence[Annotation],
+    known: Sequence[str] = (),
+    *,
+    deep: bool,
+    exif: str = "auto",
+    habit: Habit | None = None,
+) -> tuple[list[Inspection], Decision]:
+    """``validate.inspect`` of every item, in order, and in which frame the boxes of rotated images are.
+
+    Where that has to be asked for, those images are left ``undecided``.
+    """
     hints = HINTS
     # Decoding leaves the interpreter free, so threads use all cores; windows keep little in flight.
     rest = iter(track(items, "checking images"))
+    found: list[Inspection] = []
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         while window := list(islice(rest, 256)):
             results = pool.map(lambda item: inspect(item, known, deep=deep), window)
-            for item, found in zip(window, results, strict=True):
-                if hints and (missing := [one for one in found.problems if one.kind == "missing_image"]):
+            for item, one in zip(window, results, strict=True):
+                if hints and (missing := [problem for problem in one.problems if problem.kind == "missing_image"]):
                     hints -= 1
                     message = f"{missing[0].message}. {did_you_mean(str(item.image))}".removesuffix(". ")
-                    found = replace(found, problems=(replace(missing[0], message=message),))
-                yield found
+                    one = replace(one, problems=(replace(missing[0], message=message),))
+                found.append(one)
+    undecided = [(at, one.image) for at, one in enumerate(found) if one.undecided and one.image]
+    decision = decide([(items[at], image) for at, image in undecided], exif, habit)
+    for at, image in undecided if decision.frame else ():
+        judged = judge(items[at], image, known, frame=decision.frame, habit=habit, fingerprint=found[at].hash)
+        found[at] = judged
+    return found, decision
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 
 from ..boxes import Annotation, Box
 from ..errors import Problem, ResightError, nearest
+from .exif import Frame, Habit, beyond, shown_boxes
 from .images import ImageInfo, StoredImage, decode, open_image, probe, probe_file, read_bytes
 from .near_duplicates import perceptual_hash
-
-OUTSIDE_PIXELS, OUTSIDE_SHARE = 2.0, 0.01  # a box this far outside is clipped, one further outside is bad
 
 
 @dataclass(frozen=True)
@@ -20,12 +19,13 @@ class Inspection:
 
     Args:
         annotation: with the image's true size after its EXIF rotation, its boxes in that frame, clipped, without
-            repeats and without bad ones; None where the image itself is bad.
+            repeats and without bad ones; None where the image itself is bad, or its frame is ``undecided``.
         image: the image's header; None where it cannot be read.
-        problems: kinds ``missing_image``, ``unreadable_image``, ``size_mismatch``, ``exif_rotation``, ``bad_box``,
-            ``outside_box`` and ``unknown_class`` are errors, ``duplicate_box`` is a warning.
+        problems: kinds ``missing_image``, ``unreadable_image``, ``size_mismatch``, ``bad_box``, ``outside_box`` and
+            ``unknown_class`` are errors, ``duplicate_box`` is a warning.
         clipped: number of boxes that were clipped to the image.
         hash: perceptual hash of the image, None for a flat image or where ``deep`` was not asked for.
+        undecided: the image has an EXIF rotation and boxes, and the frame of the boxes was not given.
     """
 
     annotation: Annotation | None
@@ -33,6 +33,7 @@ class Inspection:
     problems: tuple[Problem, ...] = ()
     clipped: int = 0
     hash: int | None = None
+    undecided: bool = False
 
     @property
     def rotated(self) -> bool:
@@ -40,7 +41,14 @@ class Inspection:
         return self.image is not None and self.image.orientation != 1
 
 
-def inspect(annotation: Annotation, classes: Sequence[str] = (), *, deep: bool = False) -> Inspection:
+def inspect(
+    annotation: Annotation,
+    classes: Sequence[str] = (),
+    *,
+    deep: bool = False,
+    frame: Frame | None = None,
+    habit: Habit | None = None,
+) -> Inspection:
     """Opens the image and checks the annotation against it. Raises nothing: all it finds is in the result.
 
     Args:
@@ -48,33 +56,39 @@ def inspect(annotation: Annotation, classes: Sequence[str] = (), *, deep: bool =
         classes: the class names that are known; empty: any is.
         deep: decode the pixels as well (at reduced size where the format can), which finds truncated files and gives
             the hash; else only the header is read.
+        frame: the frame its boxes are in where the image has an EXIF rotation, as ``exif.decide`` tells.
+        habit: what is known of its source.
     """
-    where = annotation.place
-    name = annotation.filename or annotation.source_id
-
-    def bad(kind: str, message: str, image: ImageInfo | None = None) -> Inspection:
-        return Inspection(None, image, (Problem("error", kind, where, f"{name}: {message}"),))
-
     try:
         image, fingerprint = _look(annotation, deep)
     except ResightError as error:
         if isinstance(error.__cause__, FileNotFoundError):
-            return bad("missing_image", f"not found: {annotation.image!s}")
-        return bad("unreadable_image", error.message)
+            return _bad(annotation, "missing_image", f"not found: {annotation.image!s}")
+        return _bad(annotation, "unreadable_image", error.message)
+    return judge(annotation, image, classes, frame=frame, habit=habit, fingerprint=fingerprint)
 
+
+def judge(
+    annotation: Annotation,
+    image: ImageInfo,
+    classes: Sequence[str] = (),
+    *,
+    frame: Frame | None = None,
+    habit: Habit | None = None,
+    fingerprint: int | None = None,
+) -> Inspection:
+    """The second half of ``inspect``, of an image that was opened."""
+    where, name = annotation.place, annotation.filename or annotation.source_id
     width, height = image.upright_size
     boxes = annotation.boxes
     said = (annotation.width or 0, annotation.height or 0)
     if 0 not in said and said not in ((image.width, image.height), (width, height)):
         message = f"the annotation says {said[0]} x {said[1]} pixels, the image has {width} x {height}"
-        return bad("size_mismatch", message, image)
+        return _bad(annotation, "size_mismatch", message, image)
     if image.orientation != 1 and boxes:
-        # Only a quarter turn of an image that is not square shows in which frame the boxes were drawn.
-        if image.orientation < 5 or width == height or 0 in said:
-            tag = f"the image has an EXIF rotation (orientation {image.orientation})"
-            return bad("exif_rotation", f"{tag} and nothing tells whether its boxes follow it", image)
-        if said != (width, height):
-            boxes = tuple(_turn(box, image) for box in boxes)
+        if frame is None:
+            return Inspection(None, image, hash=fingerprint, undecided=True)
+        boxes = shown_boxes(annotation, image, frame, habit)
 
     problems: list[Problem] = []
     good: dict[Box, None] = {}
@@ -92,6 +106,11 @@ def inspect(annotation: Annotation, classes: Sequence[str] = (), *, deep: bool =
         good[inside] = None
     mended = replace(annotation, boxes=tuple(good), width=width, height=height)
     return Inspection(mended, image, tuple(problems), clipped, fingerprint)
+
+
+def _bad(annotation: Annotation, kind: str, message: str, image: ImageInfo | None = None) -> Inspection:
+    name = annotation.filename or annotation.source_id
+    return Inspection(None, image, (Problem("error", kind, annotation.place, f"{name}: {message}"),))
 
 
 def _look(annotation: Annotation, deep: bool) -> tuple[ImageInfo, int | None]:
@@ -126,9 +145,8 @@ def _fault(box: Box, width: int, height: int, classes: Sequence[str]) -> tuple[s
     within = _clip(box, width, height)
     if within.xmax <= within.xmin or within.ymax <= within.ymin:
         return "outside_box", f"lies wholly outside the image of {width} x {height} pixels: {corners}"
-    outside = ((max(-box.xmin, box.xmax - width), width), (max(-box.ymin, box.ymax - height), height))
-    if any(beyond > max(OUTSIDE_PIXELS, OUTSIDE_SHARE * side) for beyond, side in outside):
-        by = max(beyond for beyond, _ in outside)
+    if beyond(box, width, height) > 0:
+        by = max(-box.xmin, box.xmax - width, -box.ymin, box.ymax - height)
         return "outside_box", f"reaches {by:.4g} pixels out of the image of {width} x {height} pixels: {corners}"
     return "", ""
 
@@ -139,13 +157,3 @@ def _clip(box: Box, width: int, height: int) -> Box:
     xmin, xmax = (min(max(x, 0), width) for x in (box.xmin, box.xmax))
     ymin, ymax = (min(max(y, 0), height) for y in (box.ymin, box.ymax))
     return replace(box, xmin=xmin, ymin=ymin, xmax=xmax, ymax=ymax)
-
-
-def _turn(box: Box, image: ImageInfo) -> Box:
-    """A box drawn on the image as stored, in the frame of the image as it is shown (EXIF orientations 5 to 8)."""
-    x, y = (box.ymin, box.ymax), (box.xmin, box.xmax)
-    if image.orientation in (6, 7):
-        x = (image.height - x[1], image.height - x[0])
-    if image.orientation in (7, 8):
-        y = (image.width - y[1], image.width - y[0])
-    return replace(box, xmin=x[0], ymin=y[0], xmax=x[1], ymax=y[1])

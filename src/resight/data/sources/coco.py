@@ -8,12 +8,26 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ...boxes import Box
 from ...errors import ResightError, listed, shown
 from ...files import LARGE, read_json
-from .source import Gathering, Source, Tree, folders_of, number, peek, size, split_of, stem_of, text
+from .source import (
+    LABEL_STUDIO,
+    Gathering,
+    Source,
+    Tree,
+    folders_of,
+    is_label_studio,
+    number,
+    peek,
+    size,
+    split_of,
+    stem_of,
+    text,
+)
 
 NAME = "coco"
 LOOKS_FOR = "a JSON with the lists 'images' (of 'file_name's) and 'annotations' (of 'bbox'es)"
@@ -42,7 +56,8 @@ def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
         names.update(dict.fromkeys(categories.values()))
         used |= _read_file(gathering, name, document, categories)
     # Some exports list the super-category as a category of its own that nothing belongs to.
-    return gathering.source(NAME, [name for name in names if name in used or name not in parents])
+    source = gathering.source(NAME, [name for name in names if name in used or name not in parents])
+    return replace(source, habit=LABEL_STUDIO) if all(map(is_label_studio, files.values())) else source
 
 
 def _files(tree: Tree) -> list[str]:

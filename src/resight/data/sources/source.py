@@ -17,6 +17,7 @@ from typing import Literal
 from ...boxes import Annotation, Box, Split
 from ...errors import Problem, ResightError, counted, listed, reading, shown
 from ...files import encoding_of, odd_kind, open_file, read_text
+from ..exif import Habit
 from ..file_search import WORDS, FileSearch, Match
 from ..images import IMAGE_SUFFIXES
 from ..storage import is_remote
@@ -27,6 +28,9 @@ SPLIT_WORDS: dict[str, Split] = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 _LISTED = 200_000  # files below one that is named
+# Boxes are drawn in a browser, which turns photographs; its converter to COCO states the size of the pixels as stored.
+# https://github.com/HumanSignal/label-studio/issues/6608
+LABEL_STUDIO = Habit("upright", "Label Studio shows images after their EXIF rotation")
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Source:
         classes: names in the source's own order (YOLO's numbers, COCO's ids, a label map); () when it has none.
         problems: malformed lines and files (their images are left out), images that two splits claim, ...
         note: why this format was recognised.
+        habit: what is known of the frame its boxes are in, where images have an EXIF rotation.
     """
 
     format: str
@@ -50,6 +55,7 @@ class Source:
     classes: tuple[str, ...] = ()
     problems: list[Problem] = field(default_factory=list)
     note: str = ""
+    habit: Habit | None = None
 
 
 @dataclass(frozen=True)
@@ -280,6 +286,12 @@ def split_of(*names: str) -> Split | None:
         if len(found) == 1:
             return found.pop()
     return None
+
+
+def is_label_studio(document: object) -> bool:
+    """Whether a JSON says that Label Studio wrote it."""
+    info = document.get("info") if isinstance(document, dict) else None
+    return isinstance(info, dict) and str(info.get("contributor")).strip().lower() == "label studio"
 
 
 def stem_of(name: str) -> str:

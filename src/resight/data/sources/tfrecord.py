@@ -10,6 +10,7 @@ from ...boxes import Annotation, Box
 from ...errors import listed
 from ..discover import IS_RECORD
 from ..example import Record, decode_image_bytes
+from ..exif import Habit
 from ..images import StoredImage
 from ..records import Records, RecordSplit, open_records
 from ..shard_cache import ShardCache
@@ -18,6 +19,9 @@ from .source import Source, Tree
 
 NAME = "tfrecord"
 LOOKS_FOR = "files named *.tfrecord, *.tfrecords, *.record or *.records, sharded or not"
+
+# tf.io.decode_image does not look at EXIF.
+_HABIT = Habit("stored", "the TensorFlow Object Detection API decodes images without their rotation")
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,8 @@ def of_records(records: Records, path: str) -> Source:
     annotations: list[Annotation] = []
     for split in records.splits.values():
         annotations += (_annotation(split, i, record, shards, has_split) for i, record in enumerate(split.summaries))
-    return Source(NAME, path, annotations, has_split, records.label_map.names, list(records.problems))
+    names, problems = records.label_map.names, list(records.problems)
+    return Source(NAME, path, annotations, has_split, names, problems, habit=_HABIT)
 
 
 def _annotation(split: RecordSplit, i: int, record: Record, shards: list[str], has_split: bool) -> Annotation:

@@ -10,14 +10,16 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ...boxes import Box, Split
 from ...errors import ResightError, counted, listed
-from ...files import SMALL, read_text, read_yaml
+from ...files import SMALL, read_json, read_text, read_yaml
 from ...progress import track
+from ..exif import Habit
 from ..images import IMAGE_SUFFIXES, probe_file
-from .source import Gathering, Source, Tree, folders_of, number, peek, split_of, text
+from .source import LABEL_STUDIO, Gathering, Source, Tree, folders_of, is_label_studio, number, peek, split_of, text
 
 NAME = "yolo"
 LOOKS_FOR = "a YAML with 'names', or text files named like the images with lines 'class x y width height'"
@@ -44,8 +46,8 @@ def looks_like(tree: Tree) -> str:
 def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
     """Reads the label file of every image: boxes, and polygons as the boxes around them; no file is no object.
 
-    Coordinates are fractions of the image as it is shown, that is after its EXIF rotation, so the header of every image
-    with boxes is read, and ``width`` and ``height`` are those of the image shown.
+    Coordinates are shares of the image, so the header of every image with boxes is read; ``width`` and ``height`` are
+    those of the image as it is shown. Whether the boxes are of that, too, nothing in the format tells.
     """
     gathering = Gathering(tree)
     file = _config_file(tree)
@@ -73,7 +75,18 @@ def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
         fix = f"Looked for {' or '.join(dict.fromkeys(_label_paths(images[0][0])))}"
         raise ResightError(f"none of its images ({len(images):,}) has a label file", where=tree.root, fix=fix)
     _without_image(gathering, labels)
-    return gathering.source(NAME, [names[number] for number in sorted(names)])
+    source = gathering.source(NAME, [names[number] for number in sorted(names)])
+    return replace(source, habit=replace(_habit(tree), shares=True))
+
+
+def _habit(tree: Tree) -> Habit:
+    """Label Studio's export has a notes.json that names it."""
+    notes = [name for name in tree.files if os.path.basename(name) == "notes.json"]
+    try:
+        known = bool(notes) and all(is_label_studio(read_json(tree.path(name))) for name in notes)
+    except ResightError:
+        known = False
+    return LABEL_STUDIO if known else Habit()
 
 
 def _config_file(tree: Tree) -> str:
