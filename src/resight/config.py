@@ -49,6 +49,9 @@ class DataConfig(_Section):
     repeat_threshold: Fraction = Field(
         0.0, description="classes on a smaller share of the images are repeated, by its square root; 0: none"
     )
+    max_image_mb: float | None = Field(
+        None, gt=0, description="megabytes that decoding one image may take; default 1000, 142 megapixels in RGB"
+    )
     cache_gb: float = Field(10.0, gt=0, description="gigabytes of the local disk for shards read from s3://")
 
 

@@ -126,9 +126,48 @@ def test_truncated(pixels, kind):
 @pytest.mark.parametrize("side", [15_000, 50_000])
 def test_a_huge_header_is_refused_by_name_before_decoding(side):
     data = raw_png(side, side, 8, 2, b"")
-    with pytest.raises(ResightError, match=r"big\.png.*178 megapixels.*") as caught:
+    with pytest.raises(ResightError, match=r"big\.png.* MB of memory.*") as caught:
         probe(data, "big.png")
-    assert "tiles" in caught.value.fix
+    assert "tiles" in caught.value.fix and "data.max_image_mb" in caught.value.fix
+
+
+def test_the_limit_is_of_memory_and_can_be_set(tmp_path, monkeypatch):
+    data = encode(Image.new("RGB", (2000, 1000)), "PNG")
+    monkeypatch.setenv("RESIGHT_MAX_IMAGE_MB", "13")
+    with pytest.raises(ResightError, match="2000 x 1000 pixels"):
+        decode(data)
+    for enough in ("14", "5000"):
+        monkeypatch.setenv("RESIGHT_MAX_IMAGE_MB", enough)
+        assert decode(data).shape == (1000, 2000, 3)
+    monkeypatch.setenv("RESIGHT_MAX_IMAGE_MB", "1e-3")
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(ResightError, match="too large"):
+        read_bytes(tmp_path / "a.png")
+    for wrong in ("much", "0", "nan", "inf"):
+        monkeypatch.setenv("RESIGHT_MAX_IMAGE_MB", wrong)
+        with pytest.raises(ResightError, match="no number of megabytes"):
+            probe(data)
+
+
+def of_large_images():
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 33, 3), np.uint8)
+    grey = Image.fromarray(np.random.default_rng(1).integers(0, 65535, (40, 33), np.uint16))
+    animation = [Image.fromarray(pixels), Image.new("RGB", (33, 40))]
+    yield "jpg", encode(Image.fromarray(pixels), "JPEG", progressive=True)
+    yield "png of 16 bits", encode(grey, "PNG")
+    yield "png with alpha", encode(Image.fromarray(pixels).convert("RGBA"), "PNG")
+    yield "palette", encode(Image.fromarray(pixels).quantize(), "GIF")
+    yield "animation", encode(animation[0], "WEBP", save_all=True, append_images=animation[1:], lossless=True)
+    yield "cmyk", encode(Image.fromarray(pixels).convert("CMYK"), "JPEG")
+
+
+@pytest.mark.parametrize(("kind", "data"), of_large_images(), ids=lambda value: value if isinstance(value, str) else "")
+def test_a_large_image_is_converted_strip_by_strip_to_the_same_pixels(kind, data, tmp_path, monkeypatch):
+    (tmp_path / "a").write_bytes(data)
+    whole = decode(data), read_image(tmp_path / "a")
+    monkeypatch.setattr(images, "_STRIP", 100)  # three rows
+    for once, strips in zip(whole, (decode(data), read_image(tmp_path / "a")), strict=True):
+        np.testing.assert_array_equal(once, strips)
 
 
 def test_the_limit_holds_when_pil_has_none(monkeypatch):

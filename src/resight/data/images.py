@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import os
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -13,14 +15,16 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import ResightError, reading
-from ..files import LARGE, open_file, read_file
+from ..files import open_file, read_file
 
 # What PIL remarks about odd files is for programmers; what matters of it is an error of ours.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
-MAX_PIXELS = 178_000_000
+MAX_IMAGE_MB = 1000.0  # of memory that decoding one image may take, where neither a key nor the environment says more
+ALLOWED = "RESIGHT_MAX_IMAGE_MB"  # in the environment, so that it reaches the processes that load images
+_STRIP = 4_000_000  # pixels that are converted at a time
 
 # Only formats that photographs come in: fewer parsers see foreign bytes (PIL would even start Ghostscript for EPS).
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
@@ -61,23 +65,27 @@ def open_image(data: bytes | BinaryIO, where: object = "") -> Image.Image:
     """Opens encoded bytes, or a file, by their header; pixels are not decoded yet, and may still turn out damaged.
 
     Raises:
-        ResightError: no image, of an unknown format, or of more than 178 megapixels.
+        ResightError: no image, of an unknown format, or one whose decoding would take more memory than is allowed.
     """
     file = io.BytesIO(data) if isinstance(data, bytes) else data
     if not file.read(1):
         raise ResightError("the image is empty (0 bytes)", where=where, fix="Copy or download it again.")
     file.seek(0)
+    most = max_image_mb()
+    if most > MAX_IMAGE_MB:
+        Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit, which was raised
     try:
         image = Image.open(file, formats=_FORMATS)
     except UnidentifiedImageError as error:
         message = f"is not an image of a known format ({', '.join(_FORMATS)}), or its header is damaged"
         raise ResightError(message, where=where) from error
     except Image.DecompressionBombError as error:
-        raise _too_large(str(error), where) from error
+        raise _too_large(str(error), most, where) from error
     except Exception as error:  # the parsers raise nearly anything on damaged bytes
         raise ResightError(f"the image header is damaged: {error}", where=where) from error
-    if image.width * image.height > MAX_PIXELS:  # PIL's own limit is global and may have been lifted
-        raise _too_large(f"{image.width} x {image.height} pixels", where)
+    if (needed := image.width * image.height * _bytes_per_pixel(image) / 1e6) > most:
+        message = f"{image.width} x {image.height} pixels ({image.format}, {image.mode}) take {needed:,.0f} MB"
+        raise _too_large(message, most, where)
     if image.width <= 0 or image.height <= 0:
         raise ResightError(f"the image header says {image.width} x {image.height} pixels", where=where)
     return image
@@ -106,7 +114,7 @@ def decode(data: bytes, where: object = "") -> np.ndarray:
     Raises:
         ResightError: as ``open_image``, or the pixel data is truncated or damaged.
     """
-    return np.array(to_rgb(_load(data, where), where))
+    return _pixels(_load(data, where), where)
 
 
 def upright(data: bytes, where: object = "") -> bytes:
@@ -132,9 +140,8 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     """Reads a file as ``[H, W, 3]`` uint8 RGB, upright. Raises ResightError as ``decode``, or if it cannot be read."""
     data = read_bytes(path)
     image = _load(data, path)
-    rgb = to_rgb(image, path)
     orientation = _orientation(image, io.BytesIO(data))
-    return np.array(rgb if orientation == 1 else rgb.transpose(_TRANSPOSE[orientation]))
+    return _pixels(image if orientation == 1 else image.transpose(_TRANSPOSE[orientation]), path)
 
 
 def read_bytes(image: str | os.PathLike[str] | bytes) -> bytes:
@@ -147,7 +154,7 @@ def read_bytes(image: str | os.PathLike[str] | bytes) -> bytes:
         return image
     if isinstance(image, StoredImage):
         return image.read_bytes()
-    return read_file(image, LARGE)
+    return read_file(image, int(max_image_mb() * 1e6))
 
 
 class StoredImage(os.PathLike[str]):
@@ -176,9 +183,7 @@ def to_rgb(image: Image.Image, where: object = "") -> Image.Image:
         return image
     try:
         if image.mode.startswith("I"):
-            # The high byte, as libpng and TensorFlow take it; PIL would saturate at 255.
-            samples = np.asarray(image).astype(np.int64)
-            image = Image.fromarray((samples.clip(0, 65535) >> 8).astype(np.uint8))
+            image = high_byte(image)
         image.info.pop("transparency", None)
         if image.mode == "F":
             raise ValueError("floating-point pixels have no fixed white")
@@ -186,6 +191,52 @@ def to_rgb(image: Image.Image, where: object = "") -> Image.Image:
     except Exception as error:  # colour spaces without a conversion, damaged palettes
         message = f"pixels of kind '{image.mode}' cannot be read as RGB: {error}"
         raise ResightError(message, where=where, fix="Save the image as an 8-bit JPEG or PNG.") from error
+
+
+def high_byte(image: Image.Image) -> Image.Image:
+    """16-bit samples as 8-bit ones, as libpng and TensorFlow take them; PIL would saturate at 255."""
+    grey = np.empty((image.height, image.width), np.uint8)
+    for top, strip in _strips(image):
+        samples = np.asarray(strip)
+        grey[top : top + len(samples)] = (samples.clip(0, 65535) >> 8).astype(np.uint8)
+    return Image.fromarray(grey)
+
+
+def _pixels(image: Image.Image, where: object) -> np.ndarray:
+    """The pixels of ``to_rgb``, without a second image of them."""
+    if image.width * image.height <= _STRIP:
+        return np.array(to_rgb(image, where))
+    rgb = np.empty((image.height, image.width, 3), np.uint8)
+    for top, strip in _strips(image):
+        rgb[top : top + strip.height] = np.asarray(to_rgb(strip, where))
+    return rgb
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    rows = max(_STRIP // image.width, 1)
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def max_image_mb() -> float:
+    """The megabytes that decoding one image may take.
+
+    Raises:
+        ResightError: the environment says what is no number.
+    """
+    said = os.environ.get(ALLOWED) or MAX_IMAGE_MB
+    try:
+        if 0 < (most := float(said)) < math.inf:
+            return most
+    except ValueError:
+        pass
+    raise ResightError(f"{said!r:.40} is no number of megabytes", where=ALLOWED)
+
+
+def _bytes_per_pixel(image: Image.Image) -> int:
+    """What decoding takes at its peak: the image as Pillow keeps it, an array of 3 bytes, and what the decoder has."""
+    own = 1 if image.mode in ("1", "L", "P") else 2 if image.mode.startswith("I;16") else 4
+    return own + 3 + (12 if image.format == "WEBP" else 6 if image.info.get("progressive") else 0)
 
 
 def _orientation(image: Image.Image, file: BinaryIO) -> int:
@@ -213,6 +264,7 @@ def _png_exif(file: BinaryIO) -> bytes:
     return b""
 
 
-def _too_large(detail: str, where: object) -> ResightError:
-    message = f"the image is too large to decode (limit {MAX_PIXELS // 1_000_000} megapixels): {detail}"
-    return ResightError(message, where=where, fix="Cut it into tiles, or scale it down.")
+def _too_large(detail: str, most: float, where: object) -> ResightError:
+    message = f"the image is too large to decode within {most:,.0f} MB of memory: {detail}"
+    fix = f"Cut it into tiles, scale it down, or allow more: data.max_image_mb = MB in the configuration, {ALLOWED}=MB."
+    return ResightError(message, where=where, fix=fix)

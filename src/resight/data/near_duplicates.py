@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from .images import high_byte
+
 SIDE = 32
 DISTANCE = 4
 FLAT = 2.0  # grey levels of standard deviation; below this the hash would describe noise
@@ -47,8 +49,8 @@ def perceptual_hash(image: Image.Image | np.ndarray) -> int | None:
 
 def _grey(image: Image.Image) -> np.ndarray:
     image.draft("L", (2 * SIDE, 2 * SIDE))
-    if image.mode.startswith("I"):  # 16-bit samples: PIL would saturate them
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    if image.mode.startswith("I"):
+        image = high_byte(image)
     small = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=2.0)
     return np.asarray(small, dtype=np.float64)
 

@@ -20,7 +20,7 @@ from ..labels import LabelMap
 from . import storage
 from .discover import IS_RECORD, MISSING, find_label_map, find_records, is_file
 from .example import Record, decode_image_bytes
-from .images import decode
+from .images import ALLOWED, decode
 from .index import Index, merge_repeats, open_index
 from .shard_cache import ShardCache
 from .storage import is_remote
@@ -145,6 +145,8 @@ def open_configured(data: DataConfig) -> Records:
     Raises:
         ResightError: nothing there, names that do not tell, missing shards or damaged records (all are listed).
     """
+    if data.max_image_mb is not None:
+        os.environ[ALLOWED] = str(data.max_image_mb)  # the processes that load images inherit it
     root = data.path.rstrip("/") if is_remote(data.path) else data.path
     problems: list[Problem] = []
     globs = {name: given for name in SPLITS if (given := getattr(data, name))}
