@@ -1,13 +1,14 @@
 import io
 import json
 import logging
+import re
 import sys
 
 import pytest
 
 from resight import progress
 from resight.console import listen
-from resight.progress import meter, track
+from resight.progress import duration, meter, track
 
 
 class Terminal(io.StringIO):
@@ -41,6 +42,43 @@ def test_lines_say_how_far_it_is(talkative, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(",")[0] for line in lines] == [f"reading: {n} of 4 ({n / 4:.0%})" for n in (1, 2, 3, 4)]
     assert lines[-1].endswith("0:00 left")
+
+
+def test_a_loop_that_knows_better_tells_what_is_left_and_the_share_of_its_time(talkative, monkeypatch, capsys):
+    now = [1000.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    listen()
+    with meter("training", total=60) as bar:
+        bar.advance(30, "step 30/60")  # goes on where another one stopped
+        now[0] += 15
+        bar.advance(1, "step 31/60", left=45.0)
+        now[0] += 5
+        bar.advance(0, "step 31/60, evaluating 1/9", left=60.0)
+    shown = capsys.readouterr().err.splitlines()
+    assert shown[1] == "training: 62%, 0:45 left, step 31/60"
+    assert shown[2].startswith("training: 62%, 1:00 left, step 31/60, evaluating")
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_bar_keeps_to_one_line(width, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(width))
+    listen()
+    with meter("training", total=5000) as bar:
+        bar.advance(1234, "step 1,234/5,000, epoch 12.3/40, loss 0.312, rate 2.5e-04, 12.3 images/s", left=3723.0)
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", sys.stderr.getvalue()).replace("\r", "\n").splitlines()
+    shown = [line for line in lines if line.strip()]
+    assert all(len(line) <= width for line in shown)
+    assert "1:02:03 left step 1,234/5,000" in shown[-1] or width == 60
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.4, "0 s"), (59, "59 s"), (60, "1 min"), (57060, "15 h 51 min"), (7200, "2 h"), (185000, "2 d 3 h")],
+)
+def test_a_duration_is_said_as_people_say_it(seconds, said):
+    assert duration(seconds) == said
 
 
 def test_an_unknown_total_is_only_counted(talkative, capsys):

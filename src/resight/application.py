@@ -95,7 +95,7 @@ def print_result(report: Any, as_json: bool) -> None:
     if as_json:
         console.show_json(report.json())
     else:
-        print(report.text())
+        console.show(report.text())
 
 
 def wrote(path: str, command: str, remark: str = "") -> None:

@@ -90,7 +90,7 @@ def demo(
     """The complete workflow on generated road scenes, offline, on a CPU: from annotations to an exported model."""
     from .demo import demo as run_demo
 
-    print(run_demo(out, seed=seed, force=force).text())
+    console.show(run_demo(out, seed=seed, force=force).text())
     wrote(out, "data check photos", "on annotated images of your own")
 
 
@@ -123,7 +123,7 @@ def build(
     if json:
         console.show_json(asdict(report))
     else:
-        print(report.text())
+        console.show(report.text())
     wrote(out, f"data show {quoted(out)} -o look", f"then: resight train --data {quoted(out)}")
 
 
@@ -261,7 +261,7 @@ def train(
     from .training.train import train as run_train
 
     result = run_train(settings, out, resume=resume, dry_run=dry_run, devices=devices)
-    print(result.text())
+    console.show(result.text())
     if not dry_run and result.exit_code == console.DONE:
         wrote(str(result.run), f"evaluate {quoted(result.run)}")
     return int(result.exit_code)
@@ -290,7 +290,7 @@ def evaluate(
         console.show_json(result.metrics)
         say(f"Wrote {result.path}")
     else:
-        print(result.text())  # says what it wrote
+        console.show(result.text())  # says what it wrote
     for miss in result.missed:
         log.error("required, but missed: %s", miss)
     suggest(f"predict {quoted(model)} PHOTOS -o found")
@@ -343,7 +343,7 @@ def export(
     from .exporting import export as run_export
 
     report = run_export(model, format, out, force=force, labels=labels, input_type=input_type)
-    print(report.text())
+    console.show(report.text())
     wrote(out, f"predict {quoted(report.model)} PHOTOS -o found")
     return console.DONE if report.ok else console.BAD
 
@@ -356,7 +356,7 @@ def zoo_list(json: Json = False) -> None:
     if json:
         console.show_json(zoo_rows())
     else:
-        print(zoo_table())
+        console.show(zoo_table())
     suggest("zoo fetch NAME")
 
 
@@ -382,7 +382,7 @@ def zoo_convert(
     """Makes a run folder of a model that TFOD trained."""
     from .tfod.convert import convert
 
-    print(convert(checkpoint, out, config=config, labels=labels))
+    console.show(convert(checkpoint, out, config=config, labels=labels))
     wrote(out, f"evaluate {quoted(out)} --data RECORDS")
 
 
@@ -398,7 +398,7 @@ def runs(
     if json:
         console.show_json(found)
     else:
-        print(runs_table(found))
+        console.show(runs_table(found))
     if best := best_run(found):
         suggest(f"evaluate {quoted(best)}")
 

@@ -22,6 +22,7 @@ from . import __version__
 from .errors import ResightError, escaped, nearest
 from .other_names import option_here
 from .progress import JsonLines
+from .terminal import fitted
 
 log = logging.getLogger("resight")
 
@@ -94,7 +95,12 @@ class _Output:
 class _Plain(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         text = escaped(record.getMessage())
-        return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
+        return fitted(text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}", sys.stderr)
+
+
+def show(text: str) -> None:
+    """A result for people, on stdout."""
+    print(fitted(text, sys.stdout))
 
 
 def listen(*, quiet: bool = False, debug: bool = False, as_json: bool = False) -> None:
@@ -264,4 +270,4 @@ def _complain(message: str) -> None:
     if log.handlers and isinstance(log.handlers[0].formatter, JsonLines):
         log.error("%s", message)
     else:
-        print(f"error: {escaped(message)}", file=sys.stderr)
+        print(fitted(f"error: {escaped(message)}", sys.stderr), file=sys.stderr)

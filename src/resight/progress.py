@@ -30,8 +30,12 @@ class JsonLines(logging.Formatter):
 class Meter(Protocol):
     """What a loop tells about itself."""
 
-    def advance(self, amount: float = 1, note: str = "") -> None:
-        """``amount`` more of the total is done; ``note`` is shown beside it, e.g. the loss."""
+    def advance(self, amount: float = 1, note: str = "", left: float | None = None) -> None:
+        """``amount`` more of the total is done; ``note`` is shown beside it, e.g. the loss.
+
+        ``left`` is the seconds until the end where the loop knows better than by what it has advanced: then the share
+        that is shown is one of the time.
+        """
 
 
 def track(iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
@@ -64,24 +68,64 @@ def meter(description: str, total: float | None = None) -> Iterator[Meter]:
         lines.finish()
 
 
+def speaks_json() -> bool:
+    """Whether messages are JSON lines."""
+    return any(isinstance(handler.formatter, JsonLines) for handler in logging.getLogger("resight").handlers)
+
+
 def _draws() -> bool:
-    handlers = logging.getLogger("resight").handlers
-    return sys.stderr.isatty() and not any(isinstance(handler.formatter, JsonLines) for handler in handlers)
+    return sys.stderr.isatty() and not speaks_json()
 
 
 class _Silent:
-    def advance(self, amount: float = 1, note: str = "") -> None:
+    def advance(self, amount: float = 1, note: str = "", left: float | None = None) -> None:
         pass
+
+
+class _Time:
+    """The share of a loop that is done and the seconds that are left, by what it has advanced or says itself."""
+
+    def __init__(self, total: float | None) -> None:
+        self.total, self.done, self.start = total, 0.0, time.monotonic()
+        self._before, self._end = 0.0, None  # type: tuple[float, float | None]
+
+    def advance(self, amount: float, left: float | None) -> None:
+        self.done += amount
+        if left is not None:
+            if self._end is None and self.total:
+                self._before = (self.done - amount) / self.total  # of a loop that goes on where another one stopped
+            self._end = time.monotonic() + left
+
+    @property
+    def left(self) -> float:
+        now = time.monotonic()
+        if self._end is not None:
+            return max(self._end - now, 0.0)
+        return (now - self.start) * max((self.total or 0) - self.done, 0) / max(self.done, 1e-9)
+
+    @property
+    def share(self) -> float:
+        if self._end is None:
+            return self.done / self.total if self.total else 0.0
+        passed, left = time.monotonic() - self.start, self.left
+        return self._before + (1 - self._before) * (passed / (passed + left) if left else 1.0)
 
 
 class _Lines:
     def __init__(self, description: str, total: float | None) -> None:
         self.description, self.total = description, total
-        self.done, self.said, self.note = 0.0, 0.0, ""
-        self.start = self.last = time.monotonic()
+        self.said, self.note = 0.0, ""
+        self.time = _Time(total)
+        self.by_time = False
+        self.start = self.last = self.time.start
 
-    def advance(self, amount: float = 1, note: str = "") -> None:
-        self.done += amount
+    @property
+    def done(self) -> float:
+        return self.time.done
+
+    def advance(self, amount: float = 1, note: str = "", left: float | None = None) -> None:
+        self.time.advance(amount, left)
+        self.by_time = self.by_time or left is not None
         self.note = note or self.note
         if time.monotonic() - self.last >= SECONDS_BETWEEN_LINES:
             self.say()
@@ -97,9 +141,12 @@ class _Lines:
         digits = 0 if abs(self.done - round(self.done)) < 1e-6 else 1  # minutes are not whole
         text = f"{self.description}: {self.done:,.{digits}f}"
         if self.total:
-            left = elapsed * max(self.total - self.done, 0) / max(self.done, 1e-9)
+            left, share = self.time.left, self.time.share
             fields |= {"total": self.total, "left": round(left, 1)}
-            text += f" of {self.total:,.{digits}f} ({self.done / self.total:.0%}), {_clock(left)} left"
+            if self.by_time:  # and what is counted is in the note
+                text = f"{self.description}: {share:.0%}, {clock(left)} left"
+            else:
+                text += f" of {self.total:,.{digits}f} ({share:.0%}), {clock(left)} left"
         if self.note:
             fields["note"] = self.note
             text += f", {self.note}"
@@ -109,29 +156,66 @@ class _Lines:
 @contextmanager
 def _bar(description: str, total: float | None) -> Iterator[Meter]:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn
+    from rich.table import Column
+    from rich.text import Text
+
+    spent = _Time(total)
+
+    class Left(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            if not total or not spent.done:
+                return Text("")
+            if task.finished:
+                return Text(clock(task.finished_time or 0.0))
+            return Text(f"{clock(spent.left)} left")
+
+    console = Console(stderr=True)
+    bar_width = 10 if console.width < 100 else 30
+    room = console.width - len(description) - bar_width - len(" 100% 00:00:00 left  ")
+
+    def fitting(note: str) -> str:
+        """As many of its parts, the first ones, as there is room for."""
+        parts = note.split(", ")
+        while len(parts) > 1 and len(", ".join(parts)) > room:
+            parts.pop()
+        return ", ".join(parts)
 
     columns = [
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
+        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+        BarColumn(bar_width=bar_width),
         TaskProgressColumn(show_speed=True),
-        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-        TextColumn("{task.fields[note]}", markup=False),
+        Left(table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
     ]
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=console) as progress:
         task = progress.add_task(description, total=total, note="")
 
         class Bar:
-            def advance(self, amount: float = 1, note: str = "") -> None:
+            def advance(self, amount: float = 1, note: str = "", left: float | None = None) -> None:
+                spent.advance(amount, left)
                 if note:
-                    progress.update(task, advance=amount, note=note)
-                else:
-                    progress.update(task, advance=amount)
+                    progress.update(task, note=fitting(note))
+                progress.update(task, completed=spent.share * total if total else spent.done)
 
         yield Bar()
 
 
-def _clock(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """``45 s``, ``12 min``, ``15 h 51 min``, ``2 d 3 h``: a time as people say it."""
+    minutes = round(seconds / 60)
+    hours = round(seconds / 3600)
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return " ".join([f"{minutes // 60} h", *([f"{minutes % 60} min"] if minutes % 60 else [])])
+    return " ".join([f"{hours // 24} d", *([f"{hours % 24} h"] if hours % 24 else [])])
+
+
+def clock(seconds: float) -> str:
+    """``1:02:03`` or ``2:03``."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -85,7 +85,7 @@ def test_a_split_without_boxes_is_not_watched_and_the_last_weights_serve(records
     config = tiny(records(without=["val"], train=3, val=2), train__steps=4, train__patience=1, evaluate__every=0.5)
     with caplog.at_level("INFO"):
         result = train(config, tmp_path / "run")
-    assert "val has no box to find, so nothing is watched" in caplog.text
+    assert "the val split has no boxes: no validation" in caplog.text
     assert (result.exit_code, result.steps, result.best) == (0, 4, None)  # patience has not ended it
     best, last = load_checkpoint(tmp_path / "run" / BEST), load_checkpoint(tmp_path / "run" / LAST)
     assert best.state["step"] == 4

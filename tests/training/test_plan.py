@@ -45,8 +45,8 @@ def test_what_is_trained_and_what_is_watched(shapes, tiny):
     text = plan.text()
     for said in (
         "tf_efficientnet_lite0, 64-96 px, start: none",
-        "9 images to train on, 3 to watch (val)",
-        "30 steps of 2 images = 6.0 epochs",
+        "9 images to train on, 3 for validation (val)",
+        "30 steps (6.0 epochs) in batches of 2 images",
         "of the boxes can be reached at IoU .5",
         # Pictures 0, 2, ... show one square, 1, 3, ... two; the colours take turns.
         "classes   red 9 in 9 images, blue 4 in 4 images",
@@ -57,9 +57,9 @@ def test_what_is_trained_and_what_is_watched(shapes, tiny):
 def test_without_val_the_test_part_is_watched_and_that_is_said(shapes, tiny):
     plan = make_plan(tiny(shapes(train=3, test=2)))
     assert plan.watch_name == "test" and len(plan.watch) == 2
-    assert "note      there is no val split, so the test split is watched" in plan.text()
+    assert "note      no val split: the test split validates" in plan.text()
     alone = make_plan(tiny(shapes(train=3)))
-    assert alone.watch is None and "none to watch" in alone.text()
+    assert alone.watch is None and "none for validation" in alone.text()
 
 
 def test_what_cannot_be_planned_is_refused(shapes, tiny, tmp_path):
@@ -67,7 +67,7 @@ def test_what_cannot_be_planned_is_refused(shapes, tiny, tmp_path):
     no_such = tiny(shapes(train=3), augment__flip_pairs={"red": "green"})
     for config, answer in (
         (load_config(), "no data"),
-        (both, "epochs and steps are both given"),
+        (both, "set epochs or steps, not both"),
         (no_such, "no class is called green"),
         (tiny(shapes(val=2)), "no records to train on"),
         (tiny(tmp_path), str(tmp_path)),
@@ -130,7 +130,7 @@ def test_a_training_starts_from_the_weights_it_is_told(shapes, tiny, untrained):
 
 
 def test_absurd_plans_are_refused_or_noted(shapes, tiny):
-    with pytest.raises(ResightError, match=r"model\.min_size: 1 px leave nothing to see"):
+    with pytest.raises(ResightError, match=r"model\.min_size: is 1 px, and the minimum is 32"):
         make_plan(tiny(shapes(train=8, val=3), model__min_size=1))
     plan = make_plan(tiny(shapes(train=8, val=3), train__batch_size=1000))
     assert "note      train.batch_size is larger than the training set: a batch is all 8 images" in plan.text()

@@ -26,7 +26,7 @@ def test_a_step_is_taken_at_the_largest_shape_and_changes_nothing(plan, monkeypa
 
     monkeypatch.setattr(model, "forward", watch)
     text = preflight(plan, model)
-    assert "time      " in text and " s a step on cpu" in text and "memory" in text and "GB of cpu" in text
+    assert "time      " in text and " s a step on cpu" in text and "memory" in text and "GB RAM for one step" in text
     images, _ = largest_batch(plan)
     assert seen[0] == [tuple(image.shape) for image in images] and len(images) == plan.config.train.batch_size
     assert max(shape[1] * shape[2] for shape in seen[1]) <= images[0].shape[1] * images[0].shape[2]

@@ -195,7 +195,7 @@ def test_a_signal_within_the_handling_of_another_waits_for_nothing(monkeypatch):
 
     before = signal.signal(signal.SIGALRM, late)
     try:
-        with module._signals() as stop:
+        with module._signals(tell=False) as stop:
             monkeypatch.setattr(threading.Condition, "notify_all", again)
             signal.alarm(5)
             signal.raise_signal(signal.SIGTERM)
@@ -209,6 +209,26 @@ def workers_of(group):
     """How many loader workers and fork servers a process group has."""
     listed = subprocess.run(["ps", "-o", "args=", "-g", str(group)], capture_output=True, text=True).stdout
     return listed.count("forkserver")
+
+
+@pytest.mark.parametrize(("number", "then"), [(signal.SIGINT, "Ctrl-C again"), (signal.SIGTERM, "Ctrl-C")])
+def test_the_first_signal_is_answered_at_once(number, then, caplog):
+    with module._signals(tell=True) as stop:
+        signal.raise_signal(number)
+        assert stop.is_set()
+        for thread in threading.enumerate():
+            if thread.name == "signals":
+                thread.join(5)
+        assert f"stopping after this step and saving; press {then} to quit without saving" in caplog.text
+
+
+def test_a_training_that_is_not_interrupted_says_nothing_of_it(caplog):
+    with module._signals(tell=True):
+        pass
+    for thread in threading.enumerate():
+        if thread.name == "signals":
+            thread.join(5)
+    assert "stopping" not in caplog.text
 
 
 @pytest.mark.parametrize(("blow", "moment"), [("SIGTERM", "steps"), ("SIGTERM", "workers"), ("SIGINT", "workers")])
@@ -301,7 +321,7 @@ def test_a_run_goes_on_with_its_own_model_and_classes_only(whole, shapes, tiny, 
         (tiny(shapes(train=5, val=1), model__min_size=80), "model.min_size was 64 and is now 80"),
         (tiny(shapes(train=5, val=1), train__batch_size=3), "that was batch_size 2, now it is batch_size 3"),
         (tiny(shapes(train=5, val=1), data__repeat_threshold=0.5), "now it is repeat_threshold 0.5"),
-        (tiny(shapes(train=6, val=1)), "goes on with the data it has"),
+        (tiny(shapes(train=6, val=1)), "data or order changed"),
     ):
         with pytest.raises(ResightError, match=answer):
             train(config, whole, resume=True)
@@ -574,7 +594,7 @@ def test_what_changes_on_resume_is_said(shapes, tiny, tmp_path, caplog):
     longer = config.model_copy(update={"train": config.train.model_copy(update={"steps": 2})})
     with caplog.at_level("INFO"):
         train(longer, tmp_path, resume=True)
-    assert "changed: train.steps was 1 and is now 2" in caplog.text
+    assert "changed: its length was 1 step and is now 2 steps" in caplog.text
 
 
 def test_a_training_that_can_use_nothing_ends(shapes, tiny, tmp_path, monkeypatch):

@@ -24,18 +24,18 @@ from ..data.storage import StorageError
 from ..data.target import Target
 from ..detector import Detector
 from ..drawing import draw
-from ..errors import ResightError
+from ..errors import ResightError, counted
 from ..evaluation.coco import CocoMetrics, GroundTruth
 from ..evaluation.evaluate import mean_losses, measure, truth_of
 from ..evaluation.operating_point import OperatingPoint
 from ..evaluation.report import as_tfod
 from ..models.build import Model
 from ..models.checkpoints import BEST, LAST, Checkpoint, ModelCard, save_checkpoint
-from ..progress import Meter, meter
-from ..tiles import looks
+from ..progress import Meter, duration, meter
 from .diverged import ADVICE, Diverged, write_batch
 from .journal import Journal
 from .optimizer_state import keep_copy, optimizer_tensors, restore_optimizer
+from .pace import Pace
 from .plan import Plan
 from .preflight import arithmetic, peak_memory
 from .ranks import ALONE, NoImages, Ranks
@@ -75,8 +75,7 @@ class Training:
         self.stopping = False
         self.skipped = 0  # records, by this process, since all agreed
         self.without_image = 0  # batches one after the other
-        watched = plan.watch.sizes.tolist() if plan.watch else []
-        self.looks = sum(looks(height, width, self.config.model.tile) for width, height in watched)
+        self.pace = Pace(plan)
         self.journal = Journal(run if ranks.first else None)
         self.shown = 0.0
 
@@ -114,9 +113,11 @@ class Training:
             if self.state.evaluated_at < self.state.step and not self.stopping:
                 self._evaluate(stop, bar)
                 self.save()
+            if not self.stopping:
+                bar.advance(0, left=0.0)
         if self.stopping:
             command = f"resight train --resume -o {shlex.quote(str(self.run_folder))}"
-            return self._result(75, f"interrupted after step {self.state.step}, saved; continue with: {command}")
+            return self._result(75, f"interrupted after step {self.state.step:,}, saved; continue with\n  {command}")
         return self._result(0, self._closing())
 
     def _agree(self, stop: threading.Event) -> None:
@@ -133,9 +134,19 @@ class Training:
         minutes = self.config.train.max_minutes
         return max(by_steps, self.clock / 60 / minutes) if minutes else by_steps
 
-    def _show(self, bar: Meter, note: str = "") -> None:
-        done = self.progress() * (self.config.train.max_minutes or self.plan.steps)
-        bar.advance(done - self.shown, note)
+    def _show(self, bar: Meter, note: str = "", evaluated: float | None = None) -> None:
+        """``evaluated``: share of the evaluation under way."""
+        state, minutes = self.state, self.config.train.max_minutes
+        done = self.progress() * (minutes or self.plan.steps)
+        epoch = state.step / self.pace.epoch
+        steps, epochs = f"step {state.step:,}", f"epoch {epoch:,.1f}"
+        if not minutes:
+            steps, epochs = (
+                f"{steps}/{self.plan.steps:,}",
+                f"{epochs}/{self.plan.steps / self.pace.epoch:,.1f}".removesuffix(".0"),
+            )
+        left = self.pace.left(state.step, state.evaluated_at, self.seconds(), evaluated)
+        bar.advance(done - self.shown, ", ".join(filter(None, (steps, epochs, note))), left)
         self.shown = done
 
     def seconds(self) -> float:
@@ -171,8 +182,8 @@ class Training:
         state.recent.append(totals)
         if state.step % LOG_EVERY == 0 or state.step == 1:
             self._log()
-        note = f"loss {totals['loss']:.3f}, rate {rate:.1e}, {totals['images_per_second']:.1f} images/s"
-        self._show(bar, note)
+        self.pace.took("step", took)
+        self._show(bar, f"loss {totals['loss']:.3f}, rate {rate:.1e}, {totals['images_per_second']:.1f} images/s")
 
     def _backward(self, parts: list[list[TrainingExample]]) -> dict[str, float]:
         """Adds up the gradients of the parts of a step, each by its share of the images; returns the losses."""
@@ -239,18 +250,7 @@ class Training:
             self.averaged.update(self.state.step)
 
     def _due(self) -> bool:
-        """Once in ``evaluate.every`` epochs, or less often where the watched split is large beside the training split.
-
-        A look at an image costs about half as much as training on it, so a fifth of the images is a tenth of the time;
-        with the losses, which the TFOD dialect takes too, about as much. That is counted and not timed: equal runs
-        evaluate at equal steps.
-        """
-        if self.plan.watch is None:
-            return False
-        epoch = self.plan.batches.per_epoch / self.config.train.accumulate
-        cost = 1.0 if self.config.model.is_tfod else 0.5
-        epochs = max(self.config.evaluate.every, 10 * cost * self.looks / len(self.plan.train))
-        return self.state.step - self.state.evaluated_at >= epochs * epoch
+        return self.state.step - self.state.evaluated_at >= self.pace.interval
 
     def _evaluate(self, stop: threading.Event, bar: Meter) -> None:
         """Measures the averaged weights on the watched split and keeps them when they are the best so far.
@@ -274,7 +274,7 @@ class Training:
         def pairs() -> Iterator[tuple[GroundTruth, np.ndarray]]:
             own = self.ranks.part(range(len(watch)))
             for number, (truth, image, lost) in enumerate(measurable(detector, watch, own, self._skip), start=1):
-                bar.advance(0, f"evaluating image {number} of {len(own)}")
+                self._show(bar, f"evaluating {number:,}/{len(own):,}", number / len(own))
                 if stop.is_set():
                     return
                 if len(shown) < PICTURES:
@@ -287,6 +287,8 @@ class Training:
         model.train()
         self._agree(stop)
         state.evaluation_seconds += time.monotonic() - began
+        if not self.stopping:
+            self.pace.took("evaluation", time.monotonic() - began)
         if self.stopping:
             state.skipped = skipped
             return
@@ -330,7 +332,8 @@ class Training:
 
     def save(self) -> None:
         """Writes the last checkpoint: all that the training needs to go on."""
-        self.state.seconds, self.started = self.seconds(), time.monotonic()
+        began = time.monotonic()
+        self.state.seconds, self.started = self.seconds(), began
         self.state.loss_scale = self.scaler.state_dict()
         if not self.ranks.first:
             return
@@ -345,6 +348,7 @@ class Training:
         if self.config.checkpoint.keep:
             keep_copy(self.run_folder / LAST, self.state.step, self.config.checkpoint.keep)
         self.saved()
+        self.pace.took("save", time.monotonic() - began)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Goes on from ``checkpoint``.
@@ -401,7 +405,7 @@ class Training:
         waiting = state.waited / max(self.seconds() - state.evaluation_seconds, 1e-9)
         skipped = f", {state.skipped} records skipped" if state.skipped else ""
         return (
-            f"{state.step:,} steps in {self.seconds() / 60:.1f} minutes ({waiting:.1%} waiting for data){skipped}; "
+            f"{counted(state.step, 'step')} in {duration(self.seconds())} ({waiting:.1%} waiting for data){skipped}; "
             f"{best}run folder {self.run_folder}"
         )
 

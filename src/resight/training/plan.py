@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..config import Config
+from ..config import Config, ModelConfig
 from ..data.augment import HANDED, suggest_flip_pairs
 from ..data.dataset import boxes_beyond, network_boxes, training_batches, usable_boxes
 from ..data.order import EndlessBatches
@@ -26,6 +26,8 @@ from .start import Start, find_start
 
 LEAST_SIZE = 32  # pixels: the stride of the coarsest features
 MOST_SIZE = 16_384  # pixels
+SMALL = 2  # strides of the finest features: smaller objects are hardly found
+NOTED = 0.05  # share of the boxes
 
 
 @dataclass(frozen=True)
@@ -49,23 +51,28 @@ class Plan:
     def text(self) -> str:
         config = self.config
         size = f"{config.model.min_size}-{config.model.max_size} px"
-        length = f"{self.steps:,} steps of {config.train.batch_size * config.train.accumulate} images"
-        if config.train.max_minutes:
-            length = f"{config.train.max_minutes:g} minutes, at most {length}"
-        rate = base_rate(config.train)
+        length = counted(self.steps, "step") + f" ({self.epochs(self.steps)})"
+        if minutes := config.train.max_minutes:
+            bounded = config.train.steps or config.train.epochs
+            length = f"{minutes:g} min, at most {length}" if bounded else f"{minutes:g} min"
+        batch = counted(config.train.batch_size * config.train.accumulate, "image")
         rows = [
             f"model     {config.model.name}, {size}, start: {config.model.start}",
-            f"data      {len(self.train):,} images to train on"
-            + (f", {len(self.watch):,} to watch ({self.watch_name})" if self.watch else ", none to watch"),
-            f"training  {length} = {self.steps / self.batches.per_epoch * config.train.accumulate:.1f} epochs, "
-            f"{config.train.optimizer} at {rate:.2g}",
-            f"anchors   smallest "
-            f"{min(self.anchors.sizes[0]):g} px; {self.recall[0]:.1%} of the boxes can be reached at IoU .5, "
-            f"{self.recall[1]:.1%} at .7",
+            f"data      {counted(len(self.train), 'image')} to train on, "
+            + (f"{len(self.watch):,} for validation ({self.watch_name})" if self.watch else "none for validation"),
+            f"training  {length} in batches of {batch}, {config.train.optimizer}, learning rate "
+            f"{base_rate(config.train):.2g}",
+            f"anchors   from {min(self.anchors.sizes[0]):g} px; {self.recall[0]:.1%} of the boxes can be reached at "
+            f"IoU .5, {self.recall[1]:.1%} at .7",
             "classes   "
             + ", ".join(f"{name} {boxes:,} in {images:,} images" for name, (images, boxes) in self.counts.items()),
         ]
         return "\n".join([*rows, *(f"note      {note}" for note in self.notes)])
+
+    def epochs(self, steps: int) -> str:
+        """``3.4 epochs``: so many passes over the data are ``steps``."""
+        passes = steps / self.batches.per_epoch * self.config.train.accumulate
+        return f"{passes:,.0f} epochs" if passes >= 100 else f"{passes:.1f} epochs"
 
 
 def make_plan(config: Config, resumed: Checkpoint | None = None) -> Plan:
@@ -87,9 +94,7 @@ def make_plan(config: Config, resumed: Checkpoint | None = None) -> Plan:
         data = data.model_copy(update={**globs, "label_map": data.label_map and _absolute(data.label_map)})
     config = config.model_copy(update={"data": data})
     if config.model.min_size < LEAST_SIZE:
-        raise ResightError(
-            f"{config.model.min_size} px leave nothing to see, {LEAST_SIZE} px are the least", where="model.min_size"
-        )
+        raise ResightError(f"is {config.model.min_size} px, and the minimum is {LEAST_SIZE}", where="model.min_size")
     if config.model.max_size > MOST_SIZE:
         raise ResightError(f"{config.model.max_size} px are more than {MOST_SIZE:,}", where="model.max_size")
     records = open_configured(data)
@@ -100,7 +105,7 @@ def make_plan(config: Config, resumed: Checkpoint | None = None) -> Plan:
         raise ResightError("there are no records to train on", where=data.path or listed(data.train))
     train.check_window(data.window)
     if config.train.epochs and config.train.steps:
-        raise ResightError("epochs and steps are both given; one decides", where="train.epochs")
+        raise ResightError("set epochs or steps, not both", where="train.epochs")
     classes = records.label_map.names
     watch_name = next((name for name in ("val", "test") if len(records.splits.get(name) or ())), "")
     watch = records.splits[watch_name] if watch_name and _has_objects(records.splits[watch_name]) else None
@@ -108,9 +113,11 @@ def make_plan(config: Config, resumed: Checkpoint | None = None) -> Plan:
     config, notes = _tfod_notes(config, classes, train) if config.model.is_tfod else _flip_pairs(config, classes)
     batches = training_batches(train, config)
     if watch_name and not watch:
-        notes.append(f"{watch_name} has no box to find, so nothing is watched: the last weights count as the best")
+        notes.append(f"the {watch_name} split has no boxes: no validation; the last weights are saved as best")
     elif watch_name == "test":
-        notes.append("there is no val split, so the test split is watched and the best checkpoint chosen on it")
+        notes.append("no val split: the test split validates and chooses the best checkpoint; scores are optimistic")
+    elif not watch_name:
+        notes.append("no validation split: the last weights are saved as best")
     if config.train.batch_size > len(train):
         notes.append(f"train.batch_size is larger than the training set: a batch is all {len(train):,} images")
     if batches.repeats is not None:
@@ -140,7 +147,12 @@ def make_plan(config: Config, resumed: Checkpoint | None = None) -> Plan:
         (float((iou >= 0.5).mean()), float((iou >= 0.7).mean())),
         counts,
         start,
-        (*notes, *_box_notes(config, train, watch), *_data_notes(records, counts, unknown)),
+        (
+            *notes,
+            *_size_notes(config.model, sizes, iou, strides[0]),
+            *_box_notes(config, train, watch),
+            *_data_notes(records, counts, unknown),
+        ),
     )
 
 
@@ -161,6 +173,22 @@ def _counts(train: RecordSplit, classes: tuple[str, ...]) -> tuple[dict[str, tup
 def _has_objects(split: RecordSplit) -> bool:
     """Whether there is anything to find."""
     return bool(((split.box_labels >= 0) & ~split.index.boxes["crowd"]).any())
+
+
+def _size_notes(model: ModelConfig, sizes: np.ndarray, iou: np.ndarray, stride: int) -> list[str]:
+    """Of boxes, ``sizes`` ``[N, 2]`` in pixels of the network's input, that are too small for a detector, or none of
+    whose anchors fits, ``iou`` ``[N]`` the best that is within reach."""
+    small, beyond = np.sqrt(sizes.prod(1)) < SMALL * stride, iou < 0.5
+    found = []
+    if small.mean() >= NOTED:
+        found.append(f"{small.mean():.0%} of the boxes are smaller than {SMALL * stride} px at training size")
+    if beyond.mean() >= NOTED:
+        found.append(f"{beyond.mean():.0%} of the boxes have no anchor with IoU >= .5")
+    if not found:
+        return []
+    remedy = f"--size {2 * model.min_size},{2 * model.max_size} helps, at the cost of time"
+    tile = "" if model.is_tfod else f"; or --set model.tile={model.max_size} for large images"
+    return [f"{' and '.join(found)}: {remedy}{tile}"]
 
 
 def _box_notes(config: Config, train: RecordSplit, watch: RecordSplit | None) -> list[str]:

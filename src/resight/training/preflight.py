@@ -17,6 +17,8 @@ from ..data.dataset import TrainingExample, TrainingSet
 from ..data.loader import PREFETCH
 from ..data.target import Target, network_size
 from ..errors import ResightError, counted
+from ..progress import duration
+from .pace import Pace
 from .plan import Plan
 from .ranks import ALONE, Ranks
 
@@ -61,7 +63,8 @@ def preflight(plan: Plan, model: nn.Module, ranks: Ranks = ALONE) -> str:
         with torch.no_grad():
             for name, buffer in model.named_buffers():
                 buffer.copy_(statistics[name])
-    return f"{_time(plan, seconds, device)}\nmemory    {peak_memory(device) / 1e9:.1f} GB of {device} for one step"
+    memory = "RAM" if device.type == "cpu" else f"of {device}"
+    return f"{_time(plan, seconds, device)}\nmemory    {peak_memory(device) / 1e9:.1f} GB {memory} for one step"
 
 
 def largest_batch(plan: Plan) -> tuple[list[Tensor], list[Target]]:
@@ -129,8 +132,11 @@ def _time(plan: Plan, seconds: float | None, device: torch.device) -> str:
     if seconds is None:
         return "time      unknown, no image of the first batch can be read"
     seconds *= plan.config.train.accumulate
+    pace = Pace(plan)
+    pace.took("step", seconds)
     if minutes := plan.config.train.max_minutes:
-        return f"time      about {min(60 * minutes / seconds, plan.steps):,.0f} steps, {seconds:.2f} s each on {device}"
-    minutes = round(1.1 * plan.steps * seconds / 60)
-    needed = f"about {counted(minutes, 'minute')}" if minutes else "less than a minute"
-    return f"time      {needed}, {seconds:.2f} s a step on {device}"
+        steps = pace.in_minutes(minutes)
+        amount = f"about {counted(steps, 'step')} ({plan.epochs(steps)}) in {minutes:g} min"
+        return f"time      {amount}, {seconds:.2f} s a step on {device}"
+    needed = duration(pace.left(0, 0) or 0.0)
+    return f"time      about {needed} with evaluations, {seconds:.2f} s a step on {device}"

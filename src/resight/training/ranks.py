@@ -26,6 +26,8 @@ from ..data.loader import signals_blocked
 from ..errors import ResightError
 from ..models.shared import Shared
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 
@@ -158,9 +160,13 @@ def launch(count: int, function: Callable[..., T], *arguments: Any) -> T:
     thread.start()
     asked: list[int] = []
     told: set[int | None] = set()
+    answered = False
     with signals_to(lambda number, _: asked.append(number)):
         while thread.is_alive():
             thread.join(0.1)
+            if asked and not answered:
+                answered = True
+                log.warning("%s", stopping(asked[0]))
             for child in multiprocessing.active_children() if asked else ():  # also those only now started
                 if asked.count(signal.SIGINT) > 1:
                     child.kill()
@@ -178,6 +184,12 @@ def launch(count: int, function: Callable[..., T], *arguments: Any) -> T:
         fix = "What was saved last is whole; --resume goes on from it."
         raise ResightError(f"process {rank} of {count} ended with {failure.exitcode}: {text}", fix=fix)
     return done[0]  # type: ignore[index]
+
+
+def stopping(signal_number: int) -> str:
+    """What a training says at once when it is asked to end."""
+    again = " again" if signal_number == signal.SIGINT else ""
+    return f"stopping after this step and saving; press Ctrl-C{again} to quit without saving"
 
 
 @contextmanager

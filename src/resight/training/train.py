@@ -16,18 +16,20 @@ from typing import Any
 import torch
 
 from ..arguments import check_types, kinds_of
-from ..config import Config, ModelConfig, flat, load_config
+from ..config import LENGTHS, Config, ModelConfig, load_config
 from ..data.storage import is_remote
 from ..errors import ResightError, counted
 from ..models.build import Model, device_of
 from ..models.checkpoints import LAST, Checkpoint, load_checkpoint, weights_digest
 from ..outputs import is_address
+from ..progress import speaks_json
+from ..toml_text import flat, toml_value
 from .diverged import Diverged
 from .loop import Training
 from .main_guard import check_main_guard
 from .plan import Plan, make_plan
 from .preflight import preflight
-from .ranks import Ranks, join, launch, processes, signals_to
+from .ranks import Ranks, join, launch, processes, signals_to, stopping
 from .remote_run import Workplace, check_remote_run, named, workplace
 from .run_folder import METRICS, check_run, describe_run, forget_metrics, hold, new_run
 from .start import start_model
@@ -80,13 +82,17 @@ def train(
             time_needed = preflight(plan, model.to(device_of(config.train.device)))
         return TrainResult(str(run), 0, f"run folder {run}\n{plan.text()}\n{time_needed}\nnothing was trained")
     if devices > 1:
-        result = launch(devices, _in_a_process, config, run, resume, log.getEffectiveLevel())
+        result = launch(devices, _in_a_process, config, run, resume, log.getEffectiveLevel(), speaks_json())
         if isinstance(result, Diverged):
             raise result
         return result
+    return _run(config, run, resume, tell=True)
+
+
+def _run(config: Config, run: Path | str, resume: bool, *, tell: bool) -> TrainResult:
     with (
         join(device_of(config.train.device).type) as ranks,
-        _signals() as stop,
+        _signals(tell) as stop,
         workplace(run, resume, ranks) as place,
         _deterministic(config),
     ):
@@ -115,14 +121,14 @@ def check_devices(devices: int, config: Config) -> None:
         )
 
 
-def _in_a_process(config: Config, run: Path | str, resume: bool, level: int) -> TrainResult | Diverged:
+def _in_a_process(config: Config, run: Path | str, resume: bool, level: int, as_json: bool) -> TrainResult | Diverged:
     """The same in a process that ``launch`` started; that a training diverged all of them find at once."""
     from ..console import listen
 
-    listen()
+    listen(as_json=as_json)
     logging.getLogger("resight").setLevel(level)
     try:
-        return train(config, run, resume=resume)
+        return _run(config, run, resume, tell=False)  # ``launch`` does
     except Diverged as error:
         return error
     except ResightError as error:  # ``launch`` knows it by this name
@@ -207,53 +213,85 @@ def _check_same(plan: Plan, last: Checkpoint, run: Path | str) -> None:
     )
     if changed:
         raise ResightError(
-            f"a run goes on with the model it has; {'; '.join(f'model.{change}' for change in changed)}",
+            f"cannot resume, the model changed: {'; '.join(f'model.{change}' for change in changed)}",
             where=run,
-            fix="Start another run for that.",
+            fix="Start a new run for that, with another -o.",
         )
     was, is_now = str(last.state.get("order")).split(", "), order_of(plan).split(", ")
     if was != is_now:
         gone, new = (", ".join(a for a in parts if a not in b) for parts, b in ((was, is_now), (is_now, was)))
         raise ResightError(
-            f"a run goes on with the data it has, in its order; that was {gone or 'without it'}, now it is "
-            f"{new or 'without it'}",
+            f"cannot resume, data or order changed: that was {gone or 'without it'}, now it is {new or 'without it'}",
             where=run,
-            fix=f"Start another run from its weights: --start {shlex.quote(str(run))}",
+            fix=f"Start a new run from its weights: --start {shlex.quote(str(run))}",
         )
 
 
 def _changes(config: Config, run: Path) -> str:
     """What a run goes on with that is not as it was."""
-    changes = _differences(load_config(run / "config.toml").model_dump(), config.model_dump())
-    return "changed: " + "; ".join(changes) if changes else "nothing is changed in its configuration"
+    before = load_config(run / "config.toml")
+    own, others = before.model_dump(), config.model_dump()
+    changes = []
+    if (was := _length(before)) != (now := _length(config)):
+        changes.append(f"its length was {was} and is now {now}")
+    for tree in (own, others):
+        tree["train"] = {key: value for key, value in tree["train"].items() if f"train.{key}" not in LENGTHS}
+    changes += _differences(own, others)
+    return "changed: " + "; ".join(changes) if changes else "its configuration is unchanged"
+
+
+def _length(config: Config) -> str:
+    train = config.train
+    given = [
+        *([counted(train.steps, "step")] if train.steps else []),
+        *([f"{train.epochs:g} epoch{'' if train.epochs == 1 else 's'}"] if train.epochs else []),
+        *([f"{train.max_minutes:g} min"] if train.max_minutes else []),
+    ]
+    return ", ".join(given) or "the default"
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What is another in two trees of sections, in words."""
     own, others = flat(before), flat(now)
     return [
-        f"{key} was {own.get(key)!r} and is now {others.get(key)!r}"
+        f"{key} was {_said(own.get(key))} and is now {_said(others.get(key))}"
         for key in own | others
         if own.get(key) != others.get(key)
     ]
 
 
+def _said(value: Any) -> str:
+    return "the default" if value is None else toml_value(value)
+
+
 @contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """SIGTERM and the first Ctrl-C ask to stop after the step; a second Ctrl-C ends at once."""
-    stop, first = threading.Event(), iter([True])
+def _signals(tell: bool) -> Iterator[threading.Event]:
+    """SIGTERM and the first Ctrl-C ask to stop after the step, and with ``tell`` are answered at once; a second Ctrl-C
+    ends at once."""
+    stop, asked = threading.Event(), list[int]()
 
     def ask(number: int, _: object) -> None:
-        if next(first, False):
+        asked.append(number)
+        if len(asked) == 1:
             stop.set()  # once only: a signal that comes within this would wait for its lock for ever
         elif number == signal.SIGINT:
             raise KeyboardInterrupt
 
+    def answer() -> None:  # in a thread of its own: a handler may have interrupted another message
+        stop.wait()
+        if asked:
+            log.warning("%s", stopping(asked[0]))
+
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    with signals_to(ask):
-        yield stop
+    if tell:
+        threading.Thread(target=answer, name="signals", daemon=True).start()
+    try:
+        with signals_to(ask):
+            yield stop
+    finally:
+        stop.set()
 
 
 @contextmanager

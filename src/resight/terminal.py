@@ -1,0 +1,32 @@
+"""Texts for a terminal of any width."""
+
+from __future__ import annotations
+
+import os
+import re
+import textwrap
+from typing import TextIO
+
+
+def fitted(text: str, stream: TextIO | None) -> str:
+    """``text``, its lines broken between words where ``stream`` is a terminal too narrow for them.
+
+    What follows stands under the words of its line; a command stays on one line, so that it can be copied.
+    """
+    try:
+        if stream is None or not stream.isatty():
+            return text
+        width = int(os.environ.get("COLUMNS") or os.get_terminal_size(stream.fileno()).columns)
+    except (OSError, ValueError):
+        return text
+    lines = []
+    for line in text.split("\n"):
+        start = re.match(r"\s*(\S+\s\s+)?", line)
+        hang = min(len(start[0]) if start and start[0] else 2, max(width // 3, 1))
+        if len(line) <= width or width < 20 or re.match(r"\s*(Next: )?(resight|python|pip|tensorboard) ", line):
+            lines.append(line)
+        else:
+            lines += textwrap.wrap(
+                line, width, subsequent_indent=" " * hang, break_long_words=False, break_on_hyphens=False
+            )
+    return "\n".join(lines)

@@ -1,0 +1,72 @@
+"""How often a training evaluates, and how long it still takes: steps, evaluations and saves by what they have taken."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict, deque
+from statistics import fmean
+from typing import Literal
+
+from ..tiles import looks
+from .plan import Plan
+
+RECENT = 50  # steps by which the next ones are judged
+
+
+class Pace:
+    """Steps between evaluations, and the seconds of what a training does.
+
+    An evaluation comes once in ``evaluate.every`` epochs, or less often where the watched split is large beside the
+    training split. A look at an image costs about half as much as training on it, so a fifth of the images is a tenth
+    of the time; with the losses, which the TFOD dialect takes too, about as much. That is counted and not timed: equal
+    runs evaluate at equal steps.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        config = plan.config
+        cost = 1.0 if config.model.is_tfod else 0.5
+        watched = plan.watch.sizes.tolist() if plan.watch else []
+        seen = sum(looks(height, width, config.model.tile) for width, height in watched)
+        self.epoch = plan.batches.per_epoch / config.train.accumulate  # steps
+        epochs = max(config.evaluate.every, 10 * cost * seen / len(plan.train))
+        self.interval = epochs * self.epoch if plan.watch else math.inf  # steps
+        self.evaluation_steps = cost * seen / (config.train.batch_size * config.train.accumulate)  # as long as these
+        self.steps = plan.steps
+        self.minutes = config.train.max_minutes
+        self._seconds: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=RECENT))
+
+    def took(self, what: Literal["step", "evaluation", "save"], seconds: float) -> None:
+        """One more of its kind has taken so long."""
+        known = self._seconds[what]
+        known.append(seconds)
+        if len(known) == 2 and what == "step":  # the first waits for the loader to begin
+            known.popleft()
+
+    def in_minutes(self, minutes: float) -> int:
+        """Steps that ``minutes`` hold, with the evaluations between them."""
+        one = fmean(self._seconds["step"])
+        return min(round(60 * minutes / (one + self.evaluation_steps * one / self.interval)), self.steps)
+
+    def left(self, step: int, evaluated_at: int, clock: float = 0.0, evaluated: float | None = None) -> float | None:
+        """Seconds until the training ends, its last evaluation and saves included; None before the first step.
+
+        Args:
+            step: steps that are taken.
+            evaluated_at: the step of the last evaluation.
+            clock: seconds of training so far, by which one of so many minutes ends.
+            evaluated: share that is done of the evaluation under way.
+        """
+        if not self._seconds["step"]:
+            return None
+        one = fmean(self._seconds["step"])
+        save = fmean(self._seconds["save"] or [0.0])
+        whole = fmean(self._seconds["evaluation"] or [self.evaluation_steps * one]) + 2 * save
+        gone = whole * (evaluated or 0.0)
+        # The last one comes at the end, wherever the others fall.
+        evaluations = math.ceil((self.steps - evaluated_at) / self.interval)
+        seconds = (self.steps - step) * one + evaluations * whole - gone + save
+        if not self.minutes:
+            return seconds
+        by_clock, under_way = 60 * self.minutes - clock, whole - gone if evaluated is not None else 0.0
+        last = whole if self.evaluation_steps and by_clock > under_way else 0.0
+        return min(seconds, max(by_clock, under_way) + last + save)

@@ -1,0 +1,48 @@
+import pytest
+
+from resight.training.pace import Pace
+from resight.training.plan import make_plan
+
+
+@pytest.fixture
+def pace(shapes, tiny):
+    """Of 100 steps of two images, five an epoch; three images are evaluated every epoch, so every 8 steps."""
+
+    def of(**train):
+        return Pace(make_plan(tiny(shapes(train=9, val=3), **{f"train__{key}": n for key, n in train.items()})))
+
+    return of
+
+
+def test_nothing_is_known_before_the_first_step(pace):
+    assert pace(steps=100).left(0, 0) is None
+
+
+def test_evaluations_and_saves_are_a_part_of_what_is_left(pace):
+    own = pace(steps=100)
+    own.took("step", 9.0)  # waits for the loader to begin
+    own.took("step", 2.0)
+    evaluations = -(-100 // own.interval)
+    assert own.left(0, 0) == 100 * 2 + evaluations * own.evaluation_steps * 2
+    own.took("evaluation", 5.0)
+    own.took("save", 0.5)
+    assert own.left(0, 0) == 100 * 2 + evaluations * (5 + 2 * 0.5) + 0.5
+    assert own.left(100, 96) == 5 + 2 * 0.5 + 0.5  # the last one, at the end
+    assert own.left(100, 96, evaluated=0.5) == 3 + 0.5
+    assert own.left(100, 100) == 0.5
+
+
+def test_a_training_of_minutes_ends_by_the_clock_and_an_evaluation(pace):
+    own = pace(max_minutes=6)
+    own.took("step", 2.0)
+    own.took("evaluation", 10.0)
+    assert own.left(30, 24, clock=100.0) == 260 + 10
+    assert own.left(30, 24, clock=355.0, evaluated=0.2) == 8  # it is the last one
+    assert own.left(30, 24, clock=400.0) == 0
+    assert own.in_minutes(6) < 180
+
+
+def test_without_validation_only_steps_are_left(shapes, tiny):
+    own = Pace(make_plan(tiny(shapes(train=3), train__steps=10)))
+    own.took("step", 2.0)
+    assert (own.left(4, 0), own.interval) == (12, float("inf"))
