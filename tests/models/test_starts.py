@@ -87,3 +87,26 @@ def test_only_a_trained_rpn_keeps_its_anchors() -> None:
     assert not starts.has_detection_weights(NAME, "none")
     assert starts.has_detection_weights(NAME, "pretrained")
     assert starts.has_detection_weights("tf_efficientnet_lite0", "runs/first")
+
+
+def test_without_a_network_the_cache_is_asked_once_and_the_way_on_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from urllib.error import URLError
+
+    from huggingface_hub import constants
+
+    tried = []
+
+    def unreached(*_args: object, **_options: object) -> None:
+        raise URLError("no such host")
+
+    def create(*_args: object, **_options: object) -> None:
+        tried.append(constants.HF_HUB_OFFLINE)
+        raise OSError("not in the cache")
+
+    monkeypatch.setattr(starts, "urlopen", unreached)
+    monkeypatch.setattr(starts.timm, "create_model", create)
+    before = constants.HF_HUB_OFFLINE
+    with pytest.raises(ResightError, match="cannot be reached") as caught:
+        starts._timm_weights("resnet18")
+    assert "--start none" in caught.value.fix
+    assert tried == [True] and before == constants.HF_HUB_OFFLINE

@@ -145,3 +145,20 @@ def test_what_tfods_dialect_does_unasked_is_said(tmp_path, tiny, squares):
     flipped = make_plan(tiny(data, **tfod, augment__operations=[{"name": "random_horizontal_flip"}]))
     assert "random_horizontal_flip mirrors turnLeft too, which keep their class" in flipped.text()
     assert flipped.config.augment.flip_pairs == {}
+
+
+def test_an_unknown_model_is_refused_before_the_data_is_read(tiny, tmp_path):
+    with pytest.raises(ResightError, match="unknown model 'resnet999'"):
+        make_plan(tiny(tmp_path / "none", model__name="resnet999"))
+
+
+def test_small_objects_are_said_with_what_helps(shapes, tiny):
+    text = make_plan(tiny(shapes(train=9, val=3), model__min_size=32, model__max_size=48)).text()
+    assert "smaller than 16 px at training size: --size 64,96 helps" in text and "model.tile" in text
+    assert "at training size" not in make_plan(tiny(shapes(train=9, val=3), model__min_size=96)).text()
+
+
+def test_a_training_of_minutes_names_no_steps_it_will_not_take(shapes, tiny):
+    plan = make_plan(tiny(shapes(train=9), train__max_minutes=6))
+    assert "training  6 min in batches of 2 images" in plan.text()
+    assert plan.epochs(50_000) == "10,000 epochs" and plan.epochs(7) == "1.4 epochs"

@@ -52,6 +52,18 @@ def level_strides(name: str) -> list[int]:
     return [32, 32, 64] if name.startswith("fasterrcnn_mobilenet") else [8, 16, 32, 64]
 
 
+def check_name(name: str) -> None:
+    """
+    Raises:
+        ResightError: no model is called ``name``.
+    """
+    if name in (*TORCHVISION, *TFOD_MODELS) or timm.is_model(name):
+        return
+    known = [*TORCHVISION, *TFOD_MODELS, *timm.list_models()]
+    example_names = "For instance tf_efficientnet_lite0, resnet50 or fasterrcnn_resnet50_fpn_v2."
+    raise ResightError(f"unknown model '{name}'", where="model.name", fix=nearest(name, known) or example_names)
+
+
 def build_model(config: ModelConfig, num_classes: int, anchors: AnchorSettings | None = None) -> Model:
     """The model with random weights, on the CPU.
 
@@ -67,10 +79,7 @@ def build_model(config: ModelConfig, num_classes: int, anchors: AnchorSettings |
     name, anchors = config.name, anchors or default_anchors(config.name)
     inputs = InputSettings(config.min_size, config.max_size)
     limits = Limits()
-    if name not in TORCHVISION and not timm.is_model(name):
-        known = [*TORCHVISION, *TFOD_MODELS, *timm.list_models()]
-        example_names = "For instance tf_efficientnet_lite0, resnet50 or fasterrcnn_resnet50_fpn_v2."
-        raise ResightError(f"unknown model '{name}'", where="model.name", fix=nearest(name, known) or example_names)
+    check_name(name)
     box_head: nn.Module
     if name.startswith("fasterrcnn_resnet50"):
         v2 = name.endswith("_v2")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import timm
 import torch
@@ -14,6 +17,8 @@ from . import backbones
 from .build import TORCHVISION, Model
 from .faster_rcnn import FasterRCNN
 from .heads import set_norm_eps
+
+REACHED_WITHIN = 5.0  # seconds
 
 # Heads with a row (or four) for each class, and whether the first is background's.
 CLASS_HEADS = {
@@ -43,10 +48,7 @@ def load_pretrained(model: Model, name: str) -> str:
     if name == "tf_efficientnet_lite0":
         source, weights = "ImageNet (packaged)", backbones.lite0_weights()
     else:
-        try:
-            source, weights = "ImageNet (timm)", timm.create_model(name, pretrained=True).state_dict()
-        except Exception as error:  # hub, network and cache each raise their own kinds
-            raise _unavailable(f"pretrained weights of '{name}'", error) from error
+        source, weights = "ImageNet (timm)", _timm_weights(name)
     body = model.backbone.body.state_dict()
     weights = {_flat(key, body): value for key, value in weights.items()}
     missing = [key for key in body if key not in weights]
@@ -114,6 +116,36 @@ def modern_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
+def _timm_weights(name: str) -> dict[str, Tensor]:
+    """Downloaded once; where the hub cannot be reached, from its cache alone, and at once: its own client would try
+    again for a minute and log every attempt."""
+    from huggingface_hub import constants
+
+    log, offline = logging.getLogger("huggingface_hub"), constants.HF_HUB_OFFLINE
+    level = log.level
+    log.setLevel(logging.ERROR)
+    unreached = "" if offline else _unreached(constants.ENDPOINT)
+    try:
+        constants.HF_HUB_OFFLINE = offline or bool(unreached)
+        return dict(timm.create_model(name, pretrained=True).state_dict())
+    except Exception as error:  # hub, network and cache each raise their own kinds
+        raise _unavailable(f"pretrained weights of '{name}'", unreached or str(error)) from error
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+        log.setLevel(level)
+
+
+def _unreached(address: str) -> str:
+    """Why ``address`` gives no answer; empty where it gives any."""
+    try:
+        urlopen(Request(address, method="HEAD"), timeout=REACHED_WITHIN).close()
+    except HTTPError:
+        return ""
+    except (OSError, ValueError) as error:
+        return f"{address} cannot be reached ({getattr(error, 'reason', error)})"
+    return ""
+
+
 def _load_coco(model: FasterRCNN, name: str) -> str:
     from torchvision.models import get_model_weights
 
@@ -121,7 +153,7 @@ def _load_coco(model: FasterRCNN, name: str) -> str:
     try:
         weights = published.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:  # a broken download is a RuntimeError about its hash
-        raise _unavailable(f"COCO weights of '{name}'", error) from error
+        raise _unavailable(f"COCO weights of '{name}'", str(error)) from error
     load_detector(model, weights, f"COCO weights of {name}")
     if name == "fasterrcnn_resnet50_fpn":
         # These weights were trained with BatchNorm whose epsilon was 0.
@@ -129,11 +161,11 @@ def _load_coco(model: FasterRCNN, name: str) -> str:
     return "COCO (torchvision)"
 
 
-def _unavailable(what: str, error: Exception) -> ResightError:
+def _unavailable(what: str, why: str) -> ResightError:
     return ResightError(
-        f"cannot get the {what}: {error}",
+        f"cannot get the {what}: {why}",
         where="model.start",
-        fix='Check the network, or set model.start = "none" or the path of a model.',
+        fix="Check the network, leave --model out (the default's weights are installed), or add --start none.",
     )
 
 

@@ -18,7 +18,7 @@ from ..data.storage import is_remote
 from ..defaults import EPOCHS, LEAST_STEPS, MOST_STEPS
 from ..errors import ResightError, counted, listed
 from ..models.anchors import AnchorSettings, fit_anchors, reachable_iou
-from ..models.build import default_anchors, level_strides
+from ..models.build import check_name, default_anchors, level_strides
 from ..models.checkpoints import Checkpoint
 from ..models.starts import has_detection_weights
 from .schedule import base_rate
@@ -86,6 +86,7 @@ def make_plan(config: Config, resumed: Checkpoint | None = None) -> Plan:
     data = config.data
     if not data.path and not data.train:
         raise ResightError("no data", where="data.path", fix="Name a records folder with --data RECORDS.")
+    check_name(config.model.name)
     if data.path and not is_remote(data.path):
         # A run is resumed and evaluated from any folder.
         data = data.model_copy(update={"path": os.path.abspath(data.path)})
