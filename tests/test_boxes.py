@@ -3,7 +3,7 @@ import pytest
 from pycocotools import mask
 
 from resight import Annotation, Box, ResightError
-from resight.boxes import pairwise_iou
+from resight.boxes import named_split, pairwise_iou
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,8 @@ def test_overlaps_are_those_of_pycocotools():
     as_xywh = [np.concatenate([part[:, :2], part[:, 2:] - part[:, :2]], 1) for part in (found, objects)]
     np.testing.assert_allclose(pairwise_iou(found, objects, crowd), mask.iou(*as_xywh, crowd), atol=1e-12)
     np.testing.assert_array_equal(pairwise_iou(found, objects), pairwise_iou(objects, found).T)
+
+
+def test_a_split_has_the_names_that_people_use():
+    named = {"val": "val", "valid": "val", "Validation": "val", "dev": "val", "training": "train", "mine": "mine"}
+    assert {name: named_split(name) for name in named} == named

@@ -252,3 +252,31 @@ def test_inputs_that_are_not_there_are_all_named(photos, tmp_path):
     assert str(tmp_path / "x") in str(caught.value) and str(tmp_path / "y.jpg") in str(caught.value)
     with pytest.raises(ResightError, match="holds no image"):
         find_images([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("given", "remedy"),
+    [
+        ("drive.mp4", "ffmpeg -i drive.mp4"),
+        ("a drive.MOV", "ffmpeg -i 'a drive.MOV'"),
+        ("0", "resight.load"),
+        ("/dev/video0", "resight.load"),
+        ("https://example.com/1.jpg", "Download"),
+        ("rtsp://camera/1", "Download"),
+        ("s3://bucket/photos", "aws s3 cp --recursive s3://bucket/photos"),
+        ("photos/*.jpg", "matches"),
+    ],
+)
+def test_what_is_no_image_is_refused_with_the_way_to_images(given, remedy):
+    with pytest.raises(ResightError) as caught:
+        find_images([given])
+    assert caught.value.where == given and remedy in caught.value.fix
+
+
+def test_a_folder_without_images_says_what_it_holds(tmp_path):
+    for files, message, remedy in (([], "is empty", ".jpg"), (["a.mp4"], "holds no image", "ffmpeg")):
+        for file in files:
+            (tmp_path / file).touch()
+        with pytest.raises(ResightError, match=message) as caught:
+            find_images([tmp_path])
+        assert remedy in caught.value.fix

@@ -13,6 +13,16 @@ from .errors import ResightError
 
 Split = str
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+SPLIT_WORDS: dict[str, Split] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "eval", "evaluation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+def named_split(name: str) -> Split:
+    """The split that people mean by ``name``: "valid" is "val"; what is none of theirs stays."""
+    return SPLIT_WORDS.get(name.lower(), name)
 
 
 @dataclass(frozen=True)

@@ -340,6 +340,7 @@ def export(
     force: Force = False,
 ) -> int:
     """Exports a model and prints how close the export's detections are; exit code 1 beyond the tolerance."""
+    say(f"Reading {model}")  # what is imported now takes some seconds
     from .exporting import export as run_export
 
     report = run_export(model, format, out, force=force, labels=labels, input_type=input_type)

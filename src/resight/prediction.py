@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -17,18 +18,20 @@ from PIL import Image
 from .arguments import PATH, check_types, kinds_of
 from .boxes import Detections
 from .data.images import IMAGE_SUFFIXES, read_image
+from .data.storage import is_remote
 from .detector import check_share, load
 from .drawing import draw
 from .errors import ResightError, counted, listed, one_line
 from .files import LARGE, read_json
 from .misplaced import meant
-from .outputs import check_output, whole_folder
+from .outputs import check_output, is_address, whole_folder
 from .progress import track
 
 log = logging.getLogger(__name__)
 
 LISTED_SCORE = 0.05  # detections.json holds everything of this score or more
 RESULT = "detections.json"
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp")
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,9 @@ def find_images(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
         raise ResightError("there is none", where="INPUT", fix=fix)
     for number, path in enumerate(inputs, 1):
         check_types({f"number {number}": path}, {f"number {number}": PATH}, "INPUT")
+    for path in inputs:
+        if remedy := _no_image(str(path)):
+            raise ResightError("predict reads images and folders of images", where=path, fix=remedy)
     missing = [str(path) for path in inputs if not os.path.exists(path)]
     if missing:
         raise ResightError(f"there is no {listed(missing)}", where="INPUT", fix=fix)
@@ -155,10 +161,33 @@ def find_images(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
         except OSError as error:
             raise ResightError(f"cannot be read: {error.strerror}", where=error.filename or path) from error
         if not inside:
-            fix = meant(path, "images") or f"Images are {listed(sorted(IMAGE_SUFFIXES), 20)}."
-            raise ResightError("holds no image", where=path, fix=fix)
+            video = next((remedy for file in files_there if (remedy := _no_image(str(file)))), "")
+            fix = meant(path, "images") or video or f"Images are {listed(sorted(IMAGE_SUFFIXES), 20)}."
+            raise ResightError("holds no image" if files_there else "is empty and holds no image", where=path, fix=fix)
         files += inside
     return list(dict.fromkeys(files))
+
+
+def _no_image(text: str) -> str:
+    """How to get images of a video, a camera or an address, or an empty string where ``text`` is none of them."""
+    path = shlex.quote(text)
+    if text.lower().endswith(VIDEO_SUFFIXES):
+        return (
+            "A video is not read. Write its frames as images first:\n"
+            f"  mkdir frames && ffmpeg -i {path} -vf fps=2 frames/%05d.jpg\n  and predict on the folder frames."
+        )
+    if (text.isdigit() and not os.path.exists(text)) or text.startswith("/dev/video"):
+        return (
+            "A camera is not read. Write a picture of it as an image first, or hand its frames to the detector in\n"
+            "  Python: resight.load(MODEL)(frame), with the frame as an [H, W, 3] uint8 RGB array."
+        )
+    if is_remote(text):
+        return f"Copy them here first: aws s3 cp --recursive {path} photos"
+    if is_address(text):
+        return "Addresses are not read. Download the images first."
+    if "*" in text and not os.path.exists(text):
+        return "No file matches this pattern."
+    return ""
 
 
 def _below(folder: Path) -> Iterator[Path]:

@@ -131,7 +131,7 @@ def test_training_boxes_beyond_the_reach_of_anchors_are_counted_by_class(tmp_pat
     assert warned(report) == [
         (
             "box_beyond_anchors",
-            "2 of 6 training boxes (33.3%) overlap no anchor by half at training size (200-640 px): stop 1 of 3, "
+            "2 of 6 training boxes (33.3%) have no anchor with IoU >= .5 at training size (200-640 px): stop 1 of 3, "
             "go 1 of 1; the worst is a stop of 4 x 40 in 5.jpg",
         )
     ]
@@ -171,7 +171,9 @@ def test_leakage_by_group(tmp_path):
     groups = ("g", "g", None)
     write_records([replace(image, group=g) for image, g in zip(images, groups, strict=True)], tmp_path / "r")
     message = "val image 1.jpg is of the same group as train image 0.jpg"
-    assert warned(check_data(tmp_path / "r")) == [("leakage_group", message)]
+    report = check_data(tmp_path / "r")
+    assert warned(report) == [("leakage_group", message)]
+    assert report.text().endswith("data build --split group.")
 
 
 def test_classes_that_a_split_lacks(tmp_path):

@@ -179,7 +179,7 @@ def test_watched_val_leaves_test_fresh(tmp_path, run, model):
     val = evaluate(run, split="val", out="b")
     train = evaluate(run, split="train", out="c")
     assert {e.metrics["selected_on"] for e in (test, val, train)} == {"val"}
-    assert "flatter" not in test.text()
+    assert "optimistic" not in test.text()
     assert "chosen by its numbers on 'val'" in val.text()
     assert "trained on these images" in train.text()
 
@@ -190,17 +190,17 @@ def test_the_note_is_of_the_data_the_checkpoint_was_chosen_on(tmp_path, run):
     metrics = evaluation.metrics
     assert (metrics["num_images"], metrics["selected_on"], metrics["data"]) == (2, "test", str(other))
     # Nothing tells which data it was.
-    assert "if these are the same images, the numbers flatter it" in evaluation.text()
+    assert "if these are the same images, the scores are optimistic" in evaluation.text()
     (run / "environment.json").write_text(json.dumps({"dataset": open_records(tmp_path / "records").digest}))
-    assert "flatter" not in evaluate(run, other).text()
+    assert "optimistic" not in evaluate(run, other).text()
     (tmp_path / "records").rename(tmp_path / "moved")
-    assert "chosen by its numbers on 'test', this very split" in evaluate(run, "moved").text()
+    assert "chosen by its numbers on 'test', this split" in evaluate(run, "moved").text()
 
 
 def test_nothing_is_guessed_about_a_model_that_does_not_tell(run, model):
     model.selected_on = None
     evaluation = evaluate(run)
-    assert evaluation.metrics["selected_on"] is None and "flatter" not in evaluation.text()
+    assert evaluation.metrics["selected_on"] is None and "optimistic" not in evaluation.text()
 
 
 def test_checkpoint_of_a_run_knows_its_data_too(run):

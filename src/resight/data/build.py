@@ -21,6 +21,8 @@ from .sources import Source, read_source
 from .split import RULES, follow_split_file, split_annotations
 from .summary import amounts, findings, inspect_all, table
 
+LEAKED = 0.01  # share of leaked images from which on it is a warning
+
 
 @dataclass(frozen=True)
 class BuildReport:
@@ -65,7 +67,12 @@ class BuildReport:
         if len(self.images) > 1:
             part = "test" if "test" in self.images else "val"
             reasons = f"track {self.leaked_by['track']:,}, near-duplicate {self.leaked_by['near_duplicate']:,}"
-            lines.append(f"leakage: {self.leakage:.1%} of the {part} images have a relative in train ({reasons})")
+            related = "have a near-duplicate or a frame of the same track in train"
+            line = f"leakage: {self.leakage:.1%} of the {part} images {related} ({reasons})"
+            if self.leakage >= LEAKED:
+                remedy = "" if self.rule == "group" else "; --split group keeps such images together"
+                line = f"warning: {line}, so scores will be optimistic{remedy}"
+            lines.append(line)
         for title, counts in (("left out", self.left_out), ("mended", self.mended)):
             if counts:
                 lines.append(f"{title}: {amounts(counts)}")

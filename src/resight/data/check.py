@@ -23,6 +23,12 @@ from .storage import is_remote
 from .summary import findings, inspect_all, table
 from .validate import Inspection
 
+_LEAKED = "Scores will be optimistic where test images are related to training images: data build --split group."
+_ADVICE = {
+    "leakage_group": _LEAKED,
+    "leakage_near_duplicate": _LEAKED,
+    "box_beyond_anchors": "Boxes beyond the anchors: train with a larger --size, or with --set model.tile=640.",
+}
 REACHED = 0.5  # IoU with an anchor from which on a box is within its reach
 
 # Of a model, image sizes [N, 2] (width, height) and boxes in them [N, 4] (xyxy pixels): the best IoU [N] that any of
@@ -64,7 +70,8 @@ class CheckReport:
             lines += findings(problems, f"{level:<8} ")
         totals = [counted(len(self.errors), "error"), counted(len(self.warnings), "warning")]
         lines.append(", ".join(totals) if self.errors or self.warnings else "nothing is wrong")
-        return "\n".join(lines)
+        kinds = {problem.kind for problem in self.warnings}
+        return "\n".join([*lines, *dict.fromkeys(advice for kind, advice in _ADVICE.items() if kind in kinds)])
 
 
 def check_data(
@@ -106,7 +113,7 @@ def check_data(
         hashes.append(found.hash)
         good += [found.annotation] if found.annotation else []
     if not any(image.boxes for image in good) and not decision.asks:
-        problems.append(Problem("error", "no_box", os.fspath(path), "there is no good box to learn from"))
+        problems.append(Problem("error", "no_box", os.fspath(path), "no usable boxes"))
     counts = _count(images, source.classes)
     problems += [
         *(_out_of_reach(good, config.model, reach) if reach else ()),
@@ -170,7 +177,7 @@ def _out_of_reach(images: Sequence[Annotation], model: ModelConfig, reach: Reach
     classes, all_of = Counter(boxes[i][1].label for i in beyond), Counter(box.label for _, box in boxes)
     message = (
         f"{len(beyond):,} of {counted(len(boxes), 'training box', 'training boxes')} ({len(beyond) / len(boxes):.1%}) "
-        f"overlap no anchor by half at training size ({model.min_size}-{model.max_size} px): "
+        f"have no anchor with IoU >= .5 at training size ({model.min_size}-{model.max_size} px): "
         f"{listed(f'{name} {n:,} of {all_of[name]:,}' for name, n in classes.most_common())}; the worst is a "
         f"{box.label} of {box.xmax - box.xmin:.0f} x {box.ymax - box.ymin:.0f} in {image.filename}"
     )

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ..arguments import check_types, kinds_of
-from ..boxes import Annotation
+from ..boxes import Annotation, named_split
 from ..config import Config
 from ..drawing import draw
 from ..errors import ResightError, listed, nearest
@@ -74,6 +74,7 @@ def show_data(
     """
     check_types(locals(), kinds_of(show_data), "show_data")
     check_choice(exif)
+    split = named_split(split)
     if limit < 1:
         raise ResightError(f"{limit} is no number of pictures", where="--limit", fix="Ask for 1 or more.")
     check_output(out, force, _is_ours)

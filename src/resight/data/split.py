@@ -14,11 +14,11 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..boxes import SPLITS, Annotation
+from ..boxes import SPLIT_WORDS, SPLITS, Annotation
 from ..errors import ResightError, counted, listed, nearest
 from ..files import read_text
 from .near_duplicates import group_near_duplicates
-from .sources.source import SPLIT_WORDS, stem_of
+from .sources.source import stem_of
 
 RULES = ("auto", "given", "group", "random")
 

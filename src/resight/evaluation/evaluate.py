@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..arguments import check_types, kinds_of
-from ..boxes import Detections
+from ..boxes import Detections, named_split
 from ..config import DataConfig, load_config
 from ..data import storage
 from ..data.storage import is_remote
@@ -105,6 +105,7 @@ def evaluate(
     from ..detector import load
 
     check_types(locals(), kinds_of(evaluate), "evaluate")
+    split = named_split(split)
     if limit is not None and limit < 1:
         raise ResightError(f"{limit} is no number of images", where="--limit", fix="Ask for 1 or more.")
     bounds = parse_requirements(require)
@@ -330,14 +331,14 @@ def _data_notes(records: Records, unusable: list[str]) -> list[str]:
 
 def _split_note(split: str, selected_on: str | None, own: bool | None) -> list[str]:
     if own and split == "train":
-        return ["The model was trained on these images, so the numbers flatter it."]
+        return ["The model was trained on these images, so the scores are optimistic."]
     if own is False or selected_on != split:
         return []
     if own:
-        return [f"The checkpoint was chosen by its numbers on '{split}', this very split, so they flatter it."]
+        return [f"The checkpoint was chosen by its numbers on '{split}', this split, so the scores are optimistic."]
     return [
         f"The checkpoint was chosen by its numbers on '{split}' of its training data; "
-        "if these are the same images, the numbers flatter it."
+        "if these are the same images, the scores are optimistic."
     ]
 
 

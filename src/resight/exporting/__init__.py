@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,10 +15,12 @@ from ..arguments import check_types, kinds_of
 from ..boxes import Detections
 from ..config import TFOD_MODELS, ModelConfig
 from ..detector import Detector, load
-from ..errors import ResightError, listed, nearest
+from ..errors import ResightError, counted, listed, nearest
 from ..outputs import check_file, check_output, whole_file, whole_folder
 from ..random_streams import numpy_stream
 from .saved_model_detector import written_before
+
+log = logging.getLogger(__name__)
 
 FORMATS = ("onnx", "savedmodel")
 INPUT_TYPES = ("image_tensor", "encoded_image_string_tensor", "tf_example", "float_image_tensor")  # TFOD's names
@@ -125,6 +128,7 @@ def export(
             f"only {listed(TFOD_MODELS)} can be a SavedModel", where=model, fix="Choose --format onnx for this model."
         )
     most = tfod.detections if tfod else MOST
+    log.info("writing %s; comparing it with the model comes after it", out)
     # Nothing lies under its name before it was compared.
     with _extra(format):
         if format == "savedmodel":
@@ -178,6 +182,7 @@ def compare(first: Detector, second: Detector, images: list[np.ndarray], most: i
     Where the first finds hardly anything of score .05, what it finds at lower scores is compared, down to 1e-5.
     """
     # Tiles are no part of a graph.
+    log.info("comparing the detections of both in %s", counted(len(images), "image"))
     found = [(first.detect_whole(image), second.detect_whole(image), max(image.shape[:2])) for image in images]
     many = sum(len(a.above(COMPARED_SCORE)) for a, _, _ in found) >= ENOUGH
     least = COMPARED_SCORE if many else NO_ORDER

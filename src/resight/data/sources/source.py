@@ -14,7 +14,7 @@ from functools import cached_property
 from itertools import islice
 from typing import Literal
 
-from ...boxes import Annotation, Box, Split
+from ...boxes import SPLIT_WORDS, Annotation, Box, Split
 from ...errors import Problem, ResightError, counted, listed, reading, shown
 from ...files import encoding_of, odd_kind, open_file, read_text
 from ..exif import Habit
@@ -22,11 +22,6 @@ from ..file_search import WORDS, FileSearch, Match
 from ..images import IMAGE_SUFFIXES
 from ..storage import is_remote
 
-SPLIT_WORDS: dict[str, Split] = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "eval", "evaluation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 _LISTED = 200_000  # files below one that is named
 # Boxes are drawn in a browser, which turns photographs; its converter to COCO states the size of the pixels as stored.
 # https://github.com/HumanSignal/label-studio/issues/6608
