@@ -249,7 +249,7 @@ def test_what_a_verb_was_writing_vanishes_with_it(tmp_path, by, code, says):
         "from resight.__main__ import main\n"
         "main()\n"
     )
-    assert interrupted(script, by=by) == (code, f"error: {says}\n")
+    assert interrupted(script, by=by) == (code, f"Reading run\nerror: {says}\n")
     assert not list(tmp_path.iterdir())
 
 
