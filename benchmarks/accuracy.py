@@ -9,10 +9,11 @@ best five for 300 steps on three folds, the best two of those for 1,500 steps on
 measured lies in `accuracy/SET/`: a `.json` with the numbers, and an `.npz` with what became of each detection, for the
 intervals. It is not measured twice, and a training that was interrupted goes on in its folder below RUNS, where the
 detections themselves are, too. Several processes can share RUNS, each on a core of its own (`--core`). Without RUNS
-the tables are printed, and nothing else is done.
+the tables are printed, and nothing else is done. A setting whose values change is measured again; what a change of the
+code changes is not noticed: remove what was measured, or give the setting another name.
 
 `signs` is a Pascal VOC folder of numbered images; fifteen consecutive numbers are a group, and no group is parted.
-`scenes` is drawn: drives past signs, in a third of them twice as tall, in another third far away. A group is a drive.
+`scenes` is drawn: drives past signs that are twice as tall in a third of them and small in another. A group is a drive.
 """
 
 import argparse
@@ -267,7 +268,8 @@ def jobs_of(steps: int, results: Path) -> list[Job]:
 def measured(job: Job, results: Path) -> dict[str, Any]:
     """What was measured, with the numbers for drawn images too."""
     facts: dict[str, Any] = json.loads(job.file(results).read_text())
-    return facts | {"numbers": numbers_of(Matches.load(matches_of(job.file(results))), DRAWS, job.fold)}
+    matches = Matches.load(matches_of(job.file(results)))
+    return facts | {"numbers": numbers_of(matches, DRAWS, job.fold), "counts": matches.counts}
 
 
 def difference(ours: Sequence[Numbers], others: Sequence[Numbers], part: str, measure: int) -> tuple[float, ...]:
@@ -287,8 +289,8 @@ def report(results: Path, steps: int, settings: Sequence[str], every_part: bool)
         return
     parts: tuple[tuple[str, str, int], ...] = PARTS
     if every_part:
-        every = {part: None for facts in known.values() for part in facts["numbers"]}
-        parts = tuple((f"{part} {MEASURES[m]}", part, m) for part in every for m in range(3))
+        counts = sum((Counter(facts["counts"]) for facts in known.values()), Counter[str]())
+        parts = tuple((f"{part} ({n}) {MEASURES[m]}", part, m) for part, n in counts.items() for m in range(3))
     rows = [["setting", "folds", *(title for title, *_ in parts), "CPU minutes", "CPU ms an image"]]
     for name in dict.fromkeys(jobs):
         found = known if name == "default" else {j.fold: measured(j, results) for j in jobs[name] if j.fold in known}

@@ -123,6 +123,13 @@ class Matches:
         }
         np.savez_compressed(path, **columns | flags)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Objects to be found in each slice and of each class."""
+        by_part, by_class = self.objects.sum((0, 2)), self.objects[:, 0].sum(1)  # the first slice is all
+        names = (*map(str, self.parts), *map(str, self.classes))
+        return dict(zip(names, map(int, (*by_part, *by_class)), strict=True))
+
     @classmethod
     def load(cls, path: Path) -> "Matches":
         with np.load(path) as file:
