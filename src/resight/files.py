@@ -25,7 +25,7 @@ SMALL = 64 << 20  # what Resight and TFOD note, the labels of one image
 LARGE = 8 << 30  # the annotations of a whole data set, a log, an image's bytes
 TEXT = 1 << 20  # a configuration that people write, in TOML or YAML
 _MOST_NODES, _MOST_DEPTH = 200_000, 50  # of YAML and TOML, with all that aliases repeat
-_PIECE = 1 << 20
+_PIECE = 1 << 16
 
 _KINDS = (
     (stat.S_ISDIR, "folder"),
@@ -93,13 +93,14 @@ def _read(file: BufferedReader, most: int, where: object, text: bool = False) ->
         start = file.peek()
         if text and b"\0" in start and encoding_of(start) != "utf-16":  # before all of it is in memory
             raise ResightError("is not text: it has bytes of value 0", where=f"{where}, byte {start.index(0)}")
-        data = file.read(size + 1)
+        pieces = [file.read(size + 1)]
+        size = len(pieces[0])
         while size <= most and (more := file.read(_PIECE)):  # it grows, or is one of the kernel's, of no size
-            data += more
-            size = len(data)
+            pieces.append(more)
+            size += len(more)
     if size > most:
         raise ResightError(f"is too large: more than {_bytes(most)}", where=where)
-    return data
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def read_text(path: str | os.PathLike[str], most: int = LARGE) -> str:

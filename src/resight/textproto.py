@@ -15,7 +15,7 @@ from typing import NamedTuple, NoReturn
 from .errors import ResightError
 from .files import read_text
 
-MAX_BYTES = 4 << 20  # of what people write
+MAX_BYTES = 1 << 20  # of what people write: twenty thousand classes
 MAX_DEPTH = 100  # protobuf's own limit on nested messages
 
 

@@ -324,3 +324,12 @@ def test_parts_that_stay_empty_are_explained(rule, count, group, hashes, notes) 
     assert list(split_annotations(items, rule, hashes=hashes).notes) == notes
     unasked = split_annotations(items, rule, test_fraction=0, val_fraction=0, hashes=hashes)
     assert not [note for note in unasked.notes if "part" in note]
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+$", "(a|aa)+$", "(.*a){20}$"])
+def test_an_expression_that_would_search_for_ever_is_given_up(pattern, monkeypatch):
+    monkeypatch.setattr("resight.data.split._PATIENCE", 0.1)
+    items = [Annotation(b"", filename="a" * 60 + "!") for _ in range(3)]
+    with pytest.raises(ResightError, match="takes too long") as caught:
+        split_annotations(items, group_by=pattern)
+    assert pattern in caught.value.where and caught.value.fix

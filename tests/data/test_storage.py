@@ -138,3 +138,33 @@ def test_https_is_not_left_for_http_unless_the_endpoint_says_so(s3, monkeypatch)
     with pytest.raises(ResightError, match="does not answer"):
         storage.read(f"s3://{s3.bucket}/some")
     assert len(s3.requests) == seen
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "notaurl",
+        "http://",
+        "https://:80",
+        "http://host:99999",
+        "http://host:x",
+        "ftp://host",
+        "http://[::1",
+        "http://a b",
+    ],
+)
+def test_a_malformed_endpoint_is_an_error_with_its_remedy(endpoint, s3, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    with pytest.raises(StorageError, match="no address of a store") as caught:
+        storage.stat(f"s3://{s3.bucket}/a")
+    assert "http://HOST:PORT" in caught.value.fix
+
+
+def test_the_password_in_an_endpoint_is_never_told(s3, monkeypatch, caplog):
+    monkeypatch.setattr(storage, "_ATTEMPTS", 1)
+    monkeypatch.setitem(storage._RETRY, "max_retries", 0)
+    for endpoint in ("http://user:hunter2@localhost:1", "http://user:hunter2@localhost:99999"):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        with pytest.raises(StorageError) as caught:
+            storage.stat(f"s3://{s3.bucket}/a")
+        assert "hunter2" not in str(caught.value) + caplog.text

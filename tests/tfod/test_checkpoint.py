@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from resight.errors import ResightError
 from resight.tfod.checkpoint import GRAPH, SUFFIX, parse_index, read_checkpoint
+from resight.tfod.folder import find_checkpoint_prefix
 from resight.tfod.variables import checkpoint_keys
 
 ARRAYS = {
@@ -286,3 +287,9 @@ if os.environ.get("RESIGHT_TFOD"):
         lines = (FOLDER / "r101_key_to_keras_name.txt").read_text().splitlines()
         names = dict(line.split("\t")[:2] for line in lines)
         assert names == {v.key.removesuffix(SUFFIX): f"{v.full_name}:0" for v in checkpoint_keys(101, 90)}
+
+
+@pytest.mark.parametrize("name", [".index", "x/.index", ".", ""])
+def test_a_name_that_is_nothing_but_the_suffix_is_no_checkpoint(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_checkpoint_prefix(name) is None

@@ -10,9 +10,12 @@ import hashlib
 import os
 import random
 import re
+import signal
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
 from ..boxes import SPLIT_WORDS, SPLITS, Annotation
 from ..errors import ResightError, counted, listed, nearest
@@ -20,6 +23,7 @@ from ..files import read_text
 from .near_duplicates import group_near_duplicates
 from .sources.source import stem_of
 
+_PATIENCE = 3.0  # seconds, beside .1 ms a file name, that a regular expression may search
 RULES = ("auto", "given", "group", "random")
 
 
@@ -141,13 +145,35 @@ def _tracks(items: Sequence[Annotation], group_by: str | None) -> list[str | Non
             pattern = re.compile(group_by or "")
         except re.error as error:
             raise ResightError(f"is no regular expression: {error}", where=f"--group-by {group_by}") from error
-        found = [pattern.search(item.filename) for item in items]
+        found = _searched(pattern, [item.filename for item in items])
         tracks = [(match[1 if pattern.groups else 0] or None) if match else None for match in found]
         problem = "matches no file name"
         fix = f"The file names are like {listed([item.filename for item in items], 3)}."
     if group_by and items and not any(tracks):
         raise ResightError(problem, where=f"--group-by {group_by}", fix=fix)
     return tracks
+
+
+def _searched(pattern: re.Pattern[str], names: Sequence[str]) -> list[re.Match[str] | None]:
+    """``pattern.search`` of each name, as long as that may take: nested repetitions can take for ever.
+
+    Raises:
+        ResightError: it takes longer.
+    """
+
+    def give_up(*_: object) -> NoReturn:
+        fix = "Write it without a repetition within a repetition, such as (a+)+."
+        raise ResightError("takes too long on the file names", where=f"--group-by {pattern.pattern}", fix=fix)
+
+    if threading.current_thread() is not threading.main_thread():  # alarms come to the main thread only
+        return [pattern.search(name) for name in names]
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, _PATIENCE + len(names) / 10_000)
+    try:
+        return [pattern.search(name) for name in names]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _join(tracks: Sequence[str | None], near: Sequence[int] | None) -> list[int]:

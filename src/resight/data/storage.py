@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
+from urllib.parse import urlsplit
 
 from ..errors import ResightError
+from ..files import SMALL
 from ..outputs import whole_file
 
 if TYPE_CHECKING:
@@ -105,6 +107,8 @@ def read(address: str) -> bytes:
         import obstore
 
         result = obstore.get(store, key)
+        if result.meta["size"] > SMALL:
+            raise StorageError(f"is too large: {result.meta['size']:,} bytes", where=address)
         return _whole(bytes(result.bytes()), result.meta["size"])
 
     return _attempts(address, "read", run)
@@ -189,7 +193,9 @@ def _attempts(address: str, verb: str, run: Callable[[S3Store, str], T]) -> T:
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             return run(_store(bucket, _settings()), key.rstrip("/"))
-        except Exception as error:  # the client has its own kinds, and the credentials' provider any
+        except BaseException as error:  # the client has its own kinds, and the credentials' provider any
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # of Rust
+                raise
             told = _explained(error, verb, address)
             expired = isinstance(told, _Expired) and attempt == 1
             if not (expired or isinstance(told, _Passing)) or attempt == _ATTEMPTS:
@@ -205,13 +211,13 @@ class _Expired(StorageError):
     """The credentials are not valid, or not any more."""
 
 
-def _explained(error: Exception, verb: str, address: str) -> StorageError:
+def _explained(error: BaseException, verb: str, address: str) -> StorageError:
     """The error in words of ours."""
     if isinstance(error, StorageError):
         return type(error)(error.message, where=error.where or address, fix=error.fix)
     from obstore import exceptions as kinds
 
-    text = str(error).partition("\n\nDebug source")[0]
+    text = _redacted(str(error).partition("\n\nDebug source")[0])
     code, message = found.groups() if (found := _REASON.search(text)) else ("", "")
     reason = f"{code}: {message}" if message else code or " ".join(text.split())[:300]
     bucket = address.removeprefix("s3://").partition("/")[0]
@@ -244,7 +250,28 @@ def _explained(error: Exception, verb: str, address: str) -> StorageError:
 
 def _endpoint() -> str:
     endpoint = os.environ.get("AWS_ENDPOINT_URL")
-    return f"the endpoint AWS_ENDPOINT_URL={endpoint}" if endpoint else "the network"
+    return f"the endpoint AWS_ENDPOINT_URL={_redacted(endpoint)}" if endpoint else "the network"
+
+
+def _check_endpoint(endpoint: str) -> None:
+    """
+    Raises:
+        StorageError: it is no address; the client would end the process over it.
+    """
+    try:
+        parts = urlsplit(endpoint)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        good = good and re.fullmatch(r"[!-~]+", endpoint) is not None
+    except ValueError:  # a port or a bracket
+        good = False
+    if not good:
+        fix = "It is of the form https://HOST or http://HOST:PORT; unset it for Amazon's own."
+        raise StorageError(f"{_redacted(endpoint)!r:.200} is no address of a store", where="AWS_ENDPOINT_URL", fix=fix)
+
+
+def _redacted(text: str) -> str:
+    """``text`` without the passwords in its addresses."""
+    return re.sub(r"//[^/\s]*@", "//***@", text)
 
 
 def _settings() -> tuple[tuple[str, str], ...]:
@@ -272,6 +299,8 @@ def _store(bucket: str, _: tuple[tuple[str, str], ...]) -> S3Store:
     endpoint = next(
         filter(None, map(os.environ.get, ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"))), own.get("endpoint_url")
     )
+    if endpoint:
+        _check_endpoint(endpoint)
     options: Any = {"endpoint": endpoint} if endpoint else {}
     # Shorter than the time before their end at which boto3 renews credentials.
     provider = Boto3CredentialProvider(session, ttl=timedelta(minutes=5))

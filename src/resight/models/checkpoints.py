@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import __version__
-from ..config import Config, ModelConfig, to_toml
+from ..config import Config, Fraction, ModelConfig, to_toml
 from ..errors import ResightError
 from ..files import check_regular, parse_json
 from ..labels import LabelMap, parse_label_map, to_pbtxt
@@ -33,6 +34,9 @@ from .heads import norm_eps, set_norm_eps
 FORMAT = 1
 KEY = "resight"
 BEST, LAST = "checkpoints/best.safetensors", "checkpoints/last.safetensors"  # in a run folder
+
+
+_ANCHORS, _NUMBER, _SCORE = TypeAdapter(AnchorSettings), TypeAdapter(float | None), TypeAdapter(Fraction | None)
 
 
 @dataclass(frozen=True)
@@ -68,13 +72,12 @@ class ModelCard:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ModelCard:
-        anchors = data["anchors"]
         return cls(
             ModelConfig.model_validate(data["model"]),
             parse_label_map(data["label_map"]),
-            AnchorSettings(tuple(tuple(sizes) for sizes in anchors["sizes"]), tuple(anchors["ratios"])),
-            data["norm_eps"],
-            data["score"],
+            _ANCHORS.validate_python(data["anchors"]),
+            _NUMBER.validate_python(data["norm_eps"]),
+            _SCORE.validate_python(data["score"]),
         )
 
 

@@ -17,7 +17,7 @@ from ..data import storage
 from ..data.discover import IS_RECORD
 from ..data.index import cache_folder
 from ..data.storage import Object
-from ..errors import ResightError
+from ..errors import ResightError, shown
 from ..files import read_json
 from ..outputs import write_text
 from .checkpoints import BEST, LAST
@@ -47,7 +47,9 @@ def pointed(present: dict[str, Object], name: str) -> Object | None:
     if not (pointer := present.get(POINTERS[name])):
         return None
     folder, _, _ = pointer.address.rpartition("/")
-    file = storage.read(pointer.address).decode().strip()
+    file = storage.read(pointer.address).decode("utf-8", "replace").strip()
+    if not re.fullmatch(r"[\w-][\w.-]{0,200}", file):
+        raise ResightError(f"names no checkpoint, but {shown(file)}", where=pointer.address, fix="Save the run again.")
     # Asked for itself where the run saved again after its objects were listed.
     return present.get(f"checkpoints/{file}") or storage.stat(storage.join(folder, file))
 

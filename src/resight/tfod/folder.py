@@ -55,7 +55,10 @@ def find_checkpoint_prefix(path: str | Path) -> Path | None:
             if folder.is_dir() and (prefix := _latest(folder)):
                 return prefix
         return None
-    prefix = path.with_name(path.name.removesuffix(".index"))
+    name = path.name.removesuffix(".index")
+    if not name:
+        return None
+    prefix = path.with_name(name)
     return prefix if prefix.with_name(prefix.name + ".index").is_file() else None
 
 
