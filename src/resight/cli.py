@@ -41,7 +41,7 @@ def _option(metavar: str, help: str, default: object = "", *names: str, **limits
     return typer.Option(*names, metavar=metavar, help=told, **limits)  # type: ignore[arg-type]
 
 
-FORMATS = "lisa, coco, voc, yolo, csv, tfrecord"
+FORMATS = "lisa, coco, voc, yolo, csv, tfrecord, cvat, labelme, labelstudio"
 LENGTH = f"{defaults.EPOCHS}, within {defaults.LEAST_STEPS:,} to {defaults.MOST_STEPS:,} steps"
 SIZE = f"{defaults.MIN_SIZE},{defaults.MAX_SIZE}"
 SCORE = f"the model's own threshold, else {defaults.SCORE}"

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from .errors import ResightError, reading
 
 if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
     from yaml import Node
 
 # The most bytes of a file, by what it is.
@@ -180,6 +182,20 @@ def check_depth(tree: Any, where: object = "") -> None:
         if not level:
             return
     raise ResightError(f"is nested more than {_MOST_DEPTH} deep", where=where)
+
+
+def read_xml(path: str | os.PathLike[str], most: int = SMALL) -> Element:
+    """The root element of an XML. Raises ResightError as :func:`read_file`, or where it is no XML, with the line."""
+    from xml.etree import ElementTree
+
+    data = read_file(path, most)
+    try:
+        return ElementTree.fromstring(data)
+    except ElementTree.ParseError as error:
+        line, column = error.position
+        raise ResightError(f"is not valid XML: {error}", where=f"{path}:{line}:{column}") from error
+    except (ValueError, LookupError) as error:  # of an encoding that is none
+        raise ResightError(f"is not valid XML: {error}", where=path) from error
 
 
 def read_yaml(path: str | os.PathLike[str]) -> Any:

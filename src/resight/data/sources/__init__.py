@@ -9,7 +9,7 @@ from typing import Protocol
 
 from ...errors import ResightError, counted, nearest
 from ...misplaced import meant
-from . import coco, csv_table, lisa, tfrecord, voc, yolo
+from . import coco, csv_table, cvat, labelme, labelstudio, lisa, tfrecord, voc, yolo
 from .source import Source, Tree
 
 __all__ = ["FORMATS", "Format", "Source", "read_source", "recognised"]
@@ -28,7 +28,7 @@ class Format(Protocol):
         """Reads it; ``classes`` name its numbers where the format has names nowhere."""
 
 
-FORMATS: tuple[Format, ...] = (lisa, coco, voc, yolo, csv_table, tfrecord)
+FORMATS: tuple[Format, ...] = (lisa, coco, voc, yolo, csv_table, tfrecord, cvat, labelme, labelstudio)
 
 
 def read_source(path: str | os.PathLike[str], format: str = "auto", *, classes: Sequence[str] = ()) -> Source:

@@ -14,6 +14,8 @@ from typing import Any
 from ...boxes import Box
 from ...errors import ResightError, listed, shown
 from ...files import LARGE, read_json
+from .labelme import is_labelme
+from .labelstudio import is_labelstudio
 from .source import (
     LABEL_STUDIO,
     Gathering,
@@ -61,14 +63,16 @@ def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
 
 
 def _files(tree: Tree) -> list[str]:
-    found = [name for name in tree.candidates(".json") if tree.only or _is_coco(peek(tree.path(name), 65536))]
+    found = [name for name in tree.candidates(".json") if _is_coco(peek(tree.path(name), 65536), bool(tree.only))]
     # COCO's own annotations/ holds captions and keypoints of the same images beside the instances.
     instances = [name for name in found if os.path.basename(name).startswith("instances")]
     return instances or found
 
 
-def _is_coco(head: str) -> bool:
-    return bool(
+def _is_coco(head: str, named: bool) -> bool:
+    if is_labelme(head) or is_labelstudio(head):
+        return False
+    return named or bool(
         (re.search(r'"images"\s*:\s*\[', head) and '"file_name"' in head)
         or (re.search(r'"annotations"\s*:\s*\[', head) and ('"bbox"' in head or '"image_id"' in head))
     )

@@ -33,7 +33,7 @@ class Source:
     """An annotated set of images, as one format states it.
 
     Args:
-        format: "lisa", "coco", "voc", "yolo", "csv" or "tfrecord".
+        format: the name of one of ``FORMATS``.
         path: what was read, absolute.
         annotations: one per image; boxes exactly as written, bad ones too; images are not opened, and may be missing.
         has_split: the source parts its images itself, and every annotation has its ``split``.
@@ -126,6 +126,7 @@ class Gathering:
         self._names: dict[tuple[str, str], tuple[str, int]] = {}  # of annotation file and image: name there, and rung
         self._inexact: dict[int, list[str]] = defaultdict(list)  # by rung: "name is file"
         self._outside: list[str] = []
+        self._without_box: dict[str, list[str]] = defaultdict(list)  # by kind of shape: images
 
     @cached_property
     def search(self) -> FileSearch:
@@ -223,6 +224,10 @@ class Gathering:
             self.images.setdefault(image, _Image(where)).spoiled = True
         self.problem("ambiguous_image", where, f"{message}; left out")
 
+    def without_box(self, shape: str, image: str) -> None:
+        """A shape that no box can be put around (points, a skeleton): it is left out and counted."""
+        self._without_box[shape].append(image)
+
     def source(self, format: str, classes: Sequence[str] = ()) -> Source:
         """Everything gathered. Where some images have a split, those without are left out and counted."""
         for rung, names in self._inexact.items():
@@ -231,6 +236,14 @@ class Gathering:
         if self._outside:
             message = f"{counted(len(self._outside), 'image')} outside of this folder: {listed(self._outside, 3)}"
             self.problem("outside_image", self.tree.root, message, "warning")
+        if self._without_box:
+            shapes = listed(f"{len(images):,} of kind '{kind}'" for kind, images in self._without_box.items())
+            bare = {path for paths in self._without_box.values() for path in paths}
+            bare = {path for path in bare if not any(self.images[path].boxes.values())}
+            for path in bare:  # there is something to see in it: it is no background
+                self.images[path].spoiled = True
+            also = f", and {counted(len(bare), 'image')} with nothing else" if bare else ""
+            self.problem("no_box_shape", self.tree.root, f"shapes without a box, left out: {shapes}{also}", "warning")
         has_split = len({image.split for image in self.images.values() if image.split}) > 1
         annotations, unassigned = [], []
         for path, image in self.images.items():

@@ -10,13 +10,13 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from xml.etree import ElementTree
 
 from ...boxes import Box, Split
 from ...errors import ResightError, counted, listed
-from ...files import read_file, read_text
+from ...files import read_text, read_xml
 from ...progress import track
 from ..file_search import STEM, Match
+from .cvat import is_cvat
 from .source import Gathering, Source, Tree, flag, folders_of, number, peek, size, split_of, stem_of, text
 
 NAME = "voc"
@@ -29,8 +29,13 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 def looks_like(tree: Tree) -> str:
     files = tree.candidates(".xml")
-    sign = next((name for name in files[:20] if tree.only or "<annotation" in peek(tree.path(name))), "")
+    sign = next((name for name in files[:20] if _is_voc(peek(tree.path(name)), bool(tree.only))), "")
     return f"{counted(len(files), 'XML file')}, in {sign} an <annotation>" if sign else ""
+
+
+def _is_voc(head: str, named: bool) -> bool:
+    """Whether an XML that begins like this is VOC's; one that the user ``named`` is unless it is CVAT's."""
+    return bool(re.search(r"<annotation[\s>]", head)) or (named and not is_cvat(head))
 
 
 def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
@@ -51,13 +56,9 @@ def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
 def _read_file(gathering: Gathering, name: str, split: Split | None) -> None:
     file = gathering.tree.path(name)
     try:
-        root = ElementTree.fromstring(read_file(file))
-    except ElementTree.ParseError as error:
-        line, column = error.position
-        gathering.malformed(f"{file}:{line}:{column}", f"is not valid XML: {error}")
-        return
-    except (ResightError, ValueError, LookupError) as error:  # unreadable, or of an encoding that is none
-        gathering.malformed(file, error.message if isinstance(error, ResightError) else f"is not valid XML: {error}")
+        root = read_xml(file)
+    except ResightError as error:
+        gathering.malformed(error.where, error.message)
         return
     if root.tag != "annotation":
         gathering.problem("not_an_annotation", file, f"its root is <{root.tag}>, left out", "warning")
