@@ -1,6 +1,6 @@
 # make demo   the whole job on generated road scenes
 # make test   every test
-# make soak   trainings interrupted at 20 random moments for each signal and number of workers (an hour)
+# make soak   the long tests: trainings interrupted at 20 random moments a signal, whole matrices (an hour)
 # make oracle-check   asks TensorFlow again for the answers that are kept for the tests, and compares
 # make lint   ruff and mypy
 # Each makes the environment it needs first. `make VENV=path ...` uses, and installs into, one that exists.
@@ -21,7 +21,7 @@ test: $(VENV)/.resight-dev
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 soak: $(VENV)/.resight-dev
-	RESIGHT_SOAK=20 $(BIN)/python -m pytest tests/training/test_soak.py $(ARGS)
+	RESIGHT_SOAK=20 $(BIN)/python -m pytest -m soak $(PARALLEL) $(ARGS)
 
 oracle-check: $(VENV)/.resight-dev
 	$(BIN)/python tests/oracles.py $(ARGS)

@@ -54,6 +54,14 @@ def once(tmp_path_factory):
     return get
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_its_own(tmp_path_factory):
+    """Nothing is kept in the user's cache folder, nor found there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RESIGHT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def kept_answers():
     """``kept_answers("models/oracles/operators")``: the arrays that this oracle was given, and those it answered.
@@ -124,7 +132,7 @@ def untrained(once):
     from resight.models.checkpoints import Checkpoint, ModelCard, save_checkpoint
 
     def write(folder: Path) -> None:
-        config = ModelConfig(min_size=64, max_size=96)
+        config = ModelConfig(name="test_efficientnet", min_size=64, max_size=96)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = build_model(config, len(COLOURS))

@@ -10,7 +10,7 @@ collect_ignore = [] if os.environ.get("RESIGHT_TFOD") else ["test_tfod_export_go
 
 
 @pytest.fixture(scope="session")
-def tfod_checkpoint(tmp_path_factory):
+def tfod_checkpoint(once):
     """``tfod_checkpoint(score=.5, ...)``: a checkpoint of ResNet-50 with these options of ``TfodConfig``, made once."""
     import torch
 
@@ -18,8 +18,6 @@ def tfod_checkpoint(tmp_path_factory):
     from resight.labels import LabelMap
     from resight.models.build import build_model
     from resight.models.checkpoints import Checkpoint, ModelCard, save_checkpoint
-
-    made = {}
 
     def value_of(name, shape):
         """Features stay of one size through all layers, and the answers differ between places and classes."""
@@ -33,15 +31,15 @@ def tfod_checkpoint(tmp_path_factory):
         return draw * (2 / shape[1:].numel()) ** 0.5 * (0.3 if name.endswith("box.weight") else 1)
 
     def make(min_size=96, max_size=128, **options):
-        key = repr((min_size, max_size, sorted(options.items())))
-        if key not in made:
+        def write(folder):
             tfod = {"anchor_base": (64.0, 64.0), "proposals": 40, "detections": 30, **options}
             config = ModelConfig(name="faster_rcnn_resnet50_v1", min_size=min_size, max_size=max_size, tfod=tfod)
             model = build_model(config, 3)
             tensors = {f"model.{name}": value_of(name, value.shape) for name, value in model.state_dict().items()}
             card = ModelCard.of(model, config, LabelMap.from_names(["stop", "yield", "merge"]), 0.25)
-            made[key] = tmp_path_factory.mktemp("tfod") / "model.safetensors"
-            save_checkpoint(made[key], Checkpoint(card, tensors, {}))
-        return made[key]
+            save_checkpoint(folder / "model.safetensors", Checkpoint(card, tensors, {}))
+
+        key = zlib.crc32(repr((min_size, max_size, sorted(options.items()))).encode())
+        return once(f"tfod-{key:08x}", write) / "model.safetensors"
 
     return make

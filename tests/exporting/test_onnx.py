@@ -23,7 +23,16 @@ from resight.models.starts import load_pretrained
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(once) -> Path:
+    return once("onnx", make) / "some.safetensors"
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint: Path) -> Path:
+    return checkpoint.with_name("some.onnx")
+
+
+def make(folder: Path) -> None:
     """A model that was not trained, but whose scores and boxes spread so that there is something to compare."""
     torch.manual_seed(3)
     config = ModelConfig(min_size=192, max_size=320)
@@ -35,19 +44,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model.roi_heads.box_predictor.cls_score.weight.mul_(10)
         model.roi_heads.box_predictor.bbox_pred.weight.mul_(3)
     card = ModelCard.of(model, config, LabelMap.from_names(["stop", "yield", "merge"]), 0.25)
-    path = tmp_path_factory.mktemp("model") / "some.safetensors"
+    path = folder / "some.safetensors"
     tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
     save_checkpoint(path, Checkpoint(card, tensors, {}))
-    return path
-
-
-@pytest.fixture(scope="module")
-def exported(checkpoint: Path) -> Path:
-    out = checkpoint.with_name("some.onnx")
-    report = export(checkpoint, "onnx", out)
+    report = export(path, "onnx", folder / "some.onnx")
     assert report.ok, report.text()
     assert report.parity.detections >= 50 and report.parity.images >= 6
-    return out
 
 
 def test_the_graph_has_the_names_types_and_metadata_that_are_promised(exported: Path) -> None:

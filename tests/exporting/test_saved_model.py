@@ -64,26 +64,26 @@ sys.stdout.buffer.write(pickle.dumps({
 
 
 @pytest.fixture(scope="module")
-def exported(tfod_checkpoint, tmp_path_factory):
-    out = tmp_path_factory.mktemp("export") / "model"
-    done = subprocess.run(
-        [sys.executable, "-m", "resight", "export", str(tfod_checkpoint()), "--format", "savedmodel", "-o", str(out)],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "0 without a partner" in done.stdout and "equal within the tolerance" in done.stdout
-    assert f"resight predict {out}/saved_model" in done.stderr
-    return out
+def exported(tfod_checkpoint, once):
+    def write(folder):
+        out = folder / "model"
+        command = [sys.executable, "-m", "resight", "export", str(tfod_checkpoint()), "--format", "savedmodel"]
+        done = subprocess.run([*command, "-o", str(out)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "0 without a partner" in done.stdout and "equal within the tolerance" in done.stdout
+        assert f"resight predict {out}/saved_model" in done.stderr
+        given = pickle.dumps((str(out), IMAGES))
+        done = subprocess.run([sys.executable, "-c", READ], input=given, capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()
+        (folder / "read").write_bytes(done.stdout)
+
+    return once("exported", write) / "model"
 
 
 @pytest.fixture(scope="module")
 def read(exported):
     """What TensorFlow reads."""
-    given = pickle.dumps((str(exported), IMAGES))
-    done = subprocess.run([sys.executable, "-c", READ], input=given, capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()
-    return pickle.loads(done.stdout)
+    return pickle.loads(exported.with_name("read").read_bytes())
 
 
 def test_the_signature_is_tfods(read):
@@ -189,23 +189,30 @@ def test_the_names_of_classes_go_by_id(exported, tmp_path):
         load(tmp_path, labels=tmp_path / "map.pbtxt")
 
 
-def test_every_kind_of_input_and_a_threshold_that_leaves_nothing(tfod_checkpoint, tmp_path):
-    models = [tfod_checkpoint(), tfod_checkpoint(), tfod_checkpoint(score=0.9999)]  # the last finds nothing
+@pytest.mark.parametrize(
+    ("kind", "score"),  # a score that nothing reaches, too
+    [
+        pytest.param("encoded_image_string_tensor", 0.0, marks=pytest.mark.soak),
+        pytest.param("tf_example", 0.0, marks=pytest.mark.soak),
+        ("float_image_tensor", 0.9999),
+    ],
+)
+def test_every_kind_of_input_and_a_threshold_that_leaves_nothing(tfod_checkpoint, tmp_path, kind, score):
     code = """
 import sys
 from resight.exporting import export
-for path, kind in zip(sys.argv[2:5], sys.argv[5:]):
-    report = export(path, "savedmodel", f"{sys.argv[1]}/{kind}", input_type=kind)
-    assert report.ok and (report.parity.detections == 0) == (path == sys.argv[4]), report.text()
+model, kind, out, score = sys.argv[1:]
+report = export(model, "savedmodel", out, input_type=kind)
+assert report.ok and (report.parity.detections == 0) == (float(score) > 0.9), report.text()
 """
-    subprocess.run([sys.executable, "-c", code, tmp_path, *models, *KINDS[1:]], check=True)
-    for kind in KINDS[1:]:
-        session = Session(tmp_path / kind / "saved_model")
-        (info,) = session.inputs.values()
-        sides = [dim.size for dim in info.tensor_shape.dim]
-        wanted = ([1, -1, -1, 3], 1) if kind == "float_image_tensor" else ([1], 7)
-        assert (list(session.inputs), sides, info.dtype) == (["input_tensor"], *wanted)
-        assert json.loads((tmp_path / kind / "resight.json").read_text())["input_type"] == kind
+    model = tfod_checkpoint(score=score) if score else tfod_checkpoint()
+    subprocess.run([sys.executable, "-c", code, model, kind, tmp_path / kind, str(score)], check=True)
+    session = Session(tmp_path / kind / "saved_model")
+    (info,) = session.inputs.values()
+    sides = [dim.size for dim in info.tensor_shape.dim]
+    wanted = ([1, -1, -1, 3], 1) if kind == "float_image_tensor" else ([1], 7)
+    assert (list(session.inputs), sides, info.dtype) == (["input_tensor"], *wanted)
+    assert json.loads((tmp_path / kind / "resight.json").read_text())["input_type"] == kind
 
 
 def test_what_cannot_be_exported_is_refused(untrained, tfod_checkpoint, exported, tmp_path, monkeypatch):

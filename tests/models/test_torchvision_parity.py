@@ -17,8 +17,8 @@ from resight.models.build import TORCHVISION, build_model
 from resight.models.faster_rcnn import FasterRCNN
 
 CLASSES = 6
-SIZES = {"min_size": 128, "max_size": 256}
-PROPOSALS = 200  # keeps the test short
+SIZES = {"min_size": 96, "max_size": 192}
+PROPOSALS = 50  # keeps the test short
 
 
 def _image(height: int, width: int, seed: int) -> Tensor:
@@ -58,8 +58,8 @@ def _pair(name: str) -> tuple[nn.Module, FasterRCNN]:
         rpn_post_nms_top_n_train=PROPOSALS,
         rpn_post_nms_top_n_test=PROPOSALS,
         **SIZES,
-    ).double()
-    images = [_image(120, 160, 1), _image(200, 150, 2)]
+    )
+    images = [_image(120, 160, 1).float(), _image(200, 150, 2).float()]
     # Statistics of the data, as in trained weights: activations neither vanish nor explode on the way up.
     theirs.train()
     for layer in theirs.backbone.body.modules():
@@ -68,10 +68,11 @@ def _pair(name: str) -> tuple[nn.Module, FasterRCNN]:
     with torch.no_grad():
         theirs(
             images,
-            [{"boxes": torch.tensor([[10.0, 10, 60, 60]], dtype=torch.float64), "labels": torch.tensor([1])}] * 2,
+            [{"boxes": torch.tensor([[10.0, 10, 60, 60]]), "labels": torch.tensor([1])}] * 2,
         )
     theirs.eval()
     _calibrate(theirs, images)
+    theirs.double()
     ours = build_model(ModelConfig(name=name, freeze=0, **SIZES), CLASSES - 1)
     ours.load_state_dict(theirs.state_dict(), strict=True)
     ours.limits = replace(ours.limits, score=0.0, rpn_after_nms=(PROPOSALS, PROPOSALS))
@@ -108,10 +109,8 @@ def test_losses_are_torchvisions_when_nothing_is_drawn(name: str) -> None:
     before = (theirs.rpn._pre_nms_top_n["training"], theirs.rpn._pre_nms_top_n["testing"])
     ours.limits = replace(ours.limits, rpn_batch=10**6, box_batch=10**6, rpn_before_nms=before)
     ours.train()
-    images = [_image(128, 166, 5), _image(128, 152, 6)]
-    boxes = [
-        torch.tensor(b, dtype=torch.float64) for b in ([[20, 30, 90, 100], [100, 80, 130, 120]], [[40, 50, 120, 120]])
-    ]
+    images = [_image(96, 124, 5), _image(96, 114, 6)]
+    boxes = [torch.tensor(b, dtype=torch.float64) for b in ([[20, 20, 70, 80], [80, 60, 120, 90]], [[30, 40, 90, 90]])]
     labels = [torch.tensor([0, 3]), torch.tensor([1])]
     expected = theirs(images, [{"boxes": b, "labels": label + 1} for b, label in zip(boxes, labels, strict=True)])
     targets = [Target(b, label, torch.zeros(len(b), dtype=torch.bool)) for b, label in zip(boxes, labels, strict=True)]

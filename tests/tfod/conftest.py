@@ -81,23 +81,19 @@ def weights_like(key: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def zoo_folder(tmp_path_factory):
+def zoo_folder(once):
     """``zoo_folder(depth=50, num_classes=6, share_boxes=False, named=True)``: a folder whose `checkpoint/ckpt-0`
     TensorFlow wrote in the layout of the zoo, made once, not to be changed. Values are those of ``weights_like``."""
     from resight.tfod.variables import checkpoint_keys
 
-    made: dict[tuple, Path] = {}
-
     def make(depth=50, num_classes=6, share_boxes=False, named=True) -> Path:
-        key = (depth, num_classes, share_boxes, named)
-        if key not in made:
-            folder = tmp_path_factory.mktemp("zoo") / f"faster_rcnn_resnet{depth}_v1"
+        def write(folder: Path) -> None:
             variables = checkpoint_keys(depth, num_classes, share_boxes)
             arrays = {v.key: (v.full_name * named, weights_like(v.key, v.shape)) for v in variables}
             kinds = {name: ("", array) for name, array in TYPES.items()}
             tensorflow_checkpoints([(folder / "checkpoint", 0, arrays), (folder / "kinds", 12, kinds)])
-            made[key] = folder
-        return made[key]
+
+        return once(f"zoo-resnet{depth}-{num_classes}{'-shared' * share_boxes}{'-nameless' * (not named)}", write)
 
     return make
 

@@ -30,9 +30,12 @@ LINE = re.compile(r"^\t\+ (Detection\S+(?: \(\w+\))?): (\S+)$", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
-def old(zoo_folder, tmp_path_factory):
+def old(zoo_folder, once):
     """What TFOD leaves: `checkpoint/` (written by TensorFlow), `pipeline.config` and `saved_model/`."""
-    folder = tmp_path_factory.mktemp("old") / "exported"
+    return once("old", lambda folder: leave(folder / "exported", zoo_folder)) / "exported"
+
+
+def leave(folder, zoo_folder):
     folder.mkdir()
     labels = folder.parent / "labels.pbtxt"
     labels.write_text(to_pbtxt(LabelMap.from_names(NAMES)))
@@ -46,11 +49,15 @@ def old(zoo_folder, tmp_path_factory):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (folder / "saved_model").symlink_to(out / "saved_model")
-    return folder
+    found_in_noise(folder)
 
 
 @pytest.fixture(scope="module")
 def records(old):
+    return old.parent / "records"
+
+
+def found_in_noise(old):
     """Some of what the model finds in noise, shifted a little, so that the numbers are neither 0 nor 1."""
     folder = old.parent
     detector = load(old)
@@ -70,7 +77,6 @@ def records(old):
         Image.fromarray(image).save(path)
         annotations.append(Annotation(str(path), tuple(boxes), 128, 96, split="test"))
     write_records_folder({"test": annotations}, folder / "records", LabelMap.from_names(NAMES))
-    return folder / "records"
 
 
 def test_the_saved_model_and_its_checkpoint_have_the_same_twelve_numbers(old, records, tmp_path):

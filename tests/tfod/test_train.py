@@ -104,13 +104,15 @@ def environment(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory):
+def work(once):
     """A folder with LISA's `lisa/` and what the old workflow's first command makes of it."""
-    folder = tmp_path_factory.mktemp("work")
-    make_scenes(folder / "lisa", videos=8, frames=2, seed=2)
-    done = subprocess.run([ROOT / "build_lisa_records.py"], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return folder
+
+    def make(folder):
+        make_scenes(folder / "lisa", videos=8, frames=2, seed=2)
+        done = subprocess.run([ROOT / "build_lisa_records.py"], cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    return once("work", make)
 
 
 @pytest.fixture
@@ -149,8 +151,19 @@ def words(work, pretrained="zoo", **other):
 
 
 @pytest.fixture(scope="module")
-def trained(work, zoo_folder):
-    """The second command, interrupted after a step and given again."""
+def trained(work, zoo_folder, once):
+    """The folder in which the second command was interrupted after a step and given again, and what it said then."""
+
+    def make(folder):
+        shutil.copytree(work / "lisa", folder / "lisa")
+        done = train_twice(folder, zoo_folder)
+        (folder / "said.json").write_text(json.dumps([done.stdout, done.stderr]))
+
+    folder = once("trained", make)
+    return folder, *json.loads((folder / "said.json").read_text())
+
+
+def train_twice(work, zoo_folder):
     model = work / "faster_rcnn_resnet50_v1"
     model.mkdir()
     (model / "checkpoint").symlink_to(zoo_folder() / "checkpoint")
@@ -175,19 +188,21 @@ def trained(work, zoo_folder):
     return done
 
 
-def test_the_commands_lead_to_an_exported_model(trained, work):
+def test_the_commands_lead_to_an_exported_model(trained):
+    work, results, messages = trained
     assert load_checkpoint(work / "model" / LAST).state["step"] == 2
-    assert "resumed at step 1" in trained.stderr and "2 steps in" in trained.stdout
-    assert "Only the first 1 of the 2 images were measured." in trained.stdout
+    assert "resumed at step 1" in messages and "2 steps in" in results
+    assert "Only the first 1 of the 2 images were measured." in results
     assert json.loads((work / "model" / "evaluation" / "metrics.json").read_text())["num_images"] == 1
-    assert "equal within the tolerance" in trained.stdout and "Wrote exported\n" in trained.stderr
+    assert "equal within the tolerance" in results and "Wrote exported\n" in messages
     names = {"saved_model", "checkpoint", "pipeline.config", "label_map.pbtxt", "resight.json"}
     assert {path.name for path in (work / "exported").iterdir()} == names
     written = examine_pipeline(work / "model" / "pipeline.config").check().overrides
     assert (written["model.min_size"], written["model.max_size"], written["train.steps"]) == (96, 128, 2)
 
 
-def test_tensorflow_finds_what_the_trained_model_finds(trained, work):
+def test_tensorflow_finds_what_the_trained_model_finds(trained):
+    work, *_ = trained
     split = open_records(work / "lisa/records").splits["test"]
     images = [decode(split[index].encoded) for index in range(len(split))]
     given = pickle.dumps((str(work / "exported" / "saved_model"), images))

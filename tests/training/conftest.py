@@ -3,6 +3,7 @@ import pytest
 from resight.config import load_config
 
 TINY = {
+    "model.name": "test_efficientnet",
     "model.min_size": 64,
     "model.max_size": 96,
     "model.start": "none",

@@ -44,7 +44,7 @@ def test_what_is_trained_and_what_is_watched(shapes, tiny):
     assert (len(plan.train), plan.watch_name, len(plan.watch), plan.steps) == (9, "val", 3, 30)
     text = plan.text()
     for said in (
-        "tf_efficientnet_lite0, 64-96 px, start: none",
+        "test_efficientnet, 64-96 px, start: none",
         "9 images to train on, 3 for validation (val)",
         "30 steps (6.0 epochs) in batches of 2 images",
         "of the boxes can be reached at IoU .5",
@@ -119,10 +119,12 @@ def test_a_training_starts_from_the_weights_it_is_told(shapes, tiny, untrained):
     stored = load_checkpoint(untrained).weights()
     assert all(torch.equal(value, stored[key]) for key, value in model.state_dict().items())
     assert report["start"] == str(untrained) and report["new"] == []
-    pretrained, said = start_model(make_plan(tiny(shapes(train=3), model__start="pretrained")))
+    packaged = {"model__name": "tf_efficientnet_lite0"}
+    pretrained, said = start_model(make_plan(tiny(shapes(train=3), **packaged, model__start="pretrained")))
     assert said["start"] == "ImageNet (packaged)"
+    drawn = start_model(make_plan(tiny(shapes(train=3), **packaged)))[0].state_dict()
     body = {key: value for key, value in pretrained.state_dict().items() if "body" in key and value.ndim == 4}
-    assert not any(torch.equal(value, stored[key]) for key, value in body.items())
+    assert body and not any(torch.equal(value, drawn[key]) for key, value in body.items())
     with pytest.raises(ResightError, match="there is no such model"):
         start_model(make_plan(tiny(shapes(train=3), model__start="nowhere")))
     with pytest.raises(ResightError, match=r"Did you mean 'faster_rcnn_resnet50_v1_640x640_coco17_tpu-8'\?"):

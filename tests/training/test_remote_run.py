@@ -48,11 +48,10 @@ OPTIONS = {"train__schedule": "constant", "train__warmup_steps": 0, "checkpoint_
 
 
 @pytest.fixture(scope="module")
-def expected(tiny, shapes, tmp_path_factory):
+def expected(tiny, shapes, once):
     """The weights after six steps from disk to disk."""
-    run = tmp_path_factory.mktemp("local") / "run"
-    train(tiny(shapes(train=12), train__steps=6, **OPTIONS), run)
-    return final(run)
+    options = {"train__steps": 6, **OPTIONS}
+    return final(once("local", lambda folder: train(tiny(shapes(train=12), **options), folder / "run")) / "run")
 
 
 def test_from_a_store_and_to_it_with_faults_the_weights_are_those_from_disk(tiny, shapes, s3, tmp_path, expected):

@@ -66,18 +66,22 @@ def lines(run):
 
 
 @pytest.fixture(scope="module")
-def whole(shapes, tiny, tmp_path_factory):
+def whole(shapes, tiny, once):
     """A run of 8 steps, which are 3 an epoch."""
-    run = tmp_path_factory.mktemp("whole") / "run"
-    result = train(tiny(shapes(train=5, val=1), train__steps=8, **OFTEN), run)
-    assert (result.exit_code, result.steps, result.run) == (0, 8, str(run))
-    return run
+
+    def make(folder):
+        result = train(tiny(shapes(train=5, val=1), train__steps=8, **OFTEN), folder / "run")
+        assert (result.exit_code, result.steps, result.run) == (0, 8, str(folder / "run"))
+
+    return once("whole", make) / "run"
 
 
 # Interrupted and resumed
 
 
-@pytest.mark.parametrize("workers", [0, 1, 4])
+@pytest.mark.parametrize(
+    "workers", [0, pytest.param(1, marks=pytest.mark.soak), 2, pytest.param(4, marks=pytest.mark.soak)]
+)
 def test_interrupted_and_resumed_is_never_interrupted(whole, shapes, tiny, tmp_path, interrupt_after, workers):
     interrupt_after(4)
     config = tiny(shapes(train=5, val=1), train__steps=8, data__workers=workers, **OFTEN)
@@ -231,11 +235,18 @@ def test_a_training_that_is_not_interrupted_says_nothing_of_it(caplog):
     assert "stopping" not in caplog.text
 
 
-@pytest.mark.parametrize(("blow", "moment"), [("SIGTERM", "steps"), ("SIGTERM", "workers"), ("SIGINT", "workers")])
+@pytest.mark.parametrize(
+    ("blow", "moment"),
+    [
+        ("SIGTERM", "steps"),
+        pytest.param("SIGTERM", "workers", marks=pytest.mark.soak),
+        ("SIGINT", "workers"),
+    ],
+)
 def test_a_supervisor_ends_the_process_group_and_the_run_goes_on_later(shapes, tiny, tmp_path, blow, moment):
     run = tmp_path / "run"
     command = [sys.executable, "-m", "resight", "train", "--data", str(shapes(train=5)), "-o", str(run), "--resume"]
-    command += ["--model", "resnet18", "--start", "none", "--size", "64,96", "--batch", "2", "--device", "cpu"]
+    command += ["--model", "test_efficientnet", "--start", "none", "--size", "64,96", "--batch", "2", "--device", "cpu"]
     process = subprocess.Popen(
         [*command, "--set", "data.workers=1"],
         stderr=subprocess.PIPE,
@@ -271,9 +282,10 @@ main()
 """
 
 
-def test_a_signal_after_the_training_does_not_change_how_it_ended(whole):
+def test_a_signal_after_the_training_does_not_change_how_it_ended(whole, tmp_path):
+    run = shutil.copytree(whole, tmp_path / "run")
     environment = os.environ | {"PYTHONPATH": str(Path(resight.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", LATE, whole], env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", LATE, run], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "8 steps in" in done.stdout
 
@@ -306,6 +318,7 @@ def test_resume_starts_where_there_is_nothing_and_where_nothing_was_saved(shapes
 
 
 def test_a_run_goes_on_with_its_own_model_and_classes_only(whole, shapes, tiny, squares, tmp_path):
+    whole = shutil.copytree(whole, tmp_path / "run")
     from dataclasses import replace
 
     from resight.data.records_folder import write_records_folder
@@ -427,7 +440,8 @@ def test_a_dry_run_tells_its_plan_once_and_writes_nothing(shapes, tmp_path, monk
     assert "run folder run" in said.stdout and os.listdir() == []
 
 
-def test_a_dry_run_of_a_run_that_goes_on_refuses_what_the_training_would(whole, shapes, tiny):
+def test_a_dry_run_of_a_run_that_goes_on_refuses_what_the_training_would(whole, shapes, tiny, tmp_path):
+    whole = shutil.copytree(whole, tmp_path / "run")
     before = state_of(whole)
     config = tiny(shapes(train=5, val=1), train__steps=9, **OFTEN)
     assert "nothing was trained" in train(config, whole, resume=True, dry_run=True).text()
@@ -518,8 +532,9 @@ def test_older_checkpoints_are_kept_as_many_as_asked_for(shapes, tiny, tmp_path)
 def test_it_learns_the_pictures_it_is_shown(shapes, tiny, tmp_path):
     config = tiny(
         shapes(train=6),
+        model__name="tf_efficientnet_lite0",
         model__start="pretrained",
-        train__steps=60,
+        train__steps=35,
         train__batch_size=3,
         train__learning_rate=0.002,
         train__warmup_steps=5,
