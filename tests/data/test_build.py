@@ -15,7 +15,7 @@ from resight.boxes import Annotation, Box
 from resight.data.build import build_data, write_records
 from resight.data.records import open_records
 from resight.data.sources import Source
-from resight.errors import ResightError
+from resight.errors import Problem, ResightError
 from resight.labels import LabelItem, LabelMap
 
 CLASSES = ("stop", "yield", "merge")
@@ -219,6 +219,15 @@ def test_what_is_mended_is_counted(tmp_path: Path) -> None:
     assert (records["turned.jpg"].width, records["turned.jpg"].height) == (60, 80)
     np.testing.assert_allclose(records["turned.jpg"].boxes, [[40, 10, 60, 30]], atol=1e-3)
     np.testing.assert_allclose(records["clip.jpg"].boxes, [[0, 0, 30, 60], [20, 20, 40, 30]], atol=1e-3)
+
+
+def test_a_split_made_anew_settles_what_the_source_parts_twice(photos: list[Annotation], tmp_path: Path) -> None:
+    conflict = Problem("error", "split_conflict", "data.yaml", "4 images of val are also in train")
+    source = Source("yolo", "", photos, problems=[conflict])
+    with pytest.raises(ResightError, match="4 images of val"):
+        write_records(source, tmp_path / "out")
+    report = write_records(source, tmp_path / "out", split="random")
+    assert not report.left_out and [p.level for p in report.problems] == ["warning"]
 
 
 def test_near_duplicates_and_tracks_stay_together_and_leak_when_shuffled(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import gzip
 import io
 import json
 import pickle
@@ -279,6 +280,21 @@ def test_damage_is_named_whole_or_left_out_and_counted(tmp_path):
     with pytest.raises(ResightError, match="CRC") as caught:
         split[2]
     assert caught.value.where == split.where(2) == f"{path}, byte {offsets[4]}"
+
+
+def test_pixels_in_place_of_shares_and_compressed_files_are_named(tmp_path):
+    size = (64, 48)
+    far = record([tuple(side * size[at % 2] for at, side in enumerate(A))], picture=image(size=size))
+    problems = open_records(foreign(tmp_path / "pixels", train=[far])).problems
+    (problem,) = [problem for problem in problems if problem.kind == "pixel_box"]
+    assert problem.level == "error" and problem.where.endswith("train.record") and "shares" in problem.message
+    folder = foreign(tmp_path / "packed", train=[record([A])])
+    path = folder / "train.record"
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(ResightError, match="gunzip it first") as caught:
+        open_records(folder)
+    assert str(path) in caught.value.where and "skip" not in caught.value.fix
+    assert "gunzip it first" in open_records(folder, on_bad_record="skip").problems[0].message
 
 
 def test_a_record_without_an_image_is_damage_too(tmp_path):

@@ -133,7 +133,7 @@ def test_a_compressed_file_is_named_as_such(tmp_path):
     (tmp_path / "a.gz").write_bytes(gzip.compress((tmp_path / "a").read_bytes()))
     with pytest.raises(ResightError) as caught:
         list(read_tfrecord(tmp_path / "a.gz"))
-    assert "gunzip" in caught.value.fix
+    assert "gunzip" in caught.value.message
 
 
 def test_files_that_cannot_be_opened_are_our_error(tmp_path):

@@ -170,7 +170,13 @@ def write_records(
 
     names = _class_names(source, rename or {}, classes, label_map)
     items, problems = _unique_ids(_select(source.annotations, names, background, left_out))
-    problems += source.problems
+    problems += [
+        # What the source's own splits contradict is of no matter where they are not followed.
+        replace(problem, level="warning")
+        if problem.kind == "split_conflict" and split not in ("auto", "given")
+        else problem
+        for problem in source.problems
+    ]
     # Splitting once without hashes finds a bad rule before the long part, and tells whether hashes are needed.
     shares = {"test_fraction": test_fraction, "val_fraction": val_fraction}
     rules: dict[str, Any] = {"group_by": group_by, **shares, "seed": seed}

@@ -50,10 +50,17 @@ class Match:
 
 class FileSearch:
     """Finds files, by absolute paths with "/" between folders. A search takes time linear in the length of the name,
-    and next to none in the number of files."""
+    and next to none in the number of files.
 
-    def __init__(self, paths: Iterable[str]) -> None:
-        self._all = _Sharing(list(dict.fromkeys(paths)), 0)
+    Args:
+        paths: the files.
+        below: a folder of which ``paths`` has every image; "" where there is none.
+    """
+
+    def __init__(self, paths: Iterable[str], below: str = "") -> None:
+        self._paths = dict.fromkeys(paths)
+        self._all = _Sharing(list(self._paths), 0)
+        self._below = f"{below}/" if below else "\0"
         self._places: dict[tuple[str, ...], tuple[list[str], set[str]]] = {}
 
     @cached_property
@@ -75,7 +82,7 @@ class FileSearch:
         name, folders = _rooted(name, folders)
         existing, loosened = self._places.get(tuple(folders)) or self._add_places(tuple(folders))
         for folder in existing:
-            if os.path.isfile(path := f"{folder}/{name}"):
+            if (path := f"{folder}/{name}") in self._paths or (not self._is_listed(path) and os.path.isfile(path)):
                 return Match(path)
         parts = [part for part in name.split("/") if part]
         sharing = self._all
@@ -97,6 +104,10 @@ class FileSearch:
                 files = [path for path in files if before in map(_loose, path.split("/")[:-1])]
         found = _best(files, sharing, end, [*near, *parts[: -sharing.depth]])
         return Match(found.path, PATH) if found.path and sharing.depth < len(parts) else found
+
+    def _is_listed(self, path: str) -> bool:
+        """Whether ``path``, if it were there, would be among the paths."""
+        return path.startswith(self._below) and path.lower().endswith(IMAGE_SUFFIXES) and "/." not in path
 
     def _add_places(self, folders: tuple[str, ...]) -> tuple[list[str], set[str]]:
         existing = [folder.rstrip("/") for folder in folders if not folder or os.path.isdir(folder)]
@@ -140,6 +151,8 @@ def _best(files: Sequence[str], sharing: _Sharing, end: Sequence[str], hints: It
         if len(same) != 1:
             return Match(candidates=tuple((same or files)[:_MOST]))
         files = same
+    if len(files) == 1:
+        return Match(files[0], rung(name, sharing.tail(files[0])))
     by_rung = defaultdict(list)
     for path in files:
         by_rung[rung(name, sharing.tail(path))].append(path)
@@ -151,7 +164,7 @@ def _best(files: Sequence[str], sharing: _Sharing, end: Sequence[str], hints: It
         likely = {_loose(hint) for hint in hints}
         shared = [len(likely.intersection(map(_loose, path.split("/")[:-1]))) for path in best]
         best = [path for path, number in zip(best, shared, strict=True) if number == max(shared)]
-    return Match(best[0], least) if len(best) == 1 else Match(candidates=tuple(best))
+    return Match(best[0], least) if len(best) == 1 else Match(candidates=tuple(sorted(best)))
 
 
 def rung(name: str, other: str) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..boxes import SPLITS
 from ..config import DataConfig
-from ..errors import Problem, ResightError, listed
+from ..errors import Problem, ResightError, counted, listed
 from ..files import SMALL, decode_text, parse_json, read_text
 from ..labels import LabelMap
 from . import storage
@@ -29,6 +29,9 @@ from .tfrecord import ShardReader
 log = logging.getLogger(__name__)
 
 INFO = "dataset.json"
+
+
+_PIXELS = 3  # a share of a side this large cannot be meant
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,6 +178,7 @@ def open_configured(data: DataConfig) -> Records:
         splits[name] = _split(name, files, first, index, labels, data.as_stored, problems, cache)
         first += len(files)
     problems.extend(_label_problems(splits, labels, map_file))
+    problems.extend(problem for split in splits.values() if (problem := _pixel_problem(split)))
     return Records(root, labels, splits, info, index.digest, problems)
 
 
@@ -231,6 +235,20 @@ def _label_problems(splits: dict[str, RecordSplit], labels: LabelMap, map_file: 
     return problems
 
 
+def _pixel_problem(split: RecordSplit) -> Problem | None:
+    """Corners in pixels, where records hold shares of the image: everything would lie far outside."""
+    records, boxes = split.index.records, split.index.boxes["boxes"]
+    sizes = np.repeat(np.stack([records["width"], records["height"]], axis=1), records["count"], axis=0)
+    beyond = int((boxes > _PIXELS * np.tile(sizes, 2)).any(axis=1).sum())
+    if not beyond or beyond < len(boxes) / 2:
+        return None
+    message = (
+        f"{beyond:,} of {counted(len(boxes), 'box', 'boxes')} of {split.name} have corners far above 1: these look "
+        "like pixels, and records hold shares of the image's sides"
+    )
+    return Problem("error", "pixel_box", split.shards[0], message)
+
+
 def _report_damage(index: Index, on_bad: str, problems: list[Problem]) -> None:
     if on_bad == "skip":
         problems.extend(Problem("error", "damaged_record", where, message) for where, message in index.damaged)
@@ -239,6 +257,8 @@ def _report_damage(index: Index, on_bad: str, problems: list[Problem]) -> None:
     if others:
         message += f"; {len(others)} more damaged: {listed((f'{w}: {m}' for w, m in others), 5)}"
     fix = "Copy or build the records again, or train without the damaged ones: train --set data.on_bad_record=skip."
+    if "gunzip" in message:
+        fix = ""  # nothing would be left
     raise ResightError(message, where=where, fix=fix)
 
 

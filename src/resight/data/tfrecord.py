@@ -210,7 +210,8 @@ class _File:
         if offset == 0:
             fix = "Is this a TFRecord file? Copy or download it again."
             if self.read(2, 0) == b"\x1f\x8b":
-                fix = "The file is compressed: gunzip it first."
+                message = "the file is compressed by gzip: gunzip it first"
+                fix = "Name it *.gz, as gunzip asks for that."
         return ResightError(message, where=f"{self.path}, byte {offset}", fix=fix)
 
 

@@ -132,6 +132,62 @@ def test_what_is_wrong_is_named_with_its_place(tmp_path, put, images, change, ki
     assert found and says in found[0].message and "[" in found[0].where
 
 
+def test_two_images_of_one_id_are_both_left_out(tmp_path, put, images):
+    images("a.png", "b.png", "c.png")
+    content = document("a.png", "b.png", "c.png")
+    content["images"][1]["id"] = 1
+    put("set.json", json.dumps(content))
+    source = read_source(tmp_path)
+    assert [a.filename for a in source.annotations] == ["c.png"]
+    first, second = [p for p in source.problems if p.kind == "duplicate_id"]
+    assert all("a.png" in p.message and "b.png" in p.message for p in (first, second))
+
+
+@pytest.mark.parametrize(("ids", "references"), [(str, int), (int, str)])
+def test_ids_match_whether_text_or_number(tmp_path, put, images, ids, references):
+    images("a.png", "b.png")
+    content = document("a.png", "b.png")
+    for item in content["images"] + content["categories"]:
+        item["id"] = ids(item["id"])
+    for item in content["annotations"]:
+        item |= {key: references(item[key]) for key in ("image_id", "category_id")}
+    put("set.json", json.dumps(content))
+    source = read_source(tmp_path)
+    assert [(p.kind, p.level) for p in source.problems] == [("id_types", "warning")]
+    assert [box.label for box in source.annotations[0].boxes] == ["apple", "zebra"]
+    content["annotations"][0]["image_id"] = "01"
+    put("set.json", json.dumps(content))
+    (problem,) = [p for p in read_source(tmp_path).problems if p.kind == "malformed"]
+    assert "'01'" in problem.message and repr(content["images"][0]["id"]) in problem.message
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "box"),
+    [
+        ([[50, 60, 121, 60, 121, 161]], (50, 60, 121, 161)),
+        ([[5, 6, 7, 6, 7, 9], [1, 8, 2, 8, 2.5, 20]], (1, 6, 7, 20)),
+        ([5, 6, 7, 6, 7, 9], (5, 6, 7, 9)),
+        ({"size": [80, 100], "counts": "abc"}, "RLE"),
+        ([[1, 2, 3]], "segmentation"),
+        ([["x", 2, 3, 4, 5, 6]], "segmentation is 'x'"),
+    ],
+)
+def test_polygons_without_a_bbox_and_addresses_without_a_name(tmp_path, put, images, segmentation, box):
+    images("val2017/a.png", "val2017/b.png")
+    content = document("a.png", "b.png")
+    for image in content["images"]:
+        image["coco_url"] = f"http://host/val2017/{image.pop('file_name')}"
+    content["annotations"] = [{"id": 1, "image_id": 1, "category_id": 7, "segmentation": segmentation}]
+    put("lvis_v1_val.json", json.dumps(content))
+    source = read_source(tmp_path)
+    if isinstance(box, tuple):
+        assert [a.filename for a in source.annotations] == ["a.png", "b.png"]
+        assert [b.xyxy for b in source.annotations[0].boxes] == [box]
+        assert [(p.kind, p.level) for p in source.problems] == [("inexact_name", "warning")]
+    else:
+        assert [p.kind for p in source.problems] == ["malformed", "inexact_name"] and box in source.problems[0].message
+
+
 def test_whole_numbers_written_as_floats_are_ids(tmp_path, put, images):
     images("a.png", "b.png")
     content = document("a.png", "b.png")

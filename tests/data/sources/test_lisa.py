@@ -99,6 +99,13 @@ def test_bad_lines_are_all_named_and_their_frames_left_out(tmp_path, put, images
     assert all(p.level == "error" and "allAnnotations.csv" in p.where for p in source.problems)
 
 
+def test_frames_of_a_track_may_lack_their_number(tmp_path, put, images):
+    images("a.jpg", "b.jpg", "c.jpg")
+    put("allAnnotations.csv", table(row("a.jpg", number=""), row("b.jpg", number=7), row("c.jpg", number=400)))
+    source = read_source(tmp_path)
+    assert not source.problems and {a.group for a in source.annotations} == {"vid0/a.avi#0"}
+
+
 def test_missing_frames_stay_in_to_be_found_missing(tmp_path, put, images):
     images("a.png")
     put("allAnnotations.csv", table(row("a.png"), row("vid0/b.png"), row("vid0/c.png")))

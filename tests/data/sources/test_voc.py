@@ -163,6 +163,27 @@ def test_a_corner_that_is_no_number_costs_its_box_and_not_the_image(tmp_path, pu
     assert "box 2 (bad) has corners that are no numbers" in found.problems[0].message
 
 
+@pytest.mark.parametrize("written", ["(88, 100)", "12px", "1,5"])
+def test_a_corner_is_shown_as_it_is_written_and_a_mark_is_no_part_of_it(tmp_path, put, images, written):
+    images("a.jpg")
+    put("a.xml", xml(objects=(("good", ("\ufeff5", 5, 50, 50)), ("bad", (1, written, 30, 40)))))
+    (annotation,) = read_source(tmp_path).annotations
+    assert annotation.boxes[0].xyxy == (5, 5, 50, 50)
+    (problem,) = inspect(annotation).problems
+    assert problem.kind == "bad_box" and f"'{written}'" in problem.message and "nan" not in problem.message
+
+
+def test_an_image_that_could_be_one_of_two_is_named_with_both(tmp_path, put, images):
+    images("a.png", "a.bmp", "JPEGImages/b.jpg", "SegmentationClass/b.png", "c.PNG")
+    put("a.xml", xml(""))
+    put("Annotations/b.xml", xml(""))
+    put("C.xml", xml("C.png"))
+    source = read_source(tmp_path)
+    assert [a.source_id for a in source.annotations] == ["JPEGImages/b.jpg", "c.PNG"]
+    (problem,) = [p for p in source.problems if p.level == "error"]
+    assert problem.kind == "ambiguous_image" and "a.bmp, a.png" in problem.message and "a.xml" in problem.where
+
+
 def test_entities_do_not_explode(tmp_path, put, images):
     images("a.jpg")
     entities = '<!ENTITY e0 "x">' + "".join(f'<!ENTITY e{i} "{f"&e{i - 1};" * 10}">' for i in range(1, 12))

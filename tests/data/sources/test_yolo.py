@@ -41,7 +41,8 @@ def test_the_yaml_tells_names_and_splits(tmp_path, put, images, names, yaml, lay
     for path in (tmp_path, file):
         source = read_source(path)
         assert source.format == "yolo" and "data.yaml" in source.note
-        assert source.classes == ("no", "yes") and source.has_split and not source.problems
+        assert source.classes == ("no", "yes") and source.has_split
+        assert [problem.kind for problem in source.problems] == ["missing_label"]
         assert {(a.filename, a.split, tuple(boxes(a))) for a in source.annotations} == {
             ("train_a.jpg", "train", (("yes", BOX),)), ("train_empty.jpg", "train", ()),
             ("val_a.jpg", "val", (("yes", BOX),)), ("val_empty.jpg", "val", ()),
@@ -165,6 +166,119 @@ def test_labels_without_image_and_images_that_are_none(tmp_path, put, images):
     assert [len(a.boxes) for a in source.annotations] == [1, 0]  # c.jpg stays, to be found unreadable
 
 
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("images/d\u00e9j\u00e0.jpg", "labels/de\u0301ja\u0300.txt"),
+        ("images/Capture d\u00e9cran.jpg", "labels/Capture%20d%C3%A9cran.txt"),
+        ("images/Capture%20d%C3%A9cran.jpg", "labels/Capture d\u00e9cran.txt"),
+        ("images/A.JPG", "labels/A.TXT"),
+        ("images/IMG_1.jpg", "labels/img_1.txt"),
+        ("images/train/b.jpg", "Labels/train/b.txt"),
+    ],
+)
+def test_the_label_file_of_another_writing(tmp_path, put, images, image, label):
+    images(image, "images/plain.jpg")
+    put(label, LINE)
+    put("labels/plain.txt", LINE)
+    put("data.yaml", "names: [no, yes]".replace("no, yes", "'no', 'yes'"))
+    source = read_source(tmp_path)
+    assert [boxes(a) for a in source.annotations] == [[("yes", BOX)]] * 2
+    assert {(p.kind, p.level) for p in source.problems} <= {("inexact_name", "warning")}
+
+
+def test_images_that_share_a_label_file_are_left_out(tmp_path, put, images):
+    images("images/0.jpg", "images/1.jpg", "images/1.png", "images/A.jpg", "images/a.jpg")
+    for stem in "01a":
+        put(f"labels/{stem}.txt", LINE)
+    source = read_source(tmp_path)
+    assert [a.filename for a in source.annotations] == ["0.jpg", "A.jpg", "a.jpg"]
+    assert [len(a.boxes) for a in source.annotations] == [1, 0, 1]  # a.txt is that of a.jpg
+    found = [p for p in source.problems if p.kind == "ambiguous_image"]
+    assert len(found) == 2 and all("1.jpg" in p.message and "1.png" in p.message for p in found)
+    assert all(p.where.endswith("labels/1.txt") for p in found)
+
+
+def test_images_without_a_label_file_are_counted_and_are_no_background_where_names_differ(tmp_path, put, images):
+    images("images/a.jpg", "images/b.jpg")
+    put("labels/a.txt", LINE)
+    put("classes.txt", "no\nyes")
+    source = read_source(tmp_path)
+    assert len(source.annotations) == 2
+    (problem,) = source.problems
+    assert (problem.kind, problem.level) == ("missing_label", "warning") and "1 of 2 images" in problem.message
+    put("labels/b2.txt", LINE)
+    source = read_source(tmp_path)
+    assert [a.filename for a in source.annotations] == ["a.jpg"]
+    assert [(p.kind, p.level) for p in source.problems] == [("missing_image", "error"), ("missing_label", "error")]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["0 .27 .46 .22 .42 .2 .3 .3 .5", "0 .5 .5 .4 .4 .4 .4 .6 .6 .5 .55 .52 .4 .48 .61"],
+)
+def test_key_points_are_no_polygon_in_silence(tmp_path, put, images, line):
+    images("images/a.jpg", "images/b.jpg")
+    put("labels/a.txt", line)
+    put("labels/b.txt", line)
+    put("data.yaml", "names: [x]\n")
+    with pytest.raises(ResightError, match="key points, or polygons") as caught:
+        read_source(tmp_path)
+    assert "kpt_shape: [" in caught.value.fix and "data.yaml" in caught.value.fix
+    put("data.yaml", "names: [x]\nkpt_shape: [2, 2]\n")
+    taken = read_source(tmp_path).annotations[0].boxes[0]
+    put("data.yaml", "names: [x]\ntask: segment\n")
+    source = read_source(tmp_path)
+    assert source.annotations[0].boxes[0] != taken and [p.kind for p in source.problems] == ["polygons"]
+
+
+def test_key_points_with_visibility_are_recognised(tmp_path, put, images):
+    images("a.jpg")
+    put("a.txt", "0 .5 .5 .2 .25 .9 .9 2 .1 .1 1\n0 .5 .5 .2 .25 0 0 0 .1 .1 2\n")
+    put("data.yaml", "names: [x]\n")
+    source = read_source(tmp_path)
+    assert boxes(source.annotations[0]) == [("x", BOX)] * 2
+    assert [(p.kind, p.level) for p in source.problems] == [("keypoints", "warning")]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "0 .4 .4 .6 .4 .6 .6 .4 .6",  # a rectangle by its corners
+        "0 .4 .42 .6 .4 .62 .6 .4 .61",  # nearly one
+        "0 .5 .5 .6 .6 .4 .6\n0 .5 .5 .6 .6 .4 .6 .5 .4",  # of several lengths
+        "0 .1 .1 .9 .1 .9 .9",  # no box within the image
+    ],
+)
+def test_polygons_are_told_from_key_points(tmp_path, put, images, lines):
+    images("a.jpg")
+    put("a.txt", lines)
+    put("classes.txt", "x")
+    assert [(p.kind, p.level) for p in read_source(tmp_path).problems] == [("polygons", "warning")]
+
+
+def test_folders_of_another_machine_are_found_by_the_end_of_their_path(tmp_path, put, images):
+    for split in ("train", "val"):
+        images(f"set/images/{split}/a.jpg")
+        put(f"set/labels/{split}/a.txt", LINE)
+    test = "test: /content/drive/set/images/test"
+    put("x.yaml", f"names: [a, b]\ntrain: C:\\Users\\me\\set\\images\\train\nval: /content/set/images/val/\n{test}\n")
+    for path in (tmp_path, tmp_path / "x.yaml"):
+        source = read_source(path)
+        assert [(a.split, len(a.boxes)) for a in source.annotations] == [("train", 1), ("val", 1)]
+        assert [p.kind for p in source.problems] == ["inexact_name", "inexact_name", "missing_folder"]
+
+
+def test_a_val_that_is_train_is_one_sentence(tmp_path, put, images):
+    for at in range(4):
+        images(f"train/images/{at}.jpg")
+        put(f"train/labels/{at}.txt", LINE)
+    put("data.yaml", "names: [a, b]\ntrain: train/images\nval: train/images\n")
+    (problem,) = read_source(tmp_path).problems
+    assert (problem.level, problem.kind) == ("error", "split_conflict")
+    assert problem.message.startswith("4 images of val are also in train") and "--split group" in problem.message
+
+
 def test_two_numbers_of_one_name_are_named(tmp_path, put, images):
     images("a.jpg")
     put("a.txt", LINE)
@@ -217,6 +331,8 @@ def test_damaged_files(tmp_path, damage, survives, data):
 @example("names: [1, a]\ntrain: 2024-13-45\n")
 @example("names: {a: b}\n")
 @example("names: {[1]: b}\n")
+@example("names: {.inf: a}\n")
+@example("names: [x]\nnc: !!bool 3\n")
 @example("names: &a [*a]\n")
 @example("names: x.names\n")
 @example("names: [x]\ntrain: {a: b}\n")

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from ...boxes import Box
@@ -16,20 +17,9 @@ from ...errors import ResightError, listed, shown
 from ...files import LARGE, read_json
 from .labelme import is_labelme
 from .labelstudio import is_labelstudio
-from .source import (
-    LABEL_STUDIO,
-    Gathering,
-    Source,
-    Tree,
-    folders_of,
-    is_label_studio,
-    number,
-    peek,
-    size,
-    split_of,
-    stem_of,
-    text,
-)
+from .shapes import around
+from .source import LABEL_STUDIO, Gathering, Source, Tree, folders_of, is_label_studio, peek, split_of, stem_of
+from .values import number, size, text
 
 NAME = "coco"
 LOOKS_FOR = "a JSON with the lists 'images' (of 'file_name's) and 'annotations' (of 'bbox'es)"
@@ -73,7 +63,7 @@ def _is_coco(head: str, named: bool) -> bool:
     if is_labelme(head) or is_labelstudio(head):
         return False
     return named or bool(
-        (re.search(r'"images"\s*:\s*\[', head) and '"file_name"' in head)
+        (re.search(r'"images"\s*:\s*\[', head) and ('"file_name"' in head or '"coco_url"' in head))
         or (re.search(r'"annotations"\s*:\s*\[', head) and ('"bbox"' in head or '"image_id"' in head))
     )
 
@@ -116,28 +106,28 @@ def _read_file(gathering: Gathering, name: str, document: dict[str, Any], catego
         where = f"{file}: images[{at}]"
         try:
             key = _id(item, "id")
-            path = gathering.locate(text(item.get("file_name"), "file_name"), places, file=file, where=where)
+            path = gathering.locate(_file_name(item), places, file=file, where=where)
             width, height = size(item.get("width"), "width"), size(item.get("height"), "height")
         except ValueError as error:
             gathering.malformed(where, error)
             continue
         if key in paths:
-            gathering.problem("duplicate_id", where, f"image id {key} is also that of {paths[key]}")
+            message = f"image id {key} is that of {gathering.tree.name(paths[key])} and of {gathering.tree.name(path)}"
+            gathering.unclear(where, message, paths[key], path, kind="duplicate_id")
             continue
         if gathering.images.get(path) and file in gathering.images[path].boxes:
-            gathering.problem("duplicate_image", where, f"lists {path} a second time")
+            message = f"lists {gathering.tree.name(path)} a second time"
+            gathering.unclear(where, message, path, kind="duplicate_image")
         paths[key] = path
         image = gathering.image(path, file=file, where=where, split=split)
         image.width, image.height = image.width or width, image.height or height
-    ids = set()
+    ids, matched = set(), set[str]()
     for at, item in enumerate(document["annotations"]):
         where, path = f"{file}: annotations[{at}]", ""
         try:
-            key = _id(item, "image_id")
-            if key not in paths:
-                raise ValueError(f"image_id {key} is not among the images")
+            key = _key(item, "image_id", paths, "images", matched)
             path = paths[key]
-            box = _box(item, categories)
+            box = _box(item, categories, matched)
         except ValueError as error:
             gathering.malformed(where, error, path)
             continue
@@ -147,21 +137,56 @@ def _read_file(gathering: Gathering, name: str, document: dict[str, Any], catego
             ids.add(item["id"])
         used.add(box.label)
         gathering.images[path].boxes[file].append(box)
+    if matched:
+        message = f"ids are text in one list and numbers in another, and are matched: {listed(sorted(matched), 3)}"
+        gathering.problem("id_types", file, message, "warning")
     return used
 
 
-def _box(item: dict[str, Any], categories: dict[object, str]) -> Box:
-    category = _id(item, "category_id")
-    if category not in categories:
-        known = f"categories {listed(categories, 5)}" if categories else "'categories', which is empty or missing"
-        raise ValueError(f"category_id {category} is not among the {known}")
+def _file_name(item: object) -> str:
+    """Of an image; LVIS has addresses only."""
+    names = item if isinstance(item, dict) else {}
+    return text(names.get("file_name") or names.get("coco_url"), "file_name")
+
+
+def _box(item: dict[str, Any], categories: dict[object, str], matched: set[str]) -> Box:
+    category = categories[_key(item, "category_id", categories, "categories", matched)]
     bbox = item.get("bbox")
-    if not isinstance(bbox, list) or len(bbox) != 4:
+    if not bbox and item.get("segmentation"):
+        xmin, ymin, xmax, ymax = _around(item["segmentation"])
+    elif isinstance(bbox, list) and len(bbox) == 4:
+        xmin, ymin, width, height = (number(side, "bbox") for side in bbox)
+        xmax, ymax = xmin + width, ymin + height
+    else:
         raise ValueError(f"bbox is {shown(bbox)}, not [x, y, width, height]")
-    x, y, width, height = (number(side, "bbox") for side in bbox)
     area = number(item["area"], "area") if item.get("area") is not None else 0.0
     crowd = item.get("iscrowd") in (1, True, "1")
-    return Box(categories[category], x, y, x + width, y + height, crowd=crowd, area=area if area > 0 else None)
+    return Box(category, xmin, ymin, xmax, ymax, crowd=crowd, area=area if area > 0 else None)
+
+
+def _around(segmentation: object) -> tuple[float, float, float, float]:
+    """The box around all polygons of an object."""
+    if isinstance(segmentation, dict):
+        raise ValueError("has an RLE mask and no bbox: export boxes with it, or polygons")
+    polygons = segmentation if isinstance(segmentation, list) else []
+    polygons = polygons if all(isinstance(polygon, list) for polygon in polygons) else [polygons]
+    if not polygons or any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
+        raise ValueError(f"segmentation is {shown(segmentation)}, not polygons [[x, y, x, y, x, y, ...], ...]")
+    corners = ([number(side, "segmentation") for side in polygon] for polygon in polygons)
+    return around(point for sides in corners for point in zip(sides[::2], sides[1::2], strict=True))
+
+
+def _key(item: object, name: str, known: dict[object, str], among: str, matched: set[str]) -> int | str:
+    """An id as ``known`` has it: a number also where that is text, and the other way round."""
+    key = _id(item, name)
+    if key in known:
+        return key
+    other = str(key) if isinstance(key, int) else int(key) if re.fullmatch(r"0|-?[1-9]\d{0,17}", key) else None
+    if other is not None and other in known:
+        matched.add(f"{name} {key!r} is {other!r}")
+        return other
+    some = f"{among} {listed(map(repr, islice(known, 6)), 5)}" if known else f"'{among}', which is empty or missing"
+    raise ValueError(f"{name} {shown(key)} is not among the {some}")
 
 
 def _id(item: object, key: str) -> int | str:

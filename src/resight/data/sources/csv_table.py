@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from ...boxes import Box
 from ...errors import listed
-from .source import Gathering, Source, Tree, folders_of, number, peek, size, split_of, stem_of, text
+from .source import Gathering, Source, Tree, folders_of, peek, split_of, stem_of
+from .values import number, size, text
 
 NAME = "csv"
 LOOKS_FOR = "a CSV with the columns filename, class, xmin, ymin, xmax, ymax"

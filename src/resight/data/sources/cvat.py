@@ -16,7 +16,8 @@ from ...errors import ResightError, counted, listed
 from ...files import LARGE, read_xml
 from ..exif import Habit
 from .shapes import Corners, Size, around, around_ellipse, around_rotated, point
-from .source import Gathering, Source, Tree, flag, folders_of, number, peek, size, split_of, text
+from .source import Gathering, Source, Tree, folders_of, peek, split_of
+from .values import flag, number, size, text
 
 NAME = "cvat"
 LOOKS_FOR = "CVAT's XML with the root element <annotations> (its export 'CVAT for images 1.1')"

@@ -17,7 +17,8 @@ from ...files import LARGE, read_json
 from ...progress import track
 from ..exif import Habit
 from .shapes import Corners, Size, around, around_ellipse, point
-from .source import Gathering, Source, Tree, folders_of, peek, size, split_of, stem_of, text
+from .source import Gathering, Source, Tree, folders_of, peek, split_of, stem_of
+from .values import size, text
 
 NAME = "labelme"
 LOOKS_FOR = "JSON files with 'shapes' and 'imagePath', as LabelMe writes them"

@@ -19,7 +19,8 @@ from ...files import LARGE, read_json
 from ..file_search import PATH, Match
 from ..images import IMAGE_SUFFIXES, probe_file
 from .shapes import Corners, Size, around, around_ellipse, around_rotated, point
-from .source import LABEL_STUDIO, Gathering, Source, Tree, folders_of, number, peek, size, split_of, stem_of, text
+from .source import LABEL_STUDIO, Gathering, Source, Tree, folders_of, peek, split_of, stem_of
+from .values import number, size, text
 
 NAME = "labelstudio"
 LOOKS_FOR = "a JSON list of tasks with 'data' and 'annotations', as Label Studio exports it (JSON or JSON-MIN)"

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from ...boxes import Box
 from ...errors import listed
-from .source import Gathering, Source, Tree, flag, number, peek, text
+from .source import Gathering, Source, Tree, peek
+from .values import flag, number, text
 
 NAME = "lisa"
 LOOKS_FOR = "a CSV with the header 'Filename;Annotation tag;Upper left corner X;...'"
@@ -80,13 +81,11 @@ def _read_file(
         video, track = row.get("origin file", ""), row.get("origin track", "")
         if video and image not in tracks:
             key = tracks[image] = (f"{folder}/{video}" if folder else video, track)
+            frames = ranges.setdefault(key, [])
             number_text = row.get("origin frame number", "")
             if number_text.isascii() and number_text.isdecimal() and len(number_text) < 10:
-                first_last = ranges.setdefault(key, [int(number_text)] * 2)
-                first_last[0] = min(first_last[0], int(number_text))
-                first_last[1] = max(first_last[1], int(number_text))
-            else:
-                ranges.setdefault(key, [])
+                frames.append(int(number_text))
+                frames[:] = min(frames), max(frames)
 
 
 def _clusters(ranges: dict[tuple[str, str], list[int]]) -> dict[tuple[str, str], str]:

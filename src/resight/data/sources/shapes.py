@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from .source import number
+from .values import number
 
 Corners = tuple[float, float, float, float]  # xyxy pixels
 Size = tuple[int | None, int | None]  # width and height of an image in pixels, where they are known

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import islice
 from typing import Literal
 
@@ -18,9 +17,10 @@ from ...boxes import SPLIT_WORDS, Annotation, Box, Split
 from ...errors import Problem, ResightError, counted, listed, reading, shown
 from ...files import encoding_of, odd_kind, open_file, read_text
 from ..exif import Habit
-from ..file_search import WORDS, FileSearch, Match
+from ..file_search import PATH, WORDS, FileSearch, Match
 from ..images import IMAGE_SUFFIXES
 from ..storage import is_remote
+from .values import is_text, text
 
 _LISTED = 200_000  # files below one that is named
 # Boxes are drawn in a browser, which turns photographs; its converter to COCO states the size of the pixels as stored.
@@ -92,17 +92,36 @@ class Tree:
         """The files that are images by their suffix."""
         return tuple(name for name in self.files if name.lower().endswith(IMAGE_SUFFIXES))
 
+    @cached_property
+    def around(self) -> tuple[str, ...]:
+        """``files``; where one file was named those around it, none where they are more than are listed in a moment:
+        in a part of them nobody could tell what is there only once."""
+        if not self.only:
+            return self.files
+        names = tuple(islice(_walk(self.root), _LISTED + 1))
+        return names if len(names) <= _LISTED else ()
+
+    @cached_property
+    def _by_suffix(self) -> dict[str, list[str]]:
+        by_suffix = defaultdict(list)
+        for name in [self.only] if self.only else self.files:
+            by_suffix[os.path.splitext(name)[1].lower()].append(name)
+        return by_suffix
+
     def candidates(self, *suffixes: str) -> list[str]:
-        """Files with one of these suffixes; the named file alone, where there is one."""
-        return [name for name in ([self.only] if self.only else self.files) if name.lower().endswith(suffixes)]
+        """Files with one of these suffixes, sorted; the named file alone, where there is one."""
+        return sorted(name for suffix in suffixes for name in self._by_suffix.get(suffix, ()))
 
     def path(self, name: str) -> str:
         return os.path.normpath(os.path.join(self.root, name))
 
     def name(self, path: str) -> str:
         """The inverse of ``path``; a path elsewhere stays as it is."""
-        prefix = os.path.join(self.root, "")
-        return path[len(prefix) :].replace(os.sep, "/") if path.startswith(prefix) else path
+        return path[len(self._prefix) :].replace(os.sep, "/") if path.startswith(self._prefix) else path
+
+    @cached_property
+    def _prefix(self) -> str:
+        return os.path.join(self.root, "")
 
 
 @dataclass
@@ -125,29 +144,30 @@ class Gathering:
         self.images: dict[str, _Image] = {}
         self._names: dict[tuple[str, str], tuple[str, int]] = {}  # of annotation file and image: name there, and rung
         self._inexact: dict[int, list[str]] = defaultdict(list)  # by rung: "name is file"
+        self._in_two: dict[tuple[Split, Split], list[str]] = defaultdict(list)
         self._outside: list[str] = []
         self._without_box: dict[str, list[str]] = defaultdict(list)  # by kind of shape: images
 
     @cached_property
     def search(self) -> FileSearch:
-        """All images of the tree; of a tree with one named file as many as are listed in a moment."""
-        if not self.tree.only:
-            return FileSearch(self.tree.path(name) for name in self.tree.images)
-        names = list(islice(_walk(self.tree.root), _LISTED + 1))
-        within = names if len(names) <= _LISTED else ()  # of a part nobody could tell what is there only once
-        return FileSearch(self.tree.path(name) for name in within if name.lower().endswith(IMAGE_SUFFIXES))
+        tree = self.tree
+        names = [name for name in tree.around if name.lower().endswith(IMAGE_SUFFIXES)] if tree.only else tree.images
+        return FileSearch((f"{tree.root}/{name}" for name in names), below=tree.root if names else "")
 
     def image(self, path: str, *, file: str, where: str, split: Split | None = None) -> _Image:
         """Image ``path``, with a place for the boxes that annotation ``file`` states."""
         image = self.images.setdefault(path, _Image(where))
         if split and image.split and split != image.split:
-            self.problem("split_conflict", where, f"is in {image.split} and in {split}: {path}")
+            self.in_two_splits(image.split, split, self.tree.name(path))
         image.split = image.split or split
         image.boxes.setdefault(file, [])
         return image
 
     def problem(self, kind: str, where: str, message: str, level: str = "error") -> None:
         self.problems.append(Problem("warning" if level == "warning" else "error", kind, where, message))
+
+    def in_two_splits(self, kept: Split, other: Split, name: str) -> None:
+        self._in_two[kept, other].append(name)
 
     def malformed(self, where: str, message: object, image: str = "") -> None:
         """Something that cannot be read; the image it belongs to is left out, half its boxes would mislead."""
@@ -169,6 +189,7 @@ class Gathering:
         cells by lower-case column. The image is registered before anything of the row can be refused."""
         file = self.tree.path(name)
         columns: list[str] = []
+        at = 0
         located: dict[str, str] = {}
         for line, cells in read_table(file, delimiter, quoted):
             where = f"{file}:{line}"
@@ -180,9 +201,10 @@ class Gathering:
                     raise ResightError(f"the header lacks {listed(lacking)}", where=where)
                 if repeated := [name for name, count in needed.items() if count > 1]:
                     raise ResightError(f"the header has {listed(repeated)} more than once", where=where)
+                at = columns.index("filename")
                 continue
             try:
-                frame = text(dict(zip(columns, cells, strict=False)).get("filename", ""), "filename")
+                frame = text(cells[at] if at < len(cells) else "", "filename")
             except ValueError as error:
                 self.malformed(where, error)
                 continue
@@ -198,6 +220,8 @@ class Gathering:
         at which it was expected first. What was found by another than the exact name is counted for ``source``; where
         there is no telling which image is meant, that is a problem, and the image is left out."""
         match = self.search.find(name, folders, near=folders_of(self.tree.name(file)))
+        if match.rung == PATH and tells_another_split(name, self.tree.name(match.path)):
+            match = Match()
         return self.found(name, match, os.path.join(folders[0], name), file=file, where=where)
 
     def found(self, name: str, match: Match, expected: str, *, file: str, where: str) -> str:
@@ -215,14 +239,21 @@ class Gathering:
         if match.rung and is_new:
             self._inexact[match.rung].append(f"'{name}' is {self.tree.name(path)}")
         elif not match.rung and (name.startswith("/") or ".." in name) and self.tree.name(path) == path:
-            self._outside.append(path)
+            self.outside(path)
         return path
 
-    def unclear(self, where: str, message: str, *images: str) -> None:
+    def outside(self, path: str) -> None:
+        """An annotation names an image, or a folder of them, elsewhere on this machine."""
+        self._outside.append(path)
+
+    def unclear(self, where: str, message: str, *images: str, kind: str = "ambiguous_image") -> None:
         """Something that may mean several images; those that are told are left out, as guesses would mislead."""
-        for image in images:
-            self.images.setdefault(image, _Image(where)).spoiled = True
-        self.problem("ambiguous_image", where, f"{message}; left out")
+        fresh = [path for path in images if path not in self.images or not self.images[path].spoiled]
+        for path in fresh:
+            self.images.setdefault(path, _Image(where)).spoiled = True
+            self.problem(kind, where, f"{message}; {self.tree.name(path)} is left out")
+        if not fresh:
+            self.problem(kind, where, message)
 
     def without_box(self, shape: str, image: str) -> None:
         """A shape that no box can be put around (points, a skeleton): it is left out and counted."""
@@ -230,11 +261,20 @@ class Gathering:
 
     def source(self, format: str, classes: Sequence[str] = ()) -> Source:
         """Everything gathered. Where some images have a split, those without are left out and counted."""
+        if format != "yolo":
+            self._refuse_shares(format)
+        splits = {image.split for image in self.images.values() if image.split}
+        for (kept, other), names in self._in_two.items():
+            own = "" if other in splits else f"; {other} has none of its own"
+            message = f"{counted(len(names), 'image')} of {other} {'is' if len(names) == 1 else 'are'} also in {kept}"
+            fix = "--split group or random parts them anew"
+            where = self.tree.path(self.tree.only)
+            self.problem("split_conflict", where, f"{message}, e.g. {listed(names, 3)}{own}. {fix}")
         for rung, names in self._inexact.items():
             message = f"{counted(len(names), 'image')} found under a name {WORDS[rung]}: {listed(names, 3)}"
             self.problem("inexact_name", self.tree.root, message, "warning")
         if self._outside:
-            message = f"{counted(len(self._outside), 'image')} outside of this folder: {listed(self._outside, 3)}"
+            message = f"{counted(len(self._outside), 'path')} outside of this folder: {listed(self._outside, 3)}"
             self.problem("outside_image", self.tree.root, message, "warning")
         if self._without_box:
             shapes = listed(f"{len(images):,} of kind '{kind}'" for kind, images in self._without_box.items())
@@ -244,13 +284,13 @@ class Gathering:
                 self.images[path].spoiled = True
             also = f", and {counted(len(bare), 'image')} with nothing else" if bare else ""
             self.problem("no_box_shape", self.tree.root, f"shapes without a box, left out: {shapes}{also}", "warning")
-        has_split = len({image.split for image in self.images.values() if image.split}) > 1
+        has_split = len(splits) > 1
         annotations, unassigned = [], []
         for path, image in self.images.items():
             name = self.tree.name(path)
             if image.spoiled:
                 continue
-            if not _is_text(path):
+            if not is_text(path):
                 self.problem("malformed", image.where, f"the image's file name is not UTF-8: {shown(path, 200)}")
                 continue
             if has_split and image.split is None:
@@ -279,6 +319,26 @@ class Gathering:
         path = self.tree.path(self.tree.only)
         return Source(format, path, annotations, has_split, tuple(dict.fromkeys(classes)), self.problems)
 
+    def _refuse_shares(self, format: str) -> None:
+        """Refuses annotation files all of whose corners lie within 0 to 1, where the format has pixels."""
+        pixels, shares = set(), defaultdict(list)
+        for path, image in self.images.items():
+            for file, boxes in image.boxes.items():
+                if any(max(map(abs, box.xyxy)) > 1 for box in boxes):
+                    pixels.add(file)
+                elif any(box.xmax > box.xmin and box.ymax > box.ymin for box in boxes):
+                    shares[file].append(path)
+        says = f"all corners lie within 0 to 1: these look like shares of the image, and '{format}' has pixels"
+        suspects = {file: paths for file, paths in shares.items() if file not in pixels}
+        if suspects and not pixels:
+            where = next(iter(suspects)) if len(suspects) == 1 else self.tree.root
+            fix = "Multiply x by the image's width and y by its height, or export them in pixels."
+            raise ResightError(says, where=where, fix=fix)
+        for file, paths in suspects.items():
+            for path in paths:
+                self.images[path].spoiled = True
+            self.problem("normalised_box", file, f"{says}; left out")
+
     def _unlisted(self) -> list[str]:
         if self.tree.only:
             return []
@@ -289,11 +349,19 @@ class Gathering:
 
 def split_of(*names: str) -> Split | None:
     """The split that the first telling name tells: "images/train2017" -> "train"; "train_val" tells nothing."""
-    for name in names:
-        found = {SPLIT_WORDS[word] for word in re.findall("[a-z]+", name.lower()) if word in SPLIT_WORDS}
-        if len(found) == 1:
-            return found.pop()
-    return None
+    return next((split for name in names if (split := _split_told_by(name))), None)
+
+
+@lru_cache(10_000)
+def _split_told_by(name: str) -> Split | None:
+    found = {SPLIT_WORDS[word] for word in re.findall("[a-z]+", name.lower()) if word in SPLIT_WORDS}
+    return found.pop() if len(found) == 1 else None
+
+
+def tells_another_split(name: str, found: str) -> bool:
+    """Whether the folders of two paths tell different splits."""
+    first, second = (split_of(*folders_of(path.replace("\\", "/"))) for path in (name, found))
+    return bool(first and second and first != second)
 
 
 def is_label_studio(document: object) -> bool:
@@ -329,49 +397,6 @@ def read_table(path: str, delimiter: str, quoted: bool) -> Iterator[tuple[int, l
                 yield reader.line_num, [cell.strip() for cell in row]
     except csv.Error as error:
         raise ResightError(f"is not a valid CSV file: {error}", where=f"{path}:{reader.line_num}") from error
-
-
-def number(value: object, name: str) -> float:
-    """``value`` as a float, infinite and NaN ones too. Raises ValueError that speaks of ``name``."""
-    try:
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-        if isinstance(value, str) and "_" not in value:  # Python would read 1_0 as 10
-            return float(value)
-    except (ValueError, OverflowError):
-        pass
-    raise ValueError(f"{name} is {shown(value)}, not a number")
-
-
-def size(value: object, name: str) -> int | None:
-    """An image side in pixels; None where it is not told (absent, blank or 0)."""
-    if value is None or value == "":
-        return None
-    side = number(value, name)
-    if not math.isfinite(side) or side < 0:
-        raise ValueError(f"{name} is {shown(value)}, not a size in pixels")
-    return round(side) or None
-
-
-def text(value: object, name: str) -> str:
-    """A non-empty string that can be stored. Raises ValueError that speaks of ``name``."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str) or not value.strip() or not _is_text(value):
-        raise ValueError(f"{name} is {shown(value)}, not a name")
-    return value.strip()
-
-
-def flag(value: str | None) -> bool:
-    return (value or "").strip().lower() in ("1", "true", "yes")
-
-
-def _is_text(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _union(files: list[list[Box]]) -> list[Box]:

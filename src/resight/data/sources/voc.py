@@ -5,19 +5,19 @@ Source: the VOC development kit; labelImg and Roboflow write the same XML beside
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 
 from ...boxes import Box, Split
-from ...errors import ResightError, counted, listed
+from ...errors import ResightError, counted, listed, shown
 from ...files import read_text, read_xml
 from ...progress import track
 from ..file_search import STEM, Match
 from .cvat import is_cvat
-from .source import Gathering, Source, Tree, flag, folders_of, number, peek, size, split_of, stem_of, text
+from .source import Gathering, Source, Tree, folders_of, peek, split_of, stem_of
+from .values import flag, number, size, text
 
 NAME = "voc"
 LOOKS_FOR = "XML files with the root element <annotation>"
@@ -66,7 +66,7 @@ def _read_file(gathering: Gathering, name: str, split: Split | None) -> None:
     path = _image(gathering, name, (root.findtext("filename") or "").strip())
     item = gathering.image(path, file=file, where=file, split=split)
     if len(item.boxes) > 1:
-        gathering.problem("duplicate_image", file, f"annotates {path} like {next(iter(item.boxes))}")
+        gathering.unclear(file, f"annotates {path} like {next(iter(item.boxes))}", path, kind="duplicate_image")
     try:
         item.width = size((root.findtext("size/width") or "").strip(), "width")
         item.height = size((root.findtext("size/height") or "").strip(), "height")
@@ -82,12 +82,22 @@ def _read_file(gathering: Gathering, name: str, split: Split | None) -> None:
             gathering.malformed(f"{file}: object {at}", error, path)
 
 
+class _Unreadable(float):
+    """NaN that is shown as what was written in its place: a bad box, of an image whose others are good."""
+
+    written: str
+
+    def __format__(self, _: str) -> str:
+        return self.written
+
+
 def _corner(value: str | None) -> float:
-    """NaN where it is no number: that is a bad box, whose number in the file is named, and the others are good."""
     try:
         return number(value, "")
     except ValueError:
-        return math.nan
+        corner = _Unreadable("nan")
+        corner.written = "missing" if value is None else shown(value)
+        return corner
 
 
 def _image(gathering: Gathering, name: str, declared: str) -> str:
@@ -120,14 +130,13 @@ def _image_sets(gathering: Gathering) -> dict[tuple[str, str], Split]:
         union = match is not None and match["list"] == "trainval"
         if match and (split := "train" if union else split_of(match["list"])):
             lists.append((union, name, match["base"] or "", split))
-    found: dict[tuple[str, str], tuple[Split, str]] = {}
+    found: dict[tuple[str, str], Split] = {}
     for union, name, base, split in sorted(lists):  # trainval, which repeats train and val, comes last
-        for line, row in enumerate(read_text(gathering.tree.path(name)).splitlines(), 1):
+        for row in read_text(gathering.tree.path(name)).splitlines():
             stem = re.sub(r"\s+(-1|0|1)$", "", row.strip())
             if not stem:
                 continue
-            known, other = found.setdefault((base, stem), (split, name))
+            known = found.setdefault((base, stem), split)
             if known != split and not union:
-                where = f"{gathering.tree.path(name)}:{line}"
-                gathering.problem("split_conflict", where, f"{stem} is in {split} and, in {other}, in {known}")
-    return {key: split for key, (split, _) in found.items()}
+                gathering.in_two_splits(known, split, stem)
+    return found

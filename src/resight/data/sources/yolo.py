@@ -8,18 +8,32 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from ...boxes import Box, Split
-from ...errors import ResightError, counted, listed
+from ...errors import ResightError, counted, listed, shown
 from ...files import SMALL, read_json, read_text, read_yaml
 from ...progress import track
 from ..exif import Habit
+from ..file_search import FileSearch
 from ..images import IMAGE_SUFFIXES, probe_file
-from .source import LABEL_STUDIO, Gathering, Source, Tree, folders_of, is_label_studio, number, peek, split_of, text
+from .source import (
+    LABEL_STUDIO,
+    Gathering,
+    Source,
+    Tree,
+    folders_of,
+    is_label_studio,
+    peek,
+    split_of,
+    stem_of,
+    tells_another_split,
+)
+from .values import number, text
 
 NAME = "yolo"
 LOOKS_FOR = "a YAML with 'names', or text files named like the images with lines 'class x y width height'"
@@ -61,20 +75,26 @@ def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
     if repeated := [name for name, count in Counter(names.values()).items() if count > 1]:
         message = f"several numbers have one name, and are one class: {listed(repeated)}"
         gathering.problem("duplicate_class", tree.path(file) if file else tree.root, message, "warning")
-    labels: set[str] = set()
     images = list(_images(gathering, config, file))
-    for path, split, where in track(images, "reading YOLO"):
-        label = next((label for label in _label_paths(path) if os.path.isfile(label)), "")
-        gathering.image(path, file=label, where=label or where, split=split)
-        if label and label not in labels:
-            labels.add(label)
-            _read_file(gathering, path, label, names, "kpt_shape" in config)
+    labels = _labels(gathering, [path for path, _, _ in images])
     if not labels:
         if not images:
             raise ResightError("there are labels or class names, but no images", where=tree.root)
         fix = f"Looked for {' or '.join(dict.fromkeys(_label_paths(images[0][0])))}"
         raise ResightError(f"none of its images ({len(images):,}) has a label file", where=tree.root, fix=fix)
-    _without_image(gathering, labels)
+    keypoints = "kpt_shape" in config or _keypoints(gathering, config, labels.values())
+    polygons = list[str]()
+    read = set[str]()
+    for path, split, where in track(images, "reading YOLO"):
+        label = labels.get(path, "")
+        gathering.image(path, file=label, where=label or where, split=split)
+        if label and path not in read:
+            read.add(path)
+            _read_file(gathering, path, label, names, keypoints, polygons)
+    if polygons:
+        message = f"{counted(len(polygons), 'line')} hold polygons, whose boxes are taken: {listed(polygons, 3)}"
+        gathering.problem("polygons", tree.root, message, "warning")
+    _unpaired(gathering, labels)
     source = gathering.source(NAME, [names[number] for number in sorted(names)])
     return replace(source, habit=replace(_habit(tree), shares=True))
 
@@ -87,6 +107,36 @@ def _habit(tree: Tree) -> Habit:
     except ResightError:
         known = False
     return LABEL_STUDIO if known else Habit()
+
+
+def _labels(gathering: Gathering, images: Sequence[str]) -> dict[str, str]:
+    """``{image: its label file}``; images that share one are left out."""
+    labels: dict[str, str] = {}
+    owners: dict[str, list[str]] = defaultdict(list)
+    for image in dict.fromkeys(images):
+        if label := next((label for label in _label_paths(image) if os.path.isfile(label)), ""):
+            labels[image] = label
+            owners[label].append(image)
+    tree, exact = gathering.tree, set(owners)
+    rest = [image for image in dict.fromkeys(images) if image not in labels]
+    folders = {os.path.dirname(label) for image in rest for label in _label_paths(image)}
+    texts = [tree.path(name) for name in tree.around] + [
+        f"{folder}/{name}" for folder in folders if os.path.isdir(folder) for name in sorted(os.listdir(folder))
+    ]
+    search = FileSearch(name for name in texts if name.lower().endswith(".txt"))
+    for image in rest:
+        name = f"{stem_of(image)}.txt"
+        match = search.find(name, [os.path.dirname(label) for label in _label_paths(image)], elsewhere=False)
+        if match.path in exact or (match.path and os.path.basename(match.path) in _NAMES_FILES):
+            continue  # it is that of another image
+        label = gathering.found(name, match, image, file=image, where=image)
+        if match.path:
+            labels[image] = label
+            owners[label].append(image)
+    for label, several in owners.items():
+        if len(several) > 1:
+            gathering.unclear(label, f"is the label file of each of {listed(map(tree.name, several), 4)}", *several)
+    return labels
 
 
 def _config_file(tree: Tree) -> str:
@@ -110,8 +160,8 @@ def _names(tree: Tree, config: dict[str, Any], file: str) -> dict[int, str]:
             if isinstance(names, list):
                 return {at: text(name, f"names[{at}]") for at, name in enumerate(names)}
             if isinstance(names, dict):
-                return {int(at): text(name, f"names[{at}]") for at, name in names.items()}
-        except (ValueError, TypeError) as error:
+                return {_class_number(at): text(name, f"names[{shown(at)}]") for at, name in names.items()}
+        except ValueError as error:
             fix = "Put names that YAML takes for something else (yes, no, 1.5) in quotes."
             raise ResightError(str(error), where=tree.path(file), fix=fix) from error
         if not isinstance(names, str):
@@ -124,6 +174,12 @@ def _names(tree: Tree, config: dict[str, Any], file: str) -> dict[int, str]:
     while lines and not lines[-1].strip():
         lines.pop()
     return {at: line.strip() or str(at) for at, line in enumerate(lines)}
+
+
+def _class_number(key: object) -> int:
+    if isinstance(key, str | int) and not isinstance(key, bool) and re.fullmatch(r"\d{1,9}", str(key)):
+        return int(key)
+    raise ValueError(f"names has the key {shown(key)}, not a whole number")
 
 
 def _images(gathering: Gathering, config: dict[str, Any], file: str) -> Iterator[tuple[str, Split | None, str]]:
@@ -144,7 +200,7 @@ def _images(gathering: Gathering, config: dict[str, Any], file: str) -> Iterator
     missing = []
     for key, value in stated.items():
         for entry in value if isinstance(value, list) else [value]:
-            place = _place(str(entry), [base, home])
+            place = _place(gathering, str(entry), [base, home], tree.path(file))
             if os.path.isdir(place):
                 yield from ((os.path.join(place, name), _KEYS[key], place) for name in Tree(place).images)
             elif os.path.isfile(place):
@@ -158,14 +214,29 @@ def _images(gathering: Gathering, config: dict[str, Any], file: str) -> Iterator
         raise ResightError(f"none of its folders exists: {', '.join(missing)}", where=tree.path(file))
 
 
-def _place(entry: str, bases: list[str]) -> str:
+def _place(gathering: Gathering, entry: str, bases: list[str], file: str) -> str:
+    """The folder, or list of images, that the YAML names; "" where there is none."""
     # Roboflow writes ../train/images for what lies in train/images beside the YAML.
     for name in (entry, re.sub(r"^(\.\./)+", "", entry)):
         for base in bases:
             path = os.path.normpath(os.path.join(base, name))
             if os.path.exists(path):
+                if os.path.isabs(entry) and gathering.tree.name(path) == path:
+                    gathering.outside(path)
                 return path
-    return ""
+    tree = gathering.tree
+    names = [name for name in tree.around if name.lower().endswith((".txt", *IMAGE_SUFFIXES))]
+    folders = {folder for name in names for folder in _folders_around(name)}
+    match = FileSearch(tree.path(name) for name in sorted({*names, *folders})).find(entry, bases)
+    if not match.path or tells_another_split(f"{entry}/", f"{tree.name(match.path)}/"):
+        return ""
+    gathering.problem("inexact_name", file, f"'{entry}' is taken to be {tree.name(match.path)}", "warning")
+    return match.path
+
+
+def _folders_around(name: str) -> Iterator[str]:
+    while name := os.path.dirname(name):
+        yield name
 
 
 def _listed(
@@ -175,9 +246,7 @@ def _listed(
         if row.strip():
             name, where = row.strip(), f"{path}:{line}"
             if name.startswith("data/") and not os.path.isdir(os.path.join(gathering.tree.root, "data")):
-                name = name.removeprefix(
-                    "data/"
-                )  # CVAT writes data/obj_train_data/... for what lies in obj_train_data/...
+                name = name.removeprefix("data/")  # CVAT writes it before the folders of its export
             yield gathering.locate(name, bases, file=path, where=where), split, where
 
 
@@ -191,9 +260,62 @@ def _label_paths(image: str) -> Iterator[str]:
     yield os.path.join(os.path.dirname(folder), "labels", f"{name}.txt")
 
 
-def _read_file(gathering: Gathering, path: str, label: str, names: dict[int, str], keypoints: bool) -> None:
+def _rows(label: str) -> list[tuple[int, list[str]]]:
+    return [(line, row.split()) for line, row in enumerate(read_text(label, SMALL).splitlines(), 1) if row.strip()]
+
+
+def _keypoints(gathering: Gathering, config: dict[str, Any], labels: Iterable[str]) -> bool:
+    """Whether lines that are longer than a box hold key points after it; a polygon can look the same.
+
+    Raises:
+        ResightError: nothing tells the two apart.
+    """
+    lines: list[list[float]] = []
+    for label in islice(labels, 2_000):
+        try:
+            lines += [[number(cell, "") for cell in cells[1:]] for _, cells in _rows(label) if len(cells) > 5]
+        except (ResightError, ValueError):  # is told where it is read
+            continue
+    counts = {len(line) for line in lines}
+    if len(counts) != 1 or config.get("task") == "segment":
+        return False
+    after = counts.pop() - 4
+    where = f"{gathering.tree.root}"
+    if after % 3 == 0 and all(value in (0, 1, 2) for line in lines for value in line[6::3]):
+        message = f"lines of {after + 4} numbers hold a box and {after // 3} key points: the box is taken"
+        gathering.problem(
+            "keypoints", where, f"{message} (kpt_shape: [{after // 3}, 3] in data.yaml says so)", "warning"
+        )
+        return True
+    if after % 2 or sum(map(_is_box_with_points, lines)) < 0.9 * len(lines):
+        return False
+    message = f"lines of {after + 4} numbers may hold a box and {after // 2} key points, or polygons"
+    fix = f"Add kpt_shape: [{after // 2}, 2] to data.yaml for key points, or task: segment for polygons."
+    raise ResightError(message, where=where, fix=fix)
+
+
+def _is_box_with_points(values: Sequence[float]) -> bool:
+    """Whether the first four numbers are the centre and the size of a box within the image, and the others points in
+    it; a rectangle of four corners is none."""
+    x, y, width, height = values[:4]
+    if len(values) == 8:
+        xs, ys = values[::2], values[1::2]
+        skew = abs(xs[0] - xs[1] + xs[2] - xs[3]) + abs(ys[0] - ys[1] + ys[2] - ys[3])
+        if skew < 0.2 * (max(xs) - min(xs) + max(ys) - min(ys)):
+            return False
+    inside = all(half <= at + 0.02 and at + half <= 1.02 for at, half in ((x, width / 2), (y, height / 2)))
+    points = zip(values[4::2], values[5::2], strict=True)
+    return inside and all(
+        (px, py) == (0, 0) or (abs(px - x) <= 0.55 * width and abs(py - y) <= 0.55 * height) for px, py in points
+    )
+
+
+def _read_file(
+    gathering: Gathering, path: str, label: str, names: dict[int, str], keypoints: bool, polygons: list[str]
+) -> None:
+    """Adds the boxes of an image's label file, and to ``polygons`` where it has such lines."""
     try:
-        rows = [(line, row.split()) for line, row in enumerate(read_text(label, SMALL).splitlines(), 1) if row.strip()]
+        rows = _rows(label)
     except ResightError as error:
         gathering.malformed(error.where, error.message, path)
         return
@@ -210,6 +332,9 @@ def _read_file(gathering: Gathering, path: str, label: str, names: dict[int, str
             item.boxes[label].append(Box(name, x1 * width, y1 * height, x2 * width, y2 * height))
         except ValueError as error:
             gathering.malformed(f"{label}:{line}", error, path)
+            continue
+        if len(cells) > 5 and not keypoints:
+            polygons.append(f"{label}:{line}")
 
 
 def _class(cell: str, names: dict[int, str]) -> str:
@@ -228,16 +353,33 @@ def _corners(values: list[float], keypoints: bool) -> tuple[float, float, float,
         x, y, width, height = values[:4]
         return x - width / 2, y - height / 2, x + width / 2, y + height / 2
     if len(values) < 6 or len(values) % 2:
-        raise ValueError(f"has {len(values)} numbers after the class: neither a box (4) nor a polygon (6, 8, 10, ...)")
+        some = "neither a box (4) nor a polygon (6, 8, 10, ...); key points need kpt_shape in data.yaml"
+        raise ValueError(f"has {len(values)} numbers after the class: {some}")
     return min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])
 
 
-def _without_image(gathering: Gathering, labels: set[str]) -> None:
-    tree = gathering.tree
-    folders = {os.path.dirname(label) for label in labels}
+def _unpaired(gathering: Gathering, labels: dict[str, str]) -> None:
+    """Counts the label files without an image and the images without a label file: where there are both, these are no
+    background, but have a label file of another name."""
+    tree, used = gathering.tree, set(labels.values())
+    folders = {os.path.dirname(label) for label in used}
+    alone = 0
     for name in [] if tree.only else tree.candidates(".txt"):
         path = tree.path(name)
-        if path in labels or os.path.dirname(path) not in folders or os.path.basename(name) in _NAMES_FILES:
+        if path in used or os.path.dirname(path) not in folders or os.path.basename(name) in _NAMES_FILES:
             continue
         if _LABEL.match(peek(path)):
+            alone += 1
             gathering.problem("missing_image", path, "there is no image of this name")
+    bare = [path for path, image in gathering.images.items() if path not in labels and not image.spoiled]
+    if not bare:
+        return
+    names = listed(map(tree.name, bare), 3)
+    message = f"{len(bare):,} of {counted(len(gathering.images), 'image')} without a label file"
+    if not alone:
+        gathering.problem("missing_label", tree.root, f"{message}, taken to hold no object: {names}", "warning")
+        return
+    for path in bare:
+        gathering.images[path].spoiled = True
+    message = f"{message}, beside {counted(alone, 'label file')} without an image; left out: {names}"
+    gathering.problem("missing_label", tree.root, message)
