@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +20,7 @@ from .application import Verbs, print_result, quoted, say, suggest, verb, wrote
 from .data.storage import is_remote
 from .errors import ResightError, counted, listed
 from .outputs import beside
+from .terminal import WIDTH, width_of
 
 log = logging.getLogger(__name__)
 
@@ -399,7 +401,7 @@ def runs(
     if json:
         console.show_json(found)
     else:
-        console.show(runs_table(found))
+        console.show(runs_table(found, width_of(sys.stdout) or WIDTH))
     if best := best_run(found):
         suggest(f"evaluate {quoted(best)}")
 

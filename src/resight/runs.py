@@ -11,9 +11,11 @@ from .arguments import check_types, kinds_of
 from .config import flat
 from .data.storage import is_remote
 from .errors import ResightError, counted, listed, reading
-from .files import LARGE, SMALL, parse_json, parse_toml, read_text
+from .files import LARGE, SMALL, check_regular, parse_json, parse_toml, read_text
+from .terminal import WIDTH, wrapped
 
 WATCHED = ("mAP", "AP50")
+LONGEST_VALUE = 30  # characters, of a value of a configuration
 _MARKS = ("config.toml", "metrics.jsonl", "checkpoints")
 
 
@@ -45,25 +47,47 @@ def read_runs(folder: str | os.PathLike[str] = "runs") -> list[dict[str, Any]]:
     return [_read_run(path) for path in found]
 
 
-def runs_table(runs: Sequence[dict[str, Any]]) -> str:
-    """One line a run, "-" where a run does not say; then what differs in their configurations."""
-    facts = ("steps", "minutes", "memory_gb", "model", "size", "data")
-    head = ("run", "checkpoint", *(fact.replace("_gb", " GB") for fact in facts))
-    head += (*WATCHED, *(f"test {key}" for key in WATCHED))
+def runs_table(runs: Sequence[dict[str, Any]], width: int = WIDTH) -> str:
+    """One line a run, "-" where a run does not say, of ``width`` characters: the first columns that there is room for;
+    then what all runs have in common, and what differs in their configurations."""
     rows = [
-        (
-            run["path"],
-            run["checkpoint"] or "none",
-            *(_cell(run[fact], 1) for fact in facts),
-            *(_cell(run[part].get(key)) for part in ("watched", "measured") for key in WATCHED),
-        )
+        {
+            "run": _name(run),
+            "steps": _cell(run["steps"]),
+            "minutes": _cell(run["minutes"], 1),
+            **{key: _cell(run["watched"].get(key)) for key in WATCHED},
+            **{f"test {key}": _cell(run["measured"].get(key)) for key in WATCHED},
+            "saved": run["checkpoint"] or "none",
+            "GB": _cell(run["memory_gb"], 1),
+        }
         for run in runs
     ]
-    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]]
+    columns = list(rows[0])
+    widths = {column: max(len(column), *(len(row[column]) for row in rows)) for column in columns}
+    widths["run"] = min(widths["run"], max(width // 3, 10))
+    shown: list[str] = []
+    for column in columns:
+        if sum(widths[name] + 2 for name in shown) + widths[column] <= width:
+            shown.append(column)
+    heads = [{column: column for column in columns}, *rows]
+    lines = ["  ".join(_cut(row[name], widths[name]).ljust(widths[name]) for name in shown).rstrip() for row in heads]
+    notes = ["mAP, AP50: best in validation; test: by resight evaluate on the test split"]
+    for fact in ("model", "size", "data"):
+        if len(values := {run[fact] for run in runs}) == 1 and (value := values.pop()):
+            notes.append(f"{fact}: {value}")
+    if left_out := [column for column in columns if column not in shown]:
+        notes.append(f"not shown: {listed(left_out)} (--json has everything)")
     problems = [f"{run['path']}: {problem}" for run in runs for problem in run["problems"]]
-    note = "mAP and AP50: best on the split that training watched; test: by resight evaluate on the split test"
-    return "\n".join([*(line.rstrip() for line in lines), "", note, *_differences(runs), *problems])
+    return "\n".join([*lines, "", wrapped("\n".join([*notes, *_differences(runs)]), width), *problems])
+
+
+def _name(run: dict[str, Any]) -> str:
+    return os.path.basename(run["path"]) or run["path"]
+
+
+def _cut(text: str, width: int) -> str:
+    """The end of a text tells more than its beginning."""
+    return text if len(text) <= width else "…" + text[1 - width :]
 
 
 def _differences(runs: Sequence[dict[str, Any]]) -> list[str]:
@@ -74,7 +98,8 @@ def _differences(runs: Sequence[dict[str, Any]]) -> list[str]:
         of_value: dict[str, list[str]] = {}
         for run in told:
             value = run["config"].get(key)
-            of_value.setdefault("default" if value is None else str(value), []).append(os.path.basename(run["path"]))
+            said = "default" if value is None else _cut(str(value), LONGEST_VALUE)
+            of_value.setdefault(said, []).append(_cut(_name(run), 24))
         if len(of_value) > 1:
             lines.append(
                 f"  {key}: " + "; ".join(f"{value} in {listed(names, 5)}" for value, names in of_value.items())
@@ -100,6 +125,7 @@ def _read_run(path: Path) -> dict[str, Any]:
     if measured.get("split") != "test":  # the latest evaluation may be of another split
         measured = {}
     lines = _lines(path / "metrics.jsonl", problems)
+    lines += [_state(path / "checkpoints" / f"{name}.safetensors", problems) for name in ("best", "last")]
     model, training, data = (_table(config, key) for key in ("model", "train", "data"))
     checkpoints = [name for name in ("best", "last") if (path / "checkpoints" / f"{name}.safetensors").is_file()]
     return {
@@ -119,6 +145,22 @@ def _read_run(path: Path) -> dict[str, Any]:
         "config": flat(config),
         "problems": problems,
     }
+
+
+def _state(path: Path, problems: list[str]) -> dict[str, Any]:
+    """What a checkpoint notes of its training, step and seconds among it: metrics.jsonl has not a line for each."""
+    if not os.path.lexists(path):
+        return {}
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        check_regular(path)
+        with safe_open(path, framework="numpy") as file:
+            state = parse_json((file.metadata() or {}).get("resight", "null"))["state"]
+        return {key: state.get(key) for key in ("step", "seconds")}
+    except (ResightError, SafetensorError, OSError, LookupError, TypeError, AttributeError) as error:
+        problems.append(f"{path.name} cannot be read: {error}")
+        return {}
 
 
 def _parsed(path: Path, parse: Any, problems: list[str]) -> dict[str, Any]:

@@ -7,18 +7,28 @@ import re
 import textwrap
 from typing import TextIO
 
+WIDTH = 80  # of what is no terminal
+
 
 def fitted(text: str, stream: TextIO | None) -> str:
-    """``text``, its lines broken between words where ``stream`` is a terminal too narrow for them.
+    """``text``, its lines broken between words where ``stream`` is a terminal too narrow for them."""
+    width = width_of(stream)
+    return wrapped(text, width) if width else text
 
-    What follows stands under the words of its line; a command stays on one line, so that it can be copied.
-    """
+
+def width_of(stream: TextIO | None) -> int:
+    """Columns of the terminal that ``stream`` is, 0 where it is none."""
     try:
         if stream is None or not stream.isatty():
-            return text
-        width = int(os.environ.get("COLUMNS") or os.get_terminal_size(stream.fileno()).columns)
+            return 0
+        return int(os.environ.get("COLUMNS") or os.get_terminal_size(stream.fileno()).columns)
     except (OSError, ValueError):
-        return text
+        return 0
+
+
+def wrapped(text: str, width: int) -> str:
+    """``text`` in lines of ``width``, broken between words: what follows stands under the words of its line. A command
+    stays on one line, so that it can be copied."""
     lines = []
     for line in text.split("\n"):
         start = re.match(r"\s*(\S+\s\s+)?", line)
