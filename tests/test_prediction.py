@@ -1,11 +1,13 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import resight
 from resight import prediction
 from resight.cli import app
 from resight.detector import load
@@ -48,6 +50,8 @@ def test_the_list_has_exactly_the_form_that_is_promised(done, untrained, photos)
             assert found["label"] in ("red", "blue") and 0.05 <= found["score"] <= 1
             x1, y1, x2, y2 = found["box"]
             assert 0 <= x1 < x2 <= image["width"] and 0 <= y1 < y2 <= image["height"]
+    documented = (Path(resight.__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
+    assert all(f'"{key}"' in documented for key in (*result, *result["images"][0], *found))
 
 
 def test_the_list_is_what_the_detector_finds(done, untrained):

@@ -20,7 +20,7 @@ ROOT = Path(resight.__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHORT = ["--steps", "2", "--batch", "2", "--size", "64,96"]
 SHORT_KEYS = '"train.steps": 2, "train.batch_size": 2, "model.min_size": 64, "model.max_size": 96'
-INSTALLING = ("pip install ", "make demo")  # not commands of ours; CI installs and the demo has its own test
+INSTALLING = ("pip install ", "make demo", "make test")  # CI installs and tests, and the demo has its own test
 COLORS = {"stop": "red", "yield": "yellow"}
 
 
@@ -91,8 +91,15 @@ def test_every_command_works_in_the_order_of_the_readme(workplace, monkeypatch):
     assert (workplace / "runs" / "second" / "checkpoints" / "best.safetensors").is_file()
 
 
+def test_the_two_commands_stand_under_one_heading_near_the_top():
+    first = README.split("\n## ")[1]
+    assert {"make demo", "make test"} <= set(re.findall(r"^ {4}(\S.*)$", first, re.MULTILINE))
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert {"demo", "test"} <= targets
+
+
 def test_every_verb_and_option_of_the_readme_exists():
-    options = set(re.findall(r"--[a-z][a-z-]+", README))
+    options = set(re.findall(r"--[a-z][a-z-]+", README.replace("tensorboard --logdir", "")))
     verbs = [[verb] for verb in ("demo", "train", "evaluate", "predict", "export", "runs", "doctor")]
     verbs += [["data", verb] for verb in ("build", "check", "show")]
     helps = " ".join(CliRunner().invoke(app, [*verb, "--help"], env={"COLUMNS": "200"}).stdout for verb in verbs)

@@ -4,12 +4,14 @@ import io
 import json
 import shutil
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import resight
 from resight.boxes import Detections
 from resight.config import Config, DataConfig, TfodConfig, load_config, to_toml
 from resight.data.example import Record, encode_example
@@ -22,6 +24,7 @@ from resight.evaluation.coco import GroundTruth
 from resight.evaluation.evaluate import evaluate, measure, parse_requirements
 from resight.labels import LabelMap, to_pbtxt
 
+ROOT = Path(resight.__file__).parents[2]
 DATA_CLASSES = ("signalAhead", "stop", "yield")  # the order of the label map
 MODEL_CLASSES = ("stop", "signalAhead", "merge")  # another order; one unknown to the data, one unknown to the model
 
@@ -128,6 +131,8 @@ def run(tmp_path, model):
 def test_a_run_knows_its_data(run):
     evaluation = evaluate(run)
     metrics = json.loads((run / "evaluation" / "metrics.json").read_text())
+    documented = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
+    assert not [key for key in metrics if f"`{key}`" not in documented]
     assert metrics == evaluation.metrics
     assert (metrics["num_images"], metrics["num_boxes"], metrics["selected_on"]) == (3, 3, "test")
     assert metrics["per_class"] == {
