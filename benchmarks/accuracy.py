@@ -242,7 +242,8 @@ def rounded(numbers: Numbers) -> dict[str, dict[str, float | None]]:
 
 
 def revision() -> str:
-    command = ["git", "-C", str(HOME), "rev-parse", "--short", "HEAD"]
+    """The last change of the package."""
+    command = ["git", "-C", str(HOME.parents[1]), "log", "-1", "--format=%h", "--", "src"]
     return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
