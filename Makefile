@@ -1,6 +1,7 @@
 # make demo   the whole job on generated road scenes
 # make test   every test
 # make soak   the long tests: trainings interrupted at 20 random moments a signal, whole matrices (an hour)
+# make fuzz   damaged inputs for every parser, MINUTES=5 in all; what fails is kept in fuzz-failures/
 # make oracle-check   asks TensorFlow again for the answers that are kept for the tests, and compares
 # make lint   ruff and mypy
 # Each makes the environment it needs first. `make VENV=path ...` uses, and installs into, one that exists.
@@ -10,9 +11,10 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 # A process a core; one that is done takes tests over from another. `make test PARALLEL=` runs them in one process.
 PARALLEL ?= --numprocesses auto --maxprocesses 8 --dist worksteal
+MINUTES ?= 5
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
-.PHONY: demo test soak oracle-check lint format clean
+.PHONY: demo test soak fuzz oracle-check lint format clean
 
 demo: $(VENV)/.resight-demo
 	$(BIN)/resight demo --out demo --force
@@ -22,6 +24,9 @@ test: $(VENV)/.resight-dev
 
 soak: $(VENV)/.resight-dev
 	RESIGHT_SOAK=20 $(BIN)/python -m pytest -m soak $(PARALLEL) $(ARGS)
+
+fuzz: $(VENV)/.resight-dev
+	$(BIN)/python tests/fuzz/fuzz.py --minutes $(MINUTES) $(ARGS)
 
 oracle-check: $(VENV)/.resight-dev
 	$(BIN)/python tests/oracles.py $(ARGS)

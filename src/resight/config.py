@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from . import defaults
 from .errors import ResightError, listed, nearest, shown
-from .files import TEXT, check_depth, parse_toml, read_text
+from .files import TEXT, check_tree, parse_toml, read_text
 from .misplaced import meant
 from .other_names import key_here, option_here
 from .toml_text import flat as flat
@@ -348,11 +348,16 @@ def load_config(path: str | os.PathLike[str] | None = None, overrides: Mapping[s
                 branch = branch.setdefault(section, {})
         if isinstance(branch, dict):
             branch[name] = value
-    check_depth(tree, where or "--set")
+    check_tree(tree, where or "--set")
     try:
-        return Config.model_validate(tree)
+        config = Config.model_validate(tree)
     except ValidationError as error:
         raise _refused(error, where, text, overrides or {}) from error
+    # A text of digits is a number too, of any length.
+    huge = [key for key, value in flat(config.model_dump()).items() if isinstance(value, int) and abs(value) >> 1000]
+    if huge:
+        raise ResightError(f"{listed(huge)}: has hundreds of digits", where=where or "options")
+    return config
 
 
 def _refused(error: ValidationError, where: str, text: str, overrides: Mapping[str, Any]) -> ResightError:

@@ -162,17 +162,20 @@ def parse_toml(text: str, where: object = "") -> dict[str, Any]:
         raise ResightError("is not valid TOML: it is nested too deeply", where=where) from error
     except ValueError as error:  # of TOML, and absurd numbers
         raise ResightError(f"is not valid TOML: {error}", where=where) from error
-    check_depth(tree, where)
+    check_tree(tree, where)
     return tree
 
 
-def check_depth(tree: Any, where: object = "") -> None:
+def check_tree(tree: Any, where: object = "") -> None:
     """
     Raises:
-        ResightError: mappings and lists in ``tree`` are nested more deeply than a configuration can be.
+        ResightError: mappings and lists in ``tree`` are nested more deeply than a configuration can be, or it holds an
+            integer of hundreds of digits.
     """
     level = [tree]
     for _ in range(_MOST_DEPTH):
+        if any(isinstance(one, int) and abs(one) >> 1000 for one in level):
+            raise ResightError("holds an integer of hundreds of digits", where=where)
         level = [
             inner
             for one in level

@@ -99,7 +99,7 @@ def fetch(wanted: dict[str, Object], folder: Path) -> None:
         noted = read_json(folder / _ETAGS)
         have = noted if isinstance(noted, dict) else {}
     for name in have.keys() - wanted.keys():
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             (folder / name).unlink()
     for name, found in wanted.items():
         if have.get(name) != found.etag or not (folder / name).is_file():
