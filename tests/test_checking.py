@@ -27,3 +27,12 @@ def test_boxes_are_compared_at_the_size_of_the_network():
     own = AnchorSettings(((16, 23), (32, 45), (64, 91), (128, 181)))
     expected = reachable_iou(np.array([[16.0, 32.0]]), np.array([[58.0, 66.0]]), own, [8, 16, 32, 64])
     np.testing.assert_allclose(iou, np.repeat(expected, 2))
+
+
+def test_images_with_more_objects_than_detections_are_told(shapes):
+    config = load_config(overrides={"model.detections": 1})
+    (found,) = (p for p in check_data(shapes(train=9, val=3), config=config).warnings if p.kind == "too_many_objects")
+    # Pictures 1, 3, ... show two squares.
+    assert "5 images have more objects" in found.message and "train-1.png" in found.where + found.message
+    assert "--set model.detections=100" in found.message
+    assert not any(p.kind == "too_many_objects" for p in check_data(shapes(train=9, val=3)).warnings)

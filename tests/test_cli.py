@@ -553,17 +553,16 @@ def test_predict_and_export_hand_over_their_options(stand_in):
             ("runs/a", ["b.jpg", "c"], "found"),
             {
                 "score": 0.4, "nms_iou": 0.6, "class_agnostic_nms": True, "device": "auto", "force": False,
-                "labels": None, "no_labels": False,
+                "labels": None, "no_labels": False, "detections": None,
             },
         )
     ]  # fmt: skip
     for ok, code in ((True, 0), (False, 1)):
         exports = stand_in("exporting", "export", report(ok=ok, model="a/saved_model"))
-        said = speak("export runs/a --format savedmodel -o a --labels m.pbtxt --input-type tf_example")
+        said = speak("export runs/a --format savedmodel -o a --labels m.pbtxt --input-type tf_example --detections 300")
         assert said.code == code and "resight predict a/saved_model" in said.err
-        assert exports == [
-            (("runs/a", "savedmodel", "a"), {"force": False, "labels": "m.pbtxt", "input_type": "tf_example"})
-        ]
+        options = {"force": False, "labels": "m.pbtxt", "input_type": "tf_example", "detections": 300}
+        assert exports == [(("runs/a", "savedmodel", "a"), options)]
 
 
 @pytest.mark.parametrize(

@@ -235,3 +235,22 @@ def test_operations_are_written_as_they_were():
     given = [{"name": name, "options": options} for name, options in OPERATION_DEFAULTS.items()]
     config = load_config(None, {"augment.operations": [*given, {"name": "random_adjust_hue"}]})
     assert Config.model_validate(tomllib.loads(to_toml(config))) == config
+
+
+def test_the_most_detections_are_a_key_of_each_dialect(tmp_path):
+    assert load_config(None, {"model.detections": 300}).model.detections == 300
+    earlier = tmp_path / "earlier.toml"  # of a version without the key
+    earlier.write_text("".join(line for line in to_toml(Config()).splitlines(True) if "detections" not in line))
+    assert load_config(earlier) == Config() and Config().model.detections == 100
+    tfod = {"model.name": "faster_rcnn_resnet50_v1"}
+    written = tmp_path / "config.toml"
+    written.write_text(to_toml(load_config(None, tfod | {"model.tfod.detections": 200})))
+    assert load_config(written, {"model.tfod.detections": 300}).model.tfod.detections == 300
+    for wrong, key in (
+        (tfod | {"model.detections": 300}, "model.tfod.detections_per_class"),
+        ({"model.detections": 0}, "model.detections"),
+        ({"model.detections": 10**9}, "model.detections"),
+        ({"evaluate.max_detections": 50}, "evaluate.max_detections"),
+    ):
+        with pytest.raises(ResightError, match=key):
+            load_config(None, wrong)

@@ -284,3 +284,21 @@ def test_a_folder_without_images_says_what_it_holds(tmp_path):
         with pytest.raises(ResightError, match=message) as caught:
             find_images([tmp_path])
         assert remedy in caught.value.fix
+
+
+def test_images_with_as_many_detections_as_they_can_have_are_counted(untrained, photos, tmp_path, done):
+    most = {image["file"]: len(image["detections"]) for image in done.result["images"]}
+    limit = max(most.values()) - 1
+    full = sum(number >= limit for number in most.values())
+    report = predict(untrained, photos, tmp_path / "few", detections=limit)
+    assert max(len(image["detections"]) for image in report.result["images"]) == limit
+    assert f"{full} image" in report.text() and f"({limit}: model.detections)" in report.text()
+    high = predict(untrained, photos, tmp_path / "all", detections=1000)
+    assert "as many detections" not in high.text()
+
+
+def test_more_than_100_detections(untrained, photos):
+    image = photos / "a/1.png"
+    assert len(load(untrained)(image, score=0)) == 100
+    found = load(untrained, detections=250)(image, score=0)
+    assert 100 < len(found) <= 250

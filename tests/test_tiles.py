@@ -57,3 +57,10 @@ def test_doubles_are_suppressed_as_torchvision_does(rows, in_whole, class_agnost
     kept = batched_nms(all_of[:, :4], all_of[:, 4], labels, 0.5)
     assert np.array_equal(joined.boxes, all_of[kept, :4].numpy())
     assert np.array_equal(joined.labels, all_of[kept, 5].numpy().astype(np.int64))
+
+
+def test_as_many_stay_as_an_image_can_have():
+    rows = [(4 * n, 0, 4 * n + 3, 3, 1 - n / 1000, 0) for n in range(150)]
+    whole, parts = found(rows[::2], 600, 10), [(0, 0, found(rows[1::2], 600, 10))]
+    assert len(join_tiles(whole, parts, 0.5, False)) == 100
+    assert np.array_equal(join_tiles(whole, parts, 0.5, False, 140).boxes, np.array(rows, np.float32)[:140, :4])

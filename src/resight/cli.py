@@ -54,6 +54,7 @@ NoLabels = Annotated[bool, typer.Option("--no-labels", help="Draw boxes without 
 Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, a checkpoint or an exported model.")]
 Labels = Annotated[str | None, typer.Option("--labels", metavar="MAP", help="A label map that names the classes.")]
+Detections = Annotated[int | None, _option("N", "Detections of an image at most", "the model's", "--detections", min=1)]
 Format = Annotated[str, _option("FORMAT", f"Format of the annotations: auto, {FORMATS}", "", "--format")]
 Exif = Annotated[
     str,
@@ -279,6 +280,7 @@ def evaluate(
     require: Annotated[list[str] | None, _option("KEY=VALUE", "Exit code 1 when missed, e.g. AP50=.80")] = None,
     ignore_difficult: Annotated[bool, typer.Option("--ignore-difficult", help="Leave difficult boxes out.")] = False,
     labels: Labels = None,
+    detections: Detections = None,
     device: Device = "auto",
     force: Force = False,
     json: Json = False,
@@ -309,6 +311,7 @@ def predict(
     class_agnostic_nms: Annotated[bool, typer.Option("--class-agnostic-nms", help="Class-agnostic NMS.")] = False,
     no_labels: NoLabels = False,
     labels: Labels = None,
+    detections: Detections = None,
     device: Device = "auto",
     force: Force = False,
     json: Json = False,
@@ -339,13 +342,14 @@ def export(
         ),
     ] = "image_tensor",
     labels: Labels = None,
+    detections: Detections = None,
     force: Force = False,
 ) -> int:
     """Exports a model and prints how close the export's detections are; exit code 1 beyond the tolerance."""
     say(f"Reading {model}")  # what is imported now takes some seconds
     from .exporting import export as run_export
 
-    report = run_export(model, format, out, force=force, labels=labels, input_type=input_type)
+    report = run_export(model, format, out, force=force, labels=labels, input_type=input_type, detections=detections)
     console.show(report.text())
     wrote(out, f"predict {quoted(report.model)} PHOTOS -o found")
     return console.DONE if report.ok else console.BAD

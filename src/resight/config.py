@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from . import defaults
+from .defaults import OPERATION_DEFAULTS as OPERATION_DEFAULTS
 from .errors import ResightError, listed, nearest, shown
 from .files import TEXT, check_tree, parse_toml, read_text
 from .misplaced import meant
@@ -22,6 +23,7 @@ from .toml_text import line_of
 from .toml_text import to_toml as to_toml
 
 TFOD_MODELS = ("faster_rcnn_resnet50_v1", "faster_rcnn_resnet101_v1", "faster_rcnn_resnet152_v1")
+LARGEST_LIMIT = 10_000  # of the detections of an image: memory is set aside for them
 LENGTHS = ("train.epochs", "train.steps", "train.max_minutes")  # of a training, in one measure or another
 
 Positive = Annotated[int, Field(gt=0)]
@@ -90,8 +92,8 @@ class TfodConfig(_Section):
     class_weight: float = Field(1.0, ge=0, description="... classes")
     score: float = Field(0.0, description="least score of a detection")
     nms_iou: Fraction = Field(0.6, description="IoU above which the weaker detection of a class goes")
-    detections_per_class: Positive = Field(100, description="detections of a class, an image")
-    detections: Positive = Field(100, description="detections an image")
+    detections_per_class: Positive = Field(100, description="most detections of a class, an image")
+    detections: Positive = Field(100, description="most detections of an image")
     max_boxes: Positive = Field(100, description="true boxes an image; what exceeds them is cut off and counted ...")
     evaluated_boxes: Positive = Field(100, description="... in training and, by this limit, in evaluation")
 
@@ -121,6 +123,9 @@ class ModelConfig(_Section):
     )
     anchors: Literal["fit", "default"] = Field("fit", description="fit to the training boxes, or the model's own")
     freeze: int = Field(2, ge=0, le=5, description="backbone stages whose weights stay as they are, from the stem")
+    detections: int | None = Field(
+        100, gt=0, le=LARGEST_LIMIT, description="most detections of an image; TFOD dialect: model.tfod.detections"
+    )
     tfod: TfodConfig | None = None
 
     @model_validator(mode="before")
@@ -137,7 +142,7 @@ class ModelConfig(_Section):
         fixed = tfod.get("fixed_size") if isinstance(tfod, dict) else getattr(tfod, "fixed_size", None)
         if isinstance(fixed, list | tuple) and fixed and all(isinstance(side, int) for side in fixed):
             short, long = min(fixed), max(fixed)
-        own = {"min_size": short, "max_size": long, "anchors": "default", "freeze": 0}
+        own = {"min_size": short, "max_size": long, "anchors": "default", "freeze": 0, "detections": None}
         return {**own, **values, "tfod": tfod}
 
     @model_validator(mode="after")
@@ -150,6 +155,11 @@ class ModelConfig(_Section):
             raise ValueError("tile is not for the models faster_rcnn_resnet{50,101,152}_v1, which see images whole")
         if (self.tfod is not None) != self.is_tfod:
             raise ValueError("model.tfod belongs to the models faster_rcnn_resnet{50,101,152}_v1, and they to it")
+        if (self.detections is None) != self.is_tfod:
+            raise ValueError(
+                "the models faster_rcnn_resnet{50,101,152}_v1 have model.tfod.detections and"
+                " model.tfod.detections_per_class, all others have model.detections"
+            )
         fixed = self.tfod.fixed_size if self.tfod else None
         if fixed and sorted(fixed) != [self.min_size, self.max_size]:
             raise ValueError(f"every image is stretched to {fixed[0]} x {fixed[1]}, so another size would not apply")
@@ -210,28 +220,6 @@ class TrainConfig(_Section):
         return self
 
 
-# TFOD's augmentations with the options of its protos and what they are where absent; clip_boxes is a bool, 0 or 1.
-OPERATION_DEFAULTS: dict[str, dict[str, float]] = {
-    "random_horizontal_flip": {"probability": 0.5},
-    "random_vertical_flip": {"probability": 0.5},
-    "random_adjust_hue": {"max_delta": 0.02},
-    "random_adjust_contrast": {"min_delta": 0.8, "max_delta": 1.25},
-    "random_adjust_saturation": {"min_delta": 0.8, "max_delta": 1.25},
-    "random_adjust_brightness": {"max_delta": 0.2},
-    "random_crop_image": {
-        "min_object_covered": 1.0,
-        "min_aspect_ratio": 0.75,
-        "max_aspect_ratio": 1.33,
-        "min_area": 0.1,
-        "max_area": 1.0,
-        "overlap_thresh": 0.3,
-        "clip_boxes": 1.0,
-        "random_coef": 0.0,
-    },
-    "random_square_crop_by_scale": {"max_border": 128, "scale_min": 0.6, "scale_max": 1.3, "num_scales": 8},
-}
-
-
 class Operation(_Section):
     """One of TFOD's augmentations, under TFOD's name; options that are absent are ``OPERATION_DEFAULTS``."""
 
@@ -290,6 +278,12 @@ class AugmentConfig(_Section):
 class EvaluateConfig(_Section):
     every: float = Field(1.0, gt=0, description="epochs between evaluations; they take at most a tenth of the time")
     metric: Literal["mAP", "AP50", "AP75"] = Field("mAP", description="decides which checkpoint is best")
+    max_detections: int | None = Field(
+        None,
+        ge=100,
+        le=LARGEST_LIMIT,
+        description="detections of a class that mAP and AR beside COCO's count; default: the model's most",
+    )
 
 
 class CheckpointConfig(_Section):

@@ -1,5 +1,7 @@
 """Defaults that help, configuration and plan share; light, so that ``--help`` can name them."""
 
+from __future__ import annotations
+
 MODEL = "tf_efficientnet_lite0"
 MIN_SIZE, MAX_SIZE = 384, 640  # pixels of the short and the long side
 BATCH_SIZE = 8
@@ -7,3 +9,24 @@ EPOCHS, LEAST_STEPS, MOST_STEPS = 40, 1_000, 50_000  # of a training whose lengt
 SEED = 42
 SCORE = 0.5  # threshold of a detection where the model has none of its own
 TEST_FRACTION, VAL_FRACTION = 0.2, 0.1  # of the images
+
+# TFOD's augmentations with the options of its protos and what they are where absent; clip_boxes is a bool, 0 or 1.
+OPERATION_DEFAULTS: dict[str, dict[str, float]] = {
+    "random_horizontal_flip": {"probability": 0.5},
+    "random_vertical_flip": {"probability": 0.5},
+    "random_adjust_hue": {"max_delta": 0.02},
+    "random_adjust_contrast": {"min_delta": 0.8, "max_delta": 1.25},
+    "random_adjust_saturation": {"min_delta": 0.8, "max_delta": 1.25},
+    "random_adjust_brightness": {"max_delta": 0.2},
+    "random_crop_image": {
+        "min_object_covered": 1.0,
+        "min_aspect_ratio": 0.75,
+        "max_aspect_ratio": 1.33,
+        "min_area": 0.1,
+        "max_area": 1.0,
+        "overlap_thresh": 0.3,
+        "clip_boxes": 1.0,
+        "random_coef": 0.0,
+    },
+    "random_square_crop_by_scale": {"max_border": 128, "scale_min": 0.6, "scale_max": 1.3, "num_scales": 8},
+}

@@ -23,6 +23,7 @@ from .data.tfod_boxes import tfod_boxes
 from .defaults import SCORE
 from .errors import ResightError
 from .labels import read_label_map
+from .most_detections import MostDetections, with_detections
 from .random_streams import stream_seed
 from .tiles import TILES_NMS_IOU, join_tiles, tile_corners
 
@@ -50,8 +51,8 @@ class Detector:
         selected_on: the split on which training chose these weights, where that is known.
 
     ``tile`` is the side in pixels of the overlapping tiles that a larger image is looked at in, beside looking at the
-    whole; 0: at the whole only. ``tfod`` is the options of a model of the TFOD dialect, which is evaluated as TFOD
-    does; None of any other.
+    whole; 0: at the whole only. ``detections`` is the most of an image. ``tfod`` is the options of a model of the TFOD
+    dialect, which is evaluated as TFOD does; None of any other.
     """
 
     model: Model
@@ -60,6 +61,7 @@ class Detector:
     nms_iou = TILES_NMS_IOU
     class_agnostic_nms = False
     tfod: TfodConfig | None = None
+    detections: int = MostDetections().image
 
     def __init__(
         self, classes: tuple[str, ...], score: float | None, name: str = "", selected_on: str | None = None
@@ -76,7 +78,13 @@ class Detector:
         detector = cls(card.label_map.names, card.score, name, selected_on)
         detector.model, detector.device = model, device
         detector.tile, detector.tfod = card.model.tile, card.model.tfod
+        detector.detections = MostDetections.of(card.model).image
         return detector
+
+    @property
+    def most(self) -> MostDetections:
+        """The most detections of an image, and of a class in it."""
+        return MostDetections.of_tfod(self.tfod) if self.tfod else MostDetections(self.detections, self.detections)
 
     @overload
     def __call__(self, images: ImageLike, score: float | None = None) -> Detections: ...
@@ -109,13 +117,13 @@ class Detector:
         self.class_agnostic_nms = self.class_agnostic_nms or class_agnostic
 
     def detect(self, image: np.ndarray) -> Detections:
-        """All detections of ``image`` ``[H, W, 3]`` uint8 RGB of score .001 or more, at most 100."""
+        """All detections of ``image`` ``[H, W, 3]`` uint8 RGB of score .001 or more."""
         found = self.detect_whole(image)
         tiles = tile_corners(image.shape[0], image.shape[1], self.tile)
         if len(tiles) < 2:
             return found
         parts = [(x, y, self.detect_whole(image[y : y + self.tile, x : x + self.tile])) for x, y in tiles]
-        return join_tiles(found, parts, self.nms_iou, self.class_agnostic_nms)
+        return join_tiles(found, parts, self.nms_iou, self.class_agnostic_nms, self.detections)
 
     def detect_whole(self, image: np.ndarray) -> Detections:
         """What the network finds in the image at once."""
@@ -160,7 +168,11 @@ class Detector:
 
 
 def load(
-    model: str | os.PathLike[str], device: str = "auto", *, labels: str | os.PathLike[str] | None = None
+    model: str | os.PathLike[str],
+    device: str = "auto",
+    *,
+    labels: str | os.PathLike[str] | None = None,
+    detections: int | None = None,
 ) -> Detector:
     """The detector of a run folder (best checkpoint, else last), a ``.safetensors`` checkpoint, an ``.onnx`` file,
     a SavedModel with TFOD's signature, or a folder that TFOD left with a checkpoint and its ``pipeline.config``.
@@ -168,28 +180,30 @@ def load(
     Args:
         device: "auto", "cpu", "cuda" or "cuda:N"; an exported model runs on the CPU.
         labels: label map that names the classes in the model's order, instead of the names stored with it.
+        detections: the most detections of an image, instead of the number stored with the model.
 
     Raises:
-        ResightError: there is no such model, it is damaged, or the device cannot be used.
+        ResightError: there is no such model, it is damaged, or the device cannot be used; ``detections`` is no such
+            number, or the model is an exported one, whose own is fixed.
     """
-    check_types({"model": model, "device": device, "labels": labels}, kinds_of(load), "load")
+    check_types(locals(), kinds_of(load), "load")
     if is_remote(model):
         from .models.remote import fetch_model
 
-        detector = load(fetch_model(model), device, labels=labels)
+        detector = load(fetch_model(model), device, labels=labels, detections=detections)
         detector.name = model
         return detector
     path = Path(model)
     if path.suffix == ".onnx":
         from .exporting.onnx_model import load_onnx
 
-        return load_onnx(path, labels)
+        return _as_exported(load_onnx(path, labels), detections)
     from .exporting.saved_model_detector import find_saved_model, load_saved_model
     from .tfod.folder import find_tfod
 
     left = find_tfod(path)  # TFOD exports both; the folder of both means its checkpoint
     if left is None and (saved_model := find_saved_model(path)):
-        return load_saved_model(saved_model, labels)
+        return _as_exported(load_saved_model(saved_model, labels), detections)
     from .models.build import device_of
     from .models.checkpoints import find_checkpoint, load_checkpoint
 
@@ -202,7 +216,10 @@ def load(
     else:
         path = find_checkpoint(model)
         checkpoint = load_checkpoint(path)
-    net = checkpoint.card.build()
+    card = checkpoint.card
+    if detections is not None:
+        card = replace(card, model=with_detections(card.model, detections))
+    net = card.build()
     try:
         net.load_state_dict(checkpoint.weights())
     except RuntimeError as error:
@@ -210,9 +227,19 @@ def load(
     target = device_of(device)
     log.info("using %s", path)
     selected_on = checkpoint.state.get("selected_on")
-    detector = Detector.of(net.to(target).eval(), checkpoint.card, target, str(path), selected_on)
+    detector = Detector.of(net.to(target).eval(), card, target, str(path), selected_on)
     detector.classes = class_names(detector.classes, labels)
     return detector
+
+
+def _as_exported(detector: Detector, detections: int | None) -> Detector:
+    if detections is None:
+        return detector
+    raise ResightError(
+        f"an exported model keeps the {detector.most.image:,} detections it has",
+        where=detector.name,
+        fix=f"Export the run it is from again, with --detections {detections}.",
+    )
 
 
 def check_share(value: float | None, name: str) -> None:

@@ -42,11 +42,13 @@ class PredictReport:
         result: the content of ``detections.json``.
         out: the folder with it and the pictures.
         unread: images that could not be read, each with the reason.
+        full: what to know where images have as many detections as they can have; "" where none has.
     """
 
     result: dict[str, Any]
     out: str
     unread: tuple[str, ...] = ()
+    full: str = ""
 
     def text(self) -> str:
         shown = [d["label"] for image in self.result["images"] for d in image["detections"] if d["score"] >= self.score]
@@ -54,6 +56,8 @@ class PredictReport:
         lines = [f"{counted(len(self.result['images']), 'image')}; at score {self.score:.2f} or more: {counts}"]
         if self.unread:
             lines.append(f"{counted(len(self.unread), 'image')} could not be read: {listed(self.unread, 5)}")
+        if self.full:
+            lines.append(self.full)
         return "\n".join(lines)
 
     def json(self) -> dict[str, Any]:
@@ -75,6 +79,7 @@ def predict(
     no_labels: bool = False,
     device: str = "auto",
     labels: str | os.PathLike[str] | None = None,
+    detections: int | None = None,
     force: bool = False,
 ) -> PredictReport:
     """Detects objects and writes ``detections.json`` and a picture of each image into ``out``.
@@ -87,6 +92,7 @@ def predict(
         class_agnostic_nms: boxes of all classes compete.
         no_labels: draw boxes alone; a model of one class is drawn so anyway.
         labels: label map that names the classes, in the model's order.
+        detections: the most detections of an image; by default the model's own number.
         force: replace an earlier prediction.
 
     Raises:
@@ -100,13 +106,14 @@ def predict(
     is_ours = _written_before(Path(out))
     check_output(out, force, is_ours)
     files = find_images([inputs] if isinstance(inputs, str | os.PathLike) else inputs)
-    detector = load(model, device, labels=labels)
+    detector = load(model, device, labels=labels, detections=detections)
     detector.set_nms(nms_iou, class_agnostic_nms)
     threshold = detector.score if score is None else score
     labelled = not no_labels and len(detector.classes) > 1
     found: list[dict[str, Any]] = []
     unread: list[str] = []
     names: set[str] = set()
+    full = 0
     with whole_folder(out, force, is_ours) as folder:
         for file in track(files, "predicting"):
             try:
@@ -115,9 +122,10 @@ def predict(
                 log.warning("not read: %s", error)
                 unread.append(str(file))
                 continue
-            detections = replace(detector.detect(image), file=str(file))
-            found.append(_listed(detections.above(min(LISTED_SCORE, threshold))))
-            shown = detections.above(threshold)
+            told = replace(detector.detect(image).above(min(LISTED_SCORE, threshold)), file=str(file))
+            found.append(_listed(told))
+            full += detector.most.reached(told.labels)
+            shown = told.above(threshold)
             picture = draw(image, shown.boxes, shown.names, shown.scores, labels=labelled)
             Image.fromarray(picture).save(folder / _picture_name(file, names), quality=92)
         if not found:
@@ -126,7 +134,7 @@ def predict(
         text = json.dumps(result, indent=1, ensure_ascii=False)
         # A file name need not be text; what is not becomes an escape of JSON.
         (folder / RESULT).write_text(text, encoding="utf-8", errors="backslashreplace")
-    return PredictReport(result, str(out), tuple(unread))
+    return PredictReport(result, str(out), tuple(unread), detector.most.full(full) if full else "")
 
 
 def find_images(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:

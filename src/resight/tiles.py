@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 
 from .boxes import Detections, pairwise_iou
+from .most_detections import MostDetections
 
 OVERLAP = 0.25  # share of a tile's side; an object no larger lies whole in one of the tiles
 BORDER = 0.01  # share of a tile's side; what ends so near to where a tile was cut off was probably cut off too
 TILES_NMS_IOU = 0.5
-MOST = 100  # detections an image
 
 
 def tile_corners(height: int, width: int, tile: int) -> list[tuple[int, int]]:
@@ -35,7 +35,11 @@ def _starts(length: int, tile: int) -> list[int]:
 
 
 def join_tiles(
-    whole: Detections, parts: Sequence[tuple[int, int, Detections]], nms_iou: float, class_agnostic: bool
+    whole: Detections,
+    parts: Sequence[tuple[int, int, Detections]],
+    nms_iou: float,
+    class_agnostic: bool,
+    most: int = MostDetections().image,
 ) -> Detections:
     """What was found in the whole image together with what was found in its tiles, in pixels of the image.
 
@@ -44,6 +48,7 @@ def join_tiles(
 
     Args:
         parts: x and y of each tile's corner, and what was found in it.
+        most: detections that stay at most.
     """
     boxes, scores, labels = [whole.boxes], [whole.scores], [whole.labels]
     for x, y, found in parts:
@@ -57,7 +62,7 @@ def join_tiles(
         scores.append(found.scores[keep])
         labels.append(found.labels[keep])
     all_boxes, all_scores, all_labels = np.concatenate(boxes), np.concatenate(scores), np.concatenate(labels)
-    kept = _suppress(all_boxes, all_scores, all_labels, nms_iou, class_agnostic)[:MOST]
+    kept = _suppress(all_boxes, all_scores, all_labels, nms_iou, class_agnostic)[:most]
     return replace(whole, boxes=all_boxes[kept], scores=all_scores[kept], labels=all_labels[kept])
 
 

@@ -26,7 +26,7 @@ class Reference(COCOeval):
                 item["ignore"] = item["ignore"] or item["id"] in self.ignore
 
 
-def count(pairs, ignore_difficult=False):
+def count(pairs, ignore_difficult=False, max_detections=100):
     """pycocotools after ``summarize`` on plain dictionaries, for pairs of GroundTruth and Detections."""
     images, objects, found, ignore = [], [], [], set()
     for number, (truth, detections) in enumerate(pairs, 1):
@@ -61,7 +61,9 @@ def count(pairs, ignore_difficult=False):
         found_set.createIndex()
         counting = Reference(truth_set, found_set, "bbox")
         counting.ignore = ignore
+        counting.params.maxDets = [1, 10, max_detections]
         counting.evaluate()
         counting.accumulate()
-        counting.summarize()
+        if max_detections == 100:  # it prints no other
+            counting.summarize()
     return counting

@@ -155,3 +155,39 @@ def test_prints_nothing(capfd):
     truth, found = scene([(0, 0, 9, 9, 0, 0, 0, np.nan)], [(0, 0, 9, 9, 0, 0.5)])
     coco_metrics([truth], [found], CLASSES)
     assert capfd.readouterr() == ("", "")
+
+
+def crowded_scene(generator, objects=160, found=230):
+    """More objects and detections of one class than COCO's numbers count, and some of another class."""
+    corner = generator.uniform(0, 400, (objects, 2))
+    boxes = np.hstack([corner, corner + generator.uniform(8, 60, (objects, 2))])
+    rows = [(*box, index % 5 == 0, 0, index % 11 == 0, np.nan) for index, box in enumerate(boxes)]
+    seen = generator.integers(0, objects, found)
+    guesses = boxes[seen] + generator.normal(0, 2, (found, 4))
+    scores = generator.choice(np.linspace(0.1, 1, 60), found)  # many are equal
+    return scene(rows, [(*box, seen[index] % 5 == 0, scores[index]) for index, box in enumerate(guesses)])
+
+
+@pytest.mark.parametrize("most", [101, 150, 300])
+@pytest.mark.parametrize("ignore_difficult", [False, True])
+def test_numbers_at_more_detections_equal_pycocotools_and_cocos_own_stay(reference, most, ignore_difficult):
+    generator = np.random.default_rng(most)
+    pairs = [crowded_scene(generator), crowded_scene(generator, 20, 30)]
+    truths, detections = zip(*pairs, strict=True)
+    usual = coco_metrics(truths, detections, CLASSES, ignore_difficult=ignore_difficult)
+    ours = coco_metrics(truths, detections, CLASSES, ignore_difficult=ignore_difficult, max_detections=most)
+    assert {key: ours.summary[key] for key in usual.summary} == usual.summary
+    assert list(ours.summary) == [*usual.summary, f"mAP_{most}", f"AR_{most}"]
+    theirs = reference(pairs, ignore_difficult, most)
+    agree(ours.summary[f"mAP_{most}"], mean(theirs.eval["precision"][..., 0, 2]))
+    agree(ours.summary[f"AR_{most}"], mean(theirs.eval["recall"][..., 0, 2]))
+    assert ours.summary[f"AR_{most}"] > ours.summary["AR_100"]
+    for index, name in enumerate(CLASSES):
+        agree(ours.per_class[name][f"AP_{most}"], mean(theirs.eval["precision"][:, :, index, 0, 2]))
+        assert ours.per_class[name]["AP"] == usual.per_class[name]["AP"]
+
+
+def test_numbers_at_100_or_fewer_are_cocos_alone():
+    truth, found = scene([(0, 0, 20, 20, 0, 0, 0, np.nan)], [(0, 0, 20, 20, 0, 0.5)])
+    for most in (20, 100):
+        assert coco_metrics([truth], [found], CLASSES, max_detections=most).summary.keys() == {m.key for m in MEASURES}

@@ -23,6 +23,7 @@ from resight.evaluation import evaluate as module
 from resight.evaluation.coco import GroundTruth
 from resight.evaluation.evaluate import evaluate, measure, parse_requirements
 from resight.labels import LabelMap, to_pbtxt
+from resight.most_detections import MostDetections
 
 ROOT = Path(resight.__file__).parents[2]
 DATA_CLASSES = ("signalAhead", "stop", "yield")  # the order of the label map
@@ -78,6 +79,7 @@ class Oracle:
     classes = MODEL_CLASSES
     score, has_score = 0.8, True
     tfod = None
+    most = MostDetections()
     selected_on = "test"
     answers = ((8, 6, 40, 48, "stop", 0.9),), ((8, 6, 40, 48, "signalAhead", 0.7),), ()
 
@@ -352,7 +354,7 @@ def test_an_image_that_cannot_be_decoded(run, tmp_path):
 
 def test_the_label_map_and_the_device_are_the_detectors(run, model):
     evaluate(run, labels="names.pbtxt", device="cpu")
-    assert model.loaded == [((run, "cpu"), {"labels": "names.pbtxt"})]
+    assert model.loaded == [((run, "cpu"), {"labels": "names.pbtxt", "detections": None})]
 
 
 def test_a_run_without_checkpoints_says_so(run, tmp_path, monkeypatch):
@@ -467,3 +469,49 @@ def test_files_are_named_where_there_is_no_folder(run):
     data = DataConfig(test=(f"{folder}/test-*",), label_map=f"{folder}/label_map.pbtxt")
     (run / "config.toml").write_text(to_toml(config.model_copy(update={"data": data})))
     assert f"on 'test' of {folder}/test-00000-of-00001.tfrecord: 3 images" in evaluate(run).text()
+
+
+def dense(model, tmp_path, most):
+    """Records with images of 3 and 2 objects, for a model that has ``most`` detections of one and finds 3 and 2."""
+    model.most = MostDetections(most, most)
+    rows = [(8, 6, 20, 18, "stop", 0, 0), (30, 6, 42, 18, "stop", 0, 0), (50, 6, 62, 18, "stop", 0, 0)]
+    found = tuple((*row[:5], 0.9) for row in rows)
+    model.answers = found[:most], found[1:]
+    return records_folder(tmp_path / "dense", {"test": [record(0, rows), record(1, rows[1:])]})
+
+
+@pytest.mark.parametrize(("most", "crowded", "full"), [(2, 1, 2), (3, 0, 1), (4, 0, 0)])
+def test_images_that_the_most_detections_bind_are_told(run, model, tmp_path, most, crowded, full):
+    text = evaluate(run, dense(model, tmp_path, most), out=tmp_path / "out").text()
+    assert (f"{crowded} image has more objects" in text) == (crowded > 0)
+    assert ("3 in 0.png: --detections 100" in text) == (crowded > 0)
+    assert (f"{full} image" in text and "as many detections as" in text) == (full > 0)
+
+
+def test_what_lies_below_the_score_does_not_fill_an_image(run, model, tmp_path):
+    data = dense(model, tmp_path, 3)
+    model.score = 0.95
+    assert "as many detections as" not in evaluate(run, data, out=tmp_path / "out").text()
+
+
+def test_numbers_at_more_detections_follow_the_model_the_run_and_the_option(run, model, tmp_path):
+    data = tmp_path / "records"
+    assert "max_detections" not in evaluate(run).metrics
+    model.most = MostDetections(300, 300)
+    metrics = evaluate(run).metrics
+    assert metrics["max_detections"] == 300 and metrics["mAP_300"] == metrics["mAP"]
+    assert metrics["per_class"]["stop"]["AP_300"] == metrics["per_class"]["stop"]["AP"]
+    config = Config.model_validate({"data": {"path": str(data)}, "evaluate": {"max_detections": 200}})
+    (run / "config.toml").write_text(to_toml(config))
+    assert evaluate(run).metrics["max_detections"] == 200
+    assert evaluate(run, detections=400).metrics["max_detections"] == 400
+    assert model.loaded[-1][1]["detections"] == 400
+
+
+def test_the_operating_point_is_of_all_detections():
+    boxes = np.array([(4 * n, 0, 4 * n + 3, 3) for n in range(150)], np.float32)
+    labels = np.zeros(150, np.int64)
+    pairs = [(GroundTruth.of(boxes, labels), Detections(boxes, np.full(150, 0.7, np.float32), labels, MODEL_CLASSES))]
+    metrics, point = measure(pairs, MODEL_CLASSES, max_detections=300)
+    assert (point.recall, point.precision) == (1.0, 1.0)
+    assert metrics.summary["AR_100"] == pytest.approx(100 / 150) and metrics.summary["AR_300"] == 1

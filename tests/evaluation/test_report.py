@@ -143,3 +143,18 @@ def test_tfods_lines_take_the_place_of_the_losses():
     assert "Losses: " in report.text(result) and "As TFOD" not in report.text(result)
     said = report.text(result | {"tfod": report.as_tfod(measured().summary, LOSSES)})
     assert "Losses: " not in said and "\t+ Loss/total_loss: 1.875000" in said
+
+
+def test_numbers_at_more_detections_stand_below_cocos():
+    truths, detections = zip(*example(), strict=True)
+    metrics = coco_metrics(truths, detections, CLASSES, max_detections=300)
+    result = report.as_dict(metrics, OperatingPoint(0.25, 0.5, 0.75, 0.6))
+    assert result["max_detections"] == 300 and "max_detections" not in report.as_dict(measured(), OperatingPoint(0.5))
+    lines = report.text(result).splitlines()
+    assert lines[:12] == report.summary_table(measured().summary).splitlines()
+    for line, title, key in zip(
+        lines[12:14], ("Precision  (AP)", "Recall     (AR)"), ("mAP_300", "AR_300"), strict=True
+    ):
+        assert title in line and f"maxDets=300 ] = {result[key]:.3f}" in line
+    assert lines[15].split() == ["class", "AP", "AP50", "AP_300", "boxes"]
+    assert len({len(line) for line in lines[15:20]}) == 1

@@ -20,6 +20,7 @@ from resight.labels import LabelMap
 from resight.models.build import build_model
 from resight.models.checkpoints import Checkpoint, ModelCard, save_checkpoint
 from resight.models.starts import load_pretrained
+from resight.most_detections import MostDetections
 
 
 @pytest.fixture(scope="module")
@@ -177,3 +178,22 @@ class Stub:
 )
 def test_scores_near_zero_have_no_order(first, second, equal):
     assert compare(first, second, [np.zeros((100, 100, 3), np.uint8)]).ok == equal
+
+
+def test_the_most_detections_are_in_the_graph(checkpoint: Path, exported: Path, tmp_path: Path) -> None:
+    detector = load(checkpoint, detections=300)
+    write_onnx(detector, tmp_path / "many.onnx")
+    many, image = load(tmp_path / "many.onnx"), probe_images()[1]
+    assert many.detections == 300 and 100 < len(many.detect(image)) == len(detector.detect(image))
+    assert load(exported).detections == 100 == len(load(exported).detect(image))
+    with pytest.raises(ResightError, match="--detections 300"):
+        load(exported, detections=300)
+
+
+def test_an_export_of_a_version_without_the_number_of_detections_has_100(exported: Path, tmp_path: Path) -> None:
+    model = onnx.load(exported)
+    card = json.loads(next(prop.value for prop in model.metadata_props if prop.key == "resight"))
+    del card["detections"]
+    onnx.helper.set_model_props(model, {"resight": json.dumps(card)})
+    onnx.save_model(model, tmp_path / "earlier.onnx")
+    assert load(tmp_path / "earlier.onnx").most == MostDetections(100, 100)

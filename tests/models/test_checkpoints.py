@@ -262,3 +262,10 @@ def test_the_state_of_another_optimizer_is_refused(kinds):
     tensors = optimizer_tensors(trained(kinds[0])[1])
     with pytest.raises(ValueError, match="of another optimizer"):
         restore_optimizer(trained(kinds[1])[1], tensors)
+
+
+def test_a_checkpoint_of_a_version_without_the_number_of_detections_has_100():
+    written = ModelCard(ModelConfig(detections=300), CARD.label_map, CARD.anchors).to_json()
+    assert ModelCard.from_json(json.loads(json.dumps(written))).model.detections == 300
+    del written["model"]["detections"]
+    assert ModelCard.from_json(written).model == ModelConfig()

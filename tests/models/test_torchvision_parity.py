@@ -14,7 +14,7 @@ from torchvision.models import detection
 from resight.config import ModelConfig
 from resight.data.target import Target
 from resight.models.build import TORCHVISION, build_model
-from resight.models.faster_rcnn import FasterRCNN
+from resight.models.faster_rcnn import FasterRCNN, Limits
 
 CLASSES = 6
 SIZES = {"min_size": 96, "max_size": 192}
@@ -48,15 +48,16 @@ def _calibrate(model: nn.Module, images: list[Tensor]) -> None:
         spread(model.roi_heads.box_predictor.bbox_pred, 0.5)
 
 
-def _pair(name: str) -> tuple[nn.Module, FasterRCNN]:
+def _pair(name: str, detections: int = 100, proposals: int = PROPOSALS) -> tuple[nn.Module, FasterRCNN]:
     torch.manual_seed(7)
     theirs = getattr(detection, name)(
         weights=None,
         weights_backbone=None,
         num_classes=CLASSES,
         box_score_thresh=0.0,
-        rpn_post_nms_top_n_train=PROPOSALS,
-        rpn_post_nms_top_n_test=PROPOSALS,
+        box_detections_per_img=detections,
+        rpn_post_nms_top_n_train=proposals,
+        rpn_post_nms_top_n_test=proposals,
         **SIZES,
     )
     images = [_image(120, 160, 1).float(), _image(200, 150, 2).float()]
@@ -73,9 +74,9 @@ def _pair(name: str) -> tuple[nn.Module, FasterRCNN]:
     theirs.eval()
     _calibrate(theirs, images)
     theirs.double()
-    ours = build_model(ModelConfig(name=name, freeze=0, **SIZES), CLASSES - 1)
+    ours = build_model(ModelConfig(name=name, freeze=0, detections=detections, **SIZES), CLASSES - 1)
     ours.load_state_dict(theirs.state_dict(), strict=True)
-    ours.limits = replace(ours.limits, score=0.0, rpn_after_nms=(PROPOSALS, PROPOSALS))
+    ours.limits = replace(ours.limits, score=0.0, rpn_after_nms=(proposals, proposals))
     return theirs, ours.double().eval()
 
 
@@ -120,3 +121,31 @@ def test_losses_are_torchvisions_when_nothing_is_drawn(name: str) -> None:
         torch.testing.assert_close(
             found[key], value, rtol=1e-5, atol=1e-9, check_dtype=False, msg=lambda m, key=key: f"{key}: {m}"
         )
+
+
+@pytest.mark.parametrize("name", [name for name in TORCHVISION if "mobilenet" in name])
+def test_more_than_100_detections_are_torchvisions(name: str) -> None:
+    theirs, ours = _pair(name, detections=300, proposals=300)
+    image = _image(210, 150, 4)
+    with torch.no_grad():
+        (expected,), (found,) = theirs([image]), ours([image])
+    assert len(found.scores) == len(expected["scores"]) > 200
+    torch.testing.assert_close(found.scores, expected["scores"], atol=5e-5, rtol=0)
+    distance = (found.boxes[:, None] - expected["boxes"]).abs().amax(2)
+    assert (distance.amin(1) < 1e-2).all()
+
+
+@pytest.mark.parametrize("name", ["fasterrcnn_mobilenet_v3_large_320_fpn", ModelConfig().name])
+def test_there_are_proposals_for_all_detections(name: str) -> None:
+    def limits(detections: int) -> Limits:
+        return build_model(ModelConfig(name=name, detections=detections), 1).limits
+
+    usual = limits(100)
+    assert limits(20) == replace(usual, detections=20)
+    many = limits(1500)
+    assert many.detections == 1500 <= many.rpn_after_nms[1] <= 3 * many.rpn_before_nms[1]
+    # What is learnt does not depend on it.
+    assert (
+        replace(many, rpn_before_nms=usual.rpn_before_nms, rpn_after_nms=usual.rpn_after_nms, detections=100) == usual
+    )
+    assert (many.rpn_before_nms[0], many.rpn_after_nms[0]) == (usual.rpn_before_nms[0], usual.rpn_after_nms[0])

@@ -164,3 +164,18 @@ def test_a_training_of_minutes_names_no_steps_it_will_not_take(shapes, tiny):
     plan = make_plan(tiny(shapes(train=9), train__max_minutes=6))
     assert "training  6 min in batches of 2 images" in plan.text()
     assert plan.epochs(50_000) == "10,000 epochs" and plan.epochs(7) == "1.4 epochs"
+
+
+def test_images_with_more_objects_than_detections_are_told(shapes, tiny):
+    # Pictures 1, 3, ... show two squares.
+    text = make_plan(tiny(shapes(train=9, val=3), model__detections=1)).text()
+    assert "note      train: 4 images have more objects" in text and "note      val: 1 image has more objects" in text
+    assert "2 in train-1.png: --set model.detections=100" in text
+    assert "more objects" not in make_plan(tiny(shapes(train=9, val=3), model__detections=2)).text()
+
+
+def test_a_number_of_detections_without_effect_is_told(shapes, tiny):
+    without_effect = make_plan(tiny(shapes(train=9, val=3), evaluate__max_detections=200)).text()
+    assert "note      evaluate.max_detections = 200" in without_effect and "model.detections" in without_effect
+    both = tiny(shapes(train=9, val=3), evaluate__max_detections=200, model__detections=200)
+    assert "max_detections" not in make_plan(both).text()

@@ -14,6 +14,7 @@ from ..arguments import check_types, kinds_of
 from ..boxes import SPLITS, Annotation
 from ..config import Config, ModelConfig
 from ..errors import Problem, counted, listed
+from ..most_detections import MostDetections
 from .exif import check_choice
 from .near_duplicates import group_near_duplicates
 from .records import Records, open_configured
@@ -117,6 +118,7 @@ def check_data(
     counts = _count(images, source.classes)
     problems += [
         *(_out_of_reach(good, config.model, reach) if reach else ()),
+        *_crowded(good, MostDetections.of(config.model)),
         *_duplicate_ids(images, stored),
         *_leakage(images, hashes),
         *_one_sided_classes(counts),
@@ -182,6 +184,15 @@ def _out_of_reach(images: Sequence[Annotation], model: ModelConfig, reach: Reach
         f"{box.label} of {box.xmax - box.xmin:.0f} x {box.ymax - box.ymin:.0f} in {image.filename}"
     )
     yield Problem("warning", "box_beyond_anchors", image.place, message)
+
+
+def _crowded(images: Sequence[Annotation], most: MostDetections) -> Iterator[Problem]:
+    """Images with more objects than a model reports detections of one."""
+    objects = [(index, box.label) for index, image in enumerate(images) for box in image.boxes if not box.crowd]
+    _, labels = np.unique([label for _, label in objects], return_inverse=True)
+    of_image = np.array([index for index, _ in objects], np.int64)
+    if crowded := most.crowded(of_image, labels, lambda index: images[index].filename):
+        yield Problem("warning", "too_many_objects", images[crowded[1]].place, crowded[0])
 
 
 def _duplicate_ids(images: Sequence[Annotation], stored: bool) -> Iterator[Problem]:

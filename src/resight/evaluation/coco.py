@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..data.example import Record
 
 SIZES = ("all", "small", "medium", "large")  # square pixels: any, < 32^2, 32^2..96^2, > 96^2
-MAX_DETECTIONS = (1, 10, 100)  # of one class in one image
+STANDARD = 100  # detections of one class in one image that COCO's numbers count
 
 # An object whose area lies outside every size range is neither to be found nor wrong when found, and is matched by the
 # ordinary IoU: what a difficult object should be. A crowd's IoU (intersection over the detection) would not do.
@@ -25,7 +25,7 @@ _DECIMALS = 12
 
 
 class Measure(NamedTuple):
-    """One of the 12 numbers: ``kind`` "AP" or "AR", at one ``iou`` or (None) the mean over .50:.05:.95."""
+    """One of the numbers: ``kind`` "AP" or "AR", at one ``iou`` or (None) the mean over .50:.05:.95."""
 
     key: str
     kind: str
@@ -48,6 +48,15 @@ MEASURES = (
     Measure("AR_medium", "AR", None, "medium", 100),
     Measure("AR_large", "AR", None, "large", 100),
 )
+_MORE = {"mAP": "AP", "AR": "AR"}
+
+
+def measures_of(max_detections: int) -> tuple[Measure, ...]:
+    """COCO's 12 numbers, and where ``max_detections`` is more than their 100 two more: AP and AR at that number."""
+    if max_detections <= STANDARD:
+        return MEASURES
+    more = [Measure(f"{key}_{max_detections}", kind, None, "all", max_detections) for key, kind in _MORE.items()]
+    return (*MEASURES, *more)
 
 
 @dataclass(frozen=True)
@@ -92,11 +101,13 @@ class CocoMetrics:
     """What was counted.
 
     Args:
-        summary: the 12 numbers in 0..1 under the keys of ``MEASURES``; None where there is no such object.
-        per_class: class name -> ``{"AP", "AP50", "boxes"}``; AP and AP50 are None for a class without objects.
+        summary: the numbers in 0..1 under the keys of ``measures_of``; None where there is no such object.
+        per_class: class name -> ``{"AP", "AP50", "boxes"}``, and ``AP_300`` say where ``max_detections`` is more than
+            100; all but the boxes are None for a class without objects.
         num_images: images measured.
         num_boxes: objects to be found.
         num_ignored: crowds and ignored difficult objects.
+        max_detections: detections of one class in one image that the numbers beside COCO's count.
     """
 
     summary: dict[str, float | None]
@@ -104,6 +115,7 @@ class CocoMetrics:
     num_images: int
     num_boxes: int
     num_ignored: int
+    max_detections: int = STANDARD
 
 
 def coco_metrics(
@@ -112,10 +124,13 @@ def coco_metrics(
     classes: Sequence[str],
     *,
     ignore_difficult: bool = False,
+    max_detections: int = STANDARD,
 ) -> CocoMetrics:
     """The COCO numbers of ``detections`` against ``truths``, image by image in the same order.
 
-    Equal to pycocotools' (``iscrowd`` of the crowds, ``area`` as stored). Labels index ``classes``.
+    Equal to pycocotools' (``iscrowd`` of the crowds, ``area`` as stored). Labels index ``classes``. COCO's own count
+    the best 100 detections of a class in an image; AP and AR stand beside them at ``max_detections`` where these are
+    more.
     """
     if len(truths) != len(detections):
         raise ValueError(f"{len(truths)} images with objects, but {len(detections)} with detections")
@@ -144,34 +159,37 @@ def coco_metrics(
         ]
     )
     counting = COCOeval(ground_truth, ground_truth.load_res(rows), "bbox")
+    measures = measures_of(max_detections)
+    limits = sorted({measure.max_detections for measure in measures})
+    counting.params.max_dets = limits
     counting.evaluate()
     counting.accumulate()
     assert counting.eval is not None
     precision, recall = counting.eval["precision"], counting.eval["recall"]
 
+    def average(measure: Measure, class_index: int | None = None) -> float | None:
+        counted = precision if measure.kind == "AP" else recall
+        return _average(counted[..., limits.index(measure.max_detections)], measure, class_index)
+
+    of_class = {"AP": MEASURES[0], "AP50": MEASURES[1]}
+    of_class |= {f"AP_{more.max_detections}": more for more in measures[len(MEASURES) :] if more.kind == "AP"}
     boxes_of = np.bincount(labels[~ignored], minlength=len(classes))
     return CocoMetrics(
-        summary={measure.key: _average(precision, recall, measure) for measure in MEASURES},
+        summary={measure.key: average(measure) for measure in measures},
         per_class={
-            name: {
-                "AP": _average(precision, recall, MEASURES[0], index),
-                "AP50": _average(precision, recall, MEASURES[1], index),
-                "boxes": int(boxes_of[index]),
-            }
+            name: {key: average(measure, index) for key, measure in of_class.items()} | {"boxes": int(boxes_of[index])}
             for index, name in enumerate(classes)
         },
         num_images=len(truths),
         num_boxes=int((~ignored).sum()),
         num_ignored=int(ignored.sum()),
+        max_detections=max_detections,
     )
 
 
-def _average(
-    precision: np.ndarray, recall: np.ndarray, measure: Measure, class_index: int | None = None
-) -> float | None:
-    """Mean of precision ``[IoU, recall, class, size, max]`` or recall ``[IoU, class, size, max]`` where counted."""
-    counted = precision if measure.kind == "AP" else recall
-    counted = counted[..., SIZES.index(measure.size), MAX_DETECTIONS.index(measure.max_detections)]
+def _average(counted: np.ndarray, measure: Measure, class_index: int | None) -> float | None:
+    """Mean of precision ``[IoU, recall, class, size]`` or recall ``[IoU, class, size]`` where counted."""
+    counted = counted[..., SIZES.index(measure.size)]
     if measure.iou is not None:
         counted = counted[[round((measure.iou - 0.5) / 0.05)]]
     if class_index is not None:

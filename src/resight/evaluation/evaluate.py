@@ -25,7 +25,7 @@ from ..progress import track
 from ..tfod.folder import find_pipeline
 from ..tfod.pipeline_config import records_of
 from . import report
-from .coco import MEASURES, CocoMetrics, GroundTruth, coco_metrics
+from .coco import MEASURES, STANDARD, CocoMetrics, GroundTruth, coco_metrics
 from .operating_point import OperatingPoint, operating_point, point_at
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def evaluate(
     ignore_difficult: bool = False,
     device: str = "auto",
     labels: str | os.PathLike[str] | None = None,
+    detections: int | None = None,
     force: bool = False,
 ) -> Evaluation:
     """Measures ``model`` on ``split`` of ``data`` and writes ``metrics.json``.
@@ -95,6 +96,8 @@ def evaluate(
         ignore_difficult: difficult objects count neither as found nor as missed.
         device: "auto", "cpu", "cuda" or "cuda:N".
         labels: label map that names the classes, in the model's order.
+        detections: the most detections of an image, and those that the numbers beside COCO's count; by default the
+            model's own, and ``evaluate.max_detections`` of the run.
         force: replace the ``metrics.json`` of an earlier evaluation; in the run folder it is replaced anyway.
 
     Raises:
@@ -111,7 +114,7 @@ def evaluate(
     bounds = parse_requirements(require)
     run = run_folder(_local(model))
     path = _output(out, run, split, force)
-    detector = load(model, device, labels=labels)  # what is no model needs no data
+    detector = load(model, device, labels=labels, detections=detections)  # what is no model needs no data
     source, same_path = _data_of(model, run, data)
     records = open_configured(source)
     part = _split_of(records, split)
@@ -122,6 +125,7 @@ def evaluate(
     losses: list[dict[str, float]] = []
     unusable: list[str] = []
     left_out = 0
+    objects: list[tuple[str, np.ndarray]] = []
 
     def pairs() -> Iterator[tuple[GroundTruth, np.ndarray]]:
         nonlocal left_out
@@ -136,6 +140,7 @@ def evaluate(
                     raise
                 unusable.append(f"{error.where}: {error.message}")
                 continue
+            objects.append((record.filename or part.where(index), known[(known >= 0) & ~record.crowd]))
             left_out += int((known >= 0).sum()) - len(truth.labels)
             yield truth, image
             losses.append(detector.losses(record, known, image) or {})
@@ -143,7 +148,14 @@ def evaluate(
     stored = detector.score if detector.has_score else None
     found = [(truth, detector.detect(image)) for truth, image in pairs()]
     means = mean_losses(losses)
-    numbers, point = measure(found, detector.classes, ignore_difficult=ignore_difficult, score=stored)
+    counted_most = detections or (run and load_config(run / "config.toml").evaluate.max_detections)
+    numbers, point = measure(
+        found,
+        detector.classes,
+        ignore_difficult=ignore_difficult,
+        score=stored,
+        max_detections=counted_most or detector.most.of_a_class,
+    )
     metrics = report.as_dict(
         numbers,
         point,
@@ -170,6 +182,7 @@ def evaluate(
         boxes = counted(left_out, "box", "boxes")
         beyond = "beyond model.tfod.evaluated_boxes of an image or " if detector.tfod else ""
         notes.append(f"Left out, {beyond}without numbers for corners: {boxes}.")
+    notes += _crowded_notes(detector, objects, found, point.score)
     notes += [*translate.notes(), *_data_notes(records, unusable), *_split_note(split, detector.selected_on, own)]
     return Evaluation(metrics, missed(metrics, bounds), written, notes)
 
@@ -194,10 +207,14 @@ def measure(
     *,
     ignore_difficult: bool = False,
     score: float | None = None,
+    max_detections: int = STANDARD,
 ) -> tuple[CocoMetrics, OperatingPoint]:
-    """Measures what was found in each image. The operating point is at ``score``, or at the score of best F1."""
+    """Measures what was found in each image. The operating point is at ``score``, or at the score of best F1, of all
+    that was found."""
     truths, detections = [truth for truth, _ in found], [each for _, each in found]
-    metrics = coco_metrics(truths, detections, classes, ignore_difficult=ignore_difficult)
+    metrics = coco_metrics(
+        truths, detections, classes, ignore_difficult=ignore_difficult, max_detections=max_detections
+    )
     if score is None:
         return metrics, operating_point(truths, detections, ignore_difficult=ignore_difficult)
     return metrics, point_at(score, truths, detections, ignore_difficult=ignore_difficult)
@@ -318,6 +335,28 @@ def mean_losses(losses: Sequence[dict[str, float]]) -> dict[str, float]:
     """Of each loss, over the images that have it."""
     names = dict.fromkeys(name for one in losses for name in one)
     return {name: float(np.mean([one[name] for one in losses if name in one])) for name in names}
+
+
+def _crowded_notes(
+    detector: Detector,
+    objects: Sequence[tuple[str, np.ndarray]],
+    found: Sequence[tuple[GroundTruth, Detections]],
+    score: float,
+) -> list[str]:
+    """Where an image may hold more than the model's most detections: by its objects, or by what was found in it.
+
+    Args:
+        objects: the name of each image and the classes ``[N]`` of its objects.
+        score: from which on detections count as found.
+    """
+    most = detector.most
+    images = np.repeat(np.arange(len(objects)), [len(labels) for _, labels in objects])
+    labels = np.concatenate([np.zeros(0, np.int64), *(labels for _, labels in objects)])
+    crowded = most.crowded(images, labels, lambda image: objects[image][0], "--detections {}")
+    notes = [f"{crowded[0]}."] if crowded else []
+    if full := sum(most.reached(each.above(score).labels) for _, each in found):
+        notes.append(f"{most.full(full)}.")
+    return notes
 
 
 def _data_notes(records: Records, unusable: list[str]) -> list[str]:

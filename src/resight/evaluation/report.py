@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ..errors import counted, one_line
-from .coco import MEASURES, CocoMetrics
+from .coco import STANDARD, CocoMetrics, measures_of
 from .operating_point import OperatingPoint, sentence
 
 # TFOD's names of the 12 numbers, in its order.
@@ -38,7 +38,10 @@ def as_dict(
     selected_on: str | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """``metrics.json``: the 12 numbers at the top (None where there is no such object), then what else is known.
+    """``metrics.json``: the numbers at the top (None where there is no such object), then what else is known.
+
+    They are COCO's 12 and, where more than its 100 detections are counted, ``mAP_N`` and ``AR_N`` at N of them; N is
+    then told as ``max_detections``.
 
     Args:
         point_of_model: the point is at the score stored with the model; else at the best score on these images.
@@ -48,6 +51,7 @@ def as_dict(
     """
     return {
         **metrics.summary,
+        **({"max_detections": metrics.max_detections} if metrics.max_detections > STANDARD else {}),
         "per_class": metrics.per_class,
         "losses": {name: value if math.isfinite(value) else None for name, value in (losses or {}).items()},
         "operating_point": asdict(point),
@@ -72,15 +76,15 @@ def text(result: Mapping[str, Any]) -> str:
     return "\n\n".join(blocks)
 
 
-def summary_table(summary: Mapping[str, float | None]) -> str:
-    """The 12 numbers, a line each, in pycocotools' printed form; ``n/a`` where there is no such object."""
+def summary_table(result: Mapping[str, Any]) -> str:
+    """The numbers, a line each, in pycocotools' printed form; ``n/a`` where there is no such object."""
     lines = []
-    for measure in MEASURES:
+    for measure in measures_of(result.get("max_detections", STANDARD)):
         title = "Average Precision" if measure.kind == "AP" else "Average Recall"
         iou = "0.50:0.95" if measure.iou is None else f"{measure.iou:.2f}"
         lines.append(
             f" {title:<18} ({measure.kind}) @[ IoU={iou:<9} | area={measure.size:>6} "
-            f"| maxDets={measure.max_detections:>3} ] = {_number(summary[measure.key])}"
+            f"| maxDets={measure.max_detections:>3} ] = {_number(result[measure.key])}"
         )
     return "\n".join(lines)
 
@@ -106,12 +110,14 @@ def tfod_table(values: Mapping[str, float | None]) -> str:
 
 
 def class_table(per_class: Mapping[str, Mapping[str, float | int | None]]) -> str:
-    """AP, AP50 and the number of boxes of each class."""
+    """AP, AP50, AP at more detections where it was measured, and the number of boxes of each class."""
     per_class = {one_line(name): row for name, row in per_class.items()}
     width = max([5, *(len(name) for name in per_class)])
-    rows = [f" {'class':<{width}} {'AP':>6} {'AP50':>6} {'boxes':>7}"]
+    keys = [key for key in next(iter(per_class.values()), {"AP": None, "AP50": None}) if key != "boxes"]
+    rows = [f" {'class':<{width}}" + "".join(f" {key:>6}" for key in keys) + f" {'boxes':>7}"]
     for name, row in per_class.items():
-        rows.append(f" {name:<{width}} {_number(row['AP']):>6} {_number(row['AP50']):>6} {row['boxes']:>7,}")
+        numbers = "".join(f" {_number(row[key]):>6}" for key in keys)
+        rows.append(f" {name:<{width}}{numbers} {row['boxes']:>7,}")
     return "\n".join(rows)
 
 

@@ -93,12 +93,14 @@ def export(
     force: bool = False,
     labels: str | os.PathLike[str] | None = None,
     input_type: str = INPUT_TYPES[0],
+    detections: int | None = None,
 ) -> ExportReport:
     """Writes ``model`` as ``format`` to ``out`` and compares the two on images of several sizes.
 
     Args:
         format: ``onnx``, or for the TFOD dialect ``savedmodel``: the folder that TFOD's own export writes.
         input_type: what a client sends to a SavedModel.
+        detections: the most detections of an image; by default the model's own number.
 
     Raises:
         ResightError: the format is not known, the model cannot be exported, or ``out`` cannot be written.
@@ -119,7 +121,7 @@ def export(
             from .onnx_model import is_ours
 
             check_file(out, force, is_ours)
-    detector = load(model, "cpu", labels=labels)
+    detector = load(model, "cpu", labels=labels, detections=detections)
     if not hasattr(detector, "model"):
         raise ResightError("is an exported model already", where=model, fix="Export the run it is from.")
     tfod = getattr(detector.model, "config", ModelConfig()).tfod
@@ -127,7 +129,7 @@ def export(
         raise ResightError(
             f"only {listed(TFOD_MODELS)} can be a SavedModel", where=model, fix="Choose --format onnx for this model."
         )
-    most = tfod.detections if tfod else MOST
+    most = detector.most.image
     log.info("writing %s; comparing it with the model comes after it", out)
     # Nothing lies under its name before it was compared.
     with _extra(format):

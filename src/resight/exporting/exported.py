@@ -37,6 +37,7 @@ class Card(BaseModel):
     classes: tuple[str, ...]
     score: Fraction | None
     tile: int = Field(0, ge=0)
+    detections: int = Field(100, gt=0)
     tfod: TfodConfig | None = None
     input_type: str = ""
 
@@ -48,6 +49,7 @@ def card_of(detector: Detector, **more: object) -> str:
     card = {
         "classes": list(detector.classes),
         "score": detector.score if detector.has_score else None,
+        "detections": detector.most.image,
         "digest": weights_digest(detector.model.state_dict()),
         "version": __version__,
     }

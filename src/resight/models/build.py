@@ -10,6 +10,7 @@ from torch import nn
 
 from ..config import TFOD_MODELS, ModelConfig, TfodConfig
 from ..errors import ResightError, listed, nearest
+from ..most_detections import MostDetections
 from . import backbones
 from .anchors import AnchorSettings
 from .faster_rcnn import FasterRCNN, InputSettings, Limits
@@ -26,9 +27,6 @@ TORCHVISION = (
     "fasterrcnn_mobilenet_v3_large_fpn",
     "fasterrcnn_mobilenet_v3_large_320_fpn",
 )
-# Fewer proposals and a narrower head than torchvision's: on a CPU they cost half of a step and bring nothing
-# measurable on sets with a handful of objects an image.
-LIGHT = Limits(rpn_before_nms=(1000, 500), rpn_after_nms=(500, 300), box_batch=128)
 SCORE_FLOOR = 0.001  # detections below can hardly move a COCO number
 
 
@@ -77,6 +75,7 @@ def build_model(config: ModelConfig, num_classes: int, anchors: AnchorSettings |
     if config.is_tfod:
         return _tfod_model(config, num_classes)
     name, anchors = config.name, anchors or default_anchors(config.name)
+    most = MostDetections.of(config).image
     inputs = InputSettings(config.min_size, config.max_size)
     limits = Limits()
     check_name(name)
@@ -90,15 +89,19 @@ def build_model(config: ModelConfig, num_classes: int, anchors: AnchorSettings |
         backbone = backbones.mobilenet_v3_large(config.freeze)
         rpn_head = RPNHead(256, anchors.per_location)
         box_head, width = TwoMLPHead(256, 7, 1024), 1024
-        before = (2000, 150) if "_320_" in name else (2000, 1000)
-        limits = Limits(rpn_score=0.05, rpn_before_nms=before, rpn_after_nms=before)
+        proposals = (2000, 150) if "_320_" in name else (2000, 1000)
+        limits = Limits(rpn_score=0.05, rpn_before_nms=proposals, rpn_after_nms=proposals)
     else:
         backbone = backbones.timm_backbone(name, config.freeze)
         inputs = InputSettings(config.min_size, config.max_size, *_mean_std(name), antialias=True)
         rpn_head = RPNHead(backbone.out_channels, anchors.per_location)
         box_head, width = TwoMLPHead(backbone.out_channels, 7, 512), 512
-        limits = LIGHT
-    limits = replace(limits, score=SCORE_FLOOR)
+        limits = _light(most)
+    # Each detection needs a proposal, of which one of torchvision's models has 150.
+    (first, before), (second, after) = limits.rpn_before_nms, limits.rpn_after_nms
+    after = max(after, most)
+    limits = replace(limits, score=SCORE_FLOOR, detections=most, rpn_after_nms=(second, after))
+    limits = replace(limits, rpn_before_nms=(first, max(before, after // 2)))
     model = FasterRCNN(backbone, rpn_head, box_head, Predictor(width, num_classes), inputs, anchors, limits)
     model.eval()
     fold_norms(model.backbone, example((1, 3, 64, 64)))
@@ -106,6 +109,13 @@ def build_model(config: ModelConfig, num_classes: int, anchors: AnchorSettings |
         fold_norms(nn.Sequential(*list(box_head.children())[:4]), example((1, 256, 7, 7)))
     as_channels_last(model)
     return model.train()
+
+
+def _light(most: int) -> Limits:
+    """Fewer proposals and a narrower head than torchvision's: on a CPU they cost half of a step and bring nothing
+    measurable on sets with a handful of objects an image. In inference they grow with the detections, above 100."""
+    more = max(most / Limits.detections, 1)
+    return Limits(rpn_before_nms=(1000, round(500 * more)), rpn_after_nms=(500, round(300 * more)), box_batch=128)
 
 
 def _tfod_model(config: ModelConfig, num_classes: int) -> TfodRCNN:

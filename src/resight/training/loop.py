@@ -293,7 +293,8 @@ class Training:
             state.skipped = skipped
             return
         state.evaluated_at = state.step
-        metrics, point = measure(self.ranks.whole(found), self.plan.classes)
+        most = self.config.evaluate.max_detections or detector.most.of_a_class
+        metrics, point = measure(self.ranks.whole(found), self.plan.classes, max_detections=most)
         for number, (image, (_, detections)) in enumerate(zip(shown, found, strict=False)):
             best = detections.above(point.score)
             picture = draw(image, best.boxes, best.names, best.scores, labels=len(self.plan.classes) > 1)

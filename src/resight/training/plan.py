@@ -21,6 +21,7 @@ from ..models.anchors import AnchorSettings, fit_anchors, reachable_iou
 from ..models.build import check_name, default_anchors, level_strides
 from ..models.checkpoints import Checkpoint
 from ..models.starts import has_detection_weights
+from ..most_detections import MostDetections
 from .schedule import base_rate
 from .start import Start, find_start
 
@@ -152,6 +153,7 @@ def make_plan(config: Config, resumed: Checkpoint | None = None) -> Plan:
             *notes,
             *_size_notes(config.model, sizes, iou, strides[0]),
             *_box_notes(config, train, watch),
+            *_crowded_notes(config, train, watch),
             *_data_notes(records, counts, unknown),
         ),
     )
@@ -202,6 +204,19 @@ def _box_notes(config: Config, train: RecordSplit, watch: RecordSplit | None) ->
             number = counted(int(bad.sum()), f"{split.name} box", f"{split.name} boxes")
             why = "corners that are not finite" + ("" if alone else ", or no area in the image")
             notes.append(f"left out: {number} with {why}; the first in {split.where(split.box_records[bad][0])}")
+    return notes
+
+
+def _crowded_notes(config: Config, train: RecordSplit, watch: RecordSplit | None) -> list[str]:
+    """Images with more objects than the trained model would report, and a number of detections that has no effect."""
+    most, notes = MostDetections.of(config.model), []
+    for split in filter(None, (train, watch)):
+        keep = (split.box_labels >= 0) & ~split.index.boxes["crowd"]
+        images, labels = split.box_records[keep], split.box_labels[keep]
+        if crowded := most.crowded(images, labels, split.index.strings["filename"].__getitem__):
+            notes.append(f"{split.name}: {crowded[0]}")
+    if (counted_most := config.evaluate.max_detections or 0) > most.of_a_class:
+        notes.append(f"evaluate.max_detections = {counted_most:,} is more than an image can have ({most.limit})")
     return notes
 
 

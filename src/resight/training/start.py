@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import ValidationError
 
-from ..config import Config, ModelConfig
+from ..config import Config, ModelConfig, explain
 from ..data.storage import is_remote
 from ..errors import ResightError, nearest
 from ..models.anchors import AnchorSettings
@@ -79,13 +80,13 @@ def find_start(config: Config, resumed: Checkpoint | None = None) -> tuple[Start
                     where=place,
                     fix="Leave model.name out, or choose another start.",
                 )
-            own = read_settings(place).model
-            config = _changed(config, own.model_dump() | {"start": model.start, "start_type": model.start_type})
+            own, given = read_settings(place).model, model.model_dump(exclude_unset=True)
+            config = _changed(config, {**own.model_dump(), "start_type": model.start_type, **given})
         return Start(read_checkpoint(found.prefix)), config
     if not place.exists() and (meant := nearest(model.start, NAMES)):
         raise ResightError("there is no such model", where=model.start, fix=meant)
     start = load_checkpoint(find_checkpoint(place))
-    return Start(start), _inherited(config, start.card.model, ("name", "min_size", "max_size", "tfod"))
+    return Start(start), _inherited(config, start.card.model, ("name", "min_size", "max_size", "detections", "tfod"))
 
 
 def _inherited(config: Config, model: ModelConfig, keys: tuple[str, ...]) -> Config:
@@ -94,7 +95,12 @@ def _inherited(config: Config, model: ModelConfig, keys: tuple[str, ...]) -> Con
 
 
 def _changed(config: Config, changes: dict[str, Any]) -> Config:
-    model = ModelConfig.model_validate(config.model.model_dump(exclude_unset=True) | changes)
+    try:
+        model = ModelConfig.model_validate(config.model.model_dump(exclude_unset=True) | changes)
+    except ValidationError as error:  # what is set does not fit the model of the start
+        raise ResightError(
+            "; ".join(map(explain, error.errors())), where=f"model, started from {config.model.start}"
+        ) from error
     return config.model_copy(update={"model": model})
 
 
