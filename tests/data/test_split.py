@@ -252,6 +252,14 @@ def test_a_split_file_is_followed(tmp_path: Path, text: str) -> None:
     assert sorted(result.unsplit) == ["0.jpg", "1.jpg", "2.jpg"]
 
 
+def test_names_in_a_split_file_may_be_written_otherwise(tmp_path: Path) -> None:
+    images = [image("a/de\u0301.JPG", "stop"), image("b/x.jpg", "stop"), image("b/X.jpg", "stop")]
+    parted, notes = follow_split_file(write(tmp_path / "a.csv", "A/d%C3%A9.jpg,train\nb/X.jpg,test\n"), images)
+    assert [item.split for item in parted] == ["train", None, "test"] and not notes
+    with pytest.raises(ResightError, match="names 2 images"):
+        follow_split_file(write(tmp_path / "b.csv", "B/x.png,train\n"), images)
+
+
 def test_names_in_a_split_file_that_match_no_image_are_reported(tmp_path: Path) -> None:
     path = write(tmp_path / "split.txt", "day/0.jpg train\nday/9.jpg test\nnight/0.jpg test\n")
     _, (note,) = follow_split_file(path, NAMED)

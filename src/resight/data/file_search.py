@@ -195,6 +195,12 @@ def loose_stem(name: str) -> str:
     return _loose(split_suffix(name)[0])
 
 
+def loosened(path: str) -> str:
+    """The same of a path."""
+    folder, name = os.path.split(path)
+    return f"{_loose(folder)}/{loose_stem(name)}"
+
+
 def _loose(part: str) -> str:
     if part.isascii() and "%" not in part:
         return part.lower()

@@ -20,6 +20,7 @@ from typing import NoReturn
 from ..boxes import SPLIT_WORDS, SPLITS, Annotation
 from ..errors import ResightError, counted, listed, nearest
 from ..files import read_text
+from .file_search import loosened
 from .near_duplicates import group_near_duplicates
 from .sources.source import stem_of
 
@@ -314,7 +315,8 @@ def follow_split_file(path: str, items: Sequence[Annotation]) -> tuple[list[Anno
     """The images with the splits that a file of lines ``filename,split`` says (or separated by white space; a header
     line may lead), None where it says nothing; and notes on names without an image.
 
-    A file name is an image's ``source_id``, its file name, the end of its path, or one of these without suffix.
+    A file name is an image's ``source_id``, its file name, the end of its path, or one of these without suffix;
+    also in another case or Unicode form, or percent-encoded, where only one image is called so.
 
     Raises:
         ResightError: no such file, unreadable lines, unknown splits, or one image in two splits; all are listed.
@@ -324,10 +326,12 @@ def follow_split_file(path: str, items: Sequence[Annotation]) -> tuple[list[Anno
         raise ResightError("is neither a rule nor a split file", where=path, fix=rules)
     exact: dict[str, list[int]] = defaultdict(list)
     by_stem: dict[str, set[int]] = defaultdict(set)
+    loose: dict[str, set[int]] = defaultdict(set)
     for i, item in enumerate(items):
         for name in _names(item):
             exact[name].append(i)
             by_stem[stem_of(name)].add(i)
+            loose[loosened(name)].add(i)
     named: dict[int, str] = {}
     strangers: list[str] = []
     bad: list[str] = []
@@ -341,7 +345,7 @@ def follow_split_file(path: str, items: Sequence[Annotation]) -> tuple[list[Anno
             bad.append(f"line {number}: '{line.strip()[:80]}' is not 'filename,split' with {' or '.join(SPLITS)}")
             continue
         name = _slashes(name)
-        found = exact.get(name) or _ending(name, by_stem, items)
+        found = exact.get(name) or _ending(name, by_stem, items) or list(loose.get(loosened(name), ()))
         if len(found) > 1:
             bad.append(f"line {number}: '{name}' names {len(found)} images; write more of the path")
         elif not found:

@@ -189,3 +189,11 @@ def test_what_is_found_by_another_name_is_told_once_a_kind(tmp_path, put, images
     assert [(p.kind, p.level, p.message[:8]) for p in source.problems] == [
         ("inexact_name", "warning", "9 images"), ("inexact_name", "warning", "1 image ")
     ]  # fmt: skip
+
+
+def test_what_is_packed_is_to_be_unpacked(tmp_path, put, images):
+    images("a.jpg")
+    put("train.record.gz", b"\x1f\x8b")
+    with pytest.raises(ResightError, match="no annotations") as caught:
+        read_source(tmp_path)
+    assert caught.value.fix == "Unpack train.record.gz"

@@ -175,6 +175,8 @@ def test_labels_without_image_and_images_that_are_none(tmp_path, put, images):
         ("images/A.JPG", "labels/A.TXT"),
         ("images/IMG_1.jpg", "labels/img_1.txt"),
         ("images/train/b.jpg", "Labels/train/b.txt"),
+        ("Images/train/b.jpg", "labels/train/b.txt"),
+        ("d\u00e9.jpg", "de\u0301.txt"),
     ],
 )
 def test_the_label_file_of_another_writing(tmp_path, put, images, image, label):
@@ -267,6 +269,16 @@ def test_folders_of_another_machine_are_found_by_the_end_of_their_path(tmp_path,
         source = read_source(path)
         assert [(a.split, len(a.boxes)) for a in source.annotations] == [("train", 1), ("val", 1)]
         assert [p.kind for p in source.problems] == ["inexact_name", "inexact_name", "missing_folder"]
+
+
+def test_a_folder_that_could_be_one_of_two_is_named_with_both(tmp_path, put, images):
+    for folder in ("a/images", "b/images"):
+        images(f"{folder}/1.jpg")
+        put(f"{folder.replace('images', 'labels')}/1.txt", LINE)
+    put("data.yaml", "names: [a, b]\ntrain: a/images\nval: /content/set/images\n")
+    problems = read_source(tmp_path).problems
+    assert [p.kind for p in problems if p.level == "error"] == ["ambiguous_image"]
+    assert "a/images, b/images" in problems[0].message
 
 
 def test_a_val_that_is_train_is_one_sentence(tmp_path, put, images):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from ...errors import ResightError, counted, nearest
+from ...errors import ResightError, counted, listed, nearest
 from ...misplaced import meant
 from . import coco, csv_table, cvat, labelme, labelstudio, lisa, tfrecord, voc, yolo
 from .source import Source, Tree
@@ -29,6 +29,8 @@ class Format(Protocol):
 
 
 FORMATS: tuple[Format, ...] = (lisa, coco, voc, yolo, csv_table, tfrecord, cvat, labelme, labelstudio)
+
+_PACKED = (".gz", ".tgz", ".zip", ".tar", ".bz2", ".xz", ".7z", ".rar")
 
 
 def read_source(path: str | os.PathLike[str], format: str = "auto", *, classes: Sequence[str] = ()) -> Source:
@@ -72,6 +74,10 @@ def _explain(path: str, tree: Tree, format: str, by_name: dict[str, Format]) -> 
         fix = f"{seen}\n  Choose with --format {'|'.join(found)}, or name one annotation file instead of the folder."
         return ResightError(f"holds annotations in {len(found)} formats", where=path, fix=fix)
     count = "" if tree.only else f" among its {counted(len(tree.files), 'file')}, {len(tree.images):,} of them images"
+    if packed := [name for name in ([tree.only] if tree.only else tree.files) if name.lower().endswith(_PACKED)]:
+        return ResightError(
+            f"no annotations of a known format found{count}", where=path, fix=f"Unpack {listed(packed, 3)}"
+        )
     looked = "\n  ".join(f"{name}: {module.LOOKS_FOR}" for name, module in by_name.items())
     return ResightError(
         f"no annotations of a known format found{count}",

@@ -79,7 +79,7 @@ def _read_image(gathering: Gathering, name: str, element: Element) -> None:
         called = text(element.get("name"), "name")
         path = gathering.locate(called, [tree.path(place) for place in places], file=file, where=where)
         if path in gathering.images and file in gathering.images[path].boxes:
-            gathering.problem("duplicate_image", where, f"lists {path} a second time")
+            gathering.unclear(where, f"lists {path} a second time", path, kind="duplicate_image")
         item = gathering.image(path, file=file, where=where, split=split_of(subset, *folders_of(name)))
         item.width, item.height = size(element.get("width"), "width"), size(element.get("height"), "height")
         for shape in element:

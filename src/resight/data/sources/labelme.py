@@ -64,7 +64,8 @@ def _read_file(gathering: Gathering, name: str, document: dict[str, Any]) -> Non
         path = _image(gathering, name, document)
         item = gathering.image(path, file=file, where=file, split=split_of(*folders_of(name)))
         if len(item.boxes) > 1:
-            gathering.problem("duplicate_image", file, f"annotates {path} like {next(iter(item.boxes))}")
+            message = f"annotates {path} like {next(iter(item.boxes))}"
+            gathering.unclear(file, message, path, kind="duplicate_image")
         if document.get("imageData") and not os.path.isfile(path):
             item.spoiled = True
             message = (

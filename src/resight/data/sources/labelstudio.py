@@ -63,7 +63,7 @@ def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
         for task in _tasks(gathering, file, read_json(file, LARGE)):
             path = _locate(gathering, name, task)
             if path in gathering.images and file in gathering.images[path].boxes:
-                gathering.problem("duplicate_image", task.where, f"is a second task of {path}")
+                gathering.unclear(task.where, f"is a second task of {path}", path, kind="duplicate_image")
             item = gathering.image(path, file=file, where=task.where, split=split)
             try:
                 item.width, item.height = _size_of(task, path)

@@ -19,7 +19,7 @@ from ...errors import ResightError, counted, listed, shown
 from ...files import SMALL, read_json, read_text, read_yaml
 from ...progress import track
 from ..exif import Habit
-from ..file_search import FileSearch
+from ..file_search import FileSearch, loose_stem
 from ..images import IMAGE_SUFFIXES, probe_file
 from .source import (
     LABEL_STUDIO,
@@ -49,8 +49,13 @@ def looks_like(tree: Tree) -> str:
         return f"class names in {config}"
     if tree.only:
         return ""
-    stems = {os.path.splitext(name)[0] for name in tree.images}
-    texts = [name for name in tree.candidates(".txt") if name[:-4] in stems or "labels" in folders_of(name)]
+    stems = {(os.path.dirname(name), loose_stem(os.path.basename(name))) for name in tree.images}
+    texts = [
+        name
+        for name in tree.candidates(".txt")
+        if (os.path.dirname(name), loose_stem(os.path.basename(name))) in stems
+        or "labels" in map(str.lower, folders_of(name))
+    ]
     for name in texts[:100]:
         if (head := peek(tree.path(name))).strip() and _LABEL.match(head):
             return f"{counted(len(texts), 'text file')} with lines such as '{head.strip().splitlines()[0][:60]}'"
@@ -228,10 +233,17 @@ def _place(gathering: Gathering, entry: str, bases: list[str], file: str) -> str
     names = [name for name in tree.around if name.lower().endswith((".txt", *IMAGE_SUFFIXES))]
     folders = {folder for name in names for folder in _folders_around(name)}
     match = FileSearch(tree.path(name) for name in sorted({*names, *folders})).find(entry, bases)
-    if not match.path or tells_another_split(f"{entry}/", f"{tree.name(match.path)}/"):
+    found = [
+        path
+        for path in ([match.path] if match.path else match.candidates)
+        if not tells_another_split(f"{entry}/", f"{tree.name(path)}/")
+    ]
+    if len(found) > 1:
+        gathering.unclear(file, f"'{entry}' may be any of {listed(map(tree.name, found), 4)}")
+    if len(found) != 1:
         return ""
-    gathering.problem("inexact_name", file, f"'{entry}' is taken to be {tree.name(match.path)}", "warning")
-    return match.path
+    gathering.problem("inexact_name", file, f"'{entry}' is taken to be {tree.name(found[0])}", "warning")
+    return found[0]
 
 
 def _folders_around(name: str) -> Iterator[str]:
@@ -253,7 +265,7 @@ def _listed(
 def _label_paths(image: str) -> Iterator[str]:
     stem = os.path.splitext(image)[0]
     folder, name = os.path.split(stem)
-    apart = re.sub(r"(.*/)(images|JPEGImages)/", r"\1labels/", f"{folder}/")
+    apart = re.sub(r"(.*/)(images|JPEGImages)/", r"\1labels/", f"{folder}/", flags=re.IGNORECASE)
     yield os.path.join(apart, f"{name}.txt")
     yield f"{stem}.txt"
     yield os.path.join(folder, "labels", f"{name}.txt")
