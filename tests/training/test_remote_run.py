@@ -18,7 +18,7 @@ from resight.data.storage import StorageError
 from resight.errors import ResightError
 from resight.evaluation.evaluate import evaluate
 from resight.models.checkpoints import LAST, load_checkpoint, weights_digest
-from resight.models.remote import fetch_config, fetch_model, objects_of, pointed
+from resight.models.remote import fetch, fetch_config, fetch_model, objects_of, pointed
 from resight.training import remote_run
 from resight.training.remote_run import _Lease
 from resight.training.run_folder import METRICS
@@ -245,3 +245,20 @@ def test_a_run_whose_first_copy_was_cut_off_can_go_on(s3, tmp_path):
         patch.setattr(storage, "write", cut_off)
         remote_run._Mirror(address, tmp_path, lease).copy()
     remote_run.check_remote_run(address, resume=True)
+
+
+@pytest.mark.parametrize("pointer", [b"\xff\xfe", b"../../other", b"", b"a" * 1000, b"a\x1b[31m"])
+def test_a_pointer_that_is_no_name_is_refused(pointer, s3):
+    run = f"s3://{s3.bucket}/damaged"
+    storage.write(f"{run}/config.toml", b"")
+    storage.write(f"{run}/checkpoints/best", pointer)
+    with pytest.raises(ResightError, match="names no checkpoint") as caught:
+        fetch_model(run)
+    assert caught.value.where == f"{run}/checkpoints/best"
+
+
+@pytest.mark.parametrize("noted", ["[]", "3", '{"a": 1}', "[" * 100_000, '{"\\ud800": "x"}'])
+def test_damaged_notes_on_what_was_fetched_mean_that_nothing_was(noted, tmp_path):
+    (tmp_path / ".etags.json").write_text(noted)
+    fetch({}, tmp_path)
+    assert (tmp_path / ".etags.json").read_text() == "{}"
