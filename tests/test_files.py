@@ -184,3 +184,16 @@ def test_no_other_module_opens_files_by_itself() -> None:
         or (OF_LIBRARIES.search(line) and "check_regular(" not in text)
     ]
     assert not stray
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("see http://user:pass@host:1/a, or s3://bucket/a@2x.jpg", "see http://***@host:1/a, or s3://bucket/a@2x.jpg"),
+        ("https://token@host", "https://***@host"),
+        ("'http:/u:p/a@ss@host'", "'http:/***@host'"),
+        ("a@b.c: s3://bucket/a:b@c", "a@b.c: s3://bucket/a:b@c"),
+    ],
+)
+def test_no_message_tells_a_password_in_an_address(text: str, told: str) -> None:
+    assert str(ResightError(text)) == told

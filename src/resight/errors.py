@@ -40,7 +40,7 @@ class ResightError(Exception):
 
     def __str__(self) -> str:
         text = f"{one_line(self.where)}: {self.message}" if self.where else self.message
-        return escaped(f"{text}\n  {self.fix}" if self.fix else text)
+        return escaped(redacted(f"{text}\n  {self.fix}" if self.fix else text))
 
 
 @contextmanager
@@ -84,6 +84,11 @@ def escaped(text: str) -> str:
     """``text`` for a terminal: what would move its cursor, change its title or turn its lines round is written as JSON
     writes it, so that JSON stays what it is."""
     return _OBEYED.sub(lambda found: json.dumps(found[0])[1:-1], text)
+
+
+def redacted(text: str) -> str:
+    """``text`` without the passwords in its addresses, those of stores and proxies."""
+    return re.sub(r"(:/+)(?:[^\s'\"/]*:[^\s'\"]*|[^\s'\"/@]+)@", r"\1***@", text)
 
 
 def one_line(name: str) -> str:

@@ -163,7 +163,7 @@ def test_a_malformed_endpoint_is_an_error_with_its_remedy(endpoint, s3, monkeypa
 def test_the_password_in_an_endpoint_is_never_told(s3, monkeypatch, caplog):
     monkeypatch.setattr(storage, "_ATTEMPTS", 1)
     monkeypatch.setitem(storage._RETRY, "max_retries", 0)
-    for endpoint in ("http://user:hunter2@localhost:1", "http://user:hunter2@localhost:99999"):
+    for endpoint in ("http://user:hunter2@localhost:1", "http://user:hunter2@localhost:99999", "http://u:/hunter2@a"):
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
         with pytest.raises(StorageError) as caught:
             storage.stat(f"s3://{s3.bucket}/a")

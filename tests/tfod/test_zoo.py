@@ -353,3 +353,12 @@ def test_what_tfod_left(tmp_path, model, write_checkpoint):
     assert find_tfod(training / "ckpt-12").pipeline == training / "pipeline.config"
     for path in (tmp_path / "nothing", training / "ckpt-5", tmp_path, training / "pipeline.config"):
         assert find_tfod(path) is None
+
+
+def test_a_proxy_that_is_none_is_an_error_without_its_password(cache, monkeypatch):
+    for proxy in ("http:/user:hunter2@host", "http://user:hunter2@localhost:1"):
+        monkeypatch.setenv("http_proxy", proxy)
+        monkeypatch.setattr("urllib.request._opener", None)
+        with pytest.raises(ResightError, match="cannot download") as caught:
+            zoo.fetch(NAME)
+        assert "hunter2" not in str(caught.value)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 from urllib.parse import urlsplit
 
-from ..errors import ResightError
+from ..errors import ResightError, redacted
 from ..files import SMALL
 from ..outputs import whole_file
 
@@ -217,7 +217,7 @@ def _explained(error: BaseException, verb: str, address: str) -> StorageError:
         return type(error)(error.message, where=error.where or address, fix=error.fix)
     from obstore import exceptions as kinds
 
-    text = _redacted(str(error).partition("\n\nDebug source")[0])
+    text = redacted(str(error).partition("\n\nDebug source")[0])
     code, message = found.groups() if (found := _REASON.search(text)) else ("", "")
     reason = f"{code}: {message}" if message else code or " ".join(text.split())[:300]
     bucket = address.removeprefix("s3://").partition("/")[0]
@@ -250,7 +250,7 @@ def _explained(error: BaseException, verb: str, address: str) -> StorageError:
 
 def _endpoint() -> str:
     endpoint = os.environ.get("AWS_ENDPOINT_URL")
-    return f"the endpoint AWS_ENDPOINT_URL={_redacted(endpoint)}" if endpoint else "the network"
+    return f"the endpoint AWS_ENDPOINT_URL={redacted(endpoint)}" if endpoint else "the network"
 
 
 def _check_endpoint(endpoint: str) -> None:
@@ -266,12 +266,7 @@ def _check_endpoint(endpoint: str) -> None:
         good = False
     if not good:
         fix = "It is of the form https://HOST or http://HOST:PORT; unset it for Amazon's own."
-        raise StorageError(f"{_redacted(endpoint)!r:.200} is no address of a store", where="AWS_ENDPOINT_URL", fix=fix)
-
-
-def _redacted(text: str) -> str:
-    """``text`` without the passwords in its addresses."""
-    return re.sub(r"//[^/\s]*@", "//***@", text)
+        raise StorageError(f"{redacted(endpoint)!r:.200} is no address of a store", where="AWS_ENDPOINT_URL", fix=fix)
 
 
 def _settings() -> tuple[tuple[str, str], ...]:

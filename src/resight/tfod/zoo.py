@@ -237,7 +237,7 @@ def _transfer(url: str, partial: Path) -> None:
                         return
                     continue
                 raise _unavailable(url, f"{error.code} {error.reason}") from error
-            except (OSError, HTTPException) as error:  # urllib's own kinds are OSErrors
+            except (OSError, HTTPException, ValueError) as error:  # urllib's kinds are OSErrors; a proxy that is none
                 file.flush()
                 kept = os.fstat(file.fileno()).st_size
                 what = getattr(error, "reason", None) or error or type(error).__name__
