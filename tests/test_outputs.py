@@ -7,7 +7,7 @@ import pytest
 
 import resight
 from resight.errors import ResightError
-from resight.outputs import check_file, check_output, clear_partials, is_partial, whole_file, whole_folder
+from resight.outputs import beside, check_file, check_output, clear_partials, is_partial, whole_file, whole_folder
 
 
 def ours(path):
@@ -194,3 +194,21 @@ def test_files_and_folders_have_the_modes_of_the_umask(tmp_path):
     finally:
         os.umask(before)
     assert [oct((tmp_path / name).stat().st_mode & 0o777) for name in ("folder", "folder/file")] == ["0o750", "0o640"]
+
+
+@pytest.mark.parametrize("source", ["set", "set/labels.csv", "set/annotations/all.json", "set/images"])
+def test_what_is_made_of_a_data_set_lies_beside_it_and_never_in_it(tmp_path, monkeypatch, source):
+    for file in ("set/labels.csv", "set/annotations/all.json", "set/images/1.jpg"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    monkeypatch.chdir(tmp_path)
+    assert beside(source) == "records"
+    assert beside("records") == "new_records"
+    monkeypatch.chdir(tmp_path / "set" / "images")
+    assert beside(tmp_path / source) == str(tmp_path / "records")
+
+
+def test_where_nothing_can_be_written_beside_it_lies_here(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.chdir(tmp_path)
+    assert beside("/somewhere/else/photos") == "records"

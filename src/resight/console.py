@@ -261,7 +261,7 @@ def _report(error: Exception, argv: Sequence[str]) -> str:
     except OSError:
         return f"{head}\n{text}"
     return (
-        f"{head}\n  This is a bug of Resight, not yours. The whole story is in {file.name};\n"
+        f"{head}\n  This is a bug of Resight, not yours. Full report: {file.name};\n"
         "  please report it with that file. --debug shows the traceback here."
     )
 

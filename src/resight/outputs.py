@@ -64,7 +64,11 @@ def check_local(out: str | os.PathLike[str] | None) -> None:
         ResightError: ``out`` is an address in a store, where only runs are written.
     """
     if is_address(out):
-        raise ResightError("only a run is written to a store", where=out, fix="Choose a local folder, and copy that.")
+        raise ResightError(
+            "this output must be local: only runs are written to a store",
+            where=out,
+            fix="Choose a local folder, and copy it.",
+        )
 
 
 def beside(source: str | os.PathLike[str], name: str = "records") -> str:

@@ -36,7 +36,7 @@ def read_runs(folder: str | os.PathLike[str] = "runs") -> list[dict[str, Any]]:
         raise ResightError("is in a store, and only local folders of runs are compared", where=folder)
     root = Path(folder)
     if root.exists() and not root.is_dir():
-        raise ResightError("is a file, and a folder of runs is asked for", where=root)
+        raise ResightError("expected a folder of runs, found a file", where=root)
     if not root.is_dir():
         raise ResightError("there is no such folder", where=root, fix="resight train --data RECORDS makes a run.")
     with reading(root):

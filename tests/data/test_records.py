@@ -399,7 +399,7 @@ def test_what_cannot_be_written_is_refused(tmp_path):
     for says, splits in bad.items():
         with pytest.raises(ResightError, match=says):
             write_records_folder(splits, tmp_path / "out", LABELS)
-    with pytest.raises(ResightError, match="0 is no number of files"):
+    with pytest.raises(ResightError, match="is 0, and must be at least 1"):
         write_records_folder({"train": one}, tmp_path / "out", LABELS, shards=0)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

@@ -166,7 +166,7 @@ def test_the_format_can_be_named(source, tmp_path):
         ({"path": 3}, "path is 3"),
         ({"out": ""}, "out is empty"),
         ({"limit": "3"}, "limit is '3'"),
-        ({"limit": 0}, "0 is no"),
+        ({"limit": 0}, "is 0"),
         ({"split": ""}, "split is empty"),
         ({"config": "a.toml"}, "config is 'a.toml'"),
     ],

@@ -235,7 +235,7 @@ def test_only_the_first_images(run):
     whole = evaluate(run, limit=4)
     assert whole.metrics["num_images"] == 3 and "Only" not in whole.text()
     for none in (0, -1):
-        with pytest.raises(ResightError, match=f"--limit: {none} is no number"):
+        with pytest.raises(ResightError, match=f"--limit: is {none}, and must be"):
             evaluate(run, limit=none)
 
 

@@ -20,8 +20,8 @@ def test_nothing_is_known_before_the_first_step(pace):
 
 def test_evaluations_and_saves_are_a_part_of_what_is_left(pace):
     own = pace(steps=100)
-    own.took("step", 9.0)  # waits for the loader to begin
-    own.took("step", 2.0)
+    own.took("step", 9.0, waited=7.0)  # for the loader to begin
+    own.took("step", 2.0, waited=1.0)
     evaluations = -(-100 // own.interval)
     assert own.left(0, 0) == 100 * 2 + evaluations * own.evaluation_steps * 2
     own.took("evaluation", 5.0)

@@ -111,7 +111,7 @@ def test_a_run_in_a_store_is_a_model(tiny, shapes, s3, tmp_path, monkeypatch):
         resight.load(f"s3://{s3.bucket}/none")
     with pytest.raises(ResightError, match="records folder"):
         resight.load(f"s3://{s3.bucket}/set")
-    with pytest.raises(ResightError, match="only a run is written"):
+    with pytest.raises(ResightError, match="only runs are written"):
         evaluate(run, out=f"s3://{s3.bucket}/out")
 
 

@@ -36,7 +36,7 @@ def test_what_is_no_model_is_said_with_what_would_be_one(tmp_path):
     touch(tmp_path / "a run" / "config.toml")
     os.mkfifo(tmp_path / "pipe.safetensors")
     for name, answer in (
-        ("records", f"Train first: resight train --data {tmp_path / 'records'}"),
+        ("records", f"Train on it: resight train --data {tmp_path / 'records'}"),
         (".", "holds no checkpoint"),
         ("a.txt", "is no model"),
         ("a run", f"resight train --resume -o '{tmp_path / 'a run'}'"),
@@ -69,7 +69,7 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path, resume):
     touch(tmp_path / "thesis.docx")
     with pytest.raises(ResightError, match=r"is not empty: thesis\.docx"):
         new_run(tmp_path, resume)
-    with pytest.raises(ResightError, match="is a file, and a run is a folder"):
+    with pytest.raises(ResightError, match="expected a folder, found a file"):
         new_run(tmp_path / "thesis.docx", resume)
 
 

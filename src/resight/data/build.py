@@ -73,7 +73,7 @@ class BuildReport:
                 remedy = "" if self.rule == "group" else "; --split group keeps such images together"
                 line = f"warning: {line}, so scores will be optimistic{remedy}"
             lines.append(line)
-        for title, counts in (("left out", self.left_out), ("mended", self.mended)):
+        for title, counts in (("left out", self.left_out), ("repaired", self.mended)):
             if counts:
                 lines.append(f"{title}: {amounts(counts)}")
         lines += findings(self.problems)
@@ -340,4 +340,4 @@ def _unique_ids(items: Iterable[Annotation]) -> tuple[list[Annotation], list[Pro
 
 def _refusal(errors: Sequence[Problem], where: str) -> ResightError:
     message = "\n".join([f"{counted(len(errors), 'problem')}, nothing was written", *findings(errors, "  ")])
-    return ResightError(message, where=where, fix="Mend them, or leave bad images and boxes out with --on-bad skip.")
+    return ResightError(message, where=where, fix="Fix them, or leave bad images and boxes out with --on-bad skip.")

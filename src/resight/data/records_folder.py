@@ -61,7 +61,7 @@ def write_records_folder(
     if unknown:
         raise ResightError(f"unknown split: {listed(unknown)}", where=target, fix=f"Splits are {listed(SPLITS)}.")
     if shards is not None and shards < 1:
-        raise ResightError(f"{shards} is no number of files", where="--shards", fix="Ask for 1 or more.")
+        raise ResightError(f"is {shards}, and must be at least 1", where="--shards")
     builder = IndexBuilder()
     files: list[str] = []
     images: Counter[str] = Counter()

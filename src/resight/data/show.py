@@ -76,7 +76,7 @@ def show_data(
     check_choice(exif)
     split = named_split(split)
     if limit < 1:
-        raise ResightError(f"{limit} is no number of pictures", where="--limit", fix="Ask for 1 or more.")
+        raise ResightError(f"is {limit}, and must be at least 1", where="--limit")
     check_output(out, force, _is_ours)
     config = config or Config()
     source, records = open_data(path, format, config)

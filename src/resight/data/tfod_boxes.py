@@ -29,7 +29,7 @@ def tfod_boxes(
     if turned := kept[(boxes[:, 2:] < boxes[:, :2]).any(1)].tolist():
         shown = listed((f"{number + 1} {record.boxes[number].tolist()}" for number in turned), 3)
         message = f"a box ends before it begins (x1, y1, x2, y2 in pixels): box {shown}"
-        fix = "Mend the records; `resight data check` lists all of them."
+        fix = "Fix the records; `resight data check` lists all of them."
         raise ResightError(message, where=where or record.filename, fix=fix)
     kept = kept[:limit]
     columns = {name: getattr(record, name)[kept] for name in ("boxes", "label_ids", "difficult", "crowd", "occluded")}

@@ -110,7 +110,7 @@ def evaluate(
     check_types(locals(), kinds_of(evaluate), "evaluate")
     split = named_split(split)
     if limit is not None and limit < 1:
-        raise ResightError(f"{limit} is no number of images", where="--limit", fix="Ask for 1 or more.")
+        raise ResightError(f"is {limit}, and must be at least 1", where="--limit")
     bounds = parse_requirements(require)
     run = run_folder(_local(model))
     path = _output(out, run, split, force)

@@ -182,7 +182,7 @@ class Training:
         state.recent.append(totals)
         if state.step % LOG_EVERY == 0 or state.step == 1:
             self._log()
-        self.pace.took("step", took)
+        self.pace.took("step", took, waited)
         self._show(bar, f"loss {totals['loss']:.3f}, rate {rate:.1e}, {totals['images_per_second']:.1f} images/s")
 
     def _backward(self, parts: list[list[TrainingExample]]) -> dict[str, float]:

@@ -27,7 +27,7 @@ def check_main_guard(starts_processes: object) -> None:
         runs = frame.f_globals is vars(main) and (spec is None or spec.name.split(".")[-1] != "__main__")
         if imported or (starts_processes and runs and not _is_guarded(frame)):
             raise ResightError(
-                "the processes that load the data import this script, and the training would begin again in each",
+                "worker processes re-import this script, and each would start the training again",
                 where=f"{frame.f_code.co_filename}:{frame.f_lineno}",
                 fix='Put the call under `if __name__ == "__main__":`, or set data.workers = 0.',
             )

@@ -35,12 +35,10 @@ class Pace:
         self.minutes = config.train.max_minutes
         self._seconds: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=RECENT))
 
-    def took(self, what: Literal["step", "evaluation", "save"], seconds: float) -> None:
-        """One more of its kind has taken so long."""
+    def took(self, what: Literal["step", "evaluation", "save"], seconds: float, waited: float = 0.0) -> None:
+        """One more of its kind has taken so long; ``waited`` for its batches, which the first step does for all."""
         known = self._seconds[what]
-        known.append(seconds)
-        if len(known) == 2 and what == "step":  # the first waits for the loader to begin
-            known.popleft()
+        known.append(seconds if known else seconds - waited)
 
     def in_minutes(self, minutes: float) -> int:
         """Steps that ``minutes`` hold, with the evaluations between them."""

@@ -40,7 +40,7 @@ def check_run(path: Path, resume: bool = False) -> None:
     """
     try:
         if path.exists() and not path.is_dir():
-            raise ResightError("is a file, and a run is a folder", where=path, fix="Choose another with -o.")
+            raise ResightError("expected a folder, found a file", where=path, fix="Choose another with -o.")
         present = sorted(file.name for file in path.iterdir()) if path.is_dir() else []
         if not resume and ("config.toml" in present or (path / LAST).exists()):
             raise ResightError(
