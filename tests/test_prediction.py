@@ -302,3 +302,12 @@ def test_more_than_100_detections(untrained, photos):
     assert len(load(untrained)(image, score=0)) == 100
     found = load(untrained, detections=250)(image, score=0)
     assert 100 < len(found) <= 250
+
+
+def test_what_a_folder_holds_beside_images_is_counted(tmp_path, caplog):
+    for name in ("a.jpg", "b.jfif", "c.mp4", "deep/d.MP4", "e.dng", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [path.name for path in find_images([tmp_path])] == ["a.jpg", "b.jfif"]
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "2 .mp4" in said and "1 .dng" in said and ".txt" not in said

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
-from PIL import ImageOps
 
 from .arguments import check_types, kinds_of
 from .boxes import Detections
 from .data.example import Record
-from .data.images import read_image, to_rgb
+from .data.images import read_image, to_rgb, upright_image
 from .data.storage import is_remote
 from .data.tfod_boxes import tfod_boxes
 from .defaults import SCORE
@@ -272,7 +271,7 @@ def as_array(image: Any) -> tuple[np.ndarray, str]:
     if hasattr(image, "convert"):
         file = str(getattr(image, "filename", ""))
         try:
-            upright = ImageOps.exif_transpose(image)
+            upright = upright_image(image)
         except Exception as error:  # PIL reads the pixels now, and its parsers raise nearly anything on damaged bytes
             raise ResightError(f"the image is truncated or damaged: {error}", where=file) from error
         return np.array(to_rgb(upright, file)), file

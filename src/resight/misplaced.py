@@ -13,7 +13,7 @@ from .outputs import beside
 Wanted = Literal["config", "model", "records", "annotations", "images"]
 Kind = Literal["run", "model", "records", "images", "config", ""]
 
-_IMAGES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+_IMAGES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".heic")
 _ANNOTATIONS = (".json", ".csv", ".xml", ".yaml", ".yml", ".zip")
 _RECORDS = re.compile(r"\.(tf)?records?(-\d+-of-\d+)?$", re.IGNORECASE)
 _LOOKED_AT = 2_000  # files of a folder

@@ -17,7 +17,7 @@ from PIL import Image
 
 from .arguments import PATH, check_types, kinds_of
 from .boxes import Detections
-from .data.images import IMAGE_SUFFIXES, read_image
+from .data.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, passed_over, read_image
 from .data.storage import is_remote
 from .detector import check_share, load
 from .drawing import draw
@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 
 LISTED_SCORE = 0.05  # detections.json holds everything of this score or more
 RESULT = "detections.json"
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp")
 
 
 @dataclass(frozen=True)
@@ -172,6 +171,8 @@ def find_images(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
             video = next((remedy for file in files_there if (remedy := _no_image(str(file)))), "")
             fix = meant(path, "images") or video or f"Images are {listed(sorted(IMAGE_SUFFIXES), 20)}."
             raise ResightError("holds no image" if files_there else "is empty and holds no image", where=path, fix=fix)
+        if passed := passed_over(map(str, files_there)):
+            log.warning("%s: passed over %s", path, passed)
         files += inside
     return list(dict.fromkeys(files))
 

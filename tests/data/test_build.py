@@ -197,6 +197,20 @@ def test_every_image_is_decoded_in_a_single_split_too(photos: list[Annotation], 
         write_records([*photos, cut], tmp_path / "out", test_fraction=0, val_fraction=0)
 
 
+def test_what_tfod_does_not_read_is_copied_but_not_under_its_names(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (80, 60), "gray").save(buffer, "AVIF")
+    items = [Annotation(data, (box("stop"),), filename=f"{data[:2]!r}") for data in (buffer.getvalue(), jpeg(1))]
+    one_split = {"test_fraction": 0, "val_fraction": 0}
+    with pytest.raises(ResightError, match=r"1 x tfod format[^$]*AVIF"):
+        write_records(items, tmp_path / "out", layout="tfod", **one_split)
+    report = write_records(items, tmp_path / "out", layout="tfod", on_bad="skip", **one_split)
+    assert report.images == {"train": 1} and report.left_out == {"tfod_format": 1}
+    write_records(items, tmp_path / "ours", **one_split)
+    (split,) = open_records(tmp_path / "ours").splits.values()
+    assert buffer.getvalue() in [split[i].encoded for i in range(2)]
+
+
 def test_problems_of_the_source_count_too(photos: list[Annotation], tmp_path: Path) -> None:
     from resight.errors import Problem
 

@@ -1,5 +1,6 @@
 """Every kind of image people have becomes RGB or an error that names it."""
 
+import base64
 import io
 import re
 import struct
@@ -16,7 +17,18 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from resight.data import images
-from resight.data.images import IMAGE_SUFFIXES, ImageInfo, decode, probe, probe_file, read_bytes, read_image, upright
+from resight.data.images import (
+    IMAGE_SUFFIXES,
+    ImageInfo,
+    decode,
+    passed_over,
+    probe,
+    probe_file,
+    read_bytes,
+    read_image,
+    upright,
+    upright_image,
+)
 from resight.errors import ResightError
 
 
@@ -176,7 +188,7 @@ def test_the_limit_holds_when_pil_has_none(monkeypatch):
         decode(raw_png(50_000, 50_000, 8, 2, b""))
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_rotation(tmp_path, kind, orientation):
     rows, columns = np.mgrid[0:48, 0:64]
@@ -192,7 +204,8 @@ def test_exif_rotation(tmp_path, kind, orientation):
     info = probe(data)
     assert (info.width, info.height, info.orientation) == (64, 48, orientation)
     assert info.upright_size == (expected.shape[1], expected.shape[0])
-    assert np.abs(decode(data).astype(int) - smooth).max() < 30, "decode leaves the stored frame alone"
+    # PIL turns TIFFs itself; of the others decode leaves the stored frame alone.
+    assert np.abs(decode(data).astype(int) - (expected if kind == "TIFF" else smooth)).max() < 30
     turned = upright(data)
     if orientation == 1:
         assert turned is data
@@ -202,6 +215,64 @@ def test_exif_rotation(tmp_path, kind, orientation):
     (tmp_path / "x").write_bytes(data)
     assert probe_file(tmp_path / "x") == info
     assert np.abs(read_image(tmp_path / "x").astype(int) - expected).mean() < 4
+
+
+def test_a_pil_image_is_turned_by_the_same_rules_as_its_file():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    rows, columns = np.mgrid[0:48, 0:64]
+    smooth = Image.fromarray(np.stack([columns * 4, rows * 5, (rows + columns)], -1).astype(np.uint8))
+    for kind in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF"):
+        data = encode(smooth, kind, exif=exif)
+        turned = upright_image(Image.open(io.BytesIO(data)))
+        assert turned.size == probe(data).upright_size == (48, 64)
+        assert np.abs(np.asarray(turned).astype(int) - np.rot90(np.asarray(smooth), -1)).mean() < 4
+
+
+# 64 x 48 pixels, red on the left and blue on the right, green in the upper left corner; to be turned by a quarter.
+HEIC = base64.b64decode(
+    b"AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAchtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAAADRpbG9jAA"
+    b"AAAERAAAIAAQAAAAAB7AABAAAAAAAAAIwAAgAAAAACeAABAAAAAAAAACQAAAA4aWluZgAAAAAAAgAAABVpbmZlAgAAAAABAABodmMxAAAAABVp"
+    b"bmZlAgAAAQACAABFeGlmAAAAAA5waXRtAAAAAAABAAABB2lwcnAAAADmaXBjbwAAAHZodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEAGE"
+    b"ABDAH//wNwAAADAJAAAAMAAAMAHroCQGEAAQAqQgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbq5Ka5uAhoMCAAAAMDIAAAAwAhYgABAAZEAcFzwIkA"
+    b"AAATY29scm5jbHgAAQANAAaAAAAAFGlzcGUAAAAAAAAAQAAAAEAAAAAoY2xhcAAAAEAAAAABAAAAMAAAAAEAAAAAAAAAAv////AAAAACAAAAEH"
+    b"BpeGkAAAAAAwgICAAAAAlpcm90AwAAABlpcG1hAAAAAAAAAAEAAQaBAgMFhIYAAAAaaXJlZgAAAAAAAAAOY2RzYwACAAEAAQAAALhtZGF0AAAA"
+    b"iCgBrwngITk0HkJfv//ZxH//g5lvX/0g63fATTf+V0G+f/dNEB5M99/qnWr+aE//6nUHP7WPW/8um/0gHJPrQtsPQ6mbxHb+qaesJGthl+NBO1"
+    b"QiQ8Ysr4Iqjzu3iuQYTV2PcLzOa+iAYB4o9IbHvOI4kPfne6ND+M2tp9+E/i/wOMstk+5R3AgAAAAGRXhpZgAATU0AKgAAAAgAAQESAAMAAAAB"
+    b"AAYAAAAAAAA="
+)
+
+
+def test_heic_is_read_as_it_is_shown(tmp_path):
+    info = probe(HEIC)
+    assert (info.width, info.height, info.format, info.orientation) == (48, 64, "heif", 1)  # the decoder turns it
+    assert upright(HEIC) is HEIC
+    (tmp_path / "photo.jpg").write_bytes(HEIC)  # telephones' photographs are often named so
+    for pixels in (decode(HEIC), read_image(tmp_path / "photo.jpg")):
+        assert pixels.shape == (64, 48, 3)
+        near = [np.argmax(pixels[y, x]) for y, x in ((4, 44), (4, 4), (60, 24))]
+        assert near == [1, 0, 2]
+    with pytest.raises(ResightError, match=r"damaged|known format"):
+        decode(HEIC[:-300])
+
+
+def test_what_cannot_be_read_here_is_named_with_its_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    for data, where in ((HEIC, "a.jpg"), (b"xx", "a.heic")):
+        with pytest.raises(ResightError, match=r"HEIC.*resight\[heif\]"):
+            probe(data, where)
+    avif = encode(Image.new("RGB", (8, 4)), "AVIF")
+    assert probe(avif).format == "avif"
+    monkeypatch.setattr(images, "_AVIF", False)
+    monkeypatch.setattr(images, "_FORMATS", tuple(name for name in images._FORMATS if name != "AVIF"))
+    with pytest.raises(ResightError, match=r"AVIF.*pillow>=11\.3"):
+        probe(avif)
+
+
+def test_what_is_passed_over_is_counted_by_suffix():
+    said = passed_over(["a.jpg", "b.mp4", "c/d.MP4", "e.cr2", "f.txt", "g.heic", "h"])
+    assert said.startswith("2 .mp4 (") and "ffmpeg" in said and "1 .cr2 (" in said and "txt" not in said
+    assert passed_over(["a.jpg", "b.txt"]) == ""
 
 
 def test_16_bit_png_is_turned_without_loss():
@@ -252,9 +323,10 @@ def test_the_readme_names_the_formats_that_are_read():
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     (sentence,) = re.findall(r"^Images are (.*?);", readme, re.MULTILINE)
     assert set(re.findall(r"\b[A-Z]{3,}\b", sentence)) - {"PGM", "PBM"} == set(images._FORMATS)
-    formats = {Image.registered_extensions()[suffix] for suffix in IMAGE_SUFFIXES}
+    suffixes = [suffix for suffix in IMAGE_SUFFIXES if suffix not in (".heic", ".heif")]
+    formats = {Image.registered_extensions()[suffix] for suffix in suffixes}
     assert formats == set(images._FORMATS)
-    for suffix in IMAGE_SUFFIXES:
+    for suffix in suffixes:
         buffer = io.BytesIO()
         Image.new("1" if suffix == ".pbm" else "L", (8, 4)).save(buffer, Image.registered_extensions()[suffix])
         assert decode(buffer.getvalue()).shape == (4, 8, 3)

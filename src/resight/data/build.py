@@ -137,7 +137,8 @@ def write_records(
             keeps also those whose boxes are all of classes not selected.
         on_bad: "error" writes nothing if an image or a box is bad, "skip" leaves the bad ones out; an image all of
             whose boxes are bad is left out too, as it is no background.
-        layout: names of the files, Resight's or those TFOD users know.
+        layout: names of the files, Resight's or those TFOD users know; these hold no AVIF and HEIC, which TFOD does not
+            read.
         force: replace a records folder that exists.
 
     Raises:
@@ -199,6 +200,10 @@ def write_records(
         mended["clipped_boxes"] += found.clipped
         mended["duplicate_boxes"] += sum(problem.kind == "duplicate_box" for problem in found.problems)
         if found.annotation is None:
+            continue
+        if layout == "tfod" and found.image and found.image.format in ("avif", "heif"):
+            message = f"{item.filename}: TFOD does not read {found.image.format.upper()}; convert it to JPEG"
+            problems.append(Problem("error", "tfod_format", item.place, message))
             continue
         if item.boxes and not found.annotation.boxes:
             left_out["images_without_a_good_box"] += 1

@@ -7,12 +7,14 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
+from PIL.TiffImagePlugin import TiffImageFile
 
 from ..errors import ResightError, reading
 from ..files import open_file, read_file
@@ -21,13 +23,37 @@ from ..files import open_file, read_file
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"),
+    *(".avif", ".heic", ".heif"),  # where they cannot be read, that is said of each
+)
+VIDEO_SUFFIXES = (
+    ".mp4",
+    ".avi",
+    ".mov",
+    ".mkv",
+    ".webm",
+    ".m4v",
+    ".mpg",
+    ".mpeg",
+    ".wmv",
+    ".flv",
+    ".ts",
+    ".mts",
+    ".3gp",
+)
+_OTHERS = (
+    *(".jp2", ".j2k", ".jxl", ".tga", ".psd", ".svg", ".eps", ".pdf", ".exr", ".hdr", ".pcx", ".ico"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".raw"),
+)
 MAX_IMAGE_MB = 1000.0  # of memory that decoding one image may take, where neither a key nor the environment says more
 ALLOWED = "RESIGHT_MAX_IMAGE_MB"  # in the environment, so that it reaches the processes that load images
 _STRIP = 4_000_000  # pixels that are converted at a time
 
 # Only formats that photographs come in: fewer parsers see foreign bytes (PIL would even start Ghostscript for EPS).
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+_AVIF = "avif" in features.modules and features.check("avif")  # Pillow from 11.3 on, where its wheel has the library
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", *(["AVIF"] if _AVIF else []))
+_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1")
 _NAMES = {"mpo": "jpeg", "dib": "bmp"}
 _ORIENTATION = 0x0112
 _TRANSPOSE = {
@@ -68,15 +94,22 @@ def open_image(data: bytes | BinaryIO, where: object = "") -> Image.Image:
         ResightError: no image, of an unknown format, or one whose decoding would take more memory than is allowed.
     """
     file = io.BytesIO(data) if isinstance(data, bytes) else data
-    if not file.read(1):
+    if not (head := file.read(12)):
         raise ResightError("the image is empty (0 bytes)", where=where, fix="Copy or download it again.")
     file.seek(0)
+    heic = head[4:8] == b"ftyp" and head[8:] in _HEIC_BRANDS
     most = max_image_mb()
     if most > MAX_IMAGE_MB:
         Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit, which was raised
     try:
-        image = Image.open(file, formats=_FORMATS)
+        image = Image.open(file, formats=(*_FORMATS, "HEIF") if heic and _reads_heic() else _FORMATS)
     except UnidentifiedImageError as error:
+        if (heic or str(where).lower().endswith((".heic", ".heif"))) and not _reads_heic():
+            message = "is a HEIC image: to read it, pip install 'resight[heif]', or convert it to JPEG"
+            raise ResightError(message, where=where) from error
+        if head[4:] in (b"ftypavif", b"ftypavis") and not _AVIF:
+            message = "is an AVIF image: to read it, pip install -U 'pillow>=11.3', or convert it to JPEG"
+            raise ResightError(message, where=where) from error
         message = f"is not an image of a known format ({', '.join(_FORMATS)}), or its header is damaged"
         raise ResightError(message, where=where) from error
     except Image.DecompressionBombError as error:
@@ -96,7 +129,11 @@ def probe(data: bytes | BinaryIO, where: object = "") -> ImageInfo:
     file = io.BytesIO(data) if isinstance(data, bytes) else data
     image = open_image(file, where)
     name = (image.format or "").lower()
-    return ImageInfo(image.width, image.height, _NAMES.get(name, name), image.mode, _orientation(image, file))
+    orientation = _orientation(image, file)
+    width, height = image.size
+    if name == "tiff" and orientation >= 5:  # PIL turns TIFFs itself, and tells the size that they will have
+        width, height = height, width
+    return ImageInfo(width, height, _NAMES.get(name, name), image.mode, orientation)
 
 
 def probe_file(path: str | os.PathLike[str]) -> ImageInfo:
@@ -106,7 +143,7 @@ def probe_file(path: str | os.PathLike[str]) -> ImageInfo:
 
 
 def decode(data: bytes, where: object = "") -> np.ndarray:
-    """The pixels ``[H, W, 3]`` uint8 RGB as stored: an EXIF rotation is not applied.
+    """The pixels ``[H, W, 3]`` uint8 RGB as stored: an EXIF rotation is not applied, but for TIFF's.
 
     16-bit samples keep their high byte, grey is repeated, alpha is dropped, CMYK is converted; of an animation the
     first frame is taken.
@@ -119,19 +156,24 @@ def decode(data: bytes, where: object = "") -> np.ndarray:
 
 def upright(data: bytes, where: object = "") -> bytes:
     """Applies the EXIF rotation: the image re-encoded in its own format, without the tag; unrotated bytes as given."""
-    image = _load(data, where)
-    orientation = _orientation(image, io.BytesIO(data))
+    orientation = probe(data, where).orientation
     if orientation == 1:
+        _load(data, where)
         return data
-    turned = image.transpose(_TRANSPOSE[orientation])
-    options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95}}
+    image = _load(data, where)
+    turned = _turned(image, orientation).copy()
+    options: dict[str, dict[str, Any]] = {
+        "JPEG": {"quality": 95, "subsampling": 0},
+        "WEBP": {"quality": 95},
+        "AVIF": {"quality": 95, "subsampling": "4:4:4"},
+    }
     kind = "JPEG" if image.format == "MPO" else str(image.format)
     profile = image.info.get("icc_profile")
     turned.info = {key: value for key, value in image.info.items() if key == "transparency"}
     out = io.BytesIO()
     try:
         turned.save(out, kind, icc_profile=profile, **options.get(kind, {}))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:  # KeyError: Pillow reads the format, but does not write it
         raise ResightError(f"cannot store the image upright: {error}", where=where) from error
     return out.getvalue()
 
@@ -139,9 +181,14 @@ def upright(data: bytes, where: object = "") -> bytes:
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     """Reads a file as ``[H, W, 3]`` uint8 RGB, upright. Raises ResightError as ``decode``, or if it cannot be read."""
     data = read_bytes(path)
-    image = _load(data, path)
-    orientation = _orientation(image, io.BytesIO(data))
-    return _pixels(image if orientation == 1 else image.transpose(_TRANSPOSE[orientation]), path)
+    orientation = probe(data, path).orientation
+    return _pixels(_turned(_load(data, path), orientation), path)
+
+
+def upright_image(image: Image.Image) -> Image.Image:
+    """A PIL image after its EXIF rotation, by the same rules as ``read_image``. Raises whatever PIL's parsers raise."""
+    image.load()
+    return _turned(image, _tag(image.info.get("exif")))
 
 
 def read_bytes(image: str | os.PathLike[str] | bytes) -> bytes:
@@ -236,13 +283,24 @@ def max_image_mb() -> float:
 def _bytes_per_pixel(image: Image.Image) -> int:
     """What decoding takes at its peak: the image as Pillow keeps it, an array of 3 bytes, and what the decoder has."""
     own = 1 if image.mode in ("1", "L", "P") else 2 if image.mode.startswith("I;16") else 4
-    return own + 3 + (12 if image.format == "WEBP" else 6 if image.info.get("progressive") else 0)
+    return own + 3 + (12 if image.format in ("WEBP", "AVIF", "HEIF") else 6 if image.info.get("progressive") else 0)
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    return image if orientation == 1 or image.format == "TIFF" else image.transpose(_TRANSPOSE[orientation])
 
 
 def _orientation(image: Image.Image, file: BinaryIO) -> int:
     # Image.getexif would decode a whole PNG in search of late chunks, and follow XMP, which viewers do not.
-    # PIL itself turns TIFFs, header included, so theirs are always 1 here.
-    block = _png_exif(file) if image.format == "PNG" else image.info.get("exif")
+    # Of HEIC the decoder applies the rotation, which the format has of its own; AVIF's arrives as an EXIF tag.
+    if isinstance(image, TiffImageFile):
+        value = image.tag_v2.get(_ORIENTATION, 1)
+        return value if isinstance(value, int) and 1 <= value <= 8 else 1
+    return _tag(_png_exif(file) if image.format == "PNG" else image.info.get("exif"))
+
+
+def _tag(block: bytes | None) -> int:
+    """The orientation that a block of EXIF tells; 1 where it tells none."""
     if not block:
         return 1
     exif = Image.Exif()
@@ -252,6 +310,27 @@ def _orientation(image: Image.Image, file: BinaryIO) -> int:
     except Exception:  # a damaged EXIF block tells nothing; the pixels are still good
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _reads_heic() -> bool:
+    """Whether the decoder of HEIC is installed; it is registered with PIL when the first HEIC image comes."""
+    try:
+        from pi_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener(thumbnails=False)
+    return True
+
+
+def passed_over(names: Iterable[str]) -> str:
+    """How many of these files are videos or pictures that are not read, by suffix, and what to do; "" if none is."""
+    suffixes = Counter(os.path.splitext(name)[1].lower() for name in names)
+    said = []
+    for kind, remedy in ((VIDEO_SUFFIXES, "take frames of videos: ffmpeg -i VIDEO frame%06d.jpg"),
+                         (_OTHERS, "convert pictures to JPEG or PNG")):  # fmt: skip
+        if counts := [f"{suffixes[suffix]:,} {suffix}" for suffix in kind if suffixes[suffix]]:
+            said.append(f"{', '.join(counts)} ({remedy})")
+    return "; ".join(said)
 
 
 def _png_exif(file: BinaryIO) -> bytes:

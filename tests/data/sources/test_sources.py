@@ -197,3 +197,13 @@ def test_what_is_packed_is_to_be_unpacked(tmp_path, put, images):
     with pytest.raises(ResightError, match="no annotations") as caught:
         read_source(tmp_path)
     assert caught.value.fix == "Unpack train.record.gz"
+
+
+def test_what_lies_beside_the_images_and_is_not_read_is_counted(tmp_path, put, images):
+    images("a.jpg")
+    put("labels.csv", CSV)
+    put("films/a.mp4", "x")
+    put("raw/a.CR2", "x")
+    (problem,) = read_source(tmp_path).problems
+    assert (problem.level, problem.kind) == ("warning", "passed_over")
+    assert "1 .mp4" in problem.message and "1 .cr2" in problem.message

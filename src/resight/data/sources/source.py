@@ -18,7 +18,7 @@ from ...errors import Problem, ResightError, counted, listed, reading, shown
 from ...files import encoding_of, odd_kind, open_file, read_text
 from ..exif import Habit
 from ..file_search import PATH, WORDS, FileSearch, Match
-from ..images import IMAGE_SUFFIXES
+from ..images import IMAGE_SUFFIXES, passed_over
 from ..storage import is_remote
 from .values import is_text, text
 
@@ -276,6 +276,8 @@ class Gathering:
         if self._outside:
             message = f"{counted(len(self._outside), 'path')} outside of this folder: {listed(self._outside, 3)}"
             self.problem("outside_image", self.tree.root, message, "warning")
+        if passed := passed_over(() if self.tree.only else self.tree.files):
+            self.problem("passed_over", self.tree.root, f"not read as images: {passed}", "warning")
         if self._without_box:
             shapes = listed(f"{len(images):,} of kind '{kind}'" for kind, images in self._without_box.items())
             bare = {path for paths in self._without_box.values() for path in paths}
