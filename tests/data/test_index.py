@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from resight.data.index import INDEX
 from resight.data.records import open_records
 from resight.data.records_folder import write_records_folder
 from resight.data.tfrecord import TFRecordWriter, read_tfrecord
+from resight.errors import ResightError
 from resight.labels import LabelMap
 
 
@@ -140,3 +142,25 @@ def test_an_index_that_is_no_file_is_not_waited_for(kind: str, folder: Path, mon
         (folder / INDEX).symlink_to("/dev/zero")
     assert len(open_records(folder).splits["train"]) == 3
     assert (folder / INDEX).read_bytes() == whole
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "label_map.pbtxt", "train-00000-of-00001.tfrecord"])
+@pytest.mark.parametrize("kind", ["fifo", "device", "link loop"])
+def test_what_is_no_file_in_a_records_folder_is_named_and_not_waited_for(
+    name: str, kind: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESIGHT_CACHE", str(tmp_path / "cache"))
+    copy = tmp_path / "records"
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("cache"))
+    (copy / name).unlink()
+    if kind == "fifo":
+        os.mkfifo(copy / name)
+    else:
+        (copy / name).symlink_to("/dev/zero" if kind == "device" else name)
+    if name == "dataset.json":
+        kinds = [problem.kind for problem in open_records(copy).problems]
+        assert kinds == ["damaged_info"] or kind == "link loop"  # a link that leads nowhere is nothing
+    else:
+        with pytest.raises(ResightError) as caught:
+            open_records(copy)
+        assert name in str(caught.value)

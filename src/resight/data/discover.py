@@ -121,7 +121,9 @@ def _files(root: str) -> list[str]:
     found: list[str] = []
     try:
         for entry in _visible(root) if root else ():
-            inner = [one for one in _visible(entry.path) if one.is_file()] if entry.is_dir() else [entry]
+            # Not the entry's own methods: they fail at a link that leads to itself.
+            folder = os.path.isdir(entry.path)
+            inner = [one for one in _visible(entry.path) if os.path.isfile(one.path)] if folder else [entry]
             found.extend(one.path for one in inner)
     except FileNotFoundError as error:
         parent = os.path.dirname(os.path.abspath(root))
@@ -129,7 +131,7 @@ def _files(root: str) -> list[str]:
         fix = nearest(os.path.basename(root.rstrip("/")), siblings)
         raise ResightError("no such file or folder", where=root, fix=fix) from error
     except OSError as error:
-        raise ResightError(f"cannot be read: {error.strerror}", where=root) from error
+        raise ResightError(f"cannot be read: {error.strerror}", where=error.filename or root) from error
     return found
 
 
