@@ -32,6 +32,7 @@ _OPTIONS = (
     ("train", "--model NAME", "model.name", "backbone arch architecture model-name model-type network encoder"),
     ("train", "--start MODEL", "model.start", "weights pretrained pretrained-weights init-weights checkpoint ckpt"),
     ("train", "--start MODEL", "model.start", "fine-tune-checkpoint load-from load ckpt-path checkpoint-path finetune"),
+    ("train", "--set model.detections=N", "model.detections", "max-det max-dets max-detections detections-per-img"),
     ("train", "--set model.freeze=STAGES", "model.freeze", "freeze-backbone frozen-stages freeze-at freeze-layers"),
     ("train", "--set model.anchors=fit", "model.anchors", "autoanchor noautoanchor anchor anchor-sizes anchor-t"),
     ("train", "--set data.workers=N", "data.workers", "workers num-workers nw n-workers dataloader-num-workers jobs"),

@@ -117,6 +117,7 @@ def test_a_signal_ends_all_and_the_caller_is_told(shapes, tiny, tmp_path):
     process.send_signal(signal.SIGTERM)
     messages, _ = process.communicate(timeout=120)
     assert process.returncode == 75 and "--resume" in messages
+    assert messages.count("stopping after this step and saving; press Ctrl-C to quit without saving") == 1
     assert load_checkpoint(tmp_path / "run" / LAST).state["step"] >= 2
 
 
