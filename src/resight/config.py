@@ -157,8 +157,8 @@ class ModelConfig(_Section):
             raise ValueError("model.tfod belongs to the models faster_rcnn_resnet{50,101,152}_v1, and they to it")
         if (self.detections is None) != self.is_tfod:
             raise ValueError(
-                "the models faster_rcnn_resnet{50,101,152}_v1 have model.tfod.detections and"
-                " model.tfod.detections_per_class, all others have model.detections"
+                "detections is not for the models faster_rcnn_resnet{50,101,152}_v1, which have limits of their own:"
+                " model.tfod.detections and model.tfod.detections_per_class"
             )
         fixed = self.tfod.fixed_size if self.tfod else None
         if fixed and sorted(fixed) != [self.min_size, self.max_size]:

@@ -1,0 +1,45 @@
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from resight.config import load_config
+from resight.errors import ResightError
+from resight.models.checkpoints import load_checkpoint, save_checkpoint
+from resight.training import start
+from resight.training.start import find_start
+
+TFOD = load_config(None, {"model.name": "faster_rcnn_resnet50_v1"})
+
+
+@pytest.fixture
+def left_by_tfod(monkeypatch):
+    """``model.start`` is what TFOD left, of the model ``TFOD``."""
+    monkeypatch.setattr(start, "find_tfod", lambda _: SimpleNamespace(prefix="ckpt-0"))
+    monkeypatch.setattr(start, "read_settings", lambda _: TFOD)
+    monkeypatch.setattr(start, "read_checkpoint", lambda _: None)
+
+
+def model_of(**keys):
+    return find_start(load_config(None, {f"model.{key}": value for key, value in keys.items()}))[1].model
+
+
+def test_what_is_set_goes_over_what_the_model_of_the_start_has(left_by_tfod):
+    assert model_of(start="old") == TFOD.model.model_copy(update={"start": "old"})
+    assert model_of(start="old", min_size=600, max_size=1024).max_size == 1024
+    assert model_of(start="old", start_type="full").start_type == "full"
+
+
+def test_what_is_set_and_the_model_of_the_start_has_not_is_refused(left_by_tfod):
+    with pytest.raises(ResightError, match=r"model\.tfod\.detections_per_class") as caught:
+        model_of(start="old", detections=300)
+    assert "old" in caught.value.where
+
+
+def test_the_most_detections_are_those_of_the_start_unless_they_are_set(untrained, tmp_path):
+    made = load_checkpoint(untrained)
+    model = made.card.model.model_copy(update={"detections": 300})
+    path = tmp_path / "many.safetensors"
+    save_checkpoint(path, replace(made, card=replace(made.card, model=model)))
+    assert model_of(start=str(path)).detections == 300
+    assert model_of(start=str(path), detections=200).detections == 200
