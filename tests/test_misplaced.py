@@ -54,3 +54,8 @@ def test_what_is_given_in_the_wrong_place_is_answered_with_the_command_that_was_
     said = CliRunner().invoke(app, words)
     assert said.exit_code == 2
     assert command in said.stderr and "Traceback" not in said.stderr
+
+
+def test_records_that_are_built_again_are_said_to_be_records_already(place):
+    said = CliRunner().invoke(app, ["data", "build", "records", "-o", "new"])
+    assert "is a records folder already (resight train --data records)" in said.stderr

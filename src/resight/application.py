@@ -117,3 +117,31 @@ def say(text: str) -> None:
 def quoted(path: object) -> str:
     """``path`` as a shell takes it."""
     return shlex.quote(str(path))
+
+
+def names_of(text: str | None) -> tuple[str, ...]:
+    """``A,B,C`` of --classes."""
+    names = tuple(name.strip() for name in (text or "").split(",") if name.strip())
+    if text and not names:
+        raise ResightError(f"'{text}' names no class", where="--classes")
+    return names
+
+
+def pairs_of(assignments: Sequence[str] | None, option: str) -> dict[str, str] | None:
+    """Each ``OLD=NEW`` of an option."""
+    pairs = {}
+    for text in assignments or ():
+        old, equals, new = text.partition("=")
+        if not (old and equals and new):
+            raise ResightError(f"'{text}' is not of the form OLD=NEW", where=option)
+        pairs[old] = new
+    return pairs or None
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """``MIN,MAX`` of --size."""
+    try:
+        short, long = (int(side) for side in text.split(","))
+    except ValueError:
+        raise ResightError(f"'{text}' is not of the form MIN,MAX, e.g. 600,1024", where="--size") from None
+    return short, long

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,9 +15,10 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__, console, defaults
-from .application import Verbs, print_result, quoted, say, suggest, verb, wrote
+from .application import Verbs, names_of, pairs_of, print_result, quoted, say, size_of, suggest, verb, wrote
 from .data.storage import is_remote
 from .errors import ResightError, counted, listed
+from .misplaced import kind_of
 from .outputs import beside
 from .terminal import WIDTH, width_of
 
@@ -120,9 +120,11 @@ def build(
 ) -> None:
     """Turns annotations into a records folder, split without leakage."""
     options = _without(locals(), "source", "out", "json")
+    if kind_of(source) == "records":
+        say(f"{source} is a records folder already (resight train --data {quoted(source)}); it is written anew")
     from .data.build import build_data
 
-    report = build_data(source, out, **options | {"classes": _names(classes), "rename": _pairs(rename, "--rename")})
+    report = build_data(source, out, **options | {"classes": names_of(classes), "rename": pairs_of(rename, "--rename")})
     if json:
         console.show_json(asdict(report))
     else:
@@ -227,7 +229,7 @@ def train(
     }
     overrides: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
     if size is not None:
-        overrides["model.min_size"], overrides["model.max_size"] = _size(size)
+        overrides["model.min_size"], overrides["model.max_size"] = size_of(size)
     assigned = parse_set(set or [])
     refuse_tfod_keys(assigned)
     overrides |= assigned
@@ -429,28 +431,3 @@ def _without(given: dict[str, Any], *names: str) -> dict[str, Any]:
 
 def _build_of(source: str, exif: str) -> str:
     return f"data build {quoted(source)} -o {quoted(beside(source))}" + (f" --exif {exif}" if exif != "auto" else "")
-
-
-def _names(text: str | None) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in (text or "").split(",") if name.strip())
-    if text and not names:
-        raise ResightError(f"'{text}' names no class", where="--classes")
-    return names
-
-
-def _pairs(assignments: Sequence[str] | None, option: str) -> dict[str, str] | None:
-    pairs = {}
-    for text in assignments or ():
-        old, equals, new = text.partition("=")
-        if not (old and equals and new):
-            raise ResightError(f"'{text}' is not of the form OLD=NEW", where=option)
-        pairs[old] = new
-    return pairs or None
-
-
-def _size(text: str) -> tuple[int, int]:
-    try:
-        short, long = (int(side) for side in text.split(","))
-    except ValueError:
-        raise ResightError(f"'{text}' is not of the form MIN,MAX, e.g. 600,1024", where="--size") from None
-    return short, long

@@ -130,7 +130,7 @@ def export(
             f"only {listed(TFOD_MODELS)} can be a SavedModel", where=model, fix="Choose --format onnx for this model."
         )
     most = detector.most.image
-    log.info("writing %s; comparing it with the model comes after it", out)
+    log.info("writing %s, then comparing it with the model", out)
     # Nothing lies under its name before it was compared.
     with _extra(format):
         if format == "savedmodel":
