@@ -105,6 +105,16 @@ class FileSearch:
         found = _best(files, sharing, end, [*near, *parts[: -sharing.depth]])
         return Match(found.path, PATH) if found.path and sharing.depth < len(parts) else found
 
+    def nearest(self, name: str) -> str:
+        """The file whose own name is most like that of ``name``, wherever it lies; "" where none is like it."""
+        name = _rooted(name, ())[0].rpartition("/")[2]
+        found = _close(name, [own for own, _ in self._by_name])
+        return self._by_name[bisect.bisect_left(self._by_name, (found, ""))][1] if found else ""
+
+    @cached_property
+    def _by_name(self) -> list[tuple[str, str]]:
+        return sorted((os.path.basename(path), path) for path in self._paths)
+
     def _is_listed(self, path: str) -> bool:
         """Whether ``path``, if it were there, would be among the paths."""
         return path.startswith(self._below) and path.lower().endswith(IMAGE_SUFFIXES) and "/." not in path
@@ -234,8 +244,13 @@ def did_you_mean(path: str) -> str:
         names = sorted(os.listdir(f"{folder}/"))
     except (OSError, ValueError):
         return ""
+    close = _close(parts[0], names)
+    return f"Did you mean {folder}/{close}?" if close else ""
+
+
+def _close(name: str, names: list[str]) -> str:
+    """The one of sorted ``names`` that is most like ``name``, "" where none is."""
     if len(names) > _MOST:  # a name mostly has its nearest beside it in the alphabet
-        at = bisect.bisect(names, parts[0])
+        at = bisect.bisect(names, name)
         names = names[max(at - _MOST // 2, 0) : at + _MOST // 2]
-    close = get_close_matches(parts[0][:255], names, n=1, cutoff=0.6)
-    return f"Did you mean {folder}/{close[0]}?" if close else ""
+    return next(iter(get_close_matches(name[:255], names, n=1, cutoff=0.6)), "")

@@ -170,6 +170,14 @@ def test_a_name_that_may_be_two_images_is_told_and_left_out(tmp_path, put, image
         assert problem.kind == "ambiguous_image" and "images/a.jpg, images/a.png" in problem.message
 
 
+def test_of_a_path_that_is_not_here_the_nearest_image_is_told(tmp_path, put, images):
+    images("images/IMG_10.jpg", "images/other.jpg")
+    put("x.csv", CSV.replace("a.jpg", "C:\\data\\IMG_1O.jpg"))
+    (problem,) = read_source(tmp_path).problems
+    assert (problem.kind, problem.level) == ("missing_image", "warning")
+    assert "images/IMG_10.jpg. Did you mean" in problem.message
+
+
 def test_images_elsewhere_on_this_machine_are_told(tmp_path, put, images):
     images("far/a.jpg", "set/b.jpg")
     put("set/x.csv", CSV.replace("a.jpg", f"{tmp_path}/far/a.jpg") + "../far/a.jpg,x,1,2,3,4\nb.jpg,x,1,2,3,4\n")

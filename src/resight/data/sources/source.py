@@ -146,6 +146,7 @@ class Gathering:
         self._inexact: dict[int, list[str]] = defaultdict(list)  # by rung: "name is file"
         self._in_two: dict[tuple[Split, Split], list[str]] = defaultdict(list)
         self._outside: list[str] = []
+        self._alike: dict[str, str] = {}  # names in folders that are not here: the nearest image
         self._without_box: dict[str, list[str]] = defaultdict(list)  # by kind of shape: images
 
     @cached_property
@@ -222,7 +223,7 @@ class Gathering:
         match = self.search.find(name, folders, near=folders_of(self.tree.name(file)))
         if match.rung == PATH and tells_another_split(name, self.tree.name(match.path)):
             match = Match()
-        return self.found(name, match, os.path.join(folders[0], name), file=file, where=where)
+        return self.found(name, match, os.path.join(folders[0], name.replace("\\", "/")), file=file, where=where)
 
     def found(self, name: str, match: Match, expected: str, *, file: str, where: str) -> str:
         """``locate`` from the match on; ``expected`` is where the image should be."""
@@ -231,6 +232,8 @@ class Gathering:
             names = listed((self.tree.name(other) for other in match.candidates), 4)
             self.unclear(where, f"'{name}' may be any of {names}", path)
         if not match.path:
+            if not match.candidates and len(self._alike) < 3 and not os.path.isdir(os.path.dirname(path)):
+                self._alike[name] = self.search.nearest(name)
             return path
         is_new = (file, path) not in self._names
         known, rung = self._names.setdefault((file, path), (name, match.rung))
@@ -273,6 +276,8 @@ class Gathering:
         for rung, names in self._inexact.items():
             message = f"{counted(len(names), 'image')} found under a name {WORDS[rung]}: {listed(names, 3)}"
             self.problem("inexact_name", self.tree.root, message, "warning")
+        if alike := [f"'{name}', but {self.tree.name(path)}" for name, path in self._alike.items() if path]:
+            self.problem("missing_image", self.tree.root, f"there is no {listed(alike)}. Did you mean that?", "warning")
         if self._outside:
             message = f"{counted(len(self._outside), 'path')} outside of this folder: {listed(self._outside, 3)}"
             self.problem("outside_image", self.tree.root, message, "warning")
