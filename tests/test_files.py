@@ -102,7 +102,14 @@ def test_json_that_is_none_is_named(text: str | bytes) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["x = " + "[" * 10_000, "x = " + "[" * 200 + "]" * 200, ".".join("a" * 500) + " = 1", f"[{'.'.join('a' * 500)}]"],
+    [
+        ".".join("a" * 300_000) + " = 1",
+        "x = {" + '"\\""."b" . ' * 30_000 + "'c'.d = 1}",
+        "x = " + "[" * 10_000,
+        "x = " + "[" * 200 + "]" * 200,
+        ".".join("a" * 500) + " = 1",
+        f"[{'.'.join('a' * 500)}]",
+    ],
 )
 def test_toml_that_is_nested_too_deeply_is_named(text: str) -> None:
     with pytest.raises(ResightError, match=r"nested|not valid TOML"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import json
 import os
+import re
 import stat
 import tomllib
 from io import BufferedReader
@@ -28,6 +29,8 @@ LARGE = 8 << 30  # the annotations of a whole data set, a log, an image's bytes
 TEXT = 1 << 20  # a configuration that people write, in TOML or YAML
 _MOST_NODES, _MOST_DEPTH = 200_000, 50  # of YAML and TOML, with all that aliases repeat
 _PIECE = 1 << 16
+_KEY_PART = r"""(?:[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+"""
+_LONG_KEY = re.compile(rf"(?<![\w.-])(?:{_KEY_PART}){{{_MOST_DEPTH}}}")
 
 _KINDS = (
     (stat.S_ISDIR, "folder"),
@@ -156,6 +159,8 @@ def parse_toml(text: str, where: object = "") -> dict[str, Any]:
     Raises:
         ResightError: it is no TOML, or nested too deeply for any configuration.
     """
+    if _LONG_KEY.search(text):  # the parser keeps every beginning of a dotted key
+        raise ResightError(f"is nested more than {_MOST_DEPTH} deep", where=where)
     try:
         tree = tomllib.loads(text)
     except RecursionError as error:
