@@ -7,9 +7,11 @@ import pytest
 from PIL import Image, ImageOps
 
 from resight import Annotation, Box, ResightError, build_data, check_data, show_data, write_records
+from resight.data.example import Record, encode_example
 from resight.data.exif import Habit, decide, shown_boxes
 from resight.data.images import ImageInfo
 from resight.data.records import open_records
+from resight.data.tfrecord import TFRecordWriter
 
 WIDE, TALL = (640, 480), (480, 640)
 BOTH = (50, 60, 100, 120)  # a box within either frame
@@ -121,7 +123,7 @@ def source(folder, *corners, orientation=6):
 
 def stored(path):
     (split,) = open_records(path).splits.values()
-    return {record.filename: np.round(record.boxes, 3).tolist() for record in split.summaries}
+    return {record.filename: np.round(record.boxes.astype(float), 2).tolist() for record in split.summaries}
 
 
 def test_check_build_and_show_follow_one_decision(tmp_path):
@@ -191,3 +193,23 @@ def test_show_with_a_frame_draws_the_rotated_images(tmp_path):
 def test_another_frame_is_refused(tmp_path, verb):
     with pytest.raises(ResightError, match="Did you mean 'upright'"):
         verb(*[source(tmp_path, "1,2,3,4"), tmp_path / "out"][: 1 if verb is check_data else 2], exif="uprigth")
+
+
+def test_boxes_of_records_are_on_the_pixels_as_stored_as_tfod_decodes_them(tmp_path):
+    (tmp_path / "theirs").mkdir()
+    none = np.zeros(1, bool)
+    found = Record(
+        jpeg(6), "jpeg", "a.jpg", "a", 80, 60, np.array([[10, 20, 30, 40]]), ("stop",), np.array([1]),
+        none, none, none, np.full(1, np.nan),
+    )  # fmt: skip
+    with TFRecordWriter(tmp_path / "theirs/train.record") as writer:
+        writer.write(encode_example(found))
+    (tmp_path / "theirs/map.pbtxt").write_text("item { id: 1 name: 'stop' }")
+    one_split = {"test_fraction": 0, "val_fraction": 0}
+    report = build_data(tmp_path / "theirs", tmp_path / "out", **one_split)
+    assert stored(tmp_path / "out") == {"a.jpg": [[20, 10, 40, 30]]} and report.mended["turned_boxes"] == 1
+    assert any("without their rotation" in note for note in report.notes)
+    # Records hold shares of the sides, which fit the image as shown in its own size.
+    build_data(tmp_path / "theirs", tmp_path / "shown", exif="upright", **one_split)
+    assert stored(tmp_path / "shown") == {"a.jpg": [[7.5, 26.67, 22.5, 53.33]]}
+    assert not check_data(tmp_path / "theirs").errors

@@ -21,7 +21,7 @@ NAME = "tfrecord"
 LOOKS_FOR = "files named *.tfrecord, *.tfrecords, *.record or *.records, sharded or not"
 
 # tf.io.decode_image does not look at EXIF.
-_HABIT = Habit("stored", "the TensorFlow Object Detection API decodes images without their rotation")
+_HABIT = Habit("stored", "the TensorFlow Object Detection API decodes images without their rotation", shares=True)
 
 
 @dataclass(frozen=True)
