@@ -92,7 +92,8 @@ def load_saved_model(folder: Path, labels: str | os.PathLike[str] | None = None)
     if not names:
         raise ResightError("does not say how many classes it has", where=folder, fix="Name them with --labels MAP.")
     detector = SavedModelDetector(session, names, card.score, card.input_type)
-    shape = [side.size for side in session.outputs["detection_boxes"].tensor_shape.dim]
+    boxes = session.outputs["detection_boxes"]
+    shape = [side.size for side in boxes.tensor_shape.dim] if boxes else []
     most = {"detections": shape[1], "detections_per_class": shape[1]} if len(shape) == 3 and shape[1] > 0 else {}
     detector.tfod = load_config(None, pipeline.overrides).model.tfod if pipeline else TfodConfig(**most)
     return detector
