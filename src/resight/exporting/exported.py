@@ -15,9 +15,23 @@ from ..data.example import Record
 from ..detector import Detector
 from ..errors import ResightError
 
+# What a graph works out on the way to its detections has a name that begins so; a comparison asks for it.
+STAGE = "stage/"
+
 
 class ExportedDetector(Detector):
     """The same calls as a :class:`~resight.detector.Detector`; losses and NMS are not for it to tell or change."""
+
+    def outputs(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """Everything that the graph answers for the image, by name."""
+        raise NotImplementedError
+
+    def read(self, found: Mapping[str, np.ndarray], image: np.ndarray) -> Detections:
+        """The detections among the outputs."""
+        raise NotImplementedError
+
+    def detect_whole(self, image: np.ndarray) -> Detections:
+        return self.read(self.outputs(image), image)
 
     def set_nms(self, iou: float | None = None, class_agnostic: bool = False) -> None:
         if iou is not None or class_agnostic:

@@ -23,7 +23,7 @@ from ..models import coder
 from ..models.faster_rcnn import BOX_WEIGHTS, POOL_SIZE, RPN_WEIGHTS, FasterRCNN, InputSettings, big_enough
 from ..models.pooling import SAMPLES, assign_levels
 from ..models.tfod_rcnn import TfodRCNN
-from .exported import card_of
+from .exported import STAGE, card_of
 from .onnx_model import KEY
 from .onnx_tfod import OPSET, Builder, TfodGraph
 
@@ -87,7 +87,7 @@ def _nms(boxes: Any, scores: Any, iou: float, score: float, limit: int) -> Any:
 
 
 class Exportable(nn.Module):
-    """``(batch, size, scale) -> boxes, scores, labels`` with the weights and the arithmetic of ``model``.
+    """``(batch, size, scale) -> boxes, scores, labels, *stages`` with the weights and the arithmetic of ``model``.
 
     batch ``[1, 3, H, W]`` normalised and padded, size ``[2]`` float32 height and width without padding,
     scale ``[4]`` float32 from pixels of the network to those of the original image.
@@ -100,10 +100,10 @@ class Exportable(nn.Module):
         for level in range(len(model.anchors.sizes)):
             self.register_buffer(f"cells{level}", model.anchors.cells(level))
 
-    def forward(self, batch: Tensor, size: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, batch: Tensor, size: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
         features = self.model.backbone(batch)
         logits, codes = self.model.rpn.head(features)
-        proposals = self._propose(batch, features, logits, codes, size)
+        proposals, chosen, rpn_kept = self._propose(batch, features, logits, codes, size)
         rois = self._pool(batch, features, proposals)
         class_logits, box_codes = self.model.roi_heads.box_predictor(self.model.roi_heads.box_head(rois))
         boxes = _clip(coder.decode(box_codes, proposals[:, None], BOX_WEIGHTS), size)[:, 1:]
@@ -113,13 +113,26 @@ class Exportable(nn.Module):
         index = torch.ops.resight.nms(boxes, scores, self.limits.nms_iou, self.limits.score, self.limits.detections)
         index = index[index >= 0]
         labels = torch.div(index, boxes.shape[1], rounding_mode="floor")
-        return boxes.reshape(-1, 4)[index] * scale, scores.reshape(-1)[index], labels
+        found = boxes.reshape(-1, 4)[index] * scale, scores.reshape(-1)[index], labels
+        return *found, *logits, *codes, *chosen, rpn_kept, proposals, class_logits, box_codes, index
 
-    def _propose(self, batch: Tensor, features: Any, logits: Any, codes: Any, size: Tensor) -> Tensor:
-        """``[P, 4]`` proposals, P fixed; what NMS did not fill is zero and taken out by its size later."""
+    @property
+    def stages(self) -> list[str]:
+        """Names of what comes behind the labels."""
+        levels = range(len(self.model.anchors.sizes))
+        by_level = [f"{name}{level}" for name in ("rpn_logits", "rpn_codes", "rpn_best") for level in levels]
+        return [STAGE + name for name in (*by_level, "rpn_kept", "proposals", "class_logits", "box_codes", "kept")]
+
+    def _propose(
+        self, batch: Tensor, features: Any, logits: Any, codes: Any, size: Tensor
+    ) -> tuple[Tensor, list[Tensor], Tensor]:
+        """``[P, 4]`` proposals, P fixed; what NMS did not fill is zero and taken out by its size later.
+
+        Behind them the anchors ``[N]`` of each level that took part, and which of all these ``[P]`` became proposals.
+        """
         limits = self.limits
         before, after = limits.rpn_before_nms[1], limits.rpn_after_nms[1]
-        boxes, scores = [], []
+        boxes, scores, chosen = [], [], []
         for level, (feature, logit, code) in enumerate(zip(features, logits, codes, strict=True)):
             best, index = torch.ops.resight.best(logit[0], before)
             anchors = self._anchors(level, batch, feature, index)
@@ -128,10 +141,11 @@ class Exportable(nn.Module):
             usable = torch.isfinite(best) & big_enough(box, 1e-3) & (score >= limits.rpn_score)
             boxes.append(box)
             scores.append(torch.where(usable, score, -1.0))
+            chosen.append(index)
         all_boxes, all_scores = torch.stack(boxes), torch.stack(scores)
         kept = torch.ops.resight.nms(all_boxes, all_scores, limits.rpn_nms_iou, -0.5, after)
-        chosen = all_boxes.reshape(-1, 4)[kept.clamp(min=0)]
-        return torch.where((kept >= 0)[:, None], chosen, 0.0)
+        proposals = all_boxes.reshape(-1, 4)[kept.clamp(min=0)]
+        return torch.where((kept >= 0)[:, None], proposals, 0.0), chosen, kept
 
     def _anchors(self, level: int, batch: Tensor, feature: Tensor, index: Tensor) -> Tensor:
         """The anchors ``[N, 4]`` of the level with these indices, as ``models.anchors.grid_anchors`` numbers them."""
@@ -208,13 +222,14 @@ def to_onnx(model: FasterRCNN) -> onnx.ModelProto:
     height, width = torch.export.Dim("h32", min=2, max=512), torch.export.Dim("w32", min=2, max=512)
     example = (torch.rand(1, 3, 320, 416), torch.tensor([310.0, 400.0]), torch.ones(4))
     shapes = {"batch": {2: 32 * height, 3: 32 * width}, "size": None, "scale": None}
+    exportable = Exportable(model).to(memory_format=torch.contiguous_format).eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            Exportable(model).to(memory_format=torch.contiguous_format).eval(),
+            exportable,
             example,
             input_names=["batch", "size", "scale"],
-            output_names=["boxes", "scores", "labels"],
+            output_names=["boxes", "scores", "labels", *exportable.stages],
             opset_version=OPSET,
             dynamic_shapes=shapes,
             dynamo=True,
@@ -227,6 +242,7 @@ def to_onnx(model: FasterRCNN) -> onnx.ModelProto:
         )
     assert program is not None
     network = program.model_proto
+    del network.graph.output[3:]  # the stages stay in the graph under their names
     front = _front(model.inputs, network.ir_version)
     links = [(front.graph.output[i].name, network.graph.input[i].name) for i in range(3)]
     return onnx.compose.merge_models(

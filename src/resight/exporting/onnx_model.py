@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ..boxes import Detections
 from ..detector import class_names
 from ..errors import ResightError
 from ..files import check_regular
-from .exported import ExportedDetector, detections_of, read_card
+from .exported import STAGE, ExportedDetector, detections_of, read_card
 
 KEY = "resight"
 
@@ -22,9 +23,11 @@ class OnnxDetector(ExportedDetector):
         super().__init__(classes, score, name)
         self.session = session
 
-    def detect_whole(self, image: np.ndarray) -> Detections:
-        outputs = [output.name for output in self.session.get_outputs()]
-        found = dict(zip(outputs, self.session.run(outputs, {"image": image[None]}), strict=True))
+    def outputs(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        names = [output.name for output in self.session.get_outputs()]
+        return dict(zip(names, self.session.run(names, {"image": image[None]}), strict=True))
+
+    def read(self, found: Mapping[str, np.ndarray], image: np.ndarray) -> Detections:
         height, width = image.shape[:2]
         if "detection_boxes" in found:
             return detections_of(found, self.classes, width, height)
@@ -32,8 +35,11 @@ class OnnxDetector(ExportedDetector):
         return Detections(boxes, scores, labels, self.classes, width, height)
 
 
-def load_onnx(path: Path, labels: str | os.PathLike[str] | None = None) -> OnnxDetector:
+def load_onnx(path: Path, labels: str | os.PathLike[str] | None = None, stages: bool = False) -> OnnxDetector:
     """
+    Args:
+        stages: what it works out on the way is among its outputs.
+
     Raises:
         ResightError: onnxruntime is missing, or the file is damaged or none of ours.
     """
@@ -49,7 +55,8 @@ def load_onnx(path: Path, labels: str | os.PathLike[str] | None = None) -> OnnxD
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # warnings about its own optimizations help nobody here
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        model = _with_stages(path) if stages else str(path)
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions share no public base class
         raise ResightError(f"cannot be loaded by ONNX Runtime: {str(error).splitlines()[0]}", where=path) from error
     stored = session.get_modelmeta().custom_metadata_map.get(KEY)
@@ -59,6 +66,16 @@ def load_onnx(path: Path, labels: str | os.PathLike[str] | None = None) -> OnnxD
     detector = OnnxDetector(session, class_names(card.classes, labels), card.score, str(path))
     detector.tile, detector.tfod, detector.detections = card.tile, card.tfod, card.detections
     return detector
+
+
+def _with_stages(path: Path) -> bytes:
+    """The same model, with what its graph works out on the way among its outputs."""
+    import onnx
+
+    model = onnx.load(path)
+    names = [name for node in model.graph.node for name in node.output if name.startswith(STAGE)]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    return model.SerializeToString()
 
 
 def is_ours(path: Path) -> bool:

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ..models.resnet_v1 import BLOCKS, EPS, MEAN, depth_of
 from ..models.tfod_rcnn import TfodRCNN
+from .exported import STAGE
 
 Convolve = Callable[[str, str, str], str]  # names of convolution and norm, input
 OPSET = 18
@@ -40,6 +41,11 @@ class Builder:
         name = f"constant_{len(self.constants)}"
         self.constants.append(numpy_helper.from_array(array, name))
         return name
+
+    def stage(self, name: str, value: str) -> str:
+        """``value`` under a name by which a comparison finds it."""
+        self.nodes.append(helper.make_node("Identity", [value], [STAGE + name]))
+        return STAGE + name
 
     def double(self, value: Any) -> Any:
         """A name, or a number that float32 holds, as float64."""
@@ -212,7 +218,7 @@ class TfodGraph(Builder):
             x = self.block(f"head.conv5.{i}", x, self.product, self.product)
         x = self("ReduceMean", self("Reshape", x, [self.tfod.proposals, self.cells**2, 2048]), [1], keepdims=0)
         codes = self("Reshape", self.biased("predictor.box", x), [self.tfod.proposals, -1, 4])
-        return codes, self.biased("predictor.classes", x)
+        return self.stage("box_codes", codes), self.stage("class_logits", self.biased("predictor.classes", x))
 
     def product(self, conv: str, norm: str, x: str) -> str:
         weight, bias = self.folded(conv, norm)
@@ -234,19 +240,19 @@ class TfodGraph(Builder):
     def propose(self, features: str, size: str, true_size: str) -> tuple[str, str]:
         """``[P, 4]`` proposals, best first, zeros behind the last; and ``[1]`` how many there are."""
         x = self("Clip", self.biased("rpn.conv", features), 0.0, 6.0)
+        planes = {"rpn_codes": self.biased("rpn.box", x), "rpn_logits": self.biased("rpn.objectness", x)}
         codes, logits = (
-            self("Reshape", self("Transpose", self.biased(f"rpn.{name}", x), perm=[0, 2, 3, 1]), [-1, values])
-            for name, values in (("box", 4), ("objectness", 2))
+            self.stage(name, self("Reshape", self("Transpose", plane, perm=[0, 2, 3, 1]), [-1, values]))
+            for (name, plane), values in zip(planes.items(), (4, 2), strict=True)
         )
         scores = self("Gather", self("Softmax", logits, axis=1), 1, axis=1)
         boxes = self.decode(codes, self.anchors(self.sides(features), size))
         limits = self.tfod.proposals, self.tfod.rpn_nms_iou, self.tfod.rpn_score
         kept = self.suppress(self("Unsqueeze", boxes, [0]), self("Unsqueeze", scores, [0, 1]), *limits)
         row = self("Gather", kept, 2, axis=1)
-        boxes = self.clip(
-            self("Gather", boxes, self("Gather", row, self.order(self("Gather", scores, row)))), true_size
-        )
-        boxes = self("Compress", boxes, self.has_area(boxes), axis=0)
+        kept = self.stage("rpn_kept", self("Gather", row, self.order(self("Gather", scores, row))))
+        boxes = self.clip(self("Gather", boxes, kept), true_size)
+        boxes = self.stage("proposals", self("Compress", boxes, self.has_area(boxes), axis=0))
         count = self("Shape", boxes, end=1)
         return self.filled(boxes, count, self.tfod.proposals), count
 
@@ -280,6 +286,7 @@ class TfodGraph(Builder):
         score = self("GatherND", own, self("Concat", row, label, axis=1))
         order = self.order(score)
         row, label, score = (self("Gather", each, order) for each in (row, label, score))
+        row, label = self.stage("kept", row), self.stage("kept_labels", label)
         place = self("Concat", row, self("Mul", label, 0) if shared else label, axis=1)
         box = self.clip(self("GatherND", valid, place), true_size)
         whole = self.has_area(box)

@@ -5,12 +5,15 @@ TensorFlow may be imported after torchvision; the other order can end the proces
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torchvision  # noqa: F401
 
-from .tensorflow_session import quiet
+from .tensorflow_session import SIGNATURE, quiet
 
 # isort: split
 with quiet():
@@ -26,8 +29,8 @@ from ..models.tfod_rcnn import TfodRCNN
 from ..tfod.folder import PIPELINE
 from ..tfod.pipeline_text import write_pipeline
 from ..tfod.variables import SUFFIX, checkpoint_keys, to_tensorflow
-from .exported import card_of
-from .saved_model_detector import CARD, LABEL_MAP
+from .exported import STAGE, card_of
+from .saved_model_detector import CARD, FILE, LABEL_MAP
 from .tfod_graph import Graph, decode_input, input_spec
 
 
@@ -79,7 +82,53 @@ def write_saved_model(
     serving = Serving(model, Graph(variables, config, num_classes), input_type)
     signature = serving.__call__.get_concrete_function()
     tf.saved_model.save(serving, str(folder / "saved_model"), signatures=signature)
-    _for_older_tensorflow(folder / "saved_model" / "saved_model.pb")
+    _for_older_tensorflow(folder / "saved_model" / FILE)
+
+
+@contextmanager
+def with_stages(export: Path) -> Iterator[Path]:
+    """The SavedModel of an export for as long as the block lasts with what its graph works out on the way among its
+    outputs. Graph and variables are the exported ones."""
+    copy = export / "with_stages"
+    copy.mkdir()
+    try:
+        (copy / "variables").symlink_to("../saved_model/variables", target_is_directory=True)
+        saved = SavedModel.FromString((export / "saved_model" / FILE).read_bytes())
+        meta = saved.meta_graphs[0]
+        outputs = meta.signature_def[SIGNATURE].outputs
+        call = next(iter(outputs.values())).name.partition(":")[0]
+        node = next(node for node in meta.graph_def.node if node.name == call)
+        functions = {function.signature.name: function for function in meta.graph_def.library.function}
+        for name, (place, kind) in _hand_out(node, functions).items():
+            outputs[name].name, outputs[name].dtype = f"{call}:{place}", kind
+        (copy / FILE).write_bytes(saved.SerializeToString())
+        yield copy
+    finally:
+        shutil.rmtree(copy)
+
+
+def _hand_out(call: Any, functions: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Makes the call of a function return the stages inside of it, too: the place and type of each by its name."""
+    function = functions[call.attr["f"].func.name]
+    found = {
+        node.name: (f"{node.name}:output:0", node.attr["T"].type)
+        for node in function.node_def
+        if node.name.startswith(STAGE)
+    }
+    for node in function.node_def:
+        if not found and node.op == "StatefulPartitionedCall":
+            inner = _hand_out(node, functions)
+            found = {name: (f"{node.name}:output:{place}", kind) for name, (place, kind) in inner.items()}
+    kinds = call.attr["Tout"].list.type
+    call.attr.pop("_output_shapes", None)
+    places = {}
+    for name, (tensor, kind) in found.items():
+        output = name.replace("/", "_")
+        function.signature.output_arg.add(name=output, type=kind)
+        function.ret[output] = tensor
+        places[name] = (len(kinds), kind)
+        kinds.append(kind)
+    return places
 
 
 def _plant(root: tf.Module, path: list[str], variable: tf.Variable) -> None:

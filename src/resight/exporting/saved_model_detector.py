@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,8 +37,10 @@ class SavedModelDetector(ExportedDetector):
         ((self.input, info),) = session.inputs.items()
         self.kind = info.dtype
 
-    def detect_whole(self, image: np.ndarray) -> Detections:
-        found = self.session.run(self.input, self._given(image))
+    def outputs(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        return self.session.run(self.input, self._given(image))
+
+    def read(self, found: Mapping[str, np.ndarray], image: np.ndarray) -> Detections:
         return detections_of(found, self.classes, image.shape[1], image.shape[0])
 
     def _given(self, image: np.ndarray) -> np.ndarray | bytes:

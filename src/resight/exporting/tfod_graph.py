@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from ..config import ModelConfig
 from ..models.resnet_v1 import BLOCKS, EPS, MEAN, depth_of
+from .exported import STAGE
 
 CODE_SCALES = (10.0, 10.0, 5.0, 5.0)
 
@@ -126,7 +127,8 @@ class Graph:
             )
             for name in ("box", "classes")
         )
-        return tf.reshape(codes, [self.tfod.proposals, 1 if self.tfod.share_boxes else self.num_classes, 4]), logits
+        codes = tf.reshape(codes, [self.tfod.proposals, 1 if self.tfod.share_boxes else self.num_classes, 4])
+        return _stage("box_codes", codes), _stage("class_logits", logits)
 
     # Boxes
 
@@ -146,15 +148,15 @@ class Graph:
     def propose(self, features: tf.Tensor, size: tf.Tensor, true_size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """``[P, 4]`` proposals, best first, zeros behind the last; and how many there are."""
         x = tf.nn.relu6(self.biased("rpn.conv", features))
-        codes = tf.reshape(self.biased("rpn.box", x), [-1, 4])
-        logits = tf.reshape(self.biased("rpn.objectness", x), [-1, 2])
+        codes = _stage("rpn_codes", tf.reshape(self.biased("rpn.box", x), [-1, 4]))
+        logits = _stage("rpn_logits", tf.reshape(self.biased("rpn.objectness", x), [-1, 2]))
         boxes = _decode(codes, self.anchors(tf.shape(features)[1:3], size))
         limit = self.tfod.proposals
         kept, _ = tf.image.non_max_suppression_with_scores(
             boxes, tf.nn.softmax(logits)[:, 1], limit, self.tfod.rpn_nms_iou, self.tfod.rpn_score
         )
-        boxes = _clip(tf.gather(boxes, kept), true_size)
-        boxes = tf.boolean_mask(boxes, _area(boxes) > 0)
+        boxes = _clip(tf.gather(boxes, _stage("rpn_kept", kept)), true_size)
+        boxes = _stage("proposals", tf.boolean_mask(boxes, _area(boxes) > 0))
         count = tf.shape(boxes)[0]
         return tf.ensure_shape(tf.pad(boxes, [[0, limit - count], [0, 0]]), [limit, 4]), count
 
@@ -212,8 +214,14 @@ class Graph:
         ordered, order = tf.math.top_k(tf.reshape(kept_scores, [-1]), self.num_classes * most)  # of equals the earlier
         order = tf.boolean_mask(order, ordered > -1)
         label, row = tf.gather(labels, order), tf.gather(tf.reshape(rows, [-1]), order)
+        label, row = _stage("kept_labels", label), _stage("kept", row)
         box = tf.gather_nd(boxes, tf.stack([row, tf.zeros_like(label) if shared else label], 1))
         return box, tf.gather_nd(scores, tf.stack([row, label], 1)), label, row
+
+
+def _stage(name: str, value: tf.Tensor) -> tf.Tensor:
+    """``value`` under a name by which a comparison finds it."""
+    return tf.identity(value, name=STAGE + name)
 
 
 def _yxyx(size: tf.Tensor) -> tf.Tensor:
