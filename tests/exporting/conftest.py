@@ -1,4 +1,4 @@
-"""Small models of the TFOD dialect with weights that find something everywhere."""
+"""Small models of the TFOD dialect with weights that find something everywhere, and errors in models."""
 
 import os
 import zlib
@@ -43,3 +43,40 @@ def tfod_checkpoint(once):
         return once(f"tfod-{key:08x}", write) / "model.safetensors"
 
     return make
+
+
+@pytest.fixture
+def parities():
+    """``parities(detector, exported, images)``: one for an error in each head, and one for errors of rounding.
+
+    The error is one of the bias that changes a score by a little more than .001, or a box code.
+    """
+    import torch
+
+    from resight.exporting.comparison import compare
+
+    heads = {
+        "objectness": 5e-3, "cls_logits": 5e-3, "classes": 5e-3, "cls_score": 5e-3,
+        "rpn.box": 1.5e-3, "predictor.box": 1.5e-3, "bbox_pred": 1.5e-3,
+    }  # fmt: skip
+
+    def get(detector, exported, images):
+        found, weights = {}, {name: value.clone() for name, value in detector.model.state_dict().items()}
+        biases = {name: error for name in weights for head, error in heads.items() if name.endswith(f"{head}.bias")}
+        assert len(biases) == 4
+        for name, error in biases.items():
+            changed = weights[name].clone()
+            changed[-1] += error
+            detector.model.load_state_dict({**weights, name: changed})
+            found[name] = compare(detector, exported, images)
+        noise = torch.Generator().manual_seed(0)
+        detector.model.load_state_dict(
+            {
+                name: value * (1 + 1e-6 * torch.randn(value.shape, generator=noise)) if value.ndim > 1 else value
+                for name, value in weights.items()
+            }
+        )
+        found["rounding"] = compare(detector, exported, images)
+        return found
+
+    return get

@@ -28,7 +28,7 @@ from .exported import STAGE, ExportedDetector
 log = logging.getLogger(__name__)
 
 SCORE_TOLERANCE, BOX_TOLERANCE = 1e-3, 0.1  # of the score, and pixels per 100 px of the image's longer side
-HEAD_TOLERANCE = 1e-3  # of a logit or box code; where those of a head are larger than 1, of their root mean square
+HEAD_TOLERANCE = 5e-4  # of a logit or box code; where those of a head are larger than 1, of their root mean square
 NEAR = 1e-6  # scores closer than this have no order
 SLACK = 1e-3  # of an IoU, and pixels of a box: how far rounding may move them across a limit
 AT_ONCE = 10_000  # boxes whose overlaps are worked out at a time
