@@ -212,9 +212,19 @@ class TrainConfig(_Section):
 
     @model_validator(mode="after")
     def _schedule(self) -> TrainConfig:
-        begin = self.warmup_steps + self.hold_steps
-        if self.schedule == "cosine" and self.schedule_steps is not None and self.schedule_steps <= begin:
-            raise ValueError(f"schedule_steps {self.schedule_steps} leaves no step after the {begin} of the warm-up")
+        length, warmup = self.schedule_steps, self.warmup_steps
+        if self.schedule == "cosine" and length is not None and length < warmup:
+            raise ValueError(f"schedule_steps {length} ends within the {warmup} steps of the warm-up")
+        if (
+            self.schedule == "cosine"
+            and length == warmup
+            and self.hold_steps == 0
+            and not (self.steps is not None and self.steps <= warmup)
+        ):
+            raise ValueError(
+                f"schedule_steps {length} leaves no step after the {warmup} of the warm-up, and there is no rate at "
+                f"step {length}: make it longer, the warm-up shorter, or train {length} steps"
+            )
         if self.schedule == "exponential" and self.schedule_steps is None:
             raise ValueError("an exponential schedule needs schedule_steps, the steps to one decay")
         return self

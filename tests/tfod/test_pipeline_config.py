@@ -225,6 +225,34 @@ def test_learning_rates(project, rate, expected):
     assert {key: getattr(train, key) for key in expected} == expected
 
 
+@pytest.mark.parametrize(
+    ("steps", "total", "hold", "trained"),
+    [
+        ("num_steps: 50", 50, 0, True),  # the last update is the one after 49
+        ("num_steps: 51", 50, 0, False),  # TFOD divides 0 by 0
+        ("", 50, 0, False),
+        ("num_steps: 900", 50, 7, True),  # the base rate, and 0 after the step 50
+        ("num_steps: 900", 57, 7, True),
+        ("num_steps: 10", 49, 7, False),  # TFOD raises a ValueError, however few steps there are
+    ],
+)
+def test_a_cosine_without_length_is_refused_where_training_comes_to_it(project, steps, total, hold, trained):
+    text = TEXT.replace("num_steps: 900", steps).replace("total_steps: 1000", f"total_steps: {total}")
+    path = project(text.replace("hold_base_rate_steps: 7", f"hold_base_rate_steps: {hold}"))
+    if trained:
+        train = config(path).train
+        assert (train.warmup_steps, train.schedule_steps, train.hold_steps) == (50, total, hold)
+        assert config(path, changes={"train.steps": 40}).train.steps == 40
+    else:
+        assert re.search(
+            r"^  line \d+, .*cosine_decay_learning_rate.total_steps: .*schedule_steps", refusals(path), re.M
+        )
+    if total == 50 and hold == 0:
+        assert config(path, changes={"train.steps": 50}).train.steps == 50
+        with pytest.raises(ResightError, match="no rate at step 50"):
+            examine_pipeline(path, changes={"train.steps": 51}).check()
+
+
 def test_each_augmentation_has_the_options_of_its_proto(project):
     flips = "data_augmentation_options { random_horizontal_flip { } }"
     text = "".join(f"data_augmentation_options {{ {name} {{ }} }}\n" for name in OPERATION_DEFAULTS)
@@ -264,7 +292,7 @@ REFUSED = [
     ("use_moving_average: false", "use_moving_average: true", "use_moving_average: true"),
     (RATE, "", "learning_rate: is missing"),
     ("warmup_learning_rate: 1e-3", "warmup_learning_rate: 1", "warmup_learning_rate: 1.0 is more than the 0.01"),
-    ("total_steps: 1000", "total_steps: 57", "total_steps|schedule_steps 57 leaves no step"),
+    ("total_steps: 1000", "total_steps: 49", "total_steps: .*schedule_steps 49 ends within the 50"),
     (RATE, "manual_step_learning_rate {}", "schedule: must have steps"),
     ("random_horizontal_flip", "ssd_random_crop", "ssd_random_crop.*random_crop_image"),
     ("scale_min: 0.7", "scale_min: 1.7", "random_square_crop_by_scale: .*scale_min = 1.7 is larger"),
@@ -282,6 +310,57 @@ REFUSED = [
     ("type: 'faster_rcnn_'", "fpn { } type: 'faster_rcnn_'", "feature_extractor.fpn"),
     ("random_horizontal_flip { }", "random_horizontal_flip { } random_adjust_hue { }", "and one can hold"),
 ]  # fmt: skip
+
+
+HEAD = "model.faster_rcnn.second_stage_box_predictor"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("faster_rcnn {", "ssd { hard_example_miner {}", 'model.ssd: SSD with "faster_rcnn_resnet101_keras" '),
+        ("faster_rcnn {", "ssd { # an efficientnet\n", "model.ssd: EfficientDet with "),
+        ("mask_rcnn_box_predictor {", "rfcn_box_predictor {", f"{HEAD}.rfcn_box_predictor: R-FCN with "),
+        ("use_dropout", "predict_instance_masks: 1 use_dropout", f"{HEAD}.*.predict_instance_masks: Mask R-CNN with "),
+        (
+            "type: 'faster_rcnn_'",
+            "fpn { a: 2 } conv_hyperparams {} type: ''",
+            "model.*.fpn: Faster R-CNN with a feature p",
+        ),
+        ("random_horizontal_flip { }", "ssd_random_crop { }", "train_config.data_augmentation_options.ssd_random_crop"),
+        ("random_horizontal_flip { }", "", "train_config.data_augmentation_options: {} names no augmentation"),
+    ],
+)
+def test_one_fault_is_refused_once_and_another_model_by_its_name(project, old, new, says):
+    assert old in TEXT
+    text = TEXT.replace(old, new, 1)
+    if "efficientnet" in new:
+        text = text.replace("'faster_rcnn_'", "'ssd_efficientnet-b0_'")
+    if "rfcn" in new:
+        text = re.sub(r"initial_crop_size.*\n.*\n.*maxpool_stride: 2", "", text)
+    if "mask" in new:
+        text = text.replace("num_classes: 3", "num_classes: 3 number_of_stages: 3").replace("coco_det", "coco_mask_det")
+        text = text.replace("eval_config: {", "eval_config: { eval_instance_masks: true")
+    message = refusals(project(text))
+    assert re.fullmatch(r"not supported:\n  line \d+, " + says.replace("{}", r"\{\}") + ".*", message), message
+
+
+def test_two_steps_of_an_augmentation_that_are_both_wrong_are_both_named(project):
+    text = TEXT.replace("random_horizontal_flip { }", "ssd_random_crop { }").replace(
+        "train_config: {", "train_config: { data_augmentation_options {}"
+    )
+    message = refusals(project(text))
+    assert message.count("\n") == 2 and "ssd_random_crop" in message and "{} names no" in message
+
+
+def test_the_version_of_a_checkpoint_is_assumed_where_it_is_absent_and_that_is_said(project):
+    said = "train_config.fine_tune_checkpoint_version: absent (V2 is assumed)"
+    assert said not in examine_pipeline(project()).text()
+    text = TEXT.replace("fine_tune_checkpoint_version: V2", "")
+    assert said in examine_pipeline(project(text)).text()
+    for replaced in ({"start": "zoo"}, {"changes": {"model.start": "none"}}):
+        assert said not in examine_pipeline(project(text), **replaced).text()
+    assert said not in examine_pipeline(project(re.sub(r"\n.*fine_tune_checkpoint.*", "", text))).text()
 
 
 @pytest.mark.parametrize(("old", "new", "says"), REFUSED, ids=lambda value: re.sub(r"\s+", " ", value)[:40])
@@ -392,7 +471,7 @@ def test_a_batch_of_different_sizes_is_refused_with_the_remedies(project):
         ({"train.steps": 0}, "train.steps = 0: must be greater than 0"),
         ({"model.max_size": 0, "train.batch_size": 0}, "model.max_size = 0: .*; train.batch_size = 0: must"),
         ({"train.learning_rate": -1.0}, "train.learning_rate = -1.0: must be greater"),
-        ({"train.schedule_steps": 1}, "schedule_steps 1 leaves no step"),
+        ({"train.schedule_steps": 1}, "schedule_steps 1 ends within"),
         ({"model.tfod.pad": False}, "images of different sizes make no batch of 4"),
         ({"train.nonsense": 1}, "unknown key 'train.nonsense'"),
     ],

@@ -37,6 +37,23 @@ def test_tfod_warm_up_hold_and_cosine():
     assert found == pytest.approx([0, 0.0025, 0.0075, 0.01, 0.01, 0.01, 0.005, 0, 0])
 
 
+@pytest.mark.parametrize(
+    ("length", "hold", "rates"),
+    [
+        (4, 0, {3: 0.0075}),
+        (4, 2, {3: 0.0075, 4: 0.01, 5: 0}),
+        (5, 2, {4: 0.01, 5: 0.01, 6: 0, 7: 0}),
+        (6, 2, {5: 0.01, 6: 0.01, 7: 0}),
+        (7, 2, {6: 0.01, 7: 0, 8: 0}),
+    ],
+)
+def test_a_cosine_that_ends_with_the_warm_up_or_the_steps_after_it_is_tfods(length, hold, rates):
+    config = settings(
+        learning_rate=0.01, warmup_rate=0.0, warmup_steps=4, hold_steps=hold, schedule_steps=length, steps=4
+    )
+    assert {step: rate_at(config, step, 0.9) for step in rates} == pytest.approx(rates)
+
+
 def test_steps_and_exponential_decay():
     config = settings(
         learning_rate=0.3, schedule="steps", warmup_steps=2, warmup_rate=0.1, milestones=[[5, 0.03], [8, 0.003]]

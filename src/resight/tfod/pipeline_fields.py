@@ -59,7 +59,7 @@ def _refused(note: str, names: str) -> dict[str, Known]:
 
 RESIZE = ("BILINEAR", "NEAREST_NEIGHBOR", "BICUBIC", "AREA")
 CONVERTERS = ("IDENTITY", "SIGMOID", "SOFTMAX")
-_ONLY_FASTER_RCNN = f"supported is faster_rcnn with {', '.join(EXTRACTORS)}"
+ONLY_FASTER_RCNN = f"supported is faster_rcnn with {', '.join(EXTRACTORS)}"
 _NO_NORM = "this layer has no normalisation"
 _DECAY = "weight decay is not supported for TFOD's models; supported is weight: 0.0"
 _BOXES_ONLY = "masks and keypoints are not used"
@@ -127,7 +127,7 @@ MESSAGES: dict[str, dict[str, Known]] = {
     "Model": {"model": Known("DetectionModel")},
     "DetectionModel": {
         "faster_rcnn": Known("FasterRcnn"),
-        **_refused(_ONLY_FASTER_RCNN, "ssd center_net experimental_model"),
+        **_refused(ONLY_FASTER_RCNN, "ssd center_net experimental_model"),
     },
     "FasterRcnn": {
         "number_of_stages": _only(2, note="supported is 2: neither masks (3) nor proposals alone (1)"),

@@ -94,6 +94,9 @@ class Reading:
             if len(blocks) < len(found):
                 self.refuse(place, "is a message, { ... }, and holds no value of its own")
             if known.repeated:
+                if known.kind in CHOICES:
+                    for at in (at for block, at in blocks if not block):
+                        self.note(self.refused, at, place, "{} names no augmentation")
                 return [self.message(block, str(known.kind), place, at) for block, at in blocks]
             merged = [inner for block, _ in blocks for inner in block]
             return self.message(merged, str(known.kind), place, found[-1].line if found else line)

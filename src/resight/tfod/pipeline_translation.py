@@ -17,7 +17,7 @@ from ..data.storage import is_remote
 from ..errors import ResightError, listed, nearest
 from ..labels import LabelMap
 from ..textproto import Field, quote
-from .pipeline_fields import EXTRACTORS, MESSAGES
+from .pipeline_fields import EXTRACTORS, MESSAGES, ONLY_FASTER_RCNN
 from .pipeline_reading import Reading
 
 # What TFOD does not have, so that a config says nothing of it.
@@ -39,17 +39,49 @@ def classes_of(labels: LabelMap) -> int:
     return max([item.id for item in labels.items if item.id > 0], default=len(labels.items))
 
 
+# Models that are not supported, by the field that makes them such: its path in the model's message, and their name.
+OTHER_MODELS = {
+    "ssd": "SSD",
+    "center_net": "CenterNet",
+    "experimental_model": "an experimental model",
+    "faster_rcnn.second_stage_box_predictor.rfcn_box_predictor": "R-FCN",
+    "faster_rcnn.second_stage_box_predictor.mask_rcnn_box_predictor.predict_instance_masks": "Mask R-CNN",
+    "faster_rcnn.context_config": "Context R-CNN",
+    "faster_rcnn.feature_extractor.fpn": "Faster R-CNN with a feature pyramid",
+}
+
+
+def other_model(fields: Sequence[Field]) -> tuple[str, int, str] | None:
+    """Path and line of the field that makes a config's model another one than those supported, and the model's name."""
+    for path, name in OTHER_MODELS.items():
+        found = _inside(fields, ("model", *path.split(".")))
+        if found and str(found[-1].value) not in ("false", "False", "f", "0"):
+            family = path.partition(".")[0]
+            extractor = "".join(
+                str(each.value) for each in _inside(fields, ("model", family, "feature_extractor", "type"))[-1:]
+            )
+            name = "EfficientDet" if name == "SSD" and "efficientnet" in extractor else name
+            return f"model.{path}", found[-1].line, name + (f" with {quote(extractor)}" if extractor else "")
+    return None
+
+
+def _inside(fields: Any, path: Sequence[str]) -> list[Field]:
+    """The fields of that path, however often its messages are given."""
+    found = [field for field in (fields if isinstance(fields, list) else ()) if field.name == path[0]]
+    return found if len(path) == 1 else [inner for field in found for inner in _inside(field.value, path[1:])]
+
+
 class Translation(Reading):
     """The messages that mean more than their fields one by one."""
 
     def all_of_it(self, fields: Sequence[Field]) -> tuple[int, str]:
         values = self.message(fields, "Pipeline", "", 1)
-        classes = self.model(values["model"])
-        self.train(values["train_config"])
-        self.overrides.update(WITHOUT)
         for metric in values["eval_config"]["metrics_set"]:
             if metric != "coco_detection_metrics":
                 self.refuse("eval_config.metrics_set", f"{quote(metric)} (supported is coco_detection_metrics)")
+        classes = self.model(fields, values["model"])
+        self.train(values["train_config"])
+        self.overrides.update(WITHOUT)
         return classes, self.readers(values, classes)
 
     def trained_model(self, fields: Sequence[Field]) -> tuple[int, str]:
@@ -65,13 +97,21 @@ class Translation(Reading):
                 if field is evaluation and inner.name == "max_number_of_boxes":
                     self.set("model.tfod.evaluated_boxes", inner.value, f"{field.name}.{inner.name}")
         values = self.message([field for field in fields if field.name == "model"], "Model", "", 1)
-        return self.model(values["model"]), labels
+        return self.model(fields, values["model"]), labels
 
     # The model
 
-    def model(self, values: Mapping[str, Any]) -> int:
+    def model(self, fields: Sequence[Field], values: Mapping[str, Any]) -> int:
         """Takes over the model; its number of classes."""
         place, rcnn = "model.faster_rcnn", values.get("faster_rcnn")
+        if other := other_model(fields):
+            # Whatever else of it is not supported follows from that.
+            where, line, name = other
+            follows = re.compile(r"line \d+, (model\.|eval_config\..*mask)")
+            self.refused = [refused for refused in self.refused if not follows.match(refused[1])]
+            self.overrides = {key: value for key, value in self.overrides.items() if not key.startswith("model.")}
+            self.note(self.refused, line, where, f"{name} ({ONLY_FASTER_RCNN})")
+            return 0
         if rcnn is None:
             self.required("model", f"faster_rcnn with {', '.join(EXTRACTORS)}")
             return 0
@@ -157,8 +197,6 @@ class Translation(Reading):
         elif not any(self.given.get(key) for key in LENGTHS):
             text = "absent (the training is as long as it is without a config; --steps N says another length)"
             self.note(self.ignored, self.line(place), f"{place}.num_steps", text)
-        if not all(values["data_augmentation_options"]):
-            self.refuse(f"{place}.data_augmentation_options", "{} names no augmentation")
         steps = [(name, options) for step in values["data_augmentation_options"] for name, options in step.items()]
         for number, (name, _) in enumerate(steps):
             where = f"{place}.data_augmentation_options.{name}"
@@ -195,6 +233,8 @@ class Translation(Reading):
             return
         if written and values["fine_tune_checkpoint_version"] == "V1":
             self.refuse(f"{place}_version", "V1 (supported is V2; V1 is of TF1)")
+        elif written and f"{place}_version" not in self.lines:
+            self.note(self.honoured, self.line(place), f"{place}_version", "absent (V2 is assumed)")
         self.set("model.start", "none", place)
         if written:
             found = self.find(written, lambda path: os.path.isfile(f"{path}.index") or os.path.exists(path))

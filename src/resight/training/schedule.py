@@ -50,9 +50,9 @@ def _decayed(config: TrainConfig, base: float, step: int, progress: float) -> fl
     if config.schedule == "cosine":
         if length is not None:
             begin = warmup + config.hold_steps
-            if step < begin:
-                return base
-            progress = (step - begin) / (length - begin) if step <= length else 1.0
+            if step > length or step <= begin:
+                return base if step <= length else 0.0
+            progress = (step - begin) / (length - begin)
         return base * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
     if config.schedule == "steps":
         return next((rate for first, rate in reversed(config.milestones) if step >= first), base)
