@@ -218,9 +218,7 @@ def test_the_comparison_notices_an_error_in_each_head_and_another_rule(exported,
         f"{head}.box.bias": 1.5e-3 for head in ("rpn", "predictor")
     }
     before = sorted(model.rglob("*"))
-    given = pickle.dumps(
-        (str(tfod_checkpoint()), str(model), {**errors, "head.conv5.0.norm1.bias": 0.0}, IMAGES[-2])
-    )
+    given = pickle.dumps((str(tfod_checkpoint()), str(model), {**errors, "head.conv5.0.norm1.bias": 0.0}, IMAGES[-2]))
     done = subprocess.run([sys.executable, "-c", PARITIES], input=given, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
     found = pickle.loads(done.stdout)
