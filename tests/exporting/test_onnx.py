@@ -103,8 +103,8 @@ def test_the_comparison_notices_another_rule(checkpoint: Path, exported: Path) -
     other, model = load(checkpoint), load_onnx(exported, stages=True)
     limits = other.model.limits
     for change in (
-        {"nms_iou": 0.49},
-        {"rpn_nms_iou": 0.68},
+        {"nms_iou": 0.4},
+        {"rpn_nms_iou": 0.6},
         {"rpn_after_nms": (1, 299)},
         {"detections": 99},
         {"score": 0.06},
