@@ -265,7 +265,8 @@ def train(
     say(f"Reading {settings.data.path or listed(settings.data.train)}")  # what is imported now takes some seconds
     from .training.train import train as run_train
 
-    result = run_train(settings, out, resume=resume, dry_run=dry_run, devices=devices)
+    source = pipeline.source if pipeline else ""
+    result = run_train(settings, out, resume=resume, dry_run=dry_run, devices=devices, pipeline=source)
     console.show(result.text())
     if not dry_run and result.exit_code == console.DONE:
         wrote(str(result.run), f"evaluate {quoted(result.run)}")

@@ -1,3 +1,4 @@
+import json
 import logging
 import shutil
 
@@ -64,6 +65,7 @@ def test_a_run_folder_is_made(left, tmp_path):
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         "checkpoints", "config.toml", "environment.json", "label_map.pbtxt",
     }  # fmt: skip
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["pipeline"] == PIPELINE
     with pytest.raises(ResightError, match="already holds something"):
         convert(left, tmp_path / "run")
 

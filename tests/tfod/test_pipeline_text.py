@@ -1,15 +1,15 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resight.config import OPERATION_DEFAULTS, load_config
 from resight.errors import ResightError
 from resight.textproto import parse
-from resight.tfod.pipeline_config import examine_pipeline
+from resight.tfod.pipeline_config import examine_pipeline, translate
 from resight.tfod.pipeline_fields import EXTRACTORS
-from resight.tfod.pipeline_text import edit_pipeline, write_pipeline
+from resight.tfod.pipeline_text import edit_pipeline, merge_pipeline, write_pipeline
 from resight.tfod.pipeline_translation import WITHOUT
 from resight.training.schedule import rate_at
 
@@ -140,6 +140,47 @@ def test_what_is_written_reads_back_as_the_same_configuration(folder, tree):
     pipeline = examine_pipeline(path).check()
     assert load_config(None, pipeline.overrides) == config
     assert pipeline.num_classes == 7 and not pipeline.ignored
+
+
+EXTRAS = "train_config {  # ours\n  sync_replicas: true\n  max_number_of_boxes: 77\n"
+READER = """train_input_reader {
+  label_map_path: "map.pbtxt"
+  num_readers: 2
+  tf_record_input_reader { input_path: "gone.record" }
+}
+"""
+
+
+def overrides(text: str) -> dict:
+    return dict(translate(parse(text), "pipeline.config").overrides)
+
+
+@settings(max_examples=25)
+@given(TREES, TREES)
+def test_what_was_trained_otherwise_is_merged_and_the_rest_stays(tree, other):
+    text = write_pipeline(load_config(None, usual(tree)), 7).replace("train_config {\n", EXTRAS) + READER
+    config = load_config(None, usual(other))
+    merged = merge_pipeline(text, config, 4)
+    read = {key: value for key, value in overrides(merged).items() if not key.startswith("data.")}
+    assert load_config(None, read) == config
+    assert "num_classes: 4\n" in merged and merged.startswith("model {")
+    assert EXTRAS in merged and READER.rstrip().removesuffix("}") in merged
+
+
+def test_a_config_is_the_same_where_the_training_was(folder):
+    start = 'fine_tune_checkpoint: "start/ckpt-0"\n  fine_tune_checkpoint_version: V2\n'
+    tree = {"model.name": "faster_rcnn_resnet50_v1", **WITHOUT, "train.batch_size": 1, "train.learning_rate": 0.1}
+    tree |= {"train.warmup_steps": 0, "train.steps": 9, "train.schedule_steps": 9}
+    text = write_pipeline(load_config(None, tree), 7).replace("train_config {\n", EXTRAS + start) + READER
+    config = load_config(None, overrides(text) | {"model.start": f"{folder}/start/ckpt-0", "data.train": ("x",)})
+    assert merge_pipeline(text, config, 7) == text
+    config = load_config(None, overrides(text) | {"model.start": "zoo", "data.path": "records", "train.ema": 0.5})
+    merged = merge_pipeline(text, config, 7).splitlines()
+    assert merged[:2] == [
+        '# Trained on the records of "records", in place of the readers\' own.',
+        "# TFOD has no word for train.ema = 0.5.",
+    ]
+    assert 'fine_tune_checkpoint: "zoo"' in "\n".join(merged)
 
 
 def test_paths_may_be_others_than_the_configurations(folder):

@@ -199,6 +199,7 @@ def test_the_commands_lead_to_an_exported_model(trained):
     assert {path.name for path in (work / "exported").iterdir()} == names
     written = examine_pipeline(work / "model" / "pipeline.config").check().overrides
     assert (written["model.min_size"], written["model.max_size"], written["train.steps"]) == (96, 128, 2)
+    assert (work / "exported" / "pipeline.config").read_text() == (work / "model" / "pipeline.config").read_text()
 
 
 def test_tensorflow_finds_what_the_trained_model_finds(trained):
@@ -253,7 +254,8 @@ def test_each_stage_gets_its_arguments_and_gives_its_exit_code(
     arguments = read_arguments(words(work, pretrained(), models="", num_test_examples=7))
     assert train(arguments) == wanted
     (stage, (config, run), options), *rest = calls
-    assert (stage, run, options) == ("train", Path("model"), {"resume": True})
+    assert (stage, run, options.pop("resume")) == ("train", Path("model"), True)
+    assert options == {"pipeline": Path("model/pipeline.config").read_text()}
     assert (config.train.steps, config.train.batch_size, config.model.max_size) == (2, 2, 128)
     assert (config.model.start, config.model.start_type) == (str(tmp_path / "zoo/checkpoint/ckpt-0"), "detection")
     later = [("evaluate", (run,), {"limit": 7}), ("export", (run, "savedmodel", Path("exported")), {"force": True})]

@@ -23,11 +23,13 @@ from torch import Tensor
 
 from ..config import Config, ModelConfig, load_config
 from ..detector import Detector
+from ..files import read_json
 from ..labels import LabelMap, to_pbtxt
 from ..models.resnet_v1 import depth_of
 from ..models.tfod_rcnn import TfodRCNN
-from ..tfod.folder import PIPELINE
-from ..tfod.pipeline_text import write_pipeline
+from ..textproto import read
+from ..tfod.folder import PIPELINE, find_tfod
+from ..tfod.pipeline_text import merge_pipeline, write_pipeline
 from ..tfod.variables import SUFFIX, checkpoint_keys, to_tensorflow
 from .exported import STAGE, card_of
 from .saved_model_detector import CARD, FILE, LABEL_MAP
@@ -55,9 +57,22 @@ def write_export(detector: Detector, folder: Path, input_type: str) -> None:
     config = load_config(trained) if trained.is_file() else Config()
     config = config.model_copy(update={"model": model.config})
     write_saved_model(model.state_dict(), model.config, model.num_classes, folder, input_type)
-    (folder / PIPELINE).write_text(write_pipeline(config, model.num_classes), encoding="utf-8")
+    (folder / PIPELINE).write_text(_pipeline_of(detector.name, config, model.num_classes), encoding="utf-8")
     (folder / LABEL_MAP).write_text(to_pbtxt(LabelMap.from_names(detector.classes)), encoding="utf-8")
     (folder / CARD).write_text(card_of(detector, input_type=input_type), encoding="utf-8")
+
+
+def _pipeline_of(model: str, config: Config, num_classes: int) -> str:
+    """The `pipeline.config` that ``model`` was trained from, with what was trained otherwise; where none is known, one
+    that says what ``config`` says."""
+    if (left := find_tfod(model)) and left.pipeline:
+        return read(left.pipeline)
+    told = Path(model).parent.parent / "environment.json"
+    facts = read_json(told) if told.is_file() else {}
+    text = facts.get("pipeline") if isinstance(facts, dict) else None
+    if not (text and isinstance(text, str)):
+        return write_pipeline(config, num_classes)
+    return text if "converted" in facts else merge_pipeline(text, config, num_classes)
 
 
 def write_saved_model(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..models.checkpoints import BEST, save_checkpoint
 from ..outputs import whole_folder
+from ..textproto import read
 from ..training.run_folder import describe_run
 from .folder import find_tfod
 from .trained import read_tfod
@@ -25,7 +26,10 @@ def convert(
     """
     source = checkpoint if find_tfod(checkpoint) else fetch(checkpoint)
     converted, settings, facts = read_tfod(source, config=config, labels=labels)
+    beside = find_tfod(source)
+    pipeline = config or (beside.pipeline if beside else None)
+    told = {"start": str(source), "converted": facts.text(), "pipeline": read(pipeline) if pipeline else ""}
     with whole_folder(out, False, lambda path: False) as run:
-        describe_run(run, settings, converted.card.label_map, {"start": str(source), "converted": facts.text()})
+        describe_run(run, settings, converted.card.label_map, told)
         save_checkpoint(run / BEST, converted, settings)
     return facts.text()

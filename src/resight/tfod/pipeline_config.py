@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..config import Config, DataConfig, load_config
@@ -28,6 +28,7 @@ class Pipeline:
         num_classes: of the model; the ids of the label map go from 1 to it.
         label_map: its path; "" where there is none.
         honoured, ignored, refused, missing: a line for each field or path.
+        source: the text that it was read from.
     """
 
     path: str
@@ -38,6 +39,7 @@ class Pipeline:
     ignored: tuple[str, ...]
     refused: tuple[str, ...]
     missing: tuple[str, ...]
+    source: str = ""
 
     def text(self) -> str:
         """What became of each field, as lines of comment."""
@@ -90,9 +92,10 @@ def examine_pipeline(
         ResightError: it cannot be read, or has a syntax error (line and column).
     """
     name = os.fspath(path)
-    fields = parse(read(name), name)
+    source = read(name)
+    fields = parse(source, name)
     given = {**(changes or {}), **({"data.path": data} if data else {}), **({"model.start": start} if start else {})}
-    return translate(fields, name, given, model_only=model_only)
+    return replace(translate(fields, name, given, model_only=model_only), source=source)
 
 
 def translate(
@@ -106,8 +109,9 @@ def translate(
     else:
         classes, labels = translation.all_of_it(fields)
     translation.validate()
-    lines = (tuple(part) for part in translation.sorted_lines())
-    return Pipeline(path, {**translation.overrides, **given}, classes, labels, *lines)
+    honoured, ignored, refused, missing = (tuple(part) for part in translation.sorted_lines())
+    overrides = {**translation.overrides, **given}
+    return Pipeline(path, overrides, classes, labels, honoured, ignored, refused, missing)
 
 
 def load_settings(path: str | os.PathLike[str], data: str = "") -> Config:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..config import Config
 from ..errors import ResightError, nearest
 from ..textproto import Field, Word, normalized, parse, quote
 from .pipeline_config import translate
-from .pipeline_fields import CHOICES, EXTRACTORS, MESSAGES
+from .pipeline_fields import CHOICES, EXTRACTORS, MESSAGES, paths
 
 _RATES = {"cosine": "cosine_decay", "constant": "constant", "steps": "manual_step", "exponential": "exponential_decay"}
 _RATE = "train_config.optimizer.momentum_optimizer.learning_rate"
+
+
+# Messages of choices: where one of their values changes they are written anew.
+_WHOLE = (_RATE, "model.faster_rcnn.image_resizer", "train_config.data_augmentation_options")
 
 
 def write_pipeline(
@@ -33,10 +38,63 @@ def write_pipeline(
         records: globs of the "train" and "test" records; by default those of ``config.data``.
         label_map, checkpoint: paths; by default those of ``config``.
     """
+    message = _everything(config, num_classes, records, label_map, checkpoint)
+    text = "\n".join(line for name, value in message.items() for line in _render(name, value)) + "\n"
+    keys = _unsaid(text, config)
+    if not checkpoint and config.model.start in ("pretrained", "none"):
+        keys = [key for key in keys if key != "model.start"]
+    return "\n".join([*_no_word(keys, config), text])
+
+
+def merge_pipeline(text: str, config: Config, num_classes: int) -> str:
+    """The `pipeline.config` that a training came from, changed only where ``config``, by which it trained, says
+    otherwise. The readers stay; a comment says where their records were not those that were trained on."""
+    text = normalized(text)
+    message, keys = _everything(config, num_classes), _unsaid(text, config)
+    changes: dict[str, Any] = {}
+    if translate(parse(text), "pipeline.config").num_classes != num_classes:
+        changes["model.faster_rcnn.num_classes"] = num_classes
+    for place, known in paths():
+        if known.use == "read" and known.key in keys:
+            whole = next((whole for whole in _WHOLE if place.startswith(whole)), place)
+            changes[whole] = _at(message, whole)
+    text = edit_pipeline(text, changes)
+    comments = _no_word(_unsaid(text, config), config)
+    if config.data.path:
+        comments.insert(0, f"# Trained on the records of {quote(config.data.path)}, in place of the readers' own.")
+    return "\n".join([*comments, text])
+
+
+def _unsaid(text: str, config: Config) -> list[str]:
+    """Our keys, but those of the data, whose value in ``config`` is another than ``text`` says."""
+    said = dict(translate(parse(text), "pipeline.config").overrides)
+    if Path(config.model.start).match(said.get("model.start") or "none"):  # named from another folder
+        said["model.start"] = config.model.start
+    return [key for key, value in said.items() if not key.startswith("data.") and not _same(_get(config, key), value)]
+
+
+def _no_word(keys: Sequence[str], config: Config) -> list[str]:
+    return [f"# TFOD has no word for {key} = {_get(config, key)!r}." for key in keys]
+
+
+def _at(message: Any, place: str) -> Any:
+    for name in place.split("."):
+        message = message.get(name) if isinstance(message, dict) else None
+    return message
+
+
+def _everything(
+    config: Config,
+    num_classes: int,
+    records: Mapping[str, Sequence[str]] | None = None,
+    label_map: str = "",
+    checkpoint: str = "",
+) -> dict[str, Any]:
+    """All that ``config`` says, as the message of a `pipeline.config`."""
     data, start = config.data, config.model.start
     records = records or {"train": data.train, "test": data.test or data.val}
     checkpoint = checkpoint or ("" if start in ("pretrained", "none") else start)
-    paths = {
+    named = {
         "train_input_reader.tf_record_input_reader.input_path": tuple(records.get("train", ())),
         "eval_input_reader.tf_record_input_reader.input_path": tuple(records.get("test", ())),
         "train_input_reader.label_map_path": label_map or data.label_map or None,
@@ -50,15 +108,8 @@ def write_pipeline(
     warmup = train.warmup_steps
     if train.warmup_rate is None and train.steps:
         warmup = min(warmup, -(-train.steps // 10), train.steps - 1)  # such a one takes a tenth of the training at most
-    values = {**_model(config, num_classes), **_training(config, warmup), **paths}
-    message = _message(config, values, _choices(config, warmup))
-    text = "\n".join(line for name, value in message.items() for line in _render(name, value)) + "\n"
-    said = translate(parse(text), "pipeline.config").overrides
-    unsaid = [key for key, value in said.items() if not key.startswith("data.") and not _same(_get(config, key), value)]
-    if not checkpoint:
-        unsaid = [key for key in unsaid if key != "model.start"]
-    comments = [f"# TFOD has no word for {key} = {_get(config, key)!r}." for key in unsaid]
-    return "\n".join([*comments, text])
+    values = {**_model(config, num_classes), **_training(config, warmup), **named}
+    return _message(config, values, _choices(config, warmup))
 
 
 def edit_pipeline(text: str, changes: Mapping[str, Any]) -> str:

@@ -132,7 +132,7 @@ def train(arguments: Arguments) -> int:
     config = load_config(None, translate(parse(text), str(run / PIPELINE)).overrides)
     if not (run / "config.toml").exists():
         write_text(run / PIPELINE, text)
-    result = train_run(config, run, resume=True)
+    result = train_run(config, run, resume=True, pipeline=text)
     write_text(run / PIPELINE, text)  # a run that refused to go on so keeps what it had
     print(result.text())
     if result.exit_code:

@@ -45,6 +45,7 @@ def train(
     resume: bool = False,
     dry_run: bool = False,
     devices: int = 1,
+    pipeline: str = "",
 ) -> TrainResult:
     """Trains as ``config`` says into the run folder ``out`` (default ``runs/<date>-<time>``), which may be an
     ``s3://`` address.
@@ -57,6 +58,7 @@ def train(
         dry_run: stop after the plan.
         devices: processes of this machine that share each batch, each on a GPU of its own where there are GPUs. Under
             ``torchrun`` its processes are the ones, and this is refused.
+        pipeline: the text of the `pipeline.config` that ``config`` comes from; the run keeps it for its export.
 
     Raises:
         ResightError: input, configuration or environment is wrong.
@@ -82,21 +84,21 @@ def train(
             time_needed = preflight(plan, model.to(device_of(config.train.device)))
         return TrainResult(str(run), 0, f"run folder {run}\n{plan.text()}\n{time_needed}\nnothing was trained")
     if devices > 1:
-        result = launch(devices, _in_a_process, config, run, resume, log.getEffectiveLevel(), speaks_json())
+        result = launch(devices, _in_a_process, config, run, resume, pipeline, log.getEffectiveLevel(), speaks_json())
         if isinstance(result, Diverged):
             raise result
         return result
-    return _run(config, run, resume, tell=True)
+    return _run(config, run, resume, pipeline, tell=True)
 
 
-def _run(config: Config, run: Path | str, resume: bool, *, tell: bool) -> TrainResult:
+def _run(config: Config, run: Path | str, resume: bool, pipeline: str, *, tell: bool) -> TrainResult:
     with (
         join(device_of(config.train.device).type) as ranks,
         _signals(tell) as stop,
         workplace(run, resume, ranks) as place,
         _deterministic(config),
     ):
-        return named(_train(config, place, resume, ranks, stop), place)
+        return named(_train(config, place, resume, pipeline, ranks, stop), place)
 
 
 def check_devices(devices: int, config: Config) -> None:
@@ -121,21 +123,25 @@ def check_devices(devices: int, config: Config) -> None:
         )
 
 
-def _in_a_process(config: Config, run: Path | str, resume: bool, level: int, as_json: bool) -> TrainResult | Diverged:
+def _in_a_process(
+    config: Config, run: Path | str, resume: bool, pipeline: str, level: int, as_json: bool
+) -> TrainResult | Diverged:
     """The same in a process that ``launch`` started; that a training diverged all of them find at once."""
     from ..console import listen
 
     listen(as_json=as_json)
     logging.getLogger("resight").setLevel(level)
     try:
-        return _run(config, run, resume, tell=False)  # ``launch`` does
+        return _run(config, run, resume, pipeline, tell=False)  # ``launch`` does
     except Diverged as error:
         return error
     except ResightError as error:  # ``launch`` knows it by this name
         raise ResightError(error.message, where=error.where, fix=error.fix) from error
 
 
-def _train(config: Config, place: Workplace, resume: bool, ranks: Ranks, stop: threading.Event) -> TrainResult:
+def _train(
+    config: Config, place: Workplace, resume: bool, pipeline: str, ranks: Ranks, stop: threading.Event
+) -> TrainResult:
     run = place.path
     if not ranks.first:
         logging.getLogger("resight").setLevel(logging.ERROR)
@@ -165,6 +171,7 @@ def _train(config: Config, place: Workplace, resume: bool, ranks: Ranks, stop: t
                 log.info("on a GPU a stronger start pays: --model fasterrcnn_resnet50_fpn_v2")
             facts = {"device": str(device), "devices": ranks.size, "dataset": plan.records.digest, **report}
             facts |= {"weights": weights_digest(model.state_dict()), "seed": config.train.seed}
+            facts |= {"pipeline": pipeline} if pipeline else {}
             if ranks.first:
                 describe_run(run, plan.config, plan.records.label_map, facts)
         if ranks.first:
