@@ -107,7 +107,6 @@ def test_the_comparison_notices_another_rule(checkpoint: Path, exported: Path) -
         {"rpn_nms_iou": 0.6},
         {"rpn_after_nms": (1, 299)},
         {"detections": 99},
-        {"score": 0.06},
     ):
         other.model.limits = replace(limits, **change)
         assert not compare(other, model, probe_images()[:1]).ok, change

@@ -400,6 +400,19 @@ def test_options_take_the_place_of_paths(project, tmp_path):
     assert examine_pipeline(path, changes={**given, "model.start": "none"}).check().overrides["data.train"] == "x"
 
 
+def test_records_without_a_label_map_take_the_configs(project, tmp_path):
+    path = project()
+    own = os.path.join(os.path.dirname(path), "map.pbtxt")
+    for name in ("training.record", "testing.record"):
+        (tmp_path / name).touch()
+    for data in (tmp_path, tmp_path / "training.record"):
+        pipeline = examine_pipeline(path, data=str(data)).check()
+        assert pipeline.overrides["data.label_map"] == pipeline.label_map == own
+        assert pipeline.overrides["data.path"] == str(data)
+    (tmp_path / "label_map.pbtxt").write_text(MAP)
+    assert "data.label_map" not in examine_pipeline(path, data=str(tmp_path)).check().overrides
+
+
 def test_paths_are_looked_for_in_the_working_directory_first(project, tmp_path, monkeypatch):
     path = project()
     (tmp_path / "map.pbtxt").write_text(MAP)

@@ -100,7 +100,8 @@ def build_data(
     """
     kinds = {**kinds_of(write_records), **kinds_of(build_data)}
     check_types({"source": source, "out": out, "format": format, **options}, kinds, "build_data")
-    return write_records(read_source(source, format, classes=options.get("classes", ())), out, **options)
+    read = read_source(source, format, classes=options.get("classes", ()), labels=options.get("labels"))
+    return write_records(read, out, **options)
 
 
 def write_records(

@@ -76,8 +76,13 @@ def find_records(root: str, globs: Mapping[str, str | Sequence[str]], problems: 
     return {split: found[split] for split in SPLITS if split in found}
 
 
-def find_label_map(folder: str, given: str = "") -> tuple[str, LabelMap]:
+def find_label_map(
+    folder: str, given: str = "", otherwise: str | os.PathLike[str] | LabelMap | None = None
+) -> tuple[str, LabelMap]:
     """The label map ``given``, else the only one in ``folder`` (copies count once), with its path.
+
+    Args:
+        otherwise: the one to take where there is none in the folder, or where several differ.
 
     Raises:
         ResightError: there is none, several differ, or it cannot be read.
@@ -88,8 +93,12 @@ def find_label_map(folder: str, given: str = "") -> tuple[str, LabelMap]:
             return beside, _label_map(beside)
         path = beside if os.path.exists(beside) and not os.path.exists(given) else given
         return path, _label_map(path)
-    fix = "Name it. " + _TAKES.format("data.label_map=FILE", "label_map in [data]")
+    fix = "Name it. " + _TAKES.format("data.label_map=FILE", "label_map in [data]") + " data build takes --labels MAP."
     paths = [path for path in _files(folder or ".") if path.lower().endswith(".pbtxt")]
+    if otherwise is not None and (not paths or any(_label_map(p).items != _label_map(paths[0]).items for p in paths)):
+        if isinstance(otherwise, LabelMap):
+            return "the label map", otherwise
+        return os.fspath(otherwise), _label_map(os.fspath(otherwise))
     if not paths:
         raise ResightError("records need a label map (*.pbtxt), and there is none", where=folder or ".", fix=fix)
     maps = [(path, _label_map(path)) for path in paths]

@@ -141,9 +141,12 @@ def open_records(path: str | os.PathLike[str], **options: Any) -> Records:
     return open_configured(DataConfig(path=os.fspath(path), **options))
 
 
-def open_configured(data: DataConfig) -> Records:
+def open_configured(data: DataConfig, labels: str | os.PathLike[str] | LabelMap | None = None) -> Records:
     """Opens records of any origin, local or in a store, as the configuration says: by the names of their files where
     it has no globs. With ``on_bad_record`` "skip", damaged records and missing shards are in ``.problems``.
+
+    Args:
+        labels: the label map to read by where none lies beside the records.
 
     Raises:
         ResightError: nothing there, names that do not tell, missing shards or damaged records (all are listed).
@@ -156,8 +159,8 @@ def open_configured(data: DataConfig) -> Records:
     found = find_records(root, globs, problems)
     paths = [file for files in found.values() for file in files]
     folder = os.path.dirname(paths[0]) if is_file(root) or not root else root
-    map_file, labels = find_label_map(folder, data.label_map)
-    problems.extend(labels.problems)
+    map_file, label_map = find_label_map(folder, data.label_map, labels)
+    problems.extend(label_map.problems)
     info: dict[str, Any] = {}
     try:
         info = read_info(folder)
@@ -175,11 +178,11 @@ def open_configured(data: DataConfig) -> Records:
     splits = {}
     first = 0
     for name, files in found.items():
-        splits[name] = _split(name, files, first, index, labels, data.as_stored, problems, cache)
+        splits[name] = _split(name, files, first, index, label_map, data.as_stored, problems, cache)
         first += len(files)
-    problems.extend(_label_problems(splits, labels, map_file))
+    problems.extend(_label_problems(splits, label_map, map_file))
     problems.extend(problem for split in splits.values() if (problem := _pixel_problem(split)))
-    return Records(root, labels, splits, info, index.digest, problems)
+    return Records(root, label_map, splits, info, index.digest, problems)
 
 
 def _split(

@@ -116,7 +116,7 @@ def evaluate(
     path = _output(out, run, split, force)
     detector = load(model, device, labels=labels, detections=detections)  # what is no model needs no data
     source, same_path = _data_of(model, run, data)
-    records = open_configured(source)
+    records = open_configured(source, labels)
     part = _split_of(records, split)
     measured = min(len(part), limit or len(part))
     if detector.classes == LabelMap(()).by_id(len(detector.classes)).names:  # numbers alone; the data has the names

@@ -6,6 +6,7 @@ import glob
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
@@ -292,6 +293,12 @@ class Translation(Reading):
         if data := self.given.get("data.path"):
             for place, _ in readers.values():
                 self.note(self.ignored, self.line(place), place, f"records and label map ({data} takes their place)")
+            written = values["train_input_reader"]["label_map_path"]
+            if not self.given.get("data.label_map") and written and (found := self.find(written, os.path.isfile)):
+                folder = os.path.dirname(str(data)) if os.path.isfile(str(data)) else str(data)
+                with suppress(ResightError):  # where there is none beside the records, or several
+                    if find_label_map(folder, otherwise=found)[0] == found:
+                        return self.labels({"train_input_reader.label_map_path": found}, classes)
             return self.labels({}, classes, str(data))
         maps: dict[str, str] = {}
         for split, (place, reader) in readers.items():

@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from resight.boxes import Annotation, Box
+from resight.data.build import build_data
 from resight.data.images import read_bytes
 from resight.data.records_folder import write_records_folder
 from resight.data.sources import read_source
@@ -67,3 +68,25 @@ def test_damaged_records(records, damage, survives, data):
         survives(records, "tfrecord")
     finally:
         path.write_bytes(healthy)
+
+
+def test_a_file_without_a_label_map_beside_it_takes_the_one_that_is_named(tmp_path, records):
+    (tmp_path / "alone").mkdir()
+    alone = next(records.glob("test-*")).rename(tmp_path / "alone" / "x.record")
+    labels = (records / "label_map.pbtxt").rename(tmp_path / "map.pbtxt")
+    with pytest.raises(ResightError, match="need a label map") as caught:
+        build_data(alone, tmp_path / "none")
+    assert "--labels MAP" in caught.value.fix
+    for named in (labels, str(labels), LabelMap.from_names(["yield", "stop"])):
+        report = build_data(alone, tmp_path / "out", labels=named, force=True)
+        assert report.classes == ("yield", "stop") and report.images == {"train": 1}
+    other = LabelMap.from_names(["stop", "yield"])
+    assert read_source(alone, labels=other).classes == ("stop", "yield")
+    # One that lies beside the records says what their numbers mean, also where they get others.
+    (tmp_path / "alone" / "map.pbtxt").write_text(labels.read_text())
+    assert read_source(alone, labels=other).classes == ("yield", "stop")
+    assert build_data(alone, tmp_path / "out", labels=other, force=True).classes == ("stop", "yield")
+    (tmp_path / "alone" / "other.pbtxt").write_text("item { id: 1 name: 'car' }")
+    with pytest.raises(ResightError, match="different label maps"):
+        read_source(alone)
+    assert read_source(alone, labels=labels).classes == ("yield", "stop")

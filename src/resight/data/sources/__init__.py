@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from ...errors import ResightError, counted, listed, nearest
+from ...labels import LabelMap
 from ...misplaced import meant
 from . import coco, csv_table, cvat, labelme, labelstudio, lisa, tfrecord, voc, yolo
 from .source import Source, Tree
@@ -33,13 +34,20 @@ FORMATS: tuple[Format, ...] = (lisa, coco, voc, yolo, csv_table, tfrecord, cvat,
 _PACKED = (".gz", ".tgz", ".zip", ".tar", ".bz2", ".xz", ".7z", ".rar")
 
 
-def read_source(path: str | os.PathLike[str], format: str = "auto", *, classes: Sequence[str] = ()) -> Source:
+def read_source(
+    path: str | os.PathLike[str],
+    format: str = "auto",
+    *,
+    classes: Sequence[str] = (),
+    labels: str | os.PathLike[str] | LabelMap | None = None,
+) -> Source:
     """Reads the annotations of a folder, or of one annotation file.
 
     Args:
         path: a folder, or a CSV, JSON, XML, YAML or TFRecord file.
         format: one of ``FORMATS``'s names, or "auto" to look which one it is.
         classes: names for class numbers, where the source has only numbers.
+        labels: the label map of TFRecords that have none beside them.
 
     Raises:
         ResightError: nothing of that format is there, several formats are, or a file cannot be read at all.
@@ -52,7 +60,9 @@ def read_source(path: str | os.PathLike[str], format: str = "auto", *, classes: 
     found = recognised(tree, FORMATS if format == "auto" else (by_name[format],))
     if len(found) == 1:
         ((name, evidence),) = found.items()
-        return replace(by_name[name].read(tree, classes), note=evidence)
+        module = by_name[name]
+        source = tfrecord.read(tree, classes, labels) if module is tfrecord else module.read(tree, classes)
+        return replace(source, note=evidence)
     raise _explain(os.fspath(path), tree, format, by_name)
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...boxes import Annotation, Box
+from ...config import DataConfig
 from ...errors import listed
+from ...labels import LabelMap
 from ..discover import IS_RECORD
 from ..example import Record, decode_image_bytes
 from ..exif import Habit
 from ..images import StoredImage
-from ..records import Records, RecordSplit, open_records
+from ..records import Records, RecordSplit, open_configured
 from ..shard_cache import ShardCache
 from ..tfrecord import ShardReader
 from .source import Source, Tree
@@ -49,11 +52,11 @@ def looks_like(tree: Tree) -> str:
     return listed(files, 1) if files else ""
 
 
-def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
+def read(tree: Tree, classes: Sequence[str] = (), labels: str | os.PathLike[str] | LabelMap | None = None) -> Source:
     """Reads boxes and all else but the images, which are read from the records when their turn comes; damaged and
-    missing records are problems."""
+    missing records are problems. ``labels`` takes the place of a label map beside them."""
     path = tree.path(tree.only)
-    return of_records(open_records(path, on_bad_record="skip"), path)
+    return of_records(open_configured(DataConfig(path=path, on_bad_record="skip"), labels), path)
 
 
 def of_records(records: Records, path: str) -> Source:
