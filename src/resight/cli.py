@@ -265,7 +265,7 @@ def train(
     say(f"Reading {settings.data.path or listed(settings.data.train)}")  # what is imported now takes some seconds
     from .training.train import train as run_train
 
-    source = pipeline.source if pipeline else ""
+    source = pipeline.source if pipeline else None
     result = run_train(settings, out, resume=resume, dry_run=dry_run, devices=devices, pipeline=source)
     console.show(result.text())
     if not dry_run and result.exit_code == console.DONE:

@@ -45,7 +45,7 @@ def train(
     resume: bool = False,
     dry_run: bool = False,
     devices: int = 1,
-    pipeline: str = "",
+    pipeline: str | None = None,
 ) -> TrainResult:
     """Trains as ``config`` says into the run folder ``out`` (default ``runs/<date>-<time>``), which may be an
     ``s3://`` address.
@@ -91,7 +91,7 @@ def train(
     return _run(config, run, resume, pipeline, tell=True)
 
 
-def _run(config: Config, run: Path | str, resume: bool, pipeline: str, *, tell: bool) -> TrainResult:
+def _run(config: Config, run: Path | str, resume: bool, pipeline: str | None, *, tell: bool) -> TrainResult:
     with (
         join(device_of(config.train.device).type) as ranks,
         _signals(tell) as stop,
@@ -124,7 +124,7 @@ def check_devices(devices: int, config: Config) -> None:
 
 
 def _in_a_process(
-    config: Config, run: Path | str, resume: bool, pipeline: str, level: int, as_json: bool
+    config: Config, run: Path | str, resume: bool, pipeline: str | None, level: int, as_json: bool
 ) -> TrainResult | Diverged:
     """The same in a process that ``launch`` started; that a training diverged all of them find at once."""
     from ..console import listen
@@ -140,7 +140,7 @@ def _in_a_process(
 
 
 def _train(
-    config: Config, place: Workplace, resume: bool, pipeline: str, ranks: Ranks, stop: threading.Event
+    config: Config, place: Workplace, resume: bool, pipeline: str | None, ranks: Ranks, stop: threading.Event
 ) -> TrainResult:
     run = place.path
     if not ranks.first:
