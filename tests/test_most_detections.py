@@ -27,6 +27,7 @@ def test_images_with_more_objects_than_detections_are_counted_and_the_fullest_na
     assert sentence.startswith("2 images have more objects") and "1,156 in image 3" in sentence
     assert "(100: model.detections)" in sentence and "--set model.detections=1800" in sentence
     assert "--set model.detections=300 " in crowded(most, {0: 156})[0]
+    assert f"--set model.detections={LARGEST_LIMIT} " in crowded(most, {0: 8_000})[0]
     assert crowded(MostDetections.of(ModelConfig(detections=156)), {0: 156}) is None
 
 
@@ -36,6 +37,7 @@ def test_of_tfods_two_numbers_each_can_be_the_one_that_is_passed():
     assert crowded(most, {0: 100, 1: 100}) is None
     sentence, _ = crowded(most, {0: 101, 1: 3})
     assert "--set model.tfod.detections=200 --set model.tfod.detections_per_class=200" in sentence
+    assert "proposals" not in sentence and "model.tfod.proposals=400" in crowded(most, {0: 205})[0]
     assert crowded(most, {label: 61 for label in range(5)}) is not None
     assert MostDetections.of_tfod(TfodConfig(detections=20)).of_a_class == 20
 

@@ -85,7 +85,7 @@ def test_what_holds_no_run_is_refused(runs):
 
 
 CONTENT = st.binary(max_size=40) | st.sampled_from(
-    [b"[]", b"3", b'{"step": "x"}\n{"step": true}', b'{"mAP": {}}', b"model = 1\ntrain = []", b"[model]\nmin_size = []"]
+    [b"[]", b"3", b'{"step": "x"}\n{"step": true}', b'{"mAP": {}}', b"model = 1\ntrain = []", b"[model]\nname = []"]
 )
 
 

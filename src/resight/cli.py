@@ -54,14 +54,14 @@ NoLabels = Annotated[bool, typer.Option("--no-labels", help="Draw boxes without 
 Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, a checkpoint or an exported model.")]
 Labels = Annotated[str | None, typer.Option("--labels", metavar="MAP", help="A label map that names the classes.")]
-Detections = Annotated[int | None, _option("N", "Detections of an image at most", "the model's", "--detections", min=1)]
+Detections = Annotated[int | None, _option("N", "Most detections of an image", "the model's", "--detections", min=1)]
 Format = Annotated[str, _option("FORMAT", f"Format of the annotations: auto, {FORMATS}", "", "--format")]
 Exif = Annotated[
     str,
     _option(
         "FRAME",
-        "Boxes of images with an EXIF rotation fit the pixels as stored, or the image upright, as it is "
-        "shown: auto, stored or upright",
+        "What boxes fit on an image with an EXIF rotation: stored (its pixels as they are in the file), "
+        "upright (the image as shown), or auto",
         "",
         "--exif",
     ),
@@ -120,8 +120,8 @@ def build(
 ) -> None:
     """Turns annotations into a records folder, split without leakage."""
     options = _without(locals(), "source", "out", "json")
-    if kind_of(source) == "records":
-        say(f"{source} is a records folder already (resight train --data {quoted(source)}); it is written anew")
+    if kind_of(source) == "records" and os.path.isdir(source):
+        say(f"{source} is a records folder already (resight train --data {quoted(source)}); this makes another")
     from .data.build import build_data
 
     report = build_data(source, out, **options | {"classes": names_of(classes), "rename": pairs_of(rename, "--rename")})

@@ -1,4 +1,4 @@
-"""Errors that speak to the user: what is wrong, where, and how to mend it."""
+"""Errors that speak to the user: what is wrong, where, and how to fix it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202
 
 
 class ResightError(Exception):
-    """Something the user can mend: bad input, configuration or environment.
+    """Something the user can fix: bad input, configuration or environment.
 
     Args:
         message: what is wrong, one sentence.

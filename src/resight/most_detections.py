@@ -19,6 +19,7 @@ class MostDetections(NamedTuple):
     image: int = 100
     of_a_class: int = 100
     keys: tuple[str, ...] = ("model.detections",)
+    proposals: int = LARGEST_LIMIT  # where they are set apart: each is one detection of a class at most
 
     @classmethod
     def of(cls, model: ModelConfig) -> MostDetections:
@@ -27,7 +28,7 @@ class MostDetections(NamedTuple):
     @classmethod
     def of_tfod(cls, tfod: TfodConfig) -> MostDetections:
         keys = ("model.tfod.detections", "model.tfod.detections_per_class")
-        return cls(tfod.detections, min(tfod.detections_per_class, tfod.detections), keys)
+        return cls(tfod.detections, min(tfod.detections_per_class, tfod.detections), keys, tfod.proposals)
 
     def reached(self, labels: np.ndarray) -> bool:
         """Whether detections of classes ``labels`` ``[N]`` in one image are as many as there can be."""
@@ -68,7 +69,9 @@ class MostDetections(NamedTuple):
             return None
         worst = int(beyond[in_image[beyond].argmax()])
         enough = -(-3 * int(in_image[worst]) // (2 * STEP)) * STEP  # half as many again: not every detection is right
-        remedy = (remedy or " ".join(f"--set {key}={{}}" for key in self.keys)).replace("{}", str(enough))
+        enough = min(enough, LARGEST_LIMIT)
+        keys = (*self.keys, *["model.tfod.proposals"] * (self.proposals < enough))
+        remedy = (remedy or " ".join(f"--set {key}={{}}" for key in keys)).replace("{}", str(enough))
         sentence = (
             f"{counted(len(beyond), 'image has', 'images have')} more objects than an image can have detections "
             f"({self.limit}), {in_image[worst]:,} in {one_line(name_of(worst))}: {remedy} reports more"

@@ -47,10 +47,10 @@ _OPTIONS = (
     ("train", "--set data.repeat_threshold=SHARE", "data.repeat_threshold", "oversample class-weights balance"),
     ("train evaluate", "--data RECORDS", "data.path", "dataset datasets data-yaml data-dir data-path data-root root"),
     ("train evaluate", "--data RECORDS", "data.path", "train-data dataset-dir dataset-path input-path records"),
-    ("train", "nothing to set: the validation split is evaluated after each epoch", "", "val eval validate do-eval"),
-    ("train evaluate", "nothing to set: records are read from the disk", "", "cache cache-images cache-ram preload"),
-    ("train", "among augment.flip, scale, crop and color, or not there", "", "mosaic mixup cutmix copy-paste degrees"),
-    ("train", "among augment.flip, scale, crop and color, or not there", "", "translate shear flipud"),
+    ("train", "There is no option: validation follows each epoch", "", "val eval validate do-eval"),
+    ("train evaluate", "There is no option: records are read from disk", "", "cache cache-images cache-ram preload"),
+    ("train", "Resight has augment.flip, scale, crop and color alone", "", "mosaic mixup cutmix copy-paste degrees"),
+    ("train", "Resight has augment.flip, scale, crop and color alone", "", "translate shear flipud"),
     ("build", "--classes A,B,C", "", "num-classes nc single-cls class-names names"),
     ("build", "--val-fraction and --test-fraction", "", "val-split test-split val-ratio test-ratio train-ratio"),
     ("build", "--labels MAP", "data.label_map", "label-map label-map-path labelmap class-map"),
@@ -61,7 +61,7 @@ _OPTIONS = (
     ("predict", "--class-agnostic-nms", "", "agnostic agnostic-nms"),
     ("predict", "--no-labels", "", "hide-labels show-labels hide-conf show-conf line-width line-thickness"),
     ("predict", "INPUT, the second argument", "", "source input inputs image images img-path image-dir"),
-    ("predict", "nothing to set: detections.json and pictures are always written", "", "save save-txt save-json show"),
+    ("predict", "There is no option: detections.json and pictures are written", "", "save save-txt save-json show"),
     ("export", "--format onnx", "", "include export-format target output-format"),
     ("predict evaluate export", "MODEL, the first argument", "", "model weights checkpoint ckpt checkpoint-dir run"),
     ("predict evaluate export", "MODEL, the first argument", "", "trained-checkpoint-dir checkpoint-path model-path"),
@@ -103,6 +103,8 @@ def option_here(name: str, verb: str = "train") -> str:
     rows = _rows(name)
     rows.sort(key=lambda row: bool(row[0]) and verb not in row[0].split())
     for verbs, here, _, _ in rows[:1]:
+        if here.startswith(("There", "Resight")):
+            return f"{here}."
         other = verbs and verb not in verbs.split()
         return f"In Resight it is {here}" + (f", of 'resight {_full(verbs.split()[0])}'." if other else ".")
     return ""

@@ -73,8 +73,8 @@ def runs_table(runs: Sequence[dict[str, Any]], width: int = WIDTH) -> str:
     lines = ["  ".join(_cut(row[name], widths[name]).ljust(widths[name]) for name in shown).rstrip() for row in heads]
     notes = ["mAP, AP50: best in validation; test: by resight evaluate on the test split"]
     for fact in ("model", "size", "data"):
-        if len(values := {run[fact] for run in runs}) == 1 and (value := values.pop()):
-            notes.append(f"{fact}: {value}")
+        if len(values := {_cell(run[fact]) for run in runs}) == 1 and values != {"-"}:
+            notes.append(f"{fact}: {values.pop()}")
     if left_out := [column for column in columns if column not in shown]:
         notes.append(f"not shown: {listed(left_out)} (--json has everything)")
     problems = [f"{run['path']}: {problem}" for run in runs for problem in run["problems"]]

@@ -1,6 +1,8 @@
 """Weights to start from: torchvision's old names, other classes, other architectures."""
 
 import re
+import ssl
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -90,8 +92,6 @@ def test_only_a_trained_rpn_keeps_its_anchors() -> None:
 
 
 def test_without_a_network_the_cache_is_asked_once_and_the_way_on_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from urllib.error import URLError
-
     from huggingface_hub import constants
 
     tried = []
@@ -110,3 +110,11 @@ def test_without_a_network_the_cache_is_asked_once_and_the_way_on_is_named(monke
         starts._timm_weights("resnet18")
     assert "--start none" in caught.value.fix
     assert tried == [True] and before == constants.HF_HUB_OFFLINE
+
+
+def test_a_certificate_that_python_does_not_know_is_left_to_the_hubs_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_args: object, **_options: object) -> None:
+        raise URLError(ssl.SSLCertVerificationError("self-signed certificate in certificate chain"))
+
+    monkeypatch.setattr(starts, "urlopen", refused)
+    assert starts._unreached("https://huggingface.co") == ""

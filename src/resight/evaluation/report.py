@@ -116,7 +116,7 @@ def class_table(per_class: Mapping[str, Mapping[str, float | int | None]]) -> st
     keys = [key for key in next(iter(per_class.values()), {"AP": None, "AP50": None}) if key != "boxes"]
     rows = [f" {'class':<{width}}" + "".join(f" {key:>6}" for key in keys) + f" {'boxes':>7}"]
     for name, row in per_class.items():
-        numbers = "".join(f" {_number(row[key]):>6}" for key in keys)
+        numbers = "".join(f" {_number(row[key]):>{max(6, len(key))}}" for key in keys)
         rows.append(f" {name:<{width}}{numbers} {row['boxes']:>7,}")
     return "\n".join(rows)
 

@@ -167,11 +167,11 @@ def load_checkpoint(path: Path, *, tensors: bool = True) -> Checkpoint:
     try:
         meta = parse_json(described)
         found = meta.get("format") if isinstance(meta, dict) else None
-        if found != FORMAT:
-            raise ResightError(f"is of format {found}, this version reads {FORMAT}", fix="Upgrade Resight.")
-        return Checkpoint(ModelCard.from_json(meta["card"]), read, dict(meta["state"]))
+        if found == FORMAT:
+            return Checkpoint(ModelCard.from_json(meta["card"]), read, dict(meta["state"]))
     except (ResightError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ResightError(f"the checkpoint's description is damaged: {error}", where=path) from error
+    raise ResightError(f"is of format {found}, this version reads {FORMAT}", where=path, fix="Upgrade Resight.")
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import ssl
 from collections.abc import Mapping, Sequence
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -136,12 +137,14 @@ def _timm_weights(name: str) -> dict[str, Tensor]:
 
 
 def _unreached(address: str) -> str:
-    """Why ``address`` gives no answer; empty where it gives any."""
+    """Why ``address`` gives no answer; empty where it gives any, or its certificate alone is not known."""
     try:
         urlopen(Request(address, method="HEAD"), timeout=REACHED_WITHIN).close()
     except HTTPError:
         return ""
     except (OSError, ValueError) as error:
+        if isinstance(getattr(error, "reason", error), ssl.SSLError):  # the hub's client may trust other certificates
+            return ""
         return f"{address} cannot be reached ({getattr(error, 'reason', error)})"
     return ""
 
