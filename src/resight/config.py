@@ -154,7 +154,10 @@ class ModelConfig(_Section):
         if self.tile and self.is_tfod:
             raise ValueError("tile is not for the models faster_rcnn_resnet{50,101,152}_v1, which see images whole")
         if (self.tfod is not None) != self.is_tfod:
-            raise ValueError("model.tfod belongs to the models faster_rcnn_resnet{50,101,152}_v1, and they to it")
+            raise ValueError(
+                "model.tfod belongs to the models faster_rcnn_resnet{50,101,152}_v1, and they to it; a pipeline.config"
+                " as CONFIG has both"
+            )
         if (self.detections is None) != self.is_tfod:
             raise ValueError(
                 "detections is not for the models faster_rcnn_resnet{50,101,152}_v1, which have limits of their own:"

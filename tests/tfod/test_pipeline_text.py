@@ -6,10 +6,11 @@ from hypothesis import strategies as st
 
 from resight.config import OPERATION_DEFAULTS, load_config
 from resight.errors import ResightError
+from resight.most_detections import with_detections
 from resight.textproto import parse
 from resight.tfod.pipeline_config import examine_pipeline, translate
 from resight.tfod.pipeline_fields import EXTRACTORS
-from resight.tfod.pipeline_text import edit_pipeline, merge_pipeline, write_pipeline
+from resight.tfod.pipeline_text import edit_pipeline, merge_pipeline, with_limits, write_pipeline
 from resight.tfod.pipeline_translation import WITHOUT
 from resight.training.schedule import rate_at
 
@@ -181,6 +182,19 @@ def test_a_config_is_the_same_where_the_training_was(folder):
         "# TFOD has no word for train.ema = 0.5.",
     ]
     assert 'fine_tune_checkpoint: "zoo"' in "\n".join(merged)
+
+
+def test_limits_of_an_export_are_in_its_config(folder):
+    tree = {"model.name": "faster_rcnn_resnet50_v1", **WITHOUT, "train.batch_size": 1, "train.learning_rate": 0.1}
+    text = write_pipeline(load_config(None, tree | {"train.steps": 9}), 7).replace("train_config {\n", EXTRAS) + READER
+    text = text.replace("momentum_optimizer", "adam_optimizer")  # the model runs, however it was trained
+    config = load_config(None, tree)
+    assert with_limits(text, config, 7) == text
+    more = with_limits(text, config.model_copy(update={"model": with_detections(config.model, 400)}), 7)
+    numbers = ("max_detections_per_class", "max_total_detections", "first_stage_max_proposals")
+    assert all(f"{name}: 400\n" in more for name in numbers)
+    as_before = {line.strip() for line in text.splitlines() if not line.strip().startswith(numbers)}
+    assert as_before <= {line.strip() for line in more.splitlines()}
 
 
 def test_paths_may_be_others_than_the_configurations(folder):

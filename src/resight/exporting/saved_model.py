@@ -29,7 +29,7 @@ from ..models.resnet_v1 import depth_of
 from ..models.tfod_rcnn import TfodRCNN
 from ..textproto import read
 from ..tfod.folder import PIPELINE, find_tfod
-from ..tfod.pipeline_text import merge_pipeline, write_pipeline
+from ..tfod.pipeline_text import merge_pipeline, with_limits, write_pipeline
 from ..tfod.variables import SUFFIX, checkpoint_keys, to_tensorflow
 from .exported import STAGE, card_of
 from .saved_model_detector import CARD, FILE, LABEL_MAP
@@ -66,13 +66,13 @@ def _pipeline_of(model: str, config: Config, num_classes: int) -> str:
     """The `pipeline.config` that ``model`` was trained from, with what was trained otherwise; where none is known, one
     that says what ``config`` says."""
     if (left := find_tfod(model)) and left.pipeline:
-        return read(left.pipeline)
+        return with_limits(read(left.pipeline), config, num_classes)
     told = Path(model).parent.parent / "environment.json"
     facts = read_json(told) if told.is_file() else {}
     text = facts.get("pipeline") if isinstance(facts, dict) else None
     if not (text and isinstance(text, str)):
         return write_pipeline(config, num_classes)
-    return text if "converted" in facts else merge_pipeline(text, config, num_classes)
+    return (with_limits if "converted" in facts else merge_pipeline)(text, config, num_classes)
 
 
 def write_saved_model(

@@ -50,14 +50,9 @@ def merge_pipeline(text: str, config: Config, num_classes: int) -> str:
     """The `pipeline.config` that a training came from, changed only where ``config``, by which it trained, says
     otherwise. The readers stay; a comment says where their records were not those that were trained on."""
     text = normalized(text)
-    message, keys = _everything(config, num_classes), _unsaid(text, config)
-    changes: dict[str, Any] = {}
+    changes = _changes(_unsaid(text, config), config, num_classes)
     if translate(parse(text), "pipeline.config").num_classes != num_classes:
         changes["model.faster_rcnn.num_classes"] = num_classes
-    for place, known in paths():
-        if known.use == "read" and known.key in keys:
-            whole = next((whole for whole in _WHOLE if place.startswith(whole)), place)
-            changes[whole] = _at(message, whole)
     text = edit_pipeline(text, changes)
     comments = _no_word(_unsaid(text, config), config)
     if config.data.path:
@@ -65,9 +60,26 @@ def merge_pipeline(text: str, config: Config, num_classes: int) -> str:
     return "\n".join([*comments, text])
 
 
-def _unsaid(text: str, config: Config) -> list[str]:
+def with_limits(text: str, config: Config, num_classes: int) -> str:
+    """``text`` as it is but for the limits of detections, which an export may have of its own."""
+    keys = [key for key in _unsaid(text, config, model_only=True) if key.startswith("model.tfod.")]
+    return edit_pipeline(text, _changes(keys, config, num_classes)) if keys else text
+
+
+def _changes(keys: Sequence[str], config: Config, num_classes: int) -> dict[str, Any]:
+    """The fields of our ``keys`` with their values in ``config``, as :func:`edit_pipeline` takes them."""
+    message = _everything(config, num_classes)
+    changes: dict[str, Any] = {}
+    for place, known in paths():
+        if known.use == "read" and known.key in keys:
+            whole = next((whole for whole in _WHOLE if place.startswith(whole)), place)
+            changes[whole] = _at(message, whole)
+    return changes
+
+
+def _unsaid(text: str, config: Config, model_only: bool = False) -> list[str]:
     """Our keys, but those of the data, whose value in ``config`` is another than ``text`` says."""
-    said = dict(translate(parse(text), "pipeline.config").overrides)
+    said = dict(translate(parse(text), "pipeline.config", model_only=model_only).overrides)
     if Path(config.model.start).match(said.get("model.start") or "none"):  # named from another folder
         said["model.start"] = config.model.start
     return [key for key, value in said.items() if not key.startswith("data.") and not _same(_get(config, key), value)]
