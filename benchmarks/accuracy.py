@@ -40,7 +40,7 @@ from filelock import FileLock, Timeout
 
 import resight
 from resight.boxes import Annotation, Detections
-from resight.config import Config, flat
+from resight.config import Config
 from resight.data.records import open_records
 from resight.data.sources import read_source
 from resight.models.checkpoints import LAST, load_checkpoint
@@ -48,6 +48,7 @@ from resight.outputs import whole_folder, write_text
 from resight.progress import track
 from resight.scenes import HEADER, render_video
 from resight.scenes.drives import Video, plan_video
+from resight.toml_text import flat
 from resight.training.diverged import Diverged
 
 HOME = Path(__file__).with_suffix("")

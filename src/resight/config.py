@@ -18,11 +18,11 @@ from .errors import ResightError, listed, nearest, shown
 from .files import TEXT, check_tree, parse_toml, read_text
 from .misplaced import meant
 from .other_names import key_here, option_here
-from .toml_text import flat as flat
-from .toml_text import line_of
+from .toml_text import flat, line_of
 from .toml_text import to_toml as to_toml
 
 TFOD_MODELS = ("faster_rcnn_resnet50_v1", "faster_rcnn_resnet101_v1", "faster_rcnn_resnet152_v1")
+_TFOD = "faster_rcnn_resnet{50,101,152}_v1"
 LARGEST_LIMIT = 10_000  # of the detections of an image: memory is set aside for them
 LENGTHS = ("train.epochs", "train.steps", "train.max_minutes")  # of a training, in one measure or another
 
@@ -107,7 +107,7 @@ class TfodConfig(_Section):
 class ModelConfig(_Section):
     name: str = Field(
         defaults.MODEL,
-        description="a timm backbone, one of torchvision's four models, or TFOD's faster_rcnn_resnet{50,101,152}_v1",
+        description=f"a timm backbone, one of torchvision's four models, or TFOD's {_TFOD}",
     )
     start: str = Field("pretrained", description="pretrained, none, or a MODEL whose weights to start from")
     start_type: Literal["detection", "full", "classification"] = Field(
@@ -152,17 +152,12 @@ class ModelConfig(_Section):
         if 0 < self.tile < 64:
             raise ValueError(f"tile {self.tile} is too small; 64 pixels are the least")
         if self.tile and self.is_tfod:
-            raise ValueError("tile is not for the models faster_rcnn_resnet{50,101,152}_v1, which see images whole")
+            raise ValueError(f"tile is not for the models {_TFOD}, which see images whole")
         if (self.tfod is not None) != self.is_tfod:
-            raise ValueError(
-                "model.tfod belongs to the models faster_rcnn_resnet{50,101,152}_v1, and they to it; a pipeline.config"
-                " as CONFIG has both"
-            )
+            raise ValueError(f"model.tfod belongs to the models {_TFOD}, and they to it; a pipeline.config has both")
         if (self.detections is None) != self.is_tfod:
-            raise ValueError(
-                "detections is not for the models faster_rcnn_resnet{50,101,152}_v1, which have limits of their own:"
-                " model.tfod.detections and model.tfod.detections_per_class"
-            )
+            own = "model.tfod.detections and model.tfod.detections_per_class"
+            raise ValueError(f"detections is not for the models {_TFOD}, which have {own}")
         fixed = self.tfod.fixed_size if self.tfod else None
         if fixed and sorted(fixed) != [self.min_size, self.max_size]:
             raise ValueError(f"every image is stretched to {fixed[0]} x {fixed[1]}, so another size would not apply")

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from .arguments import check_types, kinds_of
-from .config import flat
 from .data.storage import is_remote
 from .errors import ResightError, counted, listed, reading
 from .files import LARGE, SMALL, check_regular, parse_json, parse_toml, read_text
 from .terminal import WIDTH, wrapped
+from .toml_text import flat
 
 WATCHED = ("mAP", "AP50")
 LONGEST_VALUE = 30  # characters, of a value of a configuration
