@@ -109,3 +109,19 @@ def test_the_nearest_name_is_suggested(search, tmp_path):
     assert f"Did you mean {tmp_path}/images/IMG_10.jpg?" == did_you_mean(f"{tmp_path}/images/IMG_1O.jpg")
     assert f"Did you mean {tmp_path}/images?" == did_you_mean(f"{tmp_path}/image/IMG_10.jpg")
     assert did_you_mean(f"{tmp_path}/images/other.jpg") == did_you_mean("a\0/b") == ""
+
+
+def test_frames_of_one_name_in_more_folders_than_are_told_apart_one_by_one(search):
+    videos = [f"v{number}" for number in range(file_search._MOST + 6)]
+    find = search(*(f"frames/{video}/0.JPG" for video in videos))
+    for video in (videos[0], videos[-1]):
+        assert find("0", f"frames/{video}")[0] == f"frames/{video}/0.JPG"  # the folder it should be in
+        assert find("0", "boxes", near=[video, "boxes"])[0] == f"frames/{video}/0.JPG"  # another, of a like name
+    assert len(find("0", "boxes", near=["boxes"])[2]) == file_search._MOST
+
+
+def test_what_counts_elsewhere_can_be_told(search):
+    find = search("val/a.jpg", "train/a.jpg", "val/b.jpg")
+    in_train = {"elsewhere": lambda path: "/train/" in path}
+    assert find("a", "boxes", **in_train)[0] == "train/a.jpg"
+    assert find("b", "boxes", **in_train)[0] == "" and find("b", "val", **in_train)[0] == "val/b.jpg"

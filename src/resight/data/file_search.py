@@ -68,7 +68,14 @@ class FileSearch:
         folders = {os.path.dirname(path) for path in self._all.files}
         return {_loose(part) for folder in folders for part in folder.split("/")}
 
-    def find(self, name: str, folders: Sequence[str], *, near: Iterable[str] = (), elsewhere: bool = True) -> Match:
+    def find(
+        self,
+        name: str,
+        folders: Sequence[str],
+        *,
+        near: Iterable[str] = (),
+        elsewhere: bool | Callable[[str], bool] = True,
+    ) -> Match:
         """The file that ``name``, relative to one of ``folders``, absolute or a URL, means.
 
         An exact name in the first folder that has it; else in one of the folders under a name that differs by the least
@@ -78,6 +85,7 @@ class FileSearch:
         Args:
             folders: absolute and normalised.
             near: names of folders; of candidates that are equally near the one in most of them is taken.
+            elsewhere: whether other folders count, or which of the files there do.
         """
         name, folders = _rooted(name, folders)
         existing, loosened = self._places.get(tuple(folders)) or self._add_places(tuple(folders))
@@ -92,17 +100,20 @@ class FileSearch:
             sharing = longer
         if not sharing.depth:
             return Match()
-        end, files = parts[-sharing.depth :], sharing.files
-        here = [path for path in files[:_MOST] if _loose(path[: -len(sharing.tail(path)) - 1]) in loosened]
+        end = parts[-sharing.depth :]
+        here = sharing.within(loosened)
         if not elsewhere or (here and sharing.depth == len(parts)):
             return _best(here if sharing.depth == len(parts) else [], sharing, end)
-        if len(files) <= _MOST:
+        hints = [*near, *parts[: -sharing.depth]]
+        if len(files := sharing.near(hints)) <= _MOST:
             # A file of another suffix elsewhere may well be another thing of the same name: a mask, a thumbnail.
             suffix = _plain(split_suffix(name)[1])
             files = [path for path in files if not suffix or path in here or _plain(split_suffix(path)[1]) == suffix]
             if sharing.depth < len(parts) and (before := _loose(parts[-sharing.depth - 1])) in self._folders:
-                files = [path for path in files if before in map(_loose, path.split("/")[:-1])]
-        found = _best(files, sharing, end, [*near, *parts[: -sharing.depth]])
+                files = [path for path in files if before in _folders(path)]
+            if callable(elsewhere):
+                files = [path for path in files if path in here or elsewhere(path)]
+        found = _best(files, sharing, end, hints)
         return Match(found.path, PATH) if found.path and sharing.depth < len(parts) else found
 
     def nearest(self, name: str) -> str:
@@ -121,7 +132,7 @@ class FileSearch:
 
     def _add_places(self, folders: tuple[str, ...]) -> tuple[list[str], set[str]]:
         existing = [folder.rstrip("/") for folder in folders if not folder or os.path.isdir(folder)]
-        self._places[folders] = existing, {_loose(folder) for folder in folders}
+        self._places[folders] = existing, set(map(_loose, folders))
         return self._places[folders]
 
 
@@ -142,6 +153,38 @@ class _Sharing:
         for path in self.files:
             groups[self._part(path)].append(path)
         return {part: _Sharing(files, self.depth + 1) for part, files in groups.items()}
+
+    def within(self, folders: set[str]) -> list[str]:
+        """The files whose paths, without what they share, are ``folders``."""
+        if len(self.files) <= _MOST:
+            return [path for path in self.files if self._place(path) in folders]
+        return [path for folder in sorted(folders) for path in self._by_place.get(folder, ())]
+
+    @cached_property
+    def _by_place(self) -> dict[str, list[str]]:
+        by_place = defaultdict(list)
+        for path in self.files:
+            by_place[self._place(path)].append(path)
+        return by_place
+
+    def _place(self, path: str) -> str:
+        return _loose(path[: -len(self.tail(path)) - 1])
+
+    def near(self, folders: Sequence[str]) -> list[str]:
+        """The files; of more than are told apart one by one, those below the rarest of the ``folders`` that are here:
+        frames of all videos may have the same names."""
+        if len(self.files) <= _MOST:
+            return self.files
+        below = [found for folder in folders if (found := self._by_folder.get(_loose(folder)))]
+        return min(below, key=len, default=self.files)
+
+    @cached_property
+    def _by_folder(self) -> dict[str, list[str]]:
+        by_folder = defaultdict(list)
+        for path in self.files:
+            for folder in _folders(path):
+                by_folder[folder].append(path)
+        return by_folder
 
     def _part(self, path: str) -> str:
         parts = path.rsplit("/", self.depth + 1)
@@ -172,9 +215,13 @@ def _best(files: Sequence[str], sharing: _Sharing, end: Sequence[str], hints: It
     best = by_rung[least]
     if len(best) > 1:
         likely = {_loose(hint) for hint in hints}
-        shared = [len(likely.intersection(map(_loose, path.split("/")[:-1]))) for path in best]
+        shared = [len(likely & _folders(path)) for path in best]
         best = [path for path, number in zip(best, shared, strict=True) if number == max(shared)]
     return Match(best[0], least) if len(best) == 1 else Match(candidates=tuple(sorted(best)))
+
+
+def _folders(path: str) -> set[str]:
+    return {_loose(folder) for folder in path.split("/")[:-1]}
 
 
 def rung(name: str, other: str) -> int:

@@ -215,3 +215,31 @@ def test_what_lies_beside_the_images_and_is_not_read_is_counted(tmp_path, put, i
     (problem,) = read_source(tmp_path).problems
     assert (problem.level, problem.kind) == ("warning", "passed_over")
     assert "1 .mp4" in problem.message and "1 .cr2" in problem.message
+
+
+def _coco(folder):
+    box = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}
+    images, categories = [{"id": 1, "file_name": "1.jpg"}], [{"id": 1, "name": "sign"}]
+    return f"{folder}/boxes.json", json.dumps({"images": images, "annotations": [box], "categories": categories})
+
+
+def _voc(folder):
+    box = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>3</xmax><ymax>4</ymax></bndbox>"
+    return f"{folder}/1.xml", f"<annotation><object><name>sign</name>{box}</object></annotation>"
+
+
+def _csv(folder):
+    return f"{folder}/boxes.csv", CSV.replace("a.jpg", "1.jpg")
+
+
+def _labelme(folder):
+    shape = {"label": "sign", "shape_type": "rectangle", "points": [[1, 2], [3, 4]]}
+    return f"{folder}/1.json", json.dumps({"imagePath": "1.jpg", "shapes": [shape]})
+
+
+@pytest.mark.parametrize("write", [_coco, _voc, _csv, _labelme])
+def test_an_image_that_is_missing_is_not_taken_from_another_split(tmp_path, put, images, write):
+    images("test/photos/1.jpg")
+    put(*write("train/boxes"))
+    (item,) = read_source(tmp_path).annotations
+    assert item.split == "train" and not os.path.exists(item.image)

@@ -106,7 +106,7 @@ def _read_file(gathering: Gathering, name: str, document: dict[str, Any], catego
         where = f"{file}: images[{at}]"
         try:
             key = _id(item, "id")
-            path = gathering.locate(_file_name(item), places, file=file, where=where)
+            path = gathering.locate(_file_name(item), places, file=file, where=where, split=split)
             width, height = size(item.get("width"), "width"), size(item.get("height"), "height")
         except ValueError as error:
             gathering.malformed(where, error)

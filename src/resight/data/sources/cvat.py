@@ -77,10 +77,11 @@ def _read_image(gathering: Gathering, name: str, element: Element) -> None:
     path = ""
     try:
         called = text(element.get("name"), "name")
-        path = gathering.locate(called, [tree.path(place) for place in places], file=file, where=where)
+        split = split_of(subset, *folders_of(name))
+        path = gathering.locate(called, [tree.path(place) for place in places], file=file, where=where, split=split)
         if path in gathering.images and file in gathering.images[path].boxes:
             gathering.unclear(where, f"lists {path} a second time", path, kind="duplicate_image")
-        item = gathering.image(path, file=file, where=where, split=split_of(subset, *folders_of(name)))
+        item = gathering.image(path, file=file, where=where, split=split)
         item.width, item.height = size(element.get("width"), "width"), size(element.get("height"), "height")
         for shape in element:
             if shape.tag == "tag":  # of the whole image

@@ -17,7 +17,7 @@ from ...files import LARGE, read_json
 from ...progress import track
 from ..exif import Habit
 from .shapes import Corners, Size, around, around_ellipse, point
-from .source import Gathering, Source, Tree, folders_of, peek, split_of, stem_of
+from .source import Gathering, Source, Tree, peek, stem_of, told_split
 from .values import size, text
 
 NAME = "labelme"
@@ -62,7 +62,7 @@ def _read_file(gathering: Gathering, name: str, document: dict[str, Any]) -> Non
     file, path = gathering.tree.path(name), ""
     try:
         path = _image(gathering, name, document)
-        item = gathering.image(path, file=file, where=file, split=split_of(*folders_of(name)))
+        item = gathering.image(path, file=file, where=file, split=told_split(name))
         if len(item.boxes) > 1:
             message = f"annotates {path} like {next(iter(item.boxes))}"
             gathering.unclear(file, message, path, kind="duplicate_image")
@@ -107,13 +107,13 @@ def _corners(kind: str, points: object, image: Size) -> Corners | None:
 
 
 def _image(gathering: Gathering, name: str, document: dict[str, Any]) -> str:
-    tree, file, near = gathering.tree, gathering.tree.path(name), folders_of(name)
+    tree, file, split = gathering.tree, gathering.tree.path(name), told_split(name)
     folder = os.path.dirname(name)
     places = [tree.path(os.path.join(folder, place)) for place in ("", "../images", "..")]
     stated = str(document.get("imagePath") or "").replace("\\", "/")
-    match = gathering.search.find(stated, places, near=near) if stated.strip() else None
+    match = gathering.find(stated, places, file=file, split=split) if stated.strip() else None
     if match is None or not (match.path or match.candidates):
-        own = gathering.search.find(stem_of(name), places, near=near)
+        own = gathering.find(stem_of(name), places, file=file, split=split)
         if own.path or own.candidates:  # files are renamed in pairs
             match, stated = replace(own, rung=0), stem_of(name)
     if match is None:

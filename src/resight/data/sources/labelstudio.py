@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from ...boxes import Box
+from ...boxes import Box, Split
 from ...errors import ResightError, listed
 from ...files import LARGE, read_json
-from ..file_search import PATH, Match
+from ..file_search import PATH
 from ..images import IMAGE_SUFFIXES, probe_file
 from .shapes import Corners, Size, around, around_ellipse, around_rotated, point
 from .source import LABEL_STUDIO, Gathering, Source, Tree, folders_of, peek, split_of, stem_of
@@ -61,7 +61,7 @@ def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
         file = tree.path(name)
         split = split_of(stem_of(name), *folders_of(name))
         for task in _tasks(gathering, file, read_json(file, LARGE)):
-            path = _locate(gathering, name, task)
+            path = _locate(gathering, name, task, split)
             if path in gathering.images and file in gathering.images[path].boxes:
                 gathering.unclear(task.where, f"is a second task of {path}", path, kind="duplicate_image")
             item = gathering.image(path, file=file, where=task.where, split=split)
@@ -145,19 +145,19 @@ def _name_of(image: str) -> str:
     return local[0] if local else unquote(parts.path)
 
 
-def _locate(gathering: Gathering, name: str, task: _Task) -> str:
+def _locate(gathering: Gathering, name: str, task: _Task, split: Split | None) -> str:
     """The image of a task, with or without what Label Studio put before its name."""
     tree, file = gathering.tree, gathering.tree.path(name)
     places = [tree.path(os.path.join(os.path.dirname(name), place)) for place in ("", "images", "..", "../images")]
     called = "embedded image" if task.image.startswith("data:") else _name_of(task.image).lstrip("/")
     if called.startswith("data/upload/"):
         called = os.path.basename(called)
-    match = gathering.search.find(called, places)
+    match = gathering.find(called, places, file=file, split=split)
     plain = _UPLOADED.sub("", os.path.basename(called))
     if not match.path and not match.candidates and plain != os.path.basename(called):
-        match = gathering.search.find(plain, places)
+        match = gathering.find(plain, places, file=file, split=split)
         match = replace(match, rung=PATH) if match.path else match  # two uploads of one name are told from each other
-    return gathering.found(called, match or Match(), os.path.join(places[0], called), file=file, where=task.where)
+    return gathering.found(called, match, os.path.join(places[0], called), file=file, where=task.where)
 
 
 def _size_of(task: _Task, path: str) -> Size:

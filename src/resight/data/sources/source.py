@@ -17,7 +17,7 @@ from ...boxes import SPLIT_WORDS, Annotation, Box, Split
 from ...errors import Problem, ResightError, counted, listed, reading, shown
 from ...files import encoding_of, odd_kind, open_file, read_text
 from ..exif import Habit
-from ..file_search import PATH, WORDS, FileSearch, Match
+from ..file_search import WORDS, FileSearch, Match
 from ..images import IMAGE_SUFFIXES, passed_over
 from ..storage import is_remote
 from .values import is_text, text
@@ -209,20 +209,26 @@ class Gathering:
             except ValueError as error:
                 self.malformed(where, error)
                 continue
-            image = located.get(frame) or located.setdefault(frame, self.locate(frame, places, file=file, where=where))
+            if frame not in located:
+                located[frame] = self.locate(frame, places, file=file, where=where, split=split)
+            image = located[frame]
             self.image(image, file=file, where=where, split=split)
             if len(cells) == len(columns):
                 yield where, image, dict(zip(columns, cells, strict=True))
             else:
                 self.malformed(where, f"has {len(cells)} columns instead of {len(columns)}", image)
 
-    def locate(self, name: str, folders: Sequence[str], *, file: str, where: str) -> str:
-        """The path of the image that annotation ``file`` calls ``name``: as ``FileSearch.find`` finds it, else the one
+    def find(self, name: str, folders: Sequence[str], *, file: str, split: Split | None) -> Match:
+        """``FileSearch.find`` of the image that annotation ``file`` calls ``name``. Where a split is told, by the name
+        or as ``split``, it is not looked for in folders of another."""
+        told, near = told_split(name) or split, folders_of(self.tree.name(file))
+        return self.search.find(name, folders, near=near, elsewhere=lambda path: is_of(told, self.tree.name(path)))
+
+    def locate(self, name: str, folders: Sequence[str], *, file: str, where: str, split: Split | None = None) -> str:
+        """The path of the image that annotation ``file`` calls ``name``: as ``find`` finds it, else the one
         at which it was expected first. What was found by another than the exact name is counted for ``source``; where
         there is no telling which image is meant, that is a problem, and the image is left out."""
-        match = self.search.find(name, folders, near=folders_of(self.tree.name(file)))
-        if match.rung == PATH and tells_another_split(name, self.tree.name(match.path)):
-            match = Match()
+        match = self.find(name, folders, file=file, split=split)
         return self.found(name, match, os.path.join(folders[0], name.replace("\\", "/")), file=file, where=where)
 
     def found(self, name: str, match: Match, expected: str, *, file: str, where: str) -> str:
@@ -365,10 +371,14 @@ def _split_told_by(name: str) -> Split | None:
     return found.pop() if len(found) == 1 else None
 
 
-def tells_another_split(name: str, found: str) -> bool:
-    """Whether the folders of two paths tell different splits."""
-    first, second = (split_of(*folders_of(path.replace("\\", "/"))) for path in (name, found))
-    return bool(first and second and first != second)
+def told_split(path: str) -> Split | None:
+    """The split that the folders of a path tell."""
+    return split_of(*folders_of(path.replace("\\", "/")))
+
+
+def is_of(split: Split | None, path: str) -> bool:
+    """Whether a path may be of ``split``: its folders tell no other one."""
+    return not split or told_split(path) in (None, split)
 
 
 def is_label_studio(document: object) -> bool:

@@ -16,7 +16,7 @@ from ...files import read_text, read_xml
 from ...progress import track
 from ..file_search import STEM, Match
 from .cvat import is_cvat
-from .source import Gathering, Source, Tree, folders_of, peek, split_of, stem_of
+from .source import Gathering, Source, Tree, peek, split_of, stem_of, told_split
 from .values import flag, number, size, text
 
 NAME = "voc"
@@ -45,7 +45,7 @@ def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
     sets = {} if tree.only else _image_sets(gathering)
     for name in track(tree.candidates(".xml"), "reading VOC"):
         key = (os.path.dirname(os.path.dirname(name)), stem_of(name))
-        split = sets.pop(key, None) if sets else split_of(*folders_of(name))
+        split = sets.pop(key, None) if sets else told_split(name)
         _read_file(gathering, name, split)
     if sets:
         message = f"{counted(len(sets), 'name')} in ImageSets without an XML, left out: {listed(s for _, s in sets)}"
@@ -63,7 +63,7 @@ def _read_file(gathering: Gathering, name: str, split: Split | None) -> None:
     if root.tag != "annotation":
         gathering.problem("not_an_annotation", file, f"its root is <{root.tag}>, left out", "warning")
         return
-    path = _image(gathering, name, (root.findtext("filename") or "").strip())
+    path = _image(gathering, name, split, (root.findtext("filename") or "").strip())
     item = gathering.image(path, file=file, where=file, split=split)
     if len(item.boxes) > 1:
         gathering.unclear(file, f"annotates {path} like {next(iter(item.boxes))}", path, kind="duplicate_image")
@@ -100,17 +100,17 @@ def _corner(value: str | None) -> float:
         return corner
 
 
-def _image(gathering: Gathering, name: str, declared: str) -> str:
+def _image(gathering: Gathering, name: str, split: Split | None, declared: str) -> str:
     """The image of an XML: its namesake, else the one it declares; of several the one in the most like folders."""
-    tree, stem, near = gathering.tree, stem_of(name), folders_of(name)
+    tree, stem = gathering.tree, stem_of(name)
     file, folder = tree.path(name), os.path.dirname(name)
     place = {"file": file, "where": file}
     declared = declared.replace("\\", "/").rpartition("/")[2]
     places = [tree.path(os.path.join(folder, place)) for place in ("", "../JPEGImages", "../images")]
-    stated = gathering.search.find(declared, places, near=near) if declared else Match()
+    stated = gathering.find(declared, places, file=file, split=split) if declared else Match()
     if stated.path and not stated.rung and stem_of(declared) == stem:
         return stated.path
-    own = gathering.search.find(stem, places, near=near)
+    own = gathering.find(stem, places, file=file, split=split)
     if not own.path and not own.candidates:
         return gathering.found(declared, stated, tree.path(os.path.join(folder, declared or f"{stem}.jpg")), **place)
     if stated.path and stated.path != own.path and not stated.rung:

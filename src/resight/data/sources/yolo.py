@@ -28,10 +28,11 @@ from .source import (
     Tree,
     folders_of,
     is_label_studio,
+    is_of,
     peek,
     split_of,
     stem_of,
-    tells_another_split,
+    told_split,
 )
 from .values import number, text
 
@@ -232,12 +233,11 @@ def _place(gathering: Gathering, entry: str, bases: list[str], file: str) -> str
     tree = gathering.tree
     names = [name for name in tree.around if name.lower().endswith((".txt", *IMAGE_SUFFIXES))]
     folders = {folder for name in names for folder in _folders_around(name)}
-    match = FileSearch(tree.path(name) for name in sorted({*names, *folders})).find(entry, bases)
-    found = [
-        path
-        for path in ([match.path] if match.path else match.candidates)
-        if not tells_another_split(f"{entry}/", f"{tree.name(path)}/")
-    ]
+    split = told_split(f"{entry}/")
+    match = FileSearch(tree.path(name) for name in sorted({*names, *folders})).find(
+        entry, bases, elsewhere=lambda path: is_of(split, f"{tree.name(path)}/")
+    )
+    found = [match.path] if match.path else match.candidates
     if len(found) > 1:
         gathering.unclear(file, f"'{entry}' may be any of {listed(map(tree.name, found), 4)}")
     if len(found) != 1:
@@ -259,7 +259,7 @@ def _listed(
             name, where = row.strip(), f"{path}:{line}"
             if name.startswith("data/") and not os.path.isdir(os.path.join(gathering.tree.root, "data")):
                 name = name.removeprefix("data/")  # CVAT writes it before the folders of its export
-            yield gathering.locate(name, bases, file=path, where=where), split, where
+            yield gathering.locate(name, bases, file=path, where=where, split=split), split, where
 
 
 def _label_paths(image: str) -> Iterator[str]:
