@@ -5,12 +5,13 @@ from typer.testing import CliRunner
 
 from resight.cli import app
 from resight.config import all_keys
-from resight.other_names import key_here, named_here, option_here, verb_here
+from resight.other_names import _OPTIONS, _full, key_here, option_here, verb_here
 
 
 def test_every_key_and_option_that_is_named_exists():
-    keys, options = named_here()
-    assert keys <= set(all_keys())
+    assert {key for _, _, key, _ in _OPTIONS if key} <= set(all_keys())
+    found = ((_full(verb), text) for verbs, text, _, _ in _OPTIONS for verb in verbs.split())
+    options = {(verb, option) for verb, text in found for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)}
     helps = {}
     for verb, option in options:
         if verb not in helps:

@@ -128,13 +128,6 @@ def verb_here(word: str, group: str = "resight") -> str:
     return f"Did you mean '{found}'?" if found else ""
 
 
-def named_here() -> tuple[set[str], set[tuple[str, str]]]:
-    """The keys that are named above, and the options with a verb that has each: for a test that there are such."""
-    keys = {key for _, _, key, _ in _OPTIONS if key}
-    found = ((_full(verb), text) for verbs, text, _, _ in _OPTIONS for verb in verbs.split())
-    return keys, {(verb, option) for verb, text in found for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)}
-
-
 def _rows(name: str) -> list[tuple[str, str, str, str]]:
     """Those that list the name, then those whose key has it."""
     plain = _plain(name)

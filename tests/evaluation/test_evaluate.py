@@ -497,8 +497,10 @@ def test_what_lies_below_the_score_does_not_fill_an_image(run, model, tmp_path):
 def test_numbers_at_more_detections_follow_the_model_the_run_and_the_option(run, model, tmp_path):
     data = tmp_path / "records"
     assert "max_detections" not in evaluate(run).metrics
+    with pytest.raises(ResightError, match="unknown number 'mAP_300'"):
+        evaluate(run, require=["mAP_300=1"])
     model.most = MostDetections(300, 300)
-    metrics = evaluate(run).metrics
+    metrics = evaluate(run, require=["mAP_300=0"]).metrics
     assert metrics["max_detections"] == 300 and metrics["mAP_300"] == metrics["mAP"]
     assert metrics["per_class"]["stop"]["AP_300"] == metrics["per_class"]["stop"]["AP"]
     config = Config.model_validate({"data": {"path": str(data)}, "evaluate": {"max_detections": 200}})

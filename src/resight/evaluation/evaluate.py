@@ -25,7 +25,7 @@ from ..progress import track
 from ..tfod.folder import find_pipeline
 from ..tfod.pipeline_config import records_of
 from . import report
-from .coco import MEASURES, STANDARD, CocoMetrics, GroundTruth, coco_metrics
+from .coco import STANDARD, CocoMetrics, GroundTruth, coco_metrics, measures_of
 from .operating_point import OperatingPoint, operating_point, point_at
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def evaluate(
         limit: only the first so many images of it, in the order of the records.
         out: folder of ``metrics.json``; by default ``evaluation`` in the run folder, else in the current one, and of
             other splits than "test" a folder with the split's name in that.
-        require: lower bounds such as ``"AP50=.80"`` on the 12 numbers; what is below is listed in ``missed``.
+        require: lower bounds such as ``"AP50=.80"`` on the numbers; what is below is listed in ``missed``.
         ignore_difficult: difficult objects count neither as found nor as missed.
         device: "auto", "cpu", "cuda" or "cuda:N".
         labels: label map that names the classes, in the model's order.
@@ -111,10 +111,11 @@ def evaluate(
     split = named_split(split)
     if limit is not None and limit < 1:
         raise ResightError(f"is {limit}, and must be at least 1", where="--limit")
-    bounds = parse_requirements(require)
     run = run_folder(_local(model))
     path = _output(out, run, split, force)
     detector = load(model, device, labels=labels, detections=detections)  # what is no model needs no data
+    most = detections or (run and load_config(run / "config.toml").evaluate.max_detections) or detector.most.of_a_class
+    bounds = parse_requirements(require, most)
     source, same_path = _data_of(model, run, data)
     records = open_configured(source, labels)
     part = _split_of(records, split)
@@ -148,13 +149,8 @@ def evaluate(
     stored = detector.score if detector.has_score else None
     found = [(truth, detector.detect(image)) for truth, image in pairs()]
     means = mean_losses(losses)
-    counted_most = detections or (run and load_config(run / "config.toml").evaluate.max_detections)
     numbers, point = measure(
-        found,
-        detector.classes,
-        ignore_difficult=ignore_difficult,
-        score=stored,
-        max_detections=counted_most or detector.most.of_a_class,
+        found, detector.classes, ignore_difficult=ignore_difficult, score=stored, max_detections=most
     )
     metrics = report.as_dict(
         numbers,
@@ -259,9 +255,9 @@ def run_folder(model: str | os.PathLike[str]) -> Path | None:
     return next((run for run in candidates if (run / "config.toml").is_file() and (run / "checkpoints").is_dir()), None)
 
 
-def parse_requirements(require: Sequence[str]) -> dict[str, float]:
+def parse_requirements(require: Sequence[str], max_detections: int = STANDARD) -> dict[str, float]:
     """``["AP50=.80"]`` -> ``{"AP50": 0.8}``; all that is wrong is said at once."""
-    known = [measure.key for measure in MEASURES]
+    known = [measure.key for measure in measures_of(max_detections)]
     bounds, wrong = {}, []
     for item in require:
         name, _, value = (part.strip() for part in item.partition("="))
