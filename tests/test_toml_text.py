@@ -18,6 +18,10 @@ pad = 3
 [model]
 tfod.crop_size = 0
 name.sub = 1
+[[augment.operations]]
+name = "a"
+[[augment.operations]]
+name = "b"
 """
 
 
@@ -31,6 +35,10 @@ name.sub = 1
         ("train", 2),
         ("model.tfod.pad", 11),
         ("model.tfod.crop_size", 13),
+        ("augment.operations", 15),
+        ("augment.operations.0.name", 16),
+        ("augment.operations.1", 17),
+        ("augment.operations.1.name", 18),
         ("nowhere", 0),
         ("train.nothing", 2),
     ],

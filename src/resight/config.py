@@ -439,7 +439,7 @@ def explain(item: Any) -> str:
     if kind == "extra_forbidden":
         return f"unknown key '{key}'. {_known(key)}".rstrip()
     if kind == "value_error":  # of a validator, whose words are ours
-        return f"{key}: {context['error']}" if key else str(context["error"])
+        return (f"{key}: {context['error']}" if key else str(context["error"])).rstrip()
     if kind == "missing":
         return f"{key} is missing"
     value = shown(item["input"])

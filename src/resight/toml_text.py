@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -59,17 +60,21 @@ def line_of(text: str, keys: Sequence[str]) -> int:
     """The line, counted from 1, of TOML in which the key ``keys`` is set, or the innermost table of it that is there;
     0 where none is found."""
     section: list[str] = []
-    found, depth = 0, 0
+    found, depth, tables = 0, 0, Counter[str]()
     for number, line in enumerate(text.splitlines(), 1):
+        paths: list[list[str]] = []
         if header := _HEADER.match(line):
             section = _parts(header[1])
-            path = section
+            paths.append(section)
+            if line.lstrip().startswith("[["):  # one more table of an array
+                section = [*section, str(tables[header[1]])]
+                tables[header[1]] += 1
+                paths.append(section)
         elif assigned := _ASSIGNED.match(line):
-            path = [*section, *_parts(assigned[1])]
-        else:
-            continue
-        if len(path) > depth and path == list(keys[: len(path)]):
-            found, depth = number, len(path)
+            paths.append([*section, *_parts(assigned[1])])
+        for path in paths:
+            if len(path) > depth and path == list(keys[: len(path)]):
+                found, depth = number, len(path)
     return found
 
 

@@ -35,6 +35,15 @@ def test_a_step_is_taken_at_the_largest_shape_and_changes_nothing(plan, monkeypa
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_of_a_training_that_goes_on_only_what_is_left_is_told(shapes, tiny, monkeypatch):
+    plan = make_plan(tiny(shapes(train=5), train__steps=1000))
+    monkeypatch.setattr(module, "_step", lambda *_: 6.0)
+    model, _ = start_model(plan)
+    assert "about 1 h 40 min with" in preflight(plan, model)
+    assert "about 10 min more with" in preflight(plan, model, taken={"step": 900, "evaluated_at": 0})
+    assert "about 0 s more with" in preflight(plan, model, taken={"step": 1001, "evaluated_at": 0})
+
+
 def test_what_does_not_fit_is_said_with_what_to_try(plan, monkeypatch):
     model, _ = start_model(plan)
 

@@ -6,6 +6,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -29,8 +30,11 @@ ADVICE = (
 )
 
 
-def preflight(plan: Plan, model: nn.Module, ranks: Ranks = ALONE) -> str:
+def preflight(plan: Plan, model: nn.Module, ranks: Ranks = ALONE, taken: Mapping[str, Any] | None = None) -> str:
     """Takes a step at the largest shape and one on the first batch, neither of which changes the model.
+
+    Args:
+        taken: the state of the checkpoint that a training goes on from.
 
     Returns: the lines of the plan that tell time and memory.
 
@@ -64,7 +68,11 @@ def preflight(plan: Plan, model: nn.Module, ranks: Ranks = ALONE) -> str:
             for name, buffer in model.named_buffers():
                 buffer.copy_(statistics[name])
     memory = "RAM" if device.type == "cpu" else f"of {device}"
-    return f"{_time(plan, seconds, device)}\nmemory    {peak_memory(device) / 1e9:.1f} GB {memory} for one step"
+    lines = [
+        _time(plan, seconds, device, taken or {}),
+        f"memory    {peak_memory(device) / 1e9:.1f} GB {memory} for one step",
+    ]
+    return "\n".join(lines)
 
 
 def largest_batch(plan: Plan) -> tuple[list[Tensor], list[Target]]:
@@ -128,7 +136,7 @@ def _step(model: nn.Module, images: list[Tensor], targets: list[Target], precisi
     return time.monotonic() - began
 
 
-def _time(plan: Plan, seconds: float | None, device: torch.device) -> str:
+def _time(plan: Plan, seconds: float | None, device: torch.device, taken: Mapping[str, Any]) -> str:
     if seconds is None:
         return "time      unknown, no image of the first batch can be read"
     seconds *= plan.config.train.accumulate
@@ -138,5 +146,5 @@ def _time(plan: Plan, seconds: float | None, device: torch.device) -> str:
         steps = pace.in_minutes(minutes)
         amount = f"about {counted(steps, 'step')} ({plan.epochs(steps)}) in {minutes:g} min"
         return f"time      {amount}, {seconds:.2f} s a step on {device}"
-    needed = duration(pace.left(0, 0) or 0.0)
-    return f"time      about {needed} with evaluations, {seconds:.2f} s a step on {device}"
+    needed = duration(max(pace.left(taken.get("step", 0), taken.get("evaluated_at", 0)) or 0.0, 0.0))
+    return f"time      about {needed}{' more' if taken else ''} with evaluations, {seconds:.2f} s a step on {device}"

@@ -81,7 +81,7 @@ def train(
         plan = make_plan(config, last)
         with _deterministic(config):
             model, _ = _model_of(plan, last, run)
-            time_needed = preflight(plan, model.to(device_of(config.train.device)))
+            time_needed = preflight(plan, model.to(device_of(config.train.device)), taken=last.state if last else None)
         return TrainResult(str(run), 0, f"run folder {run}\n{plan.text()}\n{time_needed}\nnothing was trained")
     if devices > 1:
         result = launch(devices, _in_a_process, config, run, resume, pipeline, log.getEffectiveLevel(), speaks_json())
@@ -165,7 +165,7 @@ def _train(
                 refused = ResightError("another training has just written to this run", where=run, fix="Start again.")
         if refused := ranks.from_first(refused):
             raise refused
-        log.info("%s", preflight(plan, model.to(device), ranks))
+        log.info("%s", preflight(plan, model.to(device), ranks, last.state if last else None))
         if last is None:
             if device.type == "cuda" and config.model.name == ModelConfig().name:
                 log.info("on a GPU a stronger start pays: --model fasterrcnn_resnet50_fpn_v2")
