@@ -212,3 +212,5 @@ def test_where_nothing_can_be_written_beside_it_lies_here(tmp_path, monkeypatch)
     monkeypatch.setattr(os, "access", lambda *_: False)
     monkeypatch.chdir(tmp_path)
     assert beside("/somewhere/else/photos") == "records"
+    monkeypatch.setenv("HOME", "/home/me")
+    assert beside(".").endswith("home/me/records")  # here is in the data set itself

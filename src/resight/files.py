@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
     from yaml import Node
 
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"),
+    *(".avif", ".heic", ".heif"),  # where they cannot be read, that is said of each
+)
+IS_RECORD = re.compile(r"\.(tf)?records?(-\d+-of-\d+)?$", re.IGNORECASE)  # the name of a shard
+
 # The most bytes of a file, by what it is.
 SMALL = 64 << 20  # what Resight and TFOD note, the labels of one image
 LARGE = 8 << 30  # the annotations of a whole data set, a log, an image's bytes

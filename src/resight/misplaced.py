@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 from itertools import islice
 from typing import Literal
 
+from .files import IMAGE_SUFFIXES, IS_RECORD
 from .outputs import beside
 
 Wanted = Literal["config", "model", "records", "annotations", "images"]
 Kind = Literal["run", "model", "records", "images", "config", ""]
 
-_IMAGES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".heic")
 _ANNOTATIONS = (".json", ".csv", ".xml", ".yaml", ".yml", ".zip")
-_RECORDS = re.compile(r"\.(tf)?records?(-\d+-of-\d+)?$", re.IGNORECASE)
 _LOOKED_AT = 2_000  # files of a folder
 
 _MEANT = {
@@ -61,7 +59,7 @@ def kind_of(path: str) -> Kind:
         names = set(islice(os.listdir(path), _LOOKED_AT)) if os.path.isdir(path) else set()
         if "config.toml" in names or "checkpoints" in names or "pipeline.config" in names:
             return "run"
-        if "dataset.json" in names or any(map(_RECORDS.search, names)):
+        if "dataset.json" in names or any(map(IS_RECORD.search, names)):
             return "records"
         below = (name for _, _, files in os.walk(path) for name in files)
         return "images" if any(_of_file(name.lower()) == "images" for name in islice(below, _LOOKED_AT)) else ""
@@ -72,8 +70,8 @@ def kind_of(path: str) -> Kind:
 def _of_file(name: str) -> Kind:
     if name.endswith((".safetensors", ".onnx", ".pb", ".pt", ".pth")):
         return "model"
-    if _RECORDS.search(name):
+    if IS_RECORD.search(name):
         return "records"
     if name.endswith((".toml", ".config")):
         return "config"
-    return "images" if name.endswith(_IMAGES + _ANNOTATIONS) else ""
+    return "images" if name.endswith(IMAGE_SUFFIXES + _ANNOTATIONS) else ""

@@ -78,7 +78,8 @@ def beside(source: str | os.PathLike[str], name: str = "records") -> str:
         folder = os.path.dirname(folder)
     parent, own = os.path.split(folder)
     if not os.access(parent, os.W_OK):
-        parent = os.getcwd()
+        here = os.getcwd()
+        parent = os.path.expanduser("~") if os.path.commonpath([here, folder]) == folder else here
     place = os.path.join(parent, f"new_{name}" if own == name else name)
     relative = os.path.relpath(place)
     return place if relative.startswith(os.path.join(os.pardir, os.pardir)) else relative

@@ -17,12 +17,12 @@ from PIL import Image
 
 from .arguments import PATH, check_types, kinds_of
 from .boxes import Detections
-from .data.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, passed_over, read_image
+from .data.images import VIDEO_SUFFIXES, passed_over, read_image
 from .data.storage import is_remote
 from .detector import check_share, load
 from .drawing import draw
 from .errors import ResightError, counted, listed, one_line
-from .files import LARGE, read_json
+from .files import IMAGE_SUFFIXES, LARGE, read_json
 from .misplaced import meant
 from .outputs import check_output, is_address, whole_folder
 from .progress import track

@@ -18,7 +18,6 @@ from PIL import Image
 
 from resight.data import images
 from resight.data.images import (
-    IMAGE_SUFFIXES,
     ImageInfo,
     decode,
     passed_over,
@@ -30,6 +29,7 @@ from resight.data.images import (
     upright_image,
 )
 from resight.errors import ResightError
+from resight.files import IMAGE_SUFFIXES
 
 
 def encode(image: Image.Image, kind: str, **options) -> bytes:

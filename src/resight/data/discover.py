@@ -11,13 +11,12 @@ from typing import NoReturn
 
 from ..boxes import SPLITS
 from ..errors import Problem, ResightError, listed, nearest
-from ..files import decode_text
+from ..files import IS_RECORD, decode_text
 from ..labels import LabelMap, parse_label_map, read_label_map
 from ..misplaced import kind_of, meant
 from . import storage
 from .storage import is_remote
 
-IS_RECORD = re.compile(r"\.(tf)?records?(-\d+-of-\d+)?$", re.IGNORECASE)
 MISSING = "missing_records"  # the kind of problem that a shard is not there
 _TELLS = re.compile(r"(?<![a-z])(?:(?P<train>train)|(?P<val>val(?![a-z])|valid|eval)|(?P<test>test))")
 _NUMBERED = re.compile(r"-(\d+)-of-(\d+)(?=$|\.)")

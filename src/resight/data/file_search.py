@@ -13,10 +13,10 @@ from difflib import get_close_matches
 from functools import cached_property
 from urllib.parse import unquote
 
-from .images import IMAGE_SUFFIXES
+from ..files import IMAGE_SUFFIXES
 
 # Other suffixes that names of images carry: a file may have been converted since.
-_SUFFIXES = frozenset((*IMAGE_SUFFIXES, ".jfif", ".jpe", ".heic", ".heif", ".avif", ".jp2", ".tga", ".txt"))
+_SUFFIXES = frozenset((*IMAGE_SUFFIXES, ".jp2", ".tga", ".txt"))
 _MOST = 64  # candidates that are told apart one by one
 
 # In what a name may differ from its file's, the least difference first; after an exact name.

@@ -23,10 +23,6 @@ from ..files import open_file, read_file
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"),
-    *(".avif", ".heic", ".heif"),  # where they cannot be read, that is said of each
-)
 VIDEO_SUFFIXES = (
     ".mp4",
     ".avi",

@@ -15,10 +15,10 @@ import numpy as np
 from ..boxes import SPLITS
 from ..config import DataConfig
 from ..errors import Problem, ResightError, counted, listed
-from ..files import SMALL, decode_text, parse_json, read_text
+from ..files import IS_RECORD, SMALL, decode_text, parse_json, read_text
 from ..labels import LabelMap
 from . import storage
-from .discover import IS_RECORD, MISSING, find_label_map, find_records, is_file
+from .discover import MISSING, find_label_map, find_records, is_file
 from .example import Record, decode_image_bytes
 from .images import ALLOWED, decode
 from .index import Index, merge_repeats, open_index

@@ -14,11 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..data import storage
-from ..data.discover import IS_RECORD
 from ..data.index import cache_folder
 from ..data.storage import Object
 from ..errors import ResightError, shown
-from ..files import read_json
+from ..files import IS_RECORD, read_json
 from ..outputs import write_text
 from .checkpoints import BEST, LAST
 

@@ -140,14 +140,14 @@ def test_shares_of_the_image_are_no_pixels(tmp_path, put, images, name, text):
 
 
 def test_one_file_of_shares_among_others_is_left_out(tmp_path, put, images):
-    images("a.jpg", "b.jpg")
+    images("a.jpg", "b.jpg", "c.jpg")
     put("a.csv", CSV)
-    put("b.csv", CSV.replace("1,2,3,4", "0,0,.5,1").replace("a.jpg", "b.jpg"))
+    put("b.csv", CSV.replace("1,2,3,4", "0,0,.5,1").replace("a.jpg", "b.jpg") + "c.jpg,x,0,0,1,1\n")
     source = read_source(tmp_path)
     assert [a.filename for a in source.annotations] == ["a.jpg"]
     assert [(p.level, p.kind, p.where) for p in source.problems] == [
         ("error", "normalised_box", str(tmp_path / "b.csv"))
-    ]
+    ] * 2  # one for each image
 
 
 def test_two_names_of_one_image_are_told_and_left_out(tmp_path, put, images):

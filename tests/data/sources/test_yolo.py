@@ -183,7 +183,7 @@ def test_the_label_file_of_another_writing(tmp_path, put, images, image, label):
     images(image, "images/plain.jpg")
     put(label, LINE)
     put("labels/plain.txt", LINE)
-    put("data.yaml", "names: [no, yes]".replace("no, yes", "'no', 'yes'"))
+    put("data.yaml", "names: ['no', 'yes']")
     source = read_source(tmp_path)
     assert [boxes(a) for a in source.annotations] == [[("yes", BOX)]] * 2
     assert {(p.kind, p.level) for p in source.problems} <= {("inexact_name", "warning")}
@@ -210,9 +210,24 @@ def test_images_without_a_label_file_are_counted_and_are_no_background_where_nam
     (problem,) = source.problems
     assert (problem.kind, problem.level) == ("missing_label", "warning") and "1 of 2 images" in problem.message
     put("labels/b2.txt", LINE)
+    images("images/c.jpg")
+    config = put("data.yaml", "names: [x, y]\ntrain: images")
+    for path in (tmp_path, config):  # the same however it is named
+        source = read_source(path)
+        assert [a.filename for a in source.annotations] == ["a.jpg"]
+        assert [p.kind for p in source.problems] == ["missing_image", "missing_label", "missing_label"]
+        assert all(p.level == "error" for p in source.problems)
+
+
+def test_label_files_of_images_that_are_not_listed_are_no_fault(tmp_path, put, images):
+    images("images/a.jpg", "images/b.jpg")
+    put("labels/a.txt", LINE)
+    put("labels/b.txt", LINE)
+    put("train.txt", "images/a.jpg")
+    put("data.yaml", "names: [x, y]\ntrain: train.txt")
     source = read_source(tmp_path)
     assert [a.filename for a in source.annotations] == ["a.jpg"]
-    assert [(p.kind, p.level) for p in source.problems] == [("missing_image", "error"), ("missing_label", "error")]
+    assert [(p.kind, p.level) for p in source.problems] == [("unlisted_image", "warning")]
 
 
 @pytest.mark.parametrize(

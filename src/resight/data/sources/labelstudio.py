@@ -15,9 +15,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from ...boxes import Box, Split
 from ...errors import ResightError, listed
-from ...files import LARGE, read_json
+from ...files import IMAGE_SUFFIXES, LARGE, read_json
 from ..file_search import PATH
-from ..images import IMAGE_SUFFIXES, probe_file
+from ..images import probe_file
 from .shapes import Corners, Size, around, around_ellipse, around_rotated, point
 from .source import LABEL_STUDIO, Gathering, Source, Tree, folders_of, peek, split_of, stem_of
 from .values import number, size, text

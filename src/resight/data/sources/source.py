@@ -15,10 +15,10 @@ from typing import Literal
 
 from ...boxes import SPLIT_WORDS, Annotation, Box, Split
 from ...errors import Problem, ResightError, counted, listed, reading, shown
-from ...files import encoding_of, odd_kind, open_file, read_text
+from ...files import IMAGE_SUFFIXES, encoding_of, odd_kind, open_file, read_text
 from ..exif import Habit
 from ..file_search import WORDS, FileSearch, Match
-from ..images import IMAGE_SUFFIXES, passed_over
+from ..images import passed_over
 from ..storage import is_remote
 from .values import is_text, text
 
@@ -348,9 +348,7 @@ class Gathering:
             fix = "Multiply x by the image's width and y by its height, or export them in pixels."
             raise ResightError(says, where=where, fix=fix)
         for file, paths in suspects.items():
-            for path in paths:
-                self.images[path].spoiled = True
-            self.problem("normalised_box", file, f"{says}; left out")
+            self.unclear(file, says, *paths, kind="normalised_box")
 
     def _unlisted(self) -> list[str]:
         if self.tree.only:

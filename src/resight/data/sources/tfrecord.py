@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from ...boxes import Annotation, Box
 from ...config import DataConfig
 from ...errors import listed
+from ...files import IS_RECORD
 from ...labels import LabelMap
-from ..discover import IS_RECORD
 from ..example import Record, decode_image_bytes
 from ..exif import Habit
 from ..images import StoredImage

@@ -16,11 +16,11 @@ from typing import Any
 
 from ...boxes import Box, Split
 from ...errors import ResightError, counted, listed, shown
-from ...files import SMALL, read_json, read_text, read_yaml
+from ...files import IMAGE_SUFFIXES, SMALL, read_json, read_text, read_yaml
 from ...progress import track
 from ..exif import Habit
 from ..file_search import FileSearch, loose_stem
-from ..images import IMAGE_SUFFIXES, probe_file
+from ..images import probe_file
 from .source import (
     LABEL_STUDIO,
     Gathering,
@@ -125,11 +125,8 @@ def _labels(gathering: Gathering, images: Sequence[str]) -> dict[str, str]:
             owners[label].append(image)
     tree, exact = gathering.tree, set(owners)
     rest = [image for image in dict.fromkeys(images) if image not in labels]
-    folders = {os.path.dirname(label) for image in rest for label in _label_paths(image)}
-    texts = [tree.path(name) for name in tree.around] + [
-        f"{folder}/{name}" for folder in folders if os.path.isdir(folder) for name in sorted(os.listdir(folder))
-    ]
-    search = FileSearch(name for name in texts if name.lower().endswith(".txt"))
+    texts = [tree.path(name) for name in tree.around if name.lower().endswith(".txt")]
+    search = FileSearch([*texts, *_beside((label for image in rest for label in _label_paths(image)), ".txt")])
     for image in rest:
         name = f"{stem_of(image)}.txt"
         match = search.find(name, [os.path.dirname(label) for label in _label_paths(image)], elsewhere=False)
@@ -373,25 +370,27 @@ def _corners(values: list[float], keypoints: bool) -> tuple[float, float, float,
 def _unpaired(gathering: Gathering, labels: dict[str, str]) -> None:
     """Counts the label files without an image and the images without a label file: where there are both, these are no
     background, but have a label file of another name."""
-    tree, used = gathering.tree, set(labels.values())
-    folders = {os.path.dirname(label) for label in used}
-    alone = 0
-    for name in [] if tree.only else tree.candidates(".txt"):
-        path = tree.path(name)
-        if path in used or os.path.dirname(path) not in folders or os.path.basename(name) in _NAMES_FILES:
-            continue
-        if _LABEL.match(peek(path)):
-            alone += 1
-            gathering.problem("missing_image", path, "there is no image of this name")
+    tree, images = gathering.tree, gathering.images
+    unlisted = (image for image in _beside(images, IMAGE_SUFFIXES) if image not in images)
+    known = {*labels.values(), *(label for image in unlisted for label in _label_paths(image))}
+    texts = [path for path in _beside(labels.values(), ".txt") if os.path.basename(path) not in _NAMES_FILES]
+    alone = [path for path in texts if path not in known and _LABEL.match(peek(path))]
+    for path in alone:
+        gathering.problem("missing_image", path, "there is no image of this name")
     bare = [path for path, image in gathering.images.items() if path not in labels and not image.spoiled]
-    if not bare:
-        return
-    names = listed(map(tree.name, bare), 3)
-    message = f"{len(bare):,} of {counted(len(gathering.images), 'image')} without a label file"
-    if not alone:
-        gathering.problem("missing_label", tree.root, f"{message}, taken to hold no object: {names}", "warning")
+    if bare and not alone:
+        message = f"{len(bare):,} of {counted(len(images), 'image')} without a label file, taken to hold no object"
+        gathering.problem("missing_label", tree.root, f"{message}: {listed(map(tree.name, bare), 3)}", "warning")
         return
     for path in bare:
-        gathering.images[path].spoiled = True
-    message = f"{message}, beside {counted(alone, 'label file')} without an image; left out: {names}"
-    gathering.problem("missing_label", tree.root, message)
+        images[path].spoiled = True
+        message = f"has no label file, beside {counted(len(alone), 'label file')} without an image; left out"
+        gathering.problem("missing_label", path, message)
+
+
+def _beside(paths: Iterable[str], suffixes: str | tuple[str, ...]) -> Iterator[str]:
+    """The files with these suffixes in the folders of ``paths``."""
+    for folder in sorted({os.path.dirname(path) for path in paths}):
+        for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+            if name.lower().endswith(suffixes) and name[0] != "." and os.path.isfile(f"{folder}/{name}"):
+                yield f"{folder}/{name}"
