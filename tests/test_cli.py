@@ -400,7 +400,7 @@ def test_train_turns_options_into_configuration(stand_in, tmp_path):
         "--seed 7 --max-minutes 5 --set train.seed=8 --set augment.flip=0 -o runs/a"
     )
     ((config, out), options), = calls  # fmt: skip
-    assert (out, options) == ("runs/a", {"resume": False, "dry_run": False, "devices": 1})
+    assert (out, options) == ("runs/a", {"resume": False, "dry_run": False, "devices": 1, "pipeline": None})
     assert config == load_config(
         None,
         {
@@ -505,7 +505,7 @@ def test_resume_needs_only_the_run(stand_in, tmp_path):
     speak("train", "--resume", "-o", tmp_path)
     ((config, out), options), = calls  # fmt: skip
     assert (config.data.path, config.train.seed, out) == ("records", 5, str(tmp_path))
-    assert options == {"resume": True, "dry_run": False, "devices": 1}
+    assert options == {"resume": True, "dry_run": False, "devices": 1, "pipeline": None}
 
 
 def test_resume_on_a_folder_without_a_run_starts_one(stand_in, tmp_path):
