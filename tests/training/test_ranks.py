@@ -169,7 +169,8 @@ def test_a_signal_while_the_processes_start_is_not_lost(shapes, tiny, tmp_path, 
     assert load_checkpoint(tmp_path / "run" / LAST).state["step"] <= 2
 
 
-def test_a_second_ctrl_c_ends_processes_that_are_not_yet_started(monkeypatch):
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_after_a_signal_ends_processes_that_are_not_yet_started(monkeypatch, first):
     def slow(config, function):
         def run():
             time.sleep(0.5)
@@ -181,8 +182,8 @@ def test_a_second_ctrl_c_ends_processes_that_are_not_yet_started(monkeypatch):
         return run
 
     monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", slow)
-    for delay in (0.1, 0.2):
-        threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT)).start()
+    for delay, number in ((0.1, first), (0.2, signal.SIGINT)):
+        threading.Timer(delay, os.kill, (os.getpid(), number)).start()
     with pytest.raises(KeyboardInterrupt):
         launch(2, print)
     assert "launcher" not in [thread.name for thread in threading.enumerate()]

@@ -168,12 +168,12 @@ def launch(count: int, function: Callable[..., T], *arguments: Any) -> T:
                 answered = True
                 log.warning("%s", stopping(asked[0]))
             for child in multiprocessing.active_children() if asked else ():  # also those only now started
-                if asked.count(signal.SIGINT) > 1:
+                if signal.SIGINT in asked[1:]:
                     child.kill()
                 elif child.pid not in told:
                     child.terminate()
                     told.add(child.pid)
-    if asked.count(signal.SIGINT) > 1:
+    if signal.SIGINT in asked[1:]:
         raise KeyboardInterrupt
     if failed := done.get("failed"):
         rank, failure = failed.get_first_failure()
