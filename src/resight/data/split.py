@@ -325,12 +325,13 @@ def follow_split_file(path: str, items: Sequence[Annotation]) -> tuple[list[Anno
         rules = f"A rule is {listed(RULES)}. {nearest(path, RULES)}".rstrip()
         raise ResightError("is neither a rule nor a split file", where=path, fix=rules)
     exact: dict[str, list[int]] = defaultdict(list)
-    by_stem: dict[str, set[int]] = defaultdict(set)
+    by_tail: dict[str, set[int]] = defaultdict(set)
     loose: dict[str, set[int]] = defaultdict(set)
     for i, item in enumerate(items):
         for name in _names(item):
             exact[name].append(i)
-            by_stem[stem_of(name)].add(i)
+            by_tail[stem_of(name)].add(i)
+            by_tail[_tail(os.path.splitext(name)[0])].add(i)
             loose[loosened(name)].add(i)
     named: dict[int, str] = {}
     strangers: list[str] = []
@@ -345,7 +346,7 @@ def follow_split_file(path: str, items: Sequence[Annotation]) -> tuple[list[Anno
             bad.append(f"line {number}: '{line.strip()[:80]}' is not 'filename,split' with {' or '.join(SPLITS)}")
             continue
         name = _slashes(name)
-        found = exact.get(name) or _ending(name, by_stem, items) or list(loose.get(loosened(name), ()))
+        found = exact.get(name) or _ending(name, by_tail, items) or list(loose.get(loosened(name), ()))
         if len(found) > 1:
             bad.append(f"line {number}: '{name}' names {len(found)} images; write more of the path")
         elif not found:
@@ -362,12 +363,17 @@ def follow_split_file(path: str, items: Sequence[Annotation]) -> tuple[list[Anno
     return parted, [note] if strangers else []
 
 
-def _ending(name: str, by_stem: Mapping[str, set[int]], items: Sequence[Annotation]) -> list[int]:
+def _ending(name: str, by_tail: Mapping[str, set[int]], items: Sequence[Annotation]) -> list[int]:
     """The images whose path ends with ``name``; if none does, without suffixes."""
-    among = {i for stem in (stem_of(name), os.path.basename(name)) for i in by_stem.get(stem, ())}
+    among = {i for end in (os.path.splitext(name)[0], name) for i in by_tail.get(_tail(end), ())}
     whole = [i for i in among if any(known.endswith(f"/{name}") for known in _names(items[i]))]
     ends = (f"/{name}", f"/{os.path.splitext(name)[0]}")
     return whole or [i for i in among if any(f"/{os.path.splitext(k)[0]}".endswith(ends) for k in _names(items[i]))]
+
+
+def _tail(name: str) -> str:
+    """A name with the folder that it is in: frames of all videos may have the same names."""
+    return "/".join(name.split("/")[-2:])
 
 
 def _names(item: Annotation) -> set[str]:

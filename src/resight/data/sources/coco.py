@@ -78,6 +78,7 @@ def _parse(path: str) -> dict[str, Any]:
 
 def _categories(gathering: Gathering, path: str, document: dict[str, Any], parents: set[str]) -> dict[object, str]:
     categories: dict[object, str] = {}
+    named = set[str]()
     for at, item in enumerate(document.get("categories", [])):
         where = f"{path}: categories[{at}]"
         try:
@@ -87,8 +88,9 @@ def _categories(gathering: Gathering, path: str, document: dict[str, Any], paren
         except ValueError as error:
             gathering.malformed(where, error)
             continue
-        if name in categories.values():
+        if name in named:
             gathering.problem("duplicate_class", where, f"the name '{name}' occurs twice; one class", "warning")
+        named.add(name)
         categories[key] = name
         if item.get("supercategory") != name:
             parents.add(str(item.get("supercategory")))
