@@ -79,6 +79,15 @@ def test_labels_apart_from_their_shape_and_what_is_no_region(tmp_path, put, imag
     assert "1 of kind 'brush'" in problem.message and "1 of kind 'keypoint'" in problem.message
 
 
+@pytest.mark.parametrize("kind", ["rectangle", "rectanglelabels"])
+def test_a_region_without_a_label_is_counted_and_no_background(tmp_path, put, images, kind):
+    images("0a1b2c3d-a.jpg")
+    write(put, task(region(RECTANGLE | {"rectanglelabels": []}, kind)))
+    source = read_source(tmp_path)
+    (problem,) = source.problems
+    assert not source.annotations and problem.kind == "no_box_shape" and "without a label" in problem.message
+
+
 def test_of_several_annotations_the_ground_truth_else_the_latest_counts(tmp_path, put, images):
     images(*(f"{n}.jpg" for n in range(6)))
     old, new = region(RECTANGLE | {"rectanglelabels": ["old"]}), region(RECTANGLE | {"rectanglelabels": ["new"]})

@@ -179,8 +179,9 @@ def _boxes(gathering: Gathering, task: _Task, path: str, image: Size) -> Iterato
     for result in task.results:
         value, labels = result.get("value"), _labels(result)
         if not isinstance(value, dict) or not labels:
-            if result.get("type") in _SHAPES and result.get("id") not in labelled:
-                gathering.without_box(f"{result['type']} without a label", path)
+            shape = str(result.get("type")).removesuffix("labels")
+            if shape in _SHAPES and result.get("id") not in labelled:
+                gathering.without_box(f"{shape} without a label", path)
             continue
         if number(result.get("image_rotation") or 0, "image_rotation") % 360:
             raise ValueError(f"the image was turned by {result['image_rotation']} degrees in Label Studio")
