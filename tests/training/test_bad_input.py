@@ -99,7 +99,7 @@ def test_a_split_without_boxes_is_not_watched_and_the_last_weights_serve(records
 def test_an_evaluation_that_measures_nothing_does_not_count_for_patience(shapes, tiny, tmp_path, monkeypatch):
     values = iter([None, None, 0.3])
 
-    def measured(*_):
+    def measured(*_, **__):
         return CocoMetrics({item.key: None for item in MEASURES} | {"mAP": next(values)}, {}, 1, 1, 0), OperatingPoint(
             0.4
         )

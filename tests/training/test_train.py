@@ -407,7 +407,7 @@ def test_a_folder_that_cannot_be_a_new_run_is_refused_before_the_data_is_read(ti
     (tmp_path / "a run").mkdir()
     (tmp_path / "a run" / "config.toml").write_text("")
     (tmp_path / "file").write_text("")
-    for name, words in (("a run", "holds a run already\n.*'.*/a run'"), ("file", "is a file"), (".", "is not empty")):
+    for name, words in (("a run", "holds a run already\n.*'.*/a run'"), ("file", "found a file"), (".", "is not empty")):
         with pytest.raises(ResightError, match=words):
             train(config, tmp_path / name, dry_run=dry_run)
     with pytest.raises(ResightError, match="no such file"):
@@ -485,7 +485,7 @@ def measured(value):
 
 def test_patience_ends_a_training_that_does_not_get_better(shapes, tiny, tmp_path, monkeypatch):
     values = iter([0.1, 0.3, 0.3, 0.2, 0.25])
-    monkeypatch.setattr(loop, "measure", lambda *_: measured(next(values)))
+    monkeypatch.setattr(loop, "measure", lambda *_, **__: measured(next(values)))
     config = tiny(shapes(train=6, test=1), train__steps=50, train__patience=3, train__batch_size=6)
     result = train(config, tmp_path)
     assert (result.exit_code, result.steps, result.best) == (0, 5, 0.3)
