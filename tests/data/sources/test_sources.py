@@ -238,8 +238,11 @@ def _labelme(folder):
 
 
 @pytest.mark.parametrize("write", [_coco, _voc, _csv, _labelme])
-def test_an_image_that_is_missing_is_not_taken_from_another_split(tmp_path, put, images, write):
+def test_an_image_that_is_missing_is_not_taken_from_the_folder_of_another_split(tmp_path, put, images, write):
     images("test/photos/1.jpg")
     put(*write("train/boxes"))
+    (item,) = read_source(tmp_path).annotations
+    assert item.split == "train" and item.image.endswith("test/photos/1.jpg")  # no other folder is of a split
+    images("train/photos/2.jpg")
     (item,) = read_source(tmp_path).annotations
     assert item.split == "train" and not os.path.exists(item.image)

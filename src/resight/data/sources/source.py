@@ -151,9 +151,17 @@ class Gathering:
 
     @cached_property
     def search(self) -> FileSearch:
+        root, names = self.tree.root, self._nearby
+        return FileSearch((f"{root}/{name}" for name in names), below=root if names else "")
+
+    @cached_property
+    def _nearby(self) -> Sequence[str]:
         tree = self.tree
-        names = [name for name in tree.around if name.lower().endswith(IMAGE_SUFFIXES)] if tree.only else tree.images
-        return FileSearch((f"{tree.root}/{name}" for name in names), below=tree.root if names else "")
+        return [name for name in tree.around if name.lower().endswith(IMAGE_SUFFIXES)] if tree.only else tree.images
+
+    @cached_property
+    def _splits_nearby(self) -> set[Split | None]:
+        return {told_split(name) for name in self._nearby}
 
     def image(self, path: str, *, file: str, where: str, split: Split | None = None) -> _Image:
         """Image ``path``, with a place for the boxes that annotation ``file`` states."""
@@ -219,9 +227,10 @@ class Gathering:
                 self.malformed(where, f"has {len(cells)} columns instead of {len(columns)}", image)
 
     def find(self, name: str, folders: Sequence[str], *, file: str, split: Split | None) -> Match:
-        """``FileSearch.find`` of the image that annotation ``file`` calls ``name``. Where a split is told, by the name
-        or as ``split``, it is not looked for in folders of another."""
-        told, near = told_split(name) or split, folders_of(self.tree.name(file))
+        """``FileSearch.find`` of the image that annotation ``file`` calls ``name``. Where the name tells a split, or
+        ``split`` has folders of its own, it is not looked for in folders of another."""
+        told = told_split(name) or (split if split in self._splits_nearby else None)
+        near = folders_of(self.tree.name(file))
         return self.search.find(name, folders, near=near, elsewhere=lambda path: is_of(told, self.tree.name(path)))
 
     def locate(self, name: str, folders: Sequence[str], *, file: str, where: str, split: Split | None = None) -> str:
@@ -276,9 +285,8 @@ class Gathering:
         for (kept, other), names in self._in_two.items():
             own = "" if other in splits else f"; {other} has none of its own"
             message = f"{counted(len(names), 'image')} of {other} {'is' if len(names) == 1 else 'are'} also in {kept}"
-            fix = "--split group or random parts them anew"
-            where = self.tree.path(self.tree.only)
-            self.problem("split_conflict", where, f"{message}, e.g. {listed(names, 3)}{own}. {fix}")
+            message = f"{message}, e.g. {listed(names, 3)}{own}. --split group or random parts them anew"
+            self.problem("split_conflict", self.tree.path(self.tree.only), message)
         for rung, names in self._inexact.items():
             message = f"{counted(len(names), 'image')} found under a name {WORDS[rung]}: {listed(names, 3)}"
             self.problem("inexact_name", self.tree.root, message, "warning")
@@ -325,10 +333,8 @@ class Gathering:
             message = f"{counted(len(unassigned), 'image')} in none of its splits, left out: {listed(unassigned)}"
             self.problem("no_split", self.tree.root, message, "warning")
         if unlisted := self._unlisted():
-            message = (
-                f"{counted(len(unlisted), 'image')} beside the others without annotation, left out: {listed(unlisted)}"
-            )
-            self.problem("unlisted_image", self.tree.root, message, "warning")
+            message = f"{counted(len(unlisted), 'image')} beside the others without annotation, left out"
+            self.problem("unlisted_image", self.tree.root, f"{message}: {listed(unlisted)}", "warning")
         path = self.tree.path(self.tree.only)
         return Source(format, path, annotations, has_split, tuple(dict.fromkeys(classes)), self.problems)
 
