@@ -58,7 +58,7 @@ class BuildReport:
     notes: tuple[str, ...] = ()
 
     def text(self) -> str:
-        """The table of images and boxes by split, with each split's share, then what was left out or mended."""
+        """The table of images and boxes by split, with each split's share, then what was left out or repaired."""
         rows = [("", *self.images), ("images", *self._cells(self.images))]
         rows.append(("boxes", *self._cells({split: sum(self.counts[split].values()) for split in self.images})))
         for name in self.classes:
@@ -173,7 +173,7 @@ def write_records(
     names = _class_names(source, rename or {}, classes, label_map)
     items, problems = _unique_ids(_select(source.annotations, names, background, left_out))
     problems += [
-        # What the source's own splits contradict is of no matter where they are not followed.
+        # What the source's own splits contradict does not matter where they are not followed.
         replace(problem, level="warning")
         if problem.kind == "split_conflict" and split not in ("auto", "given")
         else problem

@@ -317,7 +317,7 @@ def load_index(path: str, shards: Sequence[Shard]) -> Index | None:
         return found
     except (ResightError, SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = error.message if isinstance(error, ResightError) else f"{type(error).__name__}: {error}"
-        log.warning("%s", shortened(f"{path}: is no usable index and is made anew from the records ({reason})"))
+        log.warning("%s", shortened(f"{path}: is not a usable index and is rebuilt from the records ({reason})"))
         return None
 
 

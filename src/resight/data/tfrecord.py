@@ -163,7 +163,7 @@ class ShardReader:
         if (payload := file.payload(length, offset + _HEADER.size, _CRC.unpack(tail)[0])) is None:
             raise file.error(_MISMATCH, offset)
         if len(self._crcs) and _CRC.unpack(tail)[0] != _masked(int(self._crcs[index])):
-            fix = "Delete its index (records.index), which is then made anew."
+            fix = "Delete its index (records.index), which is then rebuilt."
             raise ResightError("is another record than the index says", where=self.where(index), fix=fix)
         return payload
 

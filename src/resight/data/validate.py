@@ -1,4 +1,4 @@
-"""One annotation against its image: what can be mended is mended and counted, what cannot is named."""
+"""One annotation against its image: what can be repaired is repaired and counted, what cannot is named."""
 
 from __future__ import annotations
 

@@ -168,7 +168,7 @@ def _size_of(task: _Task, path: str) -> Size:
     try:
         return probe_file(path).upright_size
     except ResightError:
-        return None, None  # it is found missing or unreadable in due course
+        return None, None  # the inspection will report it
 
 
 def _boxes(gathering: Gathering, task: _Task, path: str, image: Size) -> Iterator[tuple[str, Corners]]:

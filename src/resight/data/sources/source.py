@@ -285,7 +285,7 @@ class Gathering:
         for (kept, other), names in self._in_two.items():
             own = "" if other in splits else f"; {other} has none of its own"
             message = f"{counted(len(names), 'image')} of {other} {'is' if len(names) == 1 else 'are'} also in {kept}"
-            message = f"{message}, e.g. {listed(names, 3)}{own}. --split group or random parts them anew"
+            message = f"{message}, e.g. {listed(names, 3)}{own}. --split group or random splits them again"
             self.problem("split_conflict", self.tree.path(self.tree.only), message)
         for rung, names in self._inexact.items():
             message = f"{counted(len(names), 'image')} found under a name {WORDS[rung]}: {listed(names, 3)}"

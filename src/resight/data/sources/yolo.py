@@ -98,7 +98,7 @@ def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
             read.add(path)
             _read_file(gathering, path, label, names, keypoints, polygons)
     if polygons:
-        message = f"{counted(len(polygons), 'line')} hold polygons, whose boxes are taken: {listed(polygons, 3)}"
+        message = f"the boxes around {counted(len(polygons), 'polygon')} are taken: {listed(polygons, 3)}"
         gathering.problem("polygons", tree.root, message, "warning")
     _unpaired(gathering, labels)
     source = gathering.source(NAME, [names[number] for number in sorted(names)])
@@ -331,7 +331,7 @@ def _read_file(
     try:
         info = probe_file(path)
     except ResightError:
-        return  # it is found missing or unreadable in due course
+        return  # the inspection will report it
     item = gathering.images[path]
     item.width, item.height = width, height = info.upright_size
     for line, cells in rows:
