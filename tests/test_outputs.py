@@ -196,9 +196,11 @@ def test_files_and_folders_have_the_modes_of_the_umask(tmp_path):
     assert [oct((tmp_path / name).stat().st_mode & 0o777) for name in ("folder", "folder/file")] == ["0o750", "0o640"]
 
 
-@pytest.mark.parametrize("source", ["set", "set/labels.csv", "set/annotations/all.json", "set/images"])
+@pytest.mark.parametrize(
+    "source", ["set", "set/labels.csv", "set/annotations/all.json", "set/images", "set/train/images"]
+)
 def test_what_is_made_of_a_data_set_lies_beside_it_and_never_in_it(tmp_path, monkeypatch, source):
-    for file in ("set/labels.csv", "set/annotations/all.json", "set/images/1.jpg"):
+    for file in ("set/labels.csv", "set/annotations/all.json", "set/images/1.jpg", "set/train/images/1.jpg"):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
     monkeypatch.chdir(tmp_path)

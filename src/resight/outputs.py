@@ -17,13 +17,8 @@ from pathlib import Path
 from .errors import ResightError, listed
 
 _PARTIAL = ".partial-"  # in the names of what is being written
-
-_PARTS = (
-    "images",
-    "jpegimages",
-    "annotations",
-    "labels",
-)  # folders that are a part of a data set, by their usual names
+# Folders that are a part of a data set, by their usual names.
+_PARTS = ("images", "jpegimages", "annotations", "labels", "train", "val", "valid", "test")
 
 
 def check_output(out: str | os.PathLike[str], force: bool, is_ours: Callable[[Path], bool]) -> None:
