@@ -407,7 +407,11 @@ def test_a_folder_that_cannot_be_a_new_run_is_refused_before_the_data_is_read(ti
     (tmp_path / "a run").mkdir()
     (tmp_path / "a run" / "config.toml").write_text("")
     (tmp_path / "file").write_text("")
-    for name, words in (("a run", "holds a run already\n.*'.*/a run'"), ("file", "found a file"), (".", "is not empty")):
+    for name, words in (
+        ("a run", "holds a run already\n.*'.*/a run'"),
+        ("file", "found a file"),
+        (".", "is not empty"),
+    ):
         with pytest.raises(ResightError, match=words):
             train(config, tmp_path / name, dry_run=dry_run)
     with pytest.raises(ResightError, match="no such file"):
