@@ -204,3 +204,9 @@ def test_no_other_module_opens_files_by_itself() -> None:
 )
 def test_no_message_tells_a_password_in_an_address(text: str, told: str) -> None:
     assert str(ResightError(text)) == told
+
+
+def test_a_file_of_the_kernel_that_cannot_be_read_is_refused_by_name() -> None:
+    with pytest.raises(ResightError, match="cannot be read") as caught:
+        open_file("/proc/self/mem")
+    assert caught.value.where == "/proc/self/mem"

@@ -75,8 +75,11 @@ def _open_regular(path: str, flags: int) -> int:
     _refuse_odd(os.stat(path), path)  # before it is opened: opening is enough to wind a tape, or to wait for a writer
     descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     try:
-        _refuse_odd(os.fstat(descriptor), path)  # it can have been exchanged
-    except ResightError:
+        found = os.fstat(descriptor)
+        _refuse_odd(found, path)  # it can have been exchanged
+        if not found.st_size:  # one of the kernel's may wait, or not be readable: that is told here
+            os.pread(descriptor, 1, 0)
+    except (ResightError, OSError):
         os.close(descriptor)
         raise
     return descriptor

@@ -110,6 +110,9 @@ def test_a_single_file(tmp_path):
     for name, split in (("eval.record", "val"), ("mine.record", "train")):
         (tmp_path / name).touch()
         assert find_records(str(tmp_path / name), {}, []) == {split: [str(tmp_path / name)]}
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(ResightError, match="is a file, not a records folder"):
+        find_records(str(tmp_path / "model.onnx"), {}, [])
     (tmp_path / "labels.csv").touch()
     with pytest.raises(ResightError, match="annotations"):
         find_records(str(tmp_path / "labels.csv"), {}, [])

@@ -9,7 +9,7 @@ from resight.config import load_config
 from resight.errors import ResightError
 from resight.labels import LabelMap, read_label_map
 from resight.models.checkpoints import BEST, LAST, find_checkpoint
-from resight.training.run_folder import describe_run, forget_metrics, hold, new_run
+from resight.training.run_folder import check_run, describe_run, forget_metrics, hold, new_run
 
 CONFIG = load_config(None, {"train.seed": 7})
 LABELS = LabelMap.from_names(["stop"])
@@ -144,3 +144,10 @@ def test_what_a_killed_verb_left_in_a_run_folder_does_not_keep_it_from_going_on(
     (tmp_path / "checkpoints" / ".last.safetensors.partial-1234").touch()
     with hold(tmp_path):
         assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_link_that_leads_nowhere_is_refused(tmp_path, resume):
+    (tmp_path / "run").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ResightError, match="link that leads nowhere"):
+        check_run(tmp_path / "run", resume)

@@ -194,6 +194,8 @@ def _no_records(root: str) -> NoReturn:
     fix = meant(root, "records")
     if kind_of(root) == "images":
         raise ResightError("holds annotations or images, and no records", where=root, fix=fix)
+    if os.path.isfile(root):
+        raise ResightError("is a file, not a records folder", where=root, fix=fix)
     if not files:
         raise ResightError("the folder is empty", where=root, fix="Give a folder that `resight data build` wrote.")
     names = listed((os.path.relpath(file, root) for file in files), 5)

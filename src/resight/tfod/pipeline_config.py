@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..config import Config, DataConfig, load_config
-from ..errors import ResightError
+from ..errors import ResightError, reading
 from ..files import open_file
 from ..textproto import Field, parse, read
 from .pipeline_fields import MESSAGES
@@ -67,7 +67,7 @@ def is_pipeline(path: str | os.PathLike[str]) -> bool:
     suffix = os.path.splitext(path)[1].lower()
     if suffix in (".config", ".pbtxt", ".toml") or not os.path.isfile(path):
         return suffix in (".config", ".pbtxt")
-    with open_file(path) as file:
+    with open_file(path) as file, reading(path):
         start = re.sub(rb"#[^\n]*", b"", file.read(1 << 16).removeprefix(b"\xef\xbb\xbf")).lstrip()
     return re.match(rb"(%s)\s*:?\s*[{<]" % "|".join(MESSAGES["Pipeline"]).encode(), start) is not None
 

@@ -41,6 +41,8 @@ def check_run(path: Path, resume: bool = False) -> None:
     try:
         if path.exists() and not path.is_dir():
             raise ResightError("expected a folder, found a file", where=path, fix="Choose another with -o.")
+        if path.is_symlink() and not path.exists():
+            raise ResightError("is a link that leads nowhere", where=path, fix="Choose another with -o.")
         present = sorted(file.name for file in path.iterdir()) if path.is_dir() else []
         if not resume and ("config.toml" in present or (path / LAST).exists()):
             raise ResightError(
