@@ -122,6 +122,8 @@ def test_sizes_that_contradict_each_other_are_refused():
         ("model.min_size", 700, "model: min_size 700 is larger than max_size 640"),
         ("train.steps", "x", "train.steps = 'x': must be a whole number"),
         ("train.steps", 1.5, "train.steps = 1.5: must be a whole number"),
+        ("model.detections", True, "model.detections = True: must be a number"),
+        ("train.learning_rate", True, "train.learning_rate = True: must be a number"),
         ("train.batch_size", 0, "train.batch_size = 0: must be greater than 0"),
         ("train.seed", -1, "train.seed = -1: must be 0 or more"),
         ("train.ema", 2, "train.ema = 2: must be 1 or less"),
@@ -254,3 +256,11 @@ def test_the_most_detections_are_a_key_of_each_dialect(tmp_path):
     ):
         with pytest.raises(ResightError, match=key):
             load_config(None, wrong)
+
+
+def test_of_very_many_unknown_keys_the_first_are_told(tmp_path):
+    path = tmp_path / "many.toml"
+    path.write_text("".join(f"k{number} = 1\n" for number in range(5_000)))
+    with pytest.raises(ResightError, match=r"5,000 problems\n  line 1: unknown key 'k0'") as caught:
+        load_config(path)
+    assert "and 4,900 more" in caught.value.message

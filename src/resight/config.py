@@ -10,14 +10,15 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from . import defaults
 from .defaults import OPERATION_DEFAULTS as OPERATION_DEFAULTS
 from .errors import ResightError, listed, nearest, shown
 from .files import TEXT, check_tree, parse_toml, read_text
 from .misplaced import meant
-from .other_names import key_here, option_here
+from .other_names import instead_of_a_file, key_here
 from .toml_text import flat, line_of
 from .toml_text import to_toml as to_toml
 
@@ -36,6 +37,14 @@ Globs = Annotated[
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_not_1(cls, value: object, info: Any) -> object:
+        kind = cls.model_fields[info.field_name].annotation
+        if isinstance(value, bool) and kind in (int, float, int | None, float | None):
+            raise PydanticCustomError("float_type", "true is not 1")
+        return value
 
 
 class DataConfig(_Section):
@@ -336,7 +345,7 @@ def load_config(path: str | os.PathLike[str] | None = None, overrides: Mapping[s
             text = read_text(path, TEXT)
             tree = parse_toml(text, where)
         except ResightError as error:
-            fix = meant(path, "config") or error.fix or ("" if text else _instead_of_a_file(where))
+            fix = meant(path, "config") or error.fix or ("" if text else instead_of_a_file(where))
             raise ResightError(error.message, where=error.where, fix=fix) from error
     if wrong := [key for key in overrides or () if key in Config.model_fields]:
         raise ResightError(_is_section(wrong[0]), where="--set")
@@ -365,7 +374,7 @@ def load_config(path: str | os.PathLike[str] | None = None, overrides: Mapping[s
 def _refused(error: ValidationError, where: str, text: str, overrides: Mapping[str, Any]) -> ResightError:
     """All that is wrong, each with its line of the file; what an option or ``--set`` gave has none."""
     found = []
-    for item in error.errors():
+    for item in error.errors()[:100]:  # to find the line and the nearest name of each takes a while
         keys = [str(part) for part in item["loc"]]
         given = any(".".join(keys).startswith(key) for key in overrides)
         found.append((0 if given or not keys else line_of(text, keys), explain(item)))
@@ -374,15 +383,9 @@ def _refused(error: ValidationError, where: str, text: str, overrides: Mapping[s
         ((line, message),) = found
         return ResightError(message, where=f"{where}:{line}" if line else place)
     lines = [f"line {line}: {message}" if line else message for line, message in sorted(found)]
-    return ResightError("\n  ".join([f"{len(found)} problems", *lines]), where=place)
-
-
-def _instead_of_a_file(word: str) -> str:
-    """What is said where the name of a configuration is no file's."""
-    name, equals, _ = word.partition("=")
-    if equals:
-        return f"Options begin with two dashes: --epochs 3, --set KEY=VALUE. {option_here(name)}".rstrip()
-    return "" if "." in word or os.sep in word else f"A model is named with --model {word}, records with --data {word}."
+    if more := (total := error.error_count()) - len(found):
+        lines.append(f"and {more:,} more")
+    return ResightError("\n  ".join([f"{total:,} problems", *lines]), where=place)
 
 
 def parse_set(assignments: Iterable[str]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ A name is compared without dashes, underscores and case.
 
 from __future__ import annotations
 
+import os
 import re
 
 # Verbs ("": any), what it is there, its key of the configuration, and its names elsewhere beside the key's own.
@@ -141,3 +142,11 @@ def _full(verb: str) -> str:
 
 def _plain(name: str) -> str:
     return re.sub(r"[-_ ]", "", name).lower()
+
+
+def instead_of_a_file(word: str) -> str:
+    """What is said where the name of a configuration is no file's."""
+    name, equals, _ = word.partition("=")
+    if equals:
+        return f"Options begin with two dashes: --epochs 3, --set KEY=VALUE. {option_here(name)}".rstrip()
+    return "" if "." in word or os.sep in word else f"A model is named with --model {word}, records with --data {word}."
