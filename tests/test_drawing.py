@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from resight.drawing import colour_of, draw
+from resight.drawing import LONGEST_SIDE, colour_of, draw, save_picture
 
 STOP = np.array(colour_of("stop"))
 
@@ -121,6 +122,18 @@ def test_a_colour_is_the_same_in_another_process_and_differs_between_names():
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == str(colour_of("signalAhead"))
     assert len({colour_of(f"class {n}") for n in range(47)}) == 47
+
+
+def test_a_name_of_any_length_is_cut_to_its_room():
+    assert draw(grey(100, 200), np.array([[20, 50, 60, 90]]), ["x" * 10**6]).shape == (100, 200, 3)
+
+
+def test_a_picture_that_is_longer_than_a_jpeg_can_be_is_written_smaller(tmp_path):
+    save_picture(grey(2, LONGEST_SIDE + 1000), tmp_path / "wide.jpg")
+    save_picture(grey(20, 30), tmp_path / "small.jpg", comment=b"mine")
+    with Image.open(tmp_path / "wide.jpg") as wide, Image.open(tmp_path / "small.jpg") as small:
+        assert wide.width == LONGEST_SIDE
+        assert small.size == (30, 20) and small.info["comment"] == b"mine"
 
 
 coordinate = st.floats(allow_nan=True, allow_infinity=True, width=32)

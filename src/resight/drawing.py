@@ -5,6 +5,8 @@ from __future__ import annotations
 import colorsys
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -13,6 +15,8 @@ Colour = tuple[int, int, int]
 Rectangle = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels, the last ones included
 
 MOST_LABELS = 30  # of more boxes the labels would hide the objects
+LONGEST_TEXT = 200  # characters; to cut a text to its room takes a while
+LONGEST_SIDE = 65_500  # pixels that libjpeg writes
 LEAST_TEXT = 8  # pixels of a font that can be read
 
 
@@ -63,6 +67,13 @@ def draw(
     return np.asarray(picture)
 
 
+def save_picture(picture: np.ndarray, path: Path, **more: Any) -> None:
+    """Writes ``[H, W, 3]`` uint8 RGB as a JPEG, smaller where a JPEG cannot be as large; ``more`` is for Pillow."""
+    image = Image.fromarray(picture)
+    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    image.save(path, quality=92, **more)
+
+
 def colour_of(name: str) -> Colour:
     """The RGB colour of a class name: the same in every process and whatever other classes there are."""
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
@@ -94,7 +105,7 @@ def _grow(box: Rectangle, by: int) -> Rectangle:
 
 def _fit(text: str, width: int, height: int) -> tuple[ImageFont.FreeTypeFont | ImageFont.ImageFont, str]:
     """A font for this picture and as much of ``text`` as it can hold; nothing where not even a letter fits."""
-    text = "".join(c if c.isprintable() else " " for c in text)
+    text = "".join(c if c.isprintable() else " " for c in text[:LONGEST_TEXT])
     size = min(max(12, round(max(width, height) / 45)), min(width, height) // 10)
     font = ImageFont.load_default(max(size, LEAST_TEXT))
     if size < LEAST_TEXT:  # it would cover the picture

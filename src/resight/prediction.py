@@ -13,14 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from PIL import Image
-
 from .arguments import PATH, check_types, kinds_of
 from .boxes import Detections
 from .data.images import VIDEO_SUFFIXES, passed_over, read_image
 from .data.storage import is_remote
 from .detector import check_share, load
-from .drawing import draw
+from .drawing import draw, save_picture
 from .errors import ResightError, counted, listed, one_line
 from .files import IMAGE_SUFFIXES, LARGE, read_json
 from .misplaced import meant
@@ -126,7 +124,7 @@ def predict(
             full += detector.most.reached(told.labels)
             shown = told.above(threshold)
             picture = draw(image, shown.boxes, shown.names, shown.scores, labels=labelled)
-            Image.fromarray(picture).save(folder / _picture_name(file, names), quality=92)
+            save_picture(picture, folder / _picture_name(file, names))
         if not found:
             raise ResightError("could not be read, and there is no other image", where=listed(unread, 3))
         result = {"model": detector.name, "classes": list(detector.classes), "score": threshold, "images": found}

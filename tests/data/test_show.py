@@ -110,6 +110,13 @@ def test_damaged_images_are_named_and_the_others_drawn(source, tmp_path, caplog,
     assert "03.jpg" in caplog.text and "06.jpg" in caplog.text
 
 
+def test_where_nothing_can_be_drawn_the_way_to_the_reasons_is_told(tmp_path):
+    path = table(tmp_path / "s", ["1.jpg,320,240,stop,10,10,90,50"], {"1.jpg": jpeg()[:500]})
+    with pytest.raises(ResightError, match="no image to draw") as caught:
+        show_data(path, tmp_path / "look")
+    assert f"resight data check {path}" in caught.value.fix
+
+
 def test_bad_boxes_are_drawn_as_they_are(tmp_path):
     rows = [f"1.jpg,320,240,stop,{corners}" for corners in ("300,10,900,50", "80,80,20,20", "nan,1,2,3")]
     assert len(show_data(table(tmp_path / "s", rows, {"1.jpg": jpeg()}), tmp_path / "look")) == 1

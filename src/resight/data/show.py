@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from PIL import Image
 from ..arguments import check_types, kinds_of
 from ..boxes import Annotation, named_split
 from ..config import Config
-from ..drawing import draw
+from ..drawing import draw, save_picture
 from ..errors import ResightError, listed, nearest
 from ..files import open_file
 from ..misplaced import meant
@@ -104,6 +105,9 @@ def show_data(
     labelled = not no_labels and len(records.label_map.names if records else source.classes) != 1
     with whole_folder(out, force, _is_ours) as folder:
         names = _save(track(views, "drawing", total=limit if augment else len(annotations)), folder, labelled)
+        if not names:
+            fix = f"Why: resight data check {shlex.quote(os.fspath(path))}"
+            raise ResightError("there is no image to draw", where=path, fix=fix)
     return [os.path.join(os.fspath(out), name) for name in names]
 
 
@@ -167,8 +171,6 @@ def _save(views: Iterable[View], folder: Path, labelled: bool) -> list[str]:
     for number, (file, image, boxes, labels) in enumerate(views, 1):
         stem = re.sub(r"[^\w.-]+", "_", os.path.splitext(os.path.basename(file))[0])[-80:]
         names.append(f"{number:04}-{stem}.jpg")
-        picture = Image.fromarray(draw(image, boxes, labels, labels=labelled))
-        picture.save(folder / names[-1], quality=92, subsampling=0, comment=_MARK)
-    if not names:
-        raise ResightError("there is no image to draw")
+        picture = draw(image, boxes, labels, labels=labelled)
+        save_picture(picture, folder / names[-1], subsampling=0, comment=_MARK)
     return names
