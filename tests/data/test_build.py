@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import io
 import json
 import random
@@ -330,6 +331,10 @@ def test_nothing_to_write_is_refused(photos: list[Annotation], tmp_path: Path) -
         write_records([], tmp_path / "out")
     with pytest.raises(ResightError, match="no box is left to write; left out: 3 background images"):
         write_records(photos[37:], tmp_path / "out", background="none")
+    damaged = tmp_path / "damaged.jpg"
+    damaged.write_bytes(Path(str(photos[0].image)).read_bytes()[:300])
+    with pytest.raises(ResightError, match=r"(?s)no box is left.*unreadable.*boxes\.csv:0: 00\.jpg: "):
+        write_records([dataclasses.replace(photos[0], image=damaged)], tmp_path / "out", on_bad="skip")
     with pytest.raises(ResightError, match="item 1 is a dict, not an Annotation"):
         write_records([photos[0], {}], tmp_path / "out")  # type: ignore[list-item]
 

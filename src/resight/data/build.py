@@ -223,7 +223,9 @@ def write_records(
         left_out["images_in_no_split"] = len(result.unsplit)
     if not any(item.boxes for item in result.annotations):
         reasons = f"; left out: {amounts(left_out)}" if any(left_out.values()) else ""
-        raise ResightError(f"no box is left to write{reasons}", where=source.path or "write_records")
+        message = "\n".join([f"no box is left to write{reasons}", *findings(errors, "  ")])
+        fix = "Correct the annotations." if errors else ""
+        raise ResightError(message, where=source.path or "write_records", fix=fix)
     if label_map is None:
         in_order = (names[name] for name in source.classes if name in names)
         label_map = LabelMap.from_names(dict.fromkeys([*in_order, *sorted({b.label for a in good for b in a.boxes})]))

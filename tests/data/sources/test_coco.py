@@ -143,6 +143,18 @@ def test_two_images_of_one_id_are_both_left_out(tmp_path, put, images):
     assert all("a.png" in p.message and "b.png" in p.message for p in (first, second))
 
 
+def test_an_id_of_two_classes_gives_no_box_either(tmp_path, put, images):
+    images("a.png", "b.png")
+    given = document("a.png", "b.png", "c.png")
+    given["annotations"] = given["annotations"][1:3]  # one of 7 on a.png, one of 44 on b.png
+    given["categories"].append({"id": 7, "name": "horse"})
+    put("set.json", json.dumps(given))
+    source = read_source(tmp_path)
+    assert [box.label for item in source.annotations for box in item.boxes] == ["apple"]
+    assert "id 7 is also the id of 'zebra'" in str(source.problems)
+    assert "a.png" not in [item.filename for item in source.annotations]
+
+
 @pytest.mark.parametrize(("ids", "references"), [(str, int), (int, str)])
 def test_ids_match_whether_text_or_number(tmp_path, put, images, ids, references):
     images("a.png", "b.png")

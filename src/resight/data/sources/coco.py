@@ -79,11 +79,14 @@ def _parse(path: str) -> dict[str, Any]:
 def _categories(gathering: Gathering, path: str, document: dict[str, Any], parents: set[str]) -> dict[object, str]:
     categories: dict[object, str] = {}
     named = set[str]()
+    ambiguous = set()
     for at, item in enumerate(document.get("categories", [])):
         where = f"{path}: categories[{at}]"
         try:
             key, name = _id(item, "id"), text(item.get("name"), "name")
             if key in categories:
+                if name != categories[key]:
+                    ambiguous.add(key)
                 raise ValueError(f"id {key} is also the id of '{categories[key]}'")
         except ValueError as error:
             gathering.malformed(where, error)
@@ -94,6 +97,8 @@ def _categories(gathering: Gathering, path: str, document: dict[str, Any], paren
         categories[key] = name
         if item.get("supercategory") != name:
             parents.add(str(item.get("supercategory")))
+    for key in ambiguous:  # of two classes: which one a box has is not known
+        del categories[key]
     return dict(sorted(categories.items(), key=lambda pair: (isinstance(pair[0], str), pair[0])))
 
 
