@@ -229,12 +229,13 @@ def test_what_cannot_end_is_not_read(tmp_path):
             find_images([path])
 
 
-def test_a_link_to_nowhere_is_told_of_and_a_pipe_in_a_folder_left_out(untrained, photos, tmp_path):
+def test_a_link_to_nowhere_is_told_of_and_a_pipe_in_a_folder_left_out(untrained, photos, tmp_path, caplog):
     shutil.copytree(photos / "a", tmp_path / "photos")
     (tmp_path / "photos" / "link.jpg").symlink_to("nowhere.jpg")
     os.mkfifo(tmp_path / "photos" / "pipe.jpg")
     report = predict(untrained, [tmp_path / "photos"], tmp_path / "out")
     assert report.unread == (str(tmp_path / "photos" / "link.jpg"),) and len(report.result["images"]) == 1
+    assert f"passed over what is no regular file: {tmp_path / 'photos' / 'pipe.jpg'}" in caplog.text
 
 
 def test_a_folder_that_cannot_be_read_is_not_left_out(photos, monkeypatch):

@@ -222,12 +222,8 @@ class TrainConfig(_Section):
         length, warmup = self.schedule_steps, self.warmup_steps
         if self.schedule == "cosine" and length is not None and length < warmup:
             raise ValueError(f"schedule_steps {length} ends within the {warmup} steps of the warm-up")
-        if (
-            self.schedule == "cosine"
-            and length == warmup
-            and self.hold_steps == 0
-            and not (self.steps is not None and self.steps <= warmup)
-        ):
+        ends_before = self.steps is not None and self.steps <= warmup
+        if self.schedule == "cosine" and length == warmup and self.hold_steps == 0 and not ends_before:
             raise ValueError(
                 f"schedule_steps {length} leaves no step after the {warmup} of the warm-up, and there is no rate at "
                 f"step {length}: make it longer, the warm-up shorter, or train {length} steps"

@@ -161,7 +161,10 @@ def find_images(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
             continue
         try:
             # A link to nowhere is tried too, and told of; what else is no file, a pipe say, could be read for ever.
-            files_there = [file for file in _below(path) if file.is_file() or not file.exists()]
+            files_there: list[Path] = []
+            special: list[Path] = []
+            for file in _below(path):
+                (files_there if file.is_file() or not file.exists() else special).append(file)
             inside = sorted(file for file in files_there if file.suffix.lower() in IMAGE_SUFFIXES)
         except OSError as error:
             raise ResightError(f"cannot be read: {error.strerror}", where=error.filename or path) from error
@@ -171,6 +174,8 @@ def find_images(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
             raise ResightError("holds no image" if files_there else "is empty and holds no image", where=path, fix=fix)
         if passed := passed_over(map(str, files_there)):
             log.warning("%s: passed over %s", path, passed)
+        if special:
+            log.warning("%s: passed over what is no regular file: %s", path, listed(special, 5))
         files += inside
     return list(dict.fromkeys(files))
 

@@ -213,7 +213,8 @@ def change_columns(data: bytes, folder: Path) -> None:
     except (ValueError, RecursionError):
         changes = {"head": data.decode("latin-1")}
     for name, change in changes.items() if isinstance(changes, dict) else ():
-        with suppress(Exception):  # what numpy cannot hold is no column
+        with suppress(Exception):  # what numpy cannot hold is no column, and what is no text is no name
+            name.encode()
             if name == "head":
                 text = change if isinstance(change, str) else json.dumps(change)
                 seed["head"] = np.frombuffer(text.encode(), np.uint8)

@@ -26,6 +26,7 @@ def boxes(annotation):
         (RECTANGLE, (10, 20, 40, 70)),  # corners in any order
         ({"points": [[10, 20], [40, 20], [40, 70], [10, 70]], "shape_type": "rectangle"}, (10, 20, 40, 70)),
         ({"points": [[10, 20], [50, 25], [30, 60]], "shape_type": "polygon"}, (10, 20, 50, 60)),
+        ({"points": [[10, 30], [30, 20], [40, 40], [20, 50]], "shape_type": "oriented_rectangle"}, (10, 20, 40, 50)),
         ({"points": [[10, 20], [50, 25], [30, 60]]}, (10, 20, 50, 60)),  # an old version's
         ({"points": [[50, 40], [53, 44]], "shape_type": "circle"}, (45, 35, 55, 45)),
         ({"points": [[2, 40], [5, 44]], "shape_type": "circle"}, (0, 35, 7, 45)),

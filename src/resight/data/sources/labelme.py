@@ -26,7 +26,7 @@ LOOKS_FOR = "JSON files with 'shapes' and 'imagePath', as LabelMe writes them"
 # Since 3.9 images are opened after their EXIF rotation, before as stored; the size is of the image as it was opened.
 # https://github.com/wkentaro/labelme/pull/305
 _HABIT = Habit("upright", "LabelMe shows images after their EXIF rotation", sized=True)
-_AROUND = ("rectangle", "polygon", "mask", "rotation")
+_AROUND = ("rectangle", "oriented_rectangle", "polygon", "mask", "rotation")
 
 
 def looks_like(tree: Tree) -> str:
