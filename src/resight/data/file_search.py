@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cached_property
+from functools import cached_property, lru_cache
 from urllib.parse import unquote
 
 from ..files import IMAGE_SUFFIXES
@@ -258,10 +258,10 @@ def loosened(path: str) -> str:
     return f"{_loose(folder)}/{loose_stem(name)}"
 
 
+@lru_cache(4096)  # the same folders again and again
 def _loose(part: str) -> str:
-    if part.isascii() and "%" not in part:
-        return part.lower()
-    return _composed(unquote(part).casefold())
+    plain = unquote(part) if "%" in part else part
+    return plain.lower() if plain.isascii() else _composed(plain.casefold())
 
 
 def _composed(text: str) -> str:
