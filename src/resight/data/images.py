@@ -322,8 +322,11 @@ def passed_over(names: Iterable[str]) -> str:
     """How many of these files are videos or pictures that are not read, by suffix, and what to do; "" if none is."""
     suffixes = Counter(os.path.splitext(name)[1].lower() for name in names)
     said = []
-    for kind, remedy in ((VIDEO_SUFFIXES, "take frames of videos: ffmpeg -i VIDEO frame%06d.jpg"),
-                         (_OTHERS, "convert pictures to JPEG or PNG")):  # fmt: skip
+    remedies = {
+        VIDEO_SUFFIXES: "take frames of videos: ffmpeg -i VIDEO frame%06d.jpg",
+        _OTHERS: "convert pictures to JPEG or PNG",
+    }
+    for kind, remedy in remedies.items():
         if counts := [f"{suffixes[suffix]:,} {suffix}" for suffix in kind if suffixes[suffix]]:
             said.append(f"{', '.join(counts)} ({remedy})")
     return "; ".join(said)
