@@ -102,14 +102,25 @@ def stat(address: str) -> Object | None:
 
 def read(address: str) -> bytes:
     """A small object, whole."""
+    return _read(address)[0]
 
-    def run(store: S3Store, key: str) -> bytes:
+
+def read_if_there(address: str) -> tuple[bytes, str] | None:
+    """A small object, whole, and its ETag; None where there is none."""
+    try:
+        return _read(address)
+    except _Missing:
+        return None
+
+
+def _read(address: str) -> tuple[bytes, str]:
+    def run(store: S3Store, key: str) -> tuple[bytes, str]:
         import obstore
 
         result = obstore.get(store, key)
         if result.meta["size"] > SMALL:
             raise StorageError(f"is too large: {result.meta['size']:,} bytes", where=address)
-        return _whole(bytes(result.bytes()), result.meta["size"])
+        return _whole(bytes(result.bytes()), result.meta["size"]), str(result.meta["e_tag"])
 
     return _attempts(address, "read", run)
 

@@ -7,7 +7,6 @@ import os
 import platform
 import re
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from ..labels import LabelMap, to_pbtxt
 from ..models.checkpoints import LAST
 from ..outputs import clear_partials, is_partial, write_text
 from ..tfod.folder import PIPELINE
+from .run_record import git_commit
 
 METRICS = "metrics.jsonl"
 LOCK = ".lock"
@@ -140,14 +140,5 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
     }
-
-
-def _git_commit() -> str | None:
-    """The commit of the folder that training was started in, where it is a git checkout."""
-    try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
