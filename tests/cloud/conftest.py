@@ -1,0 +1,194 @@
+import functools
+import itertools
+import json
+import random
+import re
+import socket
+import struct
+import threading
+import urllib.request
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def aws(s3_server, tmp_path, monkeypatch):
+    """A :class:`Gate` to an imitation of AWS, with credentials, and a name for a stack that no other test uses.
+
+    The account is the same for all tests of a process: what a test makes has its stack's name in its own.
+    """
+    import os
+
+    import botocore.retries.standard
+
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    gate = Gate(s3_server)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{gate.server_port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-key")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)  # with another test's credentials
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws-config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "aws-credentials"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    # Repeated as often, without the pauses.
+    monkeypatch.setattr(botocore.retries.standard.ExponentialBackoff, "delay_amount", lambda *_: 0.0)
+    monkeypatch.setattr("resight.cloud.aws.PAUSE", 0.0)
+    settings = json.dumps({"batch": {"use_docker": False}}).encode()
+    urllib.request.urlopen(f"http://{s3_server}/moto-api/config", settings).read()
+    yield gate
+    gate.shutdown()
+    gate.server_close()
+
+
+class Gate(ThreadingHTTPServer):
+    """Passes calls on to the imitation of AWS, and notes each as ``service:Action``, the permission it needs.
+
+    Attributes:
+        calls: what was passed on or answered here, in order.
+        faults: the share of calls that fail, in the ways of ``KINDS``.
+        refuse: what is answered to calls whose permission matches the pattern: ``{pattern: (code, message)}``.
+        lose: patterns of calls that are carried out once while their answer is lost; each is used up.
+    """
+
+    daemon_threads = True
+    request_queue_size = 64
+    KINDS = ("throttled", "unavailable", "internal", "dropped", "lost", "answered badly")
+
+    def __init__(self, target):
+        super().__init__(("127.0.0.1", 0), _Pass)
+        self.target, self.faults, self.refuse, self.lose = target, 0.0, {}, []
+        self.calls, self.injected, self.draw = [], [], random.Random(1)
+        self.stack = f"test{next(_numbers)}"
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+
+    def count(self, pattern):
+        """How many calls match."""
+        return sum(bool(re.fullmatch(pattern, call)) for call in self.calls)
+
+    def fault(self, call):
+        for pattern in self.lose:
+            if re.fullmatch(pattern, call):
+                self.lose.remove(pattern)
+                return "lost"
+        if self.draw.random() >= self.faults:
+            return ""
+        self.injected.append((self.KINDS[len(self.injected) % len(self.KINDS)], call))
+        return self.injected[-1][0]
+
+    def handle_error(self, *_):
+        pass  # a client that gave up
+
+
+class _Pass(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def _pass(self):
+        gate = self.server
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        scope = re.search(r"Credential=[^/]+/\d+/[^/]+/([^/]+)/", self.headers.get("Authorization", ""))
+        service = scope[1] if scope else "unsigned"
+        call = f"{service}:{_action(service, self.command, self.path, self.headers, body)}"
+        gate.calls.append(call)
+        for pattern, (code, message) in gate.refuse.items():
+            if re.fullmatch(pattern, call):
+                status = 403 if re.search("Denied|Unauthorized|Expired|Invalid", code) else 400
+                return self._answer(*_error(service, status, code, message))
+        fault = gate.fault(call)
+        if fault == "throttled":
+            codes = {"ec2": "RequestLimitExceeded", "batch": "TooManyRequestsException", "s3": "SlowDown"}
+            status = {"batch": 429, "s3": 503, "ec2": 503}.get(service, 400)
+            return self._answer(*_error(service, status, codes.get(service, "ThrottlingException"), "Rate exceeded"))
+        if fault == "unavailable":
+            return self._answer(*_error(service, 503, "ServiceUnavailable", "Try again."))
+        if fault == "internal":
+            return self._answer(500, b"<!doctype html>\n<html><p>of a load balancer</html>")
+        if fault == "dropped":
+            return self._reset()
+        connection = HTTPConnection(gate.target)
+        connection.request(self.command, self.path, body, dict(self.headers))
+        response = connection.getresponse()
+        data = response.read()
+        connection.close()
+        if fault == "lost":  # carried out, and nobody hears of it
+            return self._reset()
+        if fault == "answered badly":
+            return self._answer(*_error(service, 500, "InternalFailure", "Carried out, and then it failed."))
+        self._answer(response.status, data, response.getheaders())
+
+    def _reset(self):
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close_connection = True
+        self.connection.close()
+
+    def _answer(self, status, data, headers=()):
+        self.send_response_only(status)
+        own = {"connection", "transfer-encoding", "content-length"}
+        for name, value in headers:
+            if name.lower() not in own or (self.command == "HEAD" and name.lower() == "content-length"):
+                self.send_header(name, value)
+        if self.command != "HEAD":
+            self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+        self.wfile.flush()
+
+    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _pass
+
+
+@functools.cache
+def _paths():
+    """Batch is told by its addresses what to do."""
+    import botocore.session
+
+    model = botocore.session.get_session().get_service_model("batch")
+    operations = (model.operation_model(name) for name in model.operation_names)
+    return {(one.http["method"], one.http["requestUri"].partition("{")[0]): one.name for one in operations}
+
+
+def _action(service, method, path, headers, body):
+    parts = urlsplit(path)
+    query = parse_qs(parts.query, keep_blank_values=True)
+    if target := headers.get("X-Amz-Target"):
+        return target.rpartition(".")[2]
+    if service == "batch":
+        return next(
+            (name for (verb, start), name in _paths().items() if verb == method and parts.path == start), "Tags"
+        )
+    if service == "s3":
+        of_bucket = parts.path.count("/") == 1 or (parts.path.endswith("/") and parts.path.count("/") == 2)
+        if "versions" in query:
+            return "ListBucketVersions"
+        if "location" in query:
+            return "GetBucketLocation"
+        if "delete" in query or method == "DELETE":
+            return "DeleteBucket" if of_bucket and method == "DELETE" else "DeleteObject"
+        if method == "PUT":
+            return "CreateBucket" if of_bucket else "PutObject"
+        return "ListBucket" if of_bucket else "GetObject" if method in ("GET", "HEAD") else "PutObject"
+    return (parse_qs(body.decode("utf-8", "replace")).get("Action") or ["?"])[0]
+
+
+def _error(service, status, code, message):
+    """An error as the service's protocol writes it."""
+    if service == "batch":
+        return status, json.dumps({"message": message}).encode(), [("x-amzn-errortype", code)]
+    if service in ("ecr", "logs", "events", "pricing", "servicequotas"):
+        headers = [("Content-Type", "application/x-amz-json-1.1")]
+        return status, json.dumps({"__type": code, "message": message}).encode(), headers
+    error = f"<Code>{code}</Code><Message>{message}</Message>"
+    if service == "s3":
+        return status, f"<Error>{error}</Error>".encode(), []
+    if service == "ec2":
+        return status, f"<Response><Errors><Error>{error}</Error></Errors></Response>".encode(), []
+    return status, f"<ErrorResponse><Error><Type>Sender</Type>{error}</Error></ErrorResponse>".encode(), []
