@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from resight.config import ModelConfig
+from resight.data import storage
 from resight.errors import ResightError
 from resight.models import starts
 from resight.models.build import build_model
@@ -118,3 +119,40 @@ def test_a_certificate_that_python_does_not_know_is_left_to_the_hubs_client(monk
 
     monkeypatch.setattr(starts, "urlopen", refused)
     assert starts._unreached("https://huggingface.co") == ""
+
+
+def test_published_weights_are_read_from_a_file_without_a_network(s3, tmp_path, monkeypatch) -> None:
+    name = "test_efficientnet"
+    given = {key: value + 1 for key, value in starts.timm.create_model(name).state_dict().items()}
+    monkeypatch.setattr(starts, "_timm_weights", lambda _: given)
+    file = tmp_path / "pretrained.safetensors"
+    starts.write_published(name, file)
+    monkeypatch.setattr(starts, "_timm_weights", None)  # nothing is downloaded
+    address = f"s3://{s3.bucket}/runs/first/launch/pretrained.safetensors"
+    storage.write(address, file)
+    for place in (str(file), address):
+        monkeypatch.setenv("RESIGHT_PRETRAINED", place)
+        model = build_model(ModelConfig(name=name), 3)
+        assert starts.load_pretrained(model, name) == "ImageNet (timm)"
+        key = next(key for key in model.backbone.body.state_dict() if key in given)
+        assert torch.equal(model.backbone.body.state_dict()[key], given[key])
+    assert starts.published_weights(starts.PACKAGED)  # installed: the file is not theirs
+
+
+def test_a_file_of_other_or_damaged_published_weights_is_refused(s3, tmp_path, monkeypatch, untrained) -> None:
+    other, cut = tmp_path / "other.safetensors", tmp_path / "cut.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr(starts, "_timm_weights", lambda _: {"a": torch.ones(1)})
+        starts.write_published("resnet18", other)
+    cut.write_bytes(other.read_bytes()[:-2])
+    for place, message in (
+        (other, "holds the weights of 'resnet18', and model.name is resnet50"),
+        (cut, "ncomplete|buffer|header"),
+        (untrained, "does not say whose weights it holds"),
+        (tmp_path / "none.safetensors", "No such file"),
+        (f"s3://{s3.bucket}/none.safetensors", "no such model"),
+    ):
+        monkeypatch.setenv("RESIGHT_PRETRAINED", str(place))
+        with pytest.raises(ResightError, match=message) as caught:
+            starts.published_weights("resnet50")
+        assert caught.value.where == str(place) and caught.value.fix.startswith("RESIGHT_PRETRAINED names")

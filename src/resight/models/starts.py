@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import ssl
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import timm
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from ..errors import ResightError, listed
+from ..data.storage import is_remote
+from ..errors import ResightError, listed, shown
+from ..files import check_regular
+from ..outputs import whole_file
 from . import backbones
 from .build import TORCHVISION, Model
 from .faster_rcnn import FasterRCNN
 from .heads import set_norm_eps
+from .remote import fetch_model
 
 REACHED_WITHIN = 5.0  # seconds
+PACKAGED = "tf_efficientnet_lite0"  # its weights are installed with Resight
+VARIABLE = "RESIGHT_PRETRAINED"  # of the environment
+_MODEL = "resight_pretrained"  # in the metadata of a file of published weights: the model's name
 
 # Heads with a row (or four) for each class, and whether the first is background's.
 CLASS_HEADS = {
@@ -44,19 +55,60 @@ def load_pretrained(model: Model, name: str) -> str:
         ResightError: they cannot be had, or do not fit.
     """
     assert isinstance(model, FasterRCNN), "TFOD's models come with no weights"
+    weights = published_weights(name)
     if name in TORCHVISION:
-        return _load_coco(model, name)
-    if name == "tf_efficientnet_lite0":
-        source, weights = "ImageNet (packaged)", backbones.lite0_weights()
-    else:
-        source, weights = "ImageNet (timm)", _timm_weights(name)
+        load_detector(model, weights, f"COCO weights of {name}")
+        if name == "fasterrcnn_resnet50_fpn":
+            # These weights were trained with BatchNorm whose epsilon was 0.
+            set_norm_eps(model, 0.0)
+        return "COCO (torchvision)"
     body = model.backbone.body.state_dict()
     weights = {_flat(key, body): value for key, value in weights.items()}
     missing = [key for key in body if key not in weights]
     if missing:
         raise ResightError(f"the pretrained weights of '{name}' lack {listed(missing, 5)}", where="model.start")
     model.backbone.body.load_state_dict({key: weights[key] for key in body})
-    return source
+    return f"ImageNet ({'packaged' if name == PACKAGED else 'timm'})"
+
+
+def published_weights(name: str) -> dict[str, Tensor]:
+    """The published tensors of a model, as timm or torchvision name them.
+
+    The default's come in a package. Others are downloaded once; where ``RESIGHT_PRETRAINED`` is the path or address of
+    a file that :func:`write_published` made, they are read from there and nothing is downloaded.
+
+    Raises:
+        ResightError: they cannot be had, or the file is damaged or holds those of another model.
+    """
+    if name == PACKAGED:
+        return backbones.lite0_weights()
+    if place := os.environ.get(VARIABLE):
+        return _read_published(place, name)
+    return _coco_weights(name) if name in TORCHVISION else _timm_weights(name)
+
+
+def write_published(name: str, path: Path) -> None:
+    """Writes the published tensors of ``name`` into one safetensors file. Raises ResightError as
+    :func:`published_weights`, or where it cannot be written."""
+    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in published_weights(name).items()}
+    with whole_file(path) as partial:
+        save_file(tensors, partial, metadata={_MODEL: name})
+
+
+def _read_published(place: str, name: str) -> dict[str, Tensor]:
+    try:
+        path = fetch_model(place) if is_remote(place) else Path(place)
+        check_regular(path)
+        with safe_open(path, framework="pt") as file:
+            found = (file.metadata() or {}).get(_MODEL)
+            if found != name:
+                what = f"holds the weights of {shown(found)}" if found else "does not say whose weights it holds"
+                raise ResightError(f"{what}, and model.name is {name}", where=place)
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (ResightError, OSError, SafetensorError) as error:
+        message, where = (error.message, error.where) if isinstance(error, ResightError) else (str(error), place)
+        fix = f"{VARIABLE} names a file of the published weights of {name}; unset it to have them downloaded."
+        raise ResightError(message, where=where, fix=fix) from error
 
 
 def load_detector(
@@ -149,19 +201,13 @@ def _unreached(address: str) -> str:
     return ""
 
 
-def _load_coco(model: FasterRCNN, name: str) -> str:
+def _coco_weights(name: str) -> dict[str, Tensor]:
     from torchvision.models import get_model_weights
 
-    published = get_model_weights(name).DEFAULT
     try:
-        weights = published.get_state_dict(progress=False, check_hash=True)
+        return dict(get_model_weights(name).DEFAULT.get_state_dict(progress=False, check_hash=True))
     except (OSError, RuntimeError) as error:  # a broken download is a RuntimeError about its hash
         raise _unavailable(f"COCO weights of '{name}'", str(error)) from error
-    load_detector(model, weights, f"COCO weights of {name}")
-    if name == "fasterrcnn_resnet50_fpn":
-        # These weights were trained with BatchNorm whose epsilon was 0.
-        set_norm_eps(model, 0.0)
-    return "COCO (torchvision)"
 
 
 def _unavailable(what: str, why: str) -> ResightError:
