@@ -4,6 +4,7 @@
 # make fuzz   damaged inputs for every parser, MINUTES=5 in all; what fails is kept in fuzz-failures/
 # make oracle-check   asks TensorFlow again for the answers that are kept for the tests, and compares
 # make lint   ruff and mypy
+# make wheel  dist/resight-VERSION-py3-none-any.whl; the same source makes the same bytes
 # Each makes the environment it needs first. `make VENV=path ...` uses, and installs into, one that exists.
 
 VENV ?= .venv
@@ -14,7 +15,7 @@ PARALLEL ?= --numprocesses auto --maxprocesses 8 --dist worksteal
 MINUTES ?= 5
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
-.PHONY: demo test soak fuzz oracle-check lint format clean
+.PHONY: demo test soak fuzz oracle-check lint format wheel clean
 
 demo: $(VENV)/.resight-demo
 	$(BIN)/resight demo --out demo --force
@@ -40,8 +41,13 @@ format: $(VENV)/.resight-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Without an isolated environment: the builder came with the environment, so that this asks no network.
+wheel: $(VENV)/.resight-dev
+	rm -f dist/resight-*.whl
+	$(BIN)/python -m hatchling build --target wheel --directory dist
+
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # A stamp in the environment: what pyproject.toml asks for is installed again when it has changed.
 $(VENV)/.resight-demo: pyproject.toml | $(BIN)/python
