@@ -5,6 +5,9 @@
 # make oracle-check   asks TensorFlow again for the answers that are kept for the tests, and compares
 # make lint   ruff and mypy
 # make wheel  dist/resight-VERSION-py3-none-any.whl; the same source makes the same bytes
+# make image  the container image; docs/container.md has its arguments. ENGINE=podman or buildah
+# make test-image  builds it and holds it against docs/container.md
+# make push REPOSITORY=...  pushes it and prints the name with the digest to launch
 # Each makes the environment it needs first. `make VENV=path ...` uses, and installs into, one that exists.
 
 VENV ?= .venv
@@ -13,9 +16,12 @@ BIN := $(VENV)/bin
 # A process a core; one that is done takes tests over from another. `make test PARALLEL=` runs them in one process.
 PARALLEL ?= --numprocesses auto --maxprocesses 8 --dist worksteal
 MINUTES ?= 5
+ENGINE ?= docker
+IMAGE ?= resight
+BUILD ?=
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
-.PHONY: demo test soak fuzz oracle-check lint format wheel clean
+.PHONY: demo test soak fuzz oracle-check lint format wheel image test-image push clean
 
 demo: $(VENV)/.resight-demo
 	$(BIN)/resight demo --out demo --force
@@ -45,6 +51,20 @@ format: $(VENV)/.resight-dev
 wheel: $(VENV)/.resight-dev
 	rm -f dist/resight-*.whl
 	$(BIN)/python -m hatchling build --target wheel --directory dist
+
+# The arguments of the Dockerfile are variables; BUILD holds more options of the engine. Buildah must be told to keep
+# layers.
+image: wheel
+	$(ENGINE) build $(if $(findstring buildah,$(ENGINE)),--layers) $(BUILD) --tag $(IMAGE) \
+	    $(foreach name,TORCH_INDEX EXTRAS PIP_INDEX_URL PIP_NO_INDEX,$(if $($(name)),--build-arg '$(name)=$($(name))')) \
+	    --build-arg VERSION="$$(basename dist/*.whl | cut -d- -f2)" \
+	    --build-arg GIT_COMMIT="$$(git describe --always --dirty --abbrev=40 --exclude='*')" .
+
+test-image: image
+	$(BIN)/python tests/image/check.py $(ENGINE) $(IMAGE)
+
+push: $(VENV)/.resight-dev
+	$(BIN)/python image/push.py $(ENGINE) $(IMAGE) '$(REPOSITORY)'
 
 clean:
 	rm -rf .venv dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

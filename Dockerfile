@@ -1,0 +1,61 @@
+# The container image of Resight: `make image`, which builds the wheel in dist/ first. See docs/container.md.
+
+# What is installed, without Resight itself: made again only where pyproject.toml or an argument changes.
+FROM debian:bookworm-slim AS dependencies
+# hadolint ignore=DL3008 # Debian keeps one version of a stable package, the latest security fix
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends python3 python3-pip \
+ && rm -rf /var/lib/apt/lists/*
+WORKDIR /build
+# The wheel index that torch and torchvision come from, e.g. PyTorch's for CPUs; without it, pip's own.
+ARG TORCH_INDEX=""
+# Extras of pyproject.toml.
+ARG EXTRAS=s3,onnx
+# pip's own settings: another index for everything, or none, so that all wheels must lie in image/wheels.
+ARG PIP_INDEX_URL=""
+ARG PIP_NO_INDEX=""
+COPY image/wheels wheels
+COPY pyproject.toml image/requirements.py image/slim.py ./
+RUN python3 requirements.py pyproject.toml "$EXTRAS" > requirements.txt \
+ && grep -E '^torch(vision)?\W' requirements.txt > torch.txt \
+ && python3 -m venv --without-pip /opt/resight \
+ && install() { python3 -m pip --python /opt/resight/bin/python install --no-cache-dir --no-compile --find-links wheels "$@"; } \
+ && install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} -r torch.txt \
+ && install -r requirements.txt \
+ && python3 slim.py /opt/resight
+
+# Resight itself: a layer of its own.
+FROM dependencies AS application
+COPY dist/resight-*.whl ./
+RUN python3 -m pip --python /opt/resight/bin/python install --no-cache-dir --no-compile --no-index --no-deps \
+    --prefix /application resight-*.whl \
+ && python3 slim.py /application
+
+FROM debian:bookworm-slim
+# hadolint ignore=DL3008 # as above
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends ca-certificates python3 \
+ && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/* \
+ && useradd --uid 1000 --user-group --home-dir /workspace --no-create-home --shell /usr/sbin/nologin resight \
+ # Whatever uid a container is given may write here.
+ && install --directory --owner resight --group resight --mode 1777 /workspace
+COPY --from=dependencies /opt/resight /opt/resight
+COPY --from=application /application /opt/resight
+# HOME holds the caches. USER is what libraries ask for where the uid has no name.
+ENV PATH=/opt/resight/bin:$PATH \
+    HOME=/workspace \
+    USER=resight \
+    PYTHONDONTWRITEBYTECODE=1 \
+    RESIGHT_LOG_STREAM=stdout
+WORKDIR /workspace
+USER 1000:1000
+ENTRYPOINT ["resight"]
+CMD ["--help"]
+ARG VERSION=""
+ARG GIT_COMMIT=""
+ENV RESIGHT_GIT_COMMIT=$GIT_COMMIT
+LABEL org.opencontainers.image.title="Resight" \
+      org.opencontainers.image.description="Fine-tunes a pretrained Faster R-CNN on your own images" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$GIT_COMMIT" \
+      org.opencontainers.image.licenses="Apache-2.0"
