@@ -1,3 +1,4 @@
+import contextlib
 import functools
 import itertools
 import json
@@ -24,6 +25,7 @@ def aws(s3_server, tmp_path, monkeypatch):
     """
     import os
 
+    import boto3
     import botocore.retries.standard
 
     for name in [name for name in os.environ if name.startswith("AWS_")]:
@@ -42,6 +44,12 @@ def aws(s3_server, tmp_path, monkeypatch):
     monkeypatch.setattr("resight.cloud.aws.PAUSE", 0.0)
     settings = json.dumps({"batch": {"use_docker": False}}).encode()
     urllib.request.urlopen(f"http://{s3_server}/moto-api/config", settings).read()
+    # Batch's own role, as an account has it that has used Batch; the imitation spells its name otherwise.
+    with contextlib.suppress(boto3.client("iam").exceptions.EntityAlreadyExistsException):
+        path = "/aws-service-role/batch.amazonaws.com/"
+        boto3.client("iam").create_role(RoleName="AWSServiceRoleForBatch", Path=path, AssumeRolePolicyDocument="{}")
+    monkeypatch.setattr("resight.cloud.stack.POLL", 0.0)
+    gate.calls.clear()
     yield gate
     gate.shutdown()
     gate.server_close()

@@ -148,11 +148,11 @@ class Aws:
         )
 
     def found(self, service: str, action: str, missing: str, **arguments: Any) -> dict[str, Any] | None:
-        """``call``, or None where the error's code contains ``missing``."""
+        """``call``, or None where the error's code matches ``missing``."""
         try:
             return self.call(service, action, **arguments)
         except AwsError as error:
-            if missing in error.code:
+            if re.search(missing, error.code):
                 return None
             raise
 
