@@ -8,6 +8,8 @@
 # make image  the container image; docs/container.md has its arguments. ENGINE=podman or buildah
 # make test-image  builds it and holds it against docs/container.md
 # make push REPOSITORY=...  pushes it and prints the name with the digest to launch
+# make local-run   trains in the container on this machine, data and run in LOCAL_DATA_PATH; .env.example explains it
+# make ecs-run     the same with data and run in S3, as the container would run on ECS; nothing is started in AWS
 # Each makes the environment it needs first. `make VENV=path ...` uses, and installs into, one that exists.
 
 VENV ?= .venv
@@ -21,7 +23,7 @@ IMAGE ?= resight
 BUILD ?=
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
-.PHONY: demo test soak fuzz oracle-check lint format wheel image test-image push clean
+.PHONY: demo test soak fuzz oracle-check lint format wheel image test-image push local-run ecs-run clean
 
 demo: $(VENV)/.resight-demo
 	$(BIN)/resight demo --out demo --force
@@ -37,6 +39,10 @@ fuzz: $(VENV)/.resight-dev
 
 oracle-check: $(VENV)/.resight-dev
 	$(BIN)/python tests/oracles.py $(ARGS)
+
+# Variables of the command line reach the script as environment: make local-run NUM_STEPS=1000
+local-run ecs-run:
+	@$(PYTHON) image/run.py $(@:-run=)
 
 lint: $(VENV)/.resight-dev
 	$(BIN)/ruff check .

@@ -53,6 +53,7 @@ class DataConfig(_Section):
     val: Globs = Field((), description="globs of the validation records")
     test: Globs = Field((), description="globs of the test records")
     label_map: str = Field("", description="label map (.pbtxt), where the folder does not tell")
+    num_classes: Positive | None = Field(None, description="classes that the label map must have; default: any number")
     workers: int = Field(1, ge=0, description="processes that decode and augment; 0: in the training process")
     on_bad_record: Literal["stop", "skip"] = Field("stop", description="a damaged record: stop, or skip and count")
     as_stored: bool = Field(False, description="keep records that repeat an image as they are")

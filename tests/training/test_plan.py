@@ -54,6 +54,14 @@ def test_what_is_trained_and_what_is_watched(shapes, tiny):
         assert said in text
 
 
+@pytest.mark.parametrize("model", [{}, {"model__name": "faster_rcnn_resnet50_v1", "model__start": "none"}])
+def test_the_number_of_classes_must_be_as_the_configuration_says(shapes, tiny, model):
+    assert make_plan(tiny(shapes(train=3), data__num_classes=2)).classes == ("red", "blue")
+    with pytest.raises(ResightError, match=r"has 2 classes \(red, blue\), and data.num_classes is 3") as caught:
+        make_plan(tiny(shapes(train=3), data__num_classes=3))
+    assert caught.value.where.endswith("records")
+
+
 def test_without_val_the_test_part_is_watched_and_that_is_said(shapes, tiny):
     plan = make_plan(tiny(shapes(train=3, test=2)))
     assert plan.watch_name == "test" and len(plan.watch) == 2

@@ -109,6 +109,13 @@ def make_plan(config: Config, resumed: Checkpoint | None = None) -> Plan:
     if config.train.epochs and config.train.steps:
         raise ResightError("set epochs or steps, not both", where="train.epochs")
     classes = records.label_map.names
+    if data.num_classes not in (None, len(classes)):
+        raise ResightError(
+            f"the label map has {counted(len(classes), 'class', 'classes')} ({listed(classes)}), and data.num_classes "
+            f"is {data.num_classes}",
+            where=data.label_map or data.path or listed(data.train),
+            fix="Make the two agree.",
+        )
     watch_name = next((name for name in ("val", "test") if len(records.splits.get(name) or ())), "")
     watch = records.splits[watch_name] if watch_name and _has_objects(records.splits[watch_name]) else None
     start, config = find_start(config, resumed)
