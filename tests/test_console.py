@@ -14,9 +14,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from resight.console import BAD, BUG, DONE, USAGE, explain, guard, listen, show_json
+from resight.cli import app
+from resight.console import BAD, BUG, DONE, USAGE, close_with, explain, guard, listen, show_json
 from resight.data.summary import findings, table
 from resight.errors import Problem, ResightError, listed
+from resight.progress import meter
 
 MEMORY = "smaller --batch or --size"
 WORKERS = "--set data.workers=0"
@@ -161,3 +163,49 @@ def test_a_working_folder_that_is_gone(tmp_path):
     command = f'cd "{tmp_path}/gone" && rmdir "{tmp_path}/gone" && exec "$0" -P -m resight data check {tmp_path}'
     done = subprocess.run(["bash", "-c", command, sys.executable], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "working folder" in done.stderr and "Traceback" not in done.stderr
+
+
+# RESIGHT_LOG_STREAM
+
+
+def speaking():
+    """A verb with a message, progress and a closing message; then an error."""
+    logging.getLogger("resight").info("a message")
+    with meter("training", 2) as progress:
+        progress.advance(2)
+    close_with("it is done")
+    raise ResightError("is damaged")
+
+
+@pytest.mark.parametrize(
+    ("stream", "out", "err"),
+    [(None, "it is done\n", 3), ("", "it is done\n", 3), ("stderr", "it is done\n", 3), ("stdout", 4, "")],
+)
+def test_messages_go_to_the_stream_that_the_environment_names(stream, out, err, monkeypatch, capfd):
+    monkeypatch.setattr("resight.progress.SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setenv("RESIGHT_LOG_STREAM", stream) if stream is not None else None
+    listen(as_json=True)
+    assert guard(speaking, []) == USAGE
+    for said, expected in zip(capfd.readouterr(), (out, err), strict=True):
+        if isinstance(expected, str):
+            assert said == expected
+            continue
+        lines = [json.loads(line)["message"] for line in said.splitlines()]
+        assert len(lines) == expected and lines[0] == "a message" and lines[-1] == "is damaged"
+        assert ("it is done" in lines) == (expected == 4)
+
+
+def test_as_text_they_go_there_too(monkeypatch, capfd):
+    monkeypatch.setenv("RESIGHT_LOG_STREAM", "stdout")
+    listen()
+    assert guard(speaking, []) == USAGE
+    out, err = capfd.readouterr()
+    assert out.splitlines() == ["a message", "it is done", "error: is damaged"] and not err
+
+
+def test_another_stream_is_refused_by_name(monkeypatch, capfd):
+    monkeypatch.setenv("RESIGHT_LOG_STREAM", "syslog")
+    with pytest.raises(SystemExit) as ended:
+        app(["runs"])
+    assert ended.value.code == USAGE
+    assert "RESIGHT_LOG_STREAM: 'syslog' is neither stdout nor stderr" in capfd.readouterr().err

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -192,7 +193,10 @@ def show(
 @verb(app, "train")
 def train(
     config: Annotated[
-        str | None, typer.Argument(metavar="CONFIG", help="A TOML file (see --show-config) or TFOD's pipeline.config.")
+        str | None,
+        typer.Argument(
+            metavar="CONFIG", help="A TOML file (see --show-config) or TFOD's pipeline.config; or its address."
+        ),
     ] = None,
     data: Annotated[str | None, _option("RECORDS", "Records folder")] = None,
     out: Annotated[str | None, _option("PATH", "Run folder", "runs/DATE-TIME", "--out", "-o")] = None,
@@ -243,14 +247,20 @@ def train(
         config = os.fspath(found) if (found := fetch_config(out)) else None
     elif resume and config is None and os.path.isfile(stored := os.path.join(str(out), "config.toml")):
         config = stored
-    pipeline = examine_pipeline(config, changes=overrides) if config and is_pipeline(config) else None
-    if pipeline and show_config and pipeline.refused:
-        print(pipeline.text())
-    if pipeline and (pipeline.refused or not show_config):
-        pipeline.check()
+    local: AbstractContextManager[str | None] = nullcontext(config)
+    if is_remote(config):
+        from .models.remote import config_at
+
+        local = config_at(config)
+    with local as path:
+        pipeline = examine_pipeline(path, changes=overrides) if path and is_pipeline(path) else None
+        if pipeline and show_config and pipeline.refused:
+            print(pipeline.text())
+        if pipeline and (pipeline.refused or not show_config):
+            pipeline.check()
+        settings = load_config(None, pipeline.overrides) if pipeline else load_config(path, overrides)
     if pipeline and pipeline.ignored and not show_config:
         log.info("%d fields of %s have no effect here; --show-config lists them", len(pipeline.ignored), config)
-    settings = load_config(None, pipeline.overrides) if pipeline else load_config(config, overrides)
     if show_config:
         print(to_toml(settings))
         if pipeline:
@@ -267,7 +277,7 @@ def train(
 
     source = pipeline.source if pipeline else None
     result = run_train(settings, out, resume=resume, dry_run=dry_run, devices=devices, pipeline=source)
-    console.show(result.text())
+    console.close_with(result.text())
     if not dry_run and result.exit_code == console.DONE:
         wrote(str(result.run), f"evaluate {quoted(result.run)}")
     return int(result.exit_code)

@@ -1,4 +1,5 @@
-"""How the command line speaks: results on stdout, messages on stderr, one message an error, exit codes."""
+"""How the command line speaks: results on stdout, messages on stderr (or where RESIGHT_LOG_STREAM says), one message an
+error, exit codes."""
 
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ from typing import Any, NoReturn, TextIO, cast
 from . import __version__
 from .errors import ResightError, escaped, nearest
 from .other_names import option_here
-from .progress import JsonLines
-from .terminal import fitted
+from .progress import JsonLines, speaks_json
+from .terminal import check_message_stream, fitted, message_stream
 
 log = logging.getLogger("resight")
 
@@ -42,15 +43,15 @@ _OF_THE_WORKERS = (
 _OF_MEMORY = ("defaultcpuallocator", "cuda error: out of memory", "cannot allocate memory")
 
 
-class _Stderr(logging.StreamHandler[TextIO]):
-    """Writes to what ``sys.stderr`` is at that moment, so that lines go above a progress bar and not through it."""
+class _Messages(logging.StreamHandler[TextIO]):
+    """Writes to what the stream is at that moment, so that lines go above a progress bar and not through it."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
 
     @property
     def stream(self) -> TextIO:  # type: ignore[override]
-        return sys.stderr
+        return message_stream()
 
 
 class _Output:
@@ -95,7 +96,8 @@ class _Output:
 class _Plain(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         text = escaped(record.getMessage())
-        return fitted(text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}", sys.stderr)
+        leveled = text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
+        return fitted(leveled, message_stream())
 
 
 def show(text: str) -> None:
@@ -103,9 +105,23 @@ def show(text: str) -> None:
     print(fitted(text, sys.stdout))
 
 
+def close_with(text: str) -> None:
+    """The closing message of a verb that leaves its result elsewhere: on stdout, and among JSON lines there as one."""
+    if speaks_json() and message_stream() is sys.stdout:
+        log.log(max(log.getEffectiveLevel(), logging.INFO), "%s", text)  # also with --quiet
+    else:
+        show(text)
+
+
 def listen(*, quiet: bool = False, debug: bool = False, as_json: bool = False) -> None:
-    """Sends the package's messages to stderr: all of them, or with ``quiet`` only warnings."""
-    handler = _Stderr()
+    """Sends the package's messages to stderr, or where the environment says: all of them, or with ``quiet`` only
+    warnings.
+
+    Raises:
+        ResightError: the environment names no stream.
+    """
+    check_message_stream()
+    handler = _Messages()
     handler.setFormatter(JsonLines() if as_json else _Plain())
     log.handlers = [handler]
     log.propagate = False
@@ -166,22 +182,26 @@ def _run(command: Callable[[], Any], argv: Sequence[str]) -> int:
     try:
         _check_working_folder()
         code = command()
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-    except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else USAGE
+    except (KeyboardInterrupt, SystemExit) as stop:
+        code = code_of(stop)
     except Exception as error:
-        message = explain(error)
         if "--debug" in argv:
             traceback.print_exc()
-        if message is None:
-            _complain(_report(error, argv))
-            return BUG
-        _complain(message)
-        return getattr(error, "exit_code", USAGE)
+        _complain(explain(error) or _report(error, argv))
+        return code_of(error)
     if code in (INTERRUPTED, TERMINATED):
         _complain("interrupted" if code == INTERRUPTED else "terminated")
     return code if isinstance(code, int) else DONE
+
+
+def code_of(error: BaseException) -> int:
+    """The exit code of a verb that ends with ``error``."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else USAGE
+    known = isinstance(error, Exception) and explain(error) is not None
+    return getattr(error, "exit_code", USAGE) if known else BUG
 
 
 def _check_working_folder() -> None:
@@ -270,4 +290,4 @@ def _complain(message: str) -> None:
     if log.handlers and isinstance(log.handlers[0].formatter, JsonLines):
         log.error("%s", message)
     else:
-        print(fitted(f"error: {escaped(message)}", sys.stderr), file=sys.stderr)
+        print(fitted(f"error: {escaped(message)}", message_stream()), file=message_stream())

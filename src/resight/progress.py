@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 from .errors import escaped
+from .terminal import message_stream
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ def speaks_json() -> bool:
 
 
 def _draws() -> bool:
-    return sys.stderr.isatty() and not speaks_json()
+    return message_stream().isatty() and not speaks_json()
 
 
 class _Silent:
@@ -170,7 +171,7 @@ def _bar(description: str, total: float | None) -> Iterator[Meter]:
                 return Text(clock(task.finished_time or 0.0))
             return Text(f"{clock(spent.left)} left")
 
-    console = Console(stderr=True)
+    console = Console(stderr=message_stream() is sys.stderr)
     bar_width = 10 if console.width < 100 else 30
     room = console.width - len(description) - bar_width - len(" 100% 00:00:00 left  ")
 

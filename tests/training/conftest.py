@@ -1,3 +1,7 @@
+import threading
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
 import pytest
 
 from resight.config import load_config
@@ -23,3 +27,59 @@ def tiny():
         )
 
     return settings
+
+
+@pytest.fixture
+def metadata(monkeypatch):
+    """The metadata service of an instance on loopback, which the environment names; see :class:`Metadata`."""
+    server = Metadata()
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "false")
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+class Metadata(ThreadingHTTPServer):
+    """Knows only the tokens that it gave and did not withdraw; once ``dead`` it says nothing."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), _Metadata)
+        self.answers = {"instance-type": "g5.xlarge", "instance-life-cycle": "spot"}
+        self.tokens, self.asked, self.dead = [], [], False
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+
+    def announce(self, seconds):
+        """That the instance will be taken away in so many seconds."""
+        end = datetime.now(UTC) + timedelta(seconds=seconds)
+        self.answers["spot/instance-action"] = f'{{"action": "terminate", "time": "{end:%Y-%m-%dT%H:%M:%SZ}"}}'
+
+
+class _Metadata(BaseHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+    def _answer(self, code, text=""):
+        self.send_response(code)
+        self.send_header("Content-Length", str(len(text.encode())))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def _ask(self):
+        server = self.server
+        server.asked.append((self.command, self.path))
+        if server.dead:
+            return self.connection.close()
+        if (self.command, self.path) == ("PUT", "/latest/api/token"):
+            if "X-aws-ec2-metadata-token-ttl-seconds" not in self.headers:
+                return self._answer(400)
+            server.tokens.append(f"token-{len(server.asked)}")
+            return self._answer(200, server.tokens[-1])
+        if self.headers.get("X-aws-ec2-metadata-token") not in server.tokens:
+            return self._answer(401)
+        answer = server.answers.get(self.path.removeprefix("/latest/meta-data/"))
+        return self._answer(404) if answer is None else self._answer(200, answer)
+
+    do_GET = do_PUT = _ask

@@ -1,5 +1,6 @@
 """Two processes against one. They are started by PyTorch's launcher, on the CPU."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -15,6 +16,7 @@ import torch
 from resight.errors import ResightError
 from resight.models.checkpoints import LAST, load_checkpoint
 from resight.training.ranks import Ranks, launch
+from resight.training.run_record import read_run_record
 from resight.training.train import train
 
 PLAIN = {
@@ -110,15 +112,19 @@ def wait_for(path, process):
         time.sleep(0.2)
 
 
-def test_a_signal_ends_all_and_the_caller_is_told(shapes, tiny, tmp_path):
-    config = tiny(shapes(train=7, val=3), train__steps=5000, train__batch_size=4, checkpoint__every_steps=2, **PLAIN)
-    process = launched(toml(config), tmp_path / "run")
+def test_a_notice_and_a_signal_reach_all_and_the_caller_is_told(shapes, tiny, tmp_path, metadata):
+    metadata.announce(600)  # at which the two save together
+    config = tiny(shapes(train=7), train__steps=5000, train__batch_size=4, evaluate__every=1e6, **PLAIN)
+    process = launched(toml(config), tmp_path / "run", "--log-format", "json", RESIGHT_LOG_STREAM="stdout")
     wait_for(tmp_path / "run" / LAST, process)
     process.send_signal(signal.SIGTERM)
     messages, _ = process.communicate(timeout=120)
     assert process.returncode == 75 and "--resume" in messages
     assert messages.count("stopping after this step and saving; press Ctrl-C to quit without saving") == 1
-    assert load_checkpoint(tmp_path / "run" / LAST).state["step"] >= 2
+    assert "saving, and training on" in messages and all(json.loads(line) for line in messages.splitlines())
+    (attempt,) = read_run_record(tmp_path / "run")[0].attempts
+    assert load_checkpoint(tmp_path / "run" / LAST).state["step"] == attempt.step >= 1
+    assert attempt.notice and (attempt.ended, attempt.exit_code) == ("interrupted", 75)
 
 
 def test_the_death_of_one_ends_the_training_with_its_cause(shapes, tiny, tmp_path):

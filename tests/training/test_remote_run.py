@@ -22,6 +22,7 @@ from resight.models.remote import fetch, fetch_config, fetch_model, objects_of, 
 from resight.training import remote_run
 from resight.training.remote_run import _Lease
 from resight.training.run_folder import METRICS
+from resight.training.run_record import RunRecord, read_run_record, write_run_record
 from resight.training.start import find_start
 from resight.training.train import train
 
@@ -262,3 +263,51 @@ def test_damaged_notes_on_what_was_fetched_mean_that_nothing_was(noted, tmp_path
     (tmp_path / ".etags.json").write_text(noted)
     fetch({}, tmp_path)
     assert (tmp_path / ".etags.json").read_text() == "{}"
+
+
+def test_the_configuration_may_be_an_address(s3, tmp_path, monkeypatch):
+    address = f"s3://{s3.bucket}/runs/first/launch/config.toml"
+
+    def trained(*words):
+        return CliRunner().invoke(app, ["train", *words, "--data", "s3://b/set", "--show-config"])
+
+    storage.write(address, b"[train]\nsteps = 7\n")
+    assert "steps = 7 " in trained(address).output and "steps = 8 " in trained(address, "--steps", "8").output
+    storage.write(address, b"[train]\nsteps = 7\nstep = 7\n")
+    done = trained(address)
+    assert done.exit_code == 2 and f"{address}:3: unknown key 'train.step'" in done.output
+    assert str(tmp_path) not in done.output
+    for wrong, words in (
+        (f"s3://{s3.bucket}/none.toml", "there is no such configuration\n  Copy it there: aws s3 cp CONFIG"),
+        (f"s3://{s3.bucket}/runs/first", "is a folder, and a configuration is a file\n  Name one in it: launch/config"),
+    ):
+        done = trained(wrong)
+        assert done.exit_code == 2 and f"{wrong}: {words}" in done.output
+
+
+def test_a_pipeline_config_may_be_at_an_address(s3, tmp_path):
+    address = f"s3://{s3.bucket}/configs/pipeline.config"
+    storage.write(address, b"model { faster_rcnn { num_classes: 3 what: 1 } }")
+    done = CliRunner().invoke(app, ["train", address, "--data", "s3://b/set"])
+    assert done.exit_code == 2 and f"{address}: not supported" in done.output and "what" in done.output
+    assert str(tmp_path) not in done.output
+
+
+def test_what_a_launch_put_there_is_no_run_and_stays(tiny, shapes, s3, tmp_path):
+    run = f"s3://{s3.bucket}/runs/first"
+    write_run_record(run, RunRecord(run), "")
+    for name in ("config.toml", "start.safetensors", "start/ckpt-0.index", "start/saved_model.pb"):
+        storage.write(f"{run}/launch/{name}", b"theirs")
+    with pytest.raises(ResightError, match="holds no model"):
+        fetch_model(run)
+    train(tiny(shapes(train=3, test=1), train__steps=1), run, resume=True)
+    assert sum(name.startswith("launch/") for name in objects_of(run)) == 4
+    (attempt,) = read_run_record(run)[0].attempts
+    assert (attempt.ended, attempt.step) == ("done", 1)
+    folder = fetch_model(run)
+    assert not (folder / "launch").exists() and resight.load(run).classes == ("red", "blue")
+    assert evaluate(run).path == f"{run}/evaluation/metrics.json"
+    storage.write(f"{run[:-5]}other/launch/config.toml", b"")
+    storage.write(f"{run[:-5]}other/notes.txt", b"")
+    with pytest.raises(ResightError, match="is not empty"):
+        remote_run.check_remote_run(f"{run[:-5]}other", resume=True)

@@ -151,3 +151,13 @@ def test_a_link_that_leads_nowhere_is_refused(tmp_path, resume):
     (tmp_path / "run").symlink_to(tmp_path / "nowhere")
     with pytest.raises(ResightError, match="link that leads nowhere"):
         check_run(tmp_path / "run", resume)
+
+
+def test_a_folder_that_holds_only_what_a_launch_leaves_is_an_empty_one(tmp_path):
+    touch(tmp_path / "run.json")
+    touch(tmp_path / "launch" / "start.safetensors")
+    check_run(tmp_path)
+    check_run(tmp_path, resume=True)
+    touch(tmp_path / "notes.txt")
+    with pytest.raises(ResightError, match=r"is not empty: notes\.txt"):
+        check_run(tmp_path, resume=True)

@@ -372,6 +372,7 @@ def test_a_run_folder_holds_what_is_promised(whole, shapes):
         "label_map.pbtxt",
         "environment.json",
         "metrics.jsonl",
+        "run.json",
         LAST,
         BEST,
     }

@@ -10,14 +10,16 @@ import hashlib
 import json
 import logging
 import re
-from contextlib import suppress
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..data import storage
 from ..data.index import cache_folder
-from ..data.storage import Object
-from ..errors import ResightError, shown
-from ..files import IS_RECORD, read_json
+from ..data.storage import Object, StorageError
+from ..errors import ResightError, listed, shown
+from ..files import IS_RECORD, SMALL, read_json
 from ..outputs import write_text
 from .checkpoints import BEST, LAST
 
@@ -89,6 +91,39 @@ def fetch_config(address: str) -> Path | None:
         return None
     fetch({"config.toml": found}, folder)
     return folder / "config.toml"
+
+
+@contextmanager
+def config_at(address: str) -> Iterator[str]:
+    """The path of a local copy of the configuration at ``address``; errors in the block tell the address.
+
+    Raises:
+        ResightError: there is no such object.
+    """
+    present = objects_of(address)
+    if not (found := present.get("")):
+        what, fix = "there is no such configuration", f"Copy it there: aws s3 cp CONFIG {shlex.quote(address)}"
+        if present:
+            what, fix = "is a folder, and a configuration is a file", f"Name one in it: {listed(present, 5)}."
+        raise ResightError(what, where=address, fix=fix)
+    if found.size > SMALL:
+        raise ResightError(f"is too large for a configuration: {found.size:,} bytes", where=address)
+    copy = local_folder(address, "configs") / address.rstrip("/").rpartition("/")[2]
+    fetch({copy.name: found}, copy.parent)
+    with named_as(address, copy):
+        yield str(copy)
+
+
+@contextmanager
+def named_as(address: str, path: Path) -> Iterator[None]:
+    """Errors in the block tell ``address`` in place of its local copy at ``path``; those of the store tell both."""
+    try:
+        yield
+    except ResightError as error:
+        if not isinstance(error, StorageError):
+            parts = (part.replace(str(path), address) for part in (error.message, error.where, error.fix))
+            error.message, error.where, error.fix = parts
+        raise
 
 
 def fetch(wanted: dict[str, Object], folder: Path) -> None:

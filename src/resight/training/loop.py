@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import shlex
-import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, nullcontext
@@ -32,6 +31,7 @@ from ..evaluation.report import as_tfod
 from ..models.build import Model
 from ..models.checkpoints import BEST, LAST, Checkpoint, ModelCard, save_checkpoint
 from ..progress import Meter, duration, meter
+from .control import Control
 from .diverged import ADVICE, Diverged, write_batch
 from .journal import Journal
 from .optimizer_state import keep_copy, optimizer_tensors, restore_optimizer
@@ -72,7 +72,7 @@ class Training:
         self.state = State(order=order_of(plan), metric=self.config.evaluate.metric)
         self.started = time.monotonic()
         self.clock = 0.0  # seconds of training, the same in all processes
-        self.stopping = False
+        self.stopping = self.asked_to_save = False
         self.skipped = 0  # records, by this process, since all agreed
         self.without_image = 0  # batches one after the other
         self.pace = Pace(plan)
@@ -85,33 +85,33 @@ class Training:
     def __exit__(self, *_: object) -> None:
         self.journal.close()
 
-    def run(self, stop: threading.Event) -> TrainResult:
-        """Steps until the plan is fulfilled, patience is out or ``stop`` is set."""
+    def run(self, control: Control) -> TrainResult:
+        """Steps until the plan is fulfilled, patience is out or ``control`` asks to stop."""
         self.model.train()
         self.journal.forget_after(self.state.step)
         saved_at = time.monotonic()
         length = self.config.train.max_minutes or self.plan.steps
         # Closed, the loader ends its workers. An error holds on to whatever is not, and Python would wait for them.
         with meter("training", length) as bar, closing(self._batches()) as batches:
-            self._agree(stop)
+            self._agree(control)
             self._show(bar)
             if self._due():  # the run was ended while it evaluated
-                self._evaluate(stop, bar)
+                self._evaluate(control, bar)
             while self.progress() < 1 and not self.stopping and not self._out_of_patience():
                 self._step(batches, bar)
-                self._agree(stop)
+                self._agree(control)
                 if self._due():
                     self.save()
-                    self._evaluate(stop, bar)
+                    self._evaluate(control, bar)
                     self.save()
                 every = self.config.checkpoint
                 by_steps = every.every_steps and self.state.step % every.every_steps == 0
-                if by_steps or time.monotonic() - saved_at > 60 * every.every_minutes:
+                if self.asked_to_save or by_steps or time.monotonic() - saved_at > 60 * every.every_minutes:
                     self.save()
                     saved_at = time.monotonic()
             self.save()
             if self.state.evaluated_at < self.state.step and not self.stopping:
-                self._evaluate(stop, bar)
+                self._evaluate(control, bar)
                 self.save()
             if not self.stopping:
                 bar.advance(0, left=0.0)
@@ -120,11 +120,17 @@ class Training:
             return self._result(75, f"interrupted after step {self.state.step:,}, saved; continue with\n  {command}")
         return self._result(0, self._closing())
 
-    def _agree(self, stop: threading.Event) -> None:
-        """All processes stop together, and by the clock of the first."""
+    def _agree(self, control: Control) -> None:
+        """All processes stop and save together, and by the clock of the first."""
+        control.step = self.state.step
         clock = self.seconds() if self.ranks.first else 0.0
-        self.clock, stopping, skipped = self.ranks.totals([clock, float(stop.is_set()), self.skipped])
-        self.stopping = stopping > 0
+        saving = control.save.is_set()
+        self.clock, stopping, asked, skipped = self.ranks.totals(
+            [clock, float(control.stop.is_set()), float(saving), self.skipped]
+        )
+        if saving:  # one that comes from now on is the next
+            control.save.clear()
+        self.stopping, self.asked_to_save = stopping > 0, asked > 0
         self.state.skipped += int(skipped)
         self.skipped = 0
 
@@ -252,10 +258,10 @@ class Training:
     def _due(self) -> bool:
         return self.state.step - self.state.evaluated_at >= self.pace.interval
 
-    def _evaluate(self, stop: threading.Event, bar: Meter) -> None:
+    def _evaluate(self, control: Control, bar: Meter) -> None:
         """Measures the averaged weights on the watched split and keeps them when they are the best so far.
 
-        Where ``stop`` is set meanwhile nothing is kept, and a run that goes on evaluates first.
+        Where ``control`` asks to stop meanwhile nothing is kept, and a run that goes on evaluates first.
         """
         state, watch = self.state, self.plan.watch
         began, skipped = time.monotonic(), state.skipped
@@ -275,7 +281,7 @@ class Training:
             own = self.ranks.part(range(len(watch)))
             for number, (truth, image, lost) in enumerate(measurable(detector, watch, own, self._skip), start=1):
                 self._show(bar, f"evaluating {number:,}/{len(own):,}", number / len(own))
-                if stop.is_set():
+                if control.stop.is_set():
                     return
                 if len(shown) < PICTURES:
                     shown.append(image)
@@ -285,7 +291,7 @@ class Training:
         # A process that is to stop tells the others so before anything is counted.
         found = [(truth, detector.detect(image)) for truth, image in pairs()]
         model.train()
-        self._agree(stop)
+        self._agree(control)
         state.evaluation_seconds += time.monotonic() - began
         if not self.stopping:
             self.pace.took("evaluation", time.monotonic() - began)

@@ -17,10 +17,11 @@ from ..data import storage
 from ..data.storage import Conflict, StorageError
 from ..errors import ResightError
 from ..models.checkpoints import LAST
-from ..models.remote import POINTERS, fetch, local_folder, objects_of, pointed
+from ..models.remote import POINTERS, fetch, local_folder, named_as, objects_of, pointed
 from ..outputs import is_partial
 from .ranks import Ranks
 from .run_folder import METRICS
+from .run_record import FILE, LAUNCH
 from .state import TrainResult
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class Workplace:
     path: Path
     name: str  # as the user calls it
     saved: Callable[[], None] = lambda: None
+    locked: bool = False  # already, against other trainings
 
 
 def check_remote_run(address: str, resume: bool) -> None:
@@ -49,7 +51,8 @@ def check_remote_run(address: str, resume: bool) -> None:
     if not resume and ("config.toml" in present or POINTERS[LAST] in present):
         fix = f"Continue it with --resume -o {shlex.quote(address)}, or choose another address."
         raise ResightError("holds a run already", where=address, fix=fix)
-    if present and "config.toml" not in present and present.keys() != {_Lease.NAME}:
+    others = [name for name in present if name not in (_Lease.NAME, FILE) and not name.startswith(f"{LAUNCH}/")]
+    if others and "config.toml" not in present:
         raise ResightError("is not empty", where=address, fix="Choose another address with -o.")
 
 
@@ -73,11 +76,11 @@ def workplace(run: str | Path, resume: bool, ranks: Ranks) -> Iterator[Workplace
     if refused := ranks.from_first(refused):
         raise refused
     mirror = _Mirror(run, folder, lease)
-    with _named(run, folder), lease if ranks.first else nullcontext():
+    with named_as(run, folder), lease if ranks.first else nullcontext():
         mirror.begin(resume)
         copy = mirror.copy if ranks.first else lambda: None
         try:
-            yield Workplace(folder, run, copy)
+            yield Workplace(folder, run, copy, locked=True)
         except ResightError as error:
             if not isinstance(error, StorageError):
                 copy()
@@ -89,17 +92,6 @@ def workplace(run: str | Path, resume: bool, ranks: Ranks) -> Iterator[Workplace
 def named(result: TrainResult, place: Workplace) -> TrainResult:
     """The result of a training in ``place``, told by its name."""
     return replace(result, run=place.name, message=result.message.replace(str(place.path), place.name))
-
-
-@contextmanager
-def _named(run: str, folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except ResightError as error:
-        if not isinstance(error, StorageError):
-            parts = (part.replace(str(folder), run) for part in (error.message, error.where, error.fix))
-            error.message, error.where, error.fix = parts
-        raise
 
 
 class _Mirror:

@@ -23,7 +23,7 @@ from ..labels import LabelMap, to_pbtxt
 from ..models.checkpoints import LAST
 from ..outputs import clear_partials, is_partial, write_text
 from ..tfod.folder import PIPELINE
-from .run_record import git_commit
+from .run_record import FILE, LAUNCH, git_commit
 
 METRICS = "metrics.jsonl"
 LOCK = ".lock"
@@ -50,7 +50,8 @@ def check_run(path: Path, resume: bool = False) -> None:
                 where=path,
                 fix=f"Continue it with --resume -o {shlex.quote(str(path))}, or choose another folder.",
             )
-        known = ("checkpoints", LOCK, PIPELINE)  # a pipeline.config lies where it trains, in TFOD's habit
+        # A launch leaves the record and a folder; a pipeline.config lies where it trains, in TFOD's habit.
+        known = ("checkpoints", LOCK, FILE, LAUNCH, PIPELINE)
         others = [name for name in present if name not in known and not is_partial(name)]
         if others and "config.toml" not in present:
             raise ResightError(f"is not empty: {listed(others)}", where=path, fix="Choose another folder with -o.")

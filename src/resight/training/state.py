@@ -9,7 +9,7 @@ from .plan import Plan
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a training ended: exit code 0 done, 1 diverged, 75 interrupted with its state saved."""
+    """How a training ended: exit code 0 done, 1 at a limit of the run, 75 interrupted; both with its state saved."""
 
     run: str
     exit_code: int

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ..arguments import check_types, kinds_of
-from ..config import LENGTHS, Config, ModelConfig, load_config
+from ..config import LENGTHS, Config, ModelConfig, load_config, to_toml
 from ..data.storage import is_remote
 from ..errors import ResightError, counted
 from ..models.build import Model, device_of
@@ -24,6 +24,8 @@ from ..models.checkpoints import LAST, Checkpoint, load_checkpoint, weights_dige
 from ..outputs import is_address
 from ..progress import speaks_json
 from ..toml_text import flat, toml_value
+from .attempt import Watch, watching
+from .control import Control
 from .diverged import Diverged
 from .loop import Training
 from .main_guard import check_main_guard
@@ -95,10 +97,15 @@ def _run(config: Config, run: Path | str, resume: bool, pipeline: str | None, *,
     with (
         join(device_of(config.train.device).type) as ranks,
         _signals(tell) as stop,
-        workplace(run, resume, ranks) as place,
-        _deterministic(config),
+        watching(run, Control(stop), ranks) as watch,
     ):
-        return named(_train(config, place, resume, pipeline, ranks, stop), place)
+        if watch.over:
+            return watch.nothing_left()
+        with workplace(run, resume, ranks) as place, _deterministic(config):
+            if place.locked and ranks.first:
+                watch.begin(_step_of(place.path) or 0)
+            result = _train(config, place, resume, pipeline, ranks, watch)
+            return watch.result(named(result, place))
 
 
 def check_devices(devices: int, config: Config) -> None:
@@ -140,7 +147,7 @@ def _in_a_process(
 
 
 def _train(
-    config: Config, place: Workplace, resume: bool, pipeline: str | None, ranks: Ranks, stop: threading.Event
+    config: Config, place: Workplace, resume: bool, pipeline: str | None, ranks: Ranks, watch: Watch
 ) -> TrainResult:
     run = place.path
     if not ranks.first:
@@ -165,6 +172,10 @@ def _train(
                 refused = ResightError("another training has just written to this run", where=run, fix="Start again.")
         if refused := ranks.from_first(refused):
             raise refused
+        if ranks.first:
+            if not place.locked:
+                watch.begin(last.state["step"] if last else 0)
+            watch.describe(to_toml(plan.config), plan.records.digest)
         log.info("%s", preflight(plan, model.to(device), ranks, last.state if last else None))
         if last is None:
             if device.type == "cuda" and config.model.name == ModelConfig().name:
@@ -185,7 +196,7 @@ def _train(
             # Only now: a resumption that is refused must not change what the run says of itself.
             if ranks.first:
                 describe_run(run, plan.config, plan.records.label_map, None)
-        return training.run(stop)
+        return training.run(watch.control)
 
 
 def _step_of(run: Path) -> int | None:
