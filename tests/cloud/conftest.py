@@ -17,6 +17,13 @@ import pytest
 _numbers = itertools.count()
 
 
+@functools.cache
+def _loader(path):
+    import botocore.loaders
+
+    return botocore.loaders.create_loader(path)
+
+
 @pytest.fixture
 def aws(s3_server, tmp_path, monkeypatch):
     """A :class:`Gate` to an imitation of AWS, with credentials, and a name for a stack that no other test uses.
@@ -39,15 +46,17 @@ def aws(s3_server, tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws-config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "aws-credentials"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr("botocore.session.create_loader", _loader)  # the descriptions of services are read once
     # Repeated as often, without the pauses.
     monkeypatch.setattr(botocore.retries.standard.ExponentialBackoff, "delay_amount", lambda *_: 0.0)
     monkeypatch.setattr("resight.cloud.aws.PAUSE", 0.0)
     settings = json.dumps({"batch": {"use_docker": False}}).encode()
     urllib.request.urlopen(f"http://{s3_server}/moto-api/config", settings).read()
-    # Batch's own role, as an account has it that has used Batch; the imitation spells its name otherwise.
-    with contextlib.suppress(boto3.client("iam").exceptions.EntityAlreadyExistsException):
-        path = "/aws-service-role/batch.amazonaws.com/"
-        boto3.client("iam").create_role(RoleName="AWSServiceRoleForBatch", Path=path, AssumeRolePolicyDocument="{}")
+    # The roles that an account has which has used Batch and Spot; the imitation spells their names otherwise.
+    for name, service in (("AWSServiceRoleForBatch", "batch"), ("AWSServiceRoleForEC2Spot", "spot")):
+        with contextlib.suppress(boto3.client("iam").exceptions.EntityAlreadyExistsException):
+            path = f"/aws-service-role/{service}.amazonaws.com/"
+            boto3.client("iam").create_role(RoleName=name, Path=path, AssumeRolePolicyDocument="{}")
     monkeypatch.setattr("resight.cloud.stack.POLL", 0.0)
     gate.calls.clear()
     yield gate
@@ -63,6 +72,7 @@ class Gate(ThreadingHTTPServer):
         faults: the share of calls that fail, in the ways of ``KINDS``.
         refuse: what is answered to calls whose permission matches the pattern: ``{pattern: (code, message)}``.
         lose: patterns of calls that are carried out once while their answer is lost; each is used up.
+        then: what is called when a call that matches was carried out: ``{pattern: function}``.
     """
 
     daemon_threads = True
@@ -71,7 +81,7 @@ class Gate(ThreadingHTTPServer):
 
     def __init__(self, target):
         super().__init__(("127.0.0.1", 0), _Pass)
-        self.target, self.faults, self.refuse, self.lose = target, 0.0, {}, []
+        self.target, self.faults, self.refuse, self.lose, self.then = target, 0.0, {}, [], {}
         self.calls, self.injected, self.draw = [], [], random.Random(1)
         self.stack = f"test{next(_numbers)}"
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
@@ -96,6 +106,7 @@ class Gate(ThreadingHTTPServer):
 
 class _Pass(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body are written separately: the second would wait for an answer
 
     def log_message(self, *_):
         pass
@@ -127,6 +138,8 @@ class _Pass(BaseHTTPRequestHandler):
         response = connection.getresponse()
         data = response.read()
         connection.close()
+        for function in [function for pattern, function in gate.then.items() if re.fullmatch(pattern, call)]:
+            function()
         if fault == "lost":  # carried out, and nobody hears of it
             return self._reset()
         if fault == "answered badly":

@@ -1,8 +1,16 @@
+import contextlib
+import re
+
 import boto3
 import pytest
+from moto.batch.models import batch_backends
+from moto.cloudformation.models import Event, cloudformation_backends
 
 from resight.cloud import stack
-from resight.cloud.aws import Aws
+from resight.cloud.aws import Aws, AwsError
+from resight.errors import ResightError
+
+ACCOUNT = "123456789012"
 
 
 @pytest.fixture
@@ -63,3 +71,248 @@ def test_made_and_removed(aws, here):
     stack.down(here, plan)
     assert names(aws) == [f"{aws.stack}-123456789012-us-east-1 bucket"]
     assert here.describe() is None
+
+
+def test_twice_is_once(aws, made):
+    before = names(aws)
+    plan = stack.plan_init(made)
+    assert plan.action == "nothing" and plan.text().startswith(f"Changes nothing: the stack '{aws.stack}'")
+    assert stack.init(made, plan)["LogGroup"] == aws.stack
+    assert aws.count("cloudformation:(Create|Update|Delete).*") == 0 and names(aws) == before
+    stack.down(made, stack.plan_down(made))
+    aws.calls.clear()
+    plan = stack.plan_down(made)
+    assert plan.action == "nothing" and "is kept" in plan.text()
+    stack.down(made, plan)
+    assert not [call for call in aws.calls if not re.match(r"\w+:(Describe|Get|List)", call)]
+
+
+def test_parameters_change_and_the_others_stay(aws, here):
+    stack.init(here, stack.plan_init(here, {"LogRetentionDays": "7", "MaxVcpus": "8"}))
+    plan = stack.plan_init(here, {"LogRetentionDays": "90"})
+    assert plan.action == "update" and "  LogRetentionDays: 7 -> 90" in plan.lines and "MaxVcpus" not in plan.text()
+    assert plan.json()["parameters"]["MaxVcpus"] == "8"
+    stack.init(here, plan)
+    parameters = boto3.client("cloudformation").describe_stacks(StackName=aws.stack)["Stacks"][0]["Parameters"]
+    found = {one["ParameterKey"]: one["ParameterValue"] for one in parameters}
+    assert found["LogRetentionDays"] == "90" and found["MaxVcpus"] == "8" and found["Vpc"] == plan.parameters["Vpc"]
+    assert stack.plan_init(here).action == "nothing"
+
+
+def test_another_version_of_the_template_is_a_change(made, monkeypatch):
+    newer = stack.template().replace("A training is done", "A training has ended well")
+    monkeypatch.setattr(stack, "template", lambda: newer)
+    assert "  the template: that of Resight" in stack.plan_init(made).text()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "told"),
+    [
+        ({"InstanceTyps": "g5.xlarge"}, r"--set: the template has no parameter 'InstanceTyps'\n.*'InstanceTypes'"),
+        ({"InstanceTypes": "m5.large"}, r"--set InstanceTypes: 'm5.large' is not allowed\n .*NVIDIA"),
+        ({"InstanceTypes": "g5g.xlarge"}, "'g5g.xlarge' is not allowed"),  # ARM
+        ({"InstanceTypes": "p3.2xlarge"}, "'p3.2xlarge' is not allowed"),  # not in the image
+        ({"InstanceTypes": "g5.xlarge,g5.3xlarge"}, r"g5.3xlarge is not offered in us-east-1\n.*g5.xlarge"),
+        ({"RunsPrefix": "runs"}, "'runs' is not allowed"),
+        ({"RunsPrefix": ""}, "'' is not allowed"),
+        ({"DataPrefix": "*"}, "'\\*' is not allowed"),
+        ({"Bucket": "no-such-bucket-here"}, "NoSuchBucket"),
+        ({"Subnets": "subnet-12345678"}, "subnet-12345678"),
+        ({"Vpc": "vpc-12345678"}, "it has no subnets"),
+    ],
+)
+def test_parameters_that_cannot_be(aws, here, parameters, told):
+    with pytest.raises(ResightError, match=told):
+        stack.plan_init(here, parameters)
+    assert names(aws) == []
+
+
+def test_networks(aws):
+    ec2 = boto3.client("ec2", region_name="eu-north-1")
+    default = ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
+    theirs = ec2.describe_subnets()["Subnets"]
+    north = Aws(stack=aws.stack, region="eu-north-1")
+    assert stack.plan_init(north).parameters["Vpc"] == default
+    vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+    subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.0.1.0/24")["Subnet"]["SubnetId"]
+    assert stack.plan_init(north, {"Subnets": subnet}).parameters["Vpc"] == vpc
+    assert stack.plan_init(north, {"Vpc": vpc}).parameters["Subnets"] == subnet
+    with pytest.raises(ResightError, match=rf"no subnets of {default}: {subnet} are of {vpc}"):
+        stack.plan_init(north, {"Vpc": default, "Subnets": subnet})
+    for one in theirs:
+        ec2.delete_subnet(SubnetId=one["SubnetId"])
+    ec2.delete_vpc(VpcId=default)
+    with pytest.raises(ResightError, match="no default VPC in eu-north-1"):
+        stack.plan_init(north)
+
+
+def test_a_bucket_of_somebody_elses(aws, here):
+    elsewhere, theirs = f"{aws.stack}-elsewhere", f"{aws.stack}-theirs"
+    s3 = boto3.client("s3")
+    s3.create_bucket(Bucket=elsewhere, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    with pytest.raises(ResightError, match=f"{elsewhere}: the bucket is in eu-west-1, not in us-east-1"):
+        stack.plan_init(here, {"Bucket": elsewhere})
+    s3.create_bucket(Bucket=theirs)
+    s3.put_object(Bucket=theirs, Key="runs/first/run.json", Body=b"{}")
+    outputs = stack.init(here, stack.plan_init(here, {"Bucket": theirs, "DataBucket": elsewhere, "DataPrefix": ""}))
+    assert outputs["Runs"] == f"s3://{theirs}/runs/" and outputs["Data"] == f"s3://{elsewhere}/"
+    assert f"{aws.stack}-123456789012-us-east-1 bucket" not in names(aws)
+    with pytest.raises(ResightError, match=f"the bucket {theirs} was not made by Resight"):
+        stack.plan_down(here, delete_bucket=True)
+    stack.down(here, stack.plan_down(here))
+    assert s3.head_object(Bucket=theirs, Key="runs/first/run.json")
+
+
+def test_a_bucket_is_kept_used_again_and_deleted_only_when_told(aws, made):
+    s3, bucket = boto3.client("s3"), f"{aws.stack}-123456789012-us-east-1"
+    s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    for number in range(3):
+        s3.put_object(Bucket=bucket, Key="runs/first/run.json", Body=b"1" * number)
+    s3.put_object(Bucket=bucket, Key="data/gone", Body=b"")
+    s3.delete_object(Bucket=bucket, Key="data/gone")
+    stack.down(made, stack.plan_down(made))
+    plan = stack.plan_init(made)
+    assert plan.parameters["Bucket"] == bucket and f"The bucket {bucket}, left by an earlier stack" in plan.text()
+    assert stack.init(made, plan)["Bucket"] == bucket
+    assert stack.plan_init(made).action == "nothing"
+    plan = stack.plan_down(made, delete_bucket=True)
+    assert f"  bucket {bucket} with all that is in it: 1 object, 0.0 GB" in plan.lines
+    stack.down(made, plan)
+    assert names(aws) == []
+    assert stack.plan_down(made, delete_bucket=True).action == "nothing"
+
+
+def of_the_imitation(name):
+    """Its stacks of that name."""
+    return [one for one in cloudformation_backends[ACCOUNT]["us-east-1"].stacks.values() if one.name == name]
+
+
+def fail(aws, status, reason="Instance type g9.xlarge is not supported", resource="SpotEnvironment"):
+    """Lets CloudFormation have failed, as the imitation never does."""
+    (one,) = of_the_imitation(aws.stack)
+    kind = "DELETE" if status.startswith("DELETE") else "CREATE"
+    about = (one.stack_id, aws.stack, resource, "", "AWS::Batch::ComputeEnvironment")
+    one.events.append(Event(*about, f"{kind}_FAILED", reason, None))
+    one.status = status
+
+
+def test_a_stack_that_could_not_be_made(aws, here):
+    aws.then["cloudformation:CreateStack"] = lambda: fail(aws, "ROLLBACK_COMPLETE")
+    with pytest.raises(AwsError) as error:
+        stack.init(here, stack.plan_init(here))
+    told = str(error.value)
+    assert "could not be made (ROLLBACK_COMPLETE)" in told and "resight cloud down" in told
+    assert "SpotEnvironment (Batch::ComputeEnvironment): Instance type g9.xlarge is not supported" in told
+    assert f"bucket {aws.stack}-123456789012-us-east-1" in told and f"job queue {aws.stack}-spot" in told
+    with pytest.raises(AwsError, match=r"not whole \(ROLLBACK_COMPLETE\): SpotEnv.*g9(?s:.)*resight cloud down"):
+        stack.plan_init(here)
+    aws.then.clear()
+    stack.down(here, stack.plan_down(here))
+    stack.init(here, stack.plan_init(here))
+    assert names(aws) == everything(aws.stack)
+
+
+def test_a_change_that_failed(aws, made):
+    aws.then["cloudformation:UpdateStack"] = lambda: fail(aws, "UPDATE_ROLLBACK_COMPLETE", "no", "LogGroup")
+    with pytest.raises(AwsError, match=r"could not be changed \(UPDATE_ROLLBACK_COMPLETE\):\n  LogGroup .*: no\n"):
+        stack.init(made, stack.plan_init(made, {"LogRetentionDays": "90"}))
+
+
+def test_a_stack_half_deleted(aws, made):
+    aws.refuse = {"cloudformation:DeleteStack": ("AccessDenied", "Access Denied")}
+    with pytest.raises(AwsError, match="not allowed: cloudformation:DeleteStack"):
+        stack.down(made, stack.plan_down(made))
+    aws.refuse = {}
+    boto3.client("iam").delete_role_policy(RoleName=f"{aws.stack}-us-east-1-job", PolicyName="training")
+    boto3.client("batch").delete_job_queue(jobQueue=f"{aws.stack}-spot")
+    fail(aws, "DELETE_FAILED", "resource has a dependent object", "Firewall")
+    with pytest.raises(AwsError, match=r"not whole \(DELETE_FAILED\): Firewall .*dependent object"):
+        made.outputs()
+    plan = stack.plan_down(made)
+    assert plan.action == "remove" and f"  job queue {aws.stack}-on-demand" in plan.lines
+    stack.down(made, plan)
+    assert names(aws) == [f"{aws.stack}-123456789012-us-east-1 bucket"]
+
+
+def test_what_is_left_is_told(aws, made):
+    plan = stack.plan_down(made)
+    original = made.call
+
+    def call(service, action, **arguments):  # CloudFormation fails to delete anything
+        if action == "delete_stack":
+            return fail(aws, "DELETE_FAILED", "it is in use", "Firewall")
+        return original(service, action, **arguments)
+
+    made.call = call
+    with pytest.raises(AwsError, match=r"not everything is removed: the stack (?s:.)*in use") as error:
+        stack.down(made, plan)
+    assert f"security group {aws.stack}" in str(error.value) and "job queue" not in str(error.value)
+
+
+def test_jobs_are_in_the_way_until_they_are_told_to_stop(aws, made):
+    batch = boto3.client("batch")
+    container = {"image": "x", "vcpus": 4, "memory": 1000, "command": ["resight"]}
+    for name, tags in (
+        (f"{aws.stack}-first", {"stack": aws.stack}),
+        (f"{aws.stack}-2-first", {"stack": f"{aws.stack}-2"}),
+    ):
+        batch.register_job_definition(
+            jobDefinitionName=name, type="container", containerProperties=container, tags=tags
+        )
+    queue = f"{aws.stack}-spot"
+    job = batch.submit_job(jobName=f"{aws.stack}-first", jobQueue=queue, jobDefinition=f"{aws.stack}-first")["jobId"]
+    fake = batch_backends[ACCOUNT]["us-east-1"]._jobs[job]
+    fake.status = "RUNNING"
+    with pytest.raises(ResightError, match=f"1 job under way: {aws.stack}-first\n.*--stop-jobs"):
+        stack.plan_down(made)
+    aws.then["batch:TerminateJob"] = lambda: setattr(fake, "status", "FAILED")
+    plan = stack.plan_down(made, stop_jobs=True)
+    assert f"  job {aws.stack}-first, which is RUNNING: it saves its state" in plan.lines
+    assert "  1 job definition" in plan.lines
+    stack.down(made, plan)
+    assert aws.count("batch:TerminateJob") == 1 and aws.count("batch:DeregisterJobDefinition") == 1
+    left = batch.describe_job_definitions(status="ACTIVE")["jobDefinitions"]
+    assert [one["jobDefinitionName"] for one in left] == [f"{aws.stack}-2-first"]
+
+
+def test_a_stack_of_another_kind_is_left_alone(aws, here):
+    body = "{Description: A cluster, Resources: {One: {Type: 'AWS::ECS::Cluster'}}}"
+    boto3.client("cloudformation").create_stack(StackName=aws.stack, TemplateBody=body)
+    for plan in (stack.plan_init, stack.plan_down):
+        with pytest.raises(AwsError, match="is not one of Resight's"):
+            plan(here)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_faults(aws, here, seed):
+    aws.draw.seed(seed)
+    aws.faults = 0.2
+    stack.init(here, stack.plan_init(here))
+    aws.faults = 0
+    assert names(aws) == everything(aws.stack)
+    assert (
+        len([one for one in cloudformation_backends[ACCOUNT]["us-east-1"].stacks.values() if one.name == aws.stack])
+        == 1
+    )
+    aws.faults = 0.2
+    stack.init(here, stack.plan_init(here, {"LogRetentionDays": "7"}))
+    stack.down(here, stack.plan_down(here, delete_bucket=True))
+    aws.faults = 0
+    assert names(aws) == [] and {kind for kind, _ in aws.injected} == set(aws.KINDS)
+
+
+@pytest.mark.parametrize("lost", ["cloudformation:CreateStack", "cloudformation:DeleteStack", "batch:DeleteJobQueue"])
+def test_an_answer_that_is_lost(aws, here, lost):
+    aws.lose = [lost]
+    stack.init(here, stack.plan_init(here))
+    assert aws.count("cloudformation:CreateStack") == 1 and names(aws) == everything(aws.stack)
+    stack.down(here, stack.plan_down(here, delete_bucket=True))
+    assert names(aws) == [] and not aws.lose
+
+
+def test_a_role_of_the_accounts_is_made_where_it_is_missing(aws, here):
+    iam = boto3.client("iam")
+    with contextlib.suppress(iam.exceptions.NoSuchEntityException):
+        iam.delete_role(RoleName="AWSServiceRoleForEC2Spot")
+    stack.init(here, stack.plan_init(here))
+    assert aws.count("iam:CreateServiceLinkedRole") == 1

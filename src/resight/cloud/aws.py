@@ -184,7 +184,7 @@ class Aws:
             raise AwsError("there is no such stack", where=here, fix=f"{hint} resight cloud init makes it.")
         status = str(stack["StackStatus"])
         if not status.endswith(("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE")):
-            if "PROGRESS" in status:
+            if status.endswith("IN_PROGRESS") and not status.startswith("REVIEW"):
                 raise AwsError(f"is being changed ({status})", where=here, fix="Try again in a few minutes.")
             why = "; ".join(self.failures()) or str(stack.get("StackStatusReason", ""))
             fix = "resight cloud down removes what is there; then resight cloud init makes it again."
@@ -202,16 +202,25 @@ class Aws:
             return []
         return sorted(one["StackName"] for one in found if str(one.get("Description", "")).startswith(SUMMARY))
 
-    def failures(self, since: str = "") -> list[str]:
-        """Which resources of the stack failed last, each with AWS's own reason; of events after the one of that id."""
+    def events(self) -> list[dict[str, Any]]:
+        """What CloudFormation did to the stack, the latest first; nothing where there is no stack."""
+        try:
+            return self.pages("cloudformation", "describe_stack_events", "StackEvents", StackName=self.stack)
+        except AwsError as error:
+            if "does not exist" in error.message:
+                return []
+            raise
+
+    def failures(self) -> list[str]:
+        """Which resources of the stack failed in what CloudFormation did last, each with AWS's own reason."""
         failed: dict[str, str] = {}
-        for event in self.pages("cloudformation", "describe_stack_events", "StackEvents", StackName=self.stack):
-            if event["EventId"] == since:
+        for event in self.events():
+            name, status = event["LogicalResourceId"], event["ResourceStatus"]
+            if name == self.stack and status in ("CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS", "DELETE_IN_PROGRESS"):
                 break
             reason = str(event.get("ResourceStatusReason", ""))
-            if event["ResourceStatus"].endswith("FAILED") and "cancelled" not in reason:
-                kind = event["ResourceType"].removeprefix("AWS::")
-                failed.setdefault(event["LogicalResourceId"], f"{event['LogicalResourceId']} ({kind}): {reason}")
+            if status.endswith("FAILED") and "cancelled" not in reason:
+                failed.setdefault(name, f"{name} ({event['ResourceType'].removeprefix('AWS::')}): {reason}")
         return list(failed.values())
 
     def _client(self, service: str, attempts: int) -> Any:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import json
+import functools
 import logging
 import re
 import time
@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from .. import __version__
 from ..errors import ResightError, counted, listed, nearest
 from .aws import Aws, AwsError
 
@@ -28,27 +29,24 @@ _COSTS = (
     "Idle it costs what is stored in S3, as images and as logs, and nothing else: no instance runs while no job does.",
     "A job costs its instance, and the instance's volume, for as long as it runs: resight cloud launch says how much.",
 )
-# How each kind of thing is looked for.
-_LOOKS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "job queue": ("batch", "describe_job_queues", {"jobQueues": ["NAME"]}),
-    "compute environment": ("batch", "describe_compute_environments", {"computeEnvironments": ["NAME"]}),
-    "launch template": (
-        *("ec2", "describe_launch_templates"),
-        {"Filters": [{"Name": "launch-template-name", "Values": ["NAME"]}]},
-    ),
-    "security group": ("ec2", "describe_security_groups", {"Filters": [{"Name": "group-name", "Values": ["NAME"]}]}),
-    "instance profile": ("iam", "get_instance_profile", {"InstanceProfileName": "NAME"}),
-    "role": ("iam", "get_role", {"RoleName": "NAME"}),
-    "repository": ("ecr", "describe_repositories", {"repositoryNames": ["NAME"]}),
-    "log group": ("logs", "describe_log_groups", {"logGroupNamePrefix": "NAME"}),
-    "rule": ("events", "describe_rule", {"Name": "NAME"}),
-    "topic": ("sns", "get_topic_attributes", {"TopicArn": "arn:PARTITION:sns:REGION:ACCOUNT:NAME"}),
-    "bucket": ("s3", "head_bucket", {"Bucket": "NAME"}),
+# How each kind of thing is looked for: the call, and the argument that takes its name.
+_LOOKS = {
+    "job queue": ("batch", "describe_job_queues", "jobQueues[]"),
+    "compute environment": ("batch", "describe_compute_environments", "computeEnvironments[]"),
+    "launch template": ("ec2", "describe_launch_templates", "Filters launch-template-name"),
+    "security group": ("ec2", "describe_security_groups", "Filters group-name"),
+    "instance profile": ("iam", "get_instance_profile", "InstanceProfileName"),
+    "role": ("iam", "get_role", "RoleName"),
+    "repository": ("ecr", "describe_repositories", "repositoryNames[]"),
+    "log group": ("logs", "describe_log_groups", "logGroupNamePrefix"),
+    "rule": ("events", "describe_rule", "Name"),
+    "topic": ("sns", "get_topic_attributes", "TopicArn"),
+    "bucket": ("s3", "head_bucket", "Bucket"),
 }
 
 
 class _Yaml(yaml.SafeLoader):
-    """Reads a template: ``!Ref X`` and ``!Sub`` as text with ``${X}``, other functions as ``{NAME: arguments}``."""
+    pass
 
 
 def _function(loader: Any, name: str, node: Any) -> Any:
@@ -82,6 +80,12 @@ def template() -> str:
     return files(__package__).joinpath("template.yaml").read_text("utf-8")
 
 
+@functools.cache
+def read_template(text: str) -> dict[str, Any]:
+    """A template as it is written: ``!Ref X`` and ``!Sub`` are text with ``${X}``, other functions ``{NAME: ...}``."""
+    return dict(yaml.load(text, _Yaml))
+
+
 def plan_init(aws: Aws, parameters: Mapping[str, str] | None = None) -> Plan:
     """
     Args:
@@ -92,7 +96,7 @@ def plan_init(aws: Aws, parameters: Mapping[str, str] | None = None) -> Plan:
         ResightError: a parameter is unknown or wrong, there is no default network, an instance type has no NVIDIA GPU
             or is not offered, the bucket is not there or elsewhere, or a stack of that name is in the way.
     """
-    known, given = yaml.load(template(), _Yaml)["Parameters"], dict(parameters or {})
+    known, given = read_template(template())["Parameters"], dict(parameters or {})
     for name, value in given.items():
         if name not in known:
             fix = f"{nearest(name, known)} There are {listed(known, 20)}.".strip()
@@ -102,7 +106,7 @@ def plan_init(aws: Aws, parameters: Mapping[str, str] | None = None) -> Plan:
     stack = aws.describe()
     if stack is not None:
         aws.outputs()  # is it whole, and Resight's?
-    before = {one["ParameterKey"]: one["ParameterValue"] for one in (stack or {}).get("Parameters", ())}
+    before = _parameters(stack)
     values = {name: given.get(name, before.get(name, str(one.get("Default", "")))) for name, one in known.items()}
     if stack is None or {"Vpc", "Subnets"} & given.keys():
         _find_network(aws, values)
@@ -130,7 +134,7 @@ def plan_init(aws: Aws, parameters: Mapping[str, str] | None = None) -> Plan:
     ]
     body = aws.call("cloudformation", "get_template", StackName=aws.stack, TemplateStage="Original")["TemplateBody"]
     if str(body).strip() != template().strip():
-        changed.append(f"  the template: that of Resight {_version()}")
+        changed.append(f"  the template: that of Resight {__version__}")
     if not changed:
         return Plan("nothing", (f"Changes nothing: {here} is as it should be.", *_COSTS), values)
     rest = "A job that runs goes on. Where instances change, new ones start for the next job."
@@ -147,8 +151,14 @@ def init(aws: Aws, plan: Plan) -> dict[str, str]:
         return aws.outputs()
     for role, service in _ROLES.items():  # the account's; everything that uses Batch and Spot shares them
         if aws.found("iam", "get_role", "NoSuchEntity", RoleName=role) is None:
-            aws.found("iam", "create_service_linked_role", "InvalidInput", AWSServiceName=service)  # made meanwhile
-    pairs = [{"ParameterKey": name, "ParameterValue": value} for name, value in plan.parameters.items()]
+            made = "InvalidInput|AlreadyExists"  # meanwhile
+            aws.found("iam", "create_service_linked_role", made, AWSServiceName=service)
+    before = _parameters(aws.describe()) if plan.action == "update" else {}
+    pairs = [
+        {"ParameterKey": name}
+        | ({"UsePreviousValue": True} if value == before.get(name) else {"ParameterValue": value})
+        for name, value in plan.parameters.items()
+    ]
     tags = [{"Key": "project", "Value": plan.parameters["Project"]}, {"Key": "stack", "Value": aws.stack}]
     request = {"StackName": aws.stack, "TemplateBody": template(), "Parameters": pairs, "Tags": tags}
     request["Capabilities"] = ["CAPABILITY_NAMED_IAM"]
@@ -186,7 +196,7 @@ def plan_down(aws: Aws, *, stop_jobs: bool = False, delete_bucket: bool = False)
     stack = aws.describe()
     if stack is not None and not str(stack.get("Description", "Resight: ")).startswith("Resight: "):
         raise AwsError("is not one of Resight's", where=f"stack '{aws.stack}'", fix="Name another: --stack NAME.")
-    values = {one["ParameterKey"]: one["ParameterValue"] for one in (stack or {}).get("Parameters", ())}
+    values = _parameters(stack)
     own, bucket = _own_bucket(aws), values.get("Bucket") or _own_bucket(aws)
     if delete_bucket and bucket != own:
         fix = "Without --delete-bucket all the rest is removed."
@@ -222,30 +232,38 @@ def down(aws: Aws, plan: Plan) -> None:
     """
     if plan.action == "nothing":
         return
-    for kind, name in left_over(aws, plan.parameters):
-        if kind == "job queue":  # no job comes in any more
-            aws.call("batch", "update_job_queue", jobQueue=name, state="DISABLED")
-    for job in _jobs(aws):
-        log.info("Stopping %s", job["jobName"])
-        aws.call("batch", "terminate_job", jobId=job["jobId"], reason="resight cloud down")
-    _until(lambda: not _jobs(aws), "the jobs have not ended")
+    for queue in _queues(aws):  # no job comes in any more
+        aws.call("batch", "update_job_queue", jobQueue=queue, state="DISABLED")
+    if jobs := _jobs(aws):
+        for job in jobs:
+            log.info("Stopping %s", job["jobName"])
+            aws.call("batch", "terminate_job", jobId=job["jobId"], reason="resight cloud down")
+        _until(lambda: not _jobs(aws), "the jobs have not ended")
     for arn in _definitions(aws):
         aws.call("batch", "deregister_job_definition", jobDefinition=arn)
-    for _ in range(2):  # what kept the stack from being deleted is removed after the first
+    left: Any = None
+    for _ in range(3):  # what kept the stack from being deleted is removed after the first time
         if aws.describe() is not None:
             aws.call("cloudformation", "delete_stack", StackName=aws.stack)
             _wait(aws)
-        for kind, name in left_over(aws, plan.parameters):
+        left = left_over(aws, plan.parameters)
+        for kind, name in left:
             _remove(aws, kind, name)
+        if not left:
+            break
     if plan.delete_bucket and _exists(aws, "bucket", _own_bucket(aws)):
         _delete_bucket(aws, _own_bucket(aws))
-    left = [f"{kind} {name}" for kind, name in left_over(aws, plan.parameters, bucket=plan.delete_bucket)]
+    left = [f"{kind} {name}" for kind, name in left]
     left += [f"job definition {arn}" for arn in _definitions(aws)] + [f"instance {name}" for name in _instances(aws)]
     if aws.describe() is not None:
         left = [f"the stack ({why})" for why in aws.failures() or ["no reason is given"]] + left
     if left:
         fix = "Try again in a few minutes; what stays can be removed in the AWS console."
         raise AwsError(f"not everything is removed: {listed(left, 30)}", where=aws.stack, fix=fix)
+
+
+def _parameters(stack: Mapping[str, Any] | None) -> dict[str, str]:
+    return {one["ParameterKey"]: one["ParameterValue"] for one in (stack or {}).get("Parameters", ())}
 
 
 def left_over(aws: Aws, parameters: Mapping[str, str], *, bucket: bool = False) -> list[tuple[str, str]]:
@@ -259,7 +277,7 @@ def left_over(aws: Aws, parameters: Mapping[str, str], *, bucket: bool = False) 
 
 def _named(aws: Aws, parameters: Mapping[str, str]) -> list[tuple[str, str]]:
     """Kind and name of what the template makes with these parameters, as far as it has a name."""
-    told = yaml.load(template(), _Yaml)
+    told = read_template(template())
     known = {name: str(one.get("Default", "")) for name, one in told["Parameters"].items()} | dict(parameters)
     known |= {"AWS::StackName": aws.stack, "AWS::AccountId": aws.account, "AWS::Region": aws.region}
 
@@ -281,12 +299,13 @@ def _own_bucket(aws: Aws) -> str:
 
 
 def _exists(aws: Aws, kind: str, name: str) -> bool:
-    service, action, wanted = _LOOKS[kind]
-    text = json.dumps(wanted)
-    partition = aws.session.get_partition_for_region(aws.region)
-    for mark, value in (("PARTITION", partition), ("REGION", aws.region), ("ACCOUNT", aws.account), ("NAME", name)):
-        text = text.replace(mark, value)
-    answer = aws.found(service, action, "NotFound|NoSuchEntity|^404$", **json.loads(text)) or {}
+    service, action, argument = _LOOKS[kind]
+    if kind == "topic":
+        name = f"arn:{aws.session.get_partition_for_region(aws.region)}:sns:{aws.region}:{aws.account}:{name}"
+    wanted: dict[str, Any] = {argument.removesuffix("[]"): [name] if argument.endswith("[]") else name}
+    if argument.startswith("Filters"):
+        wanted = {"Filters": [{"Name": argument.split()[1], "Values": [name]}]}
+    answer = aws.found(service, action, "NotFound|NoSuchEntity|^404$", **wanted) or {}
     many = [value for value in answer.values() if isinstance(value, list)]
     if not many:
         return bool(answer)
@@ -327,15 +346,14 @@ def _delete_bucket(aws: Aws, name: str) -> None:
     aws.found("s3", "delete_bucket", "NoSuchBucket", Bucket=name)
 
 
+def _queues(aws: Aws) -> list[str]:
+    return [name for kind, name in _named(aws, {}) if kind == "job queue" and _exists(aws, kind, name)]
+
+
 def _jobs(aws: Aws) -> list[dict[str, Any]]:
     """The jobs of the stack's queues that have not ended."""
-    queues = [name for kind, name in _named(aws, {}) if kind == "job queue" and _exists(aws, kind, name)]
-    return [
-        job
-        for queue in queues
-        for status in _LIVE
-        for job in aws.pages("batch", "list_jobs", "jobSummaryList", jobQueue=queue, jobStatus=status)
-    ]
+    places = [{"jobQueue": queue, "jobStatus": status} for queue in _queues(aws) for status in _LIVE]
+    return [job for place in places for job in aws.pages("batch", "list_jobs", "jobSummaryList", **place)]
 
 
 def _definitions(aws: Aws) -> list[str]:
@@ -378,50 +396,35 @@ def _find_network(aws: Aws, values: dict[str, str]) -> None:
 def _check_types(aws: Aws, names: list[str]) -> None:
     # A filter leaves out what is not offered here, where to ask for it by its name would be an error.
     filters = [{"Name": "instance-type", "Values": names}]
-    found = {
-        one["InstanceType"]: one
-        for one in aws.pages("ec2", "describe_instance_types", "InstanceTypes", Filters=filters)
-    }
-    for name in names:
-        gpus = found.get(name, {}).get("GpuInfo", {}).get("Gpus", ())
-        why = "" if any(gpu.get("Manufacturer") == "NVIDIA" for gpu in gpus) else "has no NVIDIA GPU"
-        if name in found and "x86_64" not in found[name]["ProcessorInfo"]["SupportedArchitectures"]:
-            why = "is not of x86_64"
-        if why := why if name in found else f"is not offered in {aws.region}":
-            fix = f"Those that can be used: {listed(sorted(found))}." if found else "Choose another --region."
-            raise ResightError(f"{name} {why}", where="--set InstanceTypes", fix=fix)
+    found = aws.pages("ec2", "describe_instance_types", "InstanceTypes", Filters=filters)
+    offered = sorted(one["InstanceType"] for one in found)
+    if missing := [name for name in names if name not in offered]:
+        fix = f"Those that are: {listed(offered)}." if offered else "Choose another --region."
+        raise ResightError(f"{missing[0]} is not offered in {aws.region}", where="--set InstanceTypes", fix=fix)
 
 
 def _wait(aws: Aws) -> str:
     """Waits until CloudFormation is done with the stack, tells what it does, and returns the last status."""
-    told: set[str] = set()
-    until = time.monotonic() + PATIENCE
-    while True:
+    told = {event["EventId"] for event in aws.events()[1:]}
+    status = ""
+
+    def done() -> bool:
+        nonlocal status
         stack = aws.describe()
-        if stack is None:
-            return "DELETE_COMPLETE"
-        status = str(stack["StackStatus"])
-        if not status.endswith("IN_PROGRESS"):
-            return status
-        for event in reversed(aws.pages("cloudformation", "describe_stack_events", "StackEvents", StackName=aws.stack)):
-            if event["EventId"] not in told and time.time() - event["Timestamp"].timestamp() < PATIENCE:
-                log.info("%s %s", event["LogicalResourceId"], event["ResourceStatus"].lower().replace("_", " "))
-            told.add(event["EventId"])
-        if time.monotonic() > until:
-            fix = "CloudFormation in the AWS console shows what it waits for; the same command goes on from there."
-            raise AwsError(f"the stack is not done after an hour ({status})", where=aws.stack, fix=fix)
-        time.sleep(POLL)
+        status = str(stack["StackStatus"]) if stack else "DELETE_COMPLETE"
+        for event in reversed(aws.events() if stack else []):
+            if event["EventId"] not in told:
+                log.info("%s: %s", event["LogicalResourceId"], event["ResourceStatus"].lower().replace("_", " "))
+                told.add(event["EventId"])
+        return not status.endswith("IN_PROGRESS")
+
+    _until(done, "the stack is not as it should be; CloudFormation in the AWS console shows what it waits for")
+    return status
 
 
 def _until(done: Callable[[], bool], otherwise: str) -> None:
     until = time.monotonic() + PATIENCE
     while not done():
         if time.monotonic() > until:
-            raise AwsError(f"{otherwise} after an hour", fix="The same command goes on from there.")
+            raise AwsError(f"{otherwise}, after an hour", fix="The same command goes on from there.")
         time.sleep(POLL)
-
-
-def _version() -> str:
-    from .. import __version__
-
-    return __version__
