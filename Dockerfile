@@ -1,41 +1,50 @@
 # The container image of Resight: `make image`, which builds the wheel in dist/ first. See docs/container.md.
 
-# What is installed, without Resight itself: made again only where pyproject.toml or an argument changes.
-FROM debian:bookworm-slim AS dependencies
+FROM debian:bookworm-slim AS tools
 # hadolint ignore=DL3008 # Debian keeps one version of a stable package, the latest security fix
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends python3 python3-pip \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
-# The wheel index that torch and torchvision come from, e.g. PyTorch's for CPUs; without it, pip's own.
-ARG TORCH_INDEX=""
+
+# What is to be installed. What else changes in pyproject.toml changes no line of it, and no stage that follows.
+FROM tools AS requirements
 # Extras of pyproject.toml.
 ARG EXTRAS=s3,onnx
+COPY pyproject.toml image/requirements.py ./
+RUN python3 requirements.py pyproject.toml "$EXTRAS" > requirements.txt \
+ && grep -E '^torch(vision)?\W' requirements.txt > torch.txt
+
+# Everything but Resight itself, torch first.
+FROM tools AS dependencies
+# The wheel index that torch and torchvision come from, e.g. PyTorch's for CPUs; without it, pip's own.
+ARG TORCH_INDEX=""
 # pip's own settings: another index for everything, or none, so that all wheels must lie in image/wheels.
 ARG PIP_INDEX_URL=""
 ARG PIP_NO_INDEX=""
+# What pip installs for, and where it looks first.
+ENV PIP_PYTHON=/opt/resight/bin/python PIP_FIND_LINKS=/build/wheels
+RUN python3 -m venv --without-pip /opt/resight
 COPY image/wheels wheels
-COPY pyproject.toml image/requirements.py image/slim.py ./
-RUN python3 requirements.py pyproject.toml "$EXTRAS" > requirements.txt \
- && grep -E '^torch(vision)?\W' requirements.txt > torch.txt \
- && python3 -m venv --without-pip /opt/resight \
- && install() { python3 -m pip --python /opt/resight/bin/python install --no-cache-dir --no-compile --find-links wheels "$@"; } \
- && install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} -r torch.txt \
- && install -r requirements.txt \
+COPY --from=requirements /build/torch.txt ./
+RUN python3 -m pip install --no-cache-dir --no-compile ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} -r torch.txt
+COPY --from=requirements /build/requirements.txt ./
+COPY image/slim.py ./
+RUN python3 -m pip install --no-cache-dir --no-compile -r requirements.txt \
  && python3 slim.py /opt/resight
 
 # Resight itself: a layer of its own.
 FROM dependencies AS application
 COPY dist/resight-*.whl ./
-RUN python3 -m pip --python /opt/resight/bin/python install --no-cache-dir --no-compile --no-index --no-deps \
-    --prefix /application resight-*.whl \
+RUN python3 -m pip install --no-cache-dir --no-compile --no-index --no-deps --prefix /application resight-*.whl \
  && python3 slim.py /application
 
 FROM debian:bookworm-slim
 # hadolint ignore=DL3008 # as above
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends ca-certificates python3 \
- && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/* \
+ && apt-get clean \
+ && rm -rf /var/lib/apt/lists/* /var/cache/debconf/*-old /var/log/* \
  && useradd --uid 1000 --user-group --home-dir /workspace --no-create-home --shell /usr/sbin/nologin resight \
  # Whatever uid a container is given may write here.
  && install --directory --owner resight --group resight --mode 1777 /workspace

@@ -62,7 +62,7 @@ wheel: $(VENV)/.resight-dev
 # layers.
 image: wheel
 	$(ENGINE) build $(if $(findstring buildah,$(ENGINE)),--layers) $(BUILD) --tag $(IMAGE) \
-	    $(foreach name,TORCH_INDEX EXTRAS PIP_INDEX_URL PIP_NO_INDEX,$(if $($(name)),--build-arg '$(name)=$($(name))')) \
+	    $(foreach name,TORCH_INDEX EXTRAS,$(if $($(name)),--build-arg '$(name)=$($(name))')) \
 	    --build-arg VERSION="$$(basename dist/*.whl | cut -d- -f2)" \
 	    --build-arg GIT_COMMIT="$$(git describe --always --dirty --abbrev=40 --exclude='*')" .
 

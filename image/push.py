@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import NoReturn
 
 ECR = re.compile(r"(\d{12})\.dkr\.ecr\.([a-z0-9-]+)\.amazonaws\.com(\.cn)?")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -40,7 +41,7 @@ def ecr_login(account: str, region: str) -> tuple[str, str]:
     try:
         told = boto3.client("ecr", region_name=region).get_authorization_token(registryIds=[account])
     except (BotoCoreError, ClientError) as error:
-        raise SystemExit(f"error: cannot log in to the registry of {account} in {region}: {error}") from error
+        fail(f"cannot log in to the registry of {account} in {region}: {error}")
     user, _, password = base64.b64decode(told["authorizationData"][0]["authorizationToken"]).decode().partition(":")
     return user, password
 
@@ -50,25 +51,30 @@ def run(command: list[str], stdin: str | None = None) -> str:
     try:
         done = subprocess.run(command, input=stdin, stdout=subprocess.PIPE, text=True)
     except FileNotFoundError:
-        raise SystemExit(f"error: {command[0]} is not installed; ENGINE= names another, e.g. podman") from None
+        fail(f"{command[0]} is not installed; ENGINE= names another, e.g. podman")
     sys.stderr.write(done.stdout)
     if done.returncode:
-        raise SystemExit(f"error: {command[0]} {command[1]} ended with code {done.returncode}")
+        fail(f"{command[0]} {command[1]} ended with code {done.returncode}")
     return done.stdout
 
 
 def digest(text: str) -> str:
     if not (found := DIGEST.findall(text)):
-        raise SystemExit("error: pushed, but the engine did not say the digest")
+        fail("pushed, but the engine did not say the digest")
     return found[-1]
+
+
+def fail(problem: str) -> NoReturn:
+    print(f"error: {problem}", file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 4 or not sys.argv[3]:
-        raise SystemExit(
-            "error: which repository? make push REPOSITORY=123456789012.dkr.ecr.eu-west-1.amazonaws.com/resight\n"
+        fail(
+            "which repository? make push REPOSITORY=123456789012.dkr.ecr.eu-west-1.amazonaws.com/resight\n"
             "  The outputs of the stack have it, as Repository."
         )
     if re.search(r"[:@][^/]*$", sys.argv[3]):
-        raise SystemExit(f"error: {sys.argv[3]}: name the repository without a tag; jobs take the image by its digest")
+        fail(f"{sys.argv[3]}: name the repository without a tag; jobs take the image by its digest")
     print(push(*sys.argv[1:]))

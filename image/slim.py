@@ -54,7 +54,8 @@ def slim(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)  # it lay in a folder that has gone
-    compileall.compile_dir(site, quiet=2, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+    unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
+    compileall.compile_dir(site, force=True, quiet=2, invalidation_mode=unchecked)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ ROOT = Path(resight.__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHORT = ["--steps", "2", "--batch", "2", "--size", "64,96"]
 SHORT_KEYS = '"train.steps": 2, "train.batch_size": 2, "model.min_size": 64, "model.max_size": 96'
-INSTALLING = ("pip install ", "make demo", "make test")  # CI installs and tests, and the demo has its own test
+# CI installs and tests, the demo has its own test, and `make test-image` runs the image.
+ELSEWHERE = ("pip install ", "make demo", "make test", "make image", "docker run ")
 COLORS = {"stop": "red", "yield": "yellow"}
 
 
@@ -75,7 +76,7 @@ def workplace(tmp_path_factory):
 def test_every_command_works_in_the_order_of_the_readme(workplace, monkeypatch):
     monkeypatch.chdir(workplace)
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
-    lines = [line for line in code_lines() if not line.startswith(INSTALLING)]
+    lines = [line for line in code_lines() if not line.startswith(ELSEWHERE)]
     assert len(lines) >= 10
     for line in lines:
         said = run(line)
@@ -99,7 +100,9 @@ def test_the_two_commands_stand_under_one_heading_near_the_top():
 
 
 def test_every_verb_and_option_of_the_readme_exists():
-    options = set(re.findall(r"--[a-z][a-z-]+", README.replace("tensorboard --logdir", "")))
+    options = set(
+        re.findall(r"--[a-z][a-z-]+", re.sub(r"(?s)docker run .*? resight |tensorboard --logdir", "", README))
+    )
     verbs = [[verb] for verb in ("demo", "train", "evaluate", "predict", "export", "runs", "doctor")]
     verbs += [["data", verb] for verb in ("build", "check", "show")]
     helps = " ".join(CliRunner().invoke(app, [*verb, "--help"], env={"COLUMNS": "200"}).stdout for verb in verbs)

@@ -61,26 +61,27 @@ def test_no_credentials_are_an_error_of_one_line(engine, tmp_path):
         "AWS_EC2_METADATA_DISABLED": "true",
     }
     done = push(engine("docker"), "resight", "123456789012.dkr.ecr.eu-west-1.amazonaws.com/resight", **nothing)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith("error: cannot log in") and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("repository", ["", "here/resight:tag", f"here/resight@{DIGEST}"])
 def test_a_repository_has_no_tag(engine, repository, tmp_path):
     done = push(engine("docker"), "resight", repository)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (2, "")
     assert "epository" in done.stderr
     assert not (tmp_path / "calls").exists()
 
 
 def test_an_engine_that_fails_or_is_not_there(engine, tmp_path):
     done = push(engine("podman", code=125), "resight", "localhost:5000/resight")
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (2, "")
     assert "ended with code 125" in done.stderr
     done = push(str(tmp_path / "nothing"), "resight", "localhost:5000/resight")
-    assert done.returncode == 1 and "not installed" in done.stderr
+    assert done.returncode == 2 and "not installed" in done.stderr
 
 
 def test_an_engine_that_says_no_digest():
-    with pytest.raises(SystemExit, match="digest"):
+    with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(PUSH))["digest"]("pushed")
+    assert ended.value.code == 2

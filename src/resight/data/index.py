@@ -205,8 +205,11 @@ def _remote_index(folder: str, shards: Sequence[Shard]) -> Index | None:
 
 
 def cache_folder() -> str:
-    """Where what can be made again is kept: `RESIGHT_CACHE`, else the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    """Where what can be made again is kept: `RESIGHT_CACHE`, else the user's cache folder; with the temporary files for
+    a user that has no home, as a number without a name in a container."""
+    home = os.path.expanduser("~")  # left as it is where there is none
+    home = home if os.path.isabs(home) else tempfile.gettempdir()
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(home, ".cache")
     return os.environ.get("RESIGHT_CACHE") or os.path.join(base, "resight")
 
 
