@@ -8,7 +8,6 @@ from functools import partial
 
 import pytest
 
-from resight.data import storage
 from resight.data.storage import StorageError
 from resight.errors import ResightError
 from resight.models.checkpoints import LAST, load_checkpoint
@@ -100,25 +99,22 @@ def test_an_attempt_is_noted_with_what_was_trained(tiny, shapes, tmp_path, monke
         0,
     )
     assert only.seconds > 0 and only.usd_per_hour is record.usd is None
+    write_run_record(run, replace(record, dataset="other"), "")
     train(tiny(shapes(train=3), train__steps=3), run, resume=True)
     again = record_of(run)
     assert again.attempts[0] == only and again.attempts[1].from_step == 2 and again.attempts[1].step == 3
-    assert again.command == record.command and again.config_sha256 != record.config_sha256
+    assert (again.command, again.dataset) == (record.command, record.dataset)
+    assert again.config_sha256 != record.config_sha256
     assert again.hours == pytest.approx(sum(one.seconds for one in again.attempts) / 3600)
-
-
-def test_a_run_of_an_earlier_version_resumes_and_gets_a_record(tiny, shapes, tmp_path):
-    train(tiny(shapes(train=3), train__steps=1), tmp_path)
-    (tmp_path / "run.json").unlink()
-    train(tiny(shapes(train=3), train__steps=2), tmp_path, resume=True)
-    assert [(one.from_step, one.step) for one in record_of(tmp_path).attempts] == [(1, 2)]
+    (run / "run.json").unlink()  # as in a run of an earlier version
+    train(tiny(shapes(train=3), train__steps=3), run, resume=True)
+    assert [(one.from_step, one.step, one.ended) for one in record_of(run).attempts] == [(3, 3, "done")]
 
 
 def test_at_the_limit_of_dollars_a_run_saves_and_goes_on_when_it_is_raised(
-    tiny, shapes, s3, clock, metadata, monkeypatch
+    tiny, shapes, tmp_path, clock, metadata, monkeypatch
 ):
-    run = f"s3://{s3.bucket}/runs/first"
-    storage.write(f"{run}/launch/config.toml", b"")
+    run = tmp_path
     before = Attempt(EARLIER, 1, "old", "g5.xlarge", 1.0, 3000.0, 0, 0, 0, None, "interrupted", 75)
     limited(run, Limits(usd=2.0), (before,))
     config = tiny(shapes(train=3), train__steps=4)
@@ -126,7 +122,7 @@ def test_at_the_limit_of_dollars_a_run_saves_and_goes_on_when_it_is_raised(
     result = train(config, run, resume=True)
     assert (result.exit_code, result.steps) == (1, 2)
     assert "the limit of $2.00 is reached, with 2.00 h and $2.00 in 2 attempts; saved at step 2" in result.text()
-    assert f"resight cloud launch --again {run} --max-hours N --max-cost USD" in result.text()
+    assert f"resight cloud launch --again {run} --out {run} --max-hours N --max-cost USD" in result.text()
     record = record_of(run)
     assert record.attempts[0] == before and record.command == ("launched",)
     mine = record.attempts[1]
@@ -141,7 +137,6 @@ def test_at_the_limit_of_dollars_a_run_saves_and_goes_on_when_it_is_raised(
     done = train(config, run, resume=True)
     assert (done.exit_code, done.steps) == (0, 4)
     assert [(one.from_step, one.ended) for one in record_of(run).attempts[1:]] == [(0, "limit"), (2, "done")]
-    assert storage.read(f"{run}/launch/config.toml") == b""
 
 
 def test_at_the_limit_of_hours_too_and_unknown_instances_cost_the_most(tiny, shapes, tmp_path, clock):
@@ -247,20 +242,20 @@ def test_a_damaged_record_is_refused_before_anything_is_loaded(tiny, shapes, tmp
         train(tiny(shapes(train=3)), tmp_path, resume=True)
 
 
-def test_a_store_that_hiccups_does_not_end_a_training(tiny, shapes, s3, monkeypatch, caplog):
+def test_a_store_that_hiccups_does_not_end_a_training(tiny, shapes, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(attempt, "HEARTBEAT", 0.05)
-    run, write, refused = f"s3://{s3.bucket}/run", storage.write, []
+    update, refused = attempt.update_run_record, []
 
-    def hiccups(address, *arguments, **options):
-        if address.endswith("run.json") and storage.stat(address):  # all but the first
-            refused.append(address)
+    def hiccups(run, change):
+        if refused or read_run_record(run):  # all but the first
+            refused.append(run)
             raise StorageError("the store does not answer as it should")
-        return write(address, *arguments, **options)
+        return update(run, change)
 
-    monkeypatch.setattr(storage, "write", hiccups)
-    assert train(tiny(shapes(train=3), train__steps=2), run).exit_code == 0
+    monkeypatch.setattr(attempt, "update_run_record", hiccups)
+    assert train(tiny(shapes(train=3), train__steps=2), tmp_path).exit_code == 0
     assert refused and "the record of the run cannot be kept at the moment" in caplog.text
-    assert record_of(run).attempts[0].ended is None
+    assert record_of(tmp_path).attempts[0].ended is None
 
 
 def test_on_a_notice_it_saves_and_works_on_and_stops_before_the_end(tiny, shapes, tmp_path, metadata, monkeypatch):

@@ -1,9 +1,6 @@
 import json
 import multiprocessing
 import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,7 +9,7 @@ from typer.testing import CliRunner
 
 import resight
 from resight.cli import app
-from resight.config import load_config, to_toml
+from resight.config import load_config
 from resight.data import storage
 from resight.data.storage import StorageError
 from resight.errors import ResightError
@@ -207,23 +204,6 @@ def test_data_that_the_cache_cannot_hold_is_refused_by_name(tiny, shapes, s3):
     with pytest.raises(ResightError, match="cannot hold") as caught:
         train(tiny(address, data__cache_gb=1e-6), f"s3://{s3.bucket}/run")
     assert caught.value.where == "data.cache_gb" and "data.window" in caught.value.fix
-
-
-def test_sigterm_saves_to_the_store_and_resume_needs_only_the_address(tiny, shapes, s3, tmp_path):
-    run = f"s3://{s3.bucket}/run"
-    config = tmp_path / "config.toml"
-    config.write_text(to_toml(tiny(shapes(train=12), train__steps=3000)))
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "resight", "train"]
-    process = subprocess.Popen([*command, str(config), "-o", run, "--set", "checkpoint.every_steps=2"], env=environment)
-    until = time.monotonic() + 60
-    while "checkpoints/last" not in objects_of(run) and time.monotonic() < until:
-        time.sleep(0.3)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 75
-    assert not [name for name in objects_of(run) if name.startswith(".")]
-    done = CliRunner().invoke(app, ["train", "--resume", "-o", run, "--show-config"])
-    assert done.exit_code == 0 and "steps = 3000" in done.output
 
 
 def test_a_run_whose_first_copy_was_cut_off_can_go_on(s3, tmp_path):

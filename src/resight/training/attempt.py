@@ -236,4 +236,5 @@ class Watch:
 
     def _go_on(self) -> str:
         run = shlex.quote(str(self.run))
-        return f"continue with higher limits:\n  resight cloud launch --again {run} --max-hours N --max-cost USD"
+        command = f"resight cloud launch --again {run} --out {run} --max-hours N --max-cost USD"
+        return f"continue with higher limits:\n  {command}"

@@ -130,7 +130,7 @@ class Training:
         )
         if saving:  # one that comes from now on is the next
             control.save.clear()
-        self.stopping, self.asked_to_save = stopping > 0, asked > 0
+        self.stopping, self.asked_to_save = stopping > 0, self.asked_to_save or asked > 0
         self.state.skipped += int(skipped)
         self.skipped = 0
 
@@ -339,6 +339,7 @@ class Training:
 
     def save(self) -> None:
         """Writes the last checkpoint: all that the training needs to go on."""
+        self.asked_to_save = False
         began = time.monotonic()
         self.state.seconds, self.started = self.seconds(), began
         self.state.loss_scale = self.scaler.state_dict()
