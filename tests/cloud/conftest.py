@@ -1,4 +1,5 @@
 import contextlib
+import fnmatch
 import functools
 import itertools
 import json
@@ -10,6 +11,7 @@ import threading
 import urllib.request
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -25,7 +27,7 @@ def _loader(path):
 
 
 @pytest.fixture
-def aws(s3_server, tmp_path, monkeypatch):
+def aws(s3_server, permissions, tmp_path, monkeypatch):
     """A :class:`Gate` to an imitation of AWS, with credentials, and a name for a stack that no other test uses.
 
     The account is the same for all tests of a process: what a test makes has its stack's name in its own.
@@ -62,6 +64,26 @@ def aws(s3_server, tmp_path, monkeypatch):
     yield gate
     gate.shutdown()
     gate.server_close()
+    missing = {call for call in gate.ours if not (permissions(call, "stack") or permissions(call, "launch"))}
+    assert missing == set(), "docs/cloud.md does not say that these are needed"
+
+
+@pytest.fixture(scope="session")
+def permissions():
+    """``permissions("batch:SubmitJob", "launch")``: whether docs/cloud.md says that one of its policies allows that.
+
+    The policies are "stack", for init and down, and "launch", for the other commands.
+    """
+    text = (Path(__file__).parents[2] / "docs" / "cloud.md").read_text()
+    found = re.findall(r"```json\n(.*?)```", text.partition("### Permissions")[2], re.DOTALL)
+    policies = dict(zip(("stack", "launch"), map(json.loads, found), strict=False))
+
+    def allowed(call, policy):
+        statements = [one["Action"] for one in policies[policy]["Statement"]]
+        actions = [action for some in statements for action in ([some] if isinstance(some, str) else some)]
+        return any(fnmatch.fnmatchcase(call, action) for action in actions)
+
+    return allowed
 
 
 class Gate(ThreadingHTTPServer):
@@ -69,6 +91,7 @@ class Gate(ThreadingHTTPServer):
 
     Attributes:
         calls: what was passed on or answered here, in order.
+        ours: which of them were Resight's, and not the test's own.
         faults: the share of calls that fail, in the ways of ``KINDS``.
         refuse: what is answered to calls whose permission matches the pattern: ``{pattern: (code, message)}``.
         lose: patterns of calls that are carried out once while their answer is lost; each is used up.
@@ -82,7 +105,7 @@ class Gate(ThreadingHTTPServer):
     def __init__(self, target):
         super().__init__(("127.0.0.1", 0), _Pass)
         self.target, self.faults, self.refuse, self.lose, self.then = target, 0.0, {}, [], {}
-        self.calls, self.injected, self.draw = [], [], random.Random(1)
+        self.calls, self.ours, self.injected, self.draw = [], set(), [], random.Random(1)
         self.stack = f"test{next(_numbers)}"
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -118,6 +141,8 @@ class _Pass(BaseHTTPRequestHandler):
         service = scope[1] if scope else "unsigned"
         call = f"{service}:{_action(service, self.command, self.path, self.headers, body)}"
         gate.calls.append(call)
+        if re.search("resight|object_store", self.headers.get("User-Agent", "")):
+            gate.ours.add(call)
         for pattern, (code, message) in gate.refuse.items():
             if re.fullmatch(pattern, call):
                 status = 403 if re.search("Denied|Unauthorized|Expired|Invalid", code) else 400
