@@ -44,7 +44,12 @@ def test_runs_stand_side_by_side(runs):
     assert [run["path"] for run in (a, b, c)] == [str(runs / name) for name in "abc"]
     assert (a["steps"], a["checkpoint"], a["data"], a["seed"], a["device"]) == (33, "best", "records", 7, "cpu")
     assert (a["minutes"], a["memory_gb"], a["config"]["train.ema"]) == (1.7, 1.25, 0.5)
-    assert (b["minutes"], b["memory_gb"]) == (None, None)
+    assert (b["minutes"], b["memory_gb"], b["usd"]) == (None, None, None)
+    assert "USD" not in runs_table([a, b, c], 200)
+    (runs / "a" / "run.json").write_text('{"usd": 2.5}')
+    (runs / "b" / "run.json").write_text('{"usd": "2.5"}')
+    priced = runs_table(read_runs(runs), 200).splitlines()
+    assert priced[0].endswith("  USD") and priced[1].endswith("  2.50") and priced[2].endswith("  -")
     assert (a["watched"], a["measured"]) == ({"mAP": 0.5, "AP50": 0.9}, {"mAP": 0.4, "AP50": 0.8})
     assert (b["steps"], b["checkpoint"], b["watched"], b["measured"], b["problems"]) == (None, "", {}, {}, [])
     assert (c["steps"], c["checkpoint"]) == (33, "last")

@@ -23,10 +23,10 @@ def read_runs(folder: str | os.PathLike[str] = "runs") -> list[dict[str, Any]]:
     """The runs in ``folder``, or the one run it is, ordered by name.
 
     Returns:
-        For each: ``path, model, size, data, batch_size, seed, device, steps, minutes, memory_gb, checkpoint`` ("best",
-        "last" or ""), ``watched`` (best numbers during training), ``measured`` (of ``resight evaluate`` on "test"),
-        ``config`` (all values by their keys) and ``problems`` (files that could not be read). What a half-made run does
-        not have is None or empty.
+        For each: ``path, model, size, data, batch_size, seed, device, steps, minutes, memory_gb, usd, checkpoint``
+        ("best", "last" or ""), ``watched`` (best numbers during training), ``measured`` (of ``resight evaluate`` on
+        "test"), ``config`` (all values by their keys) and ``problems`` (files that could not be read). What a half-made
+        run does not have is None or empty.
 
     Raises:
         ResightError: the folder does not exist, or holds no run.
@@ -59,6 +59,7 @@ def runs_table(runs: Sequence[dict[str, Any]], width: int = WIDTH) -> str:
             **{f"test {key}": _cell(run["measured"].get(key)) for key in WATCHED},
             "saved": run["checkpoint"] or "none",
             "GB": _cell(run["memory_gb"], 1),
+            **({"USD": _cell(run["usd"], 2)} if any(one["usd"] for one in runs) else {}),
         }
         for run in runs
     ]
@@ -121,6 +122,7 @@ def _read_run(path: Path) -> dict[str, Any]:
     problems: list[str] = []
     config = _parsed(path / "config.toml", parse_toml, problems)
     environment = _parsed(path / "environment.json", parse_json, problems)
+    record = _parsed(path / "run.json", parse_json, problems)
     measured = _parsed(path / "evaluation" / "metrics.json", parse_json, problems)
     if measured.get("split") != "test":  # the latest evaluation may be of another split
         measured = {}
@@ -139,6 +141,7 @@ def _read_run(path: Path) -> dict[str, Any]:
         "steps": _most(lines, "step"),
         "minutes": None if (seconds := _most(lines, "seconds")) is None else round(seconds / 60, 1),
         "memory_gb": _most(lines, "memory_gb"),
+        "usd": _most([record], "usd"),
         "checkpoint": checkpoints[0] if checkpoints else "",
         "watched": {key: value for key in WATCHED if (value := _most(lines, key)) is not None},
         "measured": {key: measured.get(key) for key in WATCHED if _is_number(measured.get(key))},

@@ -40,6 +40,7 @@ from resight.tfod.checkpoint import parse_index, read_checkpoint
 from resight.tfod.folder import find_tfod
 from resight.tfod.pipeline_config import examine_pipeline
 from resight.training.run_folder import forget_metrics
+from resight.training.run_record import parse_run_record
 
 Run = Callable[[bytes, Path], object]
 
@@ -297,6 +298,15 @@ def set_keys(data: bytes, _: Path) -> Config:
     return load_config(None, parse_set([line for line in data.decode("utf-8", "replace").splitlines() if "=" in line]))
 
 
+RUN = json.dumps({
+    "format": 1, "run": "s3://b/run", "command": ["resight", "train"], "hours": 1.5, "usd": 1.5,
+    "launch": {"stack": "s", "region": "r", "data": "s3://b/set", "config": "config.toml", "instance": "g5.xlarge",
+               "limits": {"hours": 2, "usd": None}, "prices": {"g5.xlarge": 1.006},
+               "jobs": [{"name": "a", "time": "2026-11-28T20:00:00Z"}]},
+    "attempts": [{"number": 1, "started": "2026-11-28T20:00:00Z", "seconds": 5400.5, "step": 3, "ended": "interrupted"}],
+}).encode()  # fmt: skip
+
+
 def follow(_: bytes, folder: Path) -> None:
     follow_split_file(str(folder / "split.csv"), [Annotation(b"", filename=f"{i}.png") for i in range(3)])
 
@@ -379,5 +389,6 @@ def all_targets(folder: Path) -> list[Target]:
         Target("detections.json", [json.dumps(found).encode()],
                written("detections.json", lambda _, folder: _written_before(folder))),
         Target("etags", [b'{"a": "1", "b": "2"}'], written(".etags.json", lambda _, folder: fetch({}, folder))),
+        Target("run.json", [RUN], lambda data, _: parse_run_record(parse_run_record(data, "run.json").text(), "run.json")),
         Target("split file", [b"filename,split\n0.png,train\n1.png test\n"], written("split.csv", follow)),
     ]  # fmt: skip

@@ -2,7 +2,7 @@ import json
 import os
 import signal
 import threading
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -13,10 +13,11 @@ from resight.errors import ResightError
 from resight.models.checkpoints import LAST, load_checkpoint
 from resight.training import attempt
 from resight.training import train as module
-from resight.training.attempt import Watch
+from resight.training.attempt import Watch, watching
 from resight.training.control import Control
 from resight.training.diverged import Diverged
 from resight.training.loop import Training
+from resight.training.ranks import Ranks
 from resight.training.run_record import (
     Attempt,
     Launch,
@@ -229,6 +230,31 @@ def test_an_interruption_is_counted_and_after_a_kill_the_steps_that_were_lost(ti
     record = record_of(tmp_path)
     assert (record.interruptions, record.lost_steps) == (2, 5)
     assert record.attempts[1].seconds == 160.0  # until the heartbeat that did not come
+
+
+@dataclass(frozen=True)
+class Second(Ranks):
+    """The other one of two processes, which hears what the first has found."""
+
+    told: object = None
+
+    def from_first(self, value):
+        return self.told
+
+
+def test_other_processes_end_as_the_first_does(tmp_path):
+    limited(tmp_path, Limits(hours=1.0), (Attempt(EARLIER, 1, seconds=3600.0, ended="limit", exit_code=1),))
+    with watching(tmp_path, Control(), Ranks()) as first:
+        told = (None, first.over, first.record)
+        assert first.over and first.nothing_left().exit_code == 1
+    with watching(tmp_path, Control(), Second(1, 2, told)) as second:
+        assert second.over and second.nothing_left() == first.nothing_left()
+    with (
+        pytest.raises(ResightError, match="is damaged"),
+        watching(tmp_path, Control(), Second(1, 2, (ResightError("is damaged"), False, told[2]))),
+    ):
+        pass
+    assert len(record_of(tmp_path).attempts) == 1
 
 
 def test_a_damaged_record_is_refused_before_anything_is_loaded(tiny, shapes, tmp_path, monkeypatch):

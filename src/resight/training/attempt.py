@@ -58,7 +58,7 @@ def watching(run: Path | str, control: Control, ranks: Ranks) -> Iterator[Watch]
             watch.look()
         except ResightError as error:
             refused = error
-    refused, watch.over = ranks.from_first((refused, watch.over))
+    refused, watch.over, watch.record = ranks.from_first((refused, watch.over, watch.record))
     if refused:
         raise refused
     try:
@@ -94,7 +94,7 @@ class Watch:
         self.exit_code: int | None = None
         self._began, self._stop_at, self._allowed = clock(), math.inf, math.inf
         self._attempt = Attempt(now(), job=os.environ.get("AWS_BATCH_JOB_ID"))
-        self._record = RunRecord(str(run))
+        self.record = RunRecord(str(run))
         self._facts: dict[str, Any] = {}  # what is known, and goes into run.json
         self._service: InstanceMetadata | None = None
         self._notice: Notice | None = None
@@ -108,12 +108,12 @@ class Watch:
         kind = None
         if found:
             self._service, kind = found
-        record, _ = read_run_record(self.run) or (self._record, "")
+        record, _ = read_run_record(self.run) or (self.record, "")
         self._attempt = replace(self._attempt, instance_type=kind, usd_per_hour=price_of(record, kind))
         facts = {"image": os.environ.get("RESIGHT_IMAGE"), "git_commit": git_commit()}
         self._facts = {name: value for name, value in facts.items() if value}
         self._understand(with_attempt(record, self._attempt))
-        self._record = replace(self._record, attempts=self._record.attempts[:-1])  # it has not begun
+        self.record = replace(self.record, attempts=self.record.attempts[:-1])  # it has not begun
         self.over = self._allowed <= 0
 
     def begin(self, from_step: int) -> None:
@@ -153,7 +153,7 @@ class Watch:
             self._write_if_possible()
 
     def _understand(self, record: RunRecord) -> None:
-        self._record = record
+        self.record = record
         others = tuple(one for one in record.attempts if one.started != self._attempt.started)
         self._allowed = seconds_left(replace(record, attempts=others), self._attempt.usd_per_hour)
 
@@ -224,7 +224,7 @@ class Watch:
 
     def _reached(self) -> str:
         """Which limit is reached, and what was used."""
-        record = with_attempt(self._record, self._as_it_is()) if self._begun else self._record
+        record = with_attempt(self.record, self._as_it_is()) if self._begun else self.record
         limits, shares = record.limits, {}
         if limits.hours is not None:
             shares[f"{limits.hours:g} h"] = record.hours / limits.hours
