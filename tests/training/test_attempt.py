@@ -23,6 +23,7 @@ from resight.training.run_record import (
     Launch,
     Limits,
     RunRecord,
+    command_line,
     read_run_record,
     update_run_record,
     write_run_record,
@@ -110,6 +111,20 @@ def test_an_attempt_is_noted_with_what_was_trained(tiny, shapes, tmp_path, monke
     (run / "run.json").unlink()  # as in a run of an earlier version
     train(tiny(shapes(train=3), train__steps=3), run, resume=True)
     assert [(one.from_step, one.step, one.ended) for one in record_of(run).attempts] == [(3, 3, "done")]
+
+
+def test_names_that_are_no_utf_8_are_escaped(tmp_path, monkeypatch):
+    monkeypatch.setenv("RESIGHT_IMAGE", "a\udcff")
+    run = tmp_path / "run\udcff"
+    run.mkdir()
+    watch = Watch(run, Control())
+    watch.look()
+    watch.begin(0)
+    watch.end("done", 0)
+    record = record_of(run)
+    assert record.run.endswith("run\\udcff") and record.image == "a\\udcff"
+    assert record.attempts[0].ended == "done"
+    assert command_line(["resight", "train", "-o", "\udcff"])[-1] == "\\udcff"
 
 
 def test_at_the_limit_of_dollars_a_run_saves_and_goes_on_when_it_is_raised(
@@ -245,13 +260,13 @@ class Second(Ranks):
 def test_other_processes_end_as_the_first_does(tmp_path):
     limited(tmp_path, Limits(hours=1.0), (Attempt(EARLIER, 1, seconds=3600.0, ended="limit", exit_code=1),))
     with watching(tmp_path, Control(), Ranks()) as first:
-        told = (None, first.over, first.record)
+        told = (None, first.over)
         assert first.over and first.nothing_left().exit_code == 1
     with watching(tmp_path, Control(), Second(1, 2, told)) as second:
         assert second.over and second.nothing_left() == first.nothing_left()
     with (
         pytest.raises(ResightError, match="is damaged"),
-        watching(tmp_path, Control(), Second(1, 2, (ResightError("is damaged"), False, told[2]))),
+        watching(tmp_path, Control(), Second(1, 2, (ResightError("is damaged"), ""))),
     ):
         pass
     assert len(record_of(tmp_path).attempts) == 1
@@ -314,6 +329,17 @@ def test_on_a_notice_it_saves_and_works_on_and_stops_before_the_end(tiny, shapes
     assert result.exit_code == 75 and saved[0] == 2 and saved[-1] == result.steps == 4
     (only,) = record_of(tmp_path).attempts
     assert only.notice and (only.ended, only.exit_code, only.step) == ("interrupted", 75, 4)
+
+
+def test_a_notice_in_other_words_does_not_put_off_the_end(tmp_path, metadata):
+    watch = Watch(tmp_path, Control())
+    watch.look()
+    metadata.announce(100)
+    watch._heed(watch._service.notice())
+    at = watch._stop_at
+    metadata.answers["spot/instance-action"] = "?"
+    watch._heed(watch._service.notice())
+    assert watch._stop_at == at < watch.clock() + 100
 
 
 @pytest.mark.parametrize(("ahead", "stops"), [(3600, False), (5, True), (-30, False), (None, False)])

@@ -76,3 +76,8 @@ def test_what_refuses_is_no_service(metadata):
 class _Never(list):
     def __contains__(self, token):
         return False
+
+
+def test_what_answers_everything_is_no_service(metadata):
+    metadata.answers["instance-type"] = "<html>Log in to this network</html>"
+    assert find_service("runs/first") is None

@@ -28,6 +28,7 @@ from .run_record import (
     Attempt,
     Ended,
     RunRecord,
+    as_text,
     command_line,
     git_commit,
     price_of,
@@ -58,7 +59,7 @@ def watching(run: Path | str, control: Control, ranks: Ranks) -> Iterator[Watch]
             watch.look()
         except ResightError as error:
             refused = error
-    refused, watch.over, watch.record = ranks.from_first((refused, watch.over, watch.record))
+    refused, watch.over = ranks.from_first((refused, watch.over))
     if refused:
         raise refused
     try:
@@ -89,12 +90,12 @@ class Watch:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.run, self.control, self.clock, self.now = run, control, clock, now
-        self.over = False  # a limit is reached
+        self.over = ""  # which limit is reached, and what was used
         self.ended: Ended | None = None
         self.exit_code: int | None = None
         self._began, self._stop_at, self._allowed = clock(), math.inf, math.inf
-        self._attempt = Attempt(now(), job=os.environ.get("AWS_BATCH_JOB_ID"))
-        self.record = RunRecord(str(run))
+        self._attempt = Attempt(now(), job=as_text(os.environ.get("AWS_BATCH_JOB_ID")))
+        self._record = RunRecord(as_text(str(run)))
         self._facts: dict[str, Any] = {}  # what is known, and goes into run.json
         self._service: InstanceMetadata | None = None
         self._notice: Notice | None = None
@@ -108,13 +109,13 @@ class Watch:
         kind = None
         if found:
             self._service, kind = found
-        record, _ = read_run_record(self.run) or (self.record, "")
+        record, _ = read_run_record(self.run) or (self._record, "")
         self._attempt = replace(self._attempt, instance_type=kind, usd_per_hour=price_of(record, kind))
-        facts = {"image": os.environ.get("RESIGHT_IMAGE"), "git_commit": git_commit()}
+        facts = {"image": as_text(os.environ.get("RESIGHT_IMAGE")), "git_commit": git_commit()}
         self._facts = {name: value for name, value in facts.items() if value}
         self._understand(with_attempt(record, self._attempt))
-        self.record = replace(self.record, attempts=self.record.attempts[:-1])  # it has not begun
-        self.over = self._allowed <= 0
+        self._record = replace(self._record, attempts=self._record.attempts[:-1])  # it has not begun
+        self.over = self._reached() if self._allowed <= 0 else ""
 
     def begin(self, from_step: int) -> None:
         """Notes the attempt, once the run is locked, and watches from now on. Raises ResightError."""
@@ -134,7 +135,7 @@ class Watch:
     def result(self, result: TrainResult) -> TrainResult:
         """How the training ended; where a limit ended it, in other words."""
         if self.over and result.exit_code == 75:
-            message = f"{self._reached()}; saved at step {result.steps:,}; {self._go_on()}"
+            message = f"{self.over}; saved at step {result.steps:,}; {self._go_on()}"
             result = replace(result, exit_code=1, message=message)
         self.ended = "limit" if result.exit_code == 1 else "interrupted" if result.exit_code == 75 else "done"
         self.exit_code = result.exit_code
@@ -142,7 +143,7 @@ class Watch:
 
     def nothing_left(self) -> TrainResult:
         """The result of an attempt that the limits leave nothing."""
-        return TrainResult(str(self.run), 1, f"{self._reached()}; nothing was trained; {self._go_on()}")
+        return TrainResult(str(self.run), 1, f"{self.over}; nothing was trained; {self._go_on()}")
 
     def end(self, ended: Ended | None, exit_code: int | None) -> None:
         """Notes how the attempt ended. That it cannot be noted is no reason for another end."""
@@ -153,7 +154,7 @@ class Watch:
             self._write_if_possible()
 
     def _understand(self, record: RunRecord) -> None:
-        self.record = record
+        self._record = record
         others = tuple(one for one in record.attempts if one.started != self._attempt.started)
         self._allowed = seconds_left(replace(record, attempts=others), self._attempt.usd_per_hour)
 
@@ -179,7 +180,7 @@ class Watch:
             log.warning("the record of the run cannot be kept at the moment: %s", error)
 
     def _described(self, before: RunRecord | None, attempt: Attempt) -> RunRecord:
-        record = before or RunRecord(str(self.run))
+        record = before or RunRecord(as_text(str(self.run)))
         return with_attempt(replace(record, command=record.command or command_line(), **self._facts), attempt)
 
     def _note(self) -> None:
@@ -201,8 +202,8 @@ class Watch:
     def _look_at_clock(self) -> None:
         now = self.clock()
         if not self.over and now - self._began >= self._allowed:
-            self.over = True
-            log.warning("%s; stopping after this step and saving", self._reached())
+            self.over = self._reached()
+            log.warning("%s; stopping after this step and saving", self.over)
             self.control.stop.set()
         if now >= self._stop_at:
             self._stop_at = math.inf
@@ -215,7 +216,8 @@ class Watch:
             return
         self._notice, seen = notice, self.now()
         ahead = (notice.end - seen).total_seconds() if notice.end else 0.0
-        self._stop_at = self.clock() + ahead - MARGIN if ahead > 0 else math.inf
+        if ahead > 0:
+            self._stop_at = min(self._stop_at, self.clock() + ahead - MARGIN)
         when = f" in {ahead:.0f} s" if ahead > 0 else ""
         log.warning("the instance will be taken away%s (%s): saving, and training on", when, notice.action)
         self._noticed = seen
@@ -223,14 +225,13 @@ class Watch:
         self._wake.set()
 
     def _reached(self) -> str:
-        """Which limit is reached, and what was used."""
-        record = with_attempt(self.record, self._as_it_is()) if self._begun else self.record
+        record = with_attempt(self._record, self._as_it_is()) if self._begun else self._record
         limits, shares = record.limits, {}
         if limits.hours is not None:
             shares[f"{limits.hours:g} h"] = record.hours / limits.hours
         if limits.usd is not None:
             shares[f"${limits.usd:,.2f}"] = (record.usd or 0.0) / limits.usd
-        limit = max(shares, key=lambda name: shares[name])
+        limit = max(shares, key=lambda name: shares[name], default="the run")
         used = f"{record.hours:,.2f} h" + ("" if record.usd is None else f" and ${record.usd:,.2f}")
         return f"the limit of {limit} is reached, with {used} in {counted(len(record.attempts), 'attempt')}"
 

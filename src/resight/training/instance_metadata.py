@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -94,6 +95,8 @@ def find_service(run: object) -> tuple[InstanceMetadata, str] | None:
     except _UNREACHED as error:
         if expected:
             log.warning("no instance metadata service: an interruption will be noticed by its signal alone (%s)", error)
+        return None
+    if not re.fullmatch(r"[\w.-]{1,40}", kind or ""):  # something else that answers there
         return None
     log.info("on an instance %s, %s", kind, life or "whose life cycle is not told")
     return service, kind or ""

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, overload
 
 from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -207,14 +207,24 @@ def with_attempt(record: RunRecord, attempt: Attempt) -> RunRecord:
 def command_line(argv: Sequence[str] = sys.argv) -> tuple[str, ...]:
     """The command that this process runs; by its name where it is Resight's own, wherever that is installed."""
     program = Path(argv[0] if argv else "").name
-    return ("resight" if program in ("resight", "resight.exe", "__main__.py") else program, *argv[1:])
+    words = ("resight" if program in ("resight", "resight.exe", "__main__.py") else program, *argv[1:])
+    return tuple(map(as_text, words))
+
+
+@overload
+def as_text(name: str) -> str: ...
+@overload
+def as_text(name: str | None) -> str | None: ...
+def as_text(name: str | None) -> str | None:
+    """A name of the system's as text: what of it is no UTF-8 is escaped."""
+    return None if name is None else name.encode("utf-8", "backslashreplace").decode()
 
 
 def git_commit() -> str | None:
     """The commit that was built into the image, ``RESIGHT_GIT_COMMIT``; else that of the working folder, if it is a
     checkout."""
     if built := os.environ.get("RESIGHT_GIT_COMMIT"):
-        return built
+        return as_text(built)
     try:
         done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
