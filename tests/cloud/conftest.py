@@ -59,7 +59,7 @@ def aws(s3_server, permissions, tmp_path, monkeypatch):
         with contextlib.suppress(boto3.client("iam").exceptions.EntityAlreadyExistsException):
             path = f"/aws-service-role/{service}.amazonaws.com/"
             boto3.client("iam").create_role(RoleName=name, Path=path, AssumeRolePolicyDocument="{}")
-    monkeypatch.setattr("resight.cloud.stack.POLL", 0.0)
+    monkeypatch.setattr("resight.cloud.resources.POLL", 0.0)
     gate.calls.clear()
     yield gate
     gate.shutdown()

@@ -255,6 +255,24 @@ def test_what_is_left_is_told(aws, made):
     assert f"security group {aws.stack}" in str(error.value) and "job queue" not in str(error.value)
 
 
+def test_what_only_has_the_name_is_left_alone(aws, here):
+    boto3.client("ecr").create_repository(repositoryName=aws.stack)
+    boto3.client("logs").create_log_group(logGroupName=aws.stack)
+    plan = stack.plan_down(here)
+    assert plan.action == "nothing" and f"The repository {aws.stack} is of no stack of that name" in plan.text()
+    stack.down(here, plan)
+    assert names(aws) == [f"{aws.stack} logs", f"{aws.stack} repository"]
+
+
+def test_what_a_stack_that_is_gone_left_and_could_cost_is_removed(aws, made):
+    boto3.client("cloudformation").delete_stack(StackName=aws.stack)
+    assert f"{aws.stack}-spot environment" in names(aws)  # the imitation leaves them
+    plan = stack.plan_down(made)
+    assert plan.action == "remove" and f"  compute environment {aws.stack}-spot" in plan.lines
+    stack.down(made, plan)
+    assert not [name for name in names(aws) if "spot" in name or "demand" in name]
+
+
 def test_jobs_are_in_the_way_until_they_are_told_to_stop(aws, made):
     batch = boto3.client("batch")
     container = {"image": "x", "vcpus": 4, "memory": 1000, "command": ["resight"]}

@@ -7,7 +7,8 @@ from email import message_from_string
 
 import pytest
 
-from resight.cloud import stack
+from resight.cloud.resources import read_template
+from resight.cloud.resources import template as template_text
 
 
 def of(template, kind):
@@ -226,7 +227,7 @@ def test_every_event_is_told_once(event, told):
     from moto.events.models import EventPattern
 
     kind, detail = event
-    rules = properties(stack.read_template(stack.template()), "Events::Rule")
+    rules = properties(read_template(template_text()), "Events::Rule")
     for queue, expected in (("${SpotQueue}", told), ("another", [])):
         whole = {"source": "aws.batch", "detail-type": kind, "detail": detail | {"jobQueue": queue}}
         matching = [one for one in rules if EventPattern.load(json.dumps(one["EventPattern"])).matches_event(whole)]
@@ -253,7 +254,7 @@ GUARDS = [
 
 @pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.__name__)
 def test_guards(guard):
-    guard(stack.read_template(stack.template()))
+    guard(read_template(template_text()))
 
 
 @pytest.mark.parametrize(
@@ -288,14 +289,14 @@ def test_guards(guard):
     ],
 )  # fmt: skip
 def test_a_guard_that_is_taken_out_is_missed(old, new, guard):
-    text = stack.template()
+    text = template_text()
     assert old in text
     with pytest.raises((AssertionError, ValueError)):
-        guard(stack.read_template(text.replace(old, new, 1)))
+        guard(read_template(text.replace(old, new, 1)))
 
 
 def test_instance_types_have_gpus_that_the_image_supports():
-    pattern = stack.read_template(stack.template())["Parameters"]["InstanceTypes"]["AllowedPattern"]
+    pattern = read_template(template_text())["Parameters"]["InstanceTypes"]["AllowedPattern"]
     several = "g6.12xlarge,g6e.48xlarge"
     for good in ("g5.xlarge", "g4dn.metal", several, "p4de.24xlarge", "p6-b200.48xlarge"):
         assert re.fullmatch(pattern, good)
@@ -307,9 +308,9 @@ def test_instance_types_have_gpus_that_the_image_supports():
 def test_it_is_clean_and_within_the_limits_of_a_template():
     from cfnlint.api import lint
 
-    assert len(stack.template().encode()) <= 51_200  # what CloudFormation takes without a bucket
-    assert lint(stack.template(), regions=["us-east-1"]) == []
+    assert len(template_text().encode()) <= 51_200  # what CloudFormation takes without a bucket
+    assert lint(template_text(), regions=["us-east-1"]) == []
 
 
 def test_no_secret_is_in_it():
-    assert not re.search(r"(?i)password|secret|api.?key|AKIA", stack.template())
+    assert not re.search(r"(?i)password|secret|api.?key|AKIA", template_text())

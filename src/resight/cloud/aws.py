@@ -16,6 +16,7 @@ from ..errors import ResightError, listed, nearest, redacted
 
 STACK = "resight"  # the default name
 SUMMARY = "Resight: "  # how the description of every stack of ours begins
+WHOLE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE")  # how the status of such a stack ends
 STACK_NAME = re.compile(r"[a-z](?:-?[a-z0-9]){1,29}")  # names of buckets, roles and repositories begin with it
 _ATTEMPTS = 10  # of one call
 PAUSE = 2.0  # seconds, growing, before a call that may not be repeated blindly is looked for or made again
@@ -183,7 +184,7 @@ class Aws:
             hint = f"There is {listed(others)}: --stack NAME." if others else "Is it the right --region and --profile?"
             raise AwsError("there is no such stack", where=here, fix=f"{hint} resight cloud init makes it.")
         status = str(stack["StackStatus"])
-        if not status.endswith(("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE")):
+        if not status.endswith(WHOLE):
             if status.endswith("IN_PROGRESS") and not status.startswith("REVIEW"):
                 raise AwsError(f"is being changed ({status})", where=here, fix="Try again in a few minutes.")
             why = "; ".join(self.failures()) or str(stack.get("StackStatusReason", ""))

@@ -5,85 +5,52 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import re
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from typing import Any
-
-import yaml
 
 from .. import __version__
 from ..errors import ResightError, counted, listed, nearest
-from .aws import Aws, AwsError
+from .aws import SUMMARY, Aws, AwsError
+from .resources import (
+    Thing,
+    existing,
+    found_of,
+    named_in_template,
+    own_bucket,
+    parameters_of,
+    read_template,
+    remove,
+    template,
+    wait_until,
+)
 
 log = logging.getLogger(__name__)
 
-POLL, PATIENCE = 5.0, 3600.0  # seconds between two looks at what AWS is doing; seconds after which it is given up
 _ROLES = {"AWSServiceRoleForBatch": "batch.amazonaws.com", "AWSServiceRoleForEC2Spot": "spot.amazonaws.com"}
 _LIVE = ("SUBMITTED", "PENDING", "RUNNABLE", "STARTING", "RUNNING")
 _COSTS = (
     "Idle it costs what is stored in S3, as images and as logs, and nothing else: no instance runs while no job does.",
     "A job costs its instance, and the instance's volume, for as long as it runs: resight cloud launch says how much.",
 )
-# How each kind of thing is looked for: the call, and the argument that takes its name.
-_LOOKS = {
-    "job queue": ("batch", "describe_job_queues", "jobQueues[]"),
-    "compute environment": ("batch", "describe_compute_environments", "computeEnvironments[]"),
-    "launch template": ("ec2", "describe_launch_templates", "Filters launch-template-name"),
-    "security group": ("ec2", "describe_security_groups", "Filters group-name"),
-    "instance profile": ("iam", "get_instance_profile", "InstanceProfileName"),
-    "role": ("iam", "get_role", "RoleName"),
-    "repository": ("ecr", "describe_repositories", "repositoryNames[]"),
-    "log group": ("logs", "describe_log_groups", "logGroupNamePrefix"),
-    "rule": ("events", "describe_rule", "Name"),
-    "topic": ("sns", "get_topic_attributes", "TopicArn"),
-    "bucket": ("s3", "head_bucket", "Bucket"),
-}
-
-
-class _Yaml(yaml.SafeLoader):
-    pass
-
-
-def _function(loader: Any, name: str, node: Any) -> Any:
-    if isinstance(node, yaml.ScalarNode):
-        return f"${{{node.value}}}" if name == "Ref" else node.value if name == "Sub" else {name: node.value}
-    many = isinstance(node, yaml.SequenceNode)
-    return {name: loader.construct_sequence(node, True) if many else loader.construct_mapping(node, True)}
-
-
-_Yaml.add_multi_constructor("!", _function)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What ``init`` or ``down`` is about to do. ``action`` is create, update, remove or nothing."""
+    """What ``init`` or ``down`` is about to do: create, update, remove or nothing, with kind and name of the things."""
 
     action: str
     lines: tuple[str, ...]
     parameters: Mapping[str, str]
-    delete_bucket: bool = False
+    things: tuple[Thing, ...] = ()
 
     def text(self) -> str:
         return "\n".join(self.lines)
 
     def json(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def template() -> str:
-    """The CloudFormation template: for a review, or to be deployed by another tool."""
-    return files(__package__).joinpath("template.yaml").read_text("utf-8")
-
-
-@functools.cache
-def read_template(text: str) -> dict[str, Any]:
-    """A template as it is written: ``!Ref X`` and ``!Sub`` are text with ``${X}``, other functions ``{NAME: ...}``."""
-    return dict(yaml.load(text, _Yaml))
 
 
 def plan_init(aws: Aws, parameters: Mapping[str, str] | None = None) -> Plan:
@@ -106,14 +73,14 @@ def plan_init(aws: Aws, parameters: Mapping[str, str] | None = None) -> Plan:
     stack = aws.describe()
     if stack is not None:
         aws.outputs()  # is it whole, and Resight's?
-    before = _parameters(stack)
+    before = parameters_of(stack)
     values = {name: given.get(name, before.get(name, str(one.get("Default", "")))) for name, one in known.items()}
     if stack is None or {"Vpc", "Subnets"} & given.keys():
         _find_network(aws, values)
     if stack is None or {"InstanceTypes"} & given.keys():
         _check_types(aws, [name for name in values["InstanceTypes"].split(",") if name])
-    own = _own_bucket(aws)
-    if stack is None and not values["Bucket"] and _exists(aws, "bucket", own):
+    own = own_bucket(aws)
+    if stack is None and not values["Bucket"] and existing(aws, [("bucket", own)]):
         values["Bucket"] = own  # an earlier stack left it
     if values["Bucket"] and values["Bucket"] != before.get("Bucket"):
         region = aws.call("s3", "get_bucket_location", Bucket=values["Bucket"]).get("LocationConstraint") or "us-east-1"
@@ -123,17 +90,23 @@ def plan_init(aws: Aws, parameters: Mapping[str, str] | None = None) -> Plan:
     here = f"the stack '{aws.stack}' in {aws.region} of account {aws.account}"
     shown = [f"  {name} = {value or '(none)'}" for name, value in values.items()]
     if stack is None:
-        made = [f"  {kind} {name}" for kind, name in _named(aws, values)]
+        things = tuple(named_in_template(aws, values))
         kept = [f"The bucket {own}, left by an earlier stack, is used again."] if values["Bucket"] == own else []
-        lines = [f"Makes {here}:", *made, *kept, "with the parameters:", *shown, *_COSTS]
-        return Plan("create", tuple(lines), values)
+        lines = [
+            f"Makes {here}:",
+            *(f"  {kind} {name}" for kind, name in things),
+            *kept,
+            "with the parameters:",
+            *shown,
+        ]
+        return Plan("create", (*lines, *_COSTS), values, things)
     changed = [
         f"  {name}: {before.get(name) or '(none)'} -> {value or '(none)'}"
         for name, value in values.items()
         if value != before.get(name)
     ]
     body = aws.call("cloudformation", "get_template", StackName=aws.stack, TemplateStage="Original")["TemplateBody"]
-    if str(body).strip() != template().strip():
+    if not isinstance(body, str) or read_template(body) != read_template(template()):
         changed.append(f"  the template: that of Resight {__version__}")
     if not changed:
         return Plan("nothing", (f"Changes nothing: {here} is as it should be.", *_COSTS), values)
@@ -153,7 +126,7 @@ def init(aws: Aws, plan: Plan) -> dict[str, str]:
         if aws.found("iam", "get_role", "NoSuchEntity", RoleName=role) is None:
             made = "InvalidInput|AlreadyExists"  # meanwhile
             aws.found("iam", "create_service_linked_role", made, AWSServiceName=service)
-    before = _parameters(aws.describe()) if plan.action == "update" else {}
+    before = parameters_of(aws.describe()) if plan.action == "update" else {}
     pairs = [
         {"ParameterKey": name}
         | ({"UsePreviousValue": True} if value == before.get(name) else {"ParameterValue": value})
@@ -176,10 +149,9 @@ def init(aws: Aws, plan: Plan) -> dict[str, str]:
         if plan.action == "update":
             fix = "Change what it says, then resight cloud init again."
             raise AwsError(f"the stack could not be changed ({status}):{why}", where=aws.stack, fix=fix)
-        left = listed((f"{kind} {name}" for kind, name in left_over(aws, plan.parameters, bucket=True)), 30)
-        fix = (
-            f"Left are the failed stack and {left or 'nothing else'}. resight cloud down removes them; then init again."
-        )
+        own = [("bucket", own_bucket(aws))]
+        left = listed((f"{kind} {name}" for kind, name in [*found_of(aws, aws.describe())[0], *existing(aws, own)]), 30)
+        fix = f"Left are the failed stack and {left or 'nothing else'}. resight cloud down removes it; then init again."
         raise AwsError(f"the stack could not be made ({status}):{why}", where=aws.stack, fix=fix)
     return aws.outputs()
 
@@ -194,34 +166,35 @@ def plan_down(aws: Aws, *, stop_jobs: bool = False, delete_bucket: bool = False)
         ResightError: jobs are under way, or the bucket is not Resight's.
     """
     stack = aws.describe()
-    if stack is not None and not str(stack.get("Description", "Resight: ")).startswith("Resight: "):
+    if stack is not None and not str(stack.get("Description", SUMMARY)).startswith(SUMMARY):
         raise AwsError("is not one of Resight's", where=f"stack '{aws.stack}'", fix="Name another: --stack NAME.")
-    values = _parameters(stack)
-    own, bucket = _own_bucket(aws), values.get("Bucket") or _own_bucket(aws)
+    values = parameters_of(stack)
+    own, bucket = own_bucket(aws), values.get("Bucket") or own_bucket(aws)
     if delete_bucket and bucket != own:
         fix = "Without --delete-bucket all the rest is removed."
         raise ResightError(f"the bucket {bucket} was not made by Resight", where="--delete-bucket", fix=fix)
-    jobs, left = _jobs(aws), left_over(aws, values, bucket=delete_bucket)
-    if jobs and not stop_jobs:
+    if jobs := _jobs(aws) if not stop_jobs else []:
         fix = "Wait for them, or add --stop-jobs: they save their state, and go on in another stack."
         names = listed(job["jobName"] for job in jobs)
         raise ResightError(f"{counted(len(jobs), 'job')} under way: {names}", where=aws.stack, fix=fix)
     here = f"the stack '{aws.stack}' in {aws.region} of account {aws.account}"
-    definitions = _definitions(aws)
-    kept = "" if delete_bucket or not _exists(aws, "bucket", bucket) else f"The bucket {bucket} is kept."
-    if stack is None and not left and not definitions:
-        return Plan("nothing", tuple(filter(None, (f"Removes nothing: there is nothing of {here}.", kept))), values)
-    lines = [f"Removes {here}:"]
-    lines += [f"  job {job['jobName']}, which is {job['status']}: it saves its state" for job in jobs]
-    lines += [f"  {counted(len(definitions), 'job definition')}"] * bool(definitions)
-    for kind, name in left:
-        whole = {"repository": " with all its images", "log group": " with all logs"}.get(kind, "")
-        if kind == "bucket":
-            objects = aws.pages("s3", "list_objects_v2", "Contents", Bucket=name)
-            size = sum(one["Size"] for one in objects) / 1e9
-            whole = f" with all that is in it: {counted(len(objects), 'object')}, {size:,.1f} GB"
-        lines.append(f"  {kind} {name}{whole}")
-    return Plan("remove", (*lines, *filter(None, [kept])), values, delete_bucket)
+    things, others = found_of(aws, stack)
+    lines = [f"  job {job['jobName']}, which is {job['status']}: it saves its state" for job in _jobs(aws)]
+    if definitions := _definitions(aws):
+        lines.append(f"  {counted(len(definitions), 'job definition')}")
+    whole = {"repository": " with all its images", "log group": " with all logs"}
+    lines += [f"  {kind} {name}{whole.get(kind, '')}" for kind, name in things]
+    there = existing(aws, [("bucket", bucket)])
+    if there and delete_bucket:
+        objects = aws.pages("s3", "list_objects_v2", "Contents", Bucket=bucket)
+        size = f"{counted(len(objects), 'object')}, {sum(one['Size'] for one in objects) / 1e9:,.1f} GB"
+        lines.append(f"  bucket {bucket} with all that is in it: {size}")
+        things += there
+    kept = [f"The bucket {bucket} is kept."] if there and not delete_bucket else []
+    kept += [f"The {kind} {name} is of no stack of that name, and is left alone." for kind, name in others]
+    if stack is None and not lines:
+        return Plan("nothing", (f"Removes nothing: there is nothing of {here}.", *kept), values)
+    return Plan("remove", (f"Removes {here}:", *lines, *kept), values, tuple(things))
 
 
 def down(aws: Aws, plan: Plan) -> None:
@@ -234,120 +207,32 @@ def down(aws: Aws, plan: Plan) -> None:
         return
     for queue in _queues(aws):  # no job comes in any more
         aws.call("batch", "update_job_queue", jobQueue=queue, state="DISABLED")
-    if jobs := _jobs(aws):
-        for job in jobs:
-            log.info("Stopping %s", job["jobName"])
-            aws.call("batch", "terminate_job", jobId=job["jobId"], reason="resight cloud down")
-        _until(lambda: not _jobs(aws), "the jobs have not ended")
+    for job in _jobs(aws):
+        log.info("Stopping %s", job["jobName"])
+        aws.call("batch", "terminate_job", jobId=job["jobId"], reason="resight cloud down")
+    wait_until(lambda: not _jobs(aws), "the jobs have not ended")
     for arn in _definitions(aws):
         aws.call("batch", "deregister_job_definition", jobDefinition=arn)
-    left: Any = None
-    for _ in range(3):  # what kept the stack from being deleted is removed after the first time
+    left = list(plan.things)
+    for _ in range(2):  # what kept the stack from being deleted is removed after the first time
         if aws.describe() is not None:
             aws.call("cloudformation", "delete_stack", StackName=aws.stack)
             _wait(aws)
-        left = left_over(aws, plan.parameters)
-        for kind, name in left:
-            _remove(aws, kind, name)
-        if not left:
+        for kind, name in existing(aws, left):
+            remove(aws, kind, name)
+        if not (left := existing(aws, left)):
             break
-    if plan.delete_bucket and _exists(aws, "bucket", _own_bucket(aws)):
-        _delete_bucket(aws, _own_bucket(aws))
-    left = [f"{kind} {name}" for kind, name in left]
-    left += [f"job definition {arn}" for arn in _definitions(aws)] + [f"instance {name}" for name in _instances(aws)]
+    told = [f"{kind} {name}" for kind, name in left] + [f"job definition {arn}" for arn in _definitions(aws)]
+    told += [f"instance {name}" for name in _instances(aws)]
     if aws.describe() is not None:
-        left = [f"the stack ({why})" for why in aws.failures() or ["no reason is given"]] + left
-    if left:
+        told = [f"the stack ({why})" for why in aws.failures() or ["no reason is given"]] + told
+    if told:
         fix = "Try again in a few minutes; what stays can be removed in the AWS console."
-        raise AwsError(f"not everything is removed: {listed(left, 30)}", where=aws.stack, fix=fix)
-
-
-def _parameters(stack: Mapping[str, Any] | None) -> dict[str, str]:
-    return {one["ParameterKey"]: one["ParameterValue"] for one in (stack or {}).get("Parameters", ())}
-
-
-def left_over(aws: Aws, parameters: Mapping[str, str], *, bucket: bool = False) -> list[tuple[str, str]]:
-    """Kind and name of all that the stack makes, and that exists; of the bucket too if wanted."""
-    return [
-        (kind, name)
-        for kind, name in _named(aws, {**parameters, "Bucket": "" if bucket else "not asked for"})
-        if _exists(aws, kind, name)
-    ]
-
-
-def _named(aws: Aws, parameters: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Kind and name of what the template makes with these parameters, as far as it has a name."""
-    told = read_template(template())
-    known = {name: str(one.get("Default", "")) for name, one in told["Parameters"].items()} | dict(parameters)
-    known |= {"AWS::StackName": aws.stack, "AWS::AccountId": aws.account, "AWS::Region": aws.region}
-
-    def expanded(text: str) -> str:
-        return re.sub(r"\$\{([\w:]+)\}", lambda found: known.get(found[1], found[0]), text)
-
-    made = []
-    for one in told["Resources"].values():
-        sides = told["Conditions"].get(one.get("Condition"), {}).get("Equals", ())
-        names = [text for key, text in one["Properties"].items() if re.fullmatch(r"(?!Display)\w*Name", key)]
-        if names and len({expanded(side) for side in sides}) < 2:
-            kind = re.sub("(?<=[a-z])(?=[A-Z])", " ", one["Type"].rpartition(":")[2]).lower()
-            made.append((kind, expanded(names[0])))
-    return made
-
-
-def _own_bucket(aws: Aws) -> str:
-    return next(name for kind, name in _named(aws, {"Bucket": ""}) if kind == "bucket")
-
-
-def _exists(aws: Aws, kind: str, name: str) -> bool:
-    service, action, argument = _LOOKS[kind]
-    if kind == "topic":
-        name = f"arn:{aws.session.get_partition_for_region(aws.region)}:sns:{aws.region}:{aws.account}:{name}"
-    wanted: dict[str, Any] = {argument.removesuffix("[]"): [name] if argument.endswith("[]") else name}
-    if argument.startswith("Filters"):
-        wanted = {"Filters": [{"Name": argument.split()[1], "Values": [name]}]}
-    answer = aws.found(service, action, "NotFound|NoSuchEntity|^404$", **wanted) or {}
-    many = [value for value in answer.values() if isinstance(value, list)]
-    if not many:
-        return bool(answer)
-    return any(one.get("logGroupName", name) == name and one.get("status") != "DELETED" for one in many[0])
-
-
-def _remove(aws: Aws, kind: str, name: str) -> None:
-    """What CloudFormation can leave, where it was made outside of it or its deletion failed; others are told only."""
-    if kind in ("job queue", "compute environment"):
-        one, many = kind.title().replace(" ", ""), kind.replace(" ", "_")
-        key = one[0].lower() + one[1:]
-
-        def settled() -> bool:
-            found = aws.call("batch", f"describe_{many}s", **{f"{key}s": [name]})[f"{key}s"]
-            return all(one.get("status") not in ("CREATING", "UPDATING", "DELETING") for one in found)
-
-        for action, more in (("update", {"state": "DISABLED"}), ("delete", {})):
-            _until(settled, f"the {kind} {name} is being changed")
-            if _exists(aws, kind, name):
-                aws.call("batch", f"{action}_{many}", **{key: name}, **more)
-        _until(lambda: not _exists(aws, kind, name), f"the {kind} {name} is still there")
-    elif kind == "log group":
-        aws.found("logs", "delete_log_group", "NotFound", logGroupName=name)
-    elif kind == "repository":
-        aws.found("ecr", "delete_repository", "NotFound", repositoryName=name, force=True)
-
-
-def _delete_bucket(aws: Aws, name: str) -> None:
-    listing = {"Bucket": name}
-    for key in ("Versions", "DeleteMarkers"):
-        found = aws.pages("s3", "list_object_versions", key, **listing)
-        for at in range(0, len(found), 1000):  # as many as one call takes
-            objects = [{"Key": one["Key"], "VersionId": one["VersionId"]} for one in found[at : at + 1000]]
-            answer = aws.call("s3", "delete_objects", Bucket=name, Delete={"Objects": objects, "Quiet": True})
-            if errors := answer.get("Errors"):
-                why = f"{errors[0].get('Key')}: {errors[0].get('Message')}"
-                raise AwsError(f"{counted(len(errors), 'object')} cannot be deleted: {why}", where=f"s3://{name}")
-    aws.found("s3", "delete_bucket", "NoSuchBucket", Bucket=name)
+        raise AwsError(f"not everything is removed: {listed(told, 30)}", where=aws.stack, fix=fix)
 
 
 def _queues(aws: Aws) -> list[str]:
-    return [name for kind, name in _named(aws, {}) if kind == "job queue" and _exists(aws, kind, name)]
+    return [name for _, name in existing(aws, [one for one in named_in_template(aws, {}) if one[0] == "job queue"])]
 
 
 def _jobs(aws: Aws) -> list[dict[str, Any]]:
@@ -418,13 +303,5 @@ def _wait(aws: Aws) -> str:
                 told.add(event["EventId"])
         return not status.endswith("IN_PROGRESS")
 
-    _until(done, "the stack is not as it should be; CloudFormation in the AWS console shows what it waits for")
+    wait_until(done, "the stack is not as it should be; CloudFormation in the AWS console shows what it waits for")
     return status
-
-
-def _until(done: Callable[[], bool], otherwise: str) -> None:
-    until = time.monotonic() + PATIENCE
-    while not done():
-        if time.monotonic() > until:
-            raise AwsError(f"{otherwise}, after an hour", fix="The same command goes on from there.")
-        time.sleep(POLL)
