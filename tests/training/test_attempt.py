@@ -138,7 +138,7 @@ def test_at_the_limit_of_dollars_a_run_saves_and_goes_on_when_it_is_raised(
     result = train(config, run, resume=True)
     assert (result.exit_code, result.steps) == (1, 2)
     assert "the limit of $2.00 is reached, with 2.00 h and $2.00 in 2 attempts; saved at step 2" in result.text()
-    assert f"resight cloud launch --again {run} --out {run} --max-hours N --max-cost USD" in result.text()
+    assert f"raise launch.limits in {run}/run.json, and train again" in result.text()
     record = record_of(run)
     assert record.attempts[0] == before and record.command == ("launched",)
     mine = record.attempts[1]

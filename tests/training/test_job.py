@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
@@ -19,7 +20,14 @@ from resight.data import storage
 from resight.models.checkpoints import LAST, load_checkpoint, weights_digest
 from resight.models.remote import objects_of, pointed
 from resight.training import attempt, remote_run
-from resight.training.run_record import Launch, RunRecord, read_run_record, write_run_record
+from resight.training.run_record import (
+    Launch,
+    Limits,
+    RunRecord,
+    read_run_record,
+    update_run_record,
+    write_run_record,
+)
 from resight.training.train import train
 
 OPTIONS = {"train__steps": 6, "train__schedule": "constant", "train__warmup_steps": 0}
@@ -57,6 +65,14 @@ class Job:
         launch = Launch("resight", "us-east-1", "s3://b/set", "config.toml", "g5.xlarge", prices=prices)
         record = RunRecord(self.run, command=("resight", *self.command), launch=launch)
         write_run_record(self.run, record, "")
+
+    def limit(self, **limits):
+        """As ``launch`` does with a run that exists."""
+
+        def change(record):
+            return replace(record, launch=replace(record.launch, limits=Limits(**limits)))
+
+        update_run_record(self.run, change)
 
     def environment(self):
         """Of a new container of the job."""
@@ -109,6 +125,11 @@ def test_a_job_that_gets_sigterm_goes_on_in_its_next_attempt(job, expected):
     assert not [name for name in objects_of(job.run) if name.startswith(".")]  # the lock is given back
     shown = CliRunner().invoke(app, ["train", "--resume", "-o", job.run, "--show-config"])  # it needs no CONFIG
     assert shown.exit_code == 0 and "steps = 6 " in shown.stdout
+    job.limit(hours=1e-9)
+    code, said = job.go_on()
+    assert code == 1 and "reached" in said[-1] and "nothing was trained" in said[-1]
+    assert f"resight cloud launch --again {job.run} --out {job.run} --max-hours N --max-cost USD" in said[-1]
+    job.limit(hours=1.0, usd=1.0)
     code, said = job.go_on()
     assert code == 0 and "resumed at step 5" in said and said[-1].startswith("Next: resight evaluate")
     assert job.weights() == expected

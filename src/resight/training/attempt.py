@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ..data.storage import is_remote
 from ..errors import ResightError, counted
 from .control import Control
 from .instance_metadata import InstanceMetadata, Notice, find_service
@@ -28,6 +29,7 @@ from .run_record import (
     Attempt,
     Ended,
     RunRecord,
+    address_of,
     as_text,
     command_line,
     git_commit,
@@ -236,6 +238,8 @@ class Watch:
         return f"the limit of {limit} is reached, with {used} in {counted(len(record.attempts), 'attempt')}"
 
     def _go_on(self) -> str:
-        run = shlex.quote(str(self.run))
+        if not is_remote(self.run):
+            return f"raise launch.limits in {address_of(self.run)}, and train again"
+        run = shlex.quote(self.run)
         command = f"resight cloud launch --again {run} --out {run} --max-hours N --max-cost USD"
         return f"continue with higher limits:\n  {command}"
