@@ -1,4 +1,5 @@
 import socket
+import sys
 
 import boto3
 import pytest
@@ -141,6 +142,15 @@ def test_an_endpoint_that_nobody_answers(aws, monkeypatch):
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free.getsockname()[1]}")
     with pytest.raises(AwsError, match=r"does not answer(?s:.)*AWS_ENDPOINT_URL"):
         Aws().call("batch", "describe_job_queues")
+
+
+def test_what_is_not_installed_and_what_is_no_address(aws, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "nonsense")
+    with pytest.raises(AwsError, match="nonsense"):
+        Aws().call("batch", "describe_job_queues")
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    with pytest.raises(ResightError, match=r"needs the package boto3\n  pip install 'resight\[cloud\]'"):
+        Aws()
 
 
 def test_no_stack_of_that_name(aws, here):

@@ -77,6 +77,7 @@ def test_made_and_removed(aws, here):
     stack.down(here, plan)
     assert names(aws) == [f"{aws.stack}-123456789012-us-east-1 bucket"]
     assert here.describe() is None
+    assert aws.calls.index("batch:DeleteJobQueue") < aws.calls.index("batch:DeleteComputeEnvironment")
 
 
 def test_twice_is_once(aws, made):
@@ -289,6 +290,12 @@ def test_jobs_are_in_the_way_until_they_are_told_to_stop(aws, made):
     fake.status = "RUNNING"
     with pytest.raises(ResightError, match=f"1 job under way: {aws.stack}-first\n.*--stop-jobs"):
         stack.plan_down(made)
+    fake.status = "SUCCEEDED"
+    plan = stack.plan_down(made)
+    fake.status = "RUNNING"  # begun after the plan was shown
+    with pytest.raises(ResightError, match="1 job under way"):
+        stack.down(made, plan)
+    assert boto3.client("batch").describe_job_queues(jobQueues=[queue])["jobQueues"][0]["state"] == "ENABLED"
     aws.then["batch:TerminateJob"] = lambda: setattr(fake, "status", "FAILED")
     plan = stack.plan_down(made, stop_jobs=True)
     assert f"  job {aws.stack}-first, which is RUNNING: it saves its state" in plan.lines

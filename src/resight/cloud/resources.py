@@ -124,7 +124,8 @@ def existing(aws: Aws, things: list[Thing]) -> list[Thing]:
             continue
         wanted: Any = names if argument.endswith("s") else aws.stack
         if argument.endswith("-name"):
-            argument, wanted = "Filters", [{"Name": argument, "Values": names}]
+            mark = {"Name": "tag:stack", "Values": [aws.stack]}  # another network can have one of that name
+            argument, wanted = "Filters", [{"Name": argument, "Values": names}, mark]
         answer = aws.found(service, action, _MISSING, **{argument: wanted}) or {}
         many = [one for value in answer.values() if isinstance(value, list) for one in value]
         found |= {(kind, one[key]) for one in many if one.get("status") != "DELETED"}

@@ -45,6 +45,7 @@ class Plan:
     lines: tuple[str, ...]
     parameters: Mapping[str, str]
     things: tuple[Thing, ...] = ()
+    stop_jobs: bool = False
 
     def text(self) -> str:
         return "\n".join(self.lines)
@@ -173,13 +174,10 @@ def plan_down(aws: Aws, *, stop_jobs: bool = False, delete_bucket: bool = False)
     if delete_bucket and bucket != own:
         fix = "Without --delete-bucket all the rest is removed."
         raise ResightError(f"the bucket {bucket} was not made by Resight", where="--delete-bucket", fix=fix)
-    if jobs := _jobs(aws) if not stop_jobs else []:
-        fix = "Wait for them, or add --stop-jobs: they save their state, and go on in another stack."
-        names = listed(job["jobName"] for job in jobs)
-        raise ResightError(f"{counted(len(jobs), 'job')} under way: {names}", where=aws.stack, fix=fix)
+    jobs = _jobs(aws, stop_jobs)
     here = f"the stack '{aws.stack}' in {aws.region} of account {aws.account}"
     things, others = found_of(aws, stack)
-    lines = [f"  job {job['jobName']}, which is {job['status']}: it saves its state" for job in _jobs(aws)]
+    lines = [f"  job {job['jobName']}, which is {job['status']}: it saves its state" for job in jobs]
     if definitions := _definitions(aws):
         lines.append(f"  {counted(len(definitions), 'job definition')}")
     whole = {"repository": " with all its images", "log group": " with all logs"}
@@ -194,7 +192,7 @@ def plan_down(aws: Aws, *, stop_jobs: bool = False, delete_bucket: bool = False)
     kept += [f"The {kind} {name} is of no stack of that name, and is left alone." for kind, name in others]
     if stack is None and not lines:
         return Plan("nothing", (f"Removes nothing: there is nothing of {here}.", *kept), values)
-    return Plan("remove", (f"Removes {here}:", *lines, *kept), values, tuple(things))
+    return Plan("remove", (f"Removes {here}:", *lines, *kept), values, tuple(things), stop_jobs)
 
 
 def down(aws: Aws, plan: Plan) -> None:
@@ -205,6 +203,7 @@ def down(aws: Aws, plan: Plan) -> None:
     """
     if plan.action == "nothing":
         return
+    _jobs(aws, plan.stop_jobs)
     for queue in _queues(aws):  # no job comes in any more
         aws.call("batch", "update_job_queue", jobQueue=queue, state="DISABLED")
     for job in _jobs(aws):
@@ -218,7 +217,7 @@ def down(aws: Aws, plan: Plan) -> None:
         if aws.describe() is not None:
             aws.call("cloudformation", "delete_stack", StackName=aws.stack)
             _wait(aws)
-        for kind, name in existing(aws, left):
+        for kind, name in reversed(existing(aws, left)):  # queues before their environments
             remove(aws, kind, name)
         if not (left := existing(aws, left)):
             break
@@ -235,10 +234,15 @@ def _queues(aws: Aws) -> list[str]:
     return [name for _, name in existing(aws, [one for one in named_in_template(aws, {}) if one[0] == "job queue"])]
 
 
-def _jobs(aws: Aws) -> list[dict[str, Any]]:
-    """The jobs of the stack's queues that have not ended."""
+def _jobs(aws: Aws, allowed: bool = True) -> list[dict[str, Any]]:
+    """The jobs of the stack's queues that have not ended. Raises ResightError: there are some, and may not be."""
     places = [{"jobQueue": queue, "jobStatus": status} for queue in _queues(aws) for status in _LIVE]
-    return [job for place in places for job in aws.pages("batch", "list_jobs", "jobSummaryList", **place)]
+    jobs = [job for place in places for job in aws.pages("batch", "list_jobs", "jobSummaryList", **place)]
+    if jobs and not allowed:
+        fix = "Wait for them, or add --stop-jobs: they save their state, and go on in another stack."
+        names = listed(job["jobName"] for job in jobs)
+        raise ResightError(f"{counted(len(jobs), 'job')} under way: {names}", where=aws.stack, fix=fix)
+    return jobs
 
 
 def _definitions(aws: Aws) -> list[str]:
