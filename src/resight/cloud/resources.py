@@ -137,15 +137,15 @@ def remove(aws: Aws, kind: str, name: str) -> None:
     if kind in ("job queue", "compute environment"):
         action, key = kind.replace(" ", "_"), "jobQueue" if kind == "job queue" else "computeEnvironment"
 
-        def settled() -> bool:
+        def status() -> str:
             found = aws.call("batch", f"describe_{action}s", **{f"{key}s": [name]})[f"{key}s"]
-            return all(one.get("status") not in ("CREATING", "UPDATING", "DELETING") for one in found)
+            return str(found[0].get("status", "VALID")) if found else "DELETED"
 
         for verb, more in (("update", {"state": "DISABLED"}), ("delete", {})):
-            wait_until(settled, f"the {kind} {name} is being changed")
-            if existing(aws, [(kind, name)]):
+            wait_until(lambda: status() not in ("CREATING", "UPDATING"), f"the {kind} {name} is being changed")
+            if status() not in ("DELETING", "DELETED"):
                 aws.call("batch", f"{verb}_{action}", **{key: name}, **more)
-        wait_until(settled, f"the {kind} {name} is still there")
+        wait_until(lambda: status() != "DELETING", f"the {kind} {name} is still there")
     elif kind == "log group":
         aws.found("logs", "delete_log_group", "NotFound", logGroupName=name)
     elif kind == "repository":

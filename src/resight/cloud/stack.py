@@ -100,6 +100,8 @@ def plan_init(aws: Aws, parameters: Mapping[str, str] | None = None) -> Plan:
             "with the parameters:",
             *shown,
         ]
+        if missing := _missing_roles(aws):
+            lines.append(f"and the account's own {listed(missing)}, for all that uses Batch and Spot; they stay.")
         return Plan("create", (*lines, *_COSTS), values, things)
     changed = [
         f"  {name}: {before.get(name) or '(none)'} -> {value or '(none)'}"
@@ -123,10 +125,9 @@ def init(aws: Aws, plan: Plan) -> dict[str, str]:
     """
     if plan.action == "nothing":
         return aws.outputs()
-    for role, service in _ROLES.items():  # the account's; everything that uses Batch and Spot shares them
-        if aws.found("iam", "get_role", "NoSuchEntity", RoleName=role) is None:
-            made = "InvalidInput|AlreadyExists"  # meanwhile
-            aws.found("iam", "create_service_linked_role", made, AWSServiceName=service)
+    for role in _missing_roles(aws):
+        made = "InvalidInput|AlreadyExists"  # meanwhile
+        aws.found("iam", "create_service_linked_role", made, AWSServiceName=_ROLES[role])
     before = parameters_of(aws.describe()) if plan.action == "update" else {}
     pairs = [
         {"ParameterKey": name}
@@ -206,10 +207,11 @@ def down(aws: Aws, plan: Plan) -> None:
     _jobs(aws, plan.stop_jobs)
     for queue in _queues(aws):  # no job comes in any more
         aws.call("batch", "update_job_queue", jobQueue=queue, state="DISABLED")
-    for job in _jobs(aws):
-        log.info("Stopping %s", job["jobName"])
-        aws.call("batch", "terminate_job", jobId=job["jobId"], reason="resight cloud down")
-    wait_until(lambda: not _jobs(aws), "the jobs have not ended")
+    if jobs := _jobs(aws):
+        for job in jobs:
+            log.info("Stopping %s", job["jobName"])
+            aws.call("batch", "terminate_job", jobId=job["jobId"], reason="resight cloud down")
+        wait_until(lambda: not _jobs(aws), "the jobs have not ended")
     for arn in _definitions(aws):
         aws.call("batch", "deregister_job_definition", jobDefinition=arn)
     left = list(plan.things)
@@ -228,6 +230,10 @@ def down(aws: Aws, plan: Plan) -> None:
     if told:
         fix = "Try again in a few minutes; what stays can be removed in the AWS console."
         raise AwsError(f"not everything is removed: {listed(told, 30)}", where=aws.stack, fix=fix)
+
+
+def _missing_roles(aws: Aws) -> list[str]:
+    return [role for role in _ROLES if aws.found("iam", "get_role", "NoSuchEntity", RoleName=role) is None]
 
 
 def _queues(aws: Aws) -> list[str]:
