@@ -94,7 +94,7 @@ def test_twice_is_once(aws, made):
     assert not [call for call in aws.calls if not re.match(r"\w+:(Describe|Get|List)", call)]
 
 
-def test_parameters_change_and_the_others_stay(aws, here):
+def test_parameters_and_the_template_change_and_the_rest_stays(aws, here, monkeypatch):
     stack.init(here, stack.plan_init(here, {"LogRetentionDays": "7", "MaxVcpus": "8"}))
     plan = stack.plan_init(here, {"LogRetentionDays": "90"})
     assert plan.action == "update" and "  LogRetentionDays: 7 -> 90" in plan.lines and "MaxVcpus" not in plan.text()
@@ -104,17 +104,15 @@ def test_parameters_change_and_the_others_stay(aws, here):
     found = {one["ParameterKey"]: one["ParameterValue"] for one in parameters}
     assert found["LogRetentionDays"] == "90" and found["MaxVcpus"] == "8" and found["Vpc"] == plan.parameters["Vpc"]
     assert stack.plan_init(here).action == "nothing"
+    same = stack.template().replace("# The container's role", "# The role of the container")
+    monkeypatch.setattr(stack, "template", lambda: same)
+    assert stack.plan_init(here).action == "nothing"
+    monkeypatch.setattr(stack, "template", lambda: same.replace("A training is done", "A training has ended well"))
+    assert "  the template: that of Resight" in stack.plan_init(here).text()
 
 
-def test_another_version_of_the_template_is_a_change(made, monkeypatch):
-    newer = stack.template().replace("A training is done", "A training has ended well")
-    monkeypatch.setattr(stack, "template", lambda: newer)
-    assert "  the template: that of Resight" in stack.plan_init(made).text()
-
-
-@pytest.mark.parametrize(
-    ("parameters", "told"),
-    [
+def test_parameters_that_cannot_be(aws, here):
+    for parameters, told in (
         ({"InstanceTyps": "g5.xlarge"}, r"--set: the template has no parameter 'InstanceTyps'\n.*'InstanceTypes'"),
         ({"InstanceTypes": "m5.large"}, r"--set InstanceTypes: 'm5.large' is not allowed\n .*NVIDIA"),
         ({"InstanceTypes": "g5g.xlarge"}, "'g5g.xlarge' is not allowed"),  # ARM
@@ -126,11 +124,9 @@ def test_another_version_of_the_template_is_a_change(made, monkeypatch):
         ({"Bucket": "no-such-bucket-here"}, "NoSuchBucket"),
         ({"Subnets": "subnet-12345678"}, "subnet-12345678"),
         ({"Vpc": "vpc-12345678"}, "it has no subnets"),
-    ],
-)
-def test_parameters_that_cannot_be(aws, here, parameters, told):
-    with pytest.raises(ResightError, match=told):
-        stack.plan_init(here, parameters)
+    ):
+        with pytest.raises(ResightError, match=told):
+            stack.plan_init(here, parameters)
     assert names(aws) == []
 
 
@@ -219,12 +215,6 @@ def test_a_stack_that_could_not_be_made(aws, here):
     assert names(aws) == everything(aws.stack)
 
 
-def test_a_change_that_failed(aws, made):
-    aws.then["cloudformation:UpdateStack"] = lambda: fail(aws, "UPDATE_ROLLBACK_COMPLETE", "no", "LogGroup")
-    with pytest.raises(AwsError, match=r"could not be changed \(UPDATE_ROLLBACK_COMPLETE\):\n  LogGroup .*: no\n"):
-        stack.init(made, stack.plan_init(made, {"LogRetentionDays": "90"}))
-
-
 def test_a_stack_half_deleted(aws, made):
     aws.refuse = {"cloudformation:DeleteStack": ("AccessDenied", "Access Denied")}
     with pytest.raises(AwsError, match="not allowed: cloudformation:DeleteStack"):
@@ -241,7 +231,10 @@ def test_a_stack_half_deleted(aws, made):
     assert names(aws) == [f"{aws.stack}-123456789012-us-east-1 bucket"]
 
 
-def test_what_is_left_is_told(aws, made):
+def test_what_failed_and_what_is_left_is_told(aws, made):
+    aws.then["cloudformation:UpdateStack"] = lambda: fail(aws, "UPDATE_ROLLBACK_COMPLETE", "no", "LogGroup")
+    with pytest.raises(AwsError, match=r"could not be changed \(UPDATE_ROLLBACK_COMPLETE\):\n  LogGroup .*: no\n"):
+        stack.init(made, stack.plan_init(made, {"LogRetentionDays": "90"}))
     plan = stack.plan_down(made)
     original = made.call
 
