@@ -75,6 +75,7 @@ def test_what_was_certainly_not_done_is_made_again(aws, here):
         ("UnrecognizedClientException", "The security token is invalid.", "credentials are refused"),
         ("InvalidSignatureException", "Signature does not match", "credentials are refused"),
         ("RequestTimeTooSkewed", "The difference is too large", "clock is wrong"),
+        ("SignatureDoesNotMatch", "Signature expired: 20200101T000000Z is now earlier than", "clock is wrong"),
         ("ServiceQuotaExceededException", "50 compute environments", "a quota .* 50 compute environments"),
         ("OptInRequired", "not subscribed", "does not have this service here"),
         ("TooManyRequestsException", "Rate exceeded", "too many requests"),
@@ -125,6 +126,7 @@ def test_profiles_and_regions(aws, tmp_path, monkeypatch):
         Aws(profile="stagng")
     with pytest.raises(ResightError, match=r"no AWS Batch in a region 'us-eats-1'(?s:.)*Did you mean 'us-east-1'"):
         Aws(region="us-eats-1")
+    assert Aws(region="us-gov-west-1").region == "us-gov-west-1"
     with pytest.raises(ResightError, match="--stack: 'Resight_1' cannot"):
         Aws(stack="Resight_1")
     monkeypatch.setenv("AWS_REGION", "eu-central-1")  # as the AWS command line reads it

@@ -118,6 +118,9 @@ def test_parameters_that_cannot_be(aws, here):
         ({"InstanceTypes": "g5g.xlarge"}, "'g5g.xlarge' is not allowed"),  # ARM
         ({"InstanceTypes": "p3.2xlarge"}, "'p3.2xlarge' is not allowed"),  # not in the image
         ({"InstanceTypes": "g5.xlarge,g5.3xlarge"}, r"g5.3xlarge is not offered in us-east-1\n.*g5.xlarge"),
+        ({"MaxVcpus": "many"}, r"--set MaxVcpus: 'many' is not allowed\n .*vCPUs"),
+        ({"MaxVcpus": "0"}, "'0' is not allowed"),
+        ({"LogRetentionDays": "8"}, "'8' is not allowed"),
         ({"RunsPrefix": "runs"}, "'runs' is not allowed"),
         ({"RunsPrefix": ""}, "'' is not allowed"),
         ({"DataPrefix": "*"}, "'\\*' is not allowed"),

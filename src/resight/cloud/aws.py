@@ -27,34 +27,27 @@ _ACTION = re.compile(r"not authorized to perform:? ([\w-]+:\w+)(?: on resource:?
 _S3_ACTIONS = {"HeadObject": "GetObject", "HeadBucket": "ListBucket", "ListObjectsV2": "ListBucket"}
 _S3_ACTIONS |= {"DeleteObjects": "DeleteObject", "ListObjectVersions": "ListBucketVersions"}
 _WHO = "They are looked for as by the AWS command line: --profile or AWS_PROFILE, AWS_ACCESS_KEY_ID, SSO, a role."
-_AGAIN = "Try again later."
+_REFUSED = ("the credentials are refused", _WHO)
 # What an answer's code means, and what to do.
-_MEANINGS = (
-    (r"TooSkewed", "this machine's clock is wrong", "Set its time."),
-    (r"Expired", "the credentials have expired", f"Sign in again. {_WHO}"),
-    (
-        r"InvalidClientTokenId|UnrecognizedClient|InvalidAccessKeyId|Signature|AuthFailure|InvalidToken|AuthenticationToken",
-        "the credentials are refused",
-        _WHO,
-    ),
-    (
-        r"AccessDenied|UnauthorizedOperation|NotAuthorized|^403$|^Forbidden$",
+_MEANINGS = {
+    "TooSkewed": ("this machine's clock is wrong", "Set its time."),
+    "Expired": ("the credentials have expired", f"Sign in again. {_WHO}"),
+    "Invalid(ClientToken|AccessKey|Token)|UnrecognizedClient|Signature|AuthFailure|AuthenticationToken": _REFUSED,
+    "AccessDenied|UnauthorizedOperation|NotAuthorized|^403$|^Forbidden$": (
         "not allowed: {action}",
         "Whoever administers the account can allow {action}; docs/cloud.md lists what each command needs.",
     ),
-    (_THROTTLED.pattern, "AWS answers that there are too many requests", _AGAIN),
-    (
-        r"LimitExceeded|QuotaExceeded|^TooManyBuckets$",
+    _THROTTLED.pattern: ("AWS answers that there are too many requests", "Try again later."),
+    "LimitExceeded|QuotaExceeded|^TooManyBuckets$": (
         "a quota of the account is used up",
         "Service Quotas in the AWS console shows it, and takes the request to raise it.",
     ),
-    (
-        r"^OptInRequired|^SubscriptionRequired",
+    "^OptInRequired|^SubscriptionRequired": (
         "the account does not have this service here",
         "Enable it, and the region, for the account, or choose another --region.",
     ),
-    (_PASSING.pattern, "AWS fails", _AGAIN),
-)
+    _PASSING.pattern: ("AWS fails", "Try again later."),
+}
 
 
 class AwsError(ResightError):
@@ -89,7 +82,8 @@ class Aws:
         try:
             # AWS_REGION is what the AWS command line reads first, and boto3 does not.
             self.session = boto3.Session(profile_name=profile, region_name=region or os.environ.get("AWS_REGION"))
-            known = self.session.get_available_regions("batch")
+            partitions = self.session.get_available_partitions()
+            known = [name for one in partitions for name in self.session.get_available_regions("batch", one)]
         except BotoCoreError as error:
             profiles = boto3.Session().available_profiles if type(error).__name__ == "ProfileNotFound" else []
             hint = nearest(profile or "", profiles) or (f"There are {listed(profiles)}." if profiles else "")
@@ -162,10 +156,10 @@ class Aws:
         """The number of the account."""
         return str(self.call("sts", "get_caller_identity")["Account"])
 
-    def describe(self, stack: str | None = None) -> dict[str, Any] | None:
+    def describe(self) -> dict[str, Any] | None:
         """The stack as CloudFormation describes it; None where there is none."""
         try:
-            return dict(self.call("cloudformation", "describe_stacks", StackName=stack or self.stack)["Stacks"][0])
+            return dict(self.call("cloudformation", "describe_stacks", StackName=self.stack)["Stacks"][0])
         except AwsError as error:
             if error.code == "ValidationError" and "does not exist" in error.message:
                 return None
@@ -263,7 +257,8 @@ class Aws:
             named = _ACTION.search(message)
             prefix = self.client(service, _ATTEMPTS).meta.service_model.signing_name
             action = named[1] if named else f"{prefix}:{_S3_ACTIONS.get(operation, operation)}"
-            meaning, fix = next(((what, fix) for is_it, what, fix in _MEANINGS if re.search(is_it, code)), ("", ""))
+            kind = "TooSkewed" if re.search("Signature (expired|not yet)", message) else code
+            meaning, fix = next((told for is_it, told in _MEANINGS.items() if re.search(is_it, kind)), ("", ""))
             said = f"{code}: {message}".strip(": ")
             text = f"{meaning} ({said})" if meaning else said
             told = AwsError(text.replace("{action}", action), where=where, fix=fix.replace("{action}", action))

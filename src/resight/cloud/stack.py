@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -69,7 +70,7 @@ def plan_init(aws: Aws, parameters: Mapping[str, str] | None = None) -> Plan:
         if name not in known:
             fix = f"{nearest(name, known)} There are {listed(known, 20)}.".strip()
             raise ResightError(f"the template has no parameter '{name}'", where="--set", fix=fix)
-        if not re.fullmatch(known[name].get("AllowedPattern", ".*"), value):
+        if not _allowed(known[name], value):
             raise ResightError(f"'{value}' is not allowed", where=f"--set {name}", fix=known[name]["Description"])
     stack = aws.describe()
     if stack is not None:
@@ -93,15 +94,10 @@ def plan_init(aws: Aws, parameters: Mapping[str, str] | None = None) -> Plan:
     if stack is None:
         things = tuple(named_in_template(aws, values))
         kept = [f"The bucket {own}, left by an earlier stack, is used again."] if values["Bucket"] == own else []
-        lines = [
-            f"Makes {here}:",
-            *(f"  {kind} {name}" for kind, name in things),
-            *kept,
-            "with the parameters:",
-            *shown,
-        ]
+        lines = [f"Makes {here}:", *(f"  {kind} {name}" for kind, name in things), *kept]
         if missing := _missing_roles(aws):
             lines.append(f"and the account's own {listed(missing)}, for all that uses Batch and Spot; they stay.")
+        lines += ["With the parameters:", *shown]
         return Plan("create", (*lines, *_COSTS), values, things)
     changed = [
         f"  {name}: {before.get(name) or '(none)'} -> {value or '(none)'}"
@@ -230,6 +226,15 @@ def down(aws: Aws, plan: Plan) -> None:
     if told:
         fix = "Try again in a few minutes; what stays can be removed in the AWS console."
         raise AwsError(f"not everything is removed: {listed(told, 30)}", where=aws.stack, fix=fix)
+
+
+def _allowed(parameter: Mapping[str, Any], value: str) -> bool:
+    """Whether the template takes this value."""
+    if parameter["Type"] != "Number":
+        return re.fullmatch(parameter.get("AllowedPattern", ".*"), value) is not None
+    least, most = parameter.get("MinValue", 0), parameter.get("MaxValue", math.inf)
+    number = int(value) if re.fullmatch("[0-9]{1,9}", value) else -1
+    return least <= number <= most and number in parameter.get("AllowedValues", (number,))
 
 
 def _missing_roles(aws: Aws) -> list[str]:
