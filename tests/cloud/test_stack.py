@@ -33,22 +33,23 @@ def documented(aws, permissions):
 
 def names(aws):
     """What the account has of this stack's, asked without Resight."""
-    client = {name: boto3.client(name) for name in ("batch", "ecr", "logs", "ec2", "iam", "sns", "events", "s3")}
-    found = [one["jobQueueName"] for one in client["batch"].describe_job_queues()["jobQueues"]]
-    environments = client["batch"].describe_compute_environments()["computeEnvironments"]
-    found += [f"{one['computeEnvironmentName']} environment" for one in environments]
-    found += [f"{one['repositoryName']} repository" for one in client["ecr"].describe_repositories()["repositories"]]
-    found += [f"{one['logGroupName']} logs" for one in client["logs"].describe_log_groups()["logGroups"]]
-    templates = client["ec2"].describe_launch_templates()["LaunchTemplates"]
-    found += [f"{one['LaunchTemplateName']} launch template" for one in templates]
-    found += [f"{one['GroupName']} firewall" for one in client["ec2"].describe_security_groups()["SecurityGroups"]]
-    found += [f"{one['RoleName']} role" for one in client["iam"].list_roles()["Roles"]]
-    found += [
-        f"{one['InstanceProfileName']} profile" for one in client["iam"].list_instance_profiles()["InstanceProfiles"]
+    asked = [
+        ("batch", "describe_job_queues", "jobQueues", "jobQueueName", ""),
+        ("batch", "describe_compute_environments", "computeEnvironments", "computeEnvironmentName", " environment"),
+        ("ecr", "describe_repositories", "repositories", "repositoryName", " repository"),
+        ("logs", "describe_log_groups", "logGroups", "logGroupName", " logs"),
+        ("ec2", "describe_launch_templates", "LaunchTemplates", "LaunchTemplateName", " launch template"),
+        ("ec2", "describe_security_groups", "SecurityGroups", "GroupName", " firewall"),
+        ("iam", "list_roles", "Roles", "RoleName", " role"),
+        ("iam", "list_instance_profiles", "InstanceProfiles", "InstanceProfileName", " profile"),
+        ("sns", "list_topics", "Topics", "TopicArn", " topic"),
+        ("events", "list_rules", "Rules", "Name", " rule"),
+        ("s3", "list_buckets", "Buckets", "Name", " bucket"),
     ]
-    found += [f"{one['TopicArn'].rpartition(':')[2]} topic" for one in client["sns"].list_topics()["Topics"]]
-    found += [f"{one['Name']} rule" for one in client["events"].list_rules()["Rules"]]
-    found += [f"{one['Name']} bucket" for one in client["s3"].list_buckets()["Buckets"]]
+    found = []
+    for service, action, key, name, kind in asked:
+        pages = boto3.client(service).get_paginator(action).paginate()
+        found += [one[name].rpartition(":")[2] + kind for page in pages for one in page[key]]
     return sorted(name for name in found if name.split()[0] == aws.stack or name.startswith(f"{aws.stack}-"))
 
 
