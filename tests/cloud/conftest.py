@@ -1,4 +1,3 @@
-import contextlib
 import fnmatch
 import functools
 import itertools
@@ -26,15 +25,34 @@ def _loader(path):
     return botocore.loaders.create_loader(path)
 
 
+@pytest.fixture(scope="session")
+def direct(s3_server):
+    """``direct("iam")``: boto3's client for the imitation of AWS itself, which no fault meets and nobody counts."""
+    import boto3
+
+    keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing", "region_name": "us-east-1"}
+    client = functools.cache(boto3.Session(**keys).client)
+
+    def get(service):
+        return client(service, endpoint_url=f"http://{s3_server}")
+
+    settings = json.dumps({"batch": {"use_docker": False}}).encode()
+    urllib.request.urlopen(f"http://{s3_server}/moto-api/config", settings).read()
+    # The roles that an account has which has used Batch and Spot; the imitation spells their names otherwise.
+    for name, service in (("AWSServiceRoleForBatch", "batch"), ("AWSServiceRoleForEC2Spot", "spot")):
+        path = f"/aws-service-role/{service}.amazonaws.com/"
+        get("iam").create_role(RoleName=name, Path=path, AssumeRolePolicyDocument="{}")
+    return get
+
+
 @pytest.fixture
-def aws(s3_server, permissions, tmp_path, monkeypatch):
+def aws(s3_server, direct, permissions, tmp_path, monkeypatch):
     """A :class:`Gate` to an imitation of AWS, with credentials, and a name for a stack that no other test uses.
 
     The account is the same for all tests of a process: what a test makes has its stack's name in its own.
     """
     import os
 
-    import boto3
     import botocore.retries.standard
 
     for name in [name for name in os.environ if name.startswith("AWS_")]:
@@ -52,15 +70,7 @@ def aws(s3_server, permissions, tmp_path, monkeypatch):
     # Repeated as often, without the pauses.
     monkeypatch.setattr(botocore.retries.standard.ExponentialBackoff, "delay_amount", lambda *_: 0.0)
     monkeypatch.setattr("resight.cloud.aws.PAUSE", 0.0)
-    settings = json.dumps({"batch": {"use_docker": False}}).encode()
-    urllib.request.urlopen(f"http://{s3_server}/moto-api/config", settings).read()
-    # The roles that an account has which has used Batch and Spot; the imitation spells their names otherwise.
-    for name, service in (("AWSServiceRoleForBatch", "batch"), ("AWSServiceRoleForEC2Spot", "spot")):
-        with contextlib.suppress(boto3.client("iam").exceptions.EntityAlreadyExistsException):
-            path = f"/aws-service-role/{service}.amazonaws.com/"
-            boto3.client("iam").create_role(RoleName=name, Path=path, AssumeRolePolicyDocument="{}")
     monkeypatch.setattr("resight.cloud.resources.POLL", 0.0)
-    gate.calls.clear()
     yield gate
     gate.shutdown()
     gate.server_close()

@@ -31,7 +31,7 @@ def documented(aws, permissions):
     assert {call for call in aws.ours if not permissions(call, "stack")} == set()
 
 
-def names(aws):
+def names(aws, direct):
     """What the account has of this stack's, asked without Resight."""
     asked = [
         ("batch", "describe_job_queues", "jobQueues", "jobQueueName", ""),
@@ -48,7 +48,7 @@ def names(aws):
     ]
     found = []
     for service, action, key, name, kind in asked:
-        pages = boto3.client(service).get_paginator(action).paginate()
+        pages = direct(service).get_paginator(action).paginate()
         found += [one[name].rpartition(":")[2] + kind for page in pages for one in page[key]]
     return sorted(name for name in found if name.split()[0] == aws.stack or name.startswith(f"{aws.stack}-"))
 
@@ -61,32 +61,32 @@ def everything(name):
     return sorted([*made, f"{name}-123456789012-us-east-1 bucket"])
 
 
-def test_made_and_removed(aws, here):
+def test_made_and_removed(aws, here, direct):
     plan = stack.plan_init(here)
-    assert plan.action == "create" and names(aws) == [] and aws.count("cloudformation:(Create|Update).*") == 0
+    assert plan.action == "create" and names(aws, direct) == [] and aws.count("cloudformation:(Create|Update).*") == 0
     for name in everything(aws.stack):
         assert name.split()[0] in plan.text()
     assert "no instance runs while no job does" in plan.text()
     outputs = stack.init(here, plan)
-    assert names(aws) == everything(aws.stack)
+    assert names(aws, direct) == everything(aws.stack)
     assert outputs["Runs"] == f"s3://{aws.stack}-123456789012-us-east-1/runs/"
     plan = stack.plan_down(here)
-    assert names(aws) == everything(aws.stack)
+    assert names(aws, direct) == everything(aws.stack)
     for name in everything(aws.stack):
         assert name.split()[0] in plan.text()
     assert f"The bucket {outputs['Bucket']} is kept." in plan.lines
     stack.down(here, plan)
-    assert names(aws) == [f"{aws.stack}-123456789012-us-east-1 bucket"]
+    assert names(aws, direct) == [f"{aws.stack}-123456789012-us-east-1 bucket"]
     assert here.describe() is None
     assert aws.calls.index("batch:DeleteJobQueue") < aws.calls.index("batch:DeleteComputeEnvironment")
 
 
-def test_twice_is_once(aws, made):
-    before = names(aws)
+def test_twice_is_once(aws, made, direct):
+    before = names(aws, direct)
     plan = stack.plan_init(made)
     assert plan.action == "nothing" and plan.text().startswith(f"Changes nothing: the stack '{aws.stack}'")
     assert stack.init(made, plan)["LogGroup"] == aws.stack
-    assert aws.count("cloudformation:(Create|Update|Delete).*") == 0 and names(aws) == before
+    assert aws.count("cloudformation:(Create|Update|Delete).*") == 0 and names(aws, direct) == before
     stack.down(made, stack.plan_down(made))
     aws.calls.clear()
     plan = stack.plan_down(made)
@@ -95,13 +95,13 @@ def test_twice_is_once(aws, made):
     assert not [call for call in aws.calls if not re.match(r"\w+:(Describe|Get|List)", call)]
 
 
-def test_parameters_and_the_template_change_and_the_rest_stays(aws, here, monkeypatch):
+def test_parameters_and_the_template_change_and_the_rest_stays(aws, here, monkeypatch, direct):
     stack.init(here, stack.plan_init(here, {"LogRetentionDays": "7", "MaxVcpus": "8"}))
     plan = stack.plan_init(here, {"LogRetentionDays": "90"})
     assert plan.action == "update" and "  LogRetentionDays: 7 -> 90" in plan.lines and "MaxVcpus" not in plan.text()
     assert plan.json()["parameters"]["MaxVcpus"] == "8"
     stack.init(here, plan)
-    parameters = boto3.client("cloudformation").describe_stacks(StackName=aws.stack)["Stacks"][0]["Parameters"]
+    parameters = direct("cloudformation").describe_stacks(StackName=aws.stack)["Stacks"][0]["Parameters"]
     found = {one["ParameterKey"]: one["ParameterValue"] for one in parameters}
     assert found["LogRetentionDays"] == "90" and found["MaxVcpus"] == "8" and found["Vpc"] == plan.parameters["Vpc"]
     assert stack.plan_init(here).action == "nothing"
@@ -112,7 +112,7 @@ def test_parameters_and_the_template_change_and_the_rest_stays(aws, here, monkey
     assert "  the template: that of Resight" in stack.plan_init(here).text()
 
 
-def test_parameters_that_cannot_be(aws, here):
+def test_parameters_that_cannot_be(aws, here, direct):
     for parameters, told in (
         ({"InstanceTyps": "g5.xlarge"}, r"--set: the template has no parameter 'InstanceTyps'\n.*'InstanceTypes'"),
         ({"InstanceTypes": "m5.large"}, r"--set InstanceTypes: 'm5.large' is not allowed\n .*NVIDIA"),
@@ -131,7 +131,7 @@ def test_parameters_that_cannot_be(aws, here):
     ):
         with pytest.raises(ResightError, match=told):
             stack.plan_init(here, parameters)
-    assert names(aws) == []
+    assert names(aws, direct) == []
 
 
 def test_networks(aws):
@@ -153,9 +153,9 @@ def test_networks(aws):
         stack.plan_init(north)
 
 
-def test_a_bucket_of_somebody_elses(aws, here):
+def test_a_bucket_of_somebody_elses(aws, here, direct):
     elsewhere, theirs = f"{aws.stack}-elsewhere", f"{aws.stack}-theirs"
-    s3 = boto3.client("s3")
+    s3 = direct("s3")
     s3.create_bucket(Bucket=elsewhere, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
     with pytest.raises(ResightError, match=f"{elsewhere}: the bucket is in eu-west-1, not in us-east-1"):
         stack.plan_init(here, {"Bucket": elsewhere})
@@ -163,15 +163,15 @@ def test_a_bucket_of_somebody_elses(aws, here):
     s3.put_object(Bucket=theirs, Key="runs/first/run.json", Body=b"{}")
     outputs = stack.init(here, stack.plan_init(here, {"Bucket": theirs, "DataBucket": elsewhere, "DataPrefix": ""}))
     assert outputs["Runs"] == f"s3://{theirs}/runs/" and outputs["Data"] == f"s3://{elsewhere}/"
-    assert f"{aws.stack}-123456789012-us-east-1 bucket" not in names(aws)
+    assert f"{aws.stack}-123456789012-us-east-1 bucket" not in names(aws, direct)
     with pytest.raises(ResightError, match=f"the bucket {theirs} was not made by Resight"):
         stack.plan_down(here, delete_bucket=True)
     stack.down(here, stack.plan_down(here))
     assert s3.head_object(Bucket=theirs, Key="runs/first/run.json")
 
 
-def test_a_bucket_is_kept_used_again_and_deleted_only_when_told(aws, made):
-    s3, bucket = boto3.client("s3"), f"{aws.stack}-123456789012-us-east-1"
+def test_a_bucket_is_kept_used_again_and_deleted_only_when_told(aws, made, direct):
+    s3, bucket = direct("s3"), f"{aws.stack}-123456789012-us-east-1"
     s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
     for number in range(3):
         s3.put_object(Bucket=bucket, Key="runs/first/run.json", Body=b"1" * number)
@@ -185,7 +185,7 @@ def test_a_bucket_is_kept_used_again_and_deleted_only_when_told(aws, made):
     plan = stack.plan_down(made, delete_bucket=True)
     assert f"  bucket {bucket} with all that is in it: 1 object, 0.0 GB" in plan.lines
     stack.down(made, plan)
-    assert names(aws) == []
+    assert names(aws, direct) == []
     assert stack.plan_down(made, delete_bucket=True).action == "nothing"
 
 
@@ -203,7 +203,7 @@ def fail(aws, status, reason="Instance type g9.xlarge is not supported", resourc
     one.status = status
 
 
-def test_a_stack_that_could_not_be_made(aws, here):
+def test_a_stack_that_could_not_be_made(aws, here, direct):
     aws.then["cloudformation:CreateStack"] = lambda: fail(aws, "ROLLBACK_COMPLETE")
     with pytest.raises(AwsError) as error:
         stack.init(here, stack.plan_init(here))
@@ -216,23 +216,23 @@ def test_a_stack_that_could_not_be_made(aws, here):
     aws.then.clear()
     stack.down(here, stack.plan_down(here))
     stack.init(here, stack.plan_init(here))
-    assert names(aws) == everything(aws.stack)
+    assert names(aws, direct) == everything(aws.stack)
 
 
-def test_a_stack_half_deleted(aws, made):
+def test_a_stack_half_deleted(aws, made, direct):
     aws.refuse = {"cloudformation:DeleteStack": ("AccessDenied", "Access Denied")}
     with pytest.raises(AwsError, match="not allowed: cloudformation:DeleteStack"):
         stack.down(made, stack.plan_down(made))
     aws.refuse = {}
-    boto3.client("iam").delete_role_policy(RoleName=f"{aws.stack}-us-east-1-job", PolicyName="training")
-    boto3.client("batch").delete_job_queue(jobQueue=f"{aws.stack}-spot")
+    direct("iam").delete_role_policy(RoleName=f"{aws.stack}-us-east-1-job", PolicyName="training")
+    direct("batch").delete_job_queue(jobQueue=f"{aws.stack}-spot")
     fail(aws, "DELETE_FAILED", "resource has a dependent object", "Firewall")
     with pytest.raises(AwsError, match=r"not whole \(DELETE_FAILED\): Firewall .*dependent object"):
         made.outputs()
     plan = stack.plan_down(made)
     assert plan.action == "remove" and f"  job queue {aws.stack}-on-demand" in plan.lines
     stack.down(made, plan)
-    assert names(aws) == [f"{aws.stack}-123456789012-us-east-1 bucket"]
+    assert names(aws, direct) == [f"{aws.stack}-123456789012-us-east-1 bucket"]
 
 
 def test_what_failed_and_what_is_left_is_told(aws, made):
@@ -253,26 +253,26 @@ def test_what_failed_and_what_is_left_is_told(aws, made):
     assert f"security group {aws.stack}" in str(error.value) and "job queue" not in str(error.value)
 
 
-def test_what_only_has_the_name_is_left_alone(aws, here):
-    boto3.client("ecr").create_repository(repositoryName=aws.stack)
-    boto3.client("logs").create_log_group(logGroupName=aws.stack)
+def test_what_only_has_the_name_is_left_alone(aws, here, direct):
+    direct("ecr").create_repository(repositoryName=aws.stack)
+    direct("logs").create_log_group(logGroupName=aws.stack)
     plan = stack.plan_down(here)
     assert plan.action == "nothing" and f"The repository {aws.stack} is of no stack of that name" in plan.text()
     stack.down(here, plan)
-    assert names(aws) == [f"{aws.stack} logs", f"{aws.stack} repository"]
+    assert names(aws, direct) == [f"{aws.stack} logs", f"{aws.stack} repository"]
 
 
-def test_what_a_stack_that_is_gone_left_and_could_cost_is_removed(aws, made):
-    boto3.client("cloudformation").delete_stack(StackName=aws.stack)
-    assert f"{aws.stack}-spot environment" in names(aws)  # the imitation leaves them
+def test_what_a_stack_that_is_gone_left_and_could_cost_is_removed(aws, made, direct):
+    direct("cloudformation").delete_stack(StackName=aws.stack)
+    assert f"{aws.stack}-spot environment" in names(aws, direct)  # the imitation leaves them
     plan = stack.plan_down(made)
     assert plan.action == "remove" and f"  compute environment {aws.stack}-spot" in plan.lines
     stack.down(made, plan)
-    assert not [name for name in names(aws) if "spot" in name or "demand" in name]
+    assert not [name for name in names(aws, direct) if "spot" in name or "demand" in name]
 
 
-def test_jobs_are_in_the_way_until_they_are_told_to_stop(aws, made):
-    batch = boto3.client("batch")
+def test_jobs_are_in_the_way_until_they_are_told_to_stop(aws, made, direct):
+    batch = direct("batch")
     container = {"image": "x", "vcpus": 4, "memory": 1000, "command": ["resight"]}
     for name, tags in (
         (f"{aws.stack}-first", {"stack": aws.stack}),
@@ -292,7 +292,7 @@ def test_jobs_are_in_the_way_until_they_are_told_to_stop(aws, made):
     fake.status = "RUNNING"  # begun after the plan was shown
     with pytest.raises(ResightError, match="1 job under way"):
         stack.down(made, plan)
-    assert boto3.client("batch").describe_job_queues(jobQueues=[queue])["jobQueues"][0]["state"] == "ENABLED"
+    assert direct("batch").describe_job_queues(jobQueues=[queue])["jobQueues"][0]["state"] == "ENABLED"
     aws.then["batch:TerminateJob"] = lambda: setattr(fake, "status", "FAILED")
     plan = stack.plan_down(made, stop_jobs=True)
     assert f"  job {aws.stack}-first, which is RUNNING: it saves its state" in plan.lines
@@ -303,36 +303,36 @@ def test_jobs_are_in_the_way_until_they_are_told_to_stop(aws, made):
     assert [one["jobDefinitionName"] for one in left] == [f"{aws.stack}-2-first"]
 
 
-def test_a_stack_of_another_kind_is_left_alone(aws, here):
+def test_a_stack_of_another_kind_is_left_alone(aws, here, direct):
     body = "{Description: A cluster, Resources: {One: {Type: 'AWS::ECS::Cluster'}}}"
-    boto3.client("cloudformation").create_stack(StackName=aws.stack, TemplateBody=body)
+    direct("cloudformation").create_stack(StackName=aws.stack, TemplateBody=body)
     for plan in (stack.plan_init, stack.plan_down):
         with pytest.raises(AwsError, match="is not one of Resight's"):
             plan(here)
 
 
-def test_faults(aws, here):
+def test_faults(aws, here, direct):
     aws.faults = 0.2
     stack.init(here, stack.plan_init(here))
     aws.faults = 0
-    assert names(aws) == everything(aws.stack) and len(of_the_imitation(aws.stack)) == 1
+    assert names(aws, direct) == everything(aws.stack) and len(of_the_imitation(aws.stack)) == 1
     aws.faults = 0.2
     stack.init(here, stack.plan_init(here, {"LogRetentionDays": "7"}))
     stack.down(here, stack.plan_down(here, delete_bucket=True))
     aws.faults = 0
-    assert names(aws) == [] and {kind for kind, _ in aws.injected} == set(aws.KINDS)
+    assert names(aws, direct) == [] and {kind for kind, _ in aws.injected} == set(aws.KINDS)
 
 
-def test_answers_that_are_lost(aws, here):
+def test_answers_that_are_lost(aws, here, direct):
     aws.lose = ["cloudformation:CreateStack", "cloudformation:DeleteStack", "batch:DeleteJobQueue"]
     stack.init(here, stack.plan_init(here))
-    assert aws.count("cloudformation:CreateStack") == 1 and names(aws) == everything(aws.stack)
+    assert aws.count("cloudformation:CreateStack") == 1 and names(aws, direct) == everything(aws.stack)
     stack.down(here, stack.plan_down(here, delete_bucket=True))
-    assert names(aws) == [] and not aws.lose
+    assert names(aws, direct) == [] and not aws.lose
 
 
-def test_a_role_of_the_accounts_is_made_where_it_is_missing(aws, here):
-    iam = boto3.client("iam")
+def test_a_role_of_the_accounts_is_made_where_it_is_missing(aws, here, direct):
+    iam = direct("iam")
     with contextlib.suppress(iam.exceptions.NoSuchEntityException):
         iam.delete_role(RoleName="AWSServiceRoleForEC2Spot")
     plan = stack.plan_init(here)
