@@ -27,7 +27,7 @@ class Verbs(TyperGroup):
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
         argv = list(sys.argv[1:] if args is None else args)
-        if argv in ([], ["data"], ["zoo"]):
+        if argv in ([], ["data"], ["zoo"], ["cloud"]):
             argv.append("--help")
         extra["standalone_mode"] = False
         sys.exit(console.guard(lambda: super(Verbs, self).main(argv, "resight", **extra), argv))

@@ -17,6 +17,7 @@ import typer
 
 from . import __version__, console, defaults
 from .application import Verbs, names_of, pairs_of, print_result, quoted, say, size_of, suggest, verb, wrote
+from .cli_cloud import cloud_app
 from .data.storage import is_remote
 from .errors import ResightError, counted, listed
 from .misplaced import kind_of
@@ -36,6 +37,7 @@ data_app = typer.Typer(cls=Verbs, help="Annotations in, records out.")
 app.add_typer(data_app, name="data")
 zoo_app = typer.Typer(cls=Verbs, help="Pretrained models of TensorFlow's detection zoo.")
 app.add_typer(zoo_app, name="zoo")
+app.add_typer(cloud_app, name="cloud")
 
 
 def _option(metavar: str, help: str, default: object = "", *names: str, **limits: float) -> Any:

@@ -248,3 +248,132 @@ def _error(service, status, code, message):
     if service == "ec2":
         return status, f"<Response><Errors><Error>{error}</Error></Errors></Response>".encode(), []
     return status, f"<ErrorResponse><Error><Type>Sender</Type>{error}</Error></ErrorResponse>".encode(), []
+
+
+@pytest.fixture(scope="session")
+def infrastructure(s3_server, shapes):
+    """What jobs need of a stack, without the time that CloudFormation takes: its outputs, with an image in its
+    repository and records in its bucket."""
+    import boto3
+
+    account = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing", "region_name": "us-east-1"}
+
+    def client(service):
+        return boto3.client(service, endpoint_url=f"http://{s3_server}", **account)
+
+    name = "jobs"
+    s3, batch, ecr = client("s3"), client("batch"), client("ecr")
+    s3.create_bucket(Bucket=f"{name}-runs")
+    for file in shapes(train=4).iterdir():
+        s3.upload_file(str(file), f"{name}-runs", f"data/records/{file.name}")
+    ecr.create_repository(repositoryName=name)
+    kind = "application/vnd.docker.distribution.manifest.v2+json"
+    manifest = json.dumps({"schemaVersion": 2, "mediaType": kind, "config": {"digest": f"sha256:{'a1' * 32}"}})
+    ecr.put_image(repositoryName=name, imageTag="0.1.0", imageManifest=manifest)
+    client("logs").create_log_group(logGroupName=name)
+    role = client("iam").create_role(RoleName=f"{name}-job", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
+    queues = {}
+    for key in ("SpotQueue", "OnDemandQueue"):
+        options = {"computeEnvironmentName": f"{name}-{key}", "type": "UNMANAGED", "serviceRole": role}
+        order = [
+            {"order": 1, "computeEnvironment": batch.create_compute_environment(**options)["computeEnvironmentArn"]}
+        ]
+        options = {"jobQueueName": f"{name}-{key}", "priority": 1, "state": "ENABLED", "computeEnvironmentOrder": order}
+        queues[key] = batch.create_job_queue(**options)["jobQueueArn"]
+    outputs = {
+        "Project": "resight",
+        "Bucket": f"{name}-runs",
+        "Runs": f"s3://{name}-runs/runs/",
+        "Data": f"s3://{name}-runs/data/",
+        "Repository": f"123456789012.dkr.ecr.us-east-1.amazonaws.com/{name}",
+        "LogGroup": name,
+        "JobRole": role,
+        "InstanceTypes": "g4dn.xlarge,g5.xlarge,g5.12xlarge",
+        "Topic": client("sns").create_topic(Name=name)["TopicArn"],
+        **queues,
+    }
+    template = {
+        "Description": "Resight: a stand-in",
+        "Resources": {"Group": {"Type": "AWS::Logs::LogGroup", "Properties": {"LogGroupName": f"{name}-stand-in"}}},
+        "Outputs": {key: {"Value": value} for key, value in outputs.items()},
+    }
+    client("cloudformation").create_stack(StackName=name, TemplateBody=json.dumps(template))
+    return outputs
+
+
+@pytest.fixture
+def deployed(aws, infrastructure, monkeypatch):
+    """The gate to the ``infrastructure``, with its ``outputs``, and ``out`` for the address of a run. Of its jobs,
+    ``jobs()``, those of this test, each stays RUNNABLE until its ``status`` is set, or it is terminated."""
+    from moto.batch.models import Job, batch_backends
+    from moto.batch_simple.models import BatchSimpleBackend
+    from moto.moto_api import state_manager
+
+    def begin(backend, include_start_attempt, job):
+        backend.backend._jobs[job.job_id] = job
+        job.status = "RUNNABLE"
+
+    def terminate(job, reason):
+        job.status, job.job_stopped_reason = "FAILED", reason
+
+    monkeypatch.setattr(BatchSimpleBackend, "_mark_job_as_finished", begin)
+    monkeypatch.setattr(Job, "terminate", terminate)
+    state_manager.set_transition("batch::job", {"progression": "manual", "times": 10**9})
+    backend, test = batch_backends["123456789012"]["us-east-1"], aws.stack
+    aws.stack, aws.outputs, aws.out = "jobs", infrastructure, f"{infrastructure['Runs']}{test}"
+    aws.records = f"{infrastructure['Data']}records"
+    aws.jobs = lambda: [job for job in backend._jobs.values() if f"-{test}" in job.job_name]
+    aws.definitions = lambda: [one for one in backend._job_definitions.values() if f"-{test}" in one.name]
+    yield aws
+    state_manager.unset_transition("batch::job")
+    for job in aws.jobs():  # other tests see none of it
+        job.job_queue.jobs[:] = []
+        del backend._jobs[job.job_id]
+    for one in aws.definitions():
+        del backend._job_definitions[one.arn]
+
+
+class PriceList(dict):
+    """Products as ``{type: (USD per hour, attributes)}``; ``requests`` are the filters that were asked with."""
+
+    def __init__(self, products):
+        super().__init__(products)
+        self.requests = []
+
+    def find(self, filters):
+        self.requests.append(filters)
+        return [self.product(name) for name in self if name in filters["instanceType"].split(",")]
+
+    def product(self, name):
+        usd, attributes = self[name]
+        price = {"unit": "Hrs", "pricePerUnit": {"USD": f"{usd:.10f}"}}
+        product = {"attributes": {"instanceType": name, **attributes}}
+        return json.dumps({"product": product, "terms": {"OnDemand": {"A.B": {"priceDimensions": {"A.B.C": price}}}}})
+
+
+@pytest.fixture
+def prices(monkeypatch):
+    """The :class:`PriceList`, which the imitation of AWS lacks."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def do_POST(self):
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            found = products.find({one["Field"]: one["Value"] for one in asked["Filters"]})
+            data = json.dumps({"FormatVersion": "aws_v1", "PriceList": found}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+    small = {"vcpu": "4", "memory": "16 GiB", "gpu": "1"}
+    large = {"vcpu": "48", "memory": "192 GiB", "gpu": "4"}
+    products = PriceList({"g4dn.xlarge": (0.526, small), "g5.xlarge": (1.006, small), "g5.12xlarge": (5.672, large)})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL_PRICING", f"http://127.0.0.1:{server.server_port}")
+    yield products
+    server.shutdown()
+    server.server_close()

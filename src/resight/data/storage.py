@@ -70,14 +70,18 @@ def join(address: str, *names: str) -> str:
     return "/".join([address.rstrip("/"), *names])
 
 
-def find(address: str) -> list[Object]:
-    """All objects whose address begins with ``address`` and a slash, sorted; the object itself where there are none."""
+def find(address: str, most: int | None = None) -> list[Object]:
+    """The objects whose address begins with ``address`` and a slash, sorted: all, or about the first ``most`` of them;
+    the object itself where there are none."""
     prefix = address.rstrip("/").removeprefix("s3://").partition("/")[2]
 
     def run(store: S3Store, _: str) -> list[Object]:
         import obstore
 
-        metas = [meta for page in obstore.list(store, prefix or None) for meta in page]
+        pages = obstore.list(store, prefix or None, chunk_size=min(most or 1000, 1000))
+        metas: list[Any] = []
+        while (most is None or len(metas) < most) and (page := next(pages, None)):
+            metas += page
         bucket = address.removeprefix("s3://").partition("/")[0]
         return [_object(f"s3://{bucket}/{meta['path']}", meta) for meta in metas]
 

@@ -20,7 +20,7 @@ from ..data.index import cache_folder
 from ..data.storage import Object, StorageError
 from ..errors import ResightError, listed, shown
 from ..files import IS_RECORD, SMALL, read_json
-from ..outputs import write_text
+from ..outputs import check_place, write_text
 from .checkpoints import BEST, LAST
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 POINTERS = {BEST: "checkpoints/best", LAST: "checkpoints/last"}  # file of a run folder -> what it is in a store
 _RUN = ("config.toml", "label_map.pbtxt", "environment.json")
 _ETAGS = ".etags.json"
+_IN_STORES = re.compile(r"\.lock|checkpoints/(last|best)(-.*)?")  # what a run has nowhere else
 # A file alone, and in a folder an export or what TFOD left: nothing else is worth fetching all that lies below.
 _MODEL = re.compile(r"[^/]+\.(safetensors|onnx)|(saved_model/)?saved_model\.pb|(checkpoint/)?[^/]+\.index")
 
@@ -139,4 +140,27 @@ def fetch(wanted: dict[str, Object], folder: Path) -> None:
         if have.get(name) != found.etag or not (folder / name).is_file():
             log.info("fetching %s (%.1f MB)", found.address, found.size / 1e6)
             storage.download(found, folder / name)
+            have[name] = found.etag
+            write_text(folder / _ETAGS, json.dumps(have))  # of what is whole, where this is cut short
     write_text(folder / _ETAGS, json.dumps({name: found.etag for name, found in wanted.items()}))
+
+
+def fetch_run(address: str, folder: Path) -> None:
+    """Copies the run at ``address`` into ``folder``, where it is as if it had been trained there. A copy that was cut
+    short goes on.
+
+    Raises:
+        ResightError: there is no such run, it has saved nothing yet, or the folder holds something else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ResightError("expected a folder, found a file", where=folder, fix="Choose another with -o.")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / _ETAGS).exists():
+        raise ResightError("already holds something", where=folder, fix="Choose another folder with -o.")
+    check_place(folder)
+    present = objects_of(address)
+    if not any(pointer in present for pointer in POINTERS.values()):
+        raise ResightError("has saved nothing yet" if present else "there is no such run", where=address)
+    checkpoints = {name: found for name in POINTERS if (found := pointed(present, name))}
+    others = {name: found for name, found in present.items() if not _IN_STORES.fullmatch(name)}
+    fetch(others | checkpoints, folder)
+    (folder / _ETAGS).unlink()

@@ -21,7 +21,7 @@ from ..models.remote import fetch_model
 from ..models.starts import load_detector, load_pretrained
 from ..random_streams import stream_seed
 from ..tfod.checkpoint import Variables, read_checkpoint
-from ..tfod.folder import find_tfod
+from ..tfod.folder import PIPELINE, find_tfod
 from ..tfod.trained import read_settings
 from ..tfod.variables import load_start
 from ..tfod.zoo import NAMES, fetch
@@ -87,6 +87,24 @@ def find_start(config: Config, resumed: Checkpoint | None = None) -> tuple[Start
         raise ResightError("there is no such model", where=model.start, fix=meant)
     start = load_checkpoint(find_checkpoint(place))
     return Start(start), _inherited(config, start.card.model, ("name", "min_size", "max_size", "detections", "tfod"))
+
+
+def start_files(config: Config) -> dict[str, Path]:
+    """The files of the model that ``model.start`` names, by the names under which a copy of them is a start, too:
+    ``start.safetensors``, or ``start/...``.
+
+    Raises:
+        ResightError: there is no such model.
+    """
+    start = config.model.start
+    place = fetch(start) if start in NAMES else Path(start)
+    if found := find_tfod(place):
+        files = {file.name: file for file in found.prefix.parent.iterdir() if file.stem == found.prefix.name}
+        named = {f"start/checkpoint/{name}": file for name, file in files.items()}
+        return named | ({f"start/{PIPELINE}": found.pipeline} if found.pipeline else {})
+    if not place.exists():
+        raise ResightError("there is no such model", where=f"model.start = {start}", fix=nearest(start, NAMES))
+    return {"start.safetensors": find_checkpoint(place)}
 
 
 def _inherited(config: Config, model: ModelConfig, keys: tuple[str, ...]) -> Config:

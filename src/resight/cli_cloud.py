@@ -1,0 +1,234 @@
+"""The verbs of ``resight cloud``, each a thin call of a function of ``resight.cloud``."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from . import console
+from .application import Verbs, pairs_of, quoted, say, suggest, verb, wrote
+from .errors import ResightError
+
+if TYPE_CHECKING:
+    from .cloud.aws import Aws
+else:
+    Aws = Any  # a name for the signatures; what it is, is imported with boto3
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+cloud_app = typer.Typer(
+    cls=Verbs,
+    help="Trainings on AWS Batch, within limits of hours and dollars. Begin with `resight cloud init`; docs/cloud.md "
+    "walks through all of it.",
+)
+
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask whether to go on.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="The plan only.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="The address of a run, or its name below the stack's runs.")]
+
+
+def _option(metavar: str, help: str, *names: str) -> Any:
+    return typer.Option(*names, metavar=metavar, help=help)
+
+
+def _connection(
+    profile: Annotated[str | None, _option("NAME", "Profile of the AWS configuration (default AWS_PROFILE).")] = None,
+    region: Annotated[str | None, _option("REGION", "Region of the stack (default that of the profile).")] = None,
+    stack: Annotated[str, _option("NAME", "Name of the CloudFormation stack.")] = "resight",
+) -> Aws:
+    """The options that all of these verbs have."""
+    from .cloud.aws import Aws
+
+    return Aws(profile, region, stack)
+
+
+def _verb(name: str, connects: bool = True) -> Callable[[F], F]:
+    """Makes a function a verb; its first argument is the connection, and addresses in S3, which the environment
+    decides, are opened by the same."""
+
+    def register(function: F) -> F:
+        (_, *own), common = (
+            inspect.signature(one, eval_str=True).parameters.values() for one in (function, _connection)
+        )
+
+        @functools.wraps(function)
+        def run(**options: Any) -> Any:
+            told = {one.name: options.pop(one.name) for one in common}
+            if not connects:
+                return function(None, **options)
+            aws = _connection(**told)
+            before = dict(os.environ)
+            if aws.profile:
+                for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):  # they come before it
+                    os.environ.pop(key, None)
+                os.environ["AWS_PROFILE"] = aws.profile
+            os.environ["AWS_DEFAULT_REGION"] = aws.region
+            try:
+                return function(aws, **options)
+            finally:
+                os.environ.clear()
+                os.environ.update(before)
+
+        parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*own, *common)]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        verb(cloud_app, name)(run)
+        return function
+
+    return register
+
+
+def _agreed(plan: str, dry_run: bool, yes: bool) -> bool:
+    """Shows a plan, and says whether it is carried out."""
+    console.show(plan)
+    if dry_run:
+        return False
+    if not yes and not sys.stdin.isatty():
+        raise ResightError("there is no terminal to ask on", where="--yes", fix="Add --yes to go on without asking.")
+    return yes or bool(typer.confirm("Go on?", abort=True, err=True))
+
+
+def _next(aws: Aws, words: str, remark: str = "") -> None:
+    """The next sensible command, for the same stack."""
+    given = {"--profile": aws.profile, "--region": aws.region, "--stack": aws.stack if aws.stack != "resight" else ""}
+    suggest(f"cloud {words}" + "".join(f" {name} {quoted(value)}" for name, value in given.items() if value), remark)
+
+
+@_verb("template", connects=False)
+def template(_: None) -> None:
+    """Prints the CloudFormation template that init deploys, for a review or for another tool."""
+    from .cloud.stack import template as read_template
+
+    print(read_template(), end="")
+
+
+@_verb("init")
+def init(
+    aws: Aws,
+    set: Annotated[list[str] | None, _option("NAME=VALUE", "A parameter of the template; repeatable.")] = None,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Makes or changes the stack: bucket, image repository, queues, roles, logs. Idle it costs what is stored."""
+    from .cloud.stack import init as run_init
+    from .cloud.stack import plan_init
+
+    plan = plan_init(aws, pairs_of(set, "--set"))
+    if _agreed(plan.text(), dry_run, yes):
+        outputs = run_init(aws, plan)
+        console.show("\n".join(f"{name:<14}{value}" for name, value in sorted(outputs.items())))
+        say(f"Copy records to {outputs['Data']}, and the image: make image push REPOSITORY={outputs['Repository']}")
+        limits = "--max-hours N --max-cost USD"
+        _next(aws, f"launch CONFIG --data {outputs['Data']}RECORDS --out {outputs['Runs']}NAME {limits}")
+
+
+@_verb("launch")
+def launch(
+    aws: Aws,
+    config: Annotated[
+        str | None, typer.Argument(metavar="CONFIG", help="A TOML file or a pipeline.config; s3://, too.")
+    ] = None,
+    *,
+    out: Annotated[str, _option("S3", "Address of the run.", "--out", "-o")],
+    data: Annotated[str | None, _option("S3", "Address of the records folder.")] = None,
+    max_hours: Annotated[float | None, _option("N", "Hours of training, over all attempts.")] = None,
+    max_cost: Annotated[float | None, _option("USD", "US dollars of training, over all attempts.")] = None,
+    instance: Annotated[str | None, _option("TYPE", "Instance type (default the stack's cheapest).")] = None,
+    on_demand: Annotated[bool, typer.Option("--on-demand", help="On demand, in place of Spot.")] = False,
+    price: Annotated[float | None, _option("USD", "Price of an hour (default AWS's, on demand).")] = None,
+    image: Annotated[str | None, _option("IMAGE", "REPOSITORY@sha256:... (default the stack's newest).")] = None,
+    notify: Annotated[str | None, _option("EMAIL", "Who gets mails about the stack's jobs.")] = None,
+    again: Annotated[str | None, _option("RUN", "A run whose launch is repeated, in place of CONFIG.")] = None,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Trains on AWS within --max-hours and --max-cost; a run that ended at a limit or failed goes on."""
+    options = {"max_hours": max_hours, "max_cost": max_cost, "instance": instance, "on_demand": on_demand}
+    options |= {"price": price, "image": image, "notify": notify, "again": again}
+    from .cloud.launch import launch as run_launch
+    from .cloud.launch import plan_launch
+
+    plan = plan_launch(aws, config, data, out, **options)  # type: ignore[arg-type]
+    if _agreed(plan.text(), dry_run, yes):
+        record = run_launch(aws, plan)
+        say(f"Wrote {record.run}")
+        _next(aws, f"status {quoted(record.run)}")
+
+
+@_verb("status")
+def status(
+    aws: Aws,
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="A run (default all that Batch knows).")] = None,
+    json: Json = False,
+) -> None:
+    """Shows job, attempts, steps, AP, hours, dollars, what is left, and why a job does not start."""
+    from .cloud.jobs import LIVE, status_text
+    from .cloud.jobs import status as run_status
+
+    states = run_status(aws, run)
+    if json:
+        console.show_json(states[0] if run else states)
+    else:
+        console.show("\n\n".join(map(status_text, states)) or "Batch knows no run of this stack.")
+    if states:
+        _next(aws, f"{'logs --follow' if states[0]['status'] in LIVE else 'fetch'} {quoted(states[0]['run'])}")
+
+
+@_verb("logs")
+def logs(
+    aws: Aws, run: Run, follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the job ends.")] = False
+) -> None:
+    """Prints what the attempts of a run have said."""
+    from .cloud.jobs import logs as run_logs
+
+    for line in run_logs(aws, run, follow):
+        print(line, flush=follow)
+    _next(aws, f"status {quoted(run)}")
+
+
+@_verb("stop")
+def stop(aws: Aws, run: Run, yes: Yes = False, dry_run: DryRun = False) -> None:
+    """Ends the job of a run, which saves its state first, and waits for it."""
+    from .cloud.jobs import plan_stop, status_text
+    from .cloud.jobs import stop as run_stop
+
+    if _agreed(plan_stop(aws, run), dry_run, yes):
+        console.show(status_text(run_stop(aws, run)))
+        _next(aws, f"fetch {quoted(run)}", "or launch it again: it goes on")
+
+
+@_verb("fetch")
+def fetch(
+    aws: Aws,
+    run: Run,
+    out: Annotated[str | None, _option("PATH", "Folder to write (default runs/NAME).", "--out", "-o")] = None,
+) -> None:
+    """Copies a run here, where evaluate, predict and train --resume take it; what was cut short goes on."""
+    from .cloud.jobs import fetch as run_fetch
+
+    folder = run_fetch(aws, run, out)
+    wrote(str(folder), f"evaluate {quoted(folder)}")
+
+
+@_verb("down")
+def down(
+    aws: Aws,
+    stop_jobs: Annotated[bool, typer.Option("--stop-jobs", help="End jobs that wait or run.")] = False,
+    delete_bucket: Annotated[bool, typer.Option("--delete-bucket", help="The bucket with all runs, too.")] = False,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Removes all that init and launch made, and looks whether it is gone; the bucket is kept."""
+    from .cloud.stack import down as run_down
+    from .cloud.stack import plan_down
+
+    plan = plan_down(aws, stop_jobs=stop_jobs, delete_bucket=delete_bucket)
+    if _agreed(plan.text(), dry_run, yes):
+        run_down(aws, plan)
+        say("Nothing of it is left." if delete_bucket else "Nothing of it is left but the bucket.")
