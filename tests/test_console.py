@@ -63,6 +63,7 @@ def test_what_torch_raises(work, advice, capfd):
         (RuntimeError("unable to open shared memory object </torch_1> in read-write mode: Cannot allocate"), WORKERS),
         (RuntimeError("unable to write to file </torch_1>: No space left on device (28)"), WORKERS),
         (OSError(24, "Too many open files", "a.tfrecord"), WORKERS),
+        (OSError("AF_UNIX path too long"), "Set TMPDIR to a shorter one"),
     ],
 )
 def test_a_shortage_names_itself_and_the_way_out(error, advice):

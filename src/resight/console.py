@@ -243,6 +243,8 @@ def _shortage(error: Exception) -> str | None:
             "  The processes that load it ran out of memory, shared memory or open files. Try --set data.workers=0,\n"
             "  a larger /dev/shm (--shm-size=2g for a container), a smaller --batch, a higher limit of open files."
         )
+    if isinstance(error, OSError) and "af_unix path too long" in said:  # Linux takes 107 bytes
+        return f"{first}: there are sockets in {tempfile.gettempdir()}\n  Set TMPDIR to a shorter one."
     of_memory = isinstance(error, RuntimeError | OSError) and any(words in said for words in _OF_MEMORY)
     if of_memory or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return f"out of memory: {first}\n  Try a smaller --batch or --size, or leave more memory to this process."
