@@ -4,6 +4,7 @@ import base64
 import json
 import re
 from email import message_from_string
+from pathlib import Path
 
 import pytest
 
@@ -314,3 +315,18 @@ def test_it_is_clean_and_within_the_limits_of_a_template():
 
 def test_no_secret_is_in_it():
     assert not re.search(r"(?i)password|secret|api.?key|AKIA", template_text())
+
+
+def test_the_page_tells_every_parameter_and_every_name():
+    text = (Path(__file__).parents[2] / "docs" / "cloud.md").read_text()
+    template = read_template(template_text())
+    table = text.partition("### Parameters")[2].partition("### What it costs")[0]
+    for name, one in template["Parameters"].items():
+        (row,) = [line for line in table.splitlines() if line.startswith("|") and f"`{name}`" in line.split("|")[1]]
+        assert not one.get("Default") or str(one["Default"]) in row
+    for one in template["Resources"].values():
+        for key, value in one["Properties"].items():
+            if re.fullmatch(r"(?!Display)\w*Name", key) and one["Type"] != "AWS::Events::Rule":
+                known = {"AWS::StackName": "STACK", "AWS::AccountId": "ACCOUNT", "AWS::Region": "REGION"}
+                told = re.sub(r"\$\{([\w:]+)\}", lambda found, known=known: known[found[1]], value)
+                assert f"`{told}`" in text
