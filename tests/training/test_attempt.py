@@ -257,6 +257,21 @@ class Second(Ranks):
         return self.told
 
 
+@pytest.mark.parametrize("hours", [1.0, 1 / 3, 0.0123456789])
+def test_at_the_limit_nothing_is_left(hours, tmp_path):
+    limited(tmp_path, Limits(hours=hours))
+    time_of_day, control = [0.0], Control()
+    watch = Watch(tmp_path, control, clock=lambda: time_of_day[0])
+    watch.look()
+    watch.begin(0)
+    time_of_day[0] = watch._allowed
+    assert control.stop.wait(10)
+    watch.end("limit", 1)
+    again = Watch(tmp_path, Control())
+    again.look()
+    assert again.over
+
+
 def test_other_processes_end_as_the_first_does(tmp_path):
     limited(tmp_path, Limits(hours=1.0), (Attempt(EARLIER, 1, seconds=3600.0, ended="limit", exit_code=1),))
     with watching(tmp_path, Control(), Ranks()) as first:

@@ -163,7 +163,7 @@ class Watch:
     def _as_it_is(self) -> Attempt:
         return replace(
             self._attempt,
-            seconds=round(self.clock() - self._began, 3),
+            seconds=math.ceil((self.clock() - self._began) * 1000) / 1000,  # so that nothing is left at a limit
             step=self.control.step,
             notice=self._noticed,
             ended=self.ended,
