@@ -171,9 +171,9 @@ def plan_down(aws: Aws, *, stop_jobs: bool = False, delete_bucket: bool = False)
     if delete_bucket and bucket != own:
         fix = "Without --delete-bucket all the rest is removed."
         raise ResightError(f"the bucket {bucket} was not made by Resight", where="--delete-bucket", fix=fix)
-    jobs = _jobs(aws, stop_jobs)
     here = f"the stack '{aws.stack}' in {aws.region} of account {aws.account}"
     things, others = found_of(aws, stack)
+    jobs = _jobs(aws, [name for kind, name in things if kind == "job queue"], stop_jobs)
     lines = [f"  job {job['jobName']}, which is {job['status']}: it saves its state" for job in jobs]
     if definitions := _definitions(aws):
         lines.append(f"  {counted(len(definitions), 'job definition')}")
@@ -200,14 +200,15 @@ def down(aws: Aws, plan: Plan) -> None:
     """
     if plan.action == "nothing":
         return
-    _jobs(aws, plan.stop_jobs)
-    for queue in _queues(aws):  # no job comes in any more
+    queues = [name for _, name in existing(aws, [one for one in plan.things if one[0] == "job queue"])]
+    _jobs(aws, queues, plan.stop_jobs)
+    for queue in queues:  # no job comes in any more
         aws.call("batch", "update_job_queue", jobQueue=queue, state="DISABLED")
-    if jobs := _jobs(aws):
+    if jobs := _jobs(aws, queues):
         for job in jobs:
             log.info("Stopping %s", job["jobName"])
             aws.call("batch", "terminate_job", jobId=job["jobId"], reason="resight cloud down")
-        wait_until(lambda: not _jobs(aws), "the jobs have not ended")
+        wait_until(lambda: not _jobs(aws, queues), "the jobs have not ended")
     for arn in _definitions(aws):
         aws.call("batch", "deregister_job_definition", jobDefinition=arn)
     left = list(plan.things)
@@ -241,13 +242,9 @@ def _missing_roles(aws: Aws) -> list[str]:
     return [role for role in _ROLES if aws.found("iam", "get_role", "NoSuchEntity", RoleName=role) is None]
 
 
-def _queues(aws: Aws) -> list[str]:
-    return [name for _, name in existing(aws, [one for one in named_in_template(aws, {}) if one[0] == "job queue"])]
-
-
-def _jobs(aws: Aws, allowed: bool = True) -> list[dict[str, Any]]:
-    """The jobs of the stack's queues that have not ended. Raises ResightError: there are some, and may not be."""
-    places = [{"jobQueue": queue, "jobStatus": status} for queue in _queues(aws) for status in _LIVE]
+def _jobs(aws: Aws, queues: list[str], allowed: bool = True) -> list[dict[str, Any]]:
+    """The jobs of the queues that have not ended. Raises ResightError: there are some, and may not be."""
+    places = [{"jobQueue": queue, "jobStatus": status} for queue in queues for status in _LIVE]
     jobs = [job for place in places for job in aws.pages("batch", "list_jobs", "jobSummaryList", **place)]
     if jobs and not allowed:
         fix = "Wait for them, or add --stop-jobs: they save their state, and go on in another stack."
