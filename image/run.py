@@ -163,7 +163,7 @@ def read_settings(kind: str, environment: Mapping[str, str]) -> dict[str, str]:
     file = read_file(FILE, environment)
     names = [*DEFAULTS, *(name for needed in NEEDED.values() for name in needed)]
     for name, (_, line) in file.items():
-        near = difflib.get_close_matches(name, names, 1, 0.8)
+        near = difflib.get_close_matches(name.upper(), names, 1, 0.8)
         if near and name not in names and not name.startswith("AWS_"):
             print(f"warning: {FILE}:{line}: {name} is not used; did you mean {near[0]}?", file=sys.stderr)
     given = {**{name: assigned.value for name, assigned in file.items()}, **environment}
@@ -260,6 +260,8 @@ def credentials(settings: Mapping[str, str]) -> list[str]:
 
 def commands(kind: str, settings: Mapping[str, str], dry_run: bool) -> list[list[str]]:
     """The engine's commands, the training and its evaluation."""
+    if os.path.basename(settings["ENGINE"]) == "buildah":
+        fail("ENGINE is buildah, which kills a training where it should stop it", fix="Take docker or podman.")
     engine = shutil.which(settings["ENGINE"])
     if engine is None:
         fix = "Install Docker or Podman, or name the one there is: make local-run ENGINE=podman"
@@ -350,6 +352,10 @@ def main() -> int:
             print(f"{note} GPUS=none goes without GPUs.", file=sys.stderr)
         if code or passed:
             return code or 128 + passed
+    if arguments.kind == "local":
+        print(
+            f"the run is in {os.path.join(settings['LOCAL_DATA_PATH'], 'runs', settings['RUN_NAME'])}", file=sys.stderr
+        )
     return 0
 
 

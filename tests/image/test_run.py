@@ -116,6 +116,7 @@ def test_the_local_run_is_what_the_old_one_was(place):
         {"/data": str(place / "data" / "records")},
     )
     assert (place / "data" / "runs").is_dir() and Path(os.environ["RESIGHT_CACHE"]).is_dir()
+    assert f"the run is in {place / 'data' / 'runs' / 'first'}\n" in done.err
     assert {"--rm", "--pull=never", "--shm-size=2g", "--stop-timeout=110"} <= set(options)
     assert values(options, "--user") == [f"{os.getuid()}:{os.getgid()}"]
 
@@ -335,10 +336,13 @@ def test_the_environment_goes_before_the_file_also_where_it_is_empty(place):
 
 
 def test_a_name_that_is_nearly_one_is_told(place):
-    (place / ".env").write_text("S3_DATA=s3://b/records\nNUM_STEP=7\nAWS_PROFILES=x\nPATHS=1\n")
+    (place / ".env").write_text("S3_DATA=s3://b/records\nNUM_STEP=7\nAWS_PROFILES=x\nPATHS=1\ns3_run=s3://b/x\n")
     done = call("ecs", "--dry-run")
     assert done.returncode == 0
-    assert done.err == "warning: .env:2: NUM_STEP is not used; did you mean NUM_STEPS?\n"
+    assert done.err.splitlines() == [
+        "warning: .env:2: NUM_STEP is not used; did you mean NUM_STEPS?",
+        "warning: .env:5: s3_run is not used; did you mean S3_RUN?",
+    ]
 
 
 def test_the_example_explains_every_variable_and_changes_none(place):
@@ -380,6 +384,7 @@ def test_what_is_missing_is_named_with_its_purpose(place, kind, name, value):
         ("local", {"LOCAL_DATA_PATH": "file"}, "is not a folder"),
         ("local", {"PRETRAINED_MODEL_NAME": "./nothing"}, "nothing does not exist"),
         ("local", {"ENGINE": "sudo docker"}, "ENGINE is 'sudo docker', and there is no such command"),
+        ("local", {"ENGINE": "buildah"}, "ENGINE is buildah, which kills a training"),
         ("ecs", {"S3_DATA": "bucket/records"}, "S3_DATA is 'bucket/records', and must be of the form s3://bucket/path"),
         ("ecs", {"S3_RUN": "runs/first"}, "S3_RUN is 'runs/first'"),
         ("ecs", {"S3_RUN": "s3://b/records/"}, "S3_RUN is the same as S3_DATA"),

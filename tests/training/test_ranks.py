@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -45,6 +46,13 @@ def toml(config):
     from resight.config import to_toml
 
     return to_toml(config)
+
+
+@pytest.fixture
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def test_the_parts_of_all_processes_are_the_whole():
@@ -200,3 +208,29 @@ def test_a_training_that_diverges_ends_as_that_of_one_process(shapes, tiny, tmp_
     process = launched(toml(tiny(shapes(train=7), train__steps=9, train__batch_size=4, **options)), tmp_path / "run")
     messages, _ = process.communicate(timeout=300)
     assert process.returncode == 1 and "is not finite" in messages and "process 0 of 2" not in messages, messages
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("torchrun", [True, False])
+def test_two_machines_train_one_run(shapes, tiny, tmp_path, free_port, torchrun):
+    """As docs/cloud.md starts them: by a torchrun on each, or each process by itself, which then ends with 75."""
+    config = tiny(shapes(train=7, val=3), train__steps=6 if torchrun else 5000, checkpoint__every_steps=2)
+    (tmp_path / "two.toml").write_text(toml(config))
+    launcher = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "first"]
+    launcher = ["torch.distributed.run", *launcher, "--rdzv-endpoint", f"127.0.0.1:{free_port}", "-m"] * torchrun
+    command = [sys.executable, "-m", *launcher, "resight", "train", "two.toml", "-o", "run", "--resume"]
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port)}
+
+    def start(rank):
+        own = {} if torchrun else {**group, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", **own}
+        return subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+
+    both = [start(rank) for rank in range(2)]
+    if not torchrun:
+        wait_for(tmp_path / "run" / LAST, both[0])
+        for process in both:
+            process.send_signal(signal.SIGTERM)
+    said = [process.communicate(timeout=300)[1] for process in both]
+    assert [process.returncode for process in both] == ([0, 0] if torchrun else [75, 75]), said
+    assert load_checkpoint(tmp_path / "run" / LAST).state["step"] >= 2
