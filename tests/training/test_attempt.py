@@ -314,34 +314,36 @@ def test_a_store_that_hiccups_does_not_end_a_training(tiny, shapes, tmp_path, mo
     assert record_of(tmp_path).attempts[0].ended is None
 
 
-def test_on_a_notice_it_saves_and_works_on_and_stops_before_the_end(tiny, shapes, tmp_path, metadata, monkeypatch):
-    saved, events = [], []
-    save, step = Training.save, Training._step
+def test_on_a_notice_it_saves_and_works_on_and_stops_before_the_end(
+    tiny, shapes, tmp_path, clock, metadata, monkeypatch
+):
+    saved, watches = [], []
+    save, step, look = Training.save, Training._step, Watch.look
 
-    def noted(self):
+    def saves(self):
         save(self)
         saved.append(self.state.step)
-        events.append("saved")
 
-    def announced(self, *arguments):
+    def passes(seconds):
+        clock.now += seconds
+        return True
+
+    def steps(self, *arguments):
         step(self, *arguments)
+        control = watches[0].control
         if self.state.step == 2:
-            metadata.announce(23)  # the margin is 20
-            until(lambda: "save" in events or watched.save.is_set())
-        if self.state.step > 3:
-            until(watched.stop.is_set)
+            metadata.announce(600)
+            until(lambda: passes(0.05) and control.save.is_set())
+        if self.state.step == 4:
+            assert not control.stop.is_set()
+            passes(600)
+            assert control.stop.wait(10)
 
-    def look(self):
-        nonlocal watched
-        watched = self.control
-        inner(self)
-
-    watched, inner = None, Watch.look
-    monkeypatch.setattr(Watch, "look", look)
-    monkeypatch.setattr(Training, "save", noted)
-    monkeypatch.setattr(Training, "_step", announced)
-    result = train(tiny(shapes(train=3), train__steps=100), tmp_path)
-    assert result.exit_code == 75 and saved[0] == 2 and saved[-1] == result.steps == 4
+    monkeypatch.setattr(Watch, "look", lambda self: watches.append(self) or look(self))
+    monkeypatch.setattr(Training, "save", saves)
+    monkeypatch.setattr(Training, "_step", steps)
+    result = train(tiny(shapes(train=3), train__steps=100, evaluate__every=1e6), tmp_path)
+    assert result.exit_code == 75 and saved == [2, 4] and result.steps == 4
     (only,) = record_of(tmp_path).attempts
     assert only.notice and (only.ended, only.exit_code, only.step) == ("interrupted", 75, 4)
 
