@@ -101,10 +101,9 @@ def config_at(address: str) -> Iterator[str]:
     Raises:
         ResightError: there is no such object.
     """
-    present = objects_of(address)
-    if not (found := present.get("")):
+    if not (found := storage.stat(address)):
         what, fix = "there is no such configuration", f"Copy it there: aws s3 cp CONFIG {shlex.quote(address)}"
-        if present:
+        if present := objects_of(address):
             what, fix = "is a folder, and a configuration is a file", f"Name one in it: {listed(present, 5)}."
         raise ResightError(what, where=address, fix=fix)
     if found.size > SMALL:
