@@ -212,6 +212,14 @@ def down(aws: Aws, plan: Plan) -> None:
     for arn in _definitions(aws):
         aws.call("batch", "deregister_job_definition", jobDefinition=arn)
     left = list(plan.things)
+    for name in [
+        name for kind, name in existing(aws, left) if kind == "repository"
+    ]:  # one with images can be in the way
+        images = aws.pages("ecr", "list_images", "imageIds", repositoryName=name)
+        digests = sorted({one["imageDigest"] for one in images})
+        for at in range(0, len(digests), 100):  # as many as one call takes
+            ids = [{"imageDigest": digest} for digest in digests[at : at + 100]]
+            aws.call("ecr", "batch_delete_image", repositoryName=name, imageIds=ids)
     for _ in range(2):  # what kept the stack from being deleted is removed after the first time
         if aws.describe() is not None:
             aws.call("cloudformation", "delete_stack", StackName=aws.stack)
