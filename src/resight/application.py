@@ -127,13 +127,15 @@ def names_of(text: str | None) -> tuple[str, ...]:
     return names
 
 
-def pairs_of(assignments: Sequence[str] | None, option: str) -> dict[str, str] | None:
-    """Each ``OLD=NEW`` of an option."""
+def pairs_of(
+    assignments: Sequence[str] | None, option: str, form: str = "OLD=NEW", empty: bool = False
+) -> dict[str, str] | None:
+    """Each ``OLD=NEW`` of an option; with ``empty`` the right side may be."""
     pairs = {}
     for text in assignments or ():
         old, equals, new = text.partition("=")
-        if not (old and equals and new):
-            raise ResightError(f"'{text}' is not of the form OLD=NEW", where=option)
+        if not (old and equals and (new or empty)):
+            raise ResightError(f"'{text}' is not of the form {form}", where=option)
         pairs[old] = new
     return pairs or None
 

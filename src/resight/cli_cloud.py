@@ -119,7 +119,7 @@ def init(
     from .cloud.stack import init as run_init
     from .cloud.stack import plan_init
 
-    plan = plan_init(aws, pairs_of(set, "--set"))
+    plan = plan_init(aws, pairs_of(set, "--set", "NAME=VALUE", empty=True))
     if _agreed(plan.text(), dry_run, yes):
         outputs = run_init(aws, plan)
         console.show("\n".join(f"{name:<14}{value}" for name, value in sorted(outputs.items())))

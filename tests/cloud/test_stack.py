@@ -6,6 +6,7 @@ import pytest
 from moto.batch.models import batch_backends
 from moto.cloudformation.models import Event, cloudformation_backends
 
+from resight.cli import app
 from resight.cloud import stack
 from resight.cloud.aws import Aws, AwsError
 from resight.errors import ResightError
@@ -132,6 +133,20 @@ def test_parameters_that_cannot_be(aws, here, direct):
         with pytest.raises(ResightError, match=told):
             stack.plan_init(here, parameters)
     assert names(aws, direct) == []
+
+
+def test_the_command_takes_parameters_that_are_empty(aws, capsys):
+    with pytest.raises(SystemExit) as end:
+        app(["cloud", "init", "--stack", aws.stack, "--set", "DataPrefix=", "--set", "MaxVcpus=16", "--dry-run"])
+    told = capsys.readouterr()
+    assert end.value.code == 0 and "DataPrefix = (none)" in told.out and "MaxVcpus = 16" in told.out
+    with pytest.raises(SystemExit) as end:
+        app(["cloud", "init", "--stack", aws.stack, "--set", "MaxVcpus"])
+    assert end.value.code == 2 and "--set: 'MaxVcpus' is not of the form NAME=VALUE" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as end:
+        app(["cloud", "init", "--stack", aws.stack])
+    assert end.value.code == 2 and "--yes" in capsys.readouterr().err
+    assert aws.count("cloudformation:CreateStack") == 0
 
 
 def test_networks(aws):
