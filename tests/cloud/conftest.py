@@ -38,10 +38,6 @@ def direct(s3_server):
 
     settings = json.dumps({"batch": {"use_docker": False}}).encode()
     urllib.request.urlopen(f"http://{s3_server}/moto-api/config", settings).read()
-    # The roles that an account has which has used Batch and Spot; the imitation spells their names otherwise.
-    for name, service in (("AWSServiceRoleForBatch", "batch"), ("AWSServiceRoleForEC2Spot", "spot")):
-        path = f"/aws-service-role/{service}.amazonaws.com/"
-        get("iam").create_role(RoleName=name, Path=path, AssumeRolePolicyDocument="{}")
     return get
 
 

@@ -1,4 +1,3 @@
-import contextlib
 import re
 
 import boto3
@@ -80,6 +79,25 @@ def test_made_and_removed(aws, here, direct):
     assert names(aws, direct) == [f"{aws.stack}-123456789012-us-east-1 bucket"]
     assert here.describe() is None
     assert aws.calls.index("batch:DeleteJobQueue") < aws.calls.index("batch:DeleteComputeEnvironment")
+
+
+def test_the_accounts_own_roles_are_made_once(aws, here, direct):
+    """A role's path is its service's; the imitation makes names of its own."""
+    for service in ("batch", "spot"):
+        for role in direct("iam").list_roles(PathPrefix=f"/aws-service-role/{service}.amazonaws.com/")["Roles"]:
+            direct("iam").delete_role(RoleName=role["RoleName"])
+    plan = stack.plan_init(here)
+    line = "  the account's role for batch.amazonaws.com and for spot.amazonaws.com, which stays: "
+    assert any(one.startswith(line) for one in plan.lines)
+    stack.init(here, plan)
+    assert aws.count("iam:CreateServiceLinkedRole") == 2
+    assert stack.plan_init(here).action == "nothing"
+    (role,) = direct("iam").list_roles(PathPrefix="/aws-service-role/batch.amazonaws.com/")["Roles"]
+    environments = direct("batch").describe_compute_environments(computeEnvironments=[f"{aws.stack}-spot"])
+    assert environments["computeEnvironments"][0]["serviceRole"] == role["Arn"]
+    other = Aws(stack=f"{aws.stack}-2")
+    stack.init(other, stack.plan_init(other))
+    assert aws.count("iam:CreateServiceLinkedRole") == 2
 
 
 def test_twice_is_once(aws, made, direct):
@@ -344,13 +362,3 @@ def test_answers_that_are_lost(aws, here, direct):
     assert aws.count("cloudformation:CreateStack") == 1 and names(aws, direct) == everything(aws.stack)
     stack.down(here, stack.plan_down(here, delete_bucket=True))
     assert names(aws, direct) == [] and not aws.lose
-
-
-def test_a_role_of_the_accounts_is_made_where_it_is_missing(aws, here, direct):
-    iam = direct("iam")
-    with contextlib.suppress(iam.exceptions.NoSuchEntityException):
-        iam.delete_role(RoleName="AWSServiceRoleForEC2Spot")
-    plan = stack.plan_init(here)
-    assert "and the account's own AWSServiceRoleForEC2Spot, for all that uses Batch and Spot; they stay." in plan.lines
-    stack.init(here, plan)
-    assert aws.count("iam:CreateServiceLinkedRole") == 1

@@ -30,7 +30,7 @@ from .resources import (
 
 log = logging.getLogger(__name__)
 
-_ROLES = {"AWSServiceRoleForBatch": "batch.amazonaws.com", "AWSServiceRoleForEC2Spot": "spot.amazonaws.com"}
+_BATCH, _SPOT = "batch.amazonaws.com", "spot.amazonaws.com"  # services that have a role of their own in the account
 _LIVE = ("SUBMITTED", "PENDING", "RUNNABLE", "STARTING", "RUNNING")
 _COSTS = (
     "Idle it costs what is stored in S3, as images and as logs, and nothing else: no instance runs while no job does.",
@@ -81,6 +81,8 @@ def plan_init(aws: Aws, parameters: Mapping[str, str] | None = None) -> Plan:
         _find_network(aws, values)
     if stack is None or {"InstanceTypes"} & given.keys():
         _check_types(aws, [name for name in values["InstanceTypes"].split(",") if name])
+    if stack is None:
+        values["ServiceRole"] = values["ServiceRole"] or _own_role(aws, _BATCH)
     own = own_bucket(aws)
     if stack is None and not values["Bucket"] and existing(aws, [("bucket", own)]):
         values["Bucket"] = own  # an earlier stack left it
@@ -95,8 +97,10 @@ def plan_init(aws: Aws, parameters: Mapping[str, str] | None = None) -> Plan:
         things = tuple(named_in_template(aws, values))
         kept = [f"The bucket {own}, left by an earlier stack, is used again."] if values["Bucket"] == own else []
         lines = [f"Makes {here}:", *(f"  {kind} {name}" for kind, name in things), *kept]
-        if missing := _missing_roles(aws):
-            lines.append(f"and the account's own {listed(missing)}, for all that uses Batch and Spot; they stay.")
+        if missing := [service for service in (_BATCH, _SPOT) if not _own_role(aws, service)]:
+            lines.append(
+                f"  the account's role for {' and for '.join(missing)}, which stays: all that uses these needs it"
+            )
         lines += ["With the parameters:", *shown]
         return Plan("create", (*lines, *_COSTS), values, things)
     changed = [
@@ -121,14 +125,16 @@ def init(aws: Aws, plan: Plan) -> dict[str, str]:
     """
     if plan.action == "nothing":
         return aws.outputs()
-    for role in _missing_roles(aws):
-        made = "InvalidInput|AlreadyExists"  # meanwhile
-        aws.found("iam", "create_service_linked_role", made, AWSServiceName=_ROLES[role])
+    for service in (_BATCH, _SPOT):
+        if plan.action == "create" and not _own_role(aws, service):  # its error: it is made meanwhile
+            aws.found("iam", "create_service_linked_role", "InvalidInput|AlreadyExists", AWSServiceName=service)
+    values = dict(plan.parameters)
+    values["ServiceRole"] = values["ServiceRole"] or (_own_role(aws, _BATCH) if plan.action == "create" else "")
     before = parameters_of(aws.describe()) if plan.action == "update" else {}
     pairs = [
         {"ParameterKey": name}
         | ({"UsePreviousValue": True} if value == before.get(name) else {"ParameterValue": value})
-        for name, value in plan.parameters.items()
+        for name, value in values.items()
     ]
     tags = [{"Key": "project", "Value": plan.parameters["Project"]}, {"Key": "stack", "Value": aws.stack}]
     request = {"StackName": aws.stack, "TemplateBody": template(), "Parameters": pairs, "Tags": tags}
@@ -246,8 +252,10 @@ def _allowed(parameter: Mapping[str, Any], value: str) -> bool:
     return least <= number <= most and number in parameter.get("AllowedValues", (number,))
 
 
-def _missing_roles(aws: Aws) -> list[str]:
-    return [role for role in _ROLES if aws.found("iam", "get_role", "NoSuchEntity", RoleName=role) is None]
+def _own_role(aws: Aws, service: str) -> str:
+    """The ARN of the role that the account has for a service, "" where it has none yet."""
+    found = aws.pages("iam", "list_roles", "Roles", PathPrefix=f"/aws-service-role/{service}/")
+    return str(found[0]["Arn"]) if found else ""
 
 
 def _jobs(aws: Aws, queues: list[str], allowed: bool = True) -> list[dict[str, Any]]:
