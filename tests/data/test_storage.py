@@ -168,3 +168,10 @@ def test_the_password_in_an_endpoint_is_never_told(s3, monkeypatch, caplog):
         with pytest.raises(StorageError) as caught:
             storage.stat(f"s3://{s3.bucket}/a")
         assert "hunter2" not in str(caught.value) + caplog.text
+
+
+def test_a_bucket_alone_is_no_object(s3):
+    for bucket in (f"s3://{s3.bucket}", f"s3://{s3.bucket}/"):
+        assert storage.stat(bucket) is None and storage.read_if_there(bucket) is None
+        with pytest.raises(StorageError, match="names a bucket and no object"):
+            storage.read(bucket)

@@ -259,6 +259,7 @@ def test_the_configuration_may_be_an_address(s3, tmp_path, monkeypatch):
     assert str(tmp_path) not in done.output
     for wrong, words in (
         (f"s3://{s3.bucket}/none.toml", "there is no such configuration\n  Copy it there: aws s3 cp CONFIG"),
+        (f"s3://{s3.bucket}", "is a folder, and a configuration is a file\n  Name one in it: runs/first/launch/config"),
         (f"s3://{s3.bucket}/runs/first", "is a folder, and a configuration is a file\n  Name one in it: launch/config"),
     ):
         done = trained(wrong)

@@ -96,7 +96,7 @@ def stat(address: str) -> Object | None:
     def run(store: S3Store, key: str) -> Object:
         import obstore
 
-        return _object(address, obstore.head(store, key))
+        return _object(address, obstore.head(store, _named(key)))
 
     try:
         return _attempts(address, "read", run)
@@ -121,7 +121,7 @@ def _read(address: str) -> tuple[bytes, str]:
     def run(store: S3Store, key: str) -> tuple[bytes, str]:
         import obstore
 
-        result = obstore.get(store, key)
+        result = obstore.get(store, _named(key))
         if result.meta["size"] > SMALL:
             raise StorageError(f"is too large: {result.meta['size']:,} bytes", where=address)
         return _whole(bytes(result.bytes()), result.meta["size"]), str(result.meta["e_tag"])
@@ -194,6 +194,12 @@ class _Passing(StorageError):
 
 def _object(address: str, meta: Any) -> Object:
     return Object(address, int(meta["size"]), str(meta["e_tag"]))
+
+
+def _named(key: str) -> str:
+    if not key:  # the store would tell something of the bucket
+        raise _Missing("names a bucket and no object")
+    return key
 
 
 def _whole(data: bytes, length: int) -> bytes:
