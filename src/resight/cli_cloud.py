@@ -69,7 +69,7 @@ def _verb(name: str, connects: bool = True) -> Callable[[F], F]:
                 for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):  # they come before it
                     os.environ.pop(key, None)
                 os.environ["AWS_PROFILE"] = aws.profile
-            os.environ["AWS_DEFAULT_REGION"] = aws.region
+            os.environ["AWS_REGION"] = os.environ["AWS_DEFAULT_REGION"] = aws.region
             try:
                 return function(aws, **options)
             finally:

@@ -98,6 +98,7 @@ class Gate(ThreadingHTTPServer):
     Attributes:
         calls: what was passed on or answered here, in order.
         ours: which of them were Resight's, and not the test's own.
+        keys: the access keys that they were signed with.
         faults: the share of calls that fail, in the ways of ``KINDS``.
         refuse: what is answered to calls whose permission matches the pattern: ``{pattern: (code, message)}``.
         lose: patterns of calls that are carried out once while their answer is lost; each is used up.
@@ -112,6 +113,7 @@ class Gate(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Pass)
         self.target, self.faults, self.refuse, self.lose, self.then = target, 0.0, {}, [], {}
         self.calls, self.ours, self.injected, self.draw = [], set(), [], random.Random(1)
+        self.keys = []
         self.stack = f"test{next(_numbers)}"
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -147,6 +149,7 @@ class _Pass(BaseHTTPRequestHandler):
         service = scope[1] if scope else "unsigned"
         call = f"{service}:{_action(service, self.command, self.path, self.headers, body)}"
         gate.calls.append(call)
+        gate.keys += re.findall(r"Credential=([^/]+)/", self.headers.get("Authorization", ""))
         if re.search("resight|object_store", self.headers.get("User-Agent", "")):
             gate.ours.add(call)
         for pattern, (code, message) in gate.refuse.items():
@@ -252,10 +255,11 @@ def infrastructure(s3_server, shapes):
     repository and records in its bucket."""
     import boto3
 
-    account = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing", "region_name": "us-east-1"}
+    # Of its own: boto3's default session would keep what other tests have changed.
+    session = boto3.Session("testing", "testing", region_name="us-east-1")
 
     def client(service):
-        return boto3.client(service, endpoint_url=f"http://{s3_server}", **account)
+        return session.client(service, endpoint_url=f"http://{s3_server}")
 
     name = "jobs"
     s3, batch, ecr = client("s3"), client("batch"), client("ecr")

@@ -1,7 +1,9 @@
 import json
+import os
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 
 import boto3
@@ -257,3 +259,20 @@ def test_every_verb_ends_right_or_clearly_where_a_fifth_of_the_calls_fail(deploy
             assert said.code == 0 or (said.code == 2 and said.err.strip().startswith(("error: ", "fetching"))), said.err
             right += said.code == 0
     assert len(deployed.injected) > 8 and right >= 6
+
+
+def test_a_profile_that_is_named_comes_before_keys_of_the_environment(deployed, run, monkeypatch):
+    """Of calls to AWS and of addresses in S3 alike, and only for as long as the command takes."""
+    keys = {"AWS_ACCESS_KEY_ID": "other", "AWS_SECRET_ACCESS_KEY": "other"}
+    for key, value in keys.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    Path(os.environ["AWS_SHARED_CREDENTIALS_FILE"]).write_text(
+        "[mine]\naws_access_key_id = mine\naws_secret_access_key = s\n"
+    )
+    Path(os.environ["AWS_CONFIG_FILE"]).write_text("[profile mine]\nregion = us-east-1\n")
+    before, deployed.keys = dict(os.environ), []
+    said = speak(deployed, "status --profile mine", run.name)
+    assert said.code == 0 and set(deployed.keys) == {"mine"}
+    assert "--profile mine --region us-east-1 --stack jobs" in said.err
+    assert dict(os.environ) == before

@@ -307,7 +307,7 @@ def _store(bucket: str, _: tuple[tuple[str, str], ...]) -> S3Store:
         raise StorageError(f"addresses in S3 need the package {error.name}", where=f"s3://{bucket}", fix=fix) from error
     if not bucket:
         raise StorageError("names no bucket", where="s3://", fix="An address is s3://bucket/key.")
-    session = boto3.Session()
+    session = boto3.Session(region_name=os.environ.get("AWS_REGION"))  # which boto3 itself does not read
     if session.get_credentials() is None:
         fix = "Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run where a role is given."
         raise StorageError("there are no credentials for S3", where=f"s3://{bucket}", fix=fix)
