@@ -59,6 +59,15 @@ def test_what_may_not_be_repeated_is_looked_for_first(aws, here, fault):
     assert aws.count("sns:CreateTopic") == 1
 
 
+def test_where_it_cannot_be_looked_for_the_first_error_is_told(aws, here):
+    def find():
+        raise AwsError("cannot be looked for")
+
+    aws.lose = ["sns:CreateTopic"]
+    with pytest.raises(AwsError, match="sns CreateTopic in us-east-1: AWS does not answer"):
+        here.once("sns", "create_topic", find, Name=f"{aws.stack}-topic")
+
+
 def test_what_was_certainly_not_done_is_made_again(aws, here):
     kinds = iter(["throttled", "throttled"])
     aws.fault = lambda call: next(kinds, "")

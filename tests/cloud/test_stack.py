@@ -268,6 +268,18 @@ def test_a_stack_half_deleted(aws, made, direct):
     assert names(aws, direct) == [f"{aws.stack}-123456789012-us-east-1 bucket"]
 
 
+def test_a_name_that_is_taken(aws, here, direct):
+    plan = stack.plan_init(here)
+    direct("ecr").create_repository(repositoryName=aws.stack)
+    with pytest.raises(ResightError, match=rf"{aws.stack}: there is already repository {aws.stack}\n.*--stack"):
+        stack.plan_init(here)
+    with pytest.raises(AwsError, match=r"the stack was not made: .*already exists") as error:
+        stack.init(here, plan)
+    assert f"there is by name: bucket {aws.stack}-123456789012-us-east-1, repository {aws.stack}." in str(error.value)
+    for one in of_the_imitation(aws.stack):  # it keeps a stack that it cannot describe
+        del cloudformation_backends[ACCOUNT]["us-east-1"].stacks[one.stack_id]
+
+
 def test_what_failed_and_what_is_left_is_told(aws, made):
     aws.then["cloudformation:UpdateStack"] = lambda: fail(aws, "UPDATE_ROLLBACK_COMPLETE", "no", "LogGroup")
     with pytest.raises(AwsError, match=r"could not be changed \(UPDATE_ROLLBACK_COMPLETE\):\n  LogGroup .*: no\n"):

@@ -123,7 +123,11 @@ class Aws:
                 if not (error.unclear or _THROTTLED.search(error.code)):
                     raise
                 time.sleep(PAUSE * attempt)
-                if error.unclear and (found := find()) is not None:
+                try:
+                    found = find() if error.unclear else None
+                except AwsError as lost:  # the first says more
+                    raise error from lost
+                if found is not None:
                     return found
                 if attempt == _ATTEMPTS:
                     raise
@@ -265,7 +269,7 @@ class Aws:
             told.code, status = code, response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
             told.unclear = not _THROTTLED.search(code) and (status >= 500 or bool(_PASSING.search(code)))
             return told
-        name, text = type(error).__name__, redacted(str(error))
+        name, text = type(error).__name__, redacted(" ".join(str(error).split())[:400])
         if "SSO" in name or name == "TokenRetrievalError" or name.startswith("Login"):
             profile = f" --profile {self.profile}" if self.profile else ""
             return AwsError(f"the sign-in has ended: {text}", where="AWS", fix=f"aws sso login{profile}")

@@ -95,6 +95,10 @@ def plan_init(aws: Aws, parameters: Mapping[str, str] | None = None) -> Plan:
     shown = [f"  {name} = {value or '(none)'}" for name, value in values.items()]
     if stack is None:
         things = tuple(named_in_template(aws, values))
+        if taken := existing(aws, [(kind, name) for kind, name in things if kind != "bucket"]):
+            fix = "Another --stack NAME; or resight cloud down, which tells what of it is Resight's, and removes that."
+            names = listed((f"{kind} {name}" for kind, name in taken), 30)
+            raise ResightError(f"there is already {names}", where=aws.stack, fix=fix)
         kept = [f"The bucket {own}, left by an earlier stack, is used again."] if values["Bucket"] == own else []
         lines = [f"Makes {here}:", *(f"  {kind} {name}" for kind, name in things), *kept]
         if missing := [service for service in (_BATCH, _SPOT) if not _own_role(aws, service)]:
@@ -140,7 +144,12 @@ def init(aws: Aws, plan: Plan) -> dict[str, str]:
     request = {"StackName": aws.stack, "TemplateBody": template(), "Parameters": pairs, "Tags": tags}
     request["Capabilities"] = ["CAPABILITY_NAMED_IAM"]
     if plan.action == "create":
-        aws.once("cloudformation", "create_stack", aws.describe, **request)
+        try:
+            aws.once("cloudformation", "create_stack", aws.describe, **request)
+        except AwsError as error:
+            there = listed((f"{kind} {name}" for kind, name in existing(aws, list(plan.things))), 30)
+            fix = f"{error.fix} Of what it would make there is by name: {there or 'nothing'}.".strip()
+            raise AwsError(f"the stack was not made: {error.message}", where=error.where, fix=fix) from error
     else:
         try:
             aws.call("cloudformation", "update_stack", **request)
