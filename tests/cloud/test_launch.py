@@ -183,6 +183,9 @@ def test_a_run_that_exists(deployed, plan):
     more = plan(max_cost=9)
     assert "goes on from step 2: 1 attempt took 5.00 h and $6.00, the last was limit" in more.text()
     assert "at most $3.00 from here on" in more.text()
+    # As the training itself says when it ends at a limit.
+    again = plan(again=deployed.out, max_cost=9, config=None, data=None)
+    assert again.lines[0] == more.lines[0] and again.record.command == more.record.command
     launch(plan.aws, more)
     noted = record(deployed.out)
     assert len(noted.launch.jobs) == 2 and len(noted.attempts) == 1 and noted.launch.limits.usd == 9
