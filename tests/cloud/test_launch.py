@@ -127,6 +127,15 @@ def test_without_a_terminal_nothing_is_launched_unless_told_to(deployed, config,
     assert objects(deployed) == [] and deployed.jobs() == []
 
 
+@pytest.mark.parametrize(("answer", "code", "launched"), [("n\n", 2, 0), ("y\n", 0, 1)])
+def test_on_a_terminal_it_is_asked(deployed, prices, config, monkeypatch, answer, code, launched):
+    monkeypatch.setattr("resight.cli_cloud.sys", SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True)))
+    words = ["launch", config, "--data", deployed.records, "-o", deployed.out, "--max-hours", 1, "--max-cost", 1]
+    words = [*map(str, words), "--stack", deployed.stack]
+    result = CliRunner().invoke(app, ["cloud", *words], input=answer)
+    assert result.exit_code == code and "Go on?" in result.stderr and len(deployed.jobs()) == launched
+
+
 def test_lost_answers_make_nothing_twice(deployed, plan):
     deployed.lose = ["batch:SubmitJob", "batch:RegisterJobDefinition", "s3:PutObject", "s3:PutObject", "sns:Subscribe"]
     plan.carry_out(notify="me@example.org")
@@ -183,6 +192,8 @@ def test_a_run_that_exists(deployed, plan):
     more = plan(max_cost=9)
     assert "goes on from step 2: 1 attempt took 5.00 h and $6.00, the last was limit" in more.text()
     assert "at most $3.00 from here on" in more.text()
+    with pytest.raises(ResightError, match="0 is no limit"):
+        plan(again=deployed.out, max_cost=0, config=None, data=None)
     # As the training itself says when it ends at a limit.
     again = plan(again=deployed.out, max_cost=9, config=None, data=None)
     assert again.lines[0] == more.lines[0] and again.record.command == more.record.command

@@ -131,7 +131,8 @@ def plan_launch(
         assert old is not None
         config, data = config or storage.join(source, LAUNCH, old.config), data or old.data
         start = storage.join(source, LAUNCH, old.start) if old.start and not is_remote(old.start) else old.start
-        max_hours, max_cost = max_hours or old.limits.hours, max_cost or old.limits.usd
+        max_hours = old.limits.hours if max_hours is None else max_hours
+        max_cost = old.limits.usd if max_cost is None else max_cost
         instance, on_demand, image = instance or old.instance, on_demand or old.on_demand, image or old_record.image
     limits = _limits(max_hours, max_cost)
     if price is not None and not 0 < price < math.inf:
