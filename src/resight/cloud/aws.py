@@ -97,13 +97,13 @@ class Aws:
         self.profile, self.stack = profile, stack
         self.client = functools.cache(self._client)
 
-    def call(self, service: str, action: str, **arguments: Any) -> dict[str, Any]:
+    def call(self, service: str, action: str, attempts: int = _ATTEMPTS, **arguments: Any) -> dict[str, Any]:
         """One call that may be repeated: after throttling, failures of the service, lost connections.
 
         Raises:
             AwsError: says what is wrong, and names the missing permission.
         """
-        return self._called(service, action, _ATTEMPTS, arguments)
+        return self._called(service, action, attempts, arguments)
 
     def once(
         self, service: str, action: str, find: Callable[[], dict[str, Any] | None], **arguments: Any

@@ -109,7 +109,8 @@ def _priced(aws: Aws, names: Sequence[str]) -> dict[str, InstanceType]:
     filters.append({"Type": "ANY_OF", "Field": "instanceType", "Value": ",".join(names)})
     found: dict[str, InstanceType] = {}
     try:
-        products = aws.pages("pricing", "get_products", "PriceList", ServiceCode="AmazonEC2", Filters=filters)
+        # Not for a minute, where a network does not let it through: there is --price. One page holds a hundred types.
+        products = aws.call("pricing", "get_products", 4, ServiceCode="AmazonEC2", Filters=filters)["PriceList"]
     except AwsError as error:
         if error.where == "AWS":  # the credentials; nothing else would go better
             raise
