@@ -42,7 +42,9 @@ class Docker:
     def start(self, run: Run, *arguments: str) -> subprocess.Popen[str]:
         name = f"resight-check-{os.getpid()}-{time.monotonic_ns()}"
         options = ["--name", name, "--rm", "--user", run.user, "--network", "none", "--shm-size", "1g"]
-        options += ["--read-only"] if run.read_only else []
+        if run.read_only:
+            # Podman would mount /tmp for writing.
+            options += ["--read-only", *(["--read-only-tmpfs=false"] if Path(self.engine).name == "podman" else [])]
         options += ["--entrypoint", run.entrypoint] if run.entrypoint else []
         for there, here in run.mounts.items():
             options += ["--volume", f"{here.removesuffix(':ro')}:{there}{':ro' * here.endswith(':ro')}"]
