@@ -97,7 +97,7 @@ class Aws:
         self.profile, self.stack = profile, stack
         self.client = functools.cache(self._client)
 
-    def call(self, service: str, action: str, attempts: int = _ATTEMPTS, **arguments: Any) -> dict[str, Any]:
+    def call(self, service: str, action: str, attempts: int = _ATTEMPTS, /, **arguments: Any) -> dict[str, Any]:
         """One call that may be repeated: after throttling, failures of the service, lost connections.
 
         Raises:
