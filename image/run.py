@@ -40,6 +40,7 @@ DEFAULTS = {
     "S3_RUN": "",
     "AWS_PROFILE": "",
     "AWS_ROOT": "",
+    "AWS_REGION": "",
     "PRETRAINED_MODEL_NAME": "faster_rcnn_resnet101_v1_800x1333_coco17_gpu-8",
     "NUM_CLASSES": "3",
     "MIN_DIM": "600",
