@@ -196,6 +196,16 @@ def test_messages_go_to_the_stream_that_the_environment_names(stream, out, err, 
         assert ("it is done" in lines) == (expected == 4)
 
 
+@pytest.mark.parametrize("level", [logging.INFO, logging.ERROR])  # as of --quiet, and of the processes beside the first
+def test_the_closing_message_is_no_error_whatever_is_shown(level, monkeypatch, capfd):
+    monkeypatch.setenv("RESIGHT_LOG_STREAM", "stdout")
+    listen(as_json=True)
+    logging.getLogger("resight").setLevel(level)
+    close_with("it is done")
+    said = json.loads(capfd.readouterr().out)
+    assert (said["level"], said["message"]) == ("info", "it is done")
+
+
 def test_as_text_they_go_there_too(monkeypatch, capfd):
     monkeypatch.setenv("RESIGHT_LOG_STREAM", "stdout")
     listen()

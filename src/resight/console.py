@@ -108,7 +108,7 @@ def show(text: str) -> None:
 def close_with(text: str) -> None:
     """The closing message of a verb that leaves its result elsewhere: on stdout, and among JSON lines there as one."""
     if speaks_json() and message_stream() is sys.stdout:
-        log.log(max(log.getEffectiveLevel(), logging.INFO), "%s", text)  # also with --quiet
+        log.handle(log.makeRecord(log.name, logging.INFO, __file__, 0, "%s", (text,), None))  # also with --quiet
     else:
         show(text)
 
