@@ -62,6 +62,9 @@ ENTRYPOINT ["resight"]
 CMD ["--help"]
 ARG VERSION=""
 ARG GIT_COMMIT=""
+# It starts. Besides, Buildah and Podman look at the arguments of a command alone: without one here they would take the
+# lines below from their cache, with the commit of an earlier build.
+RUN ["resight", "--version"]
 ENV RESIGHT_GIT_COMMIT=$GIT_COMMIT
 LABEL org.opencontainers.image.title="Resight" \
       org.opencontainers.image.description="Fine-tunes a pretrained Faster R-CNN on your own images" \

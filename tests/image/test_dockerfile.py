@@ -36,3 +36,8 @@ def test_the_last_stage_runs_resight_as_a_user():
     assert not re.search(r"\bpip\b|build-essential|\bgcc\b", last)
     # The source comes after everything that is installed for it.
     assert last.index("COPY --from=dependencies") < last.index("COPY --from=application")
+
+
+def test_the_commit_is_that_of_this_build():
+    """A command between the arguments and what uses them keeps Buildah from an earlier build's."""
+    assert re.search(r"^ARG GIT_COMMIT.*^RUN .*^ENV RESIGHT_GIT_COMMIT", DOCKERFILE, re.MULTILINE | re.DOTALL)
