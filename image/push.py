@@ -24,6 +24,7 @@ def push(engine: str, image: str, repository: str) -> str:
         user, password = ecr_login(ecr[1], ecr[2])
         # By stdin: the arguments of a process can be seen by others.
         run([engine, "login", "--username", user, "--password-stdin", host], stdin=password)
+        check_machine(engine, image)
     run([engine, "tag", image, name])
     if Path(engine).name == "docker":  # says the digest in its last lines
         return f"{repository}@{digest(run([engine, 'push', name]))}"
@@ -31,6 +32,14 @@ def push(engine: str, image: str, repository: str) -> str:
         file = Path(folder, "digest")
         run([engine, "push", "--digestfile", str(file), name])
         return f"{repository}@{digest(file.read_text())}"
+
+
+def check_machine(engine: str, image: str) -> None:
+    """An image built on another kind of machine would be found out on an instance that is paid for."""
+    field = "{{.OCIv1.Architecture}}" if Path(engine).name == "buildah" else "{{.Architecture}}"
+    machine = run([engine, "inspect", "--type", "image", "--format", field, image]).strip()
+    if machine != "amd64":
+        fail(f"{image} is for {machine}, the instances are amd64; make image BUILD='--platform linux/amd64'")
 
 
 def ecr_login(account: str, region: str) -> tuple[str, str]:

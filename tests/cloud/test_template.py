@@ -102,9 +102,7 @@ def the_job_role_reads_and_writes_its_prefixes_alone(template):
         "ListRuns": {"s3:ListBucket"},
         "WriteLogs": {"logs:CreateLogStream", "logs:PutLogEvents"},
     }
-    assert (
-        template["Parameters"]["RunsPrefix"]["AllowedPattern"] == "([A-Za-z0-9!_.'()=-]+/)+"
-    )  # no wildcard, not empty
+    assert template["Parameters"]["RunsPrefix"]["AllowedPattern"] == "([A-Za-z0-9_.=-]+/)+"  # no wildcard, not empty
 
 
 def the_instance_role_is_an_agents(template):
@@ -157,7 +155,8 @@ def a_job_has_time_to_save(template):
     text = launch["LaunchTemplateData"]["UserData"]["Base64"]
     (part,) = message_from_string(text).get_payload()
     assert part.get_content_type() == "text/x-shellscript" and part.get_payload().startswith("#!/bin/bash\n")
-    assert "\necho ECS_CONTAINER_STOP_TIMEOUT=110s >> /etc/ecs/ecs.config\n" in part.get_payload()
+    for setting in ("ECS_CONTAINER_STOP_TIMEOUT=110s", "ECS_ENABLE_SPOT_INSTANCE_DRAINING=true"):
+        assert f"\necho {setting} >> /etc/ecs/ecs.config\n" in part.get_payload()
     assert len(base64.b64encode(text.encode())) < 16_384
 
 
@@ -271,13 +270,14 @@ def test_guards(guard):
         ("${To}/${RunsPrefix}*", "${To}/*", the_job_role_reads_and_writes_its_prefixes_alone),
         ("Action: s3:GetObject", "Action: s3:*", the_job_role_reads_and_writes_its_prefixes_alone),
         ("s3:DeleteObject,", "s3:DeleteObject, s3:PutBucketPolicy,", the_job_role_reads_and_writes_its_prefixes_alone),
-        ('"([A-Za-z0-9!_.\'()=-]+/)+"', '".*"', the_job_role_reads_and_writes_its_prefixes_alone),
+        ('"([A-Za-z0-9_.=-]+/)+"', '".*"', the_job_role_reads_and_writes_its_prefixes_alone),
         ("ecr:BatchGetImage,", "ecr:BatchGetImage, ecr:PutImage, s3:GetObject,", the_instance_role_is_an_agents),
         ("[ecs:DiscoverPollEndpoint,", "[ecs:DiscoverPollEndpoint, ecs:RunTask,", the_instance_role_is_an_agents),
         ("[HasBoundary, !Ref PermissionsBoundary,", "[HasBoundary, x,", roles_are_bounded_where_that_is_asked_for),
         ("MinvCpus: 0", "MinvCpus: 4", nothing_runs_while_no_job_does),
         ("MaxTimeSeconds: 86400", "MaxTimeSeconds: 864000", a_job_that_cannot_start_is_cancelled),
         ("STOP_TIMEOUT=110s", "STOP_TIMEOUT=30s", a_job_has_time_to_save),
+        ("DRAINING=true", "DRAINING=false", a_job_has_time_to_save),
         ("  Content-Type: multipart/mixed;", "  Content-Type: text/plain;", a_job_has_time_to_save),
         ("Name: !Sub \"${AWS::StackName}-done\"", "Name: done", everything_is_named_and_tagged),
         ("Tags: {project: !Ref Project,", "Tags: {projekt: !Ref Project,", everything_is_named_and_tagged),

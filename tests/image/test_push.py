@@ -12,6 +12,7 @@ PUSH = Path(__file__).parents[2] / "image" / "push.py"
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 ENGINE = """#!/bin/sh
 echo "$@" >> CALLS
+if [ "$1" = inspect ]; then echo "${MACHINE:-amd64}"; fi
 if [ "$1" = login ]; then cat >> CALLS; echo >> CALLS; fi
 if [ "$1" = push ] && [ "$2" = --digestfile ]; then printf DIGEST > "$3"; fi
 if [ "$1" = push ] && [ NAME = docker ]; then echo "latest: digest: DIGEST size: 1234"; fi
@@ -48,7 +49,7 @@ def test_the_password_of_ecr_goes_in_by_stdin(engine, s3, tmp_path):
     repository = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/resight"
     done = push(engine("docker"), "resight", repository)
     assert (done.returncode, done.stdout) == (0, f"{repository}@{DIGEST}\n")
-    login, password, tag, sent = (tmp_path / "calls").read_text().splitlines()
+    login, password, _, tag, sent = (tmp_path / "calls").read_text().splitlines()
     assert login == f"login --username AWS --password-stdin {repository.partition('/')[0]}"
     assert password and password not in login
     assert (tag, sent) == (f"tag resight {repository}:latest", f"push {repository}:latest")
@@ -63,6 +64,13 @@ def test_no_credentials_are_an_error_of_one_line(engine, tmp_path):
     done = push(engine("docker"), "resight", "123456789012.dkr.ecr.eu-west-1.amazonaws.com/resight", **nothing)
     assert done.returncode == 2
     assert done.stderr.startswith("error: cannot log in") and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["docker", "buildah"])
+def test_an_image_of_another_machine_is_not_pushed_for_instances(engine, s3, name, tmp_path):
+    done = push(engine(name), "resight", "123456789012.dkr.ecr.eu-west-1.amazonaws.com/resight", MACHINE="arm64")
+    assert done.returncode == 2 and "is for arm64" in done.stderr and "--platform linux/amd64" in done.stderr
+    assert "push" not in (tmp_path / "calls").read_text()
 
 
 @pytest.mark.parametrize("repository", ["", "here/resight:tag", f"here/resight@{DIGEST}"])

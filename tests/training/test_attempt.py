@@ -182,6 +182,23 @@ def test_a_limit_that_is_raised_or_lowered_under_way_counts(tmp_path, monkeypatc
     assert record_of(tmp_path).attempts[0].ended == "limit"
 
 
+def test_a_training_that_hangs_at_its_limit_is_ended(tmp_path):
+    limited(tmp_path, Limits(hours=1.0))
+    time_of_day, codes, control = [0.0], [], Control()
+    watch = Watch(tmp_path, control, clock=lambda: time_of_day[0], leave=codes.append)
+    watch.look()
+    watch.begin(0)
+    time_of_day[0] = 3600 + 10.0
+    assert control.stop.wait(10)
+    time_of_day[0] += attempt.PATIENCE - 1  # it may still be saving
+    threading.Event().wait(0.1)
+    assert not codes
+    time_of_day[0] += 1
+    until(lambda: codes == [1])
+    (one,) = record_of(tmp_path).attempts
+    assert (one.ended, one.exit_code, one.seconds) == ("limit", 1, time_of_day[0])
+
+
 def until(condition):
     for _ in range(1000):
         if condition():

@@ -21,6 +21,7 @@ from typing import Any
 
 from ..data.storage import is_remote
 from ..errors import ResightError, counted
+from ..progress import duration
 from .control import Control
 from .instance_metadata import InstanceMetadata, Notice, find_service
 from .ranks import Ranks
@@ -46,6 +47,7 @@ log = logging.getLogger(__name__)
 TICK = 1.0  # seconds between two looks at the clock
 POLL = 5.0  # seconds between two questions for a notice
 MARGIN = 20.0  # seconds before the announced end at which a training stops by itself
+PATIENCE = 600.0  # seconds after a limit in which a training has to end: one that hangs goes on costing money
 
 
 @contextmanager
@@ -81,6 +83,7 @@ class Watch:
         run: the run folder, or its address.
         control: what the loop is asked by.
         clock: seconds that grow steadily; ``now`` is the time of day.
+        leave: ends the process, whatever it is at.
     """
 
     def __init__(
@@ -90,12 +93,13 @@ class Watch:
         *,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        leave: Callable[[int], object] = os._exit,
     ) -> None:
-        self.run, self.control, self.clock, self.now = run, control, clock, now
+        self.run, self.control, self.clock, self.now, self.leave = run, control, clock, now, leave
         self.over = ""  # which limit is reached, and what was used
         self.ended: Ended | None = None
         self.exit_code: int | None = None
-        self._began, self._stop_at, self._allowed = clock(), math.inf, math.inf
+        self._began, self._stop_at, self._allowed, self._leave_at = clock(), math.inf, math.inf, math.inf
         self._attempt = Attempt(now(), job=as_text(os.environ.get("AWS_BATCH_JOB_ID")))
         self._record = RunRecord(as_text(str(run)))
         self._facts: dict[str, Any] = {}  # what is known, and goes into run.json
@@ -204,9 +208,13 @@ class Watch:
     def _look_at_clock(self) -> None:
         now = self.clock()
         if not self.over and now - self._began >= self._allowed:
-            self.over = self._reached()
+            self.over, self._leave_at = self._reached(), now + PATIENCE
             log.warning("%s; stopping after this step and saving", self.over)
             self.control.stop.set()
+        if now >= self._leave_at:
+            log.error("the training hangs: it has not stopped %s after its limit; ending it", duration(PATIENCE))
+            self.end("limit", 1)
+            self.leave(1)
         if now >= self._stop_at:
             self._stop_at = math.inf
             log.warning("stopping after this step and saving: the instance is about to be taken away")
