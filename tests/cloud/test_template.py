@@ -1,15 +1,43 @@
 """The template's guards: each is looked for in the template as it is, and missed where it is taken out."""
 
 import base64
+import functools
 import json
 import re
 from email import message_from_string
 from pathlib import Path
 
 import pytest
+import yaml
 
-from resight.cloud.resources import read_template
-from resight.cloud.resources import template as template_text
+from resight.cloud.aws import Aws
+from resight.cloud.resources import named
+from resight.cloud.stack import template as template_text
+
+
+class _Yaml(yaml.SafeLoader):
+    pass
+
+
+def _function(loader, name, node):
+    if isinstance(node, yaml.ScalarNode):
+        return f"${{{node.value}}}" if name == "Ref" else node.value if name == "Sub" else {name: node.value}
+    many = isinstance(node, yaml.SequenceNode)
+    return {name: loader.construct_sequence(node, True) if many else loader.construct_mapping(node, True)}
+
+
+_Yaml.add_multi_constructor("!", _function)
+
+
+@functools.cache
+def read_template(text):
+    """A template as it is written: ``!Ref X`` and ``!Sub`` are text with ``${X}``, other functions ``{NAME: ...}``."""
+    return yaml.load(text, _Yaml)
+
+
+def names(resource):
+    """The names that a resource gets."""
+    return [text for key, text in resource["Properties"].items() if re.fullmatch(r"(?!Display)\w*Name", key)]
 
 
 def of(template, kind):
@@ -166,8 +194,7 @@ def everything_is_named_and_tagged(template):
     for one in template["Resources"].values():
         kind = one["Type"].removeprefix("AWS::")
         given = one["Properties"]
-        names = [value for key, value in given.items() if re.fullmatch(r"(?!Display)\w*Name", key)]
-        assert kind.endswith("Policy") or names[0].startswith("${AWS::StackName}")
+        assert kind.endswith("Policy") or names(one)[0].startswith("${AWS::StackName}")
         if kind not in untagged:
             tags = given.get("Tags") or given["TagSpecifications"][0]["Tags"]
             tags = tags if isinstance(tags, dict) else {tag["Key"]: tag["Value"] for tag in tags}
@@ -325,8 +352,24 @@ def test_the_page_tells_every_parameter_and_every_name():
         (row,) = [line for line in table.splitlines() if line.startswith("|") and f"`{name}`" in line.split("|")[1]]
         assert not one.get("Default") or str(one["Default"]) in row
     for one in template["Resources"].values():
-        for key, value in one["Properties"].items():
-            if re.fullmatch(r"(?!Display)\w*Name", key) and one["Type"] != "AWS::Events::Rule":
-                known = {"AWS::StackName": "STACK", "AWS::AccountId": "ACCOUNT", "AWS::Region": "REGION"}
-                told = re.sub(r"\$\{([\w:]+)\}", lambda found, known=known: known[found[1]], value)
-                assert f"`{told}`" in text
+        for name in names(one) if one["Type"] != "AWS::Events::Rule" else []:
+            known = {"AWS::StackName": "STACK", "AWS::AccountId": "ACCOUNT", "AWS::Region": "REGION"}
+            told = re.sub(r"\$\{([\w:]+)\}", lambda found, known=known: known[found[1]], name)
+            assert f"`{told}`" in text
+
+
+def test_what_is_looked_for_by_name_is_what_it_makes(aws):
+    resources = read_template(template_text())["Resources"]
+    known = {"AWS::StackName": aws.stack, "AWS::AccountId": "123456789012", "AWS::Region": "us-east-1"}
+    made = {
+        logical: re.sub(r"\$\{([\w:]+)\}", lambda found: known[found[1]], names(one)[0])
+        for logical, one in resources.items()
+        if names(one)
+    }
+    here = Aws(stack=aws.stack)
+    assert {logical: name.rpartition(":")[2] for logical, (_, name) in named(here, {}).items()} == made
+    for parameter in read_template(template_text())["Parameters"]:
+        conditional = {
+            logical for logical, one in resources.items() if one.get("Condition") == f"Makes{parameter}" and names(one)
+        }
+        assert made.keys() - named(here, {parameter: "given"}).keys() == conditional

@@ -6,25 +6,27 @@
 from __future__ import annotations
 
 import logging
-import math
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any
+
+import yaml
 
 from .. import __version__
 from ..errors import ResightError, counted, listed, nearest
-from .aws import SUMMARY, Aws, AwsError
+from .aws import Aws, AwsError
 from .resources import (
     Thing,
+    delete_bucket,
+    empty_repository,
     existing,
-    found_of,
-    named_in_template,
-    own_bucket,
+    made,
+    named,
+    names_of,
     parameters_of,
-    read_template,
     remove,
-    template,
     wait_until,
 )
 
@@ -40,19 +42,23 @@ _COSTS = (
 
 @dataclass(frozen=True)
 class Plan:
-    """What ``init`` or ``down`` is about to do: create, update, remove or nothing, with kind and name of the things."""
+    """What ``init`` or ``down`` is about to do: create, update, remove or nothing; with or to what."""
 
     action: str
     lines: tuple[str, ...]
     parameters: Mapping[str, str]
+    roles: tuple[str, ...] = ()  # services whose role the account lacks
     things: tuple[Thing, ...] = ()
+    bucket: str = ""  # to be deleted
     stop_jobs: bool = False
 
     def text(self) -> str:
         return "\n".join(self.lines)
 
-    def json(self) -> dict[str, Any]:
-        return asdict(self)
+
+def template() -> str:
+    """The CloudFormation template: for a review, or to be deployed by another tool."""
+    return files(__package__).joinpath("template.yaml").read_text("utf-8")
 
 
 def plan_init(aws: Aws, parameters: Mapping[str, str] | None = None) -> Plan:
@@ -65,60 +71,60 @@ def plan_init(aws: Aws, parameters: Mapping[str, str] | None = None) -> Plan:
         ResightError: a parameter is unknown or wrong, there is no default network, an instance type has no NVIDIA GPU
             or is not offered, the bucket is not there or elsewhere, or a stack of that name is in the way.
     """
-    known, given = read_template(template())["Parameters"], dict(parameters or {})
+    given = dict(parameters or {})
+    # The part that has no tags of CloudFormation's, which no other reader of YAML knows.
+    known = yaml.safe_load(template().partition("\nConditions:")[0])["Parameters"]
     for name, value in given.items():
         if name not in known:
             fix = f"{nearest(name, known)} There are {listed(known, 20)}.".strip()
             raise ResightError(f"the template has no parameter '{name}'", where="--set", fix=fix)
-        if not _allowed(known[name], value):
+        if not re.fullmatch(known[name].get("AllowedPattern", ".*"), value):
             raise ResightError(f"'{value}' is not allowed", where=f"--set {name}", fix=known[name]["Description"])
     stack = aws.describe()
     if stack is not None:
-        aws.outputs()  # is it whole, and Resight's?
+        aws.outputs()  # is it whole?
     before = parameters_of(stack)
     values = {name: given.get(name, before.get(name, str(one.get("Default", "")))) for name, one in known.items()}
     if stack is None or {"Vpc", "Subnets"} & given.keys():
         _find_network(aws, values)
-    if stack is None or {"InstanceTypes"} & given.keys():
-        _check_types(aws, [name for name in values["InstanceTypes"].split(",") if name])
-    if stack is None:
-        values["ServiceRole"] = values["ServiceRole"] or _own_role(aws, _BATCH)
-    own = own_bucket(aws)
-    if stack is None and not values["Bucket"] and existing(aws, [("bucket", own)]):
-        values["Bucket"] = own  # an earlier stack left it
+    if stack is None or "InstanceTypes" in given:
+        _check_types(aws, values["InstanceTypes"].split(","))
+    own, left = named(aws, {})["RunsBucket"], ""
+    if stack is None and not values["Bucket"] and existing(aws, [own]):
+        values["Bucket"], left = own[1], f"The bucket {own[1]}, left by an earlier stack, is used again."
     if values["Bucket"] and values["Bucket"] != before.get("Bucket"):
         region = aws.call("s3", "get_bucket_location", Bucket=values["Bucket"]).get("LocationConstraint") or "us-east-1"
         if region != aws.region:
             fix = f"A bucket in {aws.region}, or --region {region}."
             raise ResightError(f"the bucket is in {region}, not in {aws.region}", where=values["Bucket"], fix=fix)
-    here = f"the stack '{aws.stack}' in {aws.region} of account {aws.account}"
-    shown = [f"  {name} = {value or '(none)'}" for name, value in values.items()]
     if stack is None:
-        things = tuple(named_in_template(aws, values))
-        if taken := existing(aws, [(kind, name) for kind, name in things if kind != "bucket"]):
-            fix = "Another --stack NAME; or resight cloud down, which tells what of it is Resight's, and removes that."
-            names = listed((f"{kind} {name}" for kind, name in taken), 30)
-            raise ResightError(f"there is already {names}", where=aws.stack, fix=fix)
-        kept = [f"The bucket {own}, left by an earlier stack, is used again."] if values["Bucket"] == own else []
-        lines = [f"Makes {here}:", *(f"  {kind} {name}" for kind, name in things), *kept]
-        if missing := [service for service in (_BATCH, _SPOT) if not _own_role(aws, service)]:
-            lines.append(
-                f"  the account's role for {' and for '.join(missing)}, which stays: all that uses these needs it"
-            )
-        lines += ["With the parameters:", *shown]
-        return Plan("create", (*lines, *_COSTS), values, things)
+        return _plan_create(aws, values, left)
     changed = [
         f"  {name}: {before.get(name) or '(none)'} -> {value or '(none)'}"
         for name, value in values.items()
         if value != before.get(name)
     ]
     body = aws.call("cloudformation", "get_template", StackName=aws.stack, TemplateStage="Original")["TemplateBody"]
-    if not isinstance(body, str) or read_template(body) != read_template(template()):
+    if body != template():
         changed.append(f"  the template: that of Resight {__version__}")
     if not changed:
-        return Plan("nothing", (f"Changes nothing: {here} is as it should be.", *_COSTS), values)
+        return Plan("nothing", (f"Changes nothing: the {_here(aws)} is as it should be.", *_COSTS), values)
     rest = "A job that runs goes on. Where instances change, new ones start for the next job."
-    return Plan("update", (f"Changes {here}:", *changed, rest, *_COSTS), values)
+    return Plan("update", (f"Changes the {_here(aws)}:", *changed, rest, *_COSTS), values)
+
+
+def _plan_create(aws: Aws, values: dict[str, str], left: str) -> Plan:
+    things = named(aws, values).values()
+    if taken := existing(aws, [one for one in things if one[0] != "bucket"]):
+        fix = "Another --stack NAME; or resight cloud down, which removes what of it is Resight's."
+        raise ResightError(f"there is already {names_of(taken)}", where=aws.stack, fix=fix)
+    lines = [f"Makes the {_here(aws)}:", *(f"  {names_of([one])}" for one in things), *filter(None, [left])]
+    missing = tuple(service for service in (_BATCH, _SPOT) if not _own_role(aws, service))
+    if missing:
+        for_services = " and for ".join(missing)
+        lines.append(f"  the account's role for {for_services}, which stays: all that uses these needs it")
+    lines += ["With the parameters:", *(f"  {name} = {value or '(none)'}" for name, value in values.items())]
+    return Plan("create", (*lines, *_COSTS), values, missing)
 
 
 def init(aws: Aws, plan: Plan) -> dict[str, str]:
@@ -129,44 +135,40 @@ def init(aws: Aws, plan: Plan) -> dict[str, str]:
     """
     if plan.action == "nothing":
         return aws.outputs()
-    for service in (_BATCH, _SPOT):
-        if plan.action == "create" and not _own_role(aws, service):  # its error: it is made meanwhile
-            aws.found("iam", "create_service_linked_role", "InvalidInput|AlreadyExists", AWSServiceName=service)
     values = dict(plan.parameters)
-    values["ServiceRole"] = values["ServiceRole"] or (_own_role(aws, _BATCH) if plan.action == "create" else "")
-    before = parameters_of(aws.describe()) if plan.action == "update" else {}
-    pairs = [
-        {"ParameterKey": name}
-        | ({"UsePreviousValue": True} if value == before.get(name) else {"ParameterValue": value})
-        for name, value in values.items()
-    ]
-    tags = [{"Key": "project", "Value": plan.parameters["Project"]}, {"Key": "stack", "Value": aws.stack}]
-    request = {"StackName": aws.stack, "TemplateBody": template(), "Parameters": pairs, "Tags": tags}
-    request["Capabilities"] = ["CAPABILITY_NAMED_IAM"]
+    for service in plan.roles:  # the error: it is made meanwhile
+        aws.found("iam", "create_service_linked_role", "InvalidInput|AlreadyExists", AWSServiceName=service)
     if plan.action == "create":
-        try:
+        values["ServiceRole"] = values["ServiceRole"] or _own_role(aws, _BATCH)
+    request = {
+        "StackName": aws.stack,
+        "TemplateBody": template(),
+        "Parameters": [{"ParameterKey": name, "ParameterValue": value} for name, value in values.items()],
+        "Tags": [{"Key": "project", "Value": values["Project"]}, {"Key": "stack", "Value": aws.stack}],
+        "Capabilities": ["CAPABILITY_NAMED_IAM"],
+    }
+    try:
+        if plan.action == "create":
             aws.once("cloudformation", "create_stack", aws.describe, **request)
-        except AwsError as error:
-            there = listed((f"{kind} {name}" for kind, name in existing(aws, list(plan.things))), 30)
-            fix = f"{error.fix} Of what it would make there is by name: {there or 'nothing'}.".strip()
-            raise AwsError(f"the stack was not made: {error.message}", where=error.where, fix=fix) from error
-    else:
-        try:
+        else:
             aws.call("cloudformation", "update_stack", **request)
-        except AwsError as error:  # the second: an update whose answer was lost
-            if not re.search("No updates are to be performed|IN_PROGRESS", error.message):
-                raise
-    status = _wait(aws)
-    if not re.fullmatch("(CREATE|UPDATE)_COMPLETE", status):
-        why = "\n  ".join(["", *aws.failures()])
-        if plan.action == "update":
-            fix = "Change what it says, then resight cloud init again."
-            raise AwsError(f"the stack could not be changed ({status}):{why}", where=aws.stack, fix=fix)
-        own = [("bucket", own_bucket(aws))]
-        left = listed((f"{kind} {name}" for kind, name in [*found_of(aws, aws.describe())[0], *existing(aws, own)]), 30)
-        fix = f"Left are the failed stack and {left or 'nothing else'}. resight cloud down removes it; then init again."
-        raise AwsError(f"the stack could not be made ({status}):{why}", where=aws.stack, fix=fix)
-    return aws.outputs()
+    except AwsError as error:
+        # Nothing to do, or an update that goes on, the answer to which was lost.
+        if not re.search("No updates are to be performed|_IN_PROGRESS state", error.message):
+            if plan.action == "create":
+                there = names_of(existing(aws, named(aws, values).values())) or "nothing"
+                error.fix = f"{error.fix} Of what it would make there is by name: {there}.".strip()
+            raise
+    status = _settled(aws)
+    if re.fullmatch("(CREATE|UPDATE)_COMPLETE", status):
+        return aws.outputs()
+    why = "\n  ".join(["", *aws.failures()])
+    if plan.action == "update":
+        fix = "Change what it says, then resight cloud init again."
+        raise AwsError(f"the stack could not be changed ({status}):{why}", where=aws.stack, fix=fix)
+    left = names_of(made(aws, aws.describe())) or "nothing else"
+    fix = f"Left are the failed stack and {left}. resight cloud down removes it; then init again."
+    raise AwsError(f"the stack could not be made ({status}):{why}", where=aws.stack, fix=fix)
 
 
 def plan_down(aws: Aws, *, stop_jobs: bool = False, delete_bucket: bool = False) -> Plan:
@@ -179,32 +181,28 @@ def plan_down(aws: Aws, *, stop_jobs: bool = False, delete_bucket: bool = False)
         ResightError: jobs are under way, or the bucket is not Resight's.
     """
     stack = aws.describe()
-    if stack is not None and not str(stack.get("Description", SUMMARY)).startswith(SUMMARY):
-        raise AwsError("is not one of Resight's", where=f"stack '{aws.stack}'", fix="Name another: --stack NAME.")
-    values = parameters_of(stack)
-    own, bucket = own_bucket(aws), values.get("Bucket") or own_bucket(aws)
+    values, own = parameters_of(stack), named(aws, {})["RunsBucket"][1]
+    bucket = values.get("Bucket") or own
     if delete_bucket and bucket != own:
         fix = "Without --delete-bucket all the rest is removed."
         raise ResightError(f"the bucket {bucket} was not made by Resight", where="--delete-bucket", fix=fix)
-    here = f"the stack '{aws.stack}' in {aws.region} of account {aws.account}"
-    things, others = found_of(aws, stack)
-    jobs = _jobs(aws, [name for kind, name in things if kind == "job queue"], stop_jobs)
+    things = [one for one in made(aws, stack) if one[0] != "bucket"]
+    jobs = _jobs(aws, things, stop_jobs)
     lines = [f"  job {job['jobName']}, which is {job['status']}: it saves its state" for job in jobs]
     if definitions := _definitions(aws):
         lines.append(f"  {counted(len(definitions), 'job definition')}")
-    whole = {"repository": " with all its images", "log group": " with all logs"}
-    lines += [f"  {kind} {name}{whole.get(kind, '')}" for kind, name in things]
-    there = existing(aws, [("bucket", bucket)])
+    lines += [f"  {names_of([one])}" for one in things]
+    there = bool(existing(aws, [("bucket", bucket)]))
     if there and delete_bucket:
         objects = aws.pages("s3", "list_objects_v2", "Contents", Bucket=bucket)
         size = f"{counted(len(objects), 'object')}, {sum(one['Size'] for one in objects) / 1e9:,.1f} GB"
         lines.append(f"  bucket {bucket} with all that is in it: {size}")
-        things += there
     kept = [f"The bucket {bucket} is kept."] if there and not delete_bucket else []
-    kept += [f"The {kind} {name} is of no stack of that name, and is left alone." for kind, name in others]
     if stack is None and not lines:
-        return Plan("nothing", (f"Removes nothing: there is nothing of {here}.", *kept), values)
-    return Plan("remove", (f"Removes {here}:", *lines, *kept), values, tuple(things), stop_jobs)
+        return Plan("nothing", (f"Removes nothing: there is nothing of the {_here(aws)}.", *kept), values)
+    lines = [f"Removes the {_here(aws)}, with all images and logs:", *lines, *kept]
+    gone = bucket if there and delete_bucket else ""
+    return Plan("remove", tuple(lines), values, things=tuple(things), bucket=gone, stop_jobs=stop_jobs)
 
 
 def down(aws: Aws, plan: Plan) -> None:
@@ -215,50 +213,39 @@ def down(aws: Aws, plan: Plan) -> None:
     """
     if plan.action == "nothing":
         return
-    queues = [name for _, name in existing(aws, [one for one in plan.things if one[0] == "job queue"])]
-    _jobs(aws, queues, plan.stop_jobs)
-    for queue in queues:  # no job comes in any more
+    _jobs(aws, plan.things, plan.stop_jobs)
+    for queue in [name for kind, name in plan.things if kind == "job queue"]:  # no job comes in any more
         aws.call("batch", "update_job_queue", jobQueue=queue, state="DISABLED")
-    if jobs := _jobs(aws, queues):
-        for job in jobs:
-            log.info("Stopping %s", job["jobName"])
-            aws.call("batch", "terminate_job", jobId=job["jobId"], reason="resight cloud down")
-        wait_until(lambda: not _jobs(aws, queues), "the jobs have not ended")
+    for job in _jobs(aws, plan.things):
+        log.info("Stopping %s", job["jobName"])
+        aws.call("batch", "terminate_job", jobId=job["jobId"], reason="resight cloud down")
+    wait_until(lambda: not _jobs(aws, plan.things), "the jobs have not ended")
     for arn in _definitions(aws):
         aws.call("batch", "deregister_job_definition", jobDefinition=arn)
     left = list(plan.things)
-    for name in [
-        name for kind, name in existing(aws, left) if kind == "repository"
-    ]:  # one with images can be in the way
-        images = aws.pages("ecr", "list_images", "imageIds", repositoryName=name)
-        digests = sorted({one["imageDigest"] for one in images})
-        for at in range(0, len(digests), 100):  # as many as one call takes
-            ids = [{"imageDigest": digest} for digest in digests[at : at + 100]]
-            aws.call("ecr", "batch_delete_image", repositoryName=name, imageIds=ids)
+    for name in [name for kind, name in left if kind == "repository"]:
+        empty_repository(aws, name)  # with images it can be in the way
     for _ in range(2):  # what kept the stack from being deleted is removed after the first time
         if aws.describe() is not None:
             aws.call("cloudformation", "delete_stack", StackName=aws.stack)
-            _wait(aws)
-        for kind, name in reversed(existing(aws, left)):  # queues before their environments
+            _settled(aws)
+        for kind, name in reversed(left):  # queues before their environments
             remove(aws, kind, name)
         if not (left := existing(aws, left)):
             break
-    told = [f"{kind} {name}" for kind, name in left] + [f"job definition {arn}" for arn in _definitions(aws)]
-    told += [f"instance {name}" for name in _instances(aws)]
+    if plan.bucket:
+        delete_bucket(aws, plan.bucket)
+    told = names_of([*left, *existing(aws, [("bucket", plan.bucket)] if plan.bucket else [])])
     if aws.describe() is not None:
-        told = [f"the stack ({why})" for why in aws.failures() or ["no reason is given"]] + told
+        why = "; ".join(aws.failures()) or "no reason is given"
+        told = f"the stack ({why}){', ' * bool(told)}{told}"
     if told:
         fix = "Try again in a few minutes; what stays can be removed in the AWS console."
-        raise AwsError(f"not everything is removed: {listed(told, 30)}", where=aws.stack, fix=fix)
+        raise AwsError(f"not everything is removed: {told}", where=aws.stack, fix=fix)
 
 
-def _allowed(parameter: Mapping[str, Any], value: str) -> bool:
-    """Whether the template takes this value."""
-    if parameter["Type"] != "Number":
-        return re.fullmatch(parameter.get("AllowedPattern", ".*"), value) is not None
-    least, most = parameter.get("MinValue", 0), parameter.get("MaxValue", math.inf)
-    number = int(value) if re.fullmatch("[0-9]{1,9}", value) else -1
-    return least <= number <= most and number in parameter.get("AllowedValues", (number,))
+def _here(aws: Aws) -> str:
+    return f"{aws.here} of account {aws.account}"
 
 
 def _own_role(aws: Aws, service: str) -> str:
@@ -267,8 +254,9 @@ def _own_role(aws: Aws, service: str) -> str:
     return str(found[0]["Arn"]) if found else ""
 
 
-def _jobs(aws: Aws, queues: list[str], allowed: bool = True) -> list[dict[str, Any]]:
+def _jobs(aws: Aws, things: Sequence[Thing], allowed: bool = True) -> list[dict[str, Any]]:
     """The jobs of the queues that have not ended. Raises ResightError: there are some, and may not be."""
+    queues = [name for kind, name in things if kind == "job queue"]
     places = [{"jobQueue": queue, "jobStatus": status} for queue in queues for status in _LIVE]
     jobs = [job for place in places for job in aws.pages("batch", "list_jobs", "jobSummaryList", **place)]
     if jobs and not allowed:
@@ -285,34 +273,19 @@ def _definitions(aws: Aws) -> list[str]:
     return [one["jobDefinitionArn"] for one in ours if one.get("tags", {}).get("stack") == aws.stack]
 
 
-def _instances(aws: Aws) -> list[str]:
-    """The stack's instances that still run, and cost."""
-    filters = [
-        {"Name": "tag:stack", "Values": [aws.stack]},
-        {"Name": "tag:Name", "Values": [aws.stack]},
-        {"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped"]},
-    ]
-    found = aws.pages("ec2", "describe_instances", "Reservations", Filters=filters)
-    return [one["InstanceId"] for reservation in found for one in reservation["Instances"]]
-
-
 def _find_network(aws: Aws, values: dict[str, str]) -> None:
     """Completes and checks ``Vpc`` and ``Subnets``."""
-    ids = [name for name in values["Subnets"].split(",") if name]
-    if not values["Vpc"] and not ids:
-        default = aws.call("ec2", "describe_vpcs", Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"]
-        if not default:
-            fix = "Name one, with subnets that reach S3, ECR, ECS and CloudWatch Logs: --set Vpc=... --set Subnets=A,B"
-            raise ResightError(f"there is no default VPC in {aws.region}", where="--set Vpc", fix=fix)
-        values["Vpc"] = default[0]["VpcId"]
-    wanted = {"SubnetIds": ids} if ids else {"Filters": [{"Name": "vpc-id", "Values": [values["Vpc"]]}]}
-    found = aws.pages("ec2", "describe_subnets", "Subnets", **wanted)
-    networks = {one["VpcId"] for one in found}
-    values["Vpc"] = values["Vpc"] or next(iter(sorted(networks)), "")
-    if not found or networks != {values["Vpc"]}:
-        what = f"{listed(ids)} are of {listed(sorted(networks))}" if ids else "it has no subnets"
-        raise ResightError(f"these are no subnets of {values['Vpc']}: {what}", where="--set Subnets")
-    values["Subnets"] = ",".join(sorted(one["SubnetId"] for one in found))
+    vpc, ids = values["Vpc"], [name for name in values["Subnets"].split(",") if name]
+    known = {"Name": "vpc-id", "Values": [vpc]} if vpc else {"Name": "default-for-az", "Values": ["true"]}
+    found = aws.pages("ec2", "describe_subnets", "Subnets", **({"SubnetIds": ids} if ids else {"Filters": [known]}))
+    if not vpc and not found:
+        fix = "Name one, with subnets that reach S3, ECR, ECS and CloudWatch Logs: --set Vpc=... --set Subnets=A,B"
+        raise ResightError(f"there is no default VPC in {aws.region}", where="--set Vpc", fix=fix)
+    networks = sorted({one["VpcId"] for one in found})
+    if networks != [vpc or networks[0]]:
+        what = f"{listed(ids)} are of {listed(networks)}" if ids else "it has no subnets"
+        raise ResightError(f"these are no subnets of {vpc or networks[0]}: {what}", where="--set Subnets")
+    values |= {"Vpc": networks[0], "Subnets": ",".join(sorted(one["SubnetId"] for one in found))}
 
 
 def _check_types(aws: Aws, names: list[str]) -> None:
@@ -325,20 +298,12 @@ def _check_types(aws: Aws, names: list[str]) -> None:
         raise ResightError(f"{missing[0]} is not offered in {aws.region}", where="--set InstanceTypes", fix=fix)
 
 
-def _wait(aws: Aws) -> str:
-    """Waits until CloudFormation is done with the stack, tells what it does, and returns the last status."""
-    told = {event["EventId"] for event in aws.events()[1:]}
-    status = ""
+def _settled(aws: Aws) -> str:
+    """The status of the stack when CloudFormation is done with it."""
+    log.info("CloudFormation works on the %s: that takes some minutes.", aws.here)
 
-    def done() -> bool:
-        nonlocal status
-        stack = aws.describe()
-        status = str(stack["StackStatus"]) if stack else "DELETE_COMPLETE"
-        for event in reversed(aws.events() if stack else []):
-            if event["EventId"] not in told:
-                log.info("%s: %s", event["LogicalResourceId"], event["ResourceStatus"].lower().replace("_", " "))
-                told.add(event["EventId"])
-        return not status.endswith("IN_PROGRESS")
+    def status() -> str:
+        now = str((aws.describe() or {}).get("StackStatus", "DELETE_COMPLETE"))
+        return "" if now.endswith("IN_PROGRESS") else now
 
-    wait_until(done, "the stack is not as it should be; CloudFormation in the AWS console shows what it waits for")
-    return status
+    return wait_until(status, "the stack is not as it should be; the AWS console shows what CloudFormation waits for")
