@@ -103,9 +103,9 @@ def _next(aws: Aws, words: str, remark: str = "") -> None:
 @_verb("template", connects=False)
 def template(_: None) -> None:
     """Prints the CloudFormation template that init deploys, for a review or for another tool."""
-    from .cloud.stack import template as read_template
+    from .cloud import stack
 
-    print(read_template(), end="")
+    print(stack.template(), end="")
 
 
 @_verb("init")
@@ -116,12 +116,11 @@ def init(
     dry_run: DryRun = False,
 ) -> None:
     """Makes or changes the stack: bucket, image repository, queues, roles, logs. Idle it costs what is stored."""
-    from .cloud.stack import init as run_init
-    from .cloud.stack import plan_init
+    from .cloud import stack
 
-    plan = plan_init(aws, pairs_of(set, "--set", "NAME=VALUE", empty=True))
+    plan = stack.plan_init(aws, pairs_of(set, "--set", "NAME=VALUE", empty=True))
     if _agreed(plan.text(), dry_run, yes):
-        outputs = run_init(aws, plan)
+        outputs = stack.init(aws, plan)
         console.show("\n".join(f"{name:<14}{value}" for name, value in sorted(outputs.items())))
         say(f"Copy records to {outputs['Data']}, and the image: make image push REPOSITORY={outputs['Repository']}")
         limits = "--max-hours N --max-cost USD"
@@ -135,7 +134,7 @@ def launch(
         str | None, typer.Argument(metavar="CONFIG", help="A TOML file or a pipeline.config; s3://, too.")
     ] = None,
     *,
-    out: Annotated[str, _option("S3", "Address of the run.", "--out", "-o")],
+    out: Annotated[str | None, _option("S3", "Address of the run (default that of --again).", "--out", "-o")] = None,
     data: Annotated[str | None, _option("S3", "Address of the records folder.")] = None,
     max_hours: Annotated[float | None, _option("N", "Hours of training, over all attempts.")] = None,
     max_cost: Annotated[float | None, _option("USD", "US dollars of training, over all attempts.")] = None,
@@ -149,14 +148,12 @@ def launch(
     dry_run: DryRun = False,
 ) -> None:
     """Trains on AWS within --max-hours and --max-cost; a run that ended at a limit or failed goes on."""
-    options = {"max_hours": max_hours, "max_cost": max_cost, "instance": instance, "on_demand": on_demand}
-    options |= {"price": price, "image": image, "notify": notify, "again": again}
-    from .cloud.launch import launch as run_launch
-    from .cloud.launch import plan_launch
+    from .cloud import launch as launches
 
-    plan = plan_launch(aws, config, data, out, **options)  # type: ignore[arg-type]
+    asked = launches.Request(config, data, out, max_hours, max_cost, instance, on_demand, price, image, notify, again)
+    plan = launches.plan_launch(aws, asked)
     if _agreed(plan.text(), dry_run, yes):
-        record = run_launch(aws, plan)
+        record = launches.launch(aws, plan)
         say(f"Wrote {record.run}")
         _next(aws, f"status {quoted(record.run)}")
 
@@ -167,17 +164,16 @@ def status(
     run: Annotated[str | None, typer.Argument(metavar="RUN", help="A run (default all that Batch knows).")] = None,
     json: Json = False,
 ) -> None:
-    """Shows job, attempts, steps, AP, hours, dollars, what is left, and why a job does not start."""
-    from .cloud.jobs import LIVE, status_text
-    from .cloud.jobs import status as run_status
+    """Shows job, attempts, steps, AP, hours, dollars, and why a job does not start."""
+    from .cloud import jobs
 
-    states = run_status(aws, run)
+    states = jobs.status(aws, run)
     if json:
-        console.show_json(states[0] if run else states)
+        console.show_json(states[0].json() if run else [state.json() for state in states])
     else:
-        console.show("\n\n".join(map(status_text, states)) or "Batch knows no run of this stack.")
-    if states:
-        _next(aws, f"{'logs --follow' if states[0]['status'] in LIVE else 'fetch'} {quoted(states[0]['run'])}")
+        console.show("\n\n".join(state.text() for state in states) or "Batch knows no run of this stack.")
+    for state in states[:1]:
+        _next(aws, f"{'logs --follow' if state.live else 'fetch'} {quoted(state.run)}")
 
 
 @_verb("logs")
@@ -185,9 +181,9 @@ def logs(
     aws: Aws, run: Run, follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the job ends.")] = False
 ) -> None:
     """Prints what the attempts of a run have said."""
-    from .cloud.jobs import logs as run_logs
+    from .cloud import jobs
 
-    for line in run_logs(aws, run, follow):
+    for line in jobs.logs(aws, run, follow):
         print(line, flush=follow)
     _next(aws, f"status {quoted(run)}")
 
@@ -195,12 +191,11 @@ def logs(
 @_verb("stop")
 def stop(aws: Aws, run: Run, yes: Yes = False, dry_run: DryRun = False) -> None:
     """Ends the job of a run, which saves its state first, and waits for it."""
-    from .cloud.jobs import plan_stop, status_text
-    from .cloud.jobs import stop as run_stop
+    from .cloud import jobs
 
-    if _agreed(plan_stop(aws, run), dry_run, yes):
-        console.show(status_text(run_stop(aws, run)))
-        _next(aws, f"fetch {quoted(run)}", "or launch it again: it goes on")
+    if _agreed(jobs.plan_stop(aws, run), dry_run, yes):
+        console.show(jobs.stop(aws, run).text())
+        _next(aws, f"launch --again {quoted(run)}", "it goes on")
 
 
 @_verb("fetch")
@@ -210,9 +205,9 @@ def fetch(
     out: Annotated[str | None, _option("PATH", "Folder to write (default runs/NAME).", "--out", "-o")] = None,
 ) -> None:
     """Copies a run here, where evaluate, predict and train --resume take it; what was cut short goes on."""
-    from .cloud.jobs import fetch as run_fetch
+    from .cloud import jobs
 
-    folder = run_fetch(aws, run, out)
+    folder = jobs.fetch(aws, run, out)
     wrote(str(folder), f"evaluate {quoted(folder)}")
 
 
@@ -225,10 +220,9 @@ def down(
     dry_run: DryRun = False,
 ) -> None:
     """Removes all that init and launch made, and looks whether it is gone; the bucket is kept."""
-    from .cloud.stack import down as run_down
-    from .cloud.stack import plan_down
+    from .cloud import stack
 
-    plan = plan_down(aws, stop_jobs=stop_jobs, delete_bucket=delete_bucket)
+    plan = stack.plan_down(aws, stop_jobs=stop_jobs, delete_bucket=delete_bucket)
     if _agreed(plan.text(), dry_run, yes):
-        run_down(aws, plan)
+        stack.down(aws, plan)
         say("Nothing of it is left." if delete_bucket else "Nothing of it is left but the bucket.")

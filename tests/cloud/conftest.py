@@ -307,6 +307,7 @@ def deployed(aws, infrastructure, monkeypatch):
     ``jobs()``, those of this test, each stays RUNNABLE until its ``status`` is set, or it is terminated."""
     from moto.batch.models import Job, batch_backends
     from moto.batch_simple.models import BatchSimpleBackend
+    from moto.logs.responses import LogsResponse
     from moto.moto_api import state_manager
 
     def begin(backend, include_start_attempt, job):
@@ -319,6 +320,14 @@ def deployed(aws, infrastructure, monkeypatch):
     monkeypatch.setattr(BatchSimpleBackend, "_mark_job_as_finished", begin)
     monkeypatch.setattr(Job, "terminate", terminate)
     state_manager.set_transition("batch::job", {"progression": "manual", "times": 10**9})
+    filter_log_events = LogsResponse.filter_log_events
+
+    def filtered(response):  # moto looks at no prefix
+        answer, prefix = json.loads(filter_log_events(response)), response._get_param("logStreamNamePrefix")
+        answer["events"] = [one for one in answer["events"] if one["logStreamName"].startswith(prefix)]
+        return json.dumps(answer)
+
+    monkeypatch.setattr(LogsResponse, "filter_log_events", filtered)
     backend, test = batch_backends["123456789012"]["us-east-1"], aws.stack
     aws.stack, aws.outputs, aws.out = "jobs", infrastructure, f"{infrastructure['Runs']}{test}"
     aws.records = f"{infrastructure['Data']}records"

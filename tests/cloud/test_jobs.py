@@ -14,7 +14,7 @@ from resight.cli import app
 from resight.cloud import jobs
 from resight.cloud.aws import Aws
 from resight.cloud.jobs import logs, status, stop
-from resight.cloud.launch import launch, plan_launch
+from resight.cloud.launch import Request, launch, plan_launch
 from resight.data import storage
 from resight.errors import ResightError
 from resight.training.run_record import Attempt, update_run_record
@@ -27,8 +27,8 @@ def run(deployed, prices, tmp_path, monkeypatch):
     monkeypatch.setattr(jobs, "EVERY", 0.0)
     (tmp_path / "signs.toml").write_text('[model]\nname = "test_efficientnet"\nstart = "none"\n[train]\nsteps = 100\n')
     aws = Aws(stack=deployed.stack)
-    options = {"max_hours": 8, "max_cost": 6}
-    launch(aws, plan_launch(aws, str(tmp_path / "signs.toml"), deployed.records, deployed.out, **options))
+    asked = Request(str(tmp_path / "signs.toml"), deployed.records, deployed.out, max_hours=8, max_cost=6)
+    launch(aws, plan_launch(aws, asked))
     (job,) = deployed.jobs()
     return SimpleNamespace(address=deployed.out, name=deployed.out.rpartition("/")[2], job=job, aws=aws)
 
@@ -71,62 +71,57 @@ def test_a_run_that_trains(deployed, run):
         {"split": "train"},
     ]
     storage.write(f"{run.address}/metrics.jsonl", "\n".join(map(json.dumps, rows)).encode() + b'\n{"half')
-    progress = {
-        "level": "info",
-        "message": "training: 60%, 0:20 left",
-        "progress": "training",
-        "done": 60,
-        "total": 100,
-    }
-    say(deployed, run, "1", json.dumps(progress | {"done": 1}))
-    say(deployed, run, "2", json.dumps(progress), "no JSON")
     (state,) = status(run.aws, run.name)
-    assert (state["status"], state["steps"], state["total_steps"], state["metrics"]) == (
-        "RUNNING", 60, 100, {"mAP": 0.25, "AP50": 0.5}
-    )  # fmt: skip
-    assert state["hours"] == pytest.approx(3, abs=0.01) and state["usd"] == pytest.approx(3, abs=0.01)  # up to now
-    assert state["hours_left"] == pytest.approx(5, abs=0.01) and state["usd_left"] == pytest.approx(3, abs=0.01)
-    assert (state["interruptions"], state["lost_steps"], len(state["attempts"])) == (1, 3, 2)
+    told = state.json()
+    assert (told["status"], told["attempts"][-1]["step"], told["metrics"]) == (
+        "RUNNING",
+        60,
+        {"mAP": 0.25, "AP50": 0.5},
+    )
+    assert told["hours"] == pytest.approx(3, abs=0.01) and told["usd"] == pytest.approx(3, abs=0.01)  # up to now
+    assert (told["interruptions"], told["lost_steps"], len(told["attempts"])) == (1, 3, 2)
+    note(run, *(replace(one, job="a") for one in state.record.attempts))
     said = speak(deployed, "status", run.address)
     for part in (
-        f"{run.address}  RUNNING", "attempt   1: interrupted, exit code 75, steps 0 to 40 in 2 h on g5.xlarge",
-        "attempt   2: running", "step 60 of 100, mAP 0.250, AP50 0.500; training: 60%",
-        "spent     3.00 h, $3.00; left: 5.00 h and $3.00",
-        "1 interruption, 3 lost steps",
+        f"{run.address}  RUNNING\n", f"job       {run.job.job_name}\n", "training  step 60, mAP 0.250, AP50 0.500\n",
+        "attempt   1: interrupted, exit code 75, steps 0 to 40 in 2 h on g5.xlarge\n", "attempt   2: running",
+        "spent     3.00 of 8 h, $3.00 of $6.00\n", "lost      3 steps by 1 interruption\n", "image     ",
     ):  # fmt: skip
         assert part in said.out, part
     assert "Next: resight cloud logs --follow" in said.err
-    assert json.loads(speak(deployed, "status --json", run.address).out)["total_steps"] == 100
+    assert json.loads(speak(deployed, "status --json", run.address).out)["lost_steps"] == 3
     assert run.address in [one["run"] for one in json.loads(speak(deployed, "status --json").out)]
 
 
 def test_a_job_that_does_not_start_says_why(deployed, run, monkeypatch):
-    assert status(run.aws, run.name)[0]["reason"] == ""
+    assert status(run.aws, run.name)[0].reason == ""
     reason = "CAPACITY:INSUFFICIENT_INSTANCE_CAPACITY - the service cannot fulfil the capacity"
     run.job.job_stopped_reason = reason  # what the imitation gives out as statusReason
-    monkeypatch.setattr(jobs, "PATIENCE", -1.0)
     quotas = [
         {"QuotaName": "All G and VT Spot Instance Requests", "Value": 0.0},
         {"QuotaName": "Running On-Demand G and VT instances", "Value": 0.0},
         {"QuotaName": "All P5 Spot Instance Requests", "Value": 0.0},
         {"QuotaName": "All Standard (A, C, D, H, I, M, R, T, Z) Spot Instance Requests", "Value": 0.0},
     ]
-    pages, job = (
-        run.aws.pages,
-        {"createdAt": 0, "container": {"resourceRequirements": [{"type": "VCPU", "value": "4"}]}},
-    )
+    pages = run.aws.pages
 
     def answered(service, action, key, **options):
         return quotas if service == "service-quotas" else pages(service, action, key, **options)
 
     monkeypatch.setattr(run.aws, "pages", answered)
-    monkeypatch.setattr(
-        jobs, "jobs_named", lambda *_: [job | {"status": "RUNNABLE", "statusReason": reason, "jobId": "1"}]
-    )
-    why = status(run.aws, run.name)[0]["reason"]
-    assert why.startswith(reason) and "Common causes" in why
-    assert "'All G and VT Spot Instance Requests' is 0 vCPUs, and the job needs 4." in why
-    assert "Running On-Demand" not in why and "Standard" not in why and "P5" not in why
+    job = {"container": {"resourceRequirements": [{"type": "VCPU", "value": "4"}]}}
+    job |= {"status": "RUNNABLE", "statusReason": reason, "jobId": "1"}
+    monkeypatch.setattr(jobs, "jobs_named", lambda *_: [job])
+    why = status(run.aws, run.name)[0].reason
+    assert why == f"{reason}; the quota 'All G and VT Spot Instance Requests' is 0 vCPUs, and the job needs 4"
+
+
+def test_a_container_that_failed_says_why(deployed, run, monkeypatch):
+    told = {"exitCode": 2, "reason": "CannotPullContainerError: not found"}
+    job = {"status": "FAILED", "statusReason": "Essential container in task exited", "container": told, "jobId": "1"}
+    monkeypatch.setattr(jobs, "jobs_named", lambda *_: [job])
+    why = status(run.aws, run.name)[0].reason
+    assert why == "Essential container in task exited; CannotPullContainerError: not found; exit code 2"
 
 
 def test_what_is_no_run_is_told(deployed, run):
@@ -135,14 +130,14 @@ def test_what_is_no_run_is_told(deployed, run):
         assert said.code == 2 and "there is no such run" in said.err, line
     run.job.status = "SUCCEEDED"
     storage.delete(f"{run.address}/run.json")
-    assert any("there is no such run" in str(one["reason"]) for one in status(run.aws) if one["run"] == run.address)
+    assert any("there is no such run" in one.reason for one in status(run.aws) if one.run == run.address)
 
 
 def test_a_job_that_batch_has_forgotten_is_told_by_its_record(deployed, run):
     note(run, attempt(1, 5, seconds=7200.0, step=40, ended="limit", exit_code=1))
     del deployed.jobs()[0].job_queue.jobs[:]
     (state,) = status(run.aws, run.name)
-    assert (state["status"], state["ended"], state["hours"]) == ("UNKNOWN", "limit", 2.0)
+    assert (state.status, state.record.hours) == ("UNKNOWN", 2.0) and "attempt   1: limit, exit code 1" in state.text()
 
 
 def test_logs_of_a_job_that_has_not_started_say_its_state(deployed, run):
@@ -158,11 +153,8 @@ def test_logs_follow_over_attempts_to_the_end(deployed, run, monkeypatch):
             case 0:
                 say(deployed, run, "a", '{"level": "info", "message": "the second"}')
             case 1:
-                deployed.refuse = {"logs:GetLogEvents": ("ThrottlingException", "Rate exceeded")}
-            case 2:
-                deployed.refuse = {}
                 say(deployed, run, "b", "another attempt", "\x1b[31mred")
-            case 3:
+            case 2:
                 run.job.status = "FAILED"
                 say(deployed, run, "b", "the last")
 
@@ -196,7 +188,13 @@ def test_stop_waits_for_the_end_and_can_be_said_twice(deployed, run, monkeypatch
     monkeypatch.setattr("moto.batch.models.Job.terminate", lambda job, reason: setattr(job, "stop", True))
     monkeypatch.setattr(jobs, "time", SimpleNamespace(sleep=saves, time=time.time, monotonic=time.monotonic))
     said = speak(deployed, "stop --yes", run.name)
-    assert said.code == 0 and "FAILED, interrupted" in said.out and "step 7" in said.out and run.job.stop
+    assert (
+        said.code == 0
+        and "  FAILED" in said.out
+        and "1: interrupted" in said.out
+        and "step 7" in said.out
+        and run.job.stop
+    )
     deployed.calls.clear()
     assert speak(deployed, "stop --yes", run.name).out.startswith("nothing: no job")
     assert "batch:TerminateJob" not in deployed.calls

@@ -2,37 +2,67 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import logging
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ..data import storage
 from ..data.storage import is_remote
-from ..errors import ResightError, counted, escaped, listed
+from ..errors import ResightError, escaped
 from ..files import parse_json
 from ..progress import duration
-from ..training.run_record import RunRecord, price_of, read_run_record
+from ..training.run_record import Launch, RunRecord, read_run_record
 from .aws import Aws, AwsError
 
-log = logging.getLogger(__name__)
-
-State = dict[str, Any]
 QUEUES = {False: "SpotQueue", True: "OnDemandQueue"}  # outputs of the stack, by Launch.on_demand
 WAITING = ("SUBMITTED", "PENDING", "RUNNABLE")  # states of a job that has no instance yet
 LIVE = (*WAITING, "STARTING", "RUNNING")
-PATIENCE = 600.0  # seconds after which it is looked into why a job does not start
 EVERY = 5.0  # seconds between two looks at a job or its log
+LATE = 60_000  # ms by which a line of one instance may come later than one of another
 STOPPING = 300.0  # seconds that a job may take to save and end; the stop timeout of its container is 110
-_CAUSES = (
-    "Common causes: no Spot capacity (launch --on-demand, or another --instance), a vCPU quota that is too small, "
-    "subnets without a way to ECS, ECR and CloudWatch, a compute environment that is not VALID."
-)
+
+
+@dataclass(frozen=True)
+class State:
+    """How a run stands.
+
+    Args:
+        status: of its last job, in Batch's words; UNKNOWN where Batch knows none.
+        reason: Batch's own for that, and what else is known of it.
+        record: its ``run.json``, an attempt under way counted up to now; None where it cannot be read.
+        metrics: mAP and AP50 of its last evaluation.
+    """
+
+    run: str
+    status: str
+    reason: str
+    record: RunRecord | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def live(self) -> bool:
+        return self.status in LIVE
+
+    def json(self) -> dict[str, Any]:
+        """``run.json``, and the rest."""
+        told = json.loads(self.record.text()) if self.record else {}
+        return told | {"run": self.run, "status": self.status, "reason": self.reason, "metrics": dict(self.metrics)}
+
+    def text(self) -> str:
+        lines = [f"{self.run}  {self.status}", f"why       {self.reason}" if self.reason else ""]
+        if self.record and self.record.launch:
+            step = self.record.attempts[-1].step if self.record.attempts else 0
+            scores = "".join(f", {key} {value:.3f}" for key, value in self.metrics.items())
+            lines += [f"job       {job.name}" for job in self.record.launch.jobs[-1:]]
+            lines += [f"training  step {step:,}{scores}", self.record.summary()]
+        return "\n".join(filter(None, lines))
 
 
 def run_address(outputs: dict[str, str], run: str) -> str:
@@ -40,160 +70,86 @@ def run_address(outputs: dict[str, str], run: str) -> str:
     return run.rstrip("/") if is_remote(run) else outputs["Runs"] + run.strip("/")
 
 
-def find_run(outputs: dict[str, str], run: str) -> tuple[str, RunRecord]:
-    """The address and the record of a run that was launched.
+def find_run(outputs: dict[str, str], run: str) -> tuple[str, RunRecord, Launch]:
+    """The address and the record of a run that was launched, and its launch.
 
     Raises:
         ResightError: there is none.
     """
     address = run_address(outputs, run)
-    found = read_run_record(address)
-    if found is None or found[0].launch is None:
-        what = "was not launched by resight cloud" if found else "there is no such run"
+    record = (read_run_record(address) or (None,))[0]
+    if record is None or record.launch is None:
+        what = "was not launched by resight cloud" if record else "there is no such run"
         raise ResightError(what, where=address, fix="resight cloud status lists the runs that Batch knows.")
-    return address, found[0]
+    return address, record, record.launch
 
 
-def find_job(aws: Aws, outputs: dict[str, str], record: RunRecord) -> State | None:
+def find_job(aws: Aws, outputs: dict[str, str], launch: Launch) -> dict[str, Any] | None:
     """The last job of a run as Batch describes it; None where it knows none (it forgets after a week or more)."""
-    if not (record.launch and record.launch.jobs):
-        return None
-    return next(iter(jobs_named(aws, outputs[QUEUES[record.launch.on_demand]], record.launch.jobs[-1].name)), None)
+    names = [job.name for job in launch.jobs[-1:]]
+    return next((job for name in names for job in jobs_named(aws, outputs[QUEUES[launch.on_demand]], name)), None)
 
 
-def jobs_named(aws: Aws, queue: str, name: str) -> list[State]:
-    """The jobs of a queue as Batch describes them, the newest first; ``name`` may end with an asterisk."""
+def jobs_named(aws: Aws, queue: str, name: str) -> list[dict[str, Any]]:
+    """The jobs of a queue as Batch describes them; ``name`` may end with an asterisk."""
     filters = [{"name": "JOB_NAME", "values": [name]}]
     ids = [one["jobId"] for one in aws.pages("batch", "list_jobs", "jobSummaryList", jobQueue=queue, filters=filters)]
     parts = [ids[at : at + 100] for at in range(0, len(ids), 100)]  # as many as one call takes
-    jobs = [job for part in parts for job in aws.call("batch", "describe_jobs", jobs=part)["jobs"]]
-    return sorted(jobs, key=lambda job: int(job.get("createdAt", 0)), reverse=True)
+    return [job for part in parts for job in aws.call("batch", "describe_jobs", jobs=part)["jobs"]]
 
 
 def status(aws: Aws, run: str | None = None) -> list[State]:
     """The state of a run, or of all runs that Batch knows in the stack's queues, the latest first.
-
-    Hours and dollars are of all attempts, the one under way counted up to now.
 
     Raises:
         ResightError: there is no such run, or AWS refuses.
     """
     outputs = aws.outputs()
     if run is not None:
-        address, record = find_run(outputs, run)
-        return [_state(aws, outputs, address, record, find_job(aws, outputs, record))]
+        return [_state(aws, outputs, run)]
     jobs = [job for queue in QUEUES.values() for job in jobs_named(aws, outputs[queue], f"{aws.stack}-*")]
-    latest: dict[str, State] = {}
-    for job in sorted(jobs, key=lambda job: int(job.get("createdAt", 0)), reverse=True):
+    latest = {}  # of each run
+    for job in sorted(jobs, key=lambda job: int(job["createdAt"])):
         if address := job.get("tags", {}).get("run"):
-            latest.setdefault(address, job)
+            latest[address] = job
     states = []
-    for address, job in latest.items():
+    for address, job in reversed(latest.items()):
         try:
-            states.append(_state(aws, outputs, address, find_run(outputs, address)[1], job))
+            states.append(_state(aws, outputs, address))
         except ResightError as error:  # removed or damaged by somebody; its job is told all the same
-            states.append({"run": address, "status": job["status"], "reason": str(error), "job": job["jobName"]})
+            states.append(State(address, job["status"], f"job {job['jobName']}; {error}"))
     return states
 
 
-def _state(aws: Aws, outputs: dict[str, str], run: str, record: RunRecord, job: State | None) -> State:
-    launch, last = record.launch, record.attempts[-1] if record.attempts else None
-    assert launch is not None
-    queue = outputs[QUEUES[launch.on_demand]]
-    name, status = launch.jobs[-1].name if launch.jobs else "", job["status"] if job else "UNKNOWN"
-    more = 0.0
-    if status == "RUNNING" and last and last.ended is None:
-        more = max((datetime.now(UTC) - last.started).total_seconds() - last.seconds, 0.0) / 3600
-    price = last.usd_per_hour if last else price_of(record, None)
-    hours, usd = record.hours + more, None if price is None else (record.usd or 0.0) + more * price
-    progress = _progress(aws, outputs, name) if status == "RUNNING" else {}
-    tree = json.loads(record.text())
-    limits = tree["launch"]["limits"]
-    return {
-        "run": run,
-        "status": status,
-        "ended": last.ended if last and status not in LIVE else None,
-        "reason": _why(aws, queue, launch.instance, launch.on_demand, job)
-        if job
-        else "Batch knows no job of it (any more)",
-        "job": name,
-        "job_id": job["jobId"] if job else None,
-        "queue": queue.rpartition("/")[2],
-        "attempts": tree["attempts"],
-        "exit_codes": [one["container"].get("exitCode") for one in (job or {}).get("attempts", ())],
-        "steps": last.step if last else 0,
-        "total_steps": total if isinstance(total := progress.get("total"), int) else None,
-        "progress": progress.get("message"),
-        "metrics": _metrics(run),
-        "hours": hours,
-        "usd": usd,
-        "hours_left": None if limits["hours"] is None else max(limits["hours"] - hours, 0.0),
-        "usd_left": None if limits["usd"] is None else max(limits["usd"] - (usd or 0.0), 0.0),
-        "interruptions": record.interruptions,
-        "lost_steps": record.lost_steps,
-    }
+def _state(aws: Aws, outputs: dict[str, str], run: str) -> State:
+    address, record, launch = find_run(outputs, run)
+    job = find_job(aws, outputs, launch)
+    if job is None:
+        return State(address, "UNKNOWN", "Batch knows no job of it (any more)", record, _metrics(address))
+    if job["status"] == "RUNNING" and record.attempts and record.attempts[-1].ended is None:
+        *before, last = record.attempts
+        passed = (datetime.now(UTC) - last.started).total_seconds()
+        record = replace(record, attempts=(*before, replace(last, seconds=max(last.seconds, passed))))
+    container = job.get("container", {})
+    code = f"exit code {container['exitCode']}" if container.get("exitCode") is not None else ""
+    reasons = [job.get("statusReason"), container.get("reason"), code]
+    if job["status"] in WAITING:
+        reasons += _quotas(aws, launch.instance, launch.on_demand, container)
+    return State(address, job["status"], "; ".join(filter(None, reasons)), record, _metrics(address))
 
 
-def status_text(state: State) -> str:
-    """A state as lines for people."""
-    lines = [f"{state['run']}  {state['status']}" + (f", {state['ended']}" if state.get("ended") else "")]
-    if state.get("reason"):
-        lines.append(f"why       {state['reason']}")
-    lines.append(f"job       {state['job'] or 'none'}")
-    if "steps" not in state:
-        return "\n".join(lines)
-    for one in state["attempts"]:
-        how = one["ended"] or ("running" if one is state["attempts"][-1] and state["status"] == "RUNNING" else "killed")
-        code = "" if one["exit_code"] is None else f", exit code {one['exit_code']}"
-        lines.append(
-            f"attempt   {one['number']}: {how}{code}, steps {one['from_step']:,} to {one['step']:,} in "
-            f"{duration(one['seconds'])}" + (f" on {one['instance_type']}" if one["instance_type"] else "")
-        )
-    if state["exit_codes"]:
-        lines.append(
-            f"Batch     {counted(len(state['exit_codes']), 'attempt')}, exit codes {listed(state['exit_codes'])}"
-        )
-    total = f" of {state['total_steps']:,}" if state["total_steps"] else ""
-    scores = "".join(f", {key} {value:.3f}" for key, value in state["metrics"].items())
-    spent = f"{state['hours']:.2f} h" + ("" if state["usd"] is None else f", ${state['usd']:.2f}")
-    left = [f"{state['hours_left']:.2f} h"] * (state["hours_left"] is not None)
-    left += [f"${state['usd_left']:.2f}"] * (state["usd_left"] is not None)
-    lines += [
-        f"training  step {state['steps']:,}{total}{scores}" + (f"; {state['progress']}" if state["progress"] else ""),
-        f"spent     {spent}; left: {' and '.join(left) or 'no limit'}",
-        f"spot      {counted(state['interruptions'], 'interruption')}, {counted(state['lost_steps'], 'lost step')}",
-    ]
-    return "\n".join(lines)
-
-
-def _why(aws: Aws, queue: str, kind: str, on_demand: bool, job: State) -> str:
-    """Batch's own reason for the state of a job, and what else can be found out about one that does not start."""
-    reasons = [str(job.get("statusReason") or "")]
-    if job["status"] not in WAITING:
-        return reasons[0]
-    queues = aws.call("batch", "describe_job_queues", jobQueues=[queue])["jobQueues"]
-    names = [one["computeEnvironment"] for found in queues for one in found["computeEnvironmentOrder"]]
-    options = {"computeEnvironments": names or ["none"]}
-    for one in queues + aws.pages("batch", "describe_compute_environments", "computeEnvironments", **options):
-        if one.get("status") not in (None, "VALID") or one.get("state") == "DISABLED":
-            name = one.get("jobQueueName") or one.get("computeEnvironmentName")
-            reasons.append(f"{name} is {one['status']}, {one['state']}: {one.get('statusReason')}.")
-    if time.time() - job.get("createdAt", 0) / 1000 > PATIENCE:
-        reasons += [*_quotas(aws, kind, on_demand, job), _CAUSES]
-    return " ".join(filter(None, reasons))
-
-
-def _quotas(aws: Aws, kind: str, on_demand: bool, job: State) -> list[str]:
-    """The quotas of the account that are too small for a job on the instance type ``kind``, as far as they can be
-    read."""
-    family = "G and VT" if kind.startswith("g") else f"(P|.*{kind[:2].upper()}.*)"
-    pattern = f"Running On-Demand {family} instances" if on_demand else f"All {family} Spot Instance Requests"
-    needs = [float(one["value"]) for one in job["container"].get("resourceRequirements", ()) if one["type"] == "VCPU"]
+def _quotas(aws: Aws, instance: str, on_demand: bool, container: Mapping[str, Any]) -> list[str]:
+    """The quotas of the account that are too small for a job on that type, as far as they can be read."""
+    family = "G and VT" if instance.startswith("g") else f"(P|.*{instance[:2].upper()}.*)"
+    wanted = f"Running On-Demand {family} instances" if on_demand else f"All {family} Spot Instance Requests"
+    needs = max(
+        (float(one["value"]) for one in container.get("resourceRequirements", ()) if one["type"] == "VCPU"), default=0
+    )
     with suppress(AwsError):  # it takes a permission that nothing else needs
         return [
-            f"The quota '{one['QuotaName']}' is {one['Value']:g} vCPUs, and the job needs {needs[0]:g}."
+            f"the quota '{one['QuotaName']}' is {one['Value']:g} vCPUs, and the job needs {needs:g}"
             for one in aws.pages("service-quotas", "list_service_quotas", "Quotas", ServiceCode="ec2")
-            if needs and re.fullmatch(pattern, one["QuotaName"]) and one["Value"] < needs[0]
+            if re.fullmatch(wanted, one["QuotaName"]) and one["Value"] < needs
         ]
     return []
 
@@ -202,37 +158,19 @@ def _metrics(run: str) -> dict[str, float]:
     """AP of the last evaluation, as far as it has been copied."""
     found = storage.read_if_there(storage.join(run, "metrics.jsonl"))
     for line in reversed(found[0].decode("utf-8", "replace").splitlines() if found else ()):
-        with suppress(ResightError):
+        with suppress(ResightError):  # half a line
             row = parse_json(line)
             if isinstance(row, dict) and row.get("split") != "train":
                 return {key: row[key] for key in ("mAP", "AP50") if isinstance(row.get(key), int | float)}
     return {}
 
 
-def _progress(aws: Aws, outputs: dict[str, str], job: str) -> State:
-    """What the training last said of its progress."""
-    with suppress(AwsError):
-        for stream in reversed(_streams(aws, outputs, job)):
-            end = {"logGroupName": outputs["LogGroup"], "logStreamName": stream, "startFromHead": False, "limit": 100}
-            for event in reversed(aws.call("logs", "get_log_events", **end)["events"]):
-                if (line := _line(event["message"])).get("progress") == "training":
-                    return line
-    return {}
-
-
-def _line(text: str) -> State:
-    """A line of the log; what is no JSON is a message."""
+def _message(event: str) -> str:
+    """What a line of the log says; what is no JSON is a message."""
     with suppress(ResightError):
-        if isinstance(line := parse_json(text), dict) and isinstance(line.get("message"), str):
-            return line
-    return {"message": text}
-
-
-def _streams(aws: Aws, outputs: dict[str, str], job: str) -> list[str]:
-    """The streams of a job's log, one an attempt, the first one first."""
-    prefix = {"logGroupName": outputs["LogGroup"], "logStreamNamePrefix": f"{job}/"}
-    found = aws.pages("logs", "describe_log_streams", "logStreams", **prefix)
-    return [one["logStreamName"] for one in sorted(found, key=lambda one: int(one.get("creationTime", 0)))]
+        if isinstance(line := parse_json(event), dict) and isinstance(line.get("message"), str):
+            return escaped(line["message"])
+    return escaped(event)
 
 
 def logs(aws: Aws, run: str, follow: bool = False) -> Iterator[str]:
@@ -242,47 +180,35 @@ def logs(aws: Aws, run: str, follow: bool = False) -> Iterator[str]:
         ResightError: there is no such run, or no log: says what state its job is in.
     """
     outputs = aws.outputs()
-    address, record = find_run(outputs, run)
-    jobs = [job.name for job in record.launch.jobs] if record.launch else []
-    tokens: dict[str, str] = {}
-    while True:
-        job = find_job(aws, outputs, record)
-        waits = job is not None and job["status"] in LIVE
-        try:
-            for stream in [stream for name in jobs for stream in _streams(aws, outputs, name)]:
-                yield from _events(aws, outputs["LogGroup"], stream, tokens)
-        except AwsError as error:
-            if not (follow and waits and (error.unclear or "Throttl" in error.code)):
-                raise
-            log.warning("%s", error.message)
-        if not (follow and waits):
-            break
-        time.sleep(EVERY)
-    if not tokens:
+    address, _, launch = find_run(outputs, run)
+    told, latest, live = set[str](), 0, True
+    while live:
+        job = find_job(aws, outputs, launch)  # before its log is read, so that none of its last lines is missed
+        live = follow and job is not None and job["status"] in LIVE
+        where = {"logGroupName": outputs["LogGroup"], "startTime": max(latest - LATE, 0)}
+        prefixes = [{"logStreamNamePrefix": f"{one.name}/"} for one in launch.jobs]
+        found = [aws.pages("logs", "filter_log_events", "events", **where, **one) for one in prefixes]
+        for event in itertools.chain(*found):
+            if event["eventId"] not in told:
+                told.add(event["eventId"])
+                latest = max(latest, event["timestamp"])
+                yield _message(event["message"])
+        if live:
+            time.sleep(EVERY)
+    if not told:
         state = f"its job is {job['status']}" if job else "Batch knows no job of it"
         raise ResightError(f"has no log yet: {state}", where=address, fix=f"resight cloud status {address} says why.")
-
-
-def _events(aws: Aws, group: str, stream: str, tokens: dict[str, str]) -> Iterator[str]:
-    while True:
-        more = {"nextToken": tokens[stream]} if stream in tokens else {}
-        page = aws.call("logs", "get_log_events", logGroupName=group, logStreamName=stream, startFromHead=True, **more)
-        yield from (escaped(_line(event["message"])["message"]) for event in page["events"])
-        before, tokens[stream] = tokens.get(stream), page["nextForwardToken"]
-        if tokens[stream] == before:  # so the end is told
-            return
 
 
 def plan_stop(aws: Aws, run: str) -> str:
     """What :func:`stop` would do."""
     outputs = aws.outputs()
-    address, record = find_run(outputs, run)
-    job = find_job(aws, outputs, record)
+    address, _, launch = find_run(outputs, run)
+    job = find_job(aws, outputs, launch)
     if not job or job["status"] not in LIVE:
         return f"nothing: no job of {address} is under way"
-    return (
-        f"end job {job['jobName']} of {address}, which is {job['status']}; a training that runs saves its state first"
-    )
+    name, status = job["jobName"], job["status"]
+    return f"end job {name} of {address}, which is {status}; a training that runs saves its state first"
 
 
 def stop(aws: Aws, run: str) -> State:
@@ -292,16 +218,16 @@ def stop(aws: Aws, run: str) -> State:
         ResightError: there is no such run, or it has not ended after ``STOPPING`` seconds.
     """
     outputs = aws.outputs()
-    address, record = find_run(outputs, run)
-    job, until = find_job(aws, outputs, record), time.monotonic() + STOPPING
+    address, _, launch = find_run(outputs, run)
+    job, until = find_job(aws, outputs, launch), time.monotonic() + STOPPING
     if job and job["status"] in LIVE:
         aws.call("batch", "terminate_job", jobId=job["jobId"], reason="resight cloud stop")
-    while (job := find_job(aws, outputs, record)) and job["status"] in LIVE:
+    while (job := find_job(aws, outputs, launch)) and job["status"] in LIVE:
         if time.monotonic() > until:
             fix = f"It has been told to; resight cloud status {address} says when it has."
             raise ResightError(f"is still {job['status']} after {duration(STOPPING)}", where=address, fix=fix)
         time.sleep(EVERY)
-    return _state(aws, outputs, *find_run(outputs, address), job)
+    return _state(aws, outputs, address)
 
 
 def fetch(aws: Aws, run: str, out: str | None = None) -> Path:

@@ -22,12 +22,14 @@ from pydantic.dataclasses import dataclass
 from ..config import explain
 from ..data import storage
 from ..data.storage import Conflict, is_remote
-from ..errors import ResightError, nearest
+from ..errors import ResightError, counted, nearest
 from ..files import SMALL, parse_json, read_file
 from ..outputs import write_text
+from ..progress import duration
 
 FILE = "run.json"
 LAUNCH = "launch"  # folder of a run: what a launch puts there before the first attempt
+PUBLISHED = "pretrained.safetensors"  # in it: published weights, which a job without internet reads
 HEARTBEAT = 60.0  # seconds between two notes of a training that is under way
 _CONFLICTS = 10  # changes by others, one after the other, that a change of ours gives way to
 
@@ -145,6 +147,21 @@ class RunRecord:
     @property
     def limits(self) -> Limits:
         return self.launch.limits if self.launch else Limits()
+
+    def summary(self) -> str:
+        """Image, attempts, and what they have taken of the limits: lines for people."""
+        commit = f", commit {self.git_commit}" if self.git_commit else ""
+        lines = [f"image     {self.image}{commit}"] if self.image else []
+        for one in self.attempts:
+            how = one.ended or ("running, or killed" if one is self.attempts[-1] else "killed")
+            code = "" if one.exit_code is None else f", exit code {one.exit_code}"
+            steps = f"steps {one.from_step:,} to {one.step:,} in {duration(one.seconds)}"
+            lines.append(f"attempt   {one.number}: {how}{code}, {steps} on {one.instance_type or 'an unknown machine'}")
+        hours = "" if self.limits.hours is None else f" of {self.limits.hours:g}"
+        usd = "" if self.limits.usd is None else f" of ${self.limits.usd:.2f}"
+        lines.append(f"spent     {self.hours:.2f}{hours} h, ${self.usd or 0.0:.2f}{usd}")
+        interrupted = counted(self.interruptions, "interruption")
+        return "\n".join([*lines, f"lost      {counted(self.lost_steps, 'step')} by {interrupted}"])
 
     def text(self) -> str:
         """As it is written."""

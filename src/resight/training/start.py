@@ -18,13 +18,14 @@ from ..models.build import Model, build_model
 from ..models.checkpoints import Checkpoint, find_checkpoint, load_checkpoint
 from ..models.heads import count_parameters, set_norm_eps
 from ..models.remote import fetch_model
-from ..models.starts import load_detector, load_pretrained
+from ..models.starts import PACKAGED, load_detector, load_pretrained, write_published
 from ..random_streams import stream_seed
 from ..tfod.checkpoint import Variables, read_checkpoint
 from ..tfod.folder import PIPELINE, find_tfod
 from ..tfod.trained import read_settings
 from ..tfod.variables import load_start
 from ..tfod.zoo import NAMES, fetch
+from .run_record import PUBLISHED
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -89,14 +90,35 @@ def find_start(config: Config, resumed: Checkpoint | None = None) -> tuple[Start
     return Start(start), _inherited(config, start.card.model, ("name", "min_size", "max_size", "detections", "tfod"))
 
 
-def start_files(config: Config) -> dict[str, Path]:
-    """The files of the model that ``model.start`` names, by the names under which a copy of them is a start, too:
-    ``start.safetensors``, or ``start/...``.
+def start_name(config: Config) -> str | None:
+    """What the files of the model that ``model.start`` names are called in a copy: ``start...``, or that of published
+    weights; None where nothing has to be copied.
 
     Raises:
         ResightError: there is no such model.
     """
-    start = config.model.start
+    model = config.model
+    if model.start == "none" or is_remote(model.start):
+        return None
+    if model.start == "pretrained" and not model.is_tfod:
+        return None if model.name == PACKAGED else PUBLISHED
+    return "start" if model.start in NAMES else next(iter(_trained_files(model.start))).partition("/")[0]
+
+
+def start_files(config: Config, folder: Path) -> dict[str, Path]:
+    """The files of that model by the names under which a copy of them is a start, too: ``start.safetensors``,
+    ``start/...``, or the published weights, which are downloaded into ``folder``.
+
+    Raises:
+        ResightError: there is no such model, or it cannot be had.
+    """
+    if start_name(config) == PUBLISHED:
+        write_published(config.model.name, folder / PUBLISHED)
+        return {PUBLISHED: folder / PUBLISHED}
+    return _trained_files(config.model.start)
+
+
+def _trained_files(start: str) -> dict[str, Path]:
     place = fetch(start) if start in NAMES else Path(start)
     if found := find_tfod(place):
         files = {file.name: file for file in found.prefix.parent.iterdir() if file.stem == found.prefix.name}
