@@ -83,7 +83,8 @@ def test_a_launch_in_ten_calls_at_most_read_back(deployed, prices, plan, config)
     assert len(deployed.calls) + len(prices.requests) <= 10, deployed.calls
     for part in (
         f"{deployed.out} (new)", "@sha256:", "(0.1.0, pushed", "g4dn.xlarge (1 GPU, $0.526/h), g5.xlarge",
-        "8 h and $6.00", "at most $6.00, at $5.672/h", "at most 10, as Batch allows", "--resume --device auto --log-format json",
+        "8 h and $6.00", "at most $6.00, at $5.672/h", "at most 10, as Batch allows",
+        "--resume --device auto --log-format json",
     ):  # fmt: skip
         assert part in said.out, part
     assert f"Next: resight cloud status {deployed.out}" in said.err
