@@ -1,4 +1,5 @@
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -49,6 +50,7 @@ class Metadata(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Metadata)
         self.answers = {"instance-type": "g5.xlarge", "instance-life-cycle": "spot"}
         self.tokens, self.asked, self.dead = [], [], False
+        self.drips, self.redirect = False, ""  # whether it sends answers byte by byte; where else to ask for them
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     def announce(self, seconds):
@@ -65,7 +67,10 @@ class _Metadata(BaseHTTPRequestHandler):
         self.send_response(code)
         self.send_header("Content-Length", str(len(text.encode())))
         self.end_headers()
-        self.wfile.write(text.encode())
+        with suppress(OSError):  # whoever asked has gone
+            for byte in text.encode() if self.server.drips else [text.encode()]:
+                self.wfile.write(bytes([byte]) if self.server.drips else byte)
+                threading.Event().wait(0.02 if self.server.drips else 0)
 
     def _ask(self):
         server = self.server
@@ -80,6 +85,10 @@ class _Metadata(BaseHTTPRequestHandler):
         if self.headers.get("X-aws-ec2-metadata-token") not in server.tokens:
             return self._answer(401)
         answer = server.answers.get(self.path.removeprefix("/latest/meta-data/"))
+        if server.redirect:
+            self.send_response(302)
+            self.send_header("Location", server.redirect)
+            return self.end_headers()
         return self._answer(404) if answer is None else self._answer(200, answer)
 
     do_GET = do_PUT = _ask

@@ -5,6 +5,9 @@ import pytest
 from resight.training import instance_metadata
 from resight.training.instance_metadata import InstanceMetadata, Notice, find_service
 
+# A time that UTC has none for, and nesting that no parser follows.
+ODD = ['{"action": "stop", "time": "0001-01-01T00:00:00+05:00"}', "[" * 60_000]
+
 
 def test_the_type_of_the_instance_and_the_notice_are_asked_with_a_token(metadata, monkeypatch):
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY"):
@@ -32,7 +35,9 @@ def test_a_service_that_dies_gives_no_notice_until_it_is_back(metadata):
     assert service.notice() is not None
 
 
-@pytest.mark.parametrize("text", ["", "soon", "[]", '{"action": "stop"}', '{"action": 1, "time": "tomorrow"}', "null"])
+@pytest.mark.parametrize(
+    "text", ["", "soon", "[]", '{"action": "stop"}', '{"action": 1, "time": "tomorrow"}', "null", *ODD]
+)
 def test_a_notice_in_other_words_is_one_without_a_time(text, metadata):
     metadata.answers["spot/instance-action"] = text
     service, _ = find_service("runs/first")
@@ -81,3 +86,28 @@ class _Never(list):
 def test_what_answers_everything_is_no_service(metadata):
     metadata.answers["instance-type"] = "<html>Log in to this network</html>"
     assert find_service("runs/first") is None
+
+
+def test_no_redirection_is_followed(metadata):
+    service, _ = find_service("runs/first")
+    metadata.redirect = f"http://127.0.0.1:{metadata.server_port}/latest/meta-data/instance-type"
+    assert service.notice() is None
+    assert metadata.asked[-1] == ("GET", "/latest/meta-data/spot/instance-action")
+
+
+def test_an_answer_that_comes_byte_by_byte_is_not_waited_for(metadata, monkeypatch):
+    monkeypatch.setattr(instance_metadata, "_WHOLE", 0.2)
+    service, _ = find_service("runs/first")
+    metadata.answers["spot/instance-action"] = "x" * 1000
+    metadata.drips = True
+    assert service.notice() is None
+    metadata.drips = False
+    assert service.notice() is not None
+
+
+def test_a_password_in_the_endpoint_is_not_shown(monkeypatch, caplog):
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "false")
+    for endpoint in ("http://user:secret@127.0.0.1:1/", "http://user:secret@", "user:secret@127.0.0.1"):
+        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", endpoint)
+        assert find_service("runs/first") is None
+    assert "no instance metadata service" in caplog.text and "secret" not in caplog.text

@@ -9,12 +9,14 @@ import json
 import logging
 import os
 import re
+import socket
+import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from http.client import HTTPException
-from urllib.error import HTTPError
-from urllib.request import ProxyHandler, Request, build_opener
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from urllib.parse import urlsplit
 
 from ..data.storage import is_remote
 
@@ -22,7 +24,8 @@ log = logging.getLogger(__name__)
 
 ENDPOINT = "AWS_EC2_METADATA_SERVICE_ENDPOINT"
 DISABLED = "AWS_EC2_METADATA_DISABLED"
-_TIMEOUT = 1.0  # seconds: the service is on the machine itself
+_TIMEOUT = 1.0  # seconds of silence: the service is on the machine itself
+_WHOLE = 2.0  # seconds that an answer may take
 _MOST = 1 << 16  # bytes of an answer
 _UNREACHED = (OSError, HTTPException, ValueError)
 
@@ -38,7 +41,6 @@ class Notice:
 class InstanceMetadata:
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint.rstrip("/")
-        self._open = build_opener(ProxyHandler({})).open  # never through a proxy, which is another machine
         self._token = ""
 
     def read(self, path: str) -> str | None:
@@ -49,20 +51,45 @@ class InstanceMetadata:
         """
         for renewed in (not self._token, True):
             if renewed:
-                self._token = self._ask("PUT", "/latest/api/token", "X-aws-ec2-metadata-token-ttl-seconds", "21600")
-            try:
-                return self._ask("GET", f"/latest/meta-data/{path}", "X-aws-ec2-metadata-token", self._token)
-            except HTTPError as error:
-                if error.code == 404:
-                    return None
-                if error.code != 401 or renewed:  # 401: the token has ended
-                    raise
+                token = "/latest/api/token"
+                status, self._token = self._ask("PUT", token, "X-aws-ec2-metadata-token-ttl-seconds", "21600")
+                if status != 200:
+                    self._token = ""
+                    raise OSError(f"it answers with HTTP status {status}")
+            status, text = self._ask("GET", f"/latest/meta-data/{path}", "X-aws-ec2-metadata-token", self._token)
+            if status == 200:
+                return text
+            if status == 404:
+                return None
+            if status != 401 or renewed:  # 401: the token has ended
+                raise OSError(f"it answers with HTTP status {status}")
         return None
 
-    def _ask(self, method: str, path: str, header: str, value: str) -> str:
-        request = Request(self._endpoint + path, headers={header: value}, method=method)
-        with self._open(request, timeout=_TIMEOUT) as answer:
-            return answer.read(_MOST).decode().strip()
+    def _ask(self, method: str, path: str, header: str, value: str) -> tuple[int, str]:
+        """Status and text of an answer; straight from the service, and never by way of a proxy or a redirection."""
+        parts = urlsplit(self._endpoint)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("its endpoint is no http:// address")
+        kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+        connection = kind(parts.hostname, parts.port or kind.default_port, timeout=_TIMEOUT)
+        connection.connect()
+        line = connection.sock
+        # The timeout is one of silence: what sends a byte now and then is cut off.
+        end = threading.Timer(_WHOLE, lambda: _cut(line))
+        end.daemon = True
+        end.start()
+        until = time.monotonic() + _WHOLE
+        try:
+            connection.request(method, parts.path + path, headers={header: value})
+            answer = connection.getresponse()
+            text = answer.read(_MOST).decode().strip() if answer.status == 200 else ""
+            answer.close()
+        finally:
+            end.cancel()
+            connection.close()
+        if time.monotonic() >= until:
+            raise TimeoutError("it answers too slowly")
+        return answer.status, text
 
     def notice(self) -> Notice | None:
         """That the instance will be taken away; None as long as nothing is known of it, or nothing answers."""
@@ -73,10 +100,15 @@ class InstanceMetadata:
             return None
         if text is None:
             return None
-        with suppress(ValueError, KeyError, TypeError, AttributeError):
+        with suppress(ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
             told = json.loads(text)
-            return Notice(str(told["action"]), datetime.fromisoformat(told["time"]).astimezone(UTC))
+            return Notice(f"{told['action']:.40}", datetime.fromisoformat(told["time"]).astimezone(UTC))
         return Notice("interruption", None)
+
+
+def _cut(line: socket.socket) -> None:
+    with suppress(OSError):  # it has ended by itself
+        line.shutdown(socket.SHUT_RDWR)
 
 
 def find_service(run: object) -> tuple[InstanceMetadata, str] | None:

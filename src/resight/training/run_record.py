@@ -278,11 +278,12 @@ def parse_run_record(text: str | bytes, where: str) -> RunRecord:
         if not isinstance(tree, dict):
             raise ResightError("is no record of a run", where=where)
         if tree.get("format") != 1 or tree["format"] is True:
-            raise ResightError(f"has format {tree.get('format')!r:.20}, this version reads 1", where=where)
+            wrote = "Use the version of Resight that wrote it."
+            raise ResightError(f"has format {tree.get('format')!r:.20}, this version reads 1", where=where, fix=wrote)
         own = {key: value for key, value in tree.items() if key not in _TOTALS}
         return _RECORD.validate_json(json.dumps(own))
     except ResightError as error:
-        raise ResightError(error.message, where=error.where, fix=fix) from error
+        raise ResightError(error.message, where=error.where, fix=error.fix or fix) from error
     except ValidationError as error:
         found = "; ".join(map(_explained, error.errors()[:10]))
         raise ResightError(found, where=where, fix=fix) from error
