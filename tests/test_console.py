@@ -214,6 +214,18 @@ def test_as_text_they_go_there_too(monkeypatch, capfd):
     assert out.splitlines() == ["a message", "it is done", "error: is damaged"] and not err
 
 
+@pytest.mark.parametrize("words", [["train", "--bogus"], ["train", "--steps", "x"], ["trian"]])
+@pytest.mark.parametrize("form", [["--log-format", "json"], ["--log-format=json"]])
+def test_a_line_of_json_tells_what_is_wrong_with_other_options(words, form, monkeypatch, capfd):
+    monkeypatch.setenv("RESIGHT_LOG_STREAM", "stdout")
+    for argv in ([*words, *form], [words[0], *form, *words[1:]]):
+        with pytest.raises(SystemExit) as ended:
+            app(argv)
+        out, err = capfd.readouterr()
+        assert ended.value.code == USAGE and not err
+        assert json.loads(out)["level"] == "error"
+
+
 def test_another_stream_is_refused_by_name(monkeypatch, capfd):
     monkeypatch.setenv("RESIGHT_LOG_STREAM", "syslog")
     with pytest.raises(SystemExit) as ended:

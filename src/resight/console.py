@@ -17,6 +17,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from itertools import pairwise
 from typing import Any, NoReturn, TextIO, cast
 
 from . import __version__
@@ -150,7 +151,7 @@ def guard(command: Callable[[], Any], argv: Sequence[str]) -> int:
             code = _run(command, argv)
             stdout.flush()
             if stdout.lost:  # a full disk
-                _complain(f"stdout: {stdout.lost}")
+                _complain(f"stdout: {stdout.lost}", argv)
                 code = code or USAGE
             stderr.flush()
             return code
@@ -187,10 +188,10 @@ def _run(command: Callable[[], Any], argv: Sequence[str]) -> int:
     except Exception as error:
         if "--debug" in argv:
             traceback.print_exc()
-        _complain(explain(error) or _report(error, argv))
+        _complain(explain(error) or _report(error, argv), argv)
         return code_of(error)
     if code in (INTERRUPTED, TERMINATED):
-        _complain("interrupted" if code == INTERRUPTED else "terminated")
+        _complain("interrupted" if code == INTERRUPTED else "terminated", argv)
     return code if isinstance(code, int) else DONE
 
 
@@ -288,8 +289,11 @@ def _report(error: Exception, argv: Sequence[str]) -> str:
     )
 
 
-def _complain(message: str) -> None:
-    if log.handlers and isinstance(log.handlers[0].formatter, JsonLines):
+def _complain(message: str, argv: Sequence[str]) -> None:
+    if ("--log-format", "json") in pairwise(argv) or "--log-format=json" in argv:
+        with suppress(ResightError):
+            listen(as_json=True)  # what is wrong may be another option: then nothing has read this one
+    if speaks_json():
         log.error("%s", message)
     else:
         print(fitted(f"error: {escaped(message)}", message_stream()), file=message_stream())

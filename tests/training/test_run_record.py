@@ -54,6 +54,12 @@ FULL = launched(
 )
 
 
+def test_what_a_newer_version_wrote_is_not_to_be_removed():
+    with pytest.raises(ResightError, match="has format 2, this version reads 1") as caught:
+        parse_run_record('{"format": 2}', "run.json")
+    assert caught.value.fix == "Use the version of Resight that wrote it."
+
+
 def test_what_is_written_is_read_with_its_totals(tmp_path):
     (tmp_path / "run").mkdir()
     assert read_run_record(tmp_path / "run") is None
