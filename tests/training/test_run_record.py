@@ -121,7 +121,7 @@ def damaged():
         "not valid JSON": FULL.text()[:100],
         "is no record": "[]",
         "format None": json.dumps({key: value for key, value in full.items() if key != "format"}),
-        "format 2": changed(("format",), 2),
+        "format 0": changed(("format",), 0),
         "format True": changed(("format",), True),
         "run is missing": '{"format": 1}',
         "unknown key 'launch.limits.hour'. Did you mean 'hours'": changed((*limits, "hour"), 3),

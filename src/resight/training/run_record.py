@@ -277,9 +277,9 @@ def parse_run_record(text: str | bytes, where: str) -> RunRecord:
         tree = parse_json(text, where)
         if not isinstance(tree, dict):
             raise ResightError("is no record of a run", where=where)
-        if tree.get("format") != 1 or tree["format"] is True:
-            wrote = "Use the version of Resight that wrote it."
-            raise ResightError(f"has format {tree.get('format')!r:.20}, this version reads 1", where=where, fix=wrote)
+        if (written := tree.get("format")) != 1 or written is True:
+            newer = "Use the version of Resight that wrote it." if isinstance(written, int) and written > 1 else ""
+            raise ResightError(f"has format {written!r:.20}, this version reads 1", where=where, fix=newer)
         own = {key: value for key, value in tree.items() if key not in _TOTALS}
         return _RECORD.validate_json(json.dumps(own))
     except ResightError as error:
