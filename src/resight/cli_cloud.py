@@ -6,7 +6,8 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -38,45 +39,46 @@ def _option(metavar: str, help: str, *names: str) -> Any:
     return typer.Option(*names, metavar=metavar, help=help)
 
 
+@contextmanager
 def _connection(
     profile: Annotated[str | None, _option("NAME", "Profile of the AWS configuration (default AWS_PROFILE).")] = None,
     region: Annotated[str | None, _option("REGION", "Region of the stack (default that of the profile).")] = None,
     stack: Annotated[str, _option("NAME", "Name of the CloudFormation stack.")] = "resight",
-) -> Aws:
-    """The options that all of these verbs have."""
+) -> Iterator[Aws]:
+    """The options that all of these verbs have. Addresses in S3, which the environment decides, are opened by the
+    same."""
     from .cloud.aws import Aws
 
-    return Aws(profile, region, stack)
+    aws, before = Aws(profile, region, stack), dict(os.environ)
+    if aws.profile:
+        for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):  # they come before it
+            os.environ.pop(key, None)
+        os.environ["AWS_PROFILE"] = aws.profile
+    os.environ["AWS_REGION"] = os.environ["AWS_DEFAULT_REGION"] = aws.region
+    try:
+        yield aws
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
-def _verb(name: str, connects: bool = True) -> Callable[[F], F]:
-    """Makes a function a verb; its first argument is the connection, and addresses in S3, which the environment
-    decides, are opened by the same."""
+def _verb(name: str) -> Callable[[F], F]:
+    """Makes a function a verb; if it takes a connection, then as its first argument."""
 
     def register(function: F) -> F:
-        (_, *own), common = (
-            inspect.signature(one, eval_str=True).parameters.values() for one in (function, _connection)
-        )
+        own, common = (inspect.signature(one, eval_str=True).parameters for one in (function, _connection))
+        connects = "aws" in own
 
         @functools.wraps(function)
         def run(**options: Any) -> Any:
-            told = {one.name: options.pop(one.name) for one in common}
+            told = {key: options.pop(key) for key in common}
             if not connects:
-                return function(None, **options)
-            aws = _connection(**told)
-            before = dict(os.environ)
-            if aws.profile:
-                for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):  # they come before it
-                    os.environ.pop(key, None)
-                os.environ["AWS_PROFILE"] = aws.profile
-            os.environ["AWS_REGION"] = os.environ["AWS_DEFAULT_REGION"] = aws.region
-            try:
+                return function(**options)
+            with _connection(**told) as aws:
                 return function(aws, **options)
-            finally:
-                os.environ.clear()
-                os.environ.update(before)
 
-        parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*own, *common)]
+        parameters = [one for one in (*own.values(), *common.values()) if one.name != "aws"]
+        parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in parameters]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         verb(cloud_app, name)(run)
         return function
@@ -100,8 +102,8 @@ def _next(aws: Aws, words: str, remark: str = "") -> None:
     suggest(f"cloud {words}" + "".join(f" {name} {quoted(value)}" for name, value in given.items() if value), remark)
 
 
-@_verb("template", connects=False)
-def template(_: None) -> None:
+@_verb("template")
+def template() -> None:
     """Prints the CloudFormation template that init deploys, for a review or for another tool."""
     from .cloud import stack
 

@@ -191,9 +191,12 @@ def test_a_run_that_exists(deployed, plan):
         plan(max_hours=5, max_cost=100)
     assert caught.value.where == "--max-hours 5"
     more = plan(max_cost=9)
-    assert "goes on from step 2: 1 attempt took 5.00 h and $6.00, the last was limit" in more.text()
+    assert "goes on from step 2, after 1 attempt of 5.00 h and $6.00, the last of which was limit" in more.text()
     assert "at most $3.00 from here on" in more.text()
-    with pytest.raises(ResightError, match="0 is no limit"):
+    update_run_record(deployed.out, lambda before: replace(before, git_commit="c0ffee"))
+    more = plan(max_cost=9)
+    assert ", commit c0ffee)" in more.rows["image"]
+    with pytest.raises(ResightError, match="0 is no amount"):
         plan(again=deployed.out, max_cost=0, config=None, data=None)
     # As the training itself says when it ends at a limit.
     again = plan(again=deployed.out, max_cost=9, config=None, data=None, out=None)
@@ -292,22 +295,22 @@ DIGEST = "sha256:" + "ab" * 32
 BAD = [
     ({"max_hours": None}, "--max-hours: is missing"),
     ({"max_cost": None}, "--max-cost: is missing"),
-    ({"max_hours": 0}, "--max-hours: 0 is no limit"),
-    ({"max_cost": -1.0}, "--max-cost: -1 is no limit"),
-    ({"max_cost": float("nan")}, "--max-cost: nan is no limit"),
-    ({"max_hours": float("inf")}, "--max-hours: inf is no limit"),
-    ({"price": 0}, "--price: 0 is no price"),
+    ({"max_hours": 0}, "--max-hours: 0 is no amount"),
+    ({"max_cost": -1.0}, "--max-cost: -1 is no amount"),
+    ({"max_cost": float("nan")}, "--max-cost: nan is no amount"),
+    ({"max_hours": float("inf")}, "--max-hours: inf is no amount"),
+    ({"price": 0}, "--price: 0 is no amount"),
     ({"config": None}, "CONFIG: is missing"),
     ({"data": None}, "--data: is missing"),
     ({"out": None}, "--out: is missing"),
-    ({"data": "records"}, "records is no address in S3"),
+    ({"data": "records"}, "records is not below s3://"),
     ({"data": "s3://elsewhere/data"}, "s3://elsewhere/data is not below"),
     ({"data": "{Data}nothing"}, "there is nothing at this address"),
     ({"data": "{Data}signs"}, "holds no records"),
-    ({"out": "runs/first"}, "--out runs/first: is not below"),
-    ({"out": "s3://elsewhere/runs/first"}, "is not below s3://"),
-    ({"out": "{Runs}"}, "is not below"),
-    ({"out": "{Runs}a b"}, "cannot be the name of a run"),
+    ({"out": "runs/first"}, "--out runs/first: no name of a run below s3://"),
+    ({"out": "s3://elsewhere/runs/first"}, "no name of a run below s3://"),
+    ({"out": "{Runs}"}, "no name of a run below"),
+    ({"out": "{Runs}a b"}, "no name of a run below"),
     ({"config": "none.toml"}, "none.toml: cannot be read"),
     ({"config": "{Data}none.toml"}, "none.toml: there is no such object"),
     ({"config": "s3://no-such-bucket-here/none.toml"}, "there is no bucket"),

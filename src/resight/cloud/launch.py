@@ -133,13 +133,15 @@ def plan_launch(aws: Aws, request: Request) -> LaunchPlan:
     outputs = aws.outputs()
     asked = _repeated(outputs, request)
     config, data, run = _addresses(outputs, asked)
-    before, etag, standing = _standing(aws, outputs, run)
-    limits = _limits(asked, before)
+    limits = Limits(asked.max_hours, asked.max_cost)
+    before, etag, standing = _standing(aws, outputs, run, limits)
     changes = {"data.path": data} | ({"model.start": asked.start} if asked.start else {})
     name, content, settings = _read_config(config, changes)
     _check_seen(outputs, settings, data)
     copied = None if asked.start else start_name(settings)
     image, known = _find_image(aws, outputs, asked.image)
+    if before and before.image == image and before.git_commit:
+        known += f", commit {before.git_commit}"
     types = choose_types(aws, outputs["InstanceTypes"].split(","), asked.instance, asked.price)
     slug = re.sub(r"[^A-Za-z0-9_]+", "-", run.removeprefix(outputs["Runs"]))[:60]
     job = Job(f"{aws.stack}-{slug}-{uuid.uuid4().hex[:8]}", datetime.now(UTC))
@@ -158,14 +160,15 @@ def plan_launch(aws: Aws, request: Request) -> LaunchPlan:
     )
     command = _command(run, noted)
     record = replace(before or RunRecord(run, command=("resight", *command)), image=image, launch=noted)
-    definition, submission = _batch_job(outputs, record, noted, types[0], command)
+    seconds = math.ceil(seconds_left(record, min(noted.prices.values()))) + MARGIN
+    definition, submission = _batch_job(outputs, record, noted, types[0], command, seconds)
     rows = {
         "run": f"{run} {standing}",
         "config": f"{config}, as {LAUNCH}/{name} of the run",
         "data": data,
         "start": settings.model.start + (f", as {LAUNCH}/{copied} of the run" if copied else ""),
         "image": f"{image} ({known})",
-        **_terms(record, types, asked.on_demand),
+        **_terms(record, types, seconds),
         "mails": f"to {asked.notify}, once it has confirmed the mail that comes first" if asked.notify else "",
         "command": " ".join(("resight", *command)),
     }
@@ -173,24 +176,20 @@ def plan_launch(aws: Aws, request: Request) -> LaunchPlan:
     return LaunchPlan(record, etag, settings, {name: content}, copied, definition, submission, mail, rows)
 
 
-def _terms(record: RunRecord, types: Sequence[InstanceType], on_demand: bool) -> dict[str, str]:
+def _terms(record: RunRecord, types: Sequence[InstanceType], seconds: int) -> dict[str, str]:
     """Where the job runs, and what bounds it."""
     kind, dearest, limits = types[0], max(one.usd for one in types), record.limits
     usd = seconds_left(record, dearest) * dearest / 3600
+    where = "on demand" if record.launch and record.launch.on_demand else "on Spot"
     return {
         "job": f"{counted(kind.gpus, 'GPU')}, {kind.vcpus} vCPUs, {kind.job_memory / 1024:.1f} GiB, "
-        f"{'on demand' if on_demand else 'on Spot'}: any of {', '.join(one.text() for one in types)}",
+        f"{where}: any of {', '.join(one.text() for one in types)}",
         "limits": f"{limits.hours:g} h and ${limits.usd:.2f} over all attempts, at prices on demand; at the first of "
-        f"the two the run saves and ends. Batch itself ends an attempt after {_timeout(record) / 3600:.2f} h",
+        f"the two the run saves and ends. Batch itself ends an attempt after {seconds / 3600:.2f} h",
         "cost": f"at most ${usd:.2f}{' from here on' if record.attempts else ''}, at ${dearest:.3f}/h; and what is not "
         "counted: the minutes in which an instance boots, its volume, S3 and logs",
         "attempts": f"at most {ATTEMPTS}, as Batch allows: another one after an interruption, none after a failure",
     }
-
-
-def _timeout(record: RunRecord) -> int:
-    """Seconds after which Batch ends an attempt by itself."""
-    return math.ceil(seconds_left(record, min(record.launch.prices.values()) if record.launch else None)) + MARGIN
 
 
 def _repeated(outputs: dict[str, str], request: Request) -> Request:
@@ -217,40 +216,40 @@ def _addresses(outputs: Mapping[str, str], asked: Request) -> tuple[str, str, st
     """Where the configuration, the data and the run are.
 
     Raises:
-        ResightError: one is not given, or the job may not read or write there; or --price is none.
+        ResightError: something is not given or no amount, or the job may not read or write there.
     """
-    for option, value in (("CONFIG", asked.config), ("--data", asked.data), ("--out", asked.out)):
-        if not value:
-            fix = "resight cloud launch CONFIG --data s3://BUCKET/RECORDS --out s3://BUCKET/runs/NAME, or --again RUN"
-            raise ResightError("is missing", where=option, fix=fix)
-    if asked.price is not None and not 0 < asked.price < math.inf:
-        raise ResightError(f"{asked.price:g} is no price", where="--price", fix="US dollars per hour, more than 0.")
+    amounts = {"--max-hours": asked.max_hours, "--max-cost": asked.max_cost, "--price": asked.price}
+    needed = {"CONFIG": asked.config, "--data": asked.data, "--out": asked.out, **amounts}
+    for option, value in needed.items():
+        if not value and value != 0 and option != "--price":
+            fix = "launch CONFIG --data s3://... --out s3://... --max-hours N --max-cost USD, or --again RUN for all."
+            raise ResightError("is missing", where=option, fix=f"resight cloud {fix}")
+    for option, amount in amounts.items():
+        if amount is not None and not 0 < amount <= 1e6:  # which NaN is not, either
+            raise ResightError(f"{amount:g} is no amount", where=option, fix="A number above 0, 1,000,000 at most.")
     data, run, prefix = str(asked.data).rstrip("/"), str(asked.out).rstrip("/"), outputs["Runs"]
-    if not run.startswith(prefix):
-        fix = f"Choose --out {prefix}NAME. The stack's parameters Bucket and RunsPrefix say where."
-        raise ResightError(f"is not below {prefix}, where the job may write", where=f"--out {asked.out}", fix=fix)
-    if not _RUN_NAME.fullmatch(run.removeprefix(prefix)) or len(run) > 256:
-        fix = "Letters, digits and . _ = - after a letter or a digit; parts between slashes."
-        raise ResightError("cannot be the name of a run", where=f"--out {asked.out}", fix=fix)
+    if not run.startswith(prefix) or not _RUN_NAME.fullmatch(run.removeprefix(prefix)) or len(run) > 256:
+        fix = (
+            f"--out {prefix}NAME: letters, digits and . _ = -; the stack's parameters Bucket and RunsPrefix say where."
+        )
+        raise ResightError(f"no name of a run below {prefix}, where the job may write", where=f"--out {run}", fix=fix)
     _check_readable(outputs, data, "--data")
     return str(asked.config), data, run
 
 
 def _check_readable(outputs: Mapping[str, str], address: str, where: str) -> None:
-    if not is_remote(address):
-        fix = f"Copy it to S3 and name it there: aws s3 sync {address} {outputs['Data']}NAME"
-        raise ResightError(f"{address} is no address in S3, and the job sees nothing else", where=where, fix=fix)
-    if not f"{address}/".startswith((outputs["Data"], outputs["Runs"])):
-        fix = "Copy it there, or deploy the stack with its DataBucket and DataPrefix: resight cloud init --help"
-        allowed = f"{outputs['Data']} and {outputs['Runs']}"
-        raise ResightError(f"{address} is not below {allowed}, and the job may read nothing else", where=where, fix=fix)
+    allowed = (outputs["Data"], outputs["Runs"])
+    if not f"{address}/".startswith(allowed):
+        fix = f"Copy it to {allowed[0]}NAME (aws s3 sync), or deploy the stack with its DataBucket and DataPrefix."
+        message = f"{address} is not below {' or '.join(allowed)}, and the job may read nothing else"
+        raise ResightError(message, where=where, fix=fix)
 
 
-def _standing(aws: Aws, outputs: dict[str, str], run: str) -> tuple[RunRecord | None, str, str]:
+def _standing(aws: Aws, outputs: dict[str, str], run: str, limits: Limits) -> tuple[RunRecord | None, str, str]:
     """The record of a run that goes on, its ETag, and how it stands.
 
     Raises:
-        ResightError: it is under way, done, or not of a launch.
+        ResightError: it is under way, done, not of a launch, or has used up the limits.
     """
     if (found := read_run_record(run)) is None:
         return None, "", "(new)"
@@ -265,29 +264,20 @@ def _standing(aws: Aws, outputs: dict[str, str], run: str) -> tuple[RunRecord | 
     if (last and last.ended == "done") or (job and job["status"] == "SUCCEEDED"):
         fix = f"resight cloud fetch {run} brings it here, --again {run} with another --out repeats it."
         raise ResightError("exists and is done", where=run, fix=fix)
-    if last is None:
-        return record, etag, "(launched before, and no attempt has begun)"
-    spent = f"{record.hours:.2f} h" + ("" if record.usd is None else f" and ${record.usd:.2f}")
-    ended = f"{counted(len(record.attempts), 'attempt')} took {spent}, the last was {last.ended or 'killed'}"
-    return record, etag, f"(goes on from step {last.step:,}: {ended})"
-
-
-def _limits(asked: Request, before: RunRecord | None) -> Limits:
-    """
-    Raises:
-        ResightError: one is missing, is none, or is used up.
-    """
-    hours, usd = (before.hours, before.usd or 0.0) if before else (0.0, 0.0)
-    for option, limit, spent in (("--max-hours", asked.max_hours, hours), ("--max-cost", asked.max_cost, usd)):
-        if limit is None:
-            fix = "Both are needed, --max-hours N and --max-cost USD: they bound the whole run over all attempts."
-            raise ResightError("is missing", where=option, fix=fix)
-        if not 0 < limit <= 1e6:  # which NaN is not, either
-            raise ResightError(f"{limit:g} is no limit", where=option, fix="A number above 0, 1,000,000 at most.")
-        if limit <= spent:
+    usd = record.usd or 0.0
+    used = (("--max-hours", limits.hours, record.hours), ("--max-cost", limits.usd, usd))
+    for option, limit, spent in used:
+        if limit is not None and limit <= spent:
             fix = "The limit is of all attempts together: with a higher one the run goes on from where it is."
             raise ResightError(f"the run has taken {spent:.2f} already", where=f"{option} {limit:g}", fix=fix)
-    return Limits(asked.max_hours, asked.max_cost)
+    if last is None:
+        return record, etag, "(launched before, and no attempt has begun)"
+    taken = f"{counted(len(record.attempts), 'attempt')} of {record.hours:.2f} h and ${usd:.2f}"
+    return (
+        record,
+        etag,
+        f"(goes on from step {last.step:,}, after {taken}, the last of which was {last.ended or 'killed'})",
+    )
 
 
 def _read_config(config: str, changes: Mapping[str, Any]) -> tuple[str, bytes, Config]:
@@ -366,7 +356,12 @@ def _command(run: str, launch: Launch) -> list[str]:
 
 
 def _batch_job(
-    outputs: Mapping[str, str], record: RunRecord, launch: Launch, kind: InstanceType, command: Sequence[str]
+    outputs: Mapping[str, str],
+    record: RunRecord,
+    launch: Launch,
+    kind: InstanceType,
+    command: Sequence[str],
+    seconds: int,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The arguments of RegisterJobDefinition and of SubmitJob."""
     name, start = launch.jobs[-1].name, _start(record.run, launch) or ""
@@ -376,7 +371,7 @@ def _batch_job(
     log = {"awslogs-group": outputs["LogGroup"], "awslogs-region": launch.region, "awslogs-stream-prefix": name}
     common = {
         "retryStrategy": {"attempts": ATTEMPTS, "evaluateOnExit": _RETRY},
-        "timeout": {"attemptDurationSeconds": _timeout(record)},
+        "timeout": {"attemptDurationSeconds": seconds},
         "tags": {"project": outputs["Project"], "stack": launch.stack, "run": record.run},
         "propagateTags": True,
     }
