@@ -128,7 +128,7 @@ def test_a_job_that_gets_sigterm_goes_on_in_its_next_attempt(job, expected):
     job.limit(hours=1e-9)
     code, said = job.go_on()
     assert code == 1 and "reached" in said[-1] and "nothing was trained" in said[-1]
-    assert f"resight cloud launch --again {job.run} --out {job.run} --max-hours N --max-cost USD" in said[-1]
+    assert f"resight cloud launch --again {job.run} --max-hours N --max-cost USD" in said[-1]
     job.limit(hours=1.0, usd=1.0)
     code, said = job.go_on()
     assert code == 0 and "resumed at step 5" in said and said[-1].startswith("Next: resight evaluate")

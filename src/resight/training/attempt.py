@@ -249,5 +249,5 @@ class Watch:
         if not is_remote(self.run):
             return f"raise launch.limits in {address_of(self.run)}, and train again"
         run = shlex.quote(self.run)
-        command = f"resight cloud launch --again {run} --out {run} --max-hours N --max-cost USD"
+        command = f"resight cloud launch --again {run} --max-hours N --max-cost USD"
         return f"continue with higher limits:\n  {command}"
