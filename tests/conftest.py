@@ -146,14 +146,18 @@ def untrained(once):
 @pytest.fixture(scope="session")
 def s3_server():
     """Address of an S3 server on loopback that runs in this process."""
+    import moto.backends
     from moto.server import ThreadedMotoServer
 
+    modules = list(moto.backends.list_of_moto_modules())  # read from the disk once, and not with every request
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"{host}:{port}"
-    server.stop()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("moto.backends.list_of_moto_modules", lambda: modules)
+        server.start()
+        host, port = server.get_host_and_port()
+        yield f"{host}:{port}"
+        server.stop()
 
 
 @pytest.fixture

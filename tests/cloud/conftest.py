@@ -25,6 +25,19 @@ def _loader(path):
     return botocore.loaders.create_loader(path)
 
 
+@functools.cache
+def _template_loader():
+    """What the imitation of CloudFormation reads templates with, in C."""
+    import yaml
+    from moto.cloudformation.utils import yaml_tag_constructor
+
+    class Loader(yaml.CLoader):
+        pass
+
+    Loader.add_multi_constructor("", yaml_tag_constructor)
+    return Loader
+
+
 @pytest.fixture(scope="session")
 def direct(s3_server):
     """``direct("iam")``: boto3's client for the imitation of AWS itself, which no fault meets and nobody counts."""
@@ -62,6 +75,7 @@ def aws(s3_server, direct, permissions, tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws-config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "aws-credentials"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr("yaml.Loader", _template_loader())  # the imitation's
     monkeypatch.setattr("botocore.session.create_loader", _loader)  # the descriptions of services are read once
     # Repeated as often, without the pauses.
     monkeypatch.setattr(botocore.retries.standard.ExponentialBackoff, "delay_amount", lambda *_: 0.0)
