@@ -15,35 +15,27 @@ T = TypeVar("T")
 POLL, PATIENCE = 5.0, 3600.0  # seconds between two looks at what AWS is doing; seconds after which it is given up
 _MISSING = "NotFound|NoSuchEntity|^404$"
 # By kind: the call that looks for a thing, the argument that takes its name or a list of names, and the names of the
-# stack's things, by what the template calls them.
+# stack's things, each after the template's own name for the thing.
 _KINDS = {
-    "bucket": ("s3", "head_bucket", "Bucket", {"RunsBucket": "{stack}-{account}-{region}"}),
-    "repository": ("ecr", "describe_repositories", "repositoryNames", {"Repository": "{stack}"}),
-    "log group": ("logs", "describe_log_streams", "logGroupName", {"LogGroup": "{stack}"}),
-    "role": (
-        *("iam", "get_role", "RoleName"),
-        {"TrainingRole": "{stack}-{region}-job", "InstanceRole": "{stack}-{region}-instance"},
-    ),
-    "instance profile": (
-        "iam",
-        "get_instance_profile",
-        "InstanceProfileName",
-        {"Profile": "{stack}-{region}-instance"},
-    ),
-    "security group": ("ec2", "describe_security_groups", "tag:stack", {"Firewall": "{stack}"}),
-    "launch template": ("ec2", "describe_launch_templates", "LaunchTemplateNames", {"LaunchTemplate": "{stack}"}),
+    "bucket": ("s3", "head_bucket", "Bucket", "RunsBucket={stack}-{account}-{region}"),
+    "repository": ("ecr", "describe_repositories", "repositoryNames", "Repository={stack}"),
+    "log group": ("logs", "describe_log_streams", "logGroupName", "LogGroup={stack}"),
+    "role": ("iam", "get_role", "RoleName", "TrainingRole={stack}-{region}-job InstanceRole={stack}-{region}-instance"),
+    "instance profile": ("iam", "get_instance_profile", "InstanceProfileName", "Profile={stack}-{region}-instance"),
+    "security group": ("ec2", "describe_security_groups", "group-name", "Firewall={stack}"),
+    "launch template": ("ec2", "describe_launch_templates", "LaunchTemplateNames", "LaunchTemplate={stack}"),
     "compute environment": (
         *("batch", "describe_compute_environments", "computeEnvironments"),
-        {"SpotEnvironment": "{stack}-spot", "OnDemandEnvironment": "{stack}-on-demand"},
+        "SpotEnvironment={stack}-spot OnDemandEnvironment={stack}-on-demand",
     ),
     "job queue": (
         *("batch", "describe_job_queues", "jobQueues"),
-        {"SpotQueue": "{stack}-spot", "OnDemandQueue": "{stack}-on-demand"},
+        "SpotQueue={stack}-spot OnDemandQueue={stack}-on-demand",
     ),
-    "topic": ("sns", "get_topic_attributes", "TopicArn", {"Topic": "arn:{partition}:sns:{region}:{account}:{stack}"}),
+    "topic": ("sns", "get_topic_attributes", "TopicArn", "Topic=arn:{partition}:sns:{region}:{account}:{stack}"),
     "rule": (
         *("events", "describe_rule", "Name"),
-        {f"{name}Rule": f"{{stack}}-{name.lower()}" for name in ("Done", "Limit", "Failed", "Blocked")},
+        "DoneRule={stack}-done LimitRule={stack}-limit FailedRule={stack}-failed BlockedRule={stack}-blocked",
     ),
 }
 _OF_BATCH = ("job queue", "compute environment")
@@ -60,12 +52,9 @@ def named(aws: Aws, parameters: Mapping[str, str]) -> dict[str, Thing]:
     """What the template makes with these parameters, by what it calls the things."""
     known = {"stack": aws.stack, "account": aws.account, "region": aws.region}
     known["partition"] = aws.session.get_partition_for_region(aws.region)
-    return {
-        logical: (kind, name.format(**known))
-        for kind, (*_, names) in _KINDS.items()
-        for logical, name in names.items()
-        if not parameters.get(_INSTEAD.get(logical, ""))
-    }
+    pairs = [(kind, *pair.split("=")) for kind, (*_, pairs) in _KINDS.items() for pair in pairs.split()]
+    made = {logical: (kind, name.format(**known)) for kind, logical, name in pairs}
+    return {logical: made[logical] for logical in made if not parameters.get(_INSTEAD.get(logical, ""))}
 
 
 def made(aws: Aws, stack: Mapping[str, Any] | None) -> list[Thing]:
@@ -90,8 +79,8 @@ def existing(aws: Aws, things: Iterable[Thing]) -> list[Thing]:
     def exists(kind: str, name: str) -> bool:
         service, action, argument, _ = _KINDS[kind]
         asked: dict[str, Any] = {argument: [name] if argument.endswith("s") else name}
-        if argument.startswith("tag:"):  # another network can have one of that name
-            asked = {"Filters": [{"Name": argument, "Values": [name]}]}
+        if argument == "group-name":  # another network can have one of that name
+            asked = {"Filters": [{"Name": key, "Values": [name]} for key in (argument, "tag:stack")]}
         answer = aws.found(service, action, _MISSING, **asked)
         if answer is None or service not in ("batch", "ec2"):
             return answer is not None
@@ -106,14 +95,11 @@ def names_of(things: Iterable[Thing]) -> str:
 
 
 def remove(aws: Aws, kind: str, name: str) -> None:
-    """Removes what CloudFormation may leave; the rest is told only."""
+    """Removes what CloudFormation may leave and would cost; the rest is told only."""
     if kind == "log group":
         aws.found("logs", "delete_log_group", _MISSING, logGroupName=name)
-    elif kind in _OF_BATCH:
-        _remove_of_batch(aws, kind, name)
-
-
-def _remove_of_batch(aws: Aws, kind: str, name: str) -> None:
+    if kind not in _OF_BATCH:
+        return
     _, look, several, _ = _KINDS[kind]
     action, argument = kind.replace(" ", "_"), several.removesuffix("s")
 

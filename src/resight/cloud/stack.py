@@ -17,6 +17,7 @@ import yaml
 from .. import __version__
 from ..errors import ResightError, counted, listed, nearest
 from .aws import Aws, AwsError
+from .jobs import LIVE
 from .resources import (
     Thing,
     delete_bucket,
@@ -33,7 +34,6 @@ from .resources import (
 log = logging.getLogger(__name__)
 
 _BATCH, _SPOT = "batch.amazonaws.com", "spot.amazonaws.com"  # services that have a role of their own in the account
-_LIVE = ("SUBMITTED", "PENDING", "RUNNABLE", "STARTING", "RUNNING")
 _COSTS = (
     "Idle it costs what is stored in S3, as images and as logs, and nothing else: no instance runs while no job does.",
     "A job costs its instance, and the instance's volume, for as long as it runs: resight cloud launch says how much.",
@@ -162,13 +162,12 @@ def init(aws: Aws, plan: Plan) -> dict[str, str]:
     status = _settled(aws)
     if re.fullmatch("(CREATE|UPDATE)_COMPLETE", status):
         return aws.outputs()
-    why = "\n  ".join(["", *aws.failures()])
-    if plan.action == "update":
-        fix = "Change what it says, then resight cloud init again."
-        raise AwsError(f"the stack could not be changed ({status}):{why}", where=aws.stack, fix=fix)
-    left = names_of(made(aws, aws.describe())) or "nothing else"
-    fix = f"Left are the failed stack and {left}. resight cloud down removes it; then init again."
-    raise AwsError(f"the stack could not be made ({status}):{why}", where=aws.stack, fix=fix)
+    fix = "Change what it says, then resight cloud init again."
+    if plan.action == "create":
+        left = names_of(made(aws, aws.describe())) or "nothing else"
+        fix = f"Left are the failed stack and {left}. resight cloud down removes it; then init again."
+    done, why = "made" if plan.action == "create" else "changed", "\n  ".join(["", *aws.failures()])
+    raise AwsError(f"the stack could not be {done} ({status}):{why}", where=aws.stack, fix=fix)
 
 
 def plan_down(aws: Aws, *, stop_jobs: bool = False, delete_bucket: bool = False) -> Plan:
@@ -257,8 +256,9 @@ def _own_role(aws: Aws, service: str) -> str:
 def _jobs(aws: Aws, things: Sequence[Thing], allowed: bool = True) -> list[dict[str, Any]]:
     """The jobs of the queues that have not ended. Raises ResightError: there are some, and may not be."""
     queues = [name for kind, name in things if kind == "job queue"]
-    places = [{"jobQueue": queue, "jobStatus": status} for queue in queues for status in _LIVE]
-    jobs = [job for place in places for job in aws.pages("batch", "list_jobs", "jobSummaryList", **place)]
+    ours = [{"name": "JOB_NAME", "values": [f"{aws.stack}-*"]}]
+    pages = [aws.pages("batch", "list_jobs", "jobSummaryList", jobQueue=queue, filters=ours) for queue in queues]
+    jobs = [job for page in pages for job in page if job["status"] in LIVE]
     if jobs and not allowed:
         fix = "Wait for them, or add --stop-jobs: they save their state, and go on in another stack."
         names = listed(job["jobName"] for job in jobs)
