@@ -139,6 +139,18 @@ def test_published_weights_are_read_from_a_file_without_a_network(s3, tmp_path, 
     assert starts.published_weights(starts.PACKAGED)  # installed: the file is not theirs
 
 
+def test_published_weights_of_other_shapes_are_refused(tmp_path, monkeypatch) -> None:
+    name, file = "test_efficientnet", tmp_path / "pretrained.safetensors"
+    given = dict.fromkeys(starts.timm.create_model(name).state_dict(), torch.ones(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(starts, "_timm_weights", lambda _: given)
+        starts.write_published(name, file)
+    monkeypatch.setenv("RESIGHT_PRETRAINED", str(file))
+    with pytest.raises(ResightError, match="have other shapes: conv_stem") as caught:
+        starts.load_pretrained(build_model(ModelConfig(name=name), 3), name)
+    assert caught.value.where == str(file)
+
+
 def test_a_file_of_other_or_damaged_published_weights_is_refused(s3, tmp_path, monkeypatch, untrained) -> None:
     other, cut = tmp_path / "other.safetensors", tmp_path / "cut.safetensors"
     with monkeypatch.context() as patch:

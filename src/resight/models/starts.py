@@ -65,8 +65,12 @@ def load_pretrained(model: Model, name: str) -> str:
     body = model.backbone.body.state_dict()
     weights = {_flat(key, body): value for key, value in weights.items()}
     missing = [key for key in body if key not in weights]
-    if missing:
-        raise ResightError(f"the pretrained weights of '{name}' lack {listed(missing, 5)}", where="model.start")
+    unfit = [key for key in body if key in weights and weights[key].shape != body[key].shape]
+    if missing or unfit:
+        what = f"lack {listed(missing, 5)}" if missing else f"have other shapes: {listed(unfit, 5)}"
+        raise ResightError(
+            f"the pretrained weights of '{name}' {what}", where=os.environ.get(VARIABLE) or "model.start"
+        )
     model.backbone.body.load_state_dict({key: weights[key] for key in body})
     return f"ImageNet ({'packaged' if name == PACKAGED else 'timm'})"
 
