@@ -257,10 +257,11 @@ def test_the_configuration_may_be_an_address(s3, tmp_path, monkeypatch):
     done = trained(address)
     assert done.exit_code == 2 and f"{address}:3: unknown key 'train.step'" in done.output
     assert str(tmp_path) not in done.output
+    folder = f"is a folder, and a configuration is a file\n  Name one in it, such as {address}"
     for wrong, words in (
         (f"s3://{s3.bucket}/none.toml", "there is no such configuration\n  Copy it there: aws s3 cp CONFIG"),
-        (f"s3://{s3.bucket}", "is a folder, and a configuration is a file\n  Name one in it: runs/first/launch/config"),
-        (f"s3://{s3.bucket}/runs/first", "is a folder, and a configuration is a file\n  Name one in it: launch/config"),
+        (f"s3://{s3.bucket}", folder),
+        (f"s3://{s3.bucket}/runs/first", folder),
     ):
         done = trained(wrong)
         assert done.exit_code == 2 and f"{wrong}: {words}" in done.output

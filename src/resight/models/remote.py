@@ -18,7 +18,7 @@ from pathlib import Path
 from ..data import storage
 from ..data.index import cache_folder
 from ..data.storage import Object, StorageError
-from ..errors import ResightError, listed, shown
+from ..errors import ResightError, shown
 from ..files import IS_RECORD, SMALL, read_json
 from ..outputs import check_place, write_text
 from .checkpoints import BEST, LAST
@@ -103,8 +103,9 @@ def config_at(address: str) -> Iterator[str]:
     """
     if not (found := storage.stat(address)):
         what, fix = "there is no such configuration", f"Copy it there: aws s3 cp CONFIG {shlex.quote(address)}"
-        if present := objects_of(address):
-            what, fix = "is a folder, and a configuration is a file", f"Name one in it: {listed(present, 5)}."
+        if some := storage.find(address, 5):  # it may hold millions
+            what = "is a folder, and a configuration is a file"
+            fix = f"Name one in it, such as {some[0].address}"
         raise ResightError(what, where=address, fix=fix)
     if found.size > SMALL:
         raise ResightError(f"is too large for a configuration: {found.size:,} bytes", where=address)
