@@ -191,7 +191,7 @@ def test_a_run_that_exists(deployed, plan):
         plan(max_hours=5, max_cost=100)
     assert caught.value.where == "--max-hours 5"
     more = plan(max_cost=9)
-    assert "goes on from step 2, after 1 attempt of 5.00 h and $6.00, the last of which was limit" in more.text()
+    assert "goes on from step 2, after 1 attempt of 5.00 h and $6.00; the last one was limit" in more.text()
     assert "at most $3.00 from here on" in more.text()
     update_run_record(deployed.out, lambda before: replace(before, git_commit="c0ffee"))
     more = plan(max_cost=9)

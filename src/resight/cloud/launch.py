@@ -221,7 +221,7 @@ def _addresses(outputs: Mapping[str, str], asked: Request) -> tuple[str, str, st
     amounts = {"--max-hours": asked.max_hours, "--max-cost": asked.max_cost, "--price": asked.price}
     needed = {"CONFIG": asked.config, "--data": asked.data, "--out": asked.out, **amounts}
     for option, value in needed.items():
-        if not value and value != 0 and option != "--price":
+        if value is None and option != "--price":
             fix = "launch CONFIG --data s3://... --out s3://... --max-hours N --max-cost USD, or --again RUN for all."
             raise ResightError("is missing", where=option, fix=f"resight cloud {fix}")
     for option, amount in amounts.items():
@@ -229,9 +229,7 @@ def _addresses(outputs: Mapping[str, str], asked: Request) -> tuple[str, str, st
             raise ResightError(f"{amount:g} is no amount", where=option, fix="A number above 0, 1,000,000 at most.")
     data, run, prefix = str(asked.data).rstrip("/"), str(asked.out).rstrip("/"), outputs["Runs"]
     if not run.startswith(prefix) or not _RUN_NAME.fullmatch(run.removeprefix(prefix)) or len(run) > 256:
-        fix = (
-            f"--out {prefix}NAME: letters, digits and . _ = -; the stack's parameters Bucket and RunsPrefix say where."
-        )
+        fix = f"--out {prefix}NAME, of letters, digits and . _ = -. The parameters Bucket and RunsPrefix say where."
         raise ResightError(f"no name of a run below {prefix}, where the job may write", where=f"--out {run}", fix=fix)
     _check_readable(outputs, data, "--data")
     return str(asked.config), data, run
@@ -264,20 +262,16 @@ def _standing(aws: Aws, outputs: dict[str, str], run: str, limits: Limits) -> tu
     if (last and last.ended == "done") or (job and job["status"] == "SUCCEEDED"):
         fix = f"resight cloud fetch {run} brings it here, --again {run} with another --out repeats it."
         raise ResightError("exists and is done", where=run, fix=fix)
-    usd = record.usd or 0.0
-    used = (("--max-hours", limits.hours, record.hours), ("--max-cost", limits.usd, usd))
-    for option, limit, spent in used:
+    hours, usd = record.hours, record.usd or 0.0
+    for option, limit, spent in (("--max-hours", limits.hours, hours), ("--max-cost", limits.usd, usd)):
         if limit is not None and limit <= spent:
             fix = "The limit is of all attempts together: with a higher one the run goes on from where it is."
             raise ResightError(f"the run has taken {spent:.2f} already", where=f"{option} {limit:g}", fix=fix)
     if last is None:
         return record, etag, "(launched before, and no attempt has begun)"
-    taken = f"{counted(len(record.attempts), 'attempt')} of {record.hours:.2f} h and ${usd:.2f}"
-    return (
-        record,
-        etag,
-        f"(goes on from step {last.step:,}, after {taken}, the last of which was {last.ended or 'killed'})",
-    )
+    taken = f"{counted(len(record.attempts), 'attempt')} of {hours:.2f} h and ${usd:.2f}"
+    how = f"from step {last.step:,}, after {taken}; the last one was {last.ended or 'killed'}"
+    return record, etag, f"(goes on {how})"
 
 
 def _read_config(config: str, changes: Mapping[str, Any]) -> tuple[str, bytes, Config]:
