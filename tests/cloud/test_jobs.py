@@ -133,6 +133,14 @@ def test_what_is_no_run_is_told(deployed, run):
     assert any("there is no such run" in one.reason for one in status(run.aws) if one.run == run.address)
 
 
+def test_a_stack_of_another_template_says_which_output_it_lacks(aws):
+    resource = {"Type": "AWS::SNS::Topic", "Properties": {"TopicName": aws.stack}}
+    template = {"Resources": {"Topic": resource}, "Outputs": {"Runs": {"Value": "s3://runs/"}}}
+    boto3.client("cloudformation").create_stack(StackName=aws.stack, TemplateBody=json.dumps(template))
+    said = speak(aws, "status")
+    assert said.code == 2 and "no output 'SpotQueue'" in said.err and "resight cloud init" in said.err
+
+
 def test_a_job_that_batch_has_forgotten_is_told_by_its_record(deployed, run):
     note(run, attempt(1, 5, seconds=7200.0, step=40, ended="limit", exit_code=1))
     del deployed.jobs()[0].job_queue.jobs[:]

@@ -245,6 +245,8 @@ def test_a_model_of_this_machine_goes_with_the_launch(deployed, plan, config, un
     # What is repeated takes it from there.
     untrained_again = plan(out=f"{deployed.out}-2", again=deployed.out, config=None)
     assert untrained_again.record.launch.start == start and f"--start {start}" in untrained_again.text()
+    config.write_text(MODEL)  # another configuration starts as it says itself
+    assert plan(out=f"{deployed.out}-2", again=deployed.out).record.launch.start is None
 
 
 def test_published_weights_go_with_the_launch(deployed, plan, config, monkeypatch):

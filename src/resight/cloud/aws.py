@@ -59,6 +59,14 @@ class AwsError(ResightError):
     unclear = False  # whether it may have been done all the same
 
 
+class Outputs(dict[str, str]):
+    """The outputs of a stack; that one is missing is an AwsError."""
+
+    def __missing__(self, name: str) -> str:
+        fix = "It is not of this version's template: resight cloud init, or template for a tool of your own, brings it."
+        raise AwsError(f"the stack has no output '{name}'", where="--stack", fix=fix)
+
+
 class Aws:
     """Calls to one region of AWS, and the stack there.
 
@@ -182,7 +190,7 @@ class Aws:
             why = "; ".join(self.failures())
             fix = "resight cloud down removes what is there; then resight cloud init makes it again."
             raise AwsError(f"is not whole ({status}): {why}".rstrip(": "), where=self.here, fix=fix)
-        return {one["OutputKey"]: str(one["OutputValue"]) for one in stack.get("Outputs") or []}
+        return Outputs({one["OutputKey"]: str(one["OutputValue"]) for one in stack.get("Outputs") or []})
 
     def failures(self) -> list[str]:
         """Which resources of the stack failed in what CloudFormation did last, each with AWS's own reason."""

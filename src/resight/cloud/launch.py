@@ -206,7 +206,7 @@ def _repeated(outputs: dict[str, str], request: Request) -> Request:
         instance=old.instance,
         on_demand=old.on_demand,
         image=record.image,
-        start=_start(run, old),
+        start=None if request.config else _start(run, old),
     )
     given = {key: value for key, value in vars(request).items() if value is not None and value is not False}
     return replace(earlier, **given)
