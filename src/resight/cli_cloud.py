@@ -140,7 +140,7 @@ def launch(
     data: Annotated[str | None, _option("S3", "Address of the records folder.")] = None,
     max_hours: Annotated[float | None, _option("N", "Hours of training, over all attempts.")] = None,
     max_cost: Annotated[float | None, _option("USD", "US dollars of training, over all attempts.")] = None,
-    instance: Annotated[str | None, _option("TYPE", "Instance type (default the stack's cheapest).")] = None,
+    instance: Annotated[str | None, _option("TYPE", "Type whose size the job asks for (default the cheapest).")] = None,
     on_demand: Annotated[bool, typer.Option("--on-demand", help="On demand, in place of Spot.")] = False,
     price: Annotated[float | None, _option("USD", "Price of an hour (default AWS's, on demand).")] = None,
     image: Annotated[str | None, _option("IMAGE", "REPOSITORY@sha256:... (default the stack's newest).")] = None,

@@ -81,6 +81,7 @@ def aws(s3_server, direct, permissions, tmp_path, monkeypatch):
     monkeypatch.setattr(botocore.retries.standard.ExponentialBackoff, "delay_amount", lambda *_: 0.0)
     monkeypatch.setattr("resight.cloud.aws.PAUSE", 0.0)
     monkeypatch.setattr("resight.cloud.resources.POLL", 0.0)
+    monkeypatch.setattr("resight.cloud.jobs.SETTLED", 0.0)
     yield gate
     gate.shutdown()
     gate.server_close()

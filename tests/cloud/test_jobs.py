@@ -116,6 +116,29 @@ def test_a_job_that_does_not_start_says_why(deployed, run, monkeypatch):
     assert why == f"{reason}; the quota 'All G and VT Spot Instance Requests' is 0 vCPUs, and the job needs 4"
 
 
+def test_a_job_that_batch_does_not_list_yet_is_waited_for(run, monkeypatch):
+    monkeypatch.setattr(jobs, "SETTLED", 60.0)
+    named, late = jobs.jobs_named, [[], []]
+    monkeypatch.setattr(jobs, "jobs_named", lambda *told: late.pop() if late else named(*told))
+    with pytest.raises(ResightError, match="exists, and its job"):
+        plan_launch(run.aws, Request(again=run.address))
+    assert not late
+
+
+def test_of_two_jobs_of_one_name_the_one_that_trains_is_the_runs(run, monkeypatch):
+    told = [{"jobId": str(at), "status": status, "createdAt": at} for at, status in enumerate(("RUNNING", "FAILED"))]
+    monkeypatch.setattr(jobs, "jobs_named", lambda *_: told)
+    assert status(run.aws, run.name)[0].status == "RUNNING"
+
+
+def test_a_run_of_another_stack_is_told_by_its_name(deployed, run):
+    update_run_record(run.address, lambda before: replace(before, launch=replace(before.launch, region="eu-west-1")))
+    said = speak(deployed, "stop --yes", run.address)
+    assert said.code == 2 and f"--stack {deployed.stack} --region eu-west-1" in said.err
+    gone = replace(jobs.find_run(run.aws.outputs(), run.address)[2], region="us-east-1", stack="no-more")
+    assert jobs.find_job(run.aws, run.aws.outputs(), gone) is None
+
+
 def test_a_container_that_failed_says_why(deployed, run, monkeypatch):
     told = {"exitCode": 2, "reason": "CannotPullContainerError: not found"}
     job = {"status": "FAILED", "statusReason": "Essential container in task exited", "container": told, "jobId": "1"}

@@ -18,7 +18,7 @@ from resight.errors import ResightError
 from resight.models.checkpoints import LAST, load_checkpoint
 from resight.training.ranks import Ranks, launch
 from resight.training.run_record import read_run_record
-from resight.training.train import train
+from resight.training.train import check_devices, train
 
 PLAIN = {
     "train__optimizer": "sgd",
@@ -143,6 +143,17 @@ def test_the_death_of_one_ends_the_training_with_its_cause(shapes, tiny, tmp_pat
     messages, _ = process.communicate(timeout=120)
     assert process.returncode == 2 and "ended with" in messages and "--resume" in messages
     assert load_checkpoint(tmp_path / "run" / LAST)
+
+
+def test_a_job_with_gpus_that_pytorch_does_not_see_is_refused(shapes, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setenv("NVIDIA_VISIBLE_DEVICES", "GPU-8f2d")
+    check_devices(1, tiny(shapes(train=7)))  # no job
+    monkeypatch.setenv("AWS_BATCH_JOB_ID", "job")
+    with pytest.raises(ResightError, match="PyTorch sees none") as caught:
+        train(tiny(shapes(train=7), train__device="auto"), tmp_path)
+    assert caught.value.where == "train.device"
+    check_devices(1, tiny(shapes(train=7), train__device="cpu"))
 
 
 def test_more_devices_than_images_in_a_batch_are_refused(shapes, tiny, tmp_path):

@@ -16,7 +16,9 @@ from ..errors import ResightError, nearest
 
 SUMMARY = "Resight: "  # how the description of every stack of ours begins
 WHOLE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE")  # how the status of such a stack ends
-_STACK_NAME = re.compile(r"[a-z](?:-?[a-z0-9]){1,29}")  # names of buckets, roles and repositories begin with it
+_STACK_NAME = re.compile(
+    r"(?=.{2,30}$)(?!sg-)[a-z](?:-?[a-z0-9])+"
+)  # names of buckets, roles and repositories begin with it
 _ATTEMPTS = 10  # of one call
 PAUSE = 2.0  # seconds, growing, before a call that may not be repeated blindly is looked for or made again
 _HOMES = {"pricing": "us-east-1"}  # services with an endpoint in few regions

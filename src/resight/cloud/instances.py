@@ -31,7 +31,7 @@ class InstanceType:
 
     def fits(self, job: InstanceType) -> bool:
         """Whether a job made for the type ``job`` can be placed on this one."""
-        return self.gpus >= job.gpus and self.vcpus >= job.vcpus and self.memory >= job.memory
+        return self.gpus >= job.gpus and self.vcpus >= job.vcpus and self.memory >= job.job_memory
 
     def text(self) -> str:
         return f"{self.name} ({counted(self.gpus, 'GPU')}, ${self.usd:.3f}/h)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -21,9 +22,12 @@ from ..progress import duration
 from ..training.run_record import Launch, RunRecord, read_run_record
 from .aws import Aws, AwsError
 
+log = logging.getLogger(__name__)
+
 QUEUES = {False: "SpotQueue", True: "OnDemandQueue"}  # outputs of the stack, by Launch.on_demand
 WAITING = ("SUBMITTED", "PENDING", "RUNNABLE")  # states of a job that has no instance yet
 LIVE = (*WAITING, "STARTING", "RUNNING")
+SETTLED = 90.0  # seconds after which Batch lists every job that was submitted
 EVERY = 5.0  # seconds between two looks at a job or its log
 LATE = 60_000  # ms by which a line of one instance may come later than one of another
 STOPPING = 300.0  # seconds that a job may take to save and end; the stop timeout of its container is 110
@@ -85,9 +89,31 @@ def find_run(outputs: dict[str, str], run: str) -> tuple[str, RunRecord, Launch]
 
 
 def find_job(aws: Aws, outputs: dict[str, str], launch: Launch) -> dict[str, Any] | None:
-    """The last job of a run as Batch describes it; None where it knows none (it forgets after a week or more)."""
-    names = [job.name for job in launch.jobs[-1:]]
-    return next((job for name in names for job in jobs_named(aws, outputs[QUEUES[launch.on_demand]], name)), None)
+    """The last job of a run as Batch describes it; None where it knows none (it forgets after a week or more).
+
+    One submitted a moment ago is waited for, since Batch lists it late. Of two, where a submission was repeated
+    after an unclear answer, it is the one that has not ended.
+
+    Raises:
+        ResightError: the run is another stack's.
+    """
+    if not launch.jobs:
+        return None
+    if (launch.stack, launch.region) != (aws.stack, aws.region):
+        asked = {"StackName": launch.stack}
+        if launch.region == aws.region and not aws.found(
+            "cloudformation", "describe_stacks", "ValidationError", **asked
+        ):
+            return None  # its stack has gone, and its jobs before it
+        fix = f"--stack {launch.stack} --region {launch.region}"
+        raise ResightError(f"its job is one of the stack '{launch.stack}' in {launch.region}", where="--stack", fix=fix)
+    last = launch.jobs[-1]
+    while not (found := jobs_named(aws, outputs[QUEUES[launch.on_demand]], last.name)):
+        if (datetime.now(UTC) - last.time).total_seconds() >= SETTLED:
+            return None
+        log.info("Batch does not know the job %s yet; looking again", last.name)
+        time.sleep(EVERY)
+    return max(found, key=lambda job: (job["status"] in LIVE, int(job.get("createdAt", 0))))
 
 
 def jobs_named(aws: Aws, queue: str, name: str) -> list[dict[str, Any]]:

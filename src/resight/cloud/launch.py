@@ -92,6 +92,13 @@ def launch(aws: Aws, plan: LaunchPlan) -> RunRecord:
         ResightError: nothing was submitted; or another launch of the same run has come before.
     """
     run, files = plan.record.run, dict[str, bytes | Path](plan.files)
+    try:  # first, since of two launches at once only one may bring its files
+        write_run_record(run, plan.record, plan.replacing)
+    except Conflict:  # also where the answer to a write was lost, and its repetition refused
+        found = read_run_record(run)
+        if found is None or found[0] != plan.record:
+            fix = "Look: resight cloud status"
+            raise ResightError("another launch of this run has just begun", where=run, fix=fix) from None
     with tempfile.TemporaryDirectory(prefix="resight-") as folder:
         if plan.start:
             from ..training.start import start_files
@@ -99,13 +106,6 @@ def launch(aws: Aws, plan: LaunchPlan) -> RunRecord:
             files |= start_files(plan.settings, Path(folder))
         for name, content in files.items():
             storage.write(storage.join(run, LAUNCH, name), content)
-    try:
-        write_run_record(run, plan.record, plan.replacing)
-    except Conflict:  # also where the answer to a write was lost, and its repetition refused
-        found = read_run_record(run)
-        if found is None or found[0] != plan.record:
-            fix = "Look: resight cloud status"
-            raise ResightError("another launch of this run has just begun", where=run, fix=fix) from None
     if plan.subscription:
         aws.call("sns", "subscribe", **plan.subscription)
     job, queue = plan.submission["jobName"], plan.submission["jobQueue"]
@@ -160,7 +160,8 @@ def plan_launch(aws: Aws, request: Request) -> LaunchPlan:
     )
     command = _command(run, noted)
     record = replace(before or RunRecord(run, command=("resight", *command)), image=image, launch=noted)
-    seconds = math.ceil(seconds_left(record, min(noted.prices.values()))) + MARGIN
+    left = math.ceil(seconds_left(record, min(noted.prices.values())))
+    seconds = min(left + MARGIN, 2**31 - 1)  # as much as Batch takes
     definition, submission = _batch_job(outputs, record, noted, types[0], command, seconds)
     rows = {
         "run": f"{run} {standing}",

@@ -111,8 +111,16 @@ def _run(config: Config, run: Path | str, resume: bool, pipeline: str | None, *,
 def check_devices(devices: int, config: Config) -> None:
     """
     Raises:
-        ResightError: there are not so many, or not as many images in a batch; or torchrun has started processes.
+        ResightError: there are not so many, or not as many images in a batch; or torchrun has started processes; or
+            PyTorch sees none of the GPUs that a job of AWS Batch was given.
     """
+    given = os.environ.get("NVIDIA_VISIBLE_DEVICES", "") if "AWS_BATCH_JOB_ID" in os.environ else ""  # set by ECS
+    if given not in ("", "void", "none") and config.train.device == "auto" and not torch.cuda.is_available():
+        raise ResightError(
+            "the job has GPUs, which are paid for, and PyTorch sees none of them",
+            where="train.device",
+            fix="Launch an image with PyTorch's CUDA build (make image without a TORCH_INDEX for CPUs).",
+        )
     if devices > 1 and processes() > 1:
         raise ResightError(
             f"torchrun has started {processes()} processes, which share the batches",
