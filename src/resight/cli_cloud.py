@@ -175,7 +175,7 @@ def status(
     else:
         console.show("\n\n".join(state.text() for state in states) or "Batch knows no run of this stack.")
     for state in states[:1]:
-        _next(aws, f"{'logs --follow' if state.live else 'fetch'} {quoted(state.run)}")
+        _next(aws, f"{'logs --follow' if state.status in jobs.LIVE else 'fetch'} {quoted(state.run)}")
 
 
 @_verb("logs")

@@ -50,10 +50,6 @@ class State:
     record: RunRecord | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
 
-    @property
-    def live(self) -> bool:
-        return self.status in LIVE
-
     def json(self) -> dict[str, Any]:
         """``run.json``, and the rest."""
         told = json.loads(self.record.text()) if self.record else {}

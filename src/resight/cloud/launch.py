@@ -158,20 +158,19 @@ def plan_launch(aws: Aws, request: Request) -> LaunchPlan:
         prices={one.name: one.usd for one in types},
         jobs=(*(before.launch.jobs if before and before.launch else ()), job),
     )
-    command = _command(run, noted)
-    record = replace(before or RunRecord(run, command=("resight", *command)), image=image, launch=noted)
-    left = math.ceil(seconds_left(record, min(noted.prices.values())))
-    seconds = min(left + MARGIN, 2**31 - 1)  # as much as Batch takes
-    definition, submission = _batch_job(outputs, record, noted, types[0], command, seconds)
+    record = replace(before or RunRecord(run), image=image, launch=noted)
+    definition, submission = _batch_job(outputs, record, noted, types[0])
+    command = ("resight", *definition["containerProperties"]["command"])
+    record = record if before else replace(record, command=command)
     rows = {
         "run": f"{run} {standing}",
         "config": f"{config}, as {LAUNCH}/{name} of the run",
         "data": data,
         "start": settings.model.start + (f", as {LAUNCH}/{copied} of the run" if copied else ""),
         "image": f"{image} ({known})",
-        **_terms(record, types, seconds),
+        **_terms(record, types, submission["timeout"]["attemptDurationSeconds"]),
         "mails": f"to {asked.notify}, once it has confirmed the mail that comes first" if asked.notify else "",
-        "command": " ".join(("resight", *command)),
+        "command": " ".join(command),
     }
     mail = {"TopicArn": outputs["Topic"], "Protocol": "email", "Endpoint": asked.notify} if asked.notify else {}
     return LaunchPlan(record, etag, settings, {name: content}, copied, definition, submission, mail, rows)
@@ -340,39 +339,30 @@ def _start(run: str, launch: Launch) -> str | None:
     return storage.join(run, LAUNCH, str(launch.start)) if named else launch.start
 
 
-def _command(run: str, launch: Launch) -> list[str]:
-    """What the job's container is told."""
-    command = ["train", storage.join(run, LAUNCH, launch.config), "--data", launch.data, "--out", run, "--resume"]
-    command += ["--device", "auto"]  # whatever the configuration says of another machine
-    if (start := _start(run, launch)) and not start.endswith(PUBLISHED):
-        command += ["--start", start]
-    command += ["--devices", str(launch.devices)] if launch.devices > 1 else []
-    return [*command, "--log-format", "json"]
-
-
 def _batch_job(
-    outputs: Mapping[str, str],
-    record: RunRecord,
-    launch: Launch,
-    kind: InstanceType,
-    command: Sequence[str],
-    seconds: int,
+    outputs: Mapping[str, str], record: RunRecord, launch: Launch, kind: InstanceType
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The arguments of RegisterJobDefinition and of SubmitJob."""
-    name, start = launch.jobs[-1].name, _start(record.run, launch) or ""
+    run, name, start = record.run, launch.jobs[-1].name, _start(record.run, launch) or ""
+    command = ["train", storage.join(run, LAUNCH, launch.config), "--data", launch.data, "--out", run, "--resume"]
+    command += ["--device", "auto"]  # whatever the configuration says of another machine
+    command += ["--start", start] if start and not start.endswith(PUBLISHED) else []
+    command += ["--devices", str(launch.devices)] if launch.devices > 1 else []
     environment = {"RESIGHT_IMAGE": str(record.image), "AWS_DEFAULT_REGION": launch.region}
     environment |= {"RESIGHT_PRETRAINED": start} if start.endswith(PUBLISHED) else {}
     wanted = {"VCPU": kind.vcpus, "MEMORY": kind.job_memory, "GPU": kind.gpus}
     log = {"awslogs-group": outputs["LogGroup"], "awslogs-region": launch.region, "awslogs-stream-prefix": name}
+    left = math.ceil(seconds_left(record, min(launch.prices.values())))
+    seconds = min(left + MARGIN, 2**31 - 1)  # as much as Batch takes
     common = {
         "retryStrategy": {"attempts": ATTEMPTS, "evaluateOnExit": _RETRY},
         "timeout": {"attemptDurationSeconds": seconds},
-        "tags": {"project": outputs["Project"], "stack": launch.stack, "run": record.run},
+        "tags": {"project": outputs["Project"], "stack": launch.stack, "run": run},
         "propagateTags": True,
     }
     container = {
         "image": record.image,
-        "command": list(command),
+        "command": [*command, "--log-format", "json"],
         "jobRoleArn": outputs["JobRole"],
         "resourceRequirements": [{"type": key, "value": str(value)} for key, value in wanted.items()],
         # Half of the memory, for /dev/shm: loader workers hand batches over in it.
