@@ -224,6 +224,8 @@ def test_what_is_left_goes_by_the_price_of_the_instance():
     assert price_of(record, "p5.48xlarge") == price_of(record, None) == 1.006  # the dearest that was noted
     assert seconds_left(record, 1.006) == 3600
     assert seconds_left(record, 0.0) == math.inf
+    rounded = Attempt(START, usd_per_hour=1.006, seconds=3600 * (1 - 1e-12))
+    assert seconds_left(with_attempt(record, rounded), 0.0) == 0
     assert seconds_left(RunRecord("run"), None) == math.inf
     bare = launched(Limits(usd=1), prices={})
     assert price_of(bare, "g5.xlarge") is None

@@ -197,7 +197,9 @@ def seconds_left(record: RunRecord, usd_per_hour: float | None) -> float:
                 fix='Note one: "prices": {"g5.xlarge": 1.006}, US dollars an hour.',
             )
         unspent = limits.usd - (record.usd or 0.0)
-        left.append(unspent / usd_per_hour * 3600 if usd_per_hour else math.copysign(math.inf, unspent))
+        if unspent <= 1e-9 * limits.usd:  # the sums of seconds and prices are rounded
+            return 0.0
+        left.append(unspent / usd_per_hour * 3600 if usd_per_hour else math.inf)
     return max(min(left), 0.0)
 
 
