@@ -187,6 +187,25 @@ def test_a_store_that_fails_under_way_ends_the_training_and_what_was_saved_stays
     assert final(run) == before
 
 
+def test_a_save_outlasts_a_store_that_is_away(tiny, shapes, s3, monkeypatch, caplog):
+    run, write, failed = f"s3://{s3.bucket}/run", storage.write, []
+
+    def away(address, *args, **options):
+        if "/last-" in address and len(failed) < 2:
+            failed.append(address)
+            raise storage.Passing("the store does not answer as it should")
+        return write(address, *args, **options)
+
+    monkeypatch.setattr(storage, "write", away)
+    train(tiny(shapes(train=3), train__steps=1), run)
+    assert len(failed) == 2 and final(run) and "cannot be saved at the moment, and is tried again" in caplog.text
+    monkeypatch.setattr(remote_run, "PATIENCE", 0.0)
+    failed.clear()
+    with pytest.raises(ResightError, match="does not answer") as caught:
+        train(tiny(shapes(train=3), train__steps=2), run, resume=True)
+    assert len(failed) == 1 and " lies in " in caught.value.fix
+
+
 def test_places_that_cannot_be_a_run_are_told_before_the_training(tiny, shapes, s3):
     config = tiny(shapes(train=8), train__steps=1)
     storage.write(f"s3://{s3.bucket}/other/file", b"")

@@ -188,7 +188,7 @@ class _Missing(StorageError):
     """There is no such object."""
 
 
-class _Passing(StorageError):
+class Passing(StorageError):
     """May go well the next time."""
 
 
@@ -204,7 +204,7 @@ def _named(key: str) -> str:
 
 def _whole(data: bytes, length: int) -> bytes:
     if len(data) != length:
-        raise _Passing(f"the store sent {len(data)} of {length} bytes")
+        raise Passing(f"the store sent {len(data)} of {length} bytes")
     return data
 
 
@@ -219,7 +219,7 @@ def _attempts(address: str, verb: str, run: Callable[[S3Store, str], T]) -> T:
                 raise
             told = _explained(error, verb, address)
             expired = isinstance(told, _Expired) and attempt == 1
-            if not (expired or isinstance(told, _Passing)) or attempt == _ATTEMPTS:
+            if not (expired or isinstance(told, Passing)) or attempt == _ATTEMPTS:
                 raise told from error
             _store.cache_clear()  # connections and credentials anew
             pause = _PAUSE * 2**attempt * random.uniform(0.5, 1)
@@ -265,7 +265,7 @@ def _explained(error: BaseException, verb: str, address: str) -> StorageError:
     if code == "PermanentRedirect" or "region" in code.lower():
         return StorageError(f"the bucket is in another region ({reason})", where=address, fix="Set AWS_REGION to its.")
     if isinstance(error, kinds.BaseError) or code == "NoSuchUpload":
-        return _Passing(f"the store does not answer as it should: {reason}", where=address, fix=f"Check {_endpoint()}.")
+        return Passing(f"the store does not answer as it should: {reason}", where=address, fix=f"Check {_endpoint()}.")
     return StorageError(f"the store cannot be used: {reason}", where=address, fix=who)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..data import storage
-from ..data.storage import Conflict, StorageError
+from ..data.storage import Conflict, Passing, StorageError
 from ..errors import ResightError
 from ..models.checkpoints import LAST
 from ..models.remote import POINTERS, fetch, local_folder, named_as, objects_of, pointed
@@ -26,6 +26,7 @@ from .state import TrainResult
 
 log = logging.getLogger(__name__)
 
+PATIENCE = 60.0  # seconds for which a save that the store fails is tried again; it has its stop timeout to end in
 LEASE = 30.0  # seconds after which a lock that is not renewed is nobody's
 _FETCHED = ("config.toml", "label_map.pbtxt", "environment.json", METRICS)
 
@@ -121,11 +122,15 @@ class _Mirror:
         Raises:
             ResightError: the store fails, or another training has taken the run over.
         """
-        try:
-            self._copy()
-        except StorageError as error:
-            error.fix += f" What has been trained lies in {self.folder}."
-            raise
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self._copy()
+            except StorageError as error:
+                if not isinstance(error, Passing) or time.monotonic() >= until:
+                    error.fix += f" What has been trained lies in {self.folder}."
+                    raise
+                log.warning("the run cannot be saved at the moment, and is tried again: %s", error)
 
     def _copy(self) -> None:
         self.lease.renew()
