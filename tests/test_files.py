@@ -176,6 +176,7 @@ NOT_THE_USERS = {
     "exporting/saved_model.py": "what it has just written",
     "models/checkpoints.py": "what it has just written, to sync it",
     "models/backbones.py": "the weights of a package",
+    "cloud/stack.py": "the package's own template",
     "data/images.py": "annotations' images, which are no files",
 }
 

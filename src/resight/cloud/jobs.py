@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import re
 import time
@@ -52,7 +51,7 @@ class State:
 
     def json(self) -> dict[str, Any]:
         """``run.json``, and the rest."""
-        told = json.loads(self.record.text()) if self.record else {}
+        told = parse_json(self.record.text()) if self.record else {}
         return told | {"run": self.run, "status": self.status, "reason": self.reason, "metrics": dict(self.metrics)}
 
     def text(self) -> str:

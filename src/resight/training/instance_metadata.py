@@ -5,7 +5,6 @@ https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-no
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -19,6 +18,8 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import urlsplit
 
 from ..data.storage import is_remote
+from ..errors import ResightError
+from ..files import parse_json
 
 log = logging.getLogger(__name__)
 
@@ -100,8 +101,8 @@ class InstanceMetadata:
             return None
         if text is None:
             return None
-        with suppress(ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
-            told = json.loads(text)
+        with suppress(ResightError, ValueError, LookupError, TypeError, ArithmeticError):
+            told = parse_json(text)
             return Notice(f"{told['action']:.40}", datetime.fromisoformat(told["time"]).astimezone(UTC))
         return Notice("interruption", None)
 
