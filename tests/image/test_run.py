@@ -520,6 +520,7 @@ def tiny_run(place, shapes, untrained):
     return {"LOCAL_DATA_PATH": ".", "FAKE_ENGINE": FOR_REAL, "PYTHONPATH": str(ROOT / "src"), **given}
 
 
+@pytest.mark.soak
 def test_the_command_trains(place, tiny_run):
     done = call("local", **tiny_run)
     assert done.returncode == 0, done.err

@@ -214,6 +214,7 @@ def test_ctrl_c_after_a_signal_ends_processes_that_are_not_yet_started(monkeypat
     assert "launcher" not in [thread.name for thread in threading.enumerate()]
 
 
+@pytest.mark.soak
 def test_a_training_that_diverges_ends_as_that_of_one_process(shapes, tiny, tmp_path):
     options = PLAIN | {"train__learning_rate": 1e12, "train__clip_norm": 0}
     process = launched(toml(tiny(shapes(train=7), train__steps=9, train__batch_size=4, **options)), tmp_path / "run")

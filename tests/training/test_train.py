@@ -583,9 +583,9 @@ def test_a_switch_changes_the_arithmetic_only(shapes, tiny, tmp_path, switch, va
 
 
 def test_a_loss_scale_goes_on_where_it_was(shapes, tiny, tmp_path, interrupt_after):
-    config = tiny(shapes(train=5), train__steps=4, train__precision="float16", **OFTEN)
+    config = tiny(shapes(train=3), train__steps=2, train__precision="float16", **OFTEN)
     train(config, tmp_path / "whole")
-    interrupt_after(2)
+    interrupt_after(1)
     train(config, tmp_path / "parts")
     train(config, tmp_path / "parts", resume=True)
     whole, parts = (load_checkpoint(tmp_path / name / LAST).state["loss_scale"] for name in ("whole", "parts"))
