@@ -181,7 +181,8 @@ def test_the_error_of_one_process_is_what_is_told(shapes, tiny, tmp_path):
     assert "train-00000" in told and ("decode" in told or "image" in told), messages
 
 
-@pytest.mark.parametrize("blow", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("blow", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_the_processes_start_is_not_lost(shapes, tiny, tmp_path, blow):
     config = tiny(shapes(train=7), train__steps=5000, train__batch_size=4, **PLAIN)
     process = launched(toml(config), tmp_path / "run")
