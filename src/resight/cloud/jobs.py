@@ -108,7 +108,12 @@ def find_job(aws: Aws, outputs: dict[str, str], launch: Launch) -> dict[str, Any
             return None
         log.info("Batch does not know the job %s yet; looking again", last.name)
         time.sleep(EVERY)
-    return max(found, key=lambda job: (job["status"] in LIVE, int(job.get("createdAt", 0))))
+    return max(found, key=_latest)
+
+
+def _latest(job: Mapping[str, Any]) -> tuple[bool, int]:
+    """Greatest of the job that counts: the one that has not ended, else the newest."""
+    return job["status"] in LIVE, int(job.get("createdAt", 0))
 
 
 def jobs_named(aws: Aws, queue: str, name: str) -> list[dict[str, Any]]:
@@ -127,24 +132,23 @@ def status(aws: Aws, run: str | None = None) -> list[State]:
     """
     outputs = aws.outputs()
     if run is not None:
-        return [_state(aws, outputs, run)]
+        address, record, launch = find_run(outputs, run)
+        return [_state(aws, address, record, launch, find_job(aws, outputs, launch))]
     jobs = [job for queue in QUEUES.values() for job in jobs_named(aws, outputs[queue], f"{aws.stack}-*")]
     latest = {}  # of each run
-    for job in sorted(jobs, key=lambda job: int(job["createdAt"])):
+    for job in sorted(jobs, key=_latest):
         if address := job.get("tags", {}).get("run"):
             latest[address] = job
     states = []
     for address, job in reversed(latest.items()):
         try:
-            states.append(_state(aws, outputs, address))
+            states.append(_state(aws, *find_run(outputs, address), job))
         except ResightError as error:  # removed or damaged by somebody; its job is told all the same
             states.append(State(address, job["status"], f"job {job['jobName']}; {error}"))
     return states
 
 
-def _state(aws: Aws, outputs: dict[str, str], run: str) -> State:
-    address, record, launch = find_run(outputs, run)
-    job = find_job(aws, outputs, launch)
+def _state(aws: Aws, address: str, record: RunRecord, launch: Launch, job: Mapping[str, Any] | None) -> State:
     if job is None:
         return State(address, "UNKNOWN", "Batch knows no job of it (any more)", record, _metrics(address))
     if job["status"] == "RUNNING" and record.attempts and record.attempts[-1].ended is None:
@@ -248,7 +252,7 @@ def stop(aws: Aws, run: str) -> State:
             fix = f"It has been told to; resight cloud status {address} says when it has."
             raise ResightError(f"is still {job['status']} after {duration(STOPPING)}", where=address, fix=fix)
         time.sleep(EVERY)
-    return _state(aws, outputs, address)
+    return _state(aws, *find_run(outputs, address), job)
 
 
 def fetch(aws: Aws, run: str, out: str | None = None) -> Path:
