@@ -51,7 +51,7 @@ def choose_types(aws: Aws, allowed: Sequence[str], wanted: str | None, price: fl
     if wanted and wanted not in allowed:
         fix = f"{nearest(wanted, allowed)} The stack's parameter InstanceTypes says which.".strip()
         raise ResightError(f"{wanted} is not one of the stack's: {listed(allowed)}", where="--instance", fix=fix)
-    found = _listed_types(aws, allowed) if price is None else _offered_types(aws, allowed, price)
+    found = _listed_types(aws, allowed) if price is None else offered_types(aws, allowed, price)
     usable = sorted((one for one in found.values() if one.gpus), key=lambda one: (one.usd, one.memory, one.name))
     job = found.get(wanted) if wanted else next(iter(usable), None)
     if job is None or not job.gpus:
@@ -91,8 +91,8 @@ def _listed_types(aws: Aws, names: Sequence[str]) -> dict[str, InstanceType]:
     return found
 
 
-def _offered_types(aws: Aws, names: Sequence[str], price: float) -> dict[str, InstanceType]:
-    """Those of the types that the region has."""
+def offered_types(aws: Aws, names: Sequence[str], price: float) -> dict[str, InstanceType]:
+    """Those of the types that the region has, by name, each at ``price`` USD per hour. Raises AwsError."""
     # A filter leaves out what is not offered, where to ask for it by its name would be an error.
     filters = [{"Name": "instance-type", "Values": list(names)}]
     found = {}

@@ -17,6 +17,7 @@ import yaml
 from .. import __version__
 from ..errors import ResightError, counted, listed, nearest
 from .aws import Aws, AwsError
+from .instances import offered_types
 from .jobs import LIVE
 from .resources import (
     Thing,
@@ -289,10 +290,7 @@ def _find_network(aws: Aws, values: dict[str, str]) -> None:
 
 
 def _check_types(aws: Aws, names: list[str]) -> None:
-    # A filter leaves out what is not offered here, where to ask for it by its name would be an error.
-    filters = [{"Name": "instance-type", "Values": names}]
-    found = aws.pages("ec2", "describe_instance_types", "InstanceTypes", Filters=filters)
-    offered = sorted(one["InstanceType"] for one in found)
+    offered = sorted(offered_types(aws, names, 0.0))
     if missing := [name for name in names if name not in offered]:
         fix = f"Those that are: {listed(offered)}." if offered else "Choose another --region."
         raise ResightError(f"{missing[0]} is not offered in {aws.region}", where="--set InstanceTypes", fix=fix)
