@@ -74,20 +74,30 @@ def verb(group: typer.Typer, name: str) -> Callable[[F], F]:
     """Makes a function a verb and gives it the options that all of them have."""
 
     def register(function: F) -> F:
-        own, common = (inspect.signature(one, eval_str=True).parameters for one in (function, _common))
+        common = options_of(_common)
 
         @functools.wraps(function)
         def run(**options: Any) -> Any:
             _common(**{name: options.pop(name) for name in common})
             return function(**options)
 
-        parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*own.values(), *common.values())]
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {one.name: one.annotation for one in parameters}
+        take_options(run, options_of(function) | common)
         group.command(name, cls=_Verb)(run)
         return function
 
     return register
+
+
+def options_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The parameters of a function by name, as options: no order matters."""
+    found = inspect.signature(function, eval_str=True).parameters
+    return {name: one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for name, one in found.items()}
+
+
+def take_options(run: Callable[..., Any], options: dict[str, inspect.Parameter]) -> None:
+    """Makes typer see ``options`` as those of ``run``, which takes any."""
+    run.__signature__ = inspect.Signature(list(options.values()))  # type: ignore[attr-defined]
+    run.__annotations__ = {name: one.annotation for name, one in options.items()}
 
 
 def print_result(report: Any, as_json: bool) -> None:

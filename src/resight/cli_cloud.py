@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from . import console
-from .application import Verbs, pairs_of, quoted, say, suggest, verb, wrote
+from .application import Verbs, options_of, pairs_of, quoted, say, suggest, take_options, verb, wrote
 from .errors import ResightError
 
 if TYPE_CHECKING:
@@ -66,8 +65,8 @@ def _verb(name: str) -> Callable[[F], F]:
     """Makes a function a verb; if it takes a connection, then as its first argument."""
 
     def register(function: F) -> F:
-        own, common = (inspect.signature(one, eval_str=True).parameters for one in (function, _connection))
-        connects = "aws" in own
+        own, common = options_of(function), options_of(_connection)
+        connects = own.pop("aws", None) is not None
 
         @functools.wraps(function)
         def run(**options: Any) -> Any:
@@ -77,9 +76,7 @@ def _verb(name: str) -> Callable[[F], F]:
             with _connection(**told) as aws:
                 return function(aws, **options)
 
-        parameters = [one for one in (*own.values(), *common.values()) if one.name != "aws"]
-        parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in parameters]
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        take_options(run, own | common)
         verb(cloud_app, name)(run)
         return function
 
