@@ -121,6 +121,31 @@ def draw_squares(name: str, number: int, broken: bool = False):
     return Annotation(data[: len(data) // 2] if broken else data, tuple(boxes), width, height, f"{name}.png")
 
 
+# The least that TFOD's own protos ask for.
+_PIPELINE = """
+model { faster_rcnn {
+  num_classes: 2
+  image_resizer { keep_aspect_ratio_resizer { pad_to_max_dimension: true } }
+  feature_extractor { type: "faster_rcnn_resnet50_keras" }
+  first_stage_anchor_generator { grid_anchor_generator { scales: 1.0 aspect_ratios: 1.0 } }
+  first_stage_box_predictor_conv_hyperparams { initializer { truncated_normal_initializer { } } }
+  initial_crop_size: 14 maxpool_kernel_size: 2 maxpool_stride: 2
+  second_stage_box_predictor { mask_rcnn_box_predictor { use_dropout: false } }
+  second_stage_post_processing { score_converter: SOFTMAX }
+} }
+train_config {
+  num_steps: 10 MORE
+  optimizer { momentum_optimizer { learning_rate { constant_learning_rate { learning_rate: 0.01 } } } }
+}
+"""
+
+
+@pytest.fixture(scope="session")
+def least_pipeline():
+    """``least_pipeline(fields)``: the smallest `pipeline.config`, with these fields in its train_config."""
+    return lambda fields: _PIPELINE.replace("MORE", fields)
+
+
 @pytest.fixture(scope="session")
 def untrained(once):
     """A checkpoint of a small model for ``shapes`` with random weights, which finds something everywhere."""

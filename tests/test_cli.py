@@ -450,28 +450,9 @@ def test_show_config_prints_the_resolved_configuration_and_trains_nothing(stand_
     assert load_config(tmp_path / "shown.toml") == load_config(None, {"train.seed": 7})
 
 
-# The least that TFOD's own protos ask for.
-PIPELINE = """
-model { faster_rcnn {
-  num_classes: 2
-  image_resizer { keep_aspect_ratio_resizer { pad_to_max_dimension: true } }
-  feature_extractor { type: "faster_rcnn_resnet50_keras" }
-  first_stage_anchor_generator { grid_anchor_generator { scales: 1.0 aspect_ratios: 1.0 } }
-  first_stage_box_predictor_conv_hyperparams { initializer { truncated_normal_initializer { } } }
-  initial_crop_size: 14 maxpool_kernel_size: 2 maxpool_stride: 2
-  second_stage_box_predictor { mask_rcnn_box_predictor { use_dropout: false } }
-  second_stage_post_processing { score_converter: SOFTMAX }
-} }
-train_config {
-  num_steps: 10 use_bfloat16: true fine_tune_checkpoint: "gone/ckpt-0"
-  optimizer { momentum_optimizer { learning_rate { constant_learning_rate { learning_rate: 0.01 } } } }
-}
-"""
-
-
-def test_a_pipeline_config_trains_with_options_in_the_place_of_its_own(stand_in, tmp_path):
+def test_a_pipeline_config_trains_with_options_in_the_place_of_its_own(stand_in, tmp_path, least_pipeline):
     calls = stand_in("training.train", "train", trained())
-    (tmp_path / "pipeline.config").write_text(PIPELINE)
+    (tmp_path / "pipeline.config").write_text(least_pipeline('use_bfloat16: true fine_tune_checkpoint: "gone/ckpt-0"'))
     said = speak("train", tmp_path / "pipeline.config", "--data", "records", "--start", "none", "--batch", 3)
     ((config, _), _), = calls  # fmt: skip
     assert said.code == 0
@@ -484,15 +465,16 @@ def test_a_pipeline_config_trains_with_options_in_the_place_of_its_own(stand_in,
     assert len(calls) == 1
 
 
-def test_show_config_ends_with_what_became_of_a_pipeline_config(tmp_path):
-    (tmp_path / "pipeline.config").write_text(PIPELINE)
+def test_show_config_ends_with_what_became_of_a_pipeline_config(tmp_path, least_pipeline):
+    text = least_pipeline('use_bfloat16: true fine_tune_checkpoint: "gone/ckpt-0"')
+    (tmp_path / "pipeline.config").write_text(text)
     said = speak("train", tmp_path / "pipeline.config", "--show-config")
     assert said.code == 0
     assert re.search(r"# honoured:\n(#   line .*\n)+# ignored:\n(#   .*\n)+# refused: nothing\n# missing:\n", said.out)
     assert "train_config.use_bfloat16: true (" in said.out
     (tmp_path / "shown.toml").write_text(said.out)
     assert load_config(tmp_path / "shown.toml").train.steps == 10
-    (tmp_path / "pipeline.config").write_text(PIPELINE.replace("use_dropout: false", "use_dropout: true"))
+    (tmp_path / "pipeline.config").write_text(text.replace("use_dropout: false", "use_dropout: true"))
     said = speak("train", tmp_path / "pipeline.config", "--show-config")
     assert said.code == 2
     assert re.search(r"# refused:\n#   line 9, .*use_dropout: true", said.out) and "use_dropout: true" in said.err

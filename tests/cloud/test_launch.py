@@ -377,31 +377,13 @@ def test_expired_credentials_and_missing_permissions_are_told(deployed, plan):
         plan()
 
 
-PIPELINE = """
-model { faster_rcnn {
-  num_classes: 2
-  image_resizer { keep_aspect_ratio_resizer { pad_to_max_dimension: true } }
-  feature_extractor { type: "faster_rcnn_resnet50_keras" }
-  first_stage_anchor_generator { grid_anchor_generator { scales: 1.0 aspect_ratios: 1.0 } }
-  first_stage_box_predictor_conv_hyperparams { initializer { truncated_normal_initializer { } } }
-  initial_crop_size: 14 maxpool_kernel_size: 2 maxpool_stride: 2
-  second_stage_box_predictor { mask_rcnn_box_predictor { use_dropout: false } }
-  second_stage_post_processing { score_converter: SOFTMAX }
-} }
-train_config {
-  num_steps: 10 batch_size: 2 START
-  optimizer { momentum_optimizer { learning_rate { constant_learning_rate { learning_rate: 0.01 } } } }
-}
-"""
-
-
-def test_a_pipeline_config_goes_as_it_is_with_its_checkpoint(deployed, plan, tmp_path):
+def test_a_pipeline_config_goes_as_it_is_with_its_checkpoint(deployed, plan, tmp_path, least_pipeline):
     folder = tmp_path / "zoo/checkpoint"
     folder.mkdir(parents=True)
     for name in ("ckpt-0.index", "ckpt-0.data-00000-of-00001"):
         (folder / name).write_bytes(name.encode())
     config = tmp_path / "pipeline.config"
-    config.write_text(PIPELINE.replace("START", f'fine_tune_checkpoint: "{folder}/ckpt-0"'))
+    config.write_text(least_pipeline(f'batch_size: 2 fine_tune_checkpoint: "{folder}/ckpt-0"'))
     made = plan.carry_out(config=str(config))
     assert (made.launch.config, made.launch.start) == ("pipeline.config", "start")
     assert objects(deployed) == [
@@ -412,6 +394,6 @@ def test_a_pipeline_config_goes_as_it_is_with_its_checkpoint(deployed, plan, tmp
     assert made.command[made.command.index("--start") + 1] == f"{deployed.out}/launch/start"
     again = plan(out=f"{deployed.out}-2", again=deployed.out, config=None)
     assert again.record.launch.start == f"{deployed.out}/launch/start"
-    config.write_text(PIPELINE.replace("START", f'fine_tune_checkpoint: "{tmp_path}/gone/ckpt-0"'))
+    config.write_text(least_pipeline(f'batch_size: 2 fine_tune_checkpoint: "{tmp_path}/gone/ckpt-0"'))
     with pytest.raises(ResightError, match="gone/ckpt-0"):
         plan(config=str(config), out=f"{deployed.out}-3")
