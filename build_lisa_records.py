@@ -4,7 +4,7 @@
 import sys
 
 try:
-    from resight.tfod.build_lisa_records import main
+    from resight.cli.legacy_lisa_records import main
 except ModuleNotFoundError as error:
     print(f"error: the package '{error.name}' is not installed\n  pip install '{sys.path[0]}'", file=sys.stderr)
     sys.exit(2)

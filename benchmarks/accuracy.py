@@ -39,17 +39,17 @@ from average_precision import MEASURES, Matches, Numbers, detect_all, match_all,
 from filelock import FileLock, Timeout
 
 import resight
-from resight.boxes import Annotation, Detections
-from resight.config import Config
-from resight.data.records import open_records
-from resight.data.sources import read_source
+from resight.config.toml_text import flat
+from resight.config.tree import Config
+from resight.datasets.formats import read_source
+from resight.io.outputs import whole_folder, write_text
+from resight.io.progress import track
 from resight.models.checkpoints import LAST, load_checkpoint
-from resight.outputs import whole_folder, write_text
-from resight.progress import track
+from resight.records.reader import open_records
 from resight.scenes import HEADER, render_video
 from resight.scenes.drives import Video, plan_video
-from resight.toml_text import flat
 from resight.training.diverged import Diverged
+from resight.types import Annotation, Detections
 
 HOME = Path(__file__).with_suffix("")
 SETTINGS: dict[str, dict[str, Any]] = tomllib.loads((HOME / "settings.toml").read_text())

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from resight.boxes import Detections, pairwise_iou
-from resight.data.example import on_image
-from resight.data.images import decode
-from resight.data.records import RecordSplit
+from resight.io.images import decode
+from resight.records.example import on_image
+from resight.records.reader import RecordSplit
+from resight.types import Detections, pairwise_iou
 
 IOUS, RECALLS = np.linspace(0.5, 0.95, 10), np.linspace(0, 1, 101)
 NETWORK = (384, 640)  # short and long side of the image at which sizes are told as the network sees them

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from resight import Annotation, Box, write_records
-from resight.data.near_duplicates import group_near_duplicates
+from resight.datasets.near_duplicates import group_near_duplicates
 
 WIDTH, HEIGHT = 704, 480
 

@@ -17,9 +17,9 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from resight.boxes import Detections
 from resight.evaluation.coco import GroundTruth, coco_metrics
 from resight.evaluation.operating_point import operating_point
+from resight.types import Detections
 
 BAR = 3.0  # seconds
 OBJECTS, DETECTIONS = 7, 100  # an image

@@ -51,7 +51,7 @@ def annotations(count: int, seed: int) -> Iterator[object]:
 
 def measured_training(data: str, run: str, steps: int) -> None:
     """In a process of its own: ``resight train``, whose steps tell when they end."""
-    from resight.cli import app
+    from resight.cli.app import app
     from resight.training.loop import Training
 
     moments: list[tuple[float, float, float]] = []
@@ -99,8 +99,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.training:
         return measured_training(*args.training, args.steps)
-    from resight.data.records_folder import write_records_folder
-    from resight.labels import LabelMap
+    from resight.label_map import LabelMap
+    from resight.records.writer import write_records_folder
 
     with tempfile.TemporaryDirectory() as folder:
         best: dict[int, dict[str, float]] = {}

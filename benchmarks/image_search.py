@@ -14,7 +14,7 @@ import time
 import unicodedata
 from collections.abc import Callable
 
-from resight.data.sources import read_source
+from resight.datasets.formats import read_source
 
 FILES, LENGTH = 100_000, 200
 HEADER = "filename,width,height,class,xmin,ymin,xmax,ymax\n"

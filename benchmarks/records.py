@@ -19,11 +19,11 @@ import google_crc32c
 import numpy as np
 from PIL import Image
 
-from resight.boxes import Annotation, Box
-from resight.data.records import open_records
-from resight.data.records_folder import write_records_folder
-from resight.data.tfrecord import ShardReader, read_tfrecord
-from resight.labels import LabelMap
+from resight.label_map import LabelMap
+from resight.records.reader import open_records
+from resight.records.tfrecord import ShardReader, read_tfrecord
+from resight.records.writer import write_records_folder
+from resight.types import Annotation, Box
 
 RECORDS, BYTES, ROUNDS = 4000, 90_000, 7
 

@@ -25,11 +25,11 @@ import numpy as np
 from PIL import Image
 
 from resight import Annotation, Box, load_config
-from resight.data import storage
-from resight.data.records import open_records
-from resight.data.records_folder import write_records_folder
-from resight.labels import LabelMap
+from resight.io import object_store as storage
+from resight.label_map import LabelMap
 from resight.models.checkpoints import LAST, load_checkpoint, weights_digest
+from resight.records.reader import open_records
+from resight.records.writer import write_records_folder
 from resight.training.train import train
 
 WIDTH, HEIGHT = 704, 480

@@ -6,9 +6,9 @@ python benchmarks/tfod_checkpoint.py CHECKPOINT   (a folder, a prefix, or a name
 import sys
 import time
 
-from resight.tfod.checkpoint import read_checkpoint
-from resight.tfod.folder import find_tfod
-from resight.tfod.variables import to_state_dict
+from resight.tfod.checkpoint.folder import find_tfod
+from resight.tfod.checkpoint.reader import read_checkpoint
+from resight.tfod.checkpoint.variables import to_state_dict
 from resight.tfod.zoo import fetch
 
 source = sys.argv[1]

@@ -14,8 +14,8 @@ import time
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from resight.config import ModelConfig
-from resight.data.target import Target
+from resight.config.tree import ModelConfig
+from resight.input.target import Target
 from resight.models.build import build_model
 
 

@@ -22,17 +22,17 @@ import numpy as np
 import torch
 from timm.layers import freeze_batch_norm_2d
 
-from resight.boxes import Detections
-from resight.config import load_config, to_toml
-from resight.data.augment import mirror
-from resight.data.dataset import to_sample
-from resight.data.example import on_image
-from resight.data.images import decode
-from resight.data.records import RecordSplit, open_records
-from resight.detector import load
+from resight.config.tree import load_config, to_toml
 from resight.evaluation.coco import GroundTruth, coco_metrics
-from resight.models.backbones import lite0_weights
+from resight.fpn.backbones import lite0_weights
+from resight.inference.detector import load
+from resight.input.augment import mirror
+from resight.input.dataset import to_sample
+from resight.io.images import decode
 from resight.models.checkpoints import LAST
+from resight.records.example import on_image
+from resight.records.reader import RecordSplit, open_records
+from resight.types import Detections
 
 Detect = Callable[[np.ndarray], Detections]
 Measure = Callable[[Detect], float]

@@ -19,11 +19,11 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import FeaturePyramidNetwork, roi_align
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from resight.config import ModelConfig
-from resight.data.target import Target
+from resight.config.tree import ModelConfig
+from resight.detection.roi_align import pool
+from resight.input.target import Target
 from resight.models import build
 from resight.models.build import build_model
-from resight.models.pooling import pool
 
 BATCH, HEIGHT, WIDTH = 8, 384, 512
 

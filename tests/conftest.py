@@ -28,6 +28,8 @@ from PIL import Image
 hypothesis.settings.register_profile("resight", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("resight")
 
+pytest_plugins = ["fixtures.models", "fixtures.tfod"]
+
 COLOURS = {"red": (220, 30, 30), "blue": (30, 60, 220)}
 
 
@@ -64,7 +66,7 @@ def cache_of_its_own(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def kept_answers():
-    """``kept_answers("models/oracles/operators")``: the arrays that this oracle was given, and those it answered.
+    """``kept_answers("tfod/oracles/operators")``: the arrays that this oracle was given, and those it answered.
 
     See ``oracles.py``.
     """
@@ -77,8 +79,8 @@ def shapes(once):
 
     Every third image is portrait; ``broken=2`` cuts the images of two more records of each split in half.
     """
-    from resight.data.records_folder import write_records_folder
-    from resight.labels import LabelMap
+    from resight.label_map import LabelMap
+    from resight.records.writer import write_records_folder
 
     def make(broken: int = 0, **counts: int) -> Path:
         def write(folder: Path) -> None:
@@ -101,7 +103,7 @@ def squares():
 
 
 def draw_squares(name: str, number: int, broken: bool = False):
-    from resight.boxes import Annotation, Box
+    from resight.types import Annotation, Box
 
     draw = np.random.default_rng([len(name), number])
     width, height = (64, 96) if number % 3 == 2 else (96, 64)
@@ -151,8 +153,8 @@ def untrained(once):
     """A checkpoint of a small model for ``shapes`` with random weights, which finds something everywhere."""
     import torch
 
-    from resight.config import ModelConfig
-    from resight.labels import LabelMap
+    from resight.config.tree import ModelConfig
+    from resight.label_map import LabelMap
     from resight.models.build import build_model
     from resight.models.checkpoints import Checkpoint, ModelCard, save_checkpoint
 
@@ -226,7 +228,7 @@ class Proxy(ThreadingHTTPServer):
 
     def put(self, folder, prefix):
         """Uploads the files of a folder and returns its address."""
-        from resight.data import storage
+        from resight.io import object_store as storage
 
         address = f"s3://{self.bucket}/{prefix}"
         for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):

@@ -18,7 +18,7 @@ TESTS = Path(__file__).parent
 
 
 def kept(name: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """What an oracle, such as ``models/oracles/operators``, was given and what it answered."""
+    """What an oracle, such as ``tfod/oracles/operators``, was given and what it answered."""
     with np.load(TESTS / f"{name}.npz", allow_pickle=False) as file:
         given = {key.removeprefix("given/"): file[key] for key in file if key.startswith("given/")}
         answer = {key.removeprefix("answer/"): file[key] for key in file if key.startswith("answer/")}
@@ -50,7 +50,7 @@ def ask(name: str, write: bool) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help="which of them, such as models/oracles/operators; all by default")
+    parser.add_argument("names", nargs="*", help="which of them, such as tfod/oracles/operators; all by default")
     parser.add_argument("--write", action="store_true", help="keep the answers in place of comparing them")
     arguments = parser.parse_args()
     every = sorted(str(path.relative_to(TESTS).with_suffix("")) for path in TESTS.glob("**/oracles/*.py"))

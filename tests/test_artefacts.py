@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 import resight
-from resight.config import load_config
-from resight.data.records import open_records
+from resight.config.tree import load_config
 from resight.models.checkpoints import LAST, load_checkpoint
+from resight.records.reader import open_records
 
 ARTEFACTS = Path(__file__).parent / "artefacts"
 EXPECTED = json.loads((ARTEFACTS / "expected.json").read_text())

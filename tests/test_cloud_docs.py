@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 import resight
-from resight.cli import app
+from resight.cli.app import app
 from resight.errors import ResightError
 
 DOCS = Path(resight.__file__).parents[2] / "docs"

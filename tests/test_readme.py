@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from typer.testing import CliRunner
 
 import resight
-from resight.cli import app
+from resight.cli.app import app
 
 ROOT = Path(resight.__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

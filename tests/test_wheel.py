@@ -24,7 +24,7 @@ SMALL_DEMO = """
 if __name__ == "__main__":
     import sys
     import resight
-    from resight import demo
+    from resight.commands import demo
     from resight.__main__ import main
 
     config, scenes = demo.demo_config, demo.make_scenes
@@ -72,7 +72,7 @@ def test_every_file_of_the_package_is_in_it_and_no_other(contents):
         for path in package.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert {"resight/py.typed", "resight/cli.py"} <= files.keys()
+    assert {"resight/py.typed", "resight/cli/app.py"} <= files.keys()
     beside = f"resight-{resight.__version__}.dist-info/"
     assert {name: data for name, data in contents.items() if not name.startswith(beside)} == files
 

@@ -8,36 +8,36 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from .boxes import Annotation, Box, Detections
-    from .checking import check_data
-    from .config import load_config
-    from .data.build import build_data, write_records
-    from .data.show import show_data
-    from .detector import load
+    from .commands.check import check_data
+    from .commands.predict import predict
+    from .commands.show import show_data
+    from .config.tree import load_config
+    from .datasets.build import build_data, write_records
     from .errors import ResightError
     from .evaluation.evaluate import evaluate
-    from .exporting import export
-    from .prediction import predict
+    from .exporting.export import export
+    from .inference.detector import load
     from .training.train import train
+    from .types import Annotation, Box, Detections
 
 _HOMES = {
-    "Annotation": "boxes",
-    "Box": "boxes",
-    "Detections": "boxes",
+    "Annotation": "types",
+    "Box": "types",
+    "Detections": "types",
     "ResightError": "errors",
-    "build_data": "data.build",
-    "check_data": "checking",
+    "build_data": "datasets.build",
+    "check_data": "commands.check",
     "evaluate": "evaluation.evaluate",
-    "export": "exporting",
-    "load": "detector",
-    "load_config": "config",
-    "predict": "prediction",
-    "show_data": "data.show",
+    "export": "exporting.export",
+    "load": "inference.detector",
+    "load_config": "config.tree",
+    "predict": "commands.predict",
+    "show_data": "commands.show",
     "train": "training.train",
-    "write_records": "data.build",
+    "write_records": "datasets.build",
 }
 
 __all__ = [

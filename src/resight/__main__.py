@@ -23,7 +23,7 @@ def main() -> NoReturn:
         signal.signal(signal.SIGTERM, lambda *_: None)
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    from .cli import app
+    from .cli.app import app
 
     signal.signal(signal.SIGINT, before)
     try:

@@ -26,11 +26,11 @@ import torch
 from PIL import Image
 
 import resight
-from resight.config import Config, load_config, to_toml
-from resight.data.records import open_records
-from resight.labels import LabelMap
+from resight.config.tree import Config, load_config, to_toml
+from resight.label_map import LabelMap
 from resight.models.build import build_model
 from resight.models.checkpoints import Checkpoint, ModelCard, load_checkpoint, save_checkpoint
+from resight.records.reader import open_records
 
 COLOURS = {"blue": (30, 60, 220), "red": (220, 30, 30)}
 CHANNELS = 6  # of each layer that are not zero, but for those whose outputs are the answer

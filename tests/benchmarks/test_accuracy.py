@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 import resight
-from resight.boxes import Annotation, Box, Detections
-from resight.data.records import open_records
+from resight.records.reader import open_records
 from resight.training.diverged import Diverged
 from resight.training.state import TrainResult
+from resight.types import Annotation, Box, Detections
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 accuracy = importlib.import_module("accuracy")

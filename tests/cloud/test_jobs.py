@@ -10,13 +10,13 @@ import boto3
 import pytest
 from typer.testing import CliRunner
 
-from resight.cli import app
+from resight.cli.app import app
 from resight.cloud import jobs
 from resight.cloud.aws import Aws
 from resight.cloud.jobs import logs, status, stop
 from resight.cloud.launch import Request, launch, plan_launch
-from resight.data import storage
 from resight.errors import ResightError
+from resight.io import object_store as storage
 from resight.training.run_record import Attempt, update_run_record
 
 

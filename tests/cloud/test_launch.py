@@ -10,11 +10,11 @@ import boto3
 import pytest
 from typer.testing import CliRunner
 
-from resight.cli import app
+from resight.cli.app import app
 from resight.cloud.aws import Aws
 from resight.cloud.launch import Request, launch, plan_launch
-from resight.data import storage
 from resight.errors import ResightError
+from resight.io import object_store as storage
 from resight.training.run_record import Attempt, read_run_record, update_run_record
 
 MODEL = '[model]\nname = "test_efficientnet"\nstart = "none"\nmin_size = 64\nmax_size = 96\n'
@@ -130,7 +130,7 @@ def test_without_a_terminal_nothing_is_launched_unless_told_to(deployed, config,
 
 @pytest.mark.parametrize(("answer", "code", "launched"), [("n\n", 2, 0), ("y\n", 0, 1)])
 def test_on_a_terminal_it_is_asked(deployed, prices, config, monkeypatch, answer, code, launched):
-    monkeypatch.setattr("resight.cli_cloud.sys", SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True)))
+    monkeypatch.setattr("resight.cli.cloud.sys", SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True)))
     words = ["launch", config, "--data", deployed.records, "-o", deployed.out, "--max-hours", 1, "--max-cost", 1]
     words = [*map(str, words), "--stack", deployed.stack]
     result = CliRunner().invoke(app, ["cloud", *words], input=answer)
@@ -264,7 +264,7 @@ def test_published_weights_go_with_the_launch(deployed, plan, config, monkeypatc
 
 
 def test_a_model_of_tfods_goes_with_its_files(tmp_path):
-    from resight.config import load_config
+    from resight.config.tree import load_config
     from resight.training.start import start_files, start_name
 
     (tmp_path / "model/checkpoint").mkdir(parents=True)

@@ -5,7 +5,7 @@ import pytest
 from moto.batch.models import batch_backends
 from moto.cloudformation.models import Event, cloudformation_backends
 
-from resight.cli import app
+from resight.cli.app import app
 from resight.cloud import stack
 from resight.cloud.aws import Aws, AwsError
 from resight.errors import ResightError

@@ -12,8 +12,8 @@ import boto3
 from typer.testing import CliRunner
 
 import resight
-from resight.cli import app
-from resight.data import storage
+from resight.cli.app import app
+from resight.io import object_store as storage
 from resight.models.checkpoints import LAST, load_checkpoint
 from resight.training.run_record import read_run_record
 

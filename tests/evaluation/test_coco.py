@@ -5,8 +5,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from resight.boxes import Detections
 from resight.evaluation.coco import MEASURES, GroundTruth, coco_metrics
+from resight.types import Detections
 
 CLASSES = ("stop", "yield", "merge")
 

@@ -12,18 +12,18 @@ import pytest
 from PIL import Image
 
 import resight
-from resight.boxes import Detections
-from resight.config import Config, DataConfig, TfodConfig, load_config, to_toml
-from resight.data.example import Record, encode_example
-from resight.data.images import decode
-from resight.data.records import open_records
-from resight.data.tfrecord import TFRecordWriter
+from resight.config.most_detections import MostDetections
+from resight.config.tree import Config, DataConfig, TfodConfig, load_config, to_toml
 from resight.errors import ResightError
 from resight.evaluation import evaluate as module
 from resight.evaluation.coco import GroundTruth
 from resight.evaluation.evaluate import evaluate, measure, parse_requirements
-from resight.labels import LabelMap, to_pbtxt
-from resight.most_detections import MostDetections
+from resight.io.images import decode
+from resight.label_map import LabelMap, to_pbtxt
+from resight.records.example import Record, encode_example
+from resight.records.reader import open_records
+from resight.records.tfrecord import TFRecordWriter
+from resight.types import Detections
 
 ROOT = Path(resight.__file__).parents[2]
 DATA_CLASSES = ("signalAhead", "stop", "yield")  # the order of the label map
@@ -114,7 +114,7 @@ def model(monkeypatch):
         detector.loaded.append((arguments, options))
         return detector
 
-    monkeypatch.setitem(sys.modules, "resight.detector", SimpleNamespace(load=load))
+    monkeypatch.setitem(sys.modules, "resight.inference.detector", SimpleNamespace(load=load))
     return detector
 
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resight.boxes import Detections
 from resight.evaluation.coco import GroundTruth
 from resight.evaluation.operating_point import OperatingPoint, match, operating_point, point_at, sentence
+from resight.types import Detections
 
 CLASSES = ("stop", "yield")
 

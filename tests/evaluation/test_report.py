@@ -6,10 +6,10 @@ import json
 
 import numpy as np
 
-from resight.boxes import Detections
 from resight.evaluation import report
 from resight.evaluation.coco import GroundTruth, coco_metrics
 from resight.evaluation.operating_point import OperatingPoint
+from resight.types import Detections
 
 CLASSES = ("stop", "yield", "merge", "noRightTurn")
 

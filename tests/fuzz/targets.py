@@ -16,31 +16,31 @@ import torch
 from PIL import Image
 from safetensors.numpy import load, save
 
-from resight.boxes import Annotation, Box
-from resight.config import Config, ModelConfig, load_config, parse_set, to_toml
-from resight.data.example import decode_example
-from resight.data.images import decode, probe, upright
-from resight.data.index import INDEX, Shard, load_index
-from resight.data.near_duplicates import perceptual_hash
-from resight.data.records import INFO, open_records
-from resight.data.records_folder import write_records_folder
-from resight.data.sources import read_source
-from resight.data.split import follow_split_file
-from resight.data.summary import findings
-from resight.data.tfrecord import TFRecordWriter, read_tfrecord
+from resight.commands.predict import _written_before
+from resight.commands.runs import read_runs, runs_table
+from resight.config.tree import Config, ModelConfig, load_config, parse_set, to_toml
+from resight.datasets.formats import read_source
+from resight.datasets.near_duplicates import perceptual_hash
+from resight.datasets.split import follow_split_file
+from resight.datasets.summary import findings
+from resight.detection.anchors import AnchorSettings
 from resight.evaluation.evaluate import _is_ours
-from resight.exporting.exported import read_card
-from resight.labels import LabelMap, read_label_map, to_pbtxt
-from resight.models.anchors import AnchorSettings
+from resight.inference.exported import read_card
+from resight.io.images import decode, probe, upright
+from resight.label_map import LabelMap, read_label_map, to_pbtxt
 from resight.models.checkpoints import Checkpoint, ModelCard, load_checkpoint, save_checkpoint
 from resight.models.remote import fetch
-from resight.prediction import _written_before
-from resight.runs import read_runs, runs_table
-from resight.tfod.checkpoint import parse_index, read_checkpoint
-from resight.tfod.folder import find_tfod
-from resight.tfod.pipeline_config import examine_pipeline
+from resight.records.example import decode_example
+from resight.records.index import INDEX, Shard, load_index
+from resight.records.reader import INFO, open_records
+from resight.records.tfrecord import TFRecordWriter, read_tfrecord
+from resight.records.writer import write_records_folder
+from resight.tfod.checkpoint.folder import find_tfod
+from resight.tfod.checkpoint.reader import parse_index, read_checkpoint
+from resight.tfod.pipeline.config import examine_pipeline
 from resight.training.run_folder import forget_metrics
 from resight.training.run_record import parse_run_record
+from resight.types import Annotation, Box
 
 Run = Callable[[bytes, Path], object]
 
@@ -81,7 +81,7 @@ def look_at_picture(data: bytes, _: Path) -> None:
     for look in (probe, decode, upright):
         with suppress(ResightError):
             look(data, "a.png")
-    from resight.data.images import open_image
+    from resight.io.images import open_image
 
     image = open_image(data, "a.png")
     with suppress(Exception):  # what Pillow raises is expected of it, and told by who calls it
@@ -273,7 +273,7 @@ def open_table(data: bytes, folder: Path) -> None:
 
 
 def graph(data: bytes, _: Path) -> None:
-    from resight.tfod.checkpoint import _decode
+    from resight.tfod.checkpoint.reader import _decode
 
     _decode("Graph", data, "graph")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from resight.cli import app
+from resight.cli.app import app
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "image" / "run.py"

@@ -9,18 +9,13 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from resight.config import Config, ModelConfig, load_config
+from resight.config.tree import Config, ModelConfig, load_config
+from resight.detection.anchors import AnchorSettings
 from resight.errors import ResightError
-from resight.labels import LabelMap
+from resight.io.outputs import is_partial
+from resight.label_map import LabelMap
 from resight.models import checkpoints
-from resight.models.anchors import AnchorSettings
-from resight.models.checkpoints import (
-    Checkpoint,
-    ModelCard,
-    load_checkpoint,
-    save_checkpoint,
-)
-from resight.outputs import is_partial
+from resight.models.checkpoints import Checkpoint, ModelCard, load_checkpoint, save_checkpoint
 from resight.training.optimizer_state import optimizer_tensors, restore_optimizer
 from resight.training.schedule import build_optimizer
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from resight.errors import ResightError
 from resight.tfod import zoo
-from resight.tfod.folder import find_tfod
-from resight.tfod.variables import checkpoint_keys
+from resight.tfod.checkpoint.folder import find_tfod
+from resight.tfod.checkpoint.variables import checkpoint_keys
 
 NAME = "faster_rcnn_resnet50_v1_640x640_coco17_tpu-8"
 

@@ -8,8 +8,8 @@ from functools import partial
 
 import pytest
 
-from resight.data.storage import StorageError
 from resight.errors import ResightError
+from resight.io.object_store import StorageError
 from resight.models.checkpoints import LAST, load_checkpoint
 from resight.training import attempt
 from resight.training import train as module

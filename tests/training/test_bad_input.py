@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 import torch
 
-from resight.data.dataset import Item, TrainingSet
-from resight.data.example import encode_example
-from resight.data.records import open_records
-from resight.data.records_folder import write_records_folder
-from resight.data.storage import StorageError
-from resight.data.target import Target
-from resight.data.tfrecord import TFRecordWriter
+from resight.commands.predict import predict
 from resight.errors import ResightError
 from resight.evaluation.coco import MEASURES, CocoMetrics
 from resight.evaluation.evaluate import evaluate
 from resight.evaluation.operating_point import OperatingPoint
-from resight.labels import LabelMap
+from resight.input.dataset import Item, TrainingSet
+from resight.input.target import Target
+from resight.io.object_store import StorageError
+from resight.label_map import LabelMap
 from resight.models.checkpoints import BEST, LAST, load_checkpoint, save_checkpoint
-from resight.prediction import predict
+from resight.records.example import encode_example
+from resight.records.reader import open_records
+from resight.records.tfrecord import TFRecordWriter
+from resight.records.writer import write_records_folder
 from resight.training import loop
 from resight.training.journal import Journal
 from resight.training.loop import Training

@@ -14,20 +14,13 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from resight.cli import app
-from resight.config import to_toml
-from resight.data import storage
+from resight.cli.app import app
+from resight.config.tree import to_toml
+from resight.io import object_store as storage
 from resight.models.checkpoints import LAST, load_checkpoint, weights_digest
 from resight.models.remote import objects_of, pointed
 from resight.training import attempt, remote_run
-from resight.training.run_record import (
-    Launch,
-    Limits,
-    RunRecord,
-    read_run_record,
-    update_run_record,
-    write_run_record,
-)
+from resight.training.run_record import Launch, Limits, RunRecord, read_run_record, update_run_record, write_run_record
 from resight.training.train import train
 
 OPTIONS = {"train__steps": 6, "train__schedule": "constant", "train__warmup_steps": 0}

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from resight.config import load_config
-from resight.data.records_folder import write_records_folder
+from resight.config.tree import load_config
 from resight.errors import ResightError
-from resight.labels import LabelMap
+from resight.label_map import LabelMap
+from resight.records.writer import write_records_folder
 from resight.training.plan import _steps, make_plan
 from resight.training.start import start_model
 

@@ -43,7 +43,7 @@ def launched(config, run, *arguments, **environment):
 
 
 def toml(config):
-    from resight.config import to_toml
+    from resight.config.tree import to_toml
 
     return to_toml(config)
 

@@ -8,12 +8,12 @@ import pytest
 from typer.testing import CliRunner
 
 import resight
-from resight.cli import app
-from resight.config import load_config
-from resight.data import storage
-from resight.data.storage import StorageError
+from resight.cli.app import app
+from resight.config.tree import load_config
 from resight.errors import ResightError
 from resight.evaluation.evaluate import evaluate
+from resight.io import object_store as storage
+from resight.io.object_store import StorageError
 from resight.models.checkpoints import LAST, load_checkpoint, weights_digest
 from resight.models.remote import fetch, fetch_config, fetch_model, objects_of, pointed
 from resight.training import remote_run

@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from resight.config import load_config
+from resight.config.tree import load_config
 from resight.errors import ResightError
-from resight.labels import LabelMap, read_label_map
+from resight.label_map import LabelMap, read_label_map
 from resight.models.checkpoints import BEST, LAST, find_checkpoint
 from resight.training.run_folder import check_run, describe_run, forget_metrics, hold, new_run
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resight.data import storage
-from resight.data.storage import Conflict
 from resight.errors import ResightError
+from resight.io import object_store as storage
+from resight.io.object_store import Conflict
 from resight.training import run_record
 from resight.training.run_record import (
     HEARTBEAT,

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from resight.config import load_config
+from resight.config.tree import load_config
 from resight.training.schedule import BACKBONE_RATE, AveragedWeights, base_rate, build_optimizer, rate_at, set_rate
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import resight
-from resight.config import load_config, to_toml
+from resight.config.tree import load_config, to_toml
 from resight.models.checkpoints import BEST, LAST, load_checkpoint
 from resight.training.loop import Training
 from resight.training.train import train

@@ -14,15 +14,15 @@ import pytest
 import torch
 
 import resight
-from resight.cli import app
-from resight.config import load_config
-from resight.data.dataset import TrainingSet
-from resight.data.order import Item
-from resight.detector import load
+from resight.cli.app import app
+from resight.config.tree import load_config
 from resight.errors import ResightError
 from resight.evaluation.coco import MEASURES, CocoMetrics
 from resight.evaluation.evaluate import measure
 from resight.evaluation.operating_point import OperatingPoint
+from resight.inference.detector import load
+from resight.input.dataset import TrainingSet
+from resight.input.sampler import Item
 from resight.models.checkpoints import BEST, LAST, load_checkpoint
 from resight.training import loop
 from resight.training import train as module
@@ -321,8 +321,8 @@ def test_a_run_goes_on_with_its_own_model_and_classes_only(whole, shapes, tiny, 
     whole = shutil.copytree(whole, tmp_path / "run")
     from dataclasses import replace
 
-    from resight.data.records_folder import write_records_folder
-    from resight.labels import LabelMap
+    from resight.label_map import LabelMap
+    from resight.records.writer import write_records_folder
 
     stored = (whole / "config.toml").read_text()
     told = (whole / "environment.json").read_text()
@@ -621,7 +621,7 @@ def test_a_training_that_can_use_nothing_ends(shapes, tiny, tmp_path, monkeypatc
     def broken(self, item):
         return ResightError("is damaged")
 
-    monkeypatch.setattr("resight.data.dataset.TrainingSet.__getitem__", broken)
+    monkeypatch.setattr("resight.input.dataset.TrainingSet.__getitem__", broken)
     with pytest.raises(ResightError, match="no record of the training split can be used"):
         train(tiny(shapes(train=3), train__steps=9, data__on_bad_record="skip"), tmp_path)
 

@@ -13,11 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..data import storage
-from ..data.storage import is_remote
 from ..errors import ResightError, escaped
-from ..files import parse_json
-from ..progress import duration
+from ..io import object_store as storage
+from ..io.files import parse_json
+from ..io.object_store import is_remote
+from ..io.progress import duration
 from ..training.run_record import Launch, RunRecord, read_run_record
 from .aws import Aws, AwsError
 

@@ -13,12 +13,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..config import Config, load_config
-from ..data import storage
-from ..data.storage import Conflict, is_remote
+from ..config.tree import Config, load_config
 from ..errors import ResightError, counted
-from ..files import IS_RECORD, TEXT, read_file
-from ..tfod.pipeline_config import examine_pipeline, is_pipeline
+from ..io import object_store as storage
+from ..io.files import IS_RECORD, TEXT, read_file
+from ..io.object_store import Conflict, is_remote
+from ..tfod.pipeline.config import examine_pipeline, is_pipeline
 from ..training.run_record import (
     LAUNCH,
     PUBLISHED,

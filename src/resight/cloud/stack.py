@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from .. import __version__
+from .._version import __version__
 from ..errors import ResightError, counted, listed, nearest
 from .aws import Aws, AwsError
 from .instances import offered_types

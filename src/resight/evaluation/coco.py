@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from hotcoco import COCO, COCOeval
 
-from ..boxes import Detections
+from ..types import Detections
 
 if TYPE_CHECKING:
-    from ..data.example import Record
+    from ..records.example import Record
 
 SIZES = ("all", "small", "medium", "large")  # square pixels: any, < 32^2, 32^2..96^2, > 96^2
 STANDARD = 100  # detections of one class in one image that COCO's numbers count

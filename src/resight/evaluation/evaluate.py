@@ -13,25 +13,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..arguments import check_types, kinds_of
-from ..boxes import Detections, named_split
-from ..config import DataConfig, load_config
-from ..data import storage
-from ..data.storage import is_remote
+from ..config.tree import DataConfig, load_config
 from ..errors import ResightError, counted, listed, nearest
-from ..files import read_json
-from ..labels import LabelMap
-from ..outputs import check_local, check_place, write_text
-from ..progress import track
-from ..tfod.folder import find_pipeline
-from ..tfod.pipeline_config import records_of
+from ..io import object_store as storage
+from ..io.files import read_json
+from ..io.object_store import is_remote
+from ..io.outputs import check_local, check_place, write_text
+from ..io.progress import track
+from ..label_map import LabelMap
+from ..tfod.checkpoint.folder import find_pipeline
+from ..tfod.pipeline.config import records_of
+from ..types import Detections, named_split
 from . import report
 from .coco import STANDARD, CocoMetrics, GroundTruth, coco_metrics, measures_of
 from .operating_point import OperatingPoint, operating_point, point_at
 
 if TYPE_CHECKING:
-    from ..data.example import Record
-    from ..data.records import Records, RecordSplit
-    from ..detector import Detector
+    from ..inference.detector import Detector
+    from ..records.example import Record
+    from ..records.reader import Records, RecordSplit
 
 METRICS_FILE = "metrics.json"
 
@@ -104,8 +104,8 @@ def evaluate(
         ResightError: the model or the data cannot be used, a record is damaged, or the output cannot be written.
     """
     # The detector is not needed by the training loop, which shares ``measure``.
-    from ..data.records import open_configured
-    from ..detector import load
+    from ..inference.detector import load
+    from ..records.reader import open_configured
 
     check_types(locals(), kinds_of(evaluate), "evaluate")
     split = named_split(split)
@@ -189,8 +189,8 @@ def truth_of(detector: Detector, record: Record, labels: np.ndarray, image: np.n
     Raises:
         ResightError: the dialect refuses a box of the record, which is at ``where``.
     """
-    from ..data.example import on_image
-    from ..data.tfod_boxes import tfod_boxes
+    from ..records.example import on_image
+    from ..tfod.boxes import tfod_boxes
 
     if detector.tfod:
         record, labels = tfod_boxes(record, labels, detector.tfod.evaluated_boxes, where)

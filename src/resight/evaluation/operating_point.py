@@ -9,8 +9,8 @@ from operator import itemgetter
 
 import numpy as np
 
-from ..boxes import Detections, pairwise_iou
-from ..defaults import SCORE
+from ..config.defaults import SCORE
+from ..types import Detections, pairwise_iou
 from .coco import GroundTruth
 
 _IOU = 0.5

@@ -8,16 +8,16 @@ import timm
 import torch
 from torch import nn
 
-from ..config import TFOD_MODELS, ModelConfig, TfodConfig
+from ..config.most_detections import MostDetections
+from ..config.tree import TFOD_MODELS, ModelConfig, TfodConfig
+from ..detection.anchors import AnchorSettings
+from ..detection.folding import example, fold_norms
+from ..detection.heads import ConvFCHead, Predictor, RPNHead, TwoMLPHead, as_channels_last
 from ..errors import ResightError, listed, nearest
-from ..most_detections import MostDetections
-from . import backbones
-from .anchors import AnchorSettings
-from .faster_rcnn import FasterRCNN, InputSettings, Limits
-from .folding import example, fold_norms
-from .heads import ConvFCHead, Predictor, RPNHead, TwoMLPHead, as_channels_last
-from .tfod_parts import anchor_settings
-from .tfod_rcnn import TfodRCNN
+from ..fpn import backbones
+from ..fpn.faster_rcnn import FasterRCNN, InputSettings, Limits
+from ..tfod.faster_rcnn import TfodRCNN
+from ..tfod.parts import anchor_settings
 
 Model = FasterRCNN | TfodRCNN
 

@@ -19,17 +19,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .. import __version__
-from ..config import Config, Fraction, ModelConfig, to_toml
+from .._version import __version__
+from ..config.tree import Config, Fraction, ModelConfig, to_toml
+from ..detection.anchors import AnchorSettings
+from ..detection.heads import norm_eps, set_norm_eps
 from ..errors import ResightError
-from ..files import check_regular, parse_json
-from ..labels import LabelMap, parse_label_map, to_pbtxt
-from ..misplaced import meant
-from ..outputs import whole_file
-from .anchors import AnchorSettings
+from ..fpn.faster_rcnn import FasterRCNN
+from ..io.files import check_regular, parse_json
+from ..io.misplaced import meant
+from ..io.outputs import whole_file
+from ..label_map import LabelMap, parse_label_map, to_pbtxt
 from .build import Model, build_model, default_anchors
-from .faster_rcnn import FasterRCNN
-from .heads import norm_eps, set_norm_eps
 
 FORMAT = 1
 KEY = "resight"

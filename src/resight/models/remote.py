@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..data import storage
-from ..data.index import cache_folder
-from ..data.storage import Object, StorageError
 from ..errors import ResightError, shown
-from ..files import IS_RECORD, SMALL, read_json
-from ..outputs import check_place, write_text
+from ..io import object_store as storage
+from ..io.files import IS_RECORD, SMALL, read_json
+from ..io.object_store import Object, StorageError
+from ..io.outputs import check_place, write_text
+from ..records.index import cache_folder
 from .checkpoints import BEST, LAST
 
 log = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import ResightError
-from ..outputs import whole_folder
-from ..progress import track as progress
+from ..io.outputs import whole_folder
+from ..io.progress import track as progress
 from .drives import Video, plan_video
 from .painting import Scenery, compose
 from .roadside import develop

@@ -19,13 +19,13 @@ from typing import IO
 
 from filelock import FileLock, Timeout
 
-from ..data.index import cache_folder
 from ..errors import ResightError, listed, nearest, reading
-from ..files import open_file, read_file
-from ..outputs import whole_folder, write_text
-from ..progress import meter
-from .checkpoint import read_checkpoint
-from .folder import find_tfod
+from ..io.files import open_file, read_file
+from ..io.outputs import whole_folder, write_text
+from ..io.progress import meter
+from ..records.index import cache_folder
+from .checkpoint.folder import find_tfod
+from .checkpoint.reader import read_checkpoint
 
 log = logging.getLogger(__name__)
 

@@ -19,9 +19,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..data.storage import is_remote
 from ..errors import ResightError, counted
-from ..progress import duration
+from ..io.object_store import is_remote
+from ..io.progress import duration
 from .control import Control
 from .instance_metadata import InstanceMetadata, Notice, find_service
 from .ranks import Ranks
@@ -69,7 +69,7 @@ def watching(run: Path | str, control: Control, ranks: Ranks) -> Iterator[Watch]
     try:
         yield watch
     except BaseException as error:
-        from ..console import code_of  # above this in the order of things, and needed for a failure alone
+        from ..cli.guard import code_of  # above this in the order of things, and needed for a failure alone
 
         watch.end("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", code_of(error))
         raise

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from ..data.dataset import TrainingExample
 from ..drawing import draw
 from ..errors import ResightError
+from ..input.dataset import TrainingExample
 
 ADVICE = (
     "Try a lower train.learning_rate or train.clip_norm, a longer train.warmup_steps, and look at the pictures of the "

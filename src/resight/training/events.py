@@ -12,7 +12,7 @@ from pathlib import Path
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 
-from ..data.tfrecord import TFRecordWriter
+from ..records.tfrecord import TFRecordWriter
 
 
 class EventWriter:

@@ -17,9 +17,9 @@ from datetime import UTC, datetime
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import urlsplit
 
-from ..data.storage import is_remote
 from ..errors import ResightError
-from ..files import parse_json
+from ..io.files import parse_json
+from ..io.object_store import is_remote
 
 log = logging.getLogger(__name__)
 

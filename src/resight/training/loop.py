@@ -16,21 +16,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.dataset import TrainingExample, TrainingSet
-from ..data.loader import load_batches
-from ..data.records import RecordSplit
-from ..data.storage import StorageError
-from ..data.target import Target
-from ..detector import Detector
 from ..drawing import draw
 from ..errors import ResightError, counted
 from ..evaluation.coco import CocoMetrics, GroundTruth
 from ..evaluation.evaluate import mean_losses, measure, truth_of
 from ..evaluation.operating_point import OperatingPoint
 from ..evaluation.report import as_tfod
+from ..inference.detector import Detector
+from ..input.dataset import TrainingExample, TrainingSet
+from ..input.loader import load_batches
+from ..input.target import Target
+from ..io.object_store import StorageError
+from ..io.progress import Meter, duration, meter
 from ..models.build import Model
 from ..models.checkpoints import BEST, LAST, Checkpoint, ModelCard, save_checkpoint
-from ..progress import Meter, duration, meter
+from ..records.reader import RecordSplit
 from .control import Control
 from .diverged import ADVICE, Diverged, write_batch
 from .journal import Journal

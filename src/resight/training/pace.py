@@ -7,7 +7,7 @@ from collections import defaultdict, deque
 from statistics import fmean
 from typing import Literal
 
-from ..tiles import looks
+from ..inference.tiles import looks
 from .plan import Plan
 
 RECENT = 50  # steps by which the next ones are judged

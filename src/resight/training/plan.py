@@ -9,19 +9,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..config import Config, ModelConfig
-from ..data.augment import HANDED, suggest_flip_pairs
-from ..data.dataset import boxes_beyond, network_boxes, training_batches, usable_boxes
-from ..data.order import EndlessBatches
-from ..data.records import Records, RecordSplit, open_configured
-from ..data.storage import is_remote
-from ..defaults import EPOCHS, LEAST_STEPS, MOST_STEPS
+from ..config.defaults import EPOCHS, LEAST_STEPS, MOST_STEPS
+from ..config.most_detections import MostDetections
+from ..config.tree import Config, ModelConfig
+from ..detection.anchors import AnchorSettings, fit_anchors, reachable_iou
 from ..errors import ResightError, counted, listed
-from ..models.anchors import AnchorSettings, fit_anchors, reachable_iou
+from ..fpn.pretrained import has_detection_weights
+from ..input.augment import HANDED, suggest_flip_pairs
+from ..input.dataset import boxes_beyond, network_boxes, training_batches, usable_boxes
+from ..input.sampler import EndlessBatches
+from ..io.object_store import is_remote
 from ..models.build import check_name, default_anchors, level_strides
 from ..models.checkpoints import Checkpoint
-from ..models.starts import has_detection_weights
-from ..most_detections import MostDetections
+from ..records.reader import Records, RecordSplit, open_configured
 from .schedule import base_rate
 from .start import Start, find_start
 

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.dataset import TrainingExample, TrainingSet
-from ..data.loader import PREFETCH
-from ..data.target import Target, network_size
 from ..errors import ResightError, counted
-from ..progress import duration
+from ..input.dataset import TrainingExample, TrainingSet
+from ..input.loader import PREFETCH
+from ..input.target import Target, network_size
+from ..io.progress import duration
 from .pace import Pace
 from .plan import Plan
 from .ranks import ALONE, Ranks

@@ -22,9 +22,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..data.loader import signals_blocked
+from ..detection.processes import Shared
 from ..errors import ResightError
-from ..models.shared import Shared
+from ..input.loader import signals_blocked
 
 log = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..data import storage
-from ..data.storage import Conflict, Passing, StorageError
 from ..errors import ResightError
+from ..io import object_store as storage
+from ..io.object_store import Conflict, Passing, StorageError
+from ..io.outputs import is_partial
 from ..models.checkpoints import LAST
 from ..models.remote import POINTERS, fetch, local_folder, named_as, objects_of, pointed
-from ..outputs import is_partial
 from .ranks import Ranks
 from .run_folder import METRICS
 from .run_record import FILE, LAUNCH

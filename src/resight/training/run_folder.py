@@ -16,13 +16,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ..config import Config, to_toml
+from ..config.tree import Config, to_toml
 from ..errors import ResightError, listed
-from ..files import LARGE, parse_json, read_file
-from ..labels import LabelMap, to_pbtxt
+from ..io.files import LARGE, parse_json, read_file
+from ..io.outputs import clear_partials, is_partial, write_text
+from ..label_map import LabelMap, to_pbtxt
 from ..models.checkpoints import LAST
-from ..outputs import clear_partials, is_partial, write_text
-from ..tfod.folder import PIPELINE
+from ..tfod.checkpoint.folder import PIPELINE
 from .run_record import FILE, LAUNCH, git_commit
 
 METRICS = "metrics.jsonl"
@@ -129,7 +129,7 @@ def environment() -> dict[str, Any]:
     import torch
     import torchvision
 
-    from .. import __version__
+    from .._version import __version__
 
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

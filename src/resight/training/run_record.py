@@ -19,13 +19,13 @@ from typing import Annotated, Any, Literal, overload
 from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from ..config import explain
-from ..data import storage
-from ..data.storage import Conflict, is_remote
+from ..config.tree import explain
 from ..errors import ResightError, counted, nearest
-from ..files import SMALL, parse_json, read_file
-from ..outputs import write_text
-from ..progress import duration
+from ..io import object_store as storage
+from ..io.files import SMALL, parse_json, read_file
+from ..io.object_store import Conflict, is_remote
+from ..io.outputs import write_text
+from ..io.progress import duration
 
 FILE = "run.json"
 LAUNCH = "launch"  # folder of a run: what a launch puts there before the first attempt

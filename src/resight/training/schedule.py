@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..config import TrainConfig
+from ..config.tree import TrainConfig
 
 Model = TypeVar("Model", bound=nn.Module)
 LONGEST_WARMUP = 0.1  # of the training

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import ValidationError
 
-from ..config import Config, ModelConfig, explain
-from ..data.storage import is_remote
+from ..config.tree import Config, ModelConfig, explain
+from ..detection.anchors import AnchorSettings
+from ..detection.heads import count_parameters, set_norm_eps
 from ..errors import ResightError, nearest
-from ..models.anchors import AnchorSettings
+from ..fpn.pretrained import PACKAGED, load_detector, load_pretrained, write_published
+from ..io.object_store import is_remote
 from ..models.build import Model, build_model
 from ..models.checkpoints import Checkpoint, find_checkpoint, load_checkpoint
-from ..models.heads import count_parameters, set_norm_eps
 from ..models.remote import fetch_model
-from ..models.starts import PACKAGED, load_detector, load_pretrained, write_published
 from ..random_streams import stream_seed
-from ..tfod.checkpoint import Variables, read_checkpoint
-from ..tfod.folder import PIPELINE, find_tfod
-from ..tfod.trained import read_settings
-from ..tfod.variables import load_start
+from ..tfod.checkpoint.folder import PIPELINE, find_tfod
+from ..tfod.checkpoint.reader import Variables, read_checkpoint
+from ..tfod.checkpoint.trained import read_settings
+from ..tfod.checkpoint.variables import load_start
 from ..tfod.zoo import NAMES, fetch
 from .run_record import PUBLISHED
 

@@ -16,14 +16,14 @@ from typing import Any
 import torch
 
 from ..arguments import check_types, kinds_of
-from ..config import LENGTHS, Config, ModelConfig, load_config, to_toml
-from ..data.storage import is_remote
+from ..config.toml_text import flat, toml_value
+from ..config.tree import LENGTHS, Config, ModelConfig, load_config, to_toml
 from ..errors import ResightError, counted
+from ..io.object_store import is_remote
+from ..io.outputs import is_address
+from ..io.progress import speaks_json
 from ..models.build import Model, device_of
 from ..models.checkpoints import LAST, Checkpoint, load_checkpoint, weights_digest
-from ..outputs import is_address
-from ..progress import speaks_json
-from ..toml_text import flat, toml_value
 from .attempt import Watch, watching
 from .control import Control
 from .diverged import Diverged
@@ -142,7 +142,7 @@ def _in_a_process(
     config: Config, run: Path | str, resume: bool, pipeline: str | None, level: int, as_json: bool
 ) -> TrainResult | Diverged:
     """The same in a process that ``launch`` started; that a training diverged all of them find at once."""
-    from ..console import listen
+    from ..cli.guard import listen
 
     listen(as_json=as_json)
     logging.getLogger("resight").setLevel(level)

@@ -1,0 +1,448 @@
+"""The command line: each verb is a thin call of the public function of its name.
+
+What a verb needs is imported inside it, so that ``resight --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .._version import __version__
+from ..config import defaults
+from ..errors import ResightError, counted, listed
+from ..io.misplaced import kind_of
+from ..io.object_store import is_remote
+from ..io.outputs import beside
+from ..io.terminal import WIDTH, width_of
+from . import guard as console
+from .cloud import cloud_app
+from .frame import Verbs, names_of, pairs_of, print_result, quoted, say, size_of, suggest, verb, wrote
+
+log = logging.getLogger(__name__)
+
+app = typer.Typer(
+    cls=Verbs,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Fine-tunes a pretrained Faster R-CNN on your own images: annotations, records, training, COCO evaluation, "
+    "export. Begin with `resight demo`, or with `resight data check` on a folder of your own.",
+)
+data_app = typer.Typer(cls=Verbs, help="Annotations in, records out.")
+app.add_typer(data_app, name="data")
+zoo_app = typer.Typer(cls=Verbs, help="Pretrained models of TensorFlow's detection zoo.")
+app.add_typer(zoo_app, name="zoo")
+app.add_typer(cloud_app, name="cloud")
+
+
+def _option(metavar: str, help: str, default: object = "", *names: str, **limits: float) -> Any:
+    """An option; ``default`` is told where the parameter's own is None and something else follows from that."""
+    told = f"{help} (default {default})." if default else f"{help}."
+    return typer.Option(*names, metavar=metavar, help=told, **limits)  # type: ignore[arg-type]
+
+
+FORMATS = "lisa, coco, voc, yolo, csv, tfrecord, cvat, labelme, labelstudio"
+LENGTH = f"{defaults.EPOCHS}, within {defaults.LEAST_STEPS:,} to {defaults.MOST_STEPS:,} steps"
+SIZE = f"{defaults.MIN_SIZE},{defaults.MAX_SIZE}"
+SCORE = f"the model's own threshold, else {defaults.SCORE}"
+Out = Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="Folder or file to write.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite files that Resight wrote.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+NoLabels = Annotated[bool, typer.Option("--no-labels", help="Draw boxes without names and scores.")]
+Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, a checkpoint or an exported model.")]
+Labels = Annotated[str | None, typer.Option("--labels", metavar="MAP", help="A label map that names the classes.")]
+Detections = Annotated[int | None, _option("N", "Most detections of an image", "the model's", "--detections", min=1)]
+Format = Annotated[str, _option("FORMAT", f"Format of the annotations: auto, {FORMATS}", "", "--format")]
+Exif = Annotated[
+    str,
+    _option(
+        "FRAME",
+        "What boxes fit on an image with an EXIF rotation: stored (its pixels as they are in the file), "
+        "upright (the image as shown), or auto",
+        "",
+        "--exif",
+    ),
+]
+ConfigFile = Annotated[str | None, typer.Option("--config", metavar="TOML", help="Configuration of the training.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"resight {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = (
+        False
+    ),
+) -> None:
+    pass
+
+
+@verb(app, "demo")
+def demo(
+    out: Out = "demo",
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Random seed.")] = defaults.SEED,
+    force: Force = False,
+) -> None:
+    """The complete workflow on generated road scenes, offline, on a CPU: from annotations to an exported model."""
+    from ..commands.demo import demo as run_demo
+
+    console.show(run_demo(out, seed=seed, force=force).text())
+    wrote(out, "data check photos", "on annotated images of your own")
+
+
+@verb(data_app, "build")
+def build(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Annotated images: a folder or an annotation file.")],
+    out: Out,
+    format: Format = "auto",
+    classes: Annotated[str | None, typer.Option(metavar="A,B,C", help="Only these classes.")] = None,
+    rename: Annotated[list[str] | None, typer.Option(metavar="OLD=NEW", help="Another name for a class.")] = None,
+    labels: Annotated[str | None, typer.Option(metavar="MAP", help="A label map whose ids are kept.")] = None,
+    split: Annotated[str, _option("RULE", "How images are split: auto, given, group, random or a FILE")] = "auto",
+    group_by: Annotated[str | None, _option("KEY", "What stays in one split: track, video or a REGEX on names")] = None,
+    test_fraction: Annotated[float, _option("SHARE", "Test fraction", min=0, max=1)] = defaults.TEST_FRACTION,
+    val_fraction: Annotated[float, _option("SHARE", "Validation fraction", min=0, max=1)] = defaults.VAL_FRACTION,
+    seed: Annotated[int, _option("N", "Seed of the split", min=0)] = defaults.SEED,
+    shards: Annotated[int | None, _option("N", "Files per split", "by size", min=1)] = None,
+    background: Annotated[str, _option("WHICH", "Images without a selected box to keep: none, empty, all")] = "empty",
+    on_bad: Annotated[str, _option("WHAT", "What to do with bad images and boxes: error or skip")] = "error",
+    exif: Exif = "auto",
+    layout: Annotated[str, _option("NAMES", "Names of the files: resight or tfod")] = "resight",
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Turns annotations into a records folder, split without leakage."""
+    options = _without(locals(), "source", "out", "json")
+    if kind_of(source) == "records" and os.path.isdir(source):
+        say(f"{source} is a records folder already (resight train --data {quoted(source)}); this makes another")
+    from ..datasets.build import build_data
+
+    report = build_data(source, out, **options | {"classes": names_of(classes), "rename": pairs_of(rename, "--rename")})
+    if json:
+        console.show_json(asdict(report))
+    else:
+        console.show(report.text())
+    wrote(out, f"data show {quoted(out)} -o look", f"then: resight train --data {quoted(out)}")
+
+
+@verb(data_app, "check")
+def check(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A source or a records folder.")],
+    format: Format = "auto",
+    exif: Exif = "auto",
+    config: ConfigFile = None,
+    json: Json = False,
+) -> int:
+    """Says what is wrong with a source or a records folder; exit code 1 when anything is an error."""
+    from ..commands.check import check_data
+    from ..tfod.pipeline.config import load_settings
+
+    report = check_data(data, format=format, exif=exif, config=load_settings(config, data) if config else None)
+    print_result(report, json)
+    if report.errors:
+        if any(problem.kind != "exif_rotation" for problem in report.errors):  # which says itself what to do
+            say(f"Fix the errors, or leave them out: resight {_build_of(data, exif)} --on-bad skip")
+        return console.BAD
+    suggest(f"train --data {quoted(data)}" if report.format == "records" else _build_of(data, exif))
+    return console.DONE
+
+
+@verb(data_app, "show")
+def show(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A source or a records folder.")],
+    out: Out,
+    format: Format = "auto",
+    exif: Exif = "auto",
+    augment: Annotated[bool, typer.Option("--augment", help="As training sees them.")] = False,
+    limit: Annotated[int, _option("N", "Number of pictures", min=1)] = 32,
+    split: Annotated[str, _option("SPLIT", "train, val or test")] = "train",
+    config: ConfigFile = None,
+    no_labels: NoLabels = False,
+    force: Force = False,
+) -> None:
+    """Draws pictures with their boxes, as stored or as training sees them."""
+    from ..commands.check_data import holds_records
+    from ..commands.show import show_data
+    from ..tfod.pipeline.config import load_settings
+
+    settings = load_settings(config, data) if config else None
+    written = show_data(
+        data,
+        out,
+        format=format,
+        exif=exif,
+        augment=augment,
+        limit=limit,
+        split=split,
+        config=settings,
+        no_labels=no_labels,
+        force=force,
+    )
+    print(f"{counted(len(written), 'picture')} in {out}")
+    wrote(out, f"train --data {quoted(data)}" if holds_records(data, format) else _build_of(data, exif))
+
+
+@verb(app, "train")
+def train(
+    config: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="CONFIG", help="A TOML file (see --show-config) or TFOD's pipeline.config; or its address."
+        ),
+    ] = None,
+    data: Annotated[str | None, _option("RECORDS", "Records folder")] = None,
+    out: Annotated[str | None, _option("PATH", "Run folder", "runs/DATE-TIME", "--out", "-o")] = None,
+    model: Annotated[str | None, _option("NAME", "A timm backbone or a torchvision model", defaults.MODEL)] = None,
+    start: Annotated[str | None, _option("MODEL", "Weights to start from, or none", "pretrained")] = None,
+    size: Annotated[str | None, _option("MIN,MAX", "Pixels of the short and the long side", SIZE)] = None,
+    epochs: Annotated[float | None, _option("N", "Passes over the data", LENGTH)] = None,
+    steps: Annotated[int | None, _option("N", "Optimizer steps, instead of epochs")] = None,
+    batch: Annotated[int | None, _option("N", "Batch size", defaults.BATCH_SIZE)] = None,
+    max_minutes: Annotated[float | None, _option("N", "Minutes of training, instead of epochs")] = None,
+    device: Annotated[str | None, _option("DEVICE", "cpu, cuda or cuda:N", "cuda where there is one")] = None,
+    devices: Annotated[int, _option("N", "Processes that share each batch, each on a GPU of its own", min=1)] = 1,
+    seed: Annotated[int | None, _option("N", "Random seed", defaults.SEED)] = None,
+    set: Annotated[list[str] | None, _option("KEY=VALUE", "Any key that --show-config lists; repeatable")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out; start it if it is new.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="The plan only.")] = False,
+    show_config: Annotated[bool, typer.Option("--show-config", help="Print the configuration and stop.")] = False,
+) -> int:
+    """Trains a detector; with --data alone the defaults train."""
+    from ..config.tree import LENGTHS, load_config, parse_set, to_toml
+    from ..tfod.pipeline.config import examine_pipeline, is_pipeline
+    from ..tfod.pipeline.fields import refuse_tfod_keys
+
+    options = {
+        "data.path": data,
+        "model.name": model,
+        "model.start": start,
+        "train.epochs": epochs,
+        "train.steps": steps,
+        "train.batch_size": batch,
+        "train.max_minutes": max_minutes,
+        "train.device": device,
+        "train.seed": seed,
+    }
+    overrides: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+    if size is not None:
+        overrides["model.min_size"], overrides["model.max_size"] = size_of(size)
+    assigned = parse_set(set or [])
+    refuse_tfod_keys(assigned)
+    overrides |= assigned
+    if any(key in overrides for key in LENGTHS):  # they replace the length that the file says, in whatever measure
+        overrides = dict.fromkeys(LENGTHS) | overrides
+    if resume and out is None:
+        raise ResightError("needs -o RUN", where="--resume", fix="Name the run: resight train --resume -o RUN")
+    if resume and config is None and is_remote(out):
+        from ..models.remote import fetch_config
+
+        config = os.fspath(found) if (found := fetch_config(out)) else None
+    elif resume and config is None and os.path.isfile(stored := os.path.join(str(out), "config.toml")):
+        config = stored
+    local: AbstractContextManager[str | None] = nullcontext(config)
+    if is_remote(config):
+        from ..models.remote import config_at
+
+        local = config_at(config)
+    with local as path:
+        pipeline = examine_pipeline(path, changes=overrides) if path and is_pipeline(path) else None
+        if pipeline and show_config and pipeline.refused:
+            print(pipeline.text())
+        if pipeline and (pipeline.refused or not show_config):
+            pipeline.check()
+        settings = load_config(None, pipeline.overrides) if pipeline else load_config(path, overrides)
+    if pipeline and pipeline.ignored and not show_config:
+        log.info("%d fields of %s have no effect here; --show-config lists them", len(pipeline.ignored), config)
+    if show_config:
+        print(to_toml(settings))
+        if pipeline:
+            print(pipeline.text())
+        return console.DONE
+    if not (settings.data.path or settings.data.train):
+        raise ResightError(
+            "there is nothing to train on",
+            where="data.path",
+            fix="Name a records folder: resight train --data RECORDS (resight data build makes one).",
+        )
+    say(f"Reading {settings.data.path or listed(settings.data.train)}")  # what is imported now takes some seconds
+    from ..training.train import train as run_train
+
+    source = pipeline.source if pipeline else None
+    result = run_train(settings, out, resume=resume, dry_run=dry_run, devices=devices, pipeline=source)
+    console.close_with(result.text())
+    if not dry_run and result.exit_code == console.DONE:
+        wrote(str(result.run), f"evaluate {quoted(result.run)}")
+    return int(result.exit_code)
+
+
+@verb(app, "evaluate")
+def evaluate(
+    model: Model,
+    data: Annotated[str | None, _option("RECORDS", "Records folder", "that of the run")] = None,
+    split: Annotated[str, _option("SPLIT", "train, val or test")] = "test",
+    limit: Annotated[int | None, _option("N", "Evaluate only the first N images", min=1)] = None,
+    out: Annotated[str | None, _option("PATH", "Folder", "evaluation in the run folder", "--out", "-o")] = None,
+    require: Annotated[list[str] | None, _option("KEY=VALUE", "Exit code 1 when missed, e.g. AP50=.80")] = None,
+    ignore_difficult: Annotated[bool, typer.Option("--ignore-difficult", help="Leave difficult boxes out.")] = False,
+    labels: Labels = None,
+    detections: Detections = None,
+    device: Device = "auto",
+    force: Force = False,
+    json: Json = False,
+) -> int:
+    """Measures a model: the 12 COCO numbers, AP of each class, the losses, the operating point."""
+    options = _without(locals(), "model", "data", "json")
+    from ..evaluation.evaluate import evaluate as run_evaluate
+
+    result = run_evaluate(model, data, **options | {"require": tuple(require or ())})
+    if json:
+        console.show_json(result.metrics)
+        say(f"Wrote {result.path}")
+    else:
+        console.show(result.text())  # says what it wrote
+    for miss in result.missed:
+        log.error("required, but missed: %s", miss)
+    suggest(f"predict {quoted(model)} PHOTOS -o found")
+    return console.BAD if result.missed else console.DONE
+
+
+@verb(app, "predict")
+def predict(
+    model: Model,
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images and folders of images.")],
+    out: Out = "predictions",
+    score: Annotated[float | None, _option("SHARE", "Score threshold of what is drawn", SCORE, min=0, max=1)] = None,
+    nms_iou: Annotated[float | None, _option("SHARE", "NMS IoU threshold", "the model's", min=0, max=1)] = None,
+    class_agnostic_nms: Annotated[bool, typer.Option("--class-agnostic-nms", help="Class-agnostic NMS.")] = False,
+    no_labels: NoLabels = False,
+    labels: Labels = None,
+    detections: Detections = None,
+    device: Device = "auto",
+    force: Force = False,
+    json: Json = False,
+) -> int:
+    """Finds objects in images: drawn pictures and detections.json; exit code 1 when an image could not be read."""
+    options = _without(locals(), "model", "inputs", "out", "json")
+    from ..commands.predict import predict as run_predict
+    from ..inference.saved_model import find_saved_model
+
+    report = run_predict(model, inputs, out, **options)
+    print_result(report, json)
+    exported = model.endswith(".onnx") or find_saved_model(Path(model))
+    wrote(out, f"evaluate {quoted(model)} --data RECORDS" if exported else f"export {quoted(model)} -o model.onnx")
+    return console.BAD if report.unread else console.DONE
+
+
+@verb(app, "export")
+def export(
+    model: Model,
+    out: Out,
+    format: Annotated[str, _option("FORMAT", "onnx, or savedmodel: TFOD's, for models of its dialect")] = "onnx",
+    input_type: Annotated[
+        str,
+        _option(
+            "TYPE",
+            "What a client sends to a SavedModel: image_tensor, encoded_image_string_tensor, tf_example "
+            "or float_image_tensor",
+        ),
+    ] = "image_tensor",
+    labels: Labels = None,
+    detections: Detections = None,
+    force: Force = False,
+) -> int:
+    """Exports a model and prints how close the export's detections are; exit code 1 beyond the tolerance."""
+    say(f"Reading {model}")  # what is imported now takes some seconds
+    from ..exporting.export import export as run_export
+
+    report = run_export(model, format, out, force=force, labels=labels, input_type=input_type, detections=detections)
+    console.show(report.text())
+    wrote(out, f"predict {quoted(report.model)} PHOTOS -o found")
+    return console.DONE if report.ok else console.BAD
+
+
+@verb(zoo_app, "list")
+def zoo_list(json: Json = False) -> None:
+    """Shows the models: published mAP, size, licence, and whether they are here already."""
+    from ..tfod.zoo import zoo_rows, zoo_table
+
+    if json:
+        console.show_json(zoo_rows())
+    else:
+        console.show(zoo_table())
+    suggest("zoo fetch NAME")
+
+
+@verb(zoo_app, "fetch")
+def zoo_fetch(name: Annotated[str, typer.Argument(metavar="NAME", help="A name of zoo list, or a .tar.gz.")]) -> None:
+    """Downloads a model once, resuming where a download broke off, and prints its folder."""
+    from ..tfod.zoo import fetch
+
+    folder = fetch(name)
+    print(folder)
+    suggest(f"zoo convert {quoted(folder)} -o RUN")
+
+
+@verb(zoo_app, "convert")
+def zoo_convert(
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="What TFOD left: a folder, a checkpoint; or a name of zoo list.")
+    ],
+    out: Out,
+    config: Annotated[str | None, typer.Option(metavar="CONFIG", help="Its pipeline.config, if elsewhere.")] = None,
+    labels: Labels = None,
+) -> None:
+    """Makes a run folder of a model that TFOD trained."""
+    from ..commands.convert import convert
+
+    console.show(convert(checkpoint, out, config=config, labels=labels))
+    wrote(out, f"evaluate {quoted(out)} --data RECORDS")
+
+
+@verb(app, "runs")
+def runs(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="Folder of run folders, or one run.")] = "runs",
+    json: Json = False,
+) -> None:
+    """Shows runs side by side."""
+    from ..commands.runs import best_run, read_runs, runs_table
+
+    found = read_runs(folder)
+    if json:
+        console.show_json(found)
+    else:
+        console.show(runs_table(found, width_of(sys.stdout) or WIDTH))
+    if best := best_run(found):
+        suggest(f"evaluate {quoted(best)}")
+
+
+@verb(app, "doctor")
+def doctor(device: Device = "auto", json: Json = False) -> int:
+    """Checks the installation and the machine; exit code 1 when something is broken."""
+    from ..commands.doctor import examine
+
+    report = examine(device)
+    print_result(report, json)
+    if report.ok:
+        suggest("demo")
+    return console.DONE if report.ok else console.BAD
+
+
+def _without(given: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The options of a verb but ``names``: those that its function takes under the same names."""
+    return {name: value for name, value in given.items() if name not in names}
+
+
+def _build_of(source: str, exif: str) -> str:
+    return f"data build {quoted(source)} -o {quoted(beside(source))}" + (f" --exif {exif}" if exif != "auto" else "")

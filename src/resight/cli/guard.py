@@ -1,0 +1,299 @@
+"""How the command line speaks: results on stdout, messages on stderr (or where RESIGHT_LOG_STREAM says), one message an
+error, exit codes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import re
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from itertools import pairwise
+from typing import Any, NoReturn, TextIO, cast
+
+from .._version import __version__
+from ..config.other_names import option_here
+from ..errors import ResightError, escaped, nearest
+from ..io.progress import JsonLines, speaks_json
+from ..io.terminal import check_message_stream, fitted, message_stream
+
+log = logging.getLogger("resight")
+
+DONE, BAD, USAGE, BUG, INTERRUPTED, TERMINATED = 0, 1, 2, 70, 130, 143
+
+# What an extra of the package installs, by the name that is imported.
+_EXTRAS = {"onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx"}
+
+# How torch and the system tell, in a RuntimeError or an OSError, that the machine has not enough of something.
+_OF_THE_WORKERS = (
+    "dataloader worker (pid",  # killed, a bus error for want of shared memory, or gone
+    "unable to open shared memory",
+    "unable to allocate shared memory",
+    "unable to write to file </torch_",
+    "too many open files",
+)
+_OF_MEMORY = ("defaultcpuallocator", "cuda error: out of memory", "cannot allocate memory")
+
+
+class _Messages(logging.StreamHandler[TextIO]):
+    """Writes to what the stream is at that moment, so that lines go above a progress bar and not through it."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return message_stream()
+
+
+class _Output:
+    """stdout or stderr whose reader may leave early, as ``head`` does, or was never there, whose disk may be full, and
+    whose encoding may lack a letter: a verb goes on and ends as it would without.
+
+    ``lost`` is why the rest of what was written is lost; "" where nobody wanted it.
+    """
+
+    def __init__(self, stream: TextIO | None, safe: bool) -> None:
+        self.stream = stream or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        self.safe, self.lost = safe, ""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        shown = escaped(text) if self.safe else text
+        with self._going_on():
+            try:
+                self.stream.write(shown)
+            except UnicodeEncodeError:  # as JSON writes it, so that JSON stays what it is
+                self.stream.write(re.sub("[^\x00-\x7f]", lambda found: json.dumps(found[0])[1:-1], shown))
+        return len(text)
+
+    def flush(self) -> None:
+        with self._going_on():
+            self.stream.flush()
+
+    @contextmanager
+    def _going_on(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:  # a stream that is closed is a ValueError
+            if not isinstance(error, BrokenPipeError | ValueError):
+                self.lost = error.strerror or str(error)
+            # What is still in the buffer goes nowhere, also when Python flushes it at its end.
+            with suppress(OSError, ValueError), open(os.devnull, "w", encoding="utf-8") as nowhere:
+                os.dup2(nowhere.fileno(), self.stream.fileno())
+
+
+class _Plain(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = escaped(record.getMessage())
+        leveled = text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
+        return fitted(leveled, message_stream())
+
+
+def show(text: str) -> None:
+    """A result for people, on stdout."""
+    print(fitted(text, sys.stdout))
+
+
+def close_with(text: str) -> None:
+    """The closing message of a verb that leaves its result elsewhere: on stdout, and among JSON lines there as one."""
+    if speaks_json() and message_stream() is sys.stdout:
+        log.handle(log.makeRecord(log.name, logging.INFO, __file__, 0, "%s", (text,), None))  # also with --quiet
+    else:
+        show(text)
+
+
+def listen(*, quiet: bool = False, debug: bool = False, as_json: bool = False) -> None:
+    """Sends the package's messages to stderr, or where the environment says: all of them, or with ``quiet`` only
+    warnings.
+
+    Raises:
+        ResightError: the environment names no stream.
+    """
+    check_message_stream()
+    handler = _Messages()
+    handler.setFormatter(JsonLines() if as_json else _Plain())
+    log.handlers = [handler]
+    log.propagate = False
+    log.setLevel(logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO)
+    if not debug:
+        warnings.filterwarnings("ignore")  # libraries' advice to programmers
+
+
+def show_json(value: Any) -> None:
+    """A result for programs: one JSON document on stdout."""
+    print(value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def guard(command: Callable[[], Any], argv: Sequence[str]) -> int:
+    """Runs ``command`` and returns the exit code; whatever it raises becomes one message on stderr."""
+    handlers, propagate, level = log.handlers, log.propagate, log.level
+    try:
+        # What rich writes is ours and in colour: help, and on stderr the bars.
+        stdout, stderr = _Output(sys.stdout, safe="--help" not in argv), _Output(sys.stderr, safe=False)
+        with (
+            _sigterm(),
+            warnings.catch_warnings(),
+            redirect_stdout(cast(TextIO, stdout)),
+            redirect_stderr(cast(TextIO, stderr)),
+        ):
+            code = _run(command, argv)
+            stdout.flush()
+            if stdout.lost:  # a full disk
+                _complain(f"stdout: {stdout.lost}", argv)
+                code = code or USAGE
+            stderr.flush()
+            return code
+    finally:
+        log.handlers, log.propagate = handlers, propagate
+        log.setLevel(level)
+
+
+@contextmanager
+def _sigterm() -> Iterator[None]:
+    """SIGTERM ends a verb as Ctrl-C does, so that what it was writing vanishes; a training has its own way."""
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    try:
+        signal.signal(signal.SIGTERM, _terminate)
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminate(*_: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would end the clearing away
+    raise SystemExit(TERMINATED)
+
+
+def _run(command: Callable[[], Any], argv: Sequence[str]) -> int:
+    try:
+        _check_working_folder()
+        code = command()
+    except (KeyboardInterrupt, SystemExit) as stop:
+        code = code_of(stop)
+    except Exception as error:
+        if "--debug" in argv:
+            traceback.print_exc()
+        _complain(explain(error) or _report(error, argv), argv)
+        return code_of(error)
+    if code in (INTERRUPTED, TERMINATED):
+        _complain("interrupted" if code == INTERRUPTED else "terminated", argv)
+    return code if isinstance(code, int) else DONE
+
+
+def code_of(error: BaseException) -> int:
+    """The exit code of a verb that ends with ``error``."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else USAGE
+    known = isinstance(error, Exception) and explain(error) is not None
+    return getattr(error, "exit_code", USAGE) if known else BUG
+
+
+def _check_working_folder() -> None:
+    try:
+        os.getcwd()
+    except OSError as error:  # libraries end the process over it when they are loaded
+        fix = "Change to another folder, and name files from there."
+        raise ResightError("the working folder is not there any more", fix=fix) from error
+
+
+def explain(error: Exception) -> str | None:
+    """The message for an error that is not our bug, else None."""
+    if isinstance(error, ResightError):
+        return str(error)
+    if hasattr(error, "format_message"):  # the option parser's
+        return _usage(error)
+    if type(error).__name__ == "Abort":
+        return "stopped"
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("resight"):
+        package = error.name.split(".")[0]
+        extra = f"[{_EXTRAS[package]}]" if package in _EXTRAS else ""
+        return f"the package '{package}' is not installed\n  pip install 'resight{extra}'"
+    if shortage := _shortage(error):
+        return shortage
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}"
+    return None
+
+
+def _shortage(error: Exception) -> str | None:
+    """The message where the machine, or what the process may have of it, does not suffice; else None."""
+    first = next(iter(str(error).splitlines()), "no more to be had")
+    said = str(error).lower()
+    # Before memory: "unable to open shared memory object ... Cannot allocate memory" is of the workers.
+    if isinstance(error, RuntimeError | OSError) and any(words in said for words in _OF_THE_WORKERS):
+        return (
+            f"the data cannot be loaded any further: {first}\n"
+            "  The processes that load it ran out of memory, shared memory or open files. Try --set data.workers=0,\n"
+            "  a larger /dev/shm (--shm-size=2g for a container), a smaller --batch, a higher limit of open files."
+        )
+    if isinstance(error, OSError) and "af_unix path too long" in said:  # Linux takes 107 bytes
+        return f"{first}: there are sockets in {tempfile.gettempdir()}\n  Set TMPDIR to a shorter one."
+    of_memory = isinstance(error, RuntimeError | OSError) and any(words in said for words in _OF_MEMORY)
+    if of_memory or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return f"out of memory: {first}\n  Try a smaller --batch or --size, or leave more memory to this process."
+    return None
+
+
+def _usage(error: Any) -> str:
+    message = error.format_message().rstrip(".")
+    context = getattr(error, "ctx", None)
+    verb = context.command_path if context else "resight"
+    option = getattr(error, "option_name", None)
+    if option and context and hasattr(error, "possibilities"):
+        known = [name for param in context.command.params for name in param.opts if param.param_type_name == "option"]
+        hint = option_here(option, context.info_name) or nearest(option, known)
+        message = f"unknown option '{option}'. {hint}".rstrip()
+    return f"{message}\n  {verb} --help lists what there is."
+
+
+def _report(error: Exception, argv: Sequence[str]) -> str:
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    text = "\n".join(
+        [
+            f"resight {__version__}, Python {platform.python_version()}, {platform.platform()}",
+            f"command line: {list(argv)}",
+            f"folder: {os.environ.get('PWD', '?')}",
+            "",
+            "".join(traceback.format_exception(error)),
+        ]
+    )
+    head = f"internal error: {type(error).__name__}: {error}"
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix=f"resight-{stamp}-", suffix=".log", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as file:
+            file.write(text)
+    except OSError:
+        return f"{head}\n{text}"
+    return (
+        f"{head}\n  This is a bug of Resight, not yours. Full report: {file.name};\n"
+        "  please report it with that file. --debug shows the traceback here."
+    )
+
+
+def _complain(message: str, argv: Sequence[str]) -> None:
+    if ("--log-format", "json") in pairwise(argv) or "--log-format=json" in argv:
+        with suppress(ResightError):
+            listen(as_json=True)  # what is wrong may be another option: then nothing has read this one
+    if speaks_json():
+        log.error("%s", message)
+    else:
+        print(fitted(f"error: {escaped(message)}", message_stream()), file=message_stream())

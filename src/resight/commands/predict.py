@@ -1,0 +1,239 @@
+"""``resight predict``: objects in images and folders, drawn and listed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..arguments import PATH, check_types, kinds_of
+from ..drawing import draw, save_picture
+from ..errors import ResightError, counted, listed, one_line
+from ..inference.detector import check_share, load
+from ..io.files import IMAGE_SUFFIXES, LARGE, read_json
+from ..io.images import VIDEO_SUFFIXES, passed_over, read_image
+from ..io.misplaced import meant
+from ..io.object_store import is_remote
+from ..io.outputs import check_output, is_address, whole_folder
+from ..io.progress import track
+from ..types import Detections
+
+log = logging.getLogger(__name__)
+
+LISTED_SCORE = 0.05  # detections.json holds everything of this score or more
+RESULT = "detections.json"
+
+
+@dataclass(frozen=True)
+class PredictReport:
+    """What was found.
+
+    Args:
+        result: the content of ``detections.json``.
+        out: the folder with it and the pictures.
+        unread: images that could not be read, each with the reason.
+        full: what to know where images have as many detections as they can have; "" where none has.
+    """
+
+    result: dict[str, Any]
+    out: str
+    unread: tuple[str, ...] = ()
+    full: str = ""
+
+    def text(self) -> str:
+        shown = [d["label"] for image in self.result["images"] for d in image["detections"] if d["score"] >= self.score]
+        counts = ", ".join(f"{one_line(name)} {count:,}" for name, count in Counter(shown).most_common()) or "nothing"
+        lines = [f"{counted(len(self.result['images']), 'image')}; at score {self.score:.2f} or more: {counts}"]
+        if self.unread:
+            lines.append(f"{counted(len(self.unread), 'image')} could not be read: {listed(self.unread, 5)}")
+        if self.full:
+            lines.append(self.full)
+        return "\n".join(lines)
+
+    def json(self) -> dict[str, Any]:
+        return self.result
+
+    @property
+    def score(self) -> float:
+        return float(self.result["score"])
+
+
+def predict(
+    model: str | os.PathLike[str],
+    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str] = "predictions",
+    *,
+    score: float | None = None,
+    nms_iou: float | None = None,
+    class_agnostic_nms: bool = False,
+    no_labels: bool = False,
+    device: str = "auto",
+    labels: str | os.PathLike[str] | None = None,
+    detections: int | None = None,
+    force: bool = False,
+) -> PredictReport:
+    """Detects objects and writes ``detections.json`` and a picture of each image into ``out``.
+
+    Args:
+        model: a run folder, a checkpoint or an exported model.
+        inputs: image files, and folders whose images are all taken; or one of them.
+        score: threshold of what is drawn; by default the model's operating point.
+        nms_iou: overlap above which the weaker of two boxes of a class goes; by default the model's.
+        class_agnostic_nms: boxes of all classes compete.
+        no_labels: draw boxes alone; a model of one class is drawn so anyway.
+        labels: label map that names the classes, in the model's order.
+        detections: the most detections of an image; by default the model's own number.
+        force: replace an earlier prediction.
+
+    Raises:
+        ResightError: the model or an input does not exist, no image can be read, or ``out`` cannot be written.
+    """
+    check_types(locals(), kinds_of(predict), "predict")
+    check_share(score, "score")
+    check_share(nms_iou, "nms_iou")
+    if Path(out).suffix.lower() in IMAGE_SUFFIXES:
+        raise ResightError("is an image's name, and a folder is written", where=out, fix="Name a folder with -o.")
+    is_ours = _written_before(Path(out))
+    check_output(out, force, is_ours)
+    files = find_images([inputs] if isinstance(inputs, str | os.PathLike) else inputs)
+    detector = load(model, device, labels=labels, detections=detections)
+    detector.set_nms(nms_iou, class_agnostic_nms)
+    threshold = detector.score if score is None else score
+    labelled = not no_labels and len(detector.classes) > 1
+    found: list[dict[str, Any]] = []
+    unread: list[str] = []
+    names: set[str] = set()
+    full = 0
+    with whole_folder(out, force, is_ours) as folder:
+        for file in track(files, "predicting"):
+            try:
+                image = read_image(file)
+            except ResightError as error:
+                log.warning("not read: %s", error)
+                unread.append(str(file))
+                continue
+            told = replace(detector.detect(image).above(min(LISTED_SCORE, threshold)), file=str(file))
+            found.append(_listed(told))
+            full += detector.most.reached(told.labels)
+            shown = told.above(threshold)
+            picture = draw(image, shown.boxes, shown.names, shown.scores, labels=labelled)
+            save_picture(picture, folder / _picture_name(file, names))
+        if not found:
+            raise ResightError("could not be read, and there is no other image", where=listed(unread, 3))
+        result = {"model": detector.name, "classes": list(detector.classes), "score": threshold, "images": found}
+        text = json.dumps(result, indent=1, ensure_ascii=False)
+        # A file name need not be text; what is not becomes an escape of JSON.
+        (folder / RESULT).write_text(text, encoding="utf-8", errors="backslashreplace")
+    return PredictReport(result, str(out), tuple(unread), detector.most.full(full) if full else "")
+
+
+def find_images(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """The files named, and the images of the folders named, with those of their subfolders, sorted.
+
+    Raises:
+        ResightError: an input does not exist or is neither a file nor a folder, or a folder holds no image or cannot
+            be read.
+    """
+    fix = "Name images or folders of images."
+    if not inputs:
+        raise ResightError("there is none", where="INPUT", fix=fix)
+    for number, path in enumerate(inputs, 1):
+        check_types({f"number {number}": path}, {f"number {number}": PATH}, "INPUT")
+    for path in inputs:
+        if remedy := _no_image(str(path)):
+            raise ResightError("predict reads images and folders of images", where=path, fix=remedy)
+    missing = [str(path) for path in inputs if not os.path.exists(path)]
+    if missing:
+        raise ResightError(f"there is no {listed(missing)}", where="INPUT", fix=fix)
+    if odd := [str(path) for path in inputs if not os.path.isdir(path) and not os.path.isfile(path)]:
+        raise ResightError(f"{listed(odd)} is neither a file nor a folder", where="INPUT", fix=fix)
+    files: list[Path] = []
+    for path in map(Path, inputs):
+        if not path.is_dir():
+            files.append(path)
+            continue
+        try:
+            # A link to nowhere is tried too, and told of; what else is no file, a pipe say, could be read for ever.
+            files_there: list[Path] = []
+            special: list[Path] = []
+            for file in _below(path):
+                (files_there if file.is_file() or not file.exists() else special).append(file)
+            inside = sorted(file for file in files_there if file.suffix.lower() in IMAGE_SUFFIXES)
+        except OSError as error:
+            raise ResightError(f"cannot be read: {error.strerror}", where=error.filename or path) from error
+        if not inside:
+            video = next((remedy for file in files_there if (remedy := _no_image(str(file)))), "")
+            fix = meant(path, "images") or video or f"Images are {listed(sorted(IMAGE_SUFFIXES), 20)}."
+            raise ResightError("holds no image" if files_there else "is empty and holds no image", where=path, fix=fix)
+        if passed := passed_over(map(str, files_there)):
+            log.warning("%s: passed over %s", path, passed)
+        if special:
+            log.warning("%s: passed over what is no regular file: %s", path, listed(special, 5))
+        files += inside
+    return list(dict.fromkeys(files))
+
+
+def _no_image(text: str) -> str:
+    """How to get images of a video, a camera or an address, or an empty string where ``text`` is none of them."""
+    path = shlex.quote(text)
+    if text.lower().endswith(VIDEO_SUFFIXES):
+        return (
+            "A video is not read. Write its frames as images first:\n"
+            f"  mkdir frames && ffmpeg -i {path} -vf fps=2 frames/%05d.jpg\n  and predict on the folder frames."
+        )
+    if (text.isdigit() and not os.path.exists(text)) or text.startswith("/dev/video"):
+        return (
+            "A camera is not read. Write a picture of it as an image first, or hand its frames to the detector in\n"
+            "  Python: resight.load(MODEL)(frame), with the frame as an [H, W, 3] uint8 RGB array."
+        )
+    if is_remote(text):
+        return f"Copy them here first: aws s3 cp --recursive {path} photos"
+    if is_address(text):
+        return "Addresses are not read. Download the images first."
+    if "*" in text and not os.path.exists(text):
+        return "No file matches this pattern."
+    return ""
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    def stop(error: OSError) -> NoReturn:
+        raise error
+
+    for parent, _, names in os.walk(folder, onerror=stop):
+        yield from (Path(parent, name) for name in names)
+
+
+def _listed(detections: Detections) -> dict[str, Any]:
+    rows = [
+        {"label": name, "score": round(score, 5), "box": [round(side, 2) for side in box]}
+        for name, score, box in detections
+    ]
+    size = {"width": detections.width, "height": detections.height}
+    return {"file": detections.file, **size, "detections": rows}
+
+
+def _picture_name(file: Path, taken: set[str]) -> str:
+    """A name for the drawn picture that no other picture of this call has."""
+    name = f"{file.stem}.jpg"
+    number = 2
+    while name in taken:
+        name, number = f"{file.stem}-{number}.jpg", number + 1
+    taken.add(name)
+    return name
+
+
+def _written_before(out: Path) -> Callable[[Path], bool]:
+    """Tells the files of an earlier prediction in ``out``, by its list, from others that lie there."""
+    names: set[str] = set()
+    with suppress(ResightError, LookupError, TypeError):
+        for image in read_json(out / RESULT, LARGE)["images"]:
+            _picture_name(Path(image["file"]), names)
+        names.add(RESULT)
+    return lambda path: path.name in names

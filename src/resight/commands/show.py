@@ -1,0 +1,176 @@
+"""Pictures of a data set with its boxes drawn: as it is stored, or as training sees it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+
+from ..arguments import check_types, kinds_of
+from ..config.tree import Config
+from ..datasets.exif import check_choice, shown_boxes
+from ..datasets.formats import Source
+from ..datasets.summary import inspect_all
+from ..drawing import draw, save_picture
+from ..errors import ResightError, listed, nearest
+from ..io.files import open_file
+from ..io.images import decode, read_bytes, upright
+from ..io.misplaced import meant
+from ..io.outputs import check_output, whole_folder
+from ..io.progress import track
+from ..types import Annotation, named_split
+from .check_data import open_data
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+View = tuple[str, np.ndarray, np.ndarray, list[str]]  # file name, [H, W, 3] uint8 RGB, [N, 4] xyxy pixels, N names
+_MARK = b"drawn by resight data show"  # the JPEG comment by which --force knows its own pictures
+
+
+def show_data(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    format: str = "auto",
+    exif: str = "auto",
+    augment: bool = False,
+    limit: int = 32,
+    split: str = "train",
+    config: Config | None = None,
+    no_labels: bool = False,
+    force: bool = False,
+) -> list[str]:
+    """Draws images with their boxes and class names into ``out``, one JPEG each.
+
+    As stored, the images are taken at equal distances from the whole split, and boxes are drawn as the data has them,
+    bad ones too. A source that has no splits is one.
+
+    Args:
+        path: a source in any format ``read_source`` knows, or a records folder.
+        out: the folder to write, whole or not at all.
+        format: the source's format, or "auto".
+        exif: the frame of the boxes of rotated images, as in ``write_records``; named, only such images are drawn, if
+            there are any.
+        augment: draw what a training step is given: resized, flipped, cropped, recoloured. Needs records.
+        limit: number of pictures at the most.
+        split: "train", "val" or "test".
+        config: its ``[augment]`` and image size are followed; by default the default configuration.
+        no_labels: draw boxes alone; data of one class is drawn so anyway.
+        force: replace the pictures of an earlier call.
+
+    Returns:
+        Paths of the pictures.
+
+    Raises:
+        ResightError: the data cannot be read, has no such split, or ``out`` cannot be written.
+    """
+    check_types(locals(), kinds_of(show_data), "show_data")
+    check_choice(exif)
+    split = named_split(split)
+    if limit < 1:
+        raise ResightError(f"is {limit}, and must be at least 1", where="--limit")
+    check_output(out, force, _is_ours)
+    config = config or Config()
+    source, records = open_data(path, format, config)
+    parts = list(records.splits) if records else list(dict.fromkeys(a.split for a in source.annotations if a.split))
+    if parts and split not in parts:
+        fix = f"{nearest(split, parts)} There are {listed(parts)}: --split {parts[0]}".strip()
+        raise ResightError(f"has no split '{split}'", where=path, fix=fix)
+    annotations: list[Annotation] = []
+    # Training takes the pixels of records as they are stored; a source is shown as its records will be.
+    stored = records is not None and exif == "auto"
+    if not augment:
+        of_split = [at for at, a in enumerate(source.annotations) if a.split in (split, None)]
+        annotations = (
+            [source.annotations[at] for at in _spread(of_split, limit)]
+            if stored
+            else _upright(source, of_split, limit, exif)
+        )
+        views = _views(annotations, stored)
+    elif records:
+        from ..input.dataset import training_view  # torch is needed for nothing else here
+
+        views = training_view(records.splits[split], records.label_map.names, config, limit)
+    else:
+        raise ResightError("--augment needs records, and this is a source", where=path, fix=meant(path, "records"))
+    labelled = not no_labels and len(records.label_map.names if records else source.classes) != 1
+    with whole_folder(out, force, _is_ours) as folder:
+        names = _save(track(views, "drawing", total=limit if augment else len(annotations)), folder, labelled)
+        if not names:
+            fix = f"Why: resight data check {shlex.quote(os.fspath(path))}"
+            raise ResightError("there is no image to draw", where=path, fix=fix)
+    return [os.path.join(os.fspath(out), name) for name in names]
+
+
+def _spread(items: Sequence[T], limit: int) -> list[T]:
+    """At most ``limit`` items at equal distances: neighbours are often frames of one video."""
+    count = min(limit, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
+
+
+def _upright(source: Source, of_split: Sequence[int], limit: int, exif: str) -> list[Annotation]:
+    """At most ``limit`` images of a split; boxes of those with an EXIF rotation are on the image as shown."""
+    items, habit = source.annotations, source.habit
+    chosen = _spread(of_split, limit)
+    _, decision = inspect_all([items[at] for at in chosen], deep=False, habit=habit)
+    if exif == "auto" and not decision.images:
+        return [items[at] for at in chosen]
+    found, decision = inspect_all(items, deep=False, exif=exif, habit=habit)
+    if decision.asks:
+        raise decision.question(source.path)
+    rotated = {at: one.image for at, one in enumerate(found) if one.image and one.rotated and items[at].boxes}
+    if exif != "auto":  # whoever names it wants to see what it does
+        chosen = _spread(list(rotated), limit) or chosen
+    drawn = []
+    for at in chosen:
+        image, boxes = rotated.get(at), items[at].boxes
+        if image and decision.frame:
+            boxes = shown_boxes(items[at], image, decision.frame, habit)
+        drawn.append(replace(items[at], boxes=boxes))
+    return drawn
+
+
+def _views(annotations: Iterable[Annotation], stored: bool) -> Iterator[View]:
+    for annotation in annotations:
+        try:
+            yield _view(annotation, stored)
+        except ResightError as error:
+            log.warning("not drawn: %s", error)
+
+
+def _view(annotation: Annotation, stored: bool) -> View:
+    data = read_bytes(annotation.image)
+    where = str(annotation.image)
+    if not stored:
+        data = upright(data, where)
+    boxes = np.array([box.xyxy for box in annotation.boxes], np.float64).reshape(-1, 4)
+    names = [f"{box.label} (crowd)" if box.crowd else box.label for box in annotation.boxes]
+    return annotation.filename, decode(data, where), boxes, names
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        with open_file(path) as file, Image.open(file, formats=["JPEG"]) as image:
+            return image.info.get("comment") == _MARK
+    except (ResightError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False
+
+
+def _save(views: Iterable[View], folder: Path, labelled: bool) -> list[str]:
+    """Draws all views and gives the names of the files."""
+    names: list[str] = []
+    for number, (file, image, boxes, labels) in enumerate(views, 1):
+        stem = re.sub(r"[^\w.-]+", "_", os.path.splitext(os.path.basename(file))[0])[-80:]
+        names.append(f"{number:04}-{stem}.jpg")
+        picture = draw(image, boxes, labels, labels=labelled)
+        save_picture(picture, folder / names[-1], subsampling=0, comment=_MARK)
+    return names

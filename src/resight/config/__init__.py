@@ -1,0 +1,1 @@
+"""The typed configuration, and the names other tools have for its keys."""

@@ -1,0 +1,93 @@
+"""How many detections of an image a model reports at most, and the images that hold more objects than that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from ..errors import ResightError, counted, one_line
+from .tree import LARGEST_LIMIT, ModelConfig, TfodConfig
+
+STEP = 100  # what is proposed is a multiple of it
+
+
+class MostDetections(NamedTuple):
+    """The most detections of one image, and of one class in it: the two differ in the TFOD dialect alone."""
+
+    image: int = 100
+    of_a_class: int = 100
+    keys: tuple[str, ...] = ("model.detections",)
+    proposals: int = LARGEST_LIMIT  # where they are set apart: each is one detection of a class at most
+
+    @classmethod
+    def of(cls, model: ModelConfig) -> MostDetections:
+        return cls.of_tfod(model.tfod) if model.tfod else cls(model.detections or 0, model.detections or 0)
+
+    @classmethod
+    def of_tfod(cls, tfod: TfodConfig) -> MostDetections:
+        keys = ("model.tfod.detections", "model.tfod.detections_per_class")
+        return cls(tfod.detections, min(tfod.detections_per_class, tfod.detections), keys, tfod.proposals)
+
+    def reached(self, labels: np.ndarray) -> bool:
+        """Whether detections of classes ``labels`` ``[N]`` in one image are as many as there can be."""
+        return len(labels) >= self.image or (np.bincount(labels).max(initial=0) >= self.of_a_class).item()
+
+    def full(self, images: int) -> str:
+        """Says in how many images the most was reached."""
+        return (
+            f"{counted(images, 'image has', 'images have')} as many detections as an image can have ({self.limit}), "
+            "so more may be missing: --detections N reports more"
+        )
+
+    @property
+    def limit(self) -> str:
+        """The numbers and their keys."""
+        most = f"{self.image:,}" if self.image == self.of_a_class else f"{self.image:,}, {self.of_a_class:,} of a class"
+        return f"{most}: {' and '.join(self.keys)}"
+
+    def crowded(
+        self, images: np.ndarray, labels: np.ndarray, name_of: Callable[[int], str], remedy: str = ""
+    ) -> tuple[str, int] | None:
+        """Says how many images hold more objects than can be found in them; None where no image does.
+
+        Args:
+            images, labels: ``[N]`` int, image and class of each object, both from 0.
+            name_of: the name of an image.
+            remedy: what to do, with ``{}`` for a number that is enough; by default the key of the configuration.
+
+        Returns: the sentence, and the image with most objects.
+        """
+        kinds = int(labels.max(initial=0)) + 1
+        in_image = np.bincount(images)
+        of_class, counts = np.unique(images * kinds + labels, return_counts=True)
+        most_of_class = np.zeros_like(in_image)
+        np.maximum.at(most_of_class, of_class // kinds, counts)
+        beyond = np.flatnonzero((in_image > self.image) | (most_of_class > self.of_a_class))
+        if not len(beyond):
+            return None
+        worst = int(beyond[in_image[beyond].argmax()])
+        enough = -(-3 * int(in_image[worst]) // (2 * STEP)) * STEP  # half as many again: not every detection is right
+        enough = min(enough, LARGEST_LIMIT)
+        keys = (*self.keys, *["model.tfod.proposals"] * (self.proposals < enough))
+        remedy = (remedy or " ".join(f"--set {key}={{}}" for key in keys)).replace("{}", str(enough))
+        sentence = (
+            f"{counted(len(beyond), 'image has', 'images have')} more objects than an image can have detections "
+            f"({self.limit}), {in_image[worst]:,} in {one_line(name_of(worst))}: {remedy} reports more"
+        )
+        return sentence, worst
+
+
+def with_detections(model: ModelConfig, most: int) -> ModelConfig:
+    """``model`` with ``most`` detections of an image, and of a class in it; it needs as many proposals.
+
+    Raises:
+        ResightError: ``most`` is no such number.
+    """
+    if not 0 < most <= LARGEST_LIMIT:
+        raise ResightError(f"{most:,} is not from 1 to {LARGEST_LIMIT:,}", where="--detections")
+    if model.tfod is None:
+        return model.model_copy(update={"detections": most})
+    own = {"detections": most, "detections_per_class": most, "proposals": max(model.tfod.proposals, most)}
+    return model.model_copy(update={"tfod": model.tfod.model_copy(update=own)})

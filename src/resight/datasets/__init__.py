@@ -1,0 +1,1 @@
+"""Annotations in any format to a records folder: read, inspect, split, build."""

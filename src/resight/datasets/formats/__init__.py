@@ -1,0 +1,96 @@
+"""Annotated images in the formats people have. One module is one format; ``FORMATS`` is the only list of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from ...errors import ResightError, counted, listed, nearest
+from ...io.misplaced import meant
+from ...label_map import LabelMap
+from . import coco, csv_table, cvat, labelme, labelstudio, lisa, tfrecord, voc, yolo
+from .source import Source, Tree
+
+__all__ = ["FORMATS", "Format", "Source", "read_source", "recognised"]
+
+
+class Format(Protocol):
+    """What the module of a format offers."""
+
+    NAME: str
+    LOOKS_FOR: str
+
+    def looks_like(self, tree: Tree) -> str:
+        """The evidence that ``tree`` is of this format, "" if there is none."""
+
+    def read(self, tree: Tree, classes: Sequence[str] = ()) -> Source:
+        """Reads it; ``classes`` name its numbers where the format has names nowhere."""
+
+
+FORMATS: tuple[Format, ...] = (lisa, coco, voc, yolo, csv_table, tfrecord, cvat, labelme, labelstudio)
+
+_PACKED = (".gz", ".tgz", ".zip", ".tar", ".bz2", ".xz", ".7z", ".rar")
+
+
+def read_source(
+    path: str | os.PathLike[str],
+    format: str = "auto",
+    *,
+    classes: Sequence[str] = (),
+    labels: str | os.PathLike[str] | LabelMap | None = None,
+) -> Source:
+    """Reads the annotations of a folder, or of one annotation file.
+
+    Args:
+        path: a folder, or a CSV, JSON, XML, YAML or TFRecord file.
+        format: one of ``FORMATS``'s names, or "auto" to look which one it is.
+        classes: names for class numbers, where the source has only numbers.
+        labels: the label map of TFRecords that have none beside them.
+
+    Raises:
+        ResightError: nothing of that format is there, several formats are, or a file cannot be read at all.
+    """
+    by_name = {module.NAME: module for module in FORMATS}
+    if format != "auto" and format not in by_name:
+        fix = nearest(format, by_name) or f"Formats are auto, {', '.join(by_name)}."
+        raise ResightError(f"unknown format '{format}'", where="--format", fix=fix)
+    tree = Tree.of(path)
+    found = recognised(tree, FORMATS if format == "auto" else (by_name[format],))
+    if len(found) == 1:
+        ((name, evidence),) = found.items()
+        module = by_name[name]
+        source = tfrecord.read(tree, classes, labels) if module is tfrecord else module.read(tree, classes)
+        return replace(source, note=evidence)
+    raise _explain(os.fspath(path), tree, format, by_name)
+
+
+def recognised(tree: Tree, formats: Sequence[Format] = FORMATS) -> dict[str, str]:
+    """The evidence for each of ``formats`` that ``tree`` may be of, by its name."""
+    return {one.NAME: evidence for one in formats if (evidence := one.looks_like(tree))}
+
+
+def _explain(path: str, tree: Tree, format: str, by_name: dict[str, Format]) -> ResightError:
+    if not tree.only and not tree.files:
+        return ResightError("the folder is empty", where=path)
+    found = recognised(tree)
+    seen = "\n  ".join(f"{name}: found {evidence}" for name, evidence in found.items())
+    if format != "auto":
+        fix = f"What is there looks like\n  {seen}" if found else "Nor does it look like any other known format."
+        message = f"holds nothing in the format '{format}', which is {by_name[format].LOOKS_FOR}"
+        return ResightError(message, where=path, fix=fix)
+    if found:
+        fix = f"{seen}\n  Choose with --format {'|'.join(found)}, or name one annotation file instead of the folder."
+        return ResightError(f"holds annotations in {len(found)} formats", where=path, fix=fix)
+    count = "" if tree.only else f" among its {counted(len(tree.files), 'file')}, {len(tree.images):,} of them images"
+    if packed := [name for name in ([tree.only] if tree.only else tree.files) if name.lower().endswith(_PACKED)]:
+        return ResightError(
+            f"no annotations of a known format found{count}", where=path, fix=f"Unpack {listed(packed, 3)}"
+        )
+    looked = "\n  ".join(f"{name}: {module.LOOKS_FOR}" for name, module in by_name.items())
+    return ResightError(
+        f"no annotations of a known format found{count}",
+        where=path,
+        fix=meant(path, "annotations") or f"Looked for\n  {looked}",
+    )

@@ -1,0 +1,106 @@
+"""LISA traffic signs: a semicolon CSV, one row per box, frames in the folders of their videos.
+
+Source: the annotation files of the LISA Traffic Sign Dataset (Mogelmose, Trivedi, Moeslund, 2012).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from ...errors import listed
+from ...types import Box
+from .source import Gathering, Source, Tree, peek
+from .values import flag, number, text
+
+NAME = "lisa"
+LOOKS_FOR = "a CSV with the header 'Filename;Annotation tag;Upper left corner X;...'"
+NEAR_FRAMES = 150
+
+_CORNERS = ("upper left corner x", "upper left corner y", "lower right corner x", "lower right corner y")
+
+
+def looks_like(tree: Tree) -> str:
+    files = _files(tree)
+    return f"LISA's header in {listed(files, 1)}" if files else ""
+
+
+def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
+    """Reads every annotation file; of several that state the same frames, those highest up count.
+
+    A box that is occluded is also difficult, and so is one on another road. The group of a frame is
+    ``video#cluster``: tracks of one video whose frame ranges lie within 150 frames of each other are one cluster.
+    """
+    gathering = Gathering(tree)
+    tracks: dict[str, tuple[str, str]] = {}  # image: video and track
+    ranges: dict[tuple[str, str], list[int]] = {}  # video and track: first and last frame
+    for name in _files(tree):
+        _read_file(gathering, name, tracks, ranges)
+    groups = _clusters(ranges)
+    for path, track in tracks.items():
+        gathering.images[path].group = groups[track]
+    return gathering.source(NAME)
+
+
+def _files(tree: Tree) -> list[str]:
+    found = [name for name in tree.candidates(".csv") if _is_header(peek(tree.path(name)).partition("\n")[0])]
+    # LISA has one table for all beside one in each folder: what lies below another table's folder repeats it.
+    folders = {os.path.dirname(name) for name in found}
+    return [name for name in found if not any(above in folders for above in _above(os.path.dirname(name)))]
+
+
+def _above(folder: str) -> list[str]:
+    parts = folder.split("/")
+    return ["/".join(parts[:end]) for end in range(len(parts))] if folder else []
+
+
+def _is_header(line: str) -> bool:
+    return {"filename", "annotation tag", *_CORNERS} <= {cell.strip().lower() for cell in line.split(";")}
+
+
+def _read_file(
+    gathering: Gathering,
+    name: str,
+    tracks: dict[str, tuple[str, str]],
+    ranges: dict[tuple[str, str], list[int]],
+) -> None:
+    tree = gathering.tree
+    file, folder = tree.path(name), os.path.dirname(name)
+    places = [tree.path(folder), tree.root, tree.path(os.path.join(folder, ".."))]
+    # Quotes mean nothing here; a stray one would otherwise swallow the rows after it.
+    for where, image, row in gathering.table(name, ";", ("annotation tag", *_CORNERS), places, quoted=False):
+        occluded, _, elsewhere = row.get("occluded,on another road", "").partition(",")
+        try:
+            label = text(row["annotation tag"], "Annotation tag")
+            left, top, right, bottom = (number(row[corner], corner) for corner in _CORNERS)
+        except ValueError as error:
+            gathering.malformed(where, error, image)
+            continue
+        hidden, hard = flag(occluded), flag(occluded) or flag(elsewhere)
+        gathering.images[image].boxes[file].append(Box(label, left, top, right, bottom, hard, hidden))
+        video, track = row.get("origin file", ""), row.get("origin track", "")
+        if video and image not in tracks:
+            key = tracks[image] = (f"{folder}/{video}" if folder else video, track)
+            frames = ranges.setdefault(key, [])
+            number_text = row.get("origin frame number", "")
+            if number_text.isascii() and number_text.isdecimal() and len(number_text) < 10:
+                frames.append(int(number_text))
+                frames[:] = min(frames), max(frames)
+
+
+def _clusters(ranges: dict[tuple[str, str], list[int]]) -> dict[tuple[str, str], str]:
+    groups: dict[tuple[str, str], str] = {}
+    video_before, last, cluster = "", 0, 0
+    # A track whose frames are not numbered cannot be near another one: it is a group of its own.
+    for (video, track), frames in sorted(ranges.items(), key=lambda item: (item[0][0], item[1], item[0][1])):
+        if not frames:
+            groups[video, track] = f"{video}#{track}"
+            continue
+        first, end = frames
+        if video != video_before:
+            video_before, last, cluster = video, end, 0
+        elif first - last > NEAR_FRAMES:
+            cluster += 1
+        last = max(last, end)
+        groups[video, track] = f"{video}#{cluster}"
+    return groups

@@ -1,0 +1,449 @@
+"""What all formats share: the folder they look at, the images they gather, and the source that comes of it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from itertools import islice
+from typing import Literal
+
+from ...errors import Problem, ResightError, counted, listed, reading, shown
+from ...io.files import IMAGE_SUFFIXES, encoding_of, odd_kind, open_file, read_text
+from ...io.images import passed_over
+from ...io.object_store import is_remote
+from ...types import SPLIT_WORDS, Annotation, Box, Split
+from ..exif import Habit
+from ..file_search import WORDS, FileSearch, Match
+from .values import is_text, text
+
+_LISTED = 200_000  # files below one that is named
+# Boxes are drawn in a browser, which turns photographs; its converter to COCO states the size of the pixels as stored.
+# https://github.com/HumanSignal/label-studio/issues/6608
+LABEL_STUDIO = Habit("upright", "Label Studio shows images after their EXIF rotation")
+
+
+@dataclass(frozen=True)
+class Source:
+    """An annotated set of images, as one format states it.
+
+    Args:
+        format: the name of one of ``FORMATS``.
+        path: what was read, absolute.
+        annotations: one per image; boxes exactly as written, bad ones too; images are not opened, and may be missing.
+        has_split: the source parts its images itself, and every annotation has its ``split``.
+        classes: names in the source's own order (YOLO's numbers, COCO's ids, a label map); () when it has none.
+        problems: malformed lines and files (their images are left out), images that two splits claim, ...
+        note: why this format was recognised.
+        habit: what is known of the frame its boxes are in, where images have an EXIF rotation.
+    """
+
+    format: str
+    path: str
+    annotations: list[Annotation]
+    has_split: bool = False
+    classes: tuple[str, ...] = ()
+    problems: list[Problem] = field(default_factory=list)
+    note: str = ""
+    habit: Habit | None = None
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A folder as the formats see it: listed once, however many of them look.
+
+    ``root`` is absolute; ``only`` is the one file in it that the user named, or "". Names are relative to the root,
+    with "/" between folders.
+    """
+
+    root: str
+    only: str = ""
+
+    @staticmethod
+    def of(path: str | os.PathLike[str]) -> Tree:
+        """The tree of a folder, or of the folder that an annotation file belongs to."""
+        if is_remote(path):
+            message, fix = "annotations are read from local files", "Copy them; records can stay where they are."
+            raise ResightError(message, where=path, fix=fix)
+        full = os.path.abspath(path)
+        if os.path.isdir(full):
+            return Tree(full)
+        if not os.path.isfile(full):
+            kind = odd_kind(full)
+            raise ResightError(f"is a {kind}" if kind else "no such file or folder", where=path)
+        root, name = os.path.split(full)
+        if os.path.basename(root).lower() == "annotations":
+            root, folder = os.path.split(root)
+            name = f"{folder}/{name}"
+        return Tree(root, name)
+
+    @cached_property
+    def files(self) -> tuple[str, ...]:
+        """Every file, sorted; hidden ones and archive leftovers are none."""
+        return tuple(sorted(_walk(self.root)))
+
+    @cached_property
+    def images(self) -> tuple[str, ...]:
+        """The files that are images by their suffix."""
+        return tuple(name for name in self.files if name.lower().endswith(IMAGE_SUFFIXES))
+
+    @cached_property
+    def around(self) -> tuple[str, ...]:
+        """``files``; where one file was named those around it, none where they are more than are listed in a moment:
+        in a part of them nobody could tell what is there only once."""
+        if not self.only:
+            return self.files
+        names = tuple(islice(_walk(self.root), _LISTED + 1))
+        return names if len(names) <= _LISTED else ()
+
+    @cached_property
+    def _by_suffix(self) -> dict[str, list[str]]:
+        by_suffix = defaultdict(list)
+        for name in [self.only] if self.only else self.files:
+            by_suffix[os.path.splitext(name)[1].lower()].append(name)
+        return by_suffix
+
+    def candidates(self, *suffixes: str) -> list[str]:
+        """Files with one of these suffixes, sorted; the named file alone, where there is one."""
+        return sorted(name for suffix in suffixes for name in self._by_suffix.get(suffix, ()))
+
+    def path(self, name: str) -> str:
+        return os.path.normpath(os.path.join(self.root, name))
+
+    def name(self, path: str) -> str:
+        """The inverse of ``path``; a path elsewhere stays as it is."""
+        return path[len(self._prefix) :].replace(os.sep, "/") if path.startswith(self._prefix) else path
+
+    @cached_property
+    def _prefix(self) -> str:
+        return os.path.join(self.root, "")
+
+
+@dataclass
+class _Image:
+    where: str
+    width: int | None = None
+    height: int | None = None
+    split: Split | None = None
+    group: str | None = None
+    boxes: dict[str, list[Box]] = field(default_factory=dict)  # by annotation file
+    spoiled: bool = False
+
+
+class Gathering:
+    """Joins what annotation files say into one annotation per image."""
+
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
+        self.problems: list[Problem] = []
+        self.images: dict[str, _Image] = {}
+        self._names: dict[tuple[str, str], tuple[str, int]] = {}  # of annotation file and image: name there, and rung
+        self._inexact: dict[int, list[str]] = defaultdict(list)  # by rung: "name is file"
+        self._in_two: dict[tuple[Split, Split], list[str]] = defaultdict(list)
+        self._outside: list[str] = []
+        self._alike: dict[str, str] = {}  # names in folders that are not here: the nearest image
+        self._without_box: dict[str, list[str]] = defaultdict(list)  # by kind of shape: images
+
+    @cached_property
+    def search(self) -> FileSearch:
+        root, names = self.tree.root, self._nearby
+        return FileSearch((f"{root}/{name}" for name in names), below=root if names else "")
+
+    @cached_property
+    def _nearby(self) -> Sequence[str]:
+        tree = self.tree
+        return [name for name in tree.around if name.lower().endswith(IMAGE_SUFFIXES)] if tree.only else tree.images
+
+    @cached_property
+    def _splits_nearby(self) -> set[Split | None]:
+        return {told_split(name) for name in self._nearby}
+
+    def image(self, path: str, *, file: str, where: str, split: Split | None = None) -> _Image:
+        """Image ``path``, with a place for the boxes that annotation ``file`` states."""
+        image = self.images.setdefault(path, _Image(where))
+        if split and image.split and split != image.split:
+            self.in_two_splits(image.split, split, self.tree.name(path))
+        image.split = image.split or split
+        image.boxes.setdefault(file, [])
+        return image
+
+    def problem(self, kind: str, where: str, message: str, level: str = "error") -> None:
+        self.problems.append(Problem("warning" if level == "warning" else "error", kind, where, message))
+
+    def in_two_splits(self, kept: Split, other: Split, name: str) -> None:
+        self._in_two[kept, other].append(name)
+
+    def malformed(self, where: str, message: object, image: str = "") -> None:
+        """Something that cannot be read; the image it belongs to is left out, half its boxes would mislead."""
+        if image in self.images:
+            self.images[image].spoiled = True
+            message = f"{message}; its image is left out"
+        self.problem("malformed", where, str(message))
+
+    def table(
+        self,
+        name: str,
+        delimiter: str,
+        required: Iterable[str],
+        places: Sequence[str],
+        split: Split | None = None,
+        quoted: bool = True,
+    ) -> Iterator[tuple[str, str, dict[str, str]]]:
+        """Each row of a CSV with the columns ``filename`` and ``required``: where it is, its image's path, and its
+        cells by lower-case column. The image is registered before anything of the row can be refused."""
+        file = self.tree.path(name)
+        columns: list[str] = []
+        at = 0
+        located: dict[str, str] = {}
+        for line, cells in read_table(file, delimiter, quoted):
+            where = f"{file}:{line}"
+            if not columns:
+                columns = [cell.lower() for cell in cells]
+                # Looking saw them, but quotes and line ends may part a damaged header otherwise.
+                needed = {name: columns.count(name) for name in ("filename", *required)}
+                if lacking := [name for name, count in needed.items() if not count]:
+                    raise ResightError(f"the header lacks {listed(lacking)}", where=where)
+                if repeated := [name for name, count in needed.items() if count > 1]:
+                    raise ResightError(f"the header has {listed(repeated)} more than once", where=where)
+                at = columns.index("filename")
+                continue
+            try:
+                frame = text(cells[at] if at < len(cells) else "", "filename")
+            except ValueError as error:
+                self.malformed(where, error)
+                continue
+            if frame not in located:
+                located[frame] = self.locate(frame, places, file=file, where=where, split=split)
+            image = located[frame]
+            self.image(image, file=file, where=where, split=split)
+            if len(cells) == len(columns):
+                yield where, image, dict(zip(columns, cells, strict=True))
+            else:
+                self.malformed(where, f"has {len(cells)} columns instead of {len(columns)}", image)
+
+    def find(self, name: str, folders: Sequence[str], *, file: str, split: Split | None) -> Match:
+        """``FileSearch.find`` of the image that annotation ``file`` calls ``name``. Where the name tells a split, or
+        ``split`` has folders of its own, it is not looked for in folders of another."""
+        told = told_split(name) or (split if split in self._splits_nearby else None)
+        near = folders_of(self.tree.name(file))
+        return self.search.find(name, folders, near=near, elsewhere=lambda path: is_of(told, self.tree.name(path)))
+
+    def locate(self, name: str, folders: Sequence[str], *, file: str, where: str, split: Split | None = None) -> str:
+        """The path of the image that annotation ``file`` calls ``name``: as ``find`` finds it, else the one
+        at which it was expected first. What was found by another than the exact name is counted for ``source``; where
+        there is no telling which image is meant, that is a problem, and the image is left out."""
+        match = self.find(name, folders, file=file, split=split)
+        return self.found(name, match, os.path.join(folders[0], name.replace("\\", "/")), file=file, where=where)
+
+    def found(self, name: str, match: Match, expected: str, *, file: str, where: str) -> str:
+        """``locate`` from the match on; ``expected`` is where the image should be."""
+        path = match.path or os.path.normpath(expected)
+        if match.candidates:
+            names = listed((self.tree.name(other) for other in match.candidates), 4)
+            self.unclear(where, f"'{name}' may be any of {names}", path)
+        if not match.path:
+            if not match.candidates and len(self._alike) < 3 and not os.path.isdir(os.path.dirname(path)):
+                self._alike[name] = self.search.nearest(name)
+            return path
+        is_new = (file, path) not in self._names
+        known, rung = self._names.setdefault((file, path), (name, match.rung))
+        if known != name and (rung or match.rung):
+            self.unclear(where, f"'{known}' and '{name}' would both be {self.tree.name(path)}", path)
+        if match.rung and is_new:
+            self._inexact[match.rung].append(f"'{name}' is {self.tree.name(path)}")
+        elif not match.rung and (name.startswith("/") or ".." in name) and self.tree.name(path) == path:
+            self.outside(path)
+        return path
+
+    def outside(self, path: str) -> None:
+        """An annotation names an image, or a folder of them, elsewhere on this machine."""
+        self._outside.append(path)
+
+    def unclear(self, where: str, message: str, *images: str, kind: str = "ambiguous_image") -> None:
+        """Something that may mean several images; those that are told are left out, as guesses would mislead."""
+        fresh = [path for path in images if path not in self.images or not self.images[path].spoiled]
+        for path in fresh:
+            self.images.setdefault(path, _Image(where)).spoiled = True
+            self.problem(kind, where, f"{message}; {self.tree.name(path)} is left out")
+        if not fresh:
+            self.problem(kind, where, message)
+
+    def without_box(self, shape: str, image: str) -> None:
+        """A shape that no box can be put around (points, a skeleton): it is left out and counted."""
+        self._without_box[shape].append(image)
+
+    def source(self, format: str, classes: Sequence[str] = ()) -> Source:
+        """Everything gathered. Where some images have a split, those without are left out and counted."""
+        if format != "yolo":
+            self._refuse_shares(format)
+        splits = {image.split for image in self.images.values() if image.split}
+        for (kept, other), names in self._in_two.items():
+            own = "" if other in splits else f"; {other} has none of its own"
+            message = f"{counted(len(names), 'image')} of {other} {'is' if len(names) == 1 else 'are'} also in {kept}"
+            message = f"{message}, e.g. {listed(names, 3)}{own}. --split group or random splits them again"
+            self.problem("split_conflict", self.tree.path(self.tree.only), message)
+        for rung, names in self._inexact.items():
+            message = f"{counted(len(names), 'image')} found under a name {WORDS[rung]}: {listed(names, 3)}"
+            self.problem("inexact_name", self.tree.root, message, "warning")
+        if alike := [f"'{name}', but {self.tree.name(path)}" for name, path in self._alike.items() if path]:
+            self.problem("missing_image", self.tree.root, f"there is no {listed(alike)}. Did you mean that?", "warning")
+        if self._outside:
+            message = f"{counted(len(self._outside), 'path')} outside of this folder: {listed(self._outside, 3)}"
+            self.problem("outside_image", self.tree.root, message, "warning")
+        if passed := passed_over(() if self.tree.only else self.tree.files):
+            self.problem("passed_over", self.tree.root, f"not read as images: {passed}", "warning")
+        if self._without_box:
+            shapes = listed(f"{len(images):,} of kind '{kind}'" for kind, images in self._without_box.items())
+            bare = {path for paths in self._without_box.values() for path in paths}
+            bare = {path for path in bare if not any(self.images[path].boxes.values())}
+            for path in bare:  # there is something to see in it: it is no background
+                self.images[path].spoiled = True
+            also = f", and {counted(len(bare), 'image')} with nothing else" if bare else ""
+            self.problem("no_box_shape", self.tree.root, f"shapes without a box, left out: {shapes}{also}", "warning")
+        has_split = len(splits) > 1
+        annotations, unassigned = [], []
+        for path, image in self.images.items():
+            name = self.tree.name(path)
+            if image.spoiled:
+                continue
+            if not is_text(path):
+                self.problem("malformed", image.where, f"the image's file name is not UTF-8: {shown(path, 200)}")
+                continue
+            if has_split and image.split is None:
+                unassigned.append(name)
+                continue
+            annotations.append(
+                Annotation(
+                    image=path,
+                    boxes=tuple(_union(list(image.boxes.values()))),
+                    width=image.width,
+                    height=image.height,
+                    source_id=name,
+                    group=image.group,
+                    split=image.split,
+                    where=image.where,
+                )
+            )
+        if unassigned:
+            message = f"{counted(len(unassigned), 'image')} in none of its splits, left out: {listed(unassigned)}"
+            self.problem("no_split", self.tree.root, message, "warning")
+        if unlisted := self._unlisted():
+            message = f"{counted(len(unlisted), 'image')} beside the others without annotation, left out"
+            self.problem("unlisted_image", self.tree.root, f"{message}: {listed(unlisted)}", "warning")
+        path = self.tree.path(self.tree.only)
+        return Source(format, path, annotations, has_split, tuple(dict.fromkeys(classes)), self.problems)
+
+    def _refuse_shares(self, format: str) -> None:
+        """Refuses annotation files all of whose corners lie within 0 to 1, where the format has pixels."""
+        pixels, shares = set(), defaultdict(list)
+        for path, image in self.images.items():
+            for file, boxes in image.boxes.items():
+                if any(max(map(abs, box.xyxy)) > 1 for box in boxes):
+                    pixels.add(file)
+                elif any(box.xmax > box.xmin and box.ymax > box.ymin for box in boxes):
+                    shares[file].append(path)
+        says = f"all corners lie within 0 to 1: these look like shares of the image, and '{format}' has pixels"
+        suspects = {file: paths for file, paths in shares.items() if file not in pixels}
+        if suspects and not pixels:
+            where = next(iter(suspects)) if len(suspects) == 1 else self.tree.root
+            fix = "Multiply x by the image's width and y by its height, or export them in pixels."
+            raise ResightError(says, where=where, fix=fix)
+        for file, paths in suspects.items():
+            self.unclear(file, says, *paths, kind="normalised_box")
+
+    def _unlisted(self) -> list[str]:
+        if self.tree.only:
+            return []
+        known = {self.tree.name(path) for path in self.images}
+        folders = {os.path.dirname(name) for name in known}
+        return [name for name in self.tree.images if os.path.dirname(name) in folders and name not in known]
+
+
+def split_of(*names: str) -> Split | None:
+    """The split that the first telling name tells: "images/train2017" -> "train"; "train_val" tells nothing."""
+    return next((split for name in names if (split := _split_told_by(name))), None)
+
+
+@lru_cache(10_000)
+def _split_told_by(name: str) -> Split | None:
+    found = {SPLIT_WORDS[word] for word in re.findall("[a-z]+", name.lower()) if word in SPLIT_WORDS}
+    return found.pop() if len(found) == 1 else None
+
+
+def told_split(path: str) -> Split | None:
+    """The split that the folders of a path tell."""
+    return split_of(*folders_of(path.replace("\\", "/")))
+
+
+def is_of(split: Split | None, path: str) -> bool:
+    """Whether a path may be of ``split``: its folders tell no other one."""
+    return not split or told_split(path) in (None, split)
+
+
+def is_label_studio(document: object) -> bool:
+    """Whether a JSON says that Label Studio wrote it."""
+    info = document.get("info") if isinstance(document, dict) else None
+    return isinstance(info, dict) and str(info.get("contributor")).strip().lower() == "label studio"
+
+
+def stem_of(name: str) -> str:
+    """The name of a file without its folders and suffix."""
+    return os.path.splitext(os.path.basename(name))[0]
+
+
+def folders_of(name: str) -> list[str]:
+    """The names of the folders around a file, the nearest first."""
+    return name.split("/")[-2::-1]
+
+
+def peek(path: str, size: int = 4096) -> str:
+    """The first ``size`` bytes of a file as text, however damaged: for looking only."""
+    with open_file(path) as file, reading(path):
+        data = file.read(size)
+    return data.decode(encoding_of(data), errors="replace")
+
+
+def read_table(path: str, delimiter: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV file with their line numbers from 1, fields stripped; blank lines are no rows."""
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, quoting=quoting)
+    try:
+        for row in reader:
+            if any(cell.strip() for cell in row):
+                yield reader.line_num, [cell.strip() for cell in row]
+    except csv.Error as error:
+        raise ResightError(f"is not a valid CSV file: {error}", where=f"{path}:{reader.line_num}") from error
+
+
+def _union(files: list[list[Box]]) -> list[Box]:
+    # Two files that state the same image (a complete table beside its parts) repeat boxes; one file's are its own.
+    boxes = list(files[0]) if files else []
+    for more in files[1:]:
+        known = {(box.label, box.xyxy) for box in boxes}
+        boxes += [box for box in more if (box.label, box.xyxy) not in known]
+    return boxes
+
+
+def _walk(root: str) -> Iterator[str]:
+    def refuse(error: OSError) -> None:
+        raise ResightError(f"cannot list the folder: {error.strerror}", where=error.filename) from error
+
+    seen = set()
+    for folder, inner, files in os.walk(root, onerror=refuse, followlinks=True):
+        real = os.path.realpath(folder)
+        inner[:] = [name for name in inner if real not in seen and not _is_hidden(name)]
+        if real not in seen:  # else a link led to a folder above or beside
+            seen.add(real)
+            prefix = os.path.relpath(folder, root).replace(os.sep, "/") + "/"
+            names = [name for name in files if not _is_hidden(name)]
+            # A pipe is no file: its reading would never end.
+            yield from (f"{prefix}{name}".removeprefix("./") for name in names if os.path.isfile(f"{folder}/{name}"))
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"

@@ -1,0 +1,95 @@
+"""TFRecords of images with boxes, ours or the TensorFlow Object Detection API's, as a source to split or shard anew."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...config.tree import DataConfig
+from ...errors import listed
+from ...io.block_cache import ShardCache
+from ...io.files import IS_RECORD
+from ...io.images import StoredImage
+from ...label_map import LabelMap
+from ...records.example import Record, decode_image_bytes
+from ...records.reader import Records, RecordSplit, open_configured
+from ...records.tfrecord import ShardReader
+from ...types import Annotation, Box
+from ..exif import Habit
+from .source import Source, Tree
+
+NAME = "tfrecord"
+LOOKS_FOR = "files named *.tfrecord, *.tfrecords, *.record or *.records, sharded or not"
+
+# tf.io.decode_image does not look at EXIF.
+_HABIT = Habit("stored", "the TensorFlow Object Detection API decodes images without their rotation", shares=True)
+
+
+@dataclass(frozen=True)
+class RecordImage(StoredImage):
+    """The image of one record, read when it is asked for."""
+
+    path: str
+    offset: int
+    length: int
+    cache: ShardCache | None = None  # of remote records
+
+    def __fspath__(self) -> str:
+        return f"{self.path}, byte {self.offset}"
+
+    def read_bytes(self) -> bytes:
+        payload = ShardReader([self.path], [0], [self.offset], [self.length], cache=self.cache)[0]
+        return decode_image_bytes(payload, str(self))
+
+    def __str__(self) -> str:
+        return self.__fspath__()
+
+
+def looks_like(tree: Tree) -> str:
+    files = [name for name in ([tree.only] if tree.only else tree.files) if IS_RECORD.search(name)]
+    return listed(files, 1) if files else ""
+
+
+def read(tree: Tree, classes: Sequence[str] = (), labels: str | os.PathLike[str] | LabelMap | None = None) -> Source:
+    """Reads boxes and all else but the images, which are read from the records when their turn comes; damaged and
+    missing records are problems. ``labels`` takes the place of a label map beside them."""
+    path = tree.path(tree.only)
+    return of_records(open_configured(DataConfig(path=path, on_bad_record="skip"), labels), path)
+
+
+def of_records(records: Records, path: str) -> Source:
+    """The images of an open folder of records; the two share their order."""
+    shards = [shard for split in records.splits.values() for shard in split.shards]
+    has_split = len(records.splits) > 1
+    annotations: list[Annotation] = []
+    for split in records.splits.values():
+        annotations += (_annotation(split, i, record, shards, has_split) for i, record in enumerate(split.summaries))
+    names, problems = records.label_map.names, list(records.problems)
+    return Source(NAME, path, annotations, has_split, names, problems, habit=_HABIT)
+
+
+def _annotation(split: RecordSplit, i: int, record: Record, shards: list[str], has_split: bool) -> Annotation:
+    shard, offset, length = (int(split.index.records[column][i]) for column in ("shard", "offset", "length"))
+    image = RecordImage(shards[shard], offset, length, split.reader.cache)
+    names = split.label_map.names
+    boxes = []
+    for at, label in enumerate(split.labels(record).tolist()):
+        area = float(record.area[at])
+        name = names[label] if label >= 0 else record.label_texts[at] or f"class {record.label_ids[at]}"
+        xmin, ymin, xmax, ymax = record.boxes[at].tolist()
+        flags = (bool(record.difficult[at]), bool(record.occluded[at]), bool(record.crowd[at]))
+        boxes.append(Box(name, xmin, ymin, xmax, ymax, *flags, area=None if math.isnan(area) else area))
+    name = record.filename or record.source_id or f"{split.name}-{i:06}"
+    return Annotation(
+        image=image,
+        boxes=tuple(boxes),
+        width=record.width,
+        height=record.height,
+        filename=name,
+        source_id=record.source_id or name,
+        group=record.group or None,
+        split=split.name if has_split else None,
+        where=split.where(i),
+    )

@@ -1,0 +1,396 @@
+"""YOLO: a text file for each image, one line for each box; class names in a YAML or a names file.
+
+Source: the Ultralytics and Darknet data formats; Roboflow's and CVAT's exports of them.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+from ...errors import ResightError, counted, listed, shown
+from ...io.files import IMAGE_SUFFIXES, SMALL, read_json, read_text, read_yaml
+from ...io.images import probe_file
+from ...io.progress import track
+from ...types import Box, Split
+from ..exif import Habit
+from ..file_search import FileSearch, loose_stem
+from .source import (
+    LABEL_STUDIO,
+    Gathering,
+    Source,
+    Tree,
+    folders_of,
+    is_label_studio,
+    is_of,
+    peek,
+    split_of,
+    stem_of,
+    told_split,
+)
+from .values import number, text
+
+NAME = "yolo"
+LOOKS_FOR = "a YAML with 'names', or text files named like the images with lines 'class x y width height'"
+
+_NAMES_FILES = ("classes.txt", "_darknet.labels", "predefined_classes.txt", "obj.names")
+_KEYS: dict[str, Split] = {"train": "train", "val": "val", "valid": "val", "test": "test"}
+_PIXELS = 3  # further out no share of the image can be meant
+_LABEL = re.compile(r"\s*(\d+(\.0*)?(\s+[-+.\deE]+){4,}\s*?(\n|$)|$)")
+
+
+def looks_like(tree: Tree) -> str:
+    if config := _config_file(tree):
+        return f"class names in {config}"
+    if tree.only:
+        return ""
+    stems = {(os.path.dirname(name), loose_stem(os.path.basename(name))) for name in tree.images}
+    texts = [
+        name
+        for name in tree.candidates(".txt")
+        if (os.path.dirname(name), loose_stem(os.path.basename(name))) in stems
+        or "labels" in map(str.lower, folders_of(name))
+    ]
+    for name in texts[:100]:
+        if (head := peek(tree.path(name))).strip() and _LABEL.match(head):
+            return f"{counted(len(texts), 'text file')} with lines such as '{head.strip().splitlines()[0][:60]}'"
+    return ""
+
+
+def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
+    """Reads the label file of every image: boxes, and polygons as the boxes around them; no file is no object.
+
+    Coordinates are shares of the image, so the header of every image with boxes is read; ``width`` and ``height`` are
+    those of the image as it is shown. Whether the boxes are of that, too, nothing in the format tells.
+    """
+    gathering = Gathering(tree)
+    file = _config_file(tree)
+    config = _load(tree.path(file)) if file else {}
+    names = _names(tree, config, file)
+    if not names and classes:
+        names = dict(enumerate(classes))
+    if not names:
+        message = "the classes have no names (no data.yaml, classes.txt or obj.names): their numbers are taken"
+        gathering.problem("unnamed_classes", tree.root, message, "warning")
+    if repeated := [name for name, count in Counter(names.values()).items() if count > 1]:
+        message = f"several numbers have one name, and are one class: {listed(repeated)}"
+        gathering.problem("duplicate_class", tree.path(file) if file else tree.root, message, "warning")
+    images = list(_images(gathering, config, file))
+    labels = _labels(gathering, [path for path, _, _ in images])
+    if not labels:
+        if not images:
+            raise ResightError("there are labels or class names, but no images", where=tree.root)
+        fix = f"Looked for {' or '.join(dict.fromkeys(_label_paths(images[0][0])))}"
+        raise ResightError(f"none of its images ({len(images):,}) has a label file", where=tree.root, fix=fix)
+    keypoints = "kpt_shape" in config or _keypoints(gathering, config, labels.values())
+    polygons = list[str]()
+    read = set[str]()
+    for path, split, where in track(images, "reading YOLO"):
+        label = labels.get(path, "")
+        gathering.image(path, file=label, where=label or where, split=split)
+        if label and path not in read:
+            read.add(path)
+            _read_file(gathering, path, label, names, keypoints, polygons)
+    if polygons:
+        message = f"the boxes around {counted(len(polygons), 'polygon')} are taken: {listed(polygons, 3)}"
+        gathering.problem("polygons", tree.root, message, "warning")
+    _unpaired(gathering, labels)
+    source = gathering.source(NAME, [names[number] for number in sorted(names)])
+    return replace(source, habit=replace(_habit(tree), shares=True))
+
+
+def _habit(tree: Tree) -> Habit:
+    """Label Studio's export has a notes.json that names it."""
+    notes = [name for name in tree.files if os.path.basename(name) == "notes.json"]
+    try:
+        known = bool(notes) and all(is_label_studio(read_json(tree.path(name))) for name in notes)
+    except ResightError:
+        known = False
+    return LABEL_STUDIO if known else Habit()
+
+
+def _labels(gathering: Gathering, images: Sequence[str]) -> dict[str, str]:
+    """``{image: its label file}``; images that share one are left out."""
+    labels: dict[str, str] = {}
+    owners: dict[str, list[str]] = defaultdict(list)
+    for image in dict.fromkeys(images):
+        if label := next((label for label in _label_paths(image) if os.path.isfile(label)), ""):
+            labels[image] = label
+            owners[label].append(image)
+    tree, exact = gathering.tree, set(owners)
+    rest = [image for image in dict.fromkeys(images) if image not in labels]
+    texts = [tree.path(name) for name in tree.around if name.lower().endswith(".txt")]
+    search = FileSearch([*texts, *_beside((label for image in rest for label in _label_paths(image)), ".txt")])
+    for image in rest:
+        name = f"{stem_of(image)}.txt"
+        match = search.find(name, [os.path.dirname(label) for label in _label_paths(image)], elsewhere=False)
+        if match.path in exact or (match.path and os.path.basename(match.path) in _NAMES_FILES):
+            continue  # it is that of another image
+        label = gathering.found(name, match, image, file=image, where=image)
+        if match.path:
+            labels[image] = label
+            owners[label].append(image)
+    for label, several in owners.items():
+        if len(several) > 1:
+            gathering.unclear(label, f"is the label file of each of {listed(map(tree.name, several), 4)}", *several)
+    return labels
+
+
+def _config_file(tree: Tree) -> str:
+    """The YAML with class names that is nearest to the root."""
+    files = sorted(tree.candidates(".yaml", ".yml"), key=lambda name: (name.count("/"), name))
+    names = re.compile(r"(?m)^['\"]?names['\"]?\s*:")
+    return next((name for name in files[:50] if names.search(peek(tree.path(name), 65536))), "")
+
+
+def _load(path: str) -> dict[str, Any]:
+    config = read_yaml(path)
+    if not isinstance(config, dict):
+        raise ResightError("is not a mapping of 'names', 'train', ... to their values", where=path)
+    return config
+
+
+def _names(tree: Tree, config: dict[str, Any], file: str) -> dict[int, str]:
+    if file:
+        names = config.get("names")
+        try:
+            if isinstance(names, list):
+                return {at: text(name, f"names[{at}]") for at, name in enumerate(names)}
+            if isinstance(names, dict):
+                return {_class_number(at): text(name, f"names[{shown(at)}]") for at, name in names.items()}
+        except ValueError as error:
+            fix = "Put names that YAML takes for something else (yes, no, 1.5) in quotes."
+            raise ResightError(str(error), where=tree.path(file), fix=fix) from error
+        if not isinstance(names, str):
+            raise ResightError("'names' is neither a list nor a mapping of numbers to names", where=tree.path(file))
+        found = [os.path.relpath(os.path.join(os.path.dirname(tree.path(file)), names), tree.root)]
+    else:
+        files = sorted(tree.files, key=lambda name: (name.count("/"), name))
+        found = [name for name in files if os.path.basename(name) in _NAMES_FILES or name.endswith(".names")]
+    lines = read_text(tree.path(found[0]), SMALL).splitlines() if found else []
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return {at: line.strip() or str(at) for at, line in enumerate(lines)}
+
+
+def _class_number(key: object) -> int:
+    if isinstance(key, str | int) and not isinstance(key, bool) and re.fullmatch(r"\d{1,9}", str(key)):
+        return int(key)
+    raise ValueError(f"names has the key {shown(key)}, not a whole number")
+
+
+def _images(gathering: Gathering, config: dict[str, Any], file: str) -> Iterator[tuple[str, Split | None, str]]:
+    """``(path, split, where it is listed)`` of every image."""
+    tree = gathering.tree
+    stated = {key: config[key] for key in _KEYS if config.get(key)}
+    if not stated:
+        lists = [name for name in tree.files if name.endswith(".txt") and "/" not in name and split_of(name[:-4])]
+        firsts = {name: peek(tree.path(name)).split("\n")[0] for name in lists}
+        lists = [name for name, first in firsts.items() if first.strip().lower().endswith(IMAGE_SUFFIXES)]
+        for name in lists:
+            yield from _listed(gathering, tree.path(name), split_of(name[:-4]), [tree.root])
+        if not lists:
+            yield from ((tree.path(name), split_of(*folders_of(name)), tree.path(name)) for name in tree.images)
+        return
+    home = os.path.dirname(tree.path(file))
+    base = os.path.join(home, str(config.get("path") or ""))
+    missing = []
+    for key, value in stated.items():
+        for entry in value if isinstance(value, list) else [value]:
+            place = _place(gathering, str(entry), [base, home], tree.path(file))
+            if os.path.isdir(place):
+                yield from ((os.path.join(place, name), _KEYS[key], place) for name in Tree(place).images)
+            elif os.path.isfile(place):
+                yield from _listed(gathering, place, _KEYS[key], [os.path.dirname(place), base, home])
+            else:
+                missing.append(f"{key}: {entry}")
+                # Exports name a test folder whether there is one or not.
+                level = "error" if key == "train" else "warning"
+                gathering.problem("missing_folder", tree.path(file), f"{key}: {entry} does not exist", level)
+    if len(missing) == len(stated):
+        raise ResightError(f"none of its folders exists: {', '.join(missing)}", where=tree.path(file))
+
+
+def _place(gathering: Gathering, entry: str, bases: list[str], file: str) -> str:
+    """The folder, or list of images, that the YAML names; "" where there is none."""
+    # Roboflow writes ../train/images for what lies in train/images beside the YAML.
+    for name in (entry, re.sub(r"^(\.\./)+", "", entry)):
+        for base in bases:
+            path = os.path.normpath(os.path.join(base, name))
+            if os.path.exists(path):
+                if os.path.isabs(entry) and gathering.tree.name(path) == path:
+                    gathering.outside(path)
+                return path
+    tree = gathering.tree
+    names = [name for name in tree.around if name.lower().endswith((".txt", *IMAGE_SUFFIXES))]
+    folders = {folder for name in names for folder in _folders_around(name)}
+    split = told_split(f"{entry}/")
+    match = FileSearch(tree.path(name) for name in sorted({*names, *folders})).find(
+        entry, bases, elsewhere=lambda path: is_of(split, f"{tree.name(path)}/")
+    )
+    found = [match.path] if match.path else match.candidates
+    if len(found) > 1:
+        gathering.unclear(file, f"'{entry}' may be any of {listed(map(tree.name, found), 4)}")
+    if len(found) != 1:
+        return ""
+    gathering.problem("inexact_name", file, f"'{entry}' is taken to be {tree.name(found[0])}", "warning")
+    return found[0]
+
+
+def _folders_around(name: str) -> Iterator[str]:
+    while name := os.path.dirname(name):
+        yield name
+
+
+def _listed(
+    gathering: Gathering, path: str, split: Split | None, bases: list[str]
+) -> Iterator[tuple[str, Split | None, str]]:
+    for line, row in enumerate(read_text(path).splitlines(), 1):
+        if row.strip():
+            name, where = row.strip(), f"{path}:{line}"
+            if name.startswith("data/") and not os.path.isdir(os.path.join(gathering.tree.root, "data")):
+                name = name.removeprefix("data/")  # CVAT writes it before the folders of its export
+            yield gathering.locate(name, bases, file=path, where=where, split=split), split, where
+
+
+def _label_paths(image: str) -> Iterator[str]:
+    stem = os.path.splitext(image)[0]
+    folder, name = os.path.split(stem)
+    apart = re.sub(r"(.*/)(images|JPEGImages)/", r"\1labels/", f"{folder}/", flags=re.IGNORECASE)
+    yield os.path.join(apart, f"{name}.txt")
+    yield f"{stem}.txt"
+    yield os.path.join(folder, "labels", f"{name}.txt")
+    yield os.path.join(os.path.dirname(folder), "labels", f"{name}.txt")
+
+
+def _rows(label: str) -> list[tuple[int, list[str]]]:
+    return [(line, row.split()) for line, row in enumerate(read_text(label, SMALL).splitlines(), 1) if row.strip()]
+
+
+def _keypoints(gathering: Gathering, config: dict[str, Any], labels: Iterable[str]) -> bool:
+    """Whether lines that are longer than a box hold key points after it; a polygon can look the same.
+
+    Raises:
+        ResightError: nothing tells the two apart.
+    """
+    lines: list[list[float]] = []
+    for label in islice(labels, 2_000):
+        try:
+            lines += [[number(cell, "") for cell in cells[1:]] for _, cells in _rows(label) if len(cells) > 5]
+        except (ResightError, ValueError):  # is told where it is read
+            continue
+    counts = {len(line) for line in lines}
+    if len(counts) != 1 or config.get("task") == "segment":
+        return False
+    after = counts.pop() - 4
+    where = f"{gathering.tree.root}"
+    if after % 3 == 0 and all(value in (0, 1, 2) for line in lines for value in line[6::3]):
+        message = f"lines of {after + 4} numbers hold a box and {after // 3} key points: the box is taken"
+        gathering.problem(
+            "keypoints", where, f"{message} (kpt_shape: [{after // 3}, 3] in data.yaml says so)", "warning"
+        )
+        return True
+    if after % 2 or sum(map(_is_box_with_points, lines)) < 0.9 * len(lines):
+        return False
+    message = f"lines of {after + 4} numbers may hold a box and {after // 2} key points, or polygons"
+    fix = f"Add kpt_shape: [{after // 2}, 2] to data.yaml for key points, or task: segment for polygons."
+    raise ResightError(message, where=where, fix=fix)
+
+
+def _is_box_with_points(values: Sequence[float]) -> bool:
+    """Whether the first four numbers are the centre and the size of a box within the image, and the others points in
+    it; a rectangle of four corners is none."""
+    x, y, width, height = values[:4]
+    if len(values) == 8:
+        xs, ys = values[::2], values[1::2]
+        skew = abs(xs[0] - xs[1] + xs[2] - xs[3]) + abs(ys[0] - ys[1] + ys[2] - ys[3])
+        if skew < 0.2 * (max(xs) - min(xs) + max(ys) - min(ys)):
+            return False
+    inside = all(half <= at + 0.02 and at + half <= 1.02 for at, half in ((x, width / 2), (y, height / 2)))
+    points = zip(values[4::2], values[5::2], strict=True)
+    return inside and all(
+        (px, py) == (0, 0) or (abs(px - x) <= 0.55 * width and abs(py - y) <= 0.55 * height) for px, py in points
+    )
+
+
+def _read_file(
+    gathering: Gathering, path: str, label: str, names: dict[int, str], keypoints: bool, polygons: list[str]
+) -> None:
+    """Adds the boxes of an image's label file, and to ``polygons`` where it has such lines."""
+    try:
+        rows = _rows(label)
+    except ResightError as error:
+        gathering.malformed(error.where, error.message, path)
+        return
+    try:
+        info = probe_file(path)
+    except ResightError:
+        return  # the inspection will report it
+    item = gathering.images[path]
+    item.width, item.height = width, height = info.upright_size
+    for line, cells in rows:
+        try:
+            name = _class(cells[0], names)
+            x1, y1, x2, y2 = _corners([number(cell, "a value") for cell in cells[1:]], keypoints)
+            item.boxes[label].append(Box(name, x1 * width, y1 * height, x2 * width, y2 * height))
+        except ValueError as error:
+            gathering.malformed(f"{label}:{line}", error, path)
+            continue
+        if len(cells) > 5 and not keypoints:
+            polygons.append(f"{label}:{line}")
+
+
+def _class(cell: str, names: dict[int, str]) -> str:
+    value = number(cell, "the class")
+    if not value.is_integer() or value < 0:
+        raise ValueError(f"the class is '{cell}', not a whole number from 0")
+    if names and int(value) not in names:
+        raise ValueError(f"the class is {cell}, which has no name; there are the names of {min(names)} to {max(names)}")
+    return names.get(int(value), str(int(value)))
+
+
+def _corners(values: list[float], keypoints: bool) -> tuple[float, float, float, float]:
+    if any(_PIXELS < abs(value) < math.inf for value in values[:4]):
+        raise ValueError("coordinates must be shares of the image's sides, 0 to 1; these look like pixels")
+    if len(values) == 4 or (keypoints and len(values) > 4):
+        x, y, width, height = values[:4]
+        return x - width / 2, y - height / 2, x + width / 2, y + height / 2
+    if len(values) < 6 or len(values) % 2:
+        some = "neither a box (4) nor a polygon (6, 8, 10, ...); key points need kpt_shape in data.yaml"
+        raise ValueError(f"has {len(values)} numbers after the class: {some}")
+    return min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])
+
+
+def _unpaired(gathering: Gathering, labels: dict[str, str]) -> None:
+    """Counts the label files without an image and the images without a label file: where there are both, these are no
+    background, but have a label file of another name."""
+    tree, images = gathering.tree, gathering.images
+    unlisted = (image for image in _beside(images, IMAGE_SUFFIXES) if image not in images)
+    known = {*labels.values(), *(label for image in unlisted for label in _label_paths(image))}
+    texts = [path for path in _beside(labels.values(), ".txt") if os.path.basename(path) not in _NAMES_FILES]
+    alone = [path for path in texts if path not in known and _LABEL.match(peek(path))]
+    for path in alone:
+        gathering.problem("missing_image", path, "there is no image of this name")
+    bare = [path for path, image in gathering.images.items() if path not in labels and not image.spoiled]
+    if bare and not alone:
+        message = f"{len(bare):,} of {counted(len(images), 'image')} without a label file, taken to hold no object"
+        gathering.problem("missing_label", tree.root, f"{message}: {listed(map(tree.name, bare), 3)}", "warning")
+        return
+    for path in bare:
+        images[path].spoiled = True
+        message = f"has no label file, beside {counted(len(alone), 'label file')} without an image; left out"
+        gathering.problem("missing_label", path, message)
+
+
+def _beside(paths: Iterable[str], suffixes: str | tuple[str, ...]) -> Iterator[str]:
+    """The files with these suffixes in the folders of ``paths``."""
+    for folder in sorted({os.path.dirname(path) for path in paths}):
+        for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+            if name.lower().endswith(suffixes) and name[0] != "." and os.path.isfile(f"{folder}/{name}"):
+                yield f"{folder}/{name}"

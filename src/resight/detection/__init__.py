@@ -1,0 +1,1 @@
+"""Parts that both dialects share: anchors, box coder, matcher, RoIAlign, heads."""

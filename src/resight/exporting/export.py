@@ -1,0 +1,137 @@
+"""``resight export``: a trained model in a format that needs no Resight to run."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..arguments import check_types, kinds_of
+from ..config.tree import TFOD_MODELS, ModelConfig
+from ..errors import ResightError, listed, nearest
+from ..inference.detector import load
+from ..inference.saved_model import load_saved_model, written_before
+from ..io.outputs import check_file, check_output, whole_file, whole_folder
+from ..random_streams import numpy_stream
+
+if TYPE_CHECKING:
+    from .parity import Parity
+
+log = logging.getLogger(__name__)
+
+FORMATS = ("onnx", "savedmodel")
+INPUT_TYPES = ("image_tensor", "encoded_image_string_tensor", "tf_example", "float_image_tensor")  # TFOD's names
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    out: str
+    model: str  # what of it is the exported model
+    parity: Parity
+    megabytes: float
+
+    @property
+    def ok(self) -> bool:
+        return self.parity.ok
+
+    def text(self) -> str:
+        return f"{self.out}: {self.megabytes:.1f} MB\n{self.parity.text()}"
+
+
+def export(
+    model: str | os.PathLike[str],
+    format: str = "onnx",
+    out: str | os.PathLike[str] = "model.onnx",
+    *,
+    force: bool = False,
+    labels: str | os.PathLike[str] | None = None,
+    input_type: str = INPUT_TYPES[0],
+    detections: int | None = None,
+) -> ExportReport:
+    """Writes ``model`` as ``format`` to ``out`` and compares the two on images of several sizes.
+
+    Args:
+        format: ``onnx``, or for the TFOD dialect ``savedmodel``: the folder that TFOD's own export writes.
+        input_type: what a client sends to a SavedModel.
+        detections: the most detections of an image; by default the model's own number.
+
+    Raises:
+        ResightError: the format is not known, the model cannot be exported, or ``out`` cannot be written.
+    """
+    check_types(locals(), kinds_of(export), "export")
+    for value, known, option in ((format, FORMATS, "format"), (input_type, INPUT_TYPES, "input-type")):
+        if value not in known:
+            fix = nearest(value, known) or f"It is one of {listed(known)}."
+            raise ResightError(f"unknown {option.replace('-', ' ')} '{value}'", where=f"--{option}", fix=fix)
+    if format == "savedmodel":
+        check_output(out, force, written_before(Path(out)))
+    elif input_type != INPUT_TYPES[0]:
+        raise ResightError("is for a SavedModel alone", where="--input-type", fix="Add --format savedmodel.")
+    elif Path(out).suffix != ".onnx":
+        raise ResightError("the name of an ONNX model ends in .onnx", where=out)
+    else:
+        with _extra(format):
+            from ..inference.onnx_runtime import is_ours
+
+            check_file(out, force, is_ours)
+    detector = load(model, "cpu", labels=labels, detections=detections)
+    if not hasattr(detector, "model"):
+        raise ResightError("is an exported model already", where=model, fix="Export the run it is from.")
+    tfod = getattr(detector.model, "config", ModelConfig()).tfod
+    if format == "savedmodel" and tfod is None:
+        raise ResightError(
+            f"only {listed(TFOD_MODELS)} can be a SavedModel", where=model, fix="Choose --format onnx for this model."
+        )
+    log.info("writing %s, then comparing it with the model", out)
+    # Nothing lies under its name before it was compared.
+    with _extra(format):
+        if format == "savedmodel":
+            from ..tfod.saved_model import with_stages, write_export
+            from .parity import compare
+
+            with whole_folder(out, force, written_before(Path(out))) as folder:
+                write_export(detector, folder, input_type)
+                with with_stages(folder) as model_with_stages:
+                    parity = compare(detector, load_saved_model(model_with_stages), probe_images())
+        else:
+            from ..fpn.onnx_export import write_onnx
+            from ..inference.onnx_runtime import load_onnx
+            from .parity import compare
+
+            with whole_file(out) as file:
+                write_onnx(detector, file)
+                parity = compare(detector, load_onnx(file, stages=True), probe_images())
+    place = Path(out) / "saved_model" if format == "savedmodel" else Path(out)
+    files = [file for file in place.rglob("*") if file.is_file()] or [place]
+    return ExportReport(str(out), str(place), parity, sum(file.stat().st_size for file in files) / 1e6)
+
+
+@contextmanager
+def _extra(format: str) -> Iterator[None]:
+    """Names the extra to install where an import in the block fails."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        extra = {"savedmodel": "tensorflow"}.get(format, format)
+        fix = f"pip install 'resight[{extra}]'"
+        raise ResightError(f"needs {error.name}", where=f"--format {format}", fix=fix) from error
+
+
+def probe_images() -> list[np.ndarray]:
+    """Images of several sizes on which two models are compared: coloured rectangles on noise, and a blank one."""
+    images = []
+    for number, (height, width) in enumerate([(240, 320), (480, 704), (400, 300), (333, 500), (97, 211)]):
+        draw = numpy_stream(0, "probe image", number)
+        image = draw.normal(128, 25, (height, width, 3))
+        for _ in range(12):
+            y, x = draw.integers(0, height - 16), draw.integers(0, width - 16)
+            h, w = draw.integers(8, max(height // 3, 9)), draw.integers(8, max(width // 3, 9))
+            image[y : y + h, x : x + w] = draw.integers(0, 256, 3)
+        images.append(image.clip(0, 255).astype(np.uint8))
+    return [*images, np.zeros((120, 160, 3), np.uint8)]

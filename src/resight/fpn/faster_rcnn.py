@@ -1,0 +1,318 @@
+"""The FPN dialect: Faster R-CNN (Ren et al. 2015) on a feature pyramid (Lin et al. 2017).
+
+Equal in its numbers to ``torchvision.models.detection.FasterRCNN``; parameter names are the same. It differs in what
+training needs: minibatches are drawn by a generator of each image, crowd boxes are neither object nor background,
+images without boxes are ordinary, BatchNorm statistics stay as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import batched_nms, box_iou
+
+from ..detection import box_coder as coder
+from ..detection import matcher as matching
+from ..detection.anchors import AnchorSettings, grid_anchors
+from ..detection.heads import freeze_statistics
+from ..detection.processes import ALONE, Shared
+from ..detection.roi_align import pool
+from ..input.target import Target, resized
+from .backbones import Backbone
+
+BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+RPN_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
+POOL_SIZE = 7
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Counts and thresholds; the defaults are torchvision's."""
+
+    rpn_before_nms: tuple[int, int] = (2000, 1000)  # proposals a level: training, inference
+    rpn_after_nms: tuple[int, int] = (2000, 1000)  # proposals an image
+    rpn_nms_iou: float = 0.7
+    rpn_score: float = 0.0
+    rpn_batch: int = 256
+    rpn_positive: float = 0.5
+    box_batch: int = 512
+    box_positive: float = 0.25
+    score: float = 0.05
+    nms_iou: float = 0.5
+    class_agnostic_nms: bool = False
+    detections: int = 100
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was detected in one image: boxes ``[N, 4]`` xyxy, scores ``[N]``, labels ``[N]`` int64 from 0."""
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class InputSettings:
+    """How an image becomes the network's input; mean and std are of RGB in 0..1."""
+
+    min_size: int
+    max_size: int
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    multiple: int = 32
+    antialias: bool = False  # shrink as torchvision does, or with a filter as wide as the step
+
+
+class ProposalNetwork(nn.Module):
+    """The region proposal network: ``head`` is its only part with weights."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+
+class RoIHeads(nn.Module):
+    """The second stage."""
+
+    def __init__(self, box_head: nn.Module, box_predictor: nn.Module) -> None:
+        super().__init__()
+        self.box_head = box_head
+        self.box_predictor = box_predictor
+
+
+class FasterRCNN(nn.Module):
+    """``model(images, targets) -> losses``; ``model(images) -> list of Found``.
+
+    Args:
+        backbone: ``[B, 3, H, W]`` -> list of ``[B, C, H, W]``, finest level first; the RoIs are pooled from those
+            whose strides are ``backbone.pooled_strides``.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        rpn_head: nn.Module,
+        box_head: nn.Module,
+        box_predictor: nn.Module,
+        inputs: InputSettings,
+        anchors: AnchorSettings,
+        limits: Limits,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.rpn = ProposalNetwork(rpn_head)
+        self.roi_heads = RoIHeads(box_head, box_predictor)
+        self.inputs, self.anchors, self.limits = inputs, anchors, limits
+
+    def train(self, mode: bool = True) -> FasterRCNN:
+        super().train(mode)
+        freeze_statistics(self)
+        return self
+
+    def set_nms(self, iou: float | None = None, class_agnostic: bool = False) -> None:
+        """Changes the last suppression: the IoU above which the weaker box goes, and whether classes compete."""
+        iou = self.limits.nms_iou if iou is None else iou
+        class_agnostic = class_agnostic or self.limits.class_agnostic_nms
+        self.limits = replace(self.limits, nms_iou=iou, class_agnostic_nms=class_agnostic)
+
+    def forward(
+        self, images: list[Tensor], targets: list[Target] | None = None, shared: Shared = ALONE
+    ) -> dict[str, Tensor] | list[Found]:
+        """Losses when targets are given, detections else.
+
+        Args:
+            images: ``[3, H, W]`` RGB each, uint8 or float in 0..1. Without targets they are resized here and the
+                detections are in their own pixels; with targets they come at the network's size.
+            shared: see :meth:`losses`.
+        """
+        if targets is not None:
+            return self.losses(images, targets, shared)
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        small = [self.resize(image) for image in images]
+        return [
+            Found(rescale(found.boxes, (image.shape[1], image.shape[2]), size), found.scores, found.labels)
+            for found, image, size in zip(self.detect(small), small, sizes, strict=True)
+        ]
+
+    def resize(self, image: Tensor) -> Tensor:
+        """``[3, H, W]`` of any size, uint8 or float -> float in 0..1 at the network's size (bilinear, half-pixel)."""
+        image = as_float(image)
+        size = resized(image.shape[1], image.shape[2], self.inputs.min_size, self.inputs.max_size)
+        filtered = self.inputs.antialias
+        return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False, antialias=filtered)[0]
+
+    def batch(self, images: list[Tensor], shared: Shared = ALONE) -> Tensor:
+        """Normalised and padded with zeros right and below: ``[B, 3, H, W]`` float32, sides a multiple of 32."""
+        multiple = self.inputs.multiple
+        height = -(-max(image.shape[1] for image in images) // multiple) * multiple
+        width = -(-max(image.shape[2] for image in images) // multiple) * multiple
+        height, width = shared.largest(height, width)
+        weight = next(self.parameters())
+        batch = torch.zeros(len(images), height, width, 3, device=weight.device, dtype=weight.dtype).permute(0, 3, 1, 2)
+        mean = torch.tensor(self.inputs.mean, device=weight.device, dtype=weight.dtype)[:, None, None]
+        std = torch.tensor(self.inputs.std, device=weight.device, dtype=weight.dtype)[:, None, None]
+        for row, image in zip(batch, images, strict=True):
+            row[:, : image.shape[1], : image.shape[2]] = (as_float(image.to(weight.device)) - mean) / std
+        return batch.contiguous() if weight.is_contiguous() else batch  # in the memory format of the weights
+
+    def features(self, batch: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+        """Features, objectness logits, box codes and anchors of each level."""
+        features = self.backbone(batch)
+        logits, codes = self.rpn.head(features)
+        anchors = []
+        for level, feature in enumerate(features):
+            grid = (feature.shape[2], feature.shape[3])
+            stride = (batch.shape[2] // grid[0], batch.shape[3] // grid[1])
+            anchors.append(grid_anchors(self.anchors.cells(level).to(batch.device), grid, stride))
+        return features, logits, codes, anchors
+
+    def detect(self, images: list[Tensor]) -> list[Found]:
+        """Detections of images that are at the network's size, in their pixels."""
+        features, logits, codes, anchors = self.features(self.batch(images))
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        proposals = self.propose(logits, codes, anchors, sizes, training=False)
+        scores, boxes = self.classify(features, proposals)
+        counts = [len(boxes) for boxes in proposals]
+        return [
+            self.select(s.softmax(-1), coder.decode(b, p[:, None], BOX_WEIGHTS), size)
+            for s, b, p, size in zip(scores.split(counts), boxes.split(counts), proposals, sizes, strict=True)
+        ]
+
+    def propose(
+        self,
+        logits: list[Tensor],
+        codes: list[Tensor],
+        anchors: list[Tensor],
+        sizes: list[tuple[int, int]],
+        training: bool,
+    ) -> list[Tensor]:
+        """Proposals ``[P, 4]`` xyxy of each image, best first."""
+        limits = self.limits
+        before = limits.rpn_before_nms[0 if training else 1]
+        after = limits.rpn_after_nms[0 if training else 1]
+        proposals = []
+        for image, (height, width) in enumerate(sizes):
+            boxes, scores, levels = [], [], []
+            for level, (logit, code, anchor) in enumerate(zip(logits, codes, anchors, strict=True)):
+                best, index = logit[image].detach().topk(min(before, logit.shape[1]))
+                boxes.append(coder.decode(code[image].detach()[index], anchor[index], RPN_WEIGHTS))
+                scores.append(best.sigmoid())
+                levels.append(torch.full_like(index, level))
+            box, score, lvl = coder.clip(torch.cat(boxes), height, width), torch.cat(scores), torch.cat(levels)
+            keep = big_enough(box, 1e-3) & (score >= limits.rpn_score)
+            box, score, lvl = box[keep], score[keep], lvl[keep]
+            proposals.append(box[batched_nms(box, score, lvl, limits.rpn_nms_iou)[:after]])
+        return proposals
+
+    def classify(self, features: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Class logits ``[N, K + 1]`` and box codes ``[N, K + 1, 4]`` of all boxes of all images."""
+        image = torch.cat([torch.full((len(b),), i, device=b.device) for i, b in enumerate(boxes)])
+        strides = self.backbone.pooled_strides
+        rois = pool(features[: len(strides)], strides, torch.cat(boxes), image, POOL_SIZE)
+        return self.roi_heads.box_predictor(self.roi_heads.box_head(rois))
+
+    def select(self, scores: Tensor, boxes: Tensor, size: tuple[int, int]) -> Found:
+        """The detections of one image from class scores ``[P, K + 1]`` and boxes ``[P, K + 1, 4]``."""
+        limits = self.limits
+        boxes = coder.clip(boxes, *size)[:, 1:].reshape(-1, 4)
+        labels = torch.arange(scores.shape[1] - 1, device=scores.device).expand(len(scores), -1).reshape(-1)
+        scores = scores[:, 1:].reshape(-1)
+        keep = (scores > limits.score) & big_enough(boxes, 1e-2)
+        boxes, scores, labels = boxes[keep], scores[keep], labels[keep]
+        groups = torch.zeros_like(labels) if limits.class_agnostic_nms else labels
+        keep = batched_nms(boxes, scores, groups, limits.nms_iou)[: limits.detections]
+        return Found(boxes[keep], scores[keep], labels[keep])
+
+    def losses(self, images: list[Tensor], targets: list[Target], shared: Shared = ALONE) -> dict[str, Tensor]:
+        """The four losses of Faster R-CNN, as torchvision computes and names them.
+
+        Args:
+            shared: where other processes have other images of the same batch.
+        """
+        features, logits, codes, anchors = self.features(self.batch(images, shared))
+        targets = [target.to(features[0].device) for target in targets]
+        generators = [torch.Generator().manual_seed(target.seed) for target in targets]
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        objectness, rpn_box = self._rpn_losses(
+            torch.cat(logits, 1), torch.cat(codes, 1), torch.cat(anchors), targets, generators, shared
+        )
+        proposals = self.propose(logits, codes, anchors, sizes, training=True)
+        classifier, box = self._box_losses(features, proposals, targets, generators, shared)
+        return {
+            "loss_objectness": objectness,
+            "loss_rpn_box_reg": rpn_box,
+            "loss_classifier": classifier,
+            "loss_box_reg": box,
+        }
+
+    def _rpn_losses(
+        self,
+        logits: Tensor,
+        codes: Tensor,
+        anchors: Tensor,
+        targets: list[Target],
+        generators: list[torch.Generator],
+        shared: Shared,
+    ) -> tuple[Tensor, Tensor]:
+        limits, count = self.limits, 0.0
+        box_loss = objectness_loss = logits.new_zeros(())
+        for logit, code, target, generator in zip(logits, codes, targets, generators, strict=True):
+            objects = target.boxes[~target.crowd]
+            matches = matching.match(box_iou(objects, anchors), 0.7, 0.3, force=True)
+            matches = matching.ignore_crowd(matches, anchors, target.boxes[target.crowd])
+            positive, negative = matching.sample(matches, limits.rpn_batch, limits.rpn_positive, generator)
+            wanted = coder.encode(objects[matches[positive]], anchors[positive], RPN_WEIGHTS)
+            box_loss = box_loss + F.smooth_l1_loss(code[positive], wanted, beta=1 / 9, reduction="sum")
+            chosen = torch.cat([logit[positive], logit[negative]])
+            truth = torch.cat([torch.ones_like(logit[positive]), torch.zeros_like(logit[negative])])
+            objectness_loss = objectness_loss + F.binary_cross_entropy_with_logits(chosen, truth, reduction="sum")
+            count += len(chosen)
+        count = max(shared.count(count), 1)
+        return objectness_loss / count, box_loss / count
+
+    def _box_losses(
+        self,
+        features: list[Tensor],
+        proposals: list[Tensor],
+        targets: list[Target],
+        generators: list[torch.Generator],
+        shared: Shared,
+    ) -> tuple[Tensor, Tensor]:
+        limits = self.limits
+        boxes, labels, wanted = [], [], []
+        for proposal, target, generator in zip(proposals, targets, generators, strict=True):
+            objects, classes = target.boxes[~target.crowd], target.labels[~target.crowd] + 1
+            # True boxes are proposals too: without them the second stage would see few positives at first.
+            proposal = torch.cat([proposal, objects])
+            matches = matching.match(box_iou(objects, proposal), 0.5, 0.5, force=False)
+            matches = matching.ignore_crowd(matches, proposal, target.boxes[target.crowd])
+            positive, negative = matching.sample(matches, limits.box_batch, limits.box_positive, generator)
+            boxes.append(torch.cat([proposal[positive], proposal[negative]]))
+            labels.append(torch.cat([classes[matches[positive]], classes.new_zeros(len(negative))]))
+            wanted.append(coder.encode(objects[matches[positive]], proposal[positive], BOX_WEIGHTS))
+        label = torch.cat(labels)
+        scores, codes = self.classify(features, boxes)
+        positives = torch.where(label > 0)[0]
+        box_loss = F.smooth_l1_loss(codes[positives, label[positives]], torch.cat(wanted), beta=1 / 9, reduction="sum")
+        classifier_loss = F.cross_entropy(scores, label, reduction="sum")
+        count = max(shared.count(len(label)), 1)
+        return classifier_loss / count, box_loss / count
+
+
+def as_float(image: Tensor) -> Tensor:
+    return image.to(torch.float32) / 255 if image.dtype == torch.uint8 else image
+
+
+def big_enough(boxes: Tensor, side: float) -> Tensor:
+    """``[...]`` bool: both sides of the boxes ``[..., 4]`` are ``side`` px or more."""
+    return (boxes[..., 2] - boxes[..., 0] >= side) & (boxes[..., 3] - boxes[..., 1] >= side)
+
+
+def rescale(boxes: Tensor, size: tuple[int, int], to: tuple[int, int]) -> Tensor:
+    """Boxes of an image of ``size`` (height, width) in the pixels of the same image at size ``to``."""
+    y, x = to[0] / size[0], to[1] / size[1]
+    return boxes * torch.tensor([x, y, x, y], dtype=boxes.dtype, device=boxes.device)

@@ -1,0 +1,259 @@
+"""A Faster R-CNN of the FPN dialect as one ONNX graph: resizing, network, proposals, RoIs and NMS inside.
+
+The network is exported by ``torch.export`` with tensors of fixed count (proposals are padded, never fewer), which is
+what keeps the graph free of data-dependent shapes; resizing is a small graph of its own in front of it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto
+from onnxscript import opset18 as op
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+from ..detection import box_coder as coder
+from ..detection.roi_align import SAMPLES, assign_levels
+from ..inference.detector import Detector
+from ..inference.exported import STAGE, card_of
+from ..inference.onnx_runtime import KEY
+from ..tfod.faster_rcnn import TfodRCNN
+from ..tfod.onnx_export import OPSET, Builder, TfodGraph
+from .faster_rcnn import BOX_WEIGHTS, POOL_SIZE, RPN_WEIGHTS, FasterRCNN, InputSettings, big_enough
+
+# Steps whose shapes depend on data or on the image are opaque to torch.export: it sees their output shapes only, and
+# each becomes the ONNX operators written below. They are never run in PyTorch.
+torch.library.define("resight::best", "(Tensor scores, int count) -> (Tensor, Tensor)")
+torch.library.define("resight::stride", "(Tensor batch, Tensor feature) -> Tensor")
+torch.library.define("resight::nms", "(Tensor boxes, Tensor scores, float iou, float score, int limit) -> Tensor")
+
+
+@torch.library.register_fake("resight::best")
+def _(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    return scores.new_empty(count), scores.new_empty(count, dtype=torch.int64)
+
+
+@torch.library.register_fake("resight::stride")
+def _(batch: Tensor, feature: Tensor) -> Tensor:
+    return batch.new_empty(2, dtype=torch.int64)
+
+
+@torch.library.register_fake("resight::nms")
+def _(boxes: Tensor, scores: Tensor, iou: float, score: float, limit: int) -> Tensor:
+    return boxes.new_empty(limit, dtype=torch.int64)
+
+
+def _ints(*values: int) -> Any:
+    return op.Constant(value_ints=list(values))
+
+
+def _best(scores: Any, count: int) -> Any:
+    """The ``count`` highest of ``[N]`` scores and their indices; filled up with -inf and 0 where N is less."""
+    filled = op.Concat(scores, op.Constant(value_floats=[float("-inf")] * count), axis=0)
+    values, index = op.TopK(filled, _ints(count), axis=0)
+    return values, op.Where(op.Less(index, op.Shape(scores)), index, _ints(0))
+
+
+def _stride(batch: Any, feature: Any) -> Any:
+    """``[2]`` int64: how many pixels of the batch a cell of the feature stands for, rows and columns."""
+    return op.Div(op.Slice(op.Shape(batch), _ints(2), _ints(4)), op.Slice(op.Shape(feature), _ints(2), _ints(4)))
+
+
+def _nms(boxes: Any, scores: Any, iou: float, score: float, limit: int) -> Any:
+    """Best-first indices ``[limit]`` into ``K * N`` of what NMS in each of the K groups keeps, padded with -1.
+
+    boxes ``[K, N, 4]`` xyxy, scores ``[K, N]``; only scores above ``score`` take part.
+    """
+    per_group = op.Slice(op.Shape(boxes), _ints(1), _ints(2))
+    kept = op.NonMaxSuppression(
+        boxes,
+        op.Unsqueeze(scores, _ints(1)),
+        per_group,
+        op.Constant(value_floats=[iou]),
+        op.Constant(value_floats=[score]),
+    )
+    group, box = op.Gather(kept, _ints(0), axis=1), op.Gather(kept, _ints(2), axis=1)
+    index = op.Squeeze(op.Add(op.Mul(group, per_group), box), _ints(1))
+    count = op.Min(op.Shape(index), _ints(limit))
+    _, order = op.TopK(op.Gather(op.Reshape(scores, _ints(-1)), index, axis=0), count, axis=0)
+    padding = op.Expand(_ints(-1), op.Sub(_ints(limit), count))
+    return op.Concat(op.Gather(index, order, axis=0), padding, axis=0)
+
+
+class Exportable(nn.Module):
+    """``(batch, size, scale) -> boxes, scores, labels, *stages`` with the weights and the arithmetic of ``model``.
+
+    batch ``[1, 3, H, W]`` normalised and padded, size ``[2]`` float32 height and width without padding,
+    scale ``[4]`` float32 from pixels of the network to those of the original image.
+    """
+
+    def __init__(self, model: FasterRCNN) -> None:
+        super().__init__()
+        self.model = model
+        self.limits = model.limits
+        for level in range(len(model.anchors.sizes)):
+            self.register_buffer(f"cells{level}", model.anchors.cells(level))
+
+    def forward(self, batch: Tensor, size: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
+        features = self.model.backbone(batch)
+        logits, codes = self.model.rpn.head(features)
+        proposals, chosen, rpn_kept = self._propose(batch, features, logits, codes, size)
+        rois = self._pool(batch, features, proposals)
+        class_logits, box_codes = self.model.roi_heads.box_predictor(self.model.roi_heads.box_head(rois))
+        boxes = _clip(coder.decode(box_codes, proposals[:, None], BOX_WEIGHTS), size)[:, 1:]
+        boxes = boxes.transpose(0, 1)  # [K, P, 4]
+        scores = class_logits.softmax(-1)[:, 1:].transpose(0, 1)
+        scores = torch.where(big_enough(proposals, 1e-3)[None] & big_enough(boxes, 1e-2), scores, -1.0)
+        index = torch.ops.resight.nms(boxes, scores, self.limits.nms_iou, self.limits.score, self.limits.detections)
+        index = index[index >= 0]
+        labels = torch.div(index, boxes.shape[1], rounding_mode="floor")
+        found = boxes.reshape(-1, 4)[index] * scale, scores.reshape(-1)[index], labels
+        return *found, *logits, *codes, *chosen, rpn_kept, proposals, class_logits, box_codes, index
+
+    @property
+    def stages(self) -> list[str]:
+        """Names of what comes behind the labels."""
+        levels = range(len(self.model.anchors.sizes))
+        by_level = [f"{name}{level}" for name in ("rpn_logits", "rpn_codes", "rpn_best") for level in levels]
+        return [STAGE + name for name in (*by_level, "rpn_kept", "proposals", "class_logits", "box_codes", "kept")]
+
+    def _propose(
+        self, batch: Tensor, features: Any, logits: Any, codes: Any, size: Tensor
+    ) -> tuple[Tensor, list[Tensor], Tensor]:
+        """``[P, 4]`` proposals, P fixed; what NMS did not fill is zero and taken out by its size later.
+
+        Behind them the anchors ``[N]`` of each level that took part, and which of all these ``[P]`` became proposals.
+        """
+        limits = self.limits
+        before, after = limits.rpn_before_nms[1], limits.rpn_after_nms[1]
+        boxes, scores, chosen = [], [], []
+        for level, (feature, logit, code) in enumerate(zip(features, logits, codes, strict=True)):
+            best, index = torch.ops.resight.best(logit[0], before)
+            anchors = self._anchors(level, batch, feature, index)
+            box = _clip(coder.decode(code[0][index], anchors, RPN_WEIGHTS), size)
+            score = best.sigmoid()
+            usable = torch.isfinite(best) & big_enough(box, 1e-3) & (score >= limits.rpn_score)
+            boxes.append(box)
+            scores.append(torch.where(usable, score, -1.0))
+            chosen.append(index)
+        all_boxes, all_scores = torch.stack(boxes), torch.stack(scores)
+        kept = torch.ops.resight.nms(all_boxes, all_scores, limits.rpn_nms_iou, -0.5, after)
+        proposals = all_boxes.reshape(-1, 4)[kept.clamp(min=0)]
+        return torch.where((kept >= 0)[:, None], proposals, 0.0), chosen, kept
+
+    def _anchors(self, level: int, batch: Tensor, feature: Tensor, index: Tensor) -> Tensor:
+        """The anchors ``[N, 4]`` of the level with these indices, as ``models.anchors.grid_anchors`` numbers them."""
+        cells = self.get_buffer(f"cells{level}")
+        stride = torch.ops.resight.stride(batch, feature)
+        place = torch.div(index, len(cells), rounding_mode="floor")
+        y = torch.div(place, feature.shape[3], rounding_mode="floor")
+        x = place - y * feature.shape[3]
+        x, y = x * stride[1], y * stride[0]
+        return cells[index - place * len(cells)] + torch.stack([x, y, x, y], dim=1)
+
+    def _pool(self, batch: Tensor, features: Any, boxes: Tensor) -> Tensor:
+        strides = self.model.backbone.pooled_strides
+        rois = torch.cat([torch.zeros_like(boxes[:, :1]), boxes], dim=1)
+        levels = assign_levels(boxes, strides)
+        pooled = [
+            torch.where(
+                (levels == level)[:, None, None, None], roi_align(feature, rois, POOL_SIZE, 1 / stride, SAMPLES), 0
+            )
+            for level, (feature, stride) in enumerate(zip(features, strides, strict=False))
+        ]
+        return torch.stack(pooled).sum(0)
+
+
+def _clip(boxes: Tensor, size: Tensor) -> Tensor:
+    """``models.coder.clip`` for a size ``[2]`` (height, width) that is a tensor."""
+    return torch.minimum(boxes.clamp(min=0), torch.stack([size[1], size[0], size[1], size[0]]))
+
+
+def _front(inputs: InputSettings, ir_version: int) -> onnx.ModelProto:
+    """``image`` uint8 ``[1, H, W, 3]`` -> batch, size and scale of :class:`Exportable`, by ``models.faster_rcnn``'s
+    resizing and padding. Sizes are worked out in double, as Python does."""
+    g = Builder()
+    sides = g.double(g("Shape", "image", start=1, end=3))
+    by_short = g("Div", g.double(inputs.min_size), g("ReduceMin", sides))
+    by_long = g("Div", g.double(inputs.max_size), g("ReduceMax", sides))
+    exact = g("Mul", sides, g("Min", by_short, by_long))
+    whole = g("Max", g("Cast", g("Floor", exact), to=TensorProto.INT64), [1])
+    whole_double = g.double(whole)
+    pixels = g("Cast", g("Transpose", "image", perm=[0, 3, 1, 2]), to=TensorProto.FLOAT)
+    pixels = g("Div", pixels, 255.0)
+    if inputs.antialias:
+        # ONNX Runtime's own filters otherwise than PyTorch's; as a product with the filter's matrix it is the same.
+        rows, columns = (_filter(g, g("Gather", sides, axis), g("Gather", whole_double, axis)) for axis in (0, 1))
+        small = g("MatMul", g("MatMul", rows, pixels), g("Transpose", columns, perm=[1, 0]))
+    else:
+        small = g("Resize", pixels, "", "", g("Concat", [1, 3], whole, axis=0), mode="linear")
+    mean, std = (np.array(values, np.float32)[:, None, None] for values in (inputs.mean, inputs.std))
+    step = [inputs.multiple] * 2
+    missing = g("Mod", g("Sub", step, g("Mod", whole, step)), step)
+    outputs = {
+        "batch": g("Pad", g("Div", g("Sub", small, mean), std), g("Concat", [0] * 6, missing, axis=0)),
+        "size": g("Cast", whole, to=TensorProto.FLOAT),
+        "scale": g("Gather", g("Cast", g("Div", sides, whole_double), to=TensorProto.FLOAT), [1, 0, 1, 0]),
+    }
+    return g.model(outputs, {"batch": [1, 3, "h", "w"], "size": [2], "scale": [4]}, ir_version)
+
+
+def _filter(g: Builder, old: str, new: str) -> str:
+    """``[new, old]`` float32: the triangle filter of one axis, as wide as the step where the image shrinks; each row
+    sums to 1. Both lengths are doubles."""
+    zero, half, one = (g.double(value) for value in (0.0, 0.5, 1.0))
+    step = g("Div", old, new)
+    center = g("Mul", g("Add", g("Range", zero, new, one), half), step)
+    pixel = g("Add", g("Range", zero, old, one), half)
+    away = g("Abs", g("Sub", pixel, g("Reshape", center, [-1, 1])))
+    weight = g("Max", g("Sub", one, g("Div", away, g("Max", step, one))), zero)
+    return g("Cast", g("Div", weight, g("ReduceSum", weight, [1])), to=TensorProto.FLOAT)
+
+
+def to_onnx(model: FasterRCNN) -> onnx.ModelProto:
+    """The graph of ``model``: ``image`` uint8 ``[1, H, W, 3]`` -> boxes ``[N, 4]``, scores ``[N]``, labels ``[N]``."""
+    model = model.eval()
+    height, width = torch.export.Dim("h32", min=2, max=512), torch.export.Dim("w32", min=2, max=512)
+    example = (torch.rand(1, 3, 320, 416), torch.tensor([310.0, 400.0]), torch.ones(4))
+    shapes = {"batch": {2: 32 * height, 3: 32 * width}, "size": None, "scale": None}
+    exportable = Exportable(model).to(memory_format=torch.contiguous_format).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            exportable,
+            example,
+            input_names=["batch", "size", "scale"],
+            output_names=["boxes", "scores", "labels", *exportable.stages],
+            opset_version=OPSET,
+            dynamic_shapes=shapes,
+            dynamo=True,
+            verbose=False,
+            custom_translation_table={
+                torch.ops.resight.best.default: _best,
+                torch.ops.resight.stride.default: _stride,
+                torch.ops.resight.nms.default: _nms,
+            },
+        )
+    assert program is not None
+    network = program.model_proto
+    del network.graph.output[3:]  # the stages stay in the graph under their names
+    front = _front(model.inputs, network.ir_version)
+    links = [(front.graph.output[i].name, network.graph.input[i].name) for i in range(3)]
+    return onnx.compose.merge_models(
+        onnx.compose.add_prefix(front, "input/", rename_inputs=False, rename_outputs=False), network, io_map=links
+    )
+
+
+def write_onnx(detector: Detector, path: Path) -> None:
+    """Writes the graph with class names, dialect, threshold and a digest of the weights in its metadata."""
+    model = detector.model
+    dialect, proto = ("tfod", TfodGraph(model).build()) if isinstance(model, TfodRCNN) else ("fpn", to_onnx(model))
+    tfod = detector.tfod.model_dump() if detector.tfod else None
+    onnx.helper.set_model_props(proto, {KEY: card_of(detector, dialect=dialect, tfod=tfod, tile=detector.tile)})
+    onnx.save_model(proto, path)

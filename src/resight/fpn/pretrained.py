@@ -1,0 +1,231 @@
+"""Weights to start from: what is loaded, what is new, and why."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import ssl
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import timm
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..detection.heads import set_norm_eps
+from ..errors import ResightError, listed, shown
+from ..io.files import check_regular
+from ..io.object_store import is_remote
+from ..io.outputs import whole_file
+from ..models.build import TORCHVISION, Model
+from ..models.remote import fetch_model
+from . import backbones
+from .faster_rcnn import FasterRCNN
+
+REACHED_WITHIN = 5.0  # seconds
+PACKAGED = "tf_efficientnet_lite0"  # its weights are installed with Resight
+VARIABLE = "RESIGHT_PRETRAINED"  # of the environment
+_MODEL = "resight_pretrained"  # in the metadata of a file of published weights: the model's name
+
+# Heads with a row (or four) for each class, and whether the first is background's.
+CLASS_HEADS = {
+    "roi_heads.box_predictor.cls_score": True,
+    "roi_heads.box_predictor.bbox_pred": True,
+    "predictor.classes": True,
+    "predictor.box": False,
+}
+
+
+def has_detection_weights(name: str, start: str) -> bool:
+    """Whether the start brings a trained RPN, whose anchors must then stay what they were."""
+    return start != "none" and (name in TORCHVISION or start != "pretrained")
+
+
+def load_pretrained(model: Model, name: str) -> str:
+    """Puts the published weights of ``name`` into ``model`` and says what they are; new class heads stay as they are.
+
+    The default backbone's come in a package; every other one's are downloaded once by timm or torchvision.
+
+    Raises:
+        ResightError: they cannot be had, or do not fit.
+    """
+    assert isinstance(model, FasterRCNN), "TFOD's models come with no weights"
+    weights = published_weights(name)
+    if name in TORCHVISION:
+        load_detector(model, weights, f"COCO weights of {name}")
+        if name == "fasterrcnn_resnet50_fpn":
+            # These weights were trained with BatchNorm whose epsilon was 0.
+            set_norm_eps(model, 0.0)
+        return "COCO (torchvision)"
+    body = model.backbone.body.state_dict()
+    weights = {_flat(key, body): value for key, value in weights.items()}
+    missing = [key for key in body if key not in weights]
+    unfit = [key for key in body if key in weights and weights[key].shape != body[key].shape]
+    if missing or unfit:
+        what = f"lack {listed(missing, 5)}" if missing else f"have other shapes: {listed(unfit, 5)}"
+        raise ResightError(
+            f"the pretrained weights of '{name}' {what}", where=os.environ.get(VARIABLE) or "model.start"
+        )
+    model.backbone.body.load_state_dict({key: weights[key] for key in body})
+    return f"ImageNet ({'packaged' if name == PACKAGED else 'timm'})"
+
+
+def published_weights(name: str) -> dict[str, Tensor]:
+    """The published tensors of a model, as timm or torchvision name them.
+
+    The default's come in a package. Others are downloaded once; where ``RESIGHT_PRETRAINED`` is the path or address of
+    a file that :func:`write_published` made, they are read from there and nothing is downloaded.
+
+    Raises:
+        ResightError: they cannot be had, or the file is damaged or holds those of another model.
+    """
+    if name == PACKAGED:
+        return backbones.lite0_weights()
+    if place := os.environ.get(VARIABLE):
+        return _read_published(place, name)
+    return _coco_weights(name) if name in TORCHVISION else _timm_weights(name)
+
+
+def write_published(name: str, path: Path) -> None:
+    """Writes the published tensors of ``name`` into one safetensors file. Raises ResightError as
+    :func:`published_weights`, or where it cannot be written."""
+    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in published_weights(name).items()}
+    with whole_file(path) as partial:
+        save_file(tensors, partial, metadata={_MODEL: name})
+
+
+def _read_published(place: str, name: str) -> dict[str, Tensor]:
+    try:
+        path = fetch_model(place) if is_remote(place) else Path(place)
+        check_regular(path)
+        with safe_open(path, framework="pt") as file:
+            found = (file.metadata() or {}).get(_MODEL)
+            if found != name:
+                what = f"holds the weights of {shown(found)}" if found else "does not say whose weights it holds"
+                raise ResightError(f"{what}, and model.name is {name}", where=place)
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (ResightError, OSError, SafetensorError) as error:
+        message, where = (error.message, error.where) if isinstance(error, ResightError) else (str(error), place)
+        fix = f"{VARIABLE} names a file of the published weights of {name}; unset it to have them downloaded."
+        raise ResightError(message, where=where, fix=fix) from error
+
+
+def load_detector(
+    model: Model,
+    weights: Mapping[str, Tensor],
+    where: str,
+    had: Sequence[str] | None = None,
+    classes: Sequence[str] | None = None,
+) -> list[str]:
+    """Puts a trained detector's weights into ``model``; returns the names of tensors that stay new, at least in part.
+
+    Everything but the class heads must be there and fit. Of the class heads, background and the rows of classes that
+    both know by name are taken over, where the names ``had`` by the weights and ``classes`` of the model are given.
+
+    Raises:
+        ResightError: the weights are of another architecture; says where they differ.
+    """
+    weights = modern_names(weights)
+    own = model.state_dict()
+    heads = {key: CLASS_HEADS[key.rpartition(".")[0]] for key in own if key.rpartition(".")[0] in CLASS_HEADS}
+    counters = {key: own[key] for key in own if key.endswith("num_batches_tracked") and key not in weights}
+    missing = [key for key in own if key not in weights and key not in counters and key not in heads]
+    unfit = [key for key in own if key in weights and key not in heads and weights[key].shape != own[key].shape]
+    if missing or unfit:
+        what = f"lack {listed(missing, 3)}" if missing else f"have other shapes: {listed(unfit, 3)}"
+        raise ResightError(
+            f"the weights are of another model than model.name says: they {what}",
+            where=where,
+            fix="Choose the same model.name, or leave it out to take the start's.",
+        )
+    model.load_state_dict({key: weights[key] for key in own if key in weights and key not in heads} | counters, False)
+    if had is None or classes is None:
+        return list(heads)
+    rows = [(had.index(name), i) for i, name in enumerate(classes) if name in had]
+    with torch.no_grad():
+        for key, background in heads.items():
+            if key.startswith("predictor.box") and len(own[key]) == len(weights[key]) == 4 != 4 * len(classes):
+                model.get_parameter(key).copy_(weights[key])  # one box for all classes
+                continue
+            pairs = [(0, 0), *((a + 1, b + 1) for a, b in rows)] if background else rows
+            new = own[key].unflatten(0, (len(classes) + background, -1))
+            old = weights[key].unflatten(0, (len(had) + background, -1))
+            for source, target in pairs:
+                new[target] = old[source]
+            model.get_parameter(key).copy_(new.flatten(0, 1))
+    return [] if len(rows) == len(classes) else list(heads)
+
+
+def modern_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names of torchvision before 0.13, which its published files still have, changed to the present ones."""
+    changes = [
+        (r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1"),
+        (r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2"),
+    ]
+    renamed = dict(weights)
+    for pattern, replacement in changes:
+        renamed = {re.sub(pattern, replacement, key): value for key, value in renamed.items()}
+    return renamed
+
+
+def _timm_weights(name: str) -> dict[str, Tensor]:
+    """Downloaded once; where the hub cannot be reached, from its cache alone, and at once: its own client would try
+    again for a minute and log every attempt."""
+    from huggingface_hub import constants
+
+    log, offline = logging.getLogger("huggingface_hub"), constants.HF_HUB_OFFLINE
+    level = log.level
+    log.setLevel(logging.ERROR)
+    unreached = "" if offline else _unreached(constants.ENDPOINT)
+    try:
+        constants.HF_HUB_OFFLINE = offline or bool(unreached)
+        return dict(timm.create_model(name, pretrained=True).state_dict())
+    except Exception as error:  # hub, network and cache each raise their own kinds
+        raise _unavailable(f"pretrained weights of '{name}'", unreached or str(error)) from error
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+        log.setLevel(level)
+
+
+def _unreached(address: str) -> str:
+    """Why ``address`` gives no answer; empty where it gives any, or its certificate alone is not known."""
+    try:
+        urlopen(Request(address, method="HEAD"), timeout=REACHED_WITHIN).close()
+    except HTTPError:
+        return ""
+    except (OSError, ValueError) as error:
+        if isinstance(getattr(error, "reason", error), ssl.SSLError):  # the hub's client may trust other certificates
+            return ""
+        return f"{address} cannot be reached ({getattr(error, 'reason', error)})"
+    return ""
+
+
+def _coco_weights(name: str) -> dict[str, Tensor]:
+    from torchvision.models import get_model_weights
+
+    try:
+        return dict(get_model_weights(name).DEFAULT.get_state_dict(progress=False, check_hash=True))
+    except (OSError, RuntimeError) as error:  # a broken download is a RuntimeError about its hash
+        raise _unavailable(f"COCO weights of '{name}'", str(error)) from error
+
+
+def _unavailable(what: str, why: str) -> ResightError:
+    return ResightError(
+        f"cannot get the {what}: {why}",
+        where="model.start",
+        fix="Check the network, leave --model out (the default's weights are installed), or add --start none.",
+    )
+
+
+def _flat(key: str, body: Mapping[str, Tensor]) -> str:
+    """timm flattens ``layers.0.`` to ``layers_0.`` in some feature extractors."""
+    if key in body:
+        return key
+    head, _, tail = key.partition(".")
+    second, _, rest = tail.partition(".")
+    return f"{head}_{second}.{rest}"

@@ -1,0 +1,1 @@
+"""Trained and exported models, ready to detect."""

@@ -1,0 +1,285 @@
+"""A trained model ready to use: ``resight.load(MODEL)``.
+
+PyTorch is imported where it is used: an exported model needs none, and is ready seconds earlier without.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+from ..arguments import check_types, kinds_of
+from ..config.defaults import SCORE
+from ..config.most_detections import MostDetections, with_detections
+from ..errors import ResightError
+from ..io.images import read_image, to_rgb, upright_image
+from ..io.object_store import is_remote
+from ..label_map import read_label_map
+from ..random_streams import stream_seed
+from ..records.example import Record
+from ..tfod.boxes import tfod_boxes
+from ..types import Detections
+from .tiles import TILES_NMS_IOU, join_tiles, tile_corners
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+    from ..config.tree import TfodConfig
+    from ..models.build import Model
+    from ..models.checkpoints import ModelCard
+
+    ImageLike = str | os.PathLike[str] | np.ndarray | Image
+
+log = logging.getLogger(__name__)
+
+
+class Detector:
+    """Finds objects in images. An exported model is one too, with another ``detect``.
+
+    Args:
+        classes: class names; the labels of detections index them.
+        score: the model's operating point, above which a detection is reported by default; None: .5, and
+            ``has_score`` is False.
+        name: where the model came from.
+        selected_on: the split on which training chose these weights, where that is known.
+
+    ``tile`` is the side in pixels of the overlapping tiles that a larger image is looked at in, beside looking at the
+    whole; 0: at the whole only. ``detections`` is the most of an image. ``tfod`` is the options of a model of the TFOD
+    dialect, which is evaluated as TFOD does; None of any other.
+    """
+
+    model: Model
+    device: torch.device
+    tile: int = 0
+    nms_iou = TILES_NMS_IOU
+    class_agnostic_nms = False
+    tfod: TfodConfig | None = None
+    detections: int = MostDetections().image
+
+    def __init__(
+        self, classes: tuple[str, ...], score: float | None, name: str = "", selected_on: str | None = None
+    ) -> None:
+        self.classes, self.name, self.selected_on = classes, name, selected_on
+        self.has_score = score is not None
+        self.score = SCORE if score is None else score
+
+    @classmethod
+    def of(
+        cls, model: Model, card: ModelCard, device: torch.device, name: str = "", selected_on: str | None = None
+    ) -> Detector:
+        """The detector of a model in memory; the model is used as it is, not copied."""
+        detector = cls(card.label_map.names, card.score, name, selected_on)
+        detector.model, detector.device = model, device
+        detector.tile, detector.tfod = card.model.tile, card.model.tfod
+        detector.detections = MostDetections.of(card.model).image
+        return detector
+
+    @property
+    def most(self) -> MostDetections:
+        """The most detections of an image, and of a class in it."""
+        return MostDetections.of_tfod(self.tfod) if self.tfod else MostDetections(self.detections, self.detections)
+
+    @overload
+    def __call__(self, images: ImageLike, score: float | None = None) -> Detections: ...
+    @overload
+    def __call__(self, images: list[ImageLike], score: float | None = None) -> list[Detections]: ...
+    def __call__(self, images: Any, score: float | None = None) -> Detections | list[Detections]:
+        """What is in the images.
+
+        Args:
+            images: a path, a PIL image or an ``[H, W, 3]`` uint8 RGB array, or a list of such.
+            score: report detections of this score or more; by default the operating point.
+
+        Returns: the detections of the image, or a list of them for a list.
+
+        Raises:
+            ResightError: an image cannot be read, an array is of another shape or type, or ``score`` is no share of 1.
+        """
+        check_share(score, "score")
+        if isinstance(images, list | tuple):
+            return [self(image, score) for image in images]
+        array, file = as_array(images)
+        found = self.detect(array).above(self.score if score is None else score)
+        return replace(found, file=file)
+
+    def set_nms(self, iou: float | None = None, class_agnostic: bool = False) -> None:
+        """Changes the last suppression: the IoU above which the weaker box goes, and whether classes compete."""
+        check_share(iou, "iou")
+        self.model.set_nms(iou, class_agnostic)
+        self.nms_iou = self.nms_iou if iou is None else iou
+        self.class_agnostic_nms = self.class_agnostic_nms or class_agnostic
+
+    def detect(self, image: np.ndarray) -> Detections:
+        """All detections of ``image`` ``[H, W, 3]`` uint8 RGB of score .001 or more."""
+        found = self.detect_whole(image)
+        tiles = tile_corners(image.shape[0], image.shape[1], self.tile)
+        if len(tiles) < 2:
+            return found
+        parts = [(x, y, self.detect_whole(image[y : y + self.tile, x : x + self.tile])) for x, y in tiles]
+        return join_tiles(found, parts, self.nms_iou, self.class_agnostic_nms, self.detections)
+
+    def detect_whole(self, image: np.ndarray) -> Detections:
+        """What the network finds in the image at once."""
+        import torch
+
+        tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+        with torch.inference_mode():
+            (found,) = self.model([tensor.to(self.device)])
+        return Detections(
+            found.boxes.to("cpu", torch.float32).numpy(),
+            found.scores.to("cpu", torch.float32).numpy(),
+            found.labels.cpu().numpy(),
+            self.classes,
+            image.shape[1],
+            image.shape[0],
+        )
+
+    def losses(self, record: Record, labels: np.ndarray, image: np.ndarray) -> dict[str, float] | None:
+        """The losses of one record whose boxes are of class indices ``labels`` ``[N]``; -1 is no class of ours.
+
+        ``image`` ``[H, W, 3]`` uint8 is the record's, decoded.
+
+        Minibatches are drawn by the name of the image, so the losses do not depend on the order of the records.
+        None where the model cannot tell (an export holds no losses).
+        """
+        import torch
+
+        from ..fpn.faster_rcnn import rescale
+        from ..input.dataset import as_stored, to_sample
+        from ..input.target import Target
+
+        if self.tfod is None:
+            sample = to_sample(record, labels, image)
+        else:
+            sample = as_stored(*tfod_boxes(record, labels, self.tfod.evaluated_boxes), image)
+        resized = self.model.resize(sample.image.to(self.device))
+        boxes = rescale(sample.boxes, (image.shape[0], image.shape[1]), (resized.shape[1], resized.shape[2]))
+        seed = stream_seed(0, f"losses of {record.source_id}")
+        with torch.inference_mode():
+            losses = self.model.losses([resized], [Target(boxes, sample.labels, sample.crowd, seed)])
+        return {name: float(value) for name, value in losses.items()}
+
+
+def load(
+    model: str | os.PathLike[str],
+    device: str = "auto",
+    *,
+    labels: str | os.PathLike[str] | None = None,
+    detections: int | None = None,
+) -> Detector:
+    """The detector of a run folder (best checkpoint, else last), a ``.safetensors`` checkpoint, an ``.onnx`` file,
+    a SavedModel with TFOD's signature, or a folder that TFOD left with a checkpoint and its ``pipeline.config``.
+
+    Args:
+        device: "auto", "cpu", "cuda" or "cuda:N"; an exported model runs on the CPU.
+        labels: label map that names the classes in the model's order, instead of the names stored with it.
+        detections: the most detections of an image, instead of the number stored with the model.
+
+    Raises:
+        ResightError: there is no such model, it is damaged, or the device cannot be used; ``detections`` is no such
+            number, or the model is an exported one, whose own is fixed.
+    """
+    check_types(locals(), kinds_of(load), "load")
+    if is_remote(model):
+        from ..models.remote import fetch_model
+
+        detector = load(fetch_model(model), device, labels=labels, detections=detections)
+        detector.name = model
+        return detector
+    path = Path(model)
+    if path.suffix == ".onnx":
+        from .onnx_runtime import load_onnx
+
+        return _as_exported(load_onnx(path, labels), detections)
+    from ..tfod.checkpoint.folder import find_tfod
+    from .saved_model import find_saved_model, load_saved_model
+
+    left = find_tfod(path)  # TFOD exports both; the folder of both means its checkpoint
+    if left is None and (saved_model := find_saved_model(path)):
+        return _as_exported(load_saved_model(saved_model, labels), detections)
+    from ..models.build import device_of
+    from ..models.checkpoints import find_checkpoint, load_checkpoint
+
+    if left is not None:
+        from ..tfod.checkpoint.trained import read_tfod
+
+        path = left.prefix
+        checkpoint, _, _ = read_tfod(path, labels=labels)
+        labels = None  # taken
+    else:
+        path = find_checkpoint(model)
+        checkpoint = load_checkpoint(path)
+    card = checkpoint.card
+    if detections is not None:
+        card = replace(card, model=with_detections(card.model, detections))
+    net = card.build()
+    try:
+        net.load_state_dict(checkpoint.weights())
+    except RuntimeError as error:
+        raise ResightError(f"the weights do not fit the model they name: {error}", where=path) from error
+    target = device_of(device)
+    log.info("using %s", path)
+    selected_on = checkpoint.state.get("selected_on")
+    detector = Detector.of(net.to(target).eval(), card, target, str(path), selected_on)
+    detector.classes = class_names(detector.classes, labels)
+    return detector
+
+
+def _as_exported(detector: Detector, detections: int | None) -> Detector:
+    if detections is None:
+        return detector
+    raise ResightError(
+        f"an exported model keeps the {detector.most.image:,} detections it has",
+        where=detector.name,
+        fix=f"Export the run it is from again, with --detections {detections}.",
+    )
+
+
+def check_share(value: float | None, name: str) -> None:
+    """
+    Raises:
+        ResightError: ``value`` is neither None nor a number from 0 to 1.
+    """
+    if value is not None and not (isinstance(value, int | float | np.number) and 0 <= value <= 1):
+        raise ResightError(f"must be a number from 0 to 1, not {value!r:.80}", where=name)
+
+
+def class_names(stored: tuple[str, ...], labels: str | os.PathLike[str] | None) -> tuple[str, ...]:
+    """The names of the label map ``labels``, or those ``stored`` with the model.
+
+    Raises:
+        ResightError: the label map cannot be read, or is of another number of classes.
+    """
+    if labels is None:
+        return stored
+    names = read_label_map(labels).names
+    if len(names) != len(stored):
+        raise ResightError(f"names {len(names)} classes, the model has {len(stored)}", where=labels)
+    return names
+
+
+def as_array(image: Any) -> tuple[np.ndarray, str]:
+    """``[H, W, 3]`` uint8 RGB and the file name ("" where there is none) of anything a detector takes."""
+    if isinstance(image, str | os.PathLike):
+        return read_image(image), os.fspath(image)
+    if hasattr(image, "convert"):
+        file = str(getattr(image, "filename", ""))
+        try:
+            upright = upright_image(image)
+        except Exception as error:  # PIL reads the pixels now, and its parsers raise nearly anything on damaged bytes
+            raise ResightError(f"the image is truncated or damaged: {error}", where=file) from error
+        return np.array(to_rgb(upright, file)), file
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+        if not image.size:
+            raise ResightError(f"the image array is empty: {image.shape}")
+        return image, ""
+    got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+    raise ResightError(
+        f"an image is a path, a PIL image or an [H, W, 3] uint8 RGB array, not {got}", fix="Convert it first."
+    )

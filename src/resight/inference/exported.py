@@ -1,0 +1,95 @@
+"""What the detectors of exported models share, whatever runs them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .._version import __version__
+from ..config.tree import Fraction, TfodConfig, explain
+from ..errors import ResightError
+from ..records.example import Record
+from ..types import Detections
+from .detector import Detector
+
+# What a graph works out on the way to its detections has a name that begins so; a comparison asks for it.
+STAGE = "stage/"
+
+
+class ExportedDetector(Detector):
+    """The same calls as a :class:`Detector`; losses and NMS are not for it to tell or change."""
+
+    def outputs(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """Everything that the graph answers for the image, by name."""
+        raise NotImplementedError
+
+    def read(self, found: Mapping[str, np.ndarray], image: np.ndarray) -> Detections:
+        """The detections among the outputs."""
+        raise NotImplementedError
+
+    def detect_whole(self, image: np.ndarray) -> Detections:
+        return self.read(self.outputs(image), image)
+
+    def set_nms(self, iou: float | None = None, class_agnostic: bool = False) -> None:
+        if iou is not None or class_agnostic:
+            raise ResightError(
+                "NMS is inside an exported model and cannot be changed", where=self.name, fix="Use the run it is from."
+            )
+
+    def losses(self, record: Record, labels: np.ndarray, image: np.ndarray) -> None:
+        return None
+
+
+class Card(BaseModel):
+    """What Resight notes with an exported model, as far as it is read again."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    classes: tuple[str, ...]
+    score: Fraction | None
+    tile: int = Field(0, ge=0)
+    detections: int = Field(100, gt=0)
+    tfod: TfodConfig | None = None
+    input_type: str = ""
+
+
+def card_of(detector: Detector, **more: object) -> str:
+    """What :func:`read_card` reads, ``more`` of it, and what the model was, as JSON."""
+    from ..models.checkpoints import weights_digest  # with PyTorch, which an exported model needs none of
+
+    card = {
+        "classes": list(detector.classes),
+        "score": detector.score if detector.has_score else None,
+        "detections": detector.most.image,
+        "digest": weights_digest(detector.model.state_dict()),
+        "version": __version__,
+    }
+    return json.dumps({**card, **more}, indent=1, ensure_ascii=False) + "\n"
+
+
+def read_card(text: str, where: object) -> Card:
+    """
+    Args:
+        text: JSON.
+        where: it was found.
+
+    Raises:
+        ResightError: it is damaged; says how.
+    """
+    try:
+        return Card.model_validate_json(text)
+    except ValidationError as error:
+        wrong = "; ".join(explain(item) if item["loc"] else item["msg"] for item in error.errors()[:3])
+        fix = "Export the model again."
+        raise ResightError(f"what Resight noted with the model is damaged: {wrong}", where=where, fix=fix) from error
+
+
+def detections_of(found: Mapping[str, np.ndarray], classes: tuple[str, ...], width: int, height: int) -> Detections:
+    """TFOD's outputs for one image ``width`` x ``height`` in Resight's terms."""
+    count = int(found["num_detections"][0])
+    boxes = found["detection_boxes"][0, :count, [1, 0, 3, 2]].T * np.array([width, height, width, height], np.float32)
+    labels = found["detection_classes"][0, :count].astype(np.int64) - 1
+    return Detections(boxes, found["detection_scores"][0, :count], labels, classes, width, height)

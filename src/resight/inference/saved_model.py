@@ -1,0 +1,116 @@
+"""A SavedModel with TFOD's signature as a detector, whoever exported it."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..config.tree import TfodConfig, load_config
+from ..errors import ResightError, listed
+from ..io.files import SMALL, check_regular, read_text
+from ..label_map import LabelMap, read_label_map
+from ..records.example import Record, encode_example
+from ..tfod.checkpoint.folder import PIPELINE
+from ..tfod.checkpoint.reader import KINDS, STRING
+from ..tfod.pipeline.config import Pipeline, examine_pipeline
+from ..types import Detections
+from .exported import Card, ExportedDetector, detections_of, read_card
+from .tensorflow_session import Session
+
+FILE = "saved_model.pb"
+# An export's files; the last two are what a SavedModel itself does not hold.
+EXPORT = ("saved_model", "checkpoint", "pipeline.config", "label_map.pbtxt", "resight.json")
+LABEL_MAP, CARD = EXPORT[3:]
+NEEDED = ("detection_boxes", "detection_classes", "detection_scores", "num_detections")
+
+
+class SavedModelDetector(ExportedDetector):
+    def __init__(self, session: Session, classes: tuple[str, ...], score: float | None, input_type: str) -> None:
+        super().__init__(classes, score, str(session.folder))
+        self.session, self.input_type = session, input_type
+        ((self.input, info),) = session.inputs.items()
+        self.kind = info.dtype
+
+    def outputs(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        return self.session.run(self.input, self._given(image))
+
+    def read(self, found: Mapping[str, np.ndarray], image: np.ndarray) -> Detections:
+        return detections_of(found, self.classes, image.shape[1], image.shape[0])
+
+    def _given(self, image: np.ndarray) -> np.ndarray | bytes:
+        """The image as the model takes it: an array, a PNG, or a ``tf.train.Example`` with a PNG."""
+        if self.kind != STRING:
+            return image[None].astype(KINDS[self.kind])
+        stream = io.BytesIO()
+        Image.fromarray(image).save(stream, "png")
+        if self.input_type != "tf_example":
+            return stream.getvalue()
+        height, width = image.shape[:2]
+        none = np.zeros(0, np.int64)
+        boxes = np.zeros((0, 4), np.float32)
+        return encode_example(
+            Record(stream.getvalue(), "png", "", "", width, height, boxes, (), none, none, none, none, none)
+        )
+
+
+def find_saved_model(path: Path) -> Path | None:
+    """The SavedModel that ``path`` is, or that it holds beside no checkpoint; None where there is none."""
+    if (path / FILE).is_file():
+        return path
+    inside = path / "saved_model"
+    return inside if (inside / FILE).is_file() and not (path / "checkpoint").exists() else None
+
+
+def load_saved_model(folder: Path, labels: str | os.PathLike[str] | None = None) -> SavedModelDetector:
+    """
+    Args:
+        labels: label map; by default the ``label_map.pbtxt`` in the model's assets, in it or beside it, else the one
+            that the `pipeline.config` beside it names.
+
+    Raises:
+        ResightError: TensorFlow is missing, the model is damaged, or has not the signature of a TFOD detector.
+    """
+    check_regular(folder / FILE)
+    session = Session(folder)
+    missing = [name for name in NEEDED if name not in session.outputs]
+    if missing or len(session.inputs) != 1:
+        raise ResightError(f"is no detector as TFOD exports it: no output {listed(missing)}", where=folder)
+    path = folder.parent / CARD
+    card = read_card(read_text(path, SMALL), path) if path.is_file() else Card(classes=(), score=None)
+    pipeline = _pipeline_beside(folder)
+    if labels is None:
+        places = (folder / "assets", folder, folder.parent)
+        there = next((place / LABEL_MAP for place in places if (place / LABEL_MAP).is_file()), None)
+        labels = there or (pipeline.label_map or None if pipeline else None)
+    stated = session.outputs.get("detection_multiclass_scores") or session.outputs.get("raw_detection_scores")
+    count = max(stated.tensor_shape.dim[-1].size - 1, 0) if stated else 0
+    names = (read_label_map(labels) if labels is not None else LabelMap(())).by_id(count).names
+    if not names:
+        raise ResightError("does not say how many classes it has", where=folder, fix="Name them with --labels MAP.")
+    detector = SavedModelDetector(session, names, card.score, card.input_type)
+    boxes = session.outputs["detection_boxes"]
+    shape = [side.size for side in boxes.tensor_shape.dim] if boxes else []
+    most = {"detections": shape[1], "detections_per_class": shape[1]} if len(shape) == 3 and shape[1] > 0 else {}
+    detector.tfod = load_config(None, pipeline.overrides).model.tfod if pipeline else TfodConfig(**most)
+    return detector
+
+
+def _pipeline_beside(folder: Path) -> Pipeline | None:
+    """The configuration that TFOD exports with the model, where it is there and of a model that Resight has."""
+    path = folder.parent / PIPELINE
+    with suppress(ResightError):  # the model runs without it
+        if path.is_file():
+            return examine_pipeline(path, model_only=True).check()
+    return None
+
+
+def written_before(out: Path) -> Callable[[Path], bool]:
+    """Tells the files of an earlier export in ``out`` from others."""
+    ours = EXPORT if (out / CARD).is_file() else ()
+    return lambda path: path.name in ours

@@ -1,0 +1,1 @@
+"""Records to tensors: sampling, augmentation, batches."""

@@ -1,0 +1,74 @@
+"""What a model is given beside an image, and the size an image has at the network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config.tree import ModelConfig
+from ..tfod.resize import tfod_size
+
+
+@dataclass(frozen=True)
+class Target:
+    """The objects of one image, in pixels of the tensor that goes into the model.
+
+    boxes ``[N, 4]`` float32 xyxy, labels ``[N]`` int64 from 0, crowd ``[N]`` bool; ``seed`` makes the minibatch draws.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    crowd: Tensor
+    seed: int = 0
+
+    @classmethod
+    def empty(cls) -> Target:
+        """Of an image without objects."""
+        return cls(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool))
+
+    def to(self, device: torch.device) -> Target:
+        return Target(self.boxes.to(device), self.labels.to(device), self.crowd.to(device), self.seed)
+
+
+def seen_size(height: int, width: int, config: ModelConfig) -> tuple[int, int]:
+    """Height and width of what training takes of an image: all of it, or a tile."""
+    tile = config.tile or max(height, width)
+    return min(height, tile), min(width, tile)
+
+
+def network_size(height: int, width: int, config: ModelConfig) -> tuple[int, int]:
+    """Height and width at the network of what training takes of an image, as the model's dialect has it."""
+    height, width = seen_size(height, width, config)
+    if config.is_tfod:
+        return tfod_size(height, width, config)
+    return resized(height, width, config.min_size, config.max_size)
+
+
+def network_scale(height: int, width: int, config: ModelConfig) -> tuple[float, float]:
+    """Factors, down and across, from pixels of an image to pixels at the network."""
+    (rows, columns), (down, across) = network_size(height, width, config), seen_size(height, width, config)
+    return rows / down, columns / across
+
+
+def at_network(boxes: np.ndarray, images: np.ndarray, config: ModelConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Sizes ``[N, 2]`` (width, height) and centres ``[N, 2]`` at the network of ``boxes`` ``[N, 4]`` (xyxy pixels) in
+    images of the sizes ``[N, 2]`` (width, height)."""
+    # Of many images few differ in size, and sorting one number is faster than sorting pairs.
+    kinds, which = np.unique(images.astype(np.int64) @ (1 << 32, 1), return_inverse=True)
+    sizes = [divmod(kind, 1 << 32) for kind in kinds.tolist()]
+    scales = [network_scale(height, width, config)[::-1] * 2 for width, height in sizes]
+    corners = boxes * np.array(scales).reshape(-1, 4)[which]
+    return corners[:, 2:] - corners[:, :2], (corners[:, 2:] + corners[:, :2]) / 2
+
+
+def resized(height: int, width: int, min_size: int, max_size: int) -> tuple[int, int]:
+    """Height and width at the network: the short side ``min_size`` unless the long side would exceed ``max_size``.
+
+    Rounded down as ``torch.nn.functional.interpolate`` does with a scale factor, so equal to torchvision's.
+    """
+    scale = min(min_size / min(height, width), max_size / max(height, width))
+    # One pixel at the least: an image of 1 x 4000 is legal.
+    return max(int(height * scale), 1), max(int(width * scale), 1)

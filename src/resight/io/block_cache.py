@@ -1,0 +1,100 @@
+"""Remote shards in blocks on the local disk, so that a set larger than the disk can be read in any order."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from filelock import FileLock
+
+from ..errors import ResightError
+from ..records.index import cache_folder
+from . import object_store as storage
+from .files import open_file
+from .object_store import BLOCK, Conflict, Object
+from .outputs import clear_partials, whole_file
+
+RECHECK = 60.0  # seconds after which a process asks again whether a shard is still the same
+
+
+class ShardCache:
+    """Reads ``shards`` through blocks that all processes share; the least used go when there are too many.
+
+    Whoever reads a record fetches the block that it lies in, so loader workers, which are ahead of the training, fetch
+    ahead of it. Can be pickled.
+
+    Args:
+        limit: bytes that all blocks on this machine may take.
+    """
+
+    def __init__(self, shards: Iterable[Object], limit: int) -> None:
+        self.shards = {shard.address: shard for shard in shards}
+        self.limit = limit
+        self.folder = Path(cache_folder()) / "blocks"
+        self._seen: dict[str, float] = {}  # when a shard was last known to be the same
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_seen": {}}
+
+    def read(self, address: str, length: int, offset: int) -> bytes:
+        """The bytes of a shard, fewer at its end.
+
+        Raises:
+            ResightError: the store fails, the shard is no more what it was when it was opened, or the disk is full.
+        """
+        shard = self.shards[address]
+        self._check(shard)
+        end = min(offset + length, shard.size)
+        blocks = range(offset // BLOCK, -(-end // BLOCK))
+        return b"".join(
+            self._read_block(shard, block, max(offset - block * BLOCK, 0), end - block * BLOCK) for block in blocks
+        )
+
+    def _read_block(self, shard: Object, block: int, start: int, stop: int) -> bytes:
+        key = f"{shard.address}\0{shard.etag}\0{shard.size}\0{os.environ.get('AWS_ENDPOINT_URL', '')}"
+        path = self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}-{block:06}"
+        size = min(BLOCK, shard.size - block * BLOCK)
+        with suppress(OSError, ResightError), open_file(path) as file:
+            os.utime(path)
+            file.seek(start)
+            if os.fstat(file.fileno()).st_size == size:
+                return file.read(min(stop, size) - start)
+        data = storage.read_range(shard, block * BLOCK, BLOCK)
+        self._keep(path, data)
+        return data[start : min(stop, size)]
+
+    def _keep(self, path: Path, data: bytes) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.folder / ".lock"):
+                clear_partials(self.folder)
+                self._make_room(len(data))
+                with whole_file(path) as partial:
+                    partial.write_bytes(data)
+        except (OSError, ResightError) as error:
+            full = "the disk is full" if getattr(error.__cause__ or error, "errno", 0) == errno.ENOSPC else str(error)
+            fix = "Make room, lower data.cache_gb, or name another folder with RESIGHT_CACHE."
+            raise storage.StorageError(f"cannot keep shards: {full}", where=self.folder, fix=fix) from error
+
+    def _make_room(self, size: int) -> None:
+        entries = [(entry, entry.stat()) for entry in os.scandir(self.folder) if not entry.name.startswith(".")]
+        total = sum(stat.st_size for _, stat in entries) + size
+        for entry, stat in sorted(entries, key=lambda pair: pair[1].st_mtime_ns):
+            if total <= self.limit:
+                break
+            os.unlink(entry.path)  # who reads it just now still can
+            total -= stat.st_size
+
+    def _check(self, shard: Object) -> None:
+        now = time.monotonic()
+        if now - self._seen.setdefault(shard.address, now) < RECHECK:
+            return
+        if storage.stat(shard.address) != shard:
+            fix = "Do not write to records that a training reads; begin again with what they are now."
+            raise Conflict("the shard has changed since it was opened", where=shard.address, fix=fix)
+        self._seen[shard.address] = now

@@ -1,0 +1,1 @@
+"""Records folders: TFRecord shards of ``tf.train.Example``, read by index and written whole."""

@@ -1,0 +1,240 @@
+"""The TFRecord container: records one after another, each with the CRC32C of its length and of its bytes.
+
+Layout of a record: length (uint64), masked CRC of the length (uint32), the payload, masked CRC of the payload (uint32),
+all little-endian (TensorFlow, `tensorflow/core/lib/io/record_writer.h`).
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import google_crc32c
+
+from ..errors import ResightError
+from ..io.files import open_file
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..io.block_cache import ShardCache
+
+_HEADER = struct.Struct("<QI")
+_CRC = struct.Struct("<I")
+OVERHEAD = _HEADER.size + _CRC.size  # bytes of a record beside its payload
+_MISMATCH = "damaged: the record does not match its CRC"
+_LARGE = 64 << 20  # bytes of a payload that is not held before its CRC is known to be right
+_MAX_OPEN = 256  # files a reader keeps open
+
+
+def masked_crc(data: bytes) -> int:
+    """CRC32C of ``data`` in the masked form that TFRecord stores."""
+    return _masked(google_crc32c.value(data))
+
+
+def _masked(crc: int) -> int:
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+class TFRecordWriter:
+    """Writes records to a new file; a context manager.
+
+    Raises:
+        ResightError: the file cannot be written, from any method.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self._offset = 0
+        with _explained("write", self.path):
+            self._file = open(path, "wb", buffering=1 << 17)  # noqa: SIM115 (closed by close)
+
+    def write(self, payload: bytes) -> int:
+        """Appends one record and returns its byte offset in the file."""
+        header = struct.pack("<Q", len(payload))
+        with _explained("write", self.path):
+            self._file.write(header + _CRC.pack(masked_crc(header)))
+            self._file.write(payload)
+            self._file.write(_CRC.pack(masked_crc(payload)))
+        offset = self._offset
+        self._offset += len(payload) + OVERHEAD
+        return offset
+
+    def flush(self) -> None:
+        """Hands what was written to the operating system."""
+        with _explained("write", self.path):
+            self._file.flush()
+
+    def close(self) -> None:
+        with _explained("write", self.path):
+            self._file.close()
+
+    def __enter__(self) -> TFRecordWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_tfrecord(
+    path: str | os.PathLike[str], *, damaged: list[ResightError] | None = None, cache: ShardCache | None = None
+) -> Iterator[tuple[int, bytes]]:
+    """Yields ``(offset, payload)`` of every record, CRCs verified.
+
+    With a list ``damaged``, records whose payload is damaged are added to it and passed over; after a damaged length
+    nothing more can be found in the file. A remote file is read through ``cache``.
+
+    Raises:
+        ResightError: the file cannot be read, is truncated or damaged; names file and byte offset. Nothing larger than
+            the file is ever allocated.
+    """
+    file = _open(os.fspath(path), cache)
+    size = file.size
+    offset = 0
+    # One read takes the CRC of a payload and the header of the next record.
+    header = file.read(_HEADER.size, 0)
+    while header:
+        if len(header) < _HEADER.size:
+            raise file.error(f"truncated: the record has {len(header)} of its {_HEADER.size} header bytes", offset)
+        length, length_crc = _HEADER.unpack(header)
+        if masked_crc(header[:8]) != length_crc:
+            message = "damaged: the length of the record does not match its CRC; what follows cannot be found"
+            raise file.error(message, offset)
+        if length > size - offset - OVERHEAD:
+            raise file.error(_truncated(length, size - offset), offset)
+        tail = file.read(OVERHEAD, offset + _HEADER.size + length)
+        if len(tail) < _CRC.size:
+            raise file.error("truncated while it was read", offset)
+        if (payload := file.payload(length, offset + _HEADER.size, _CRC.unpack_from(tail)[0])) is not None:
+            yield offset, payload
+        elif damaged is None:
+            raise file.error(_MISMATCH, offset)
+        else:
+            damaged.append(file.error(_MISMATCH, offset))
+        offset += length + OVERHEAD
+        header = tail[_CRC.size :]
+
+
+class ShardReader:
+    """Random access to the records of several files.
+
+    Record ``i`` lies in file ``paths[shards[i]]`` at byte ``offsets[i]``; ``lengths[i]`` is that of its payload,
+    ``crcs[i]`` the CRC32C of this where it is known. Remote files are read through ``cache``. Can be pickled and shared
+    by threads; a loader's worker opens the files anew.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str | os.PathLike[str]],
+        shards: Sequence[int] | np.ndarray,
+        offsets: Sequence[int] | np.ndarray,
+        lengths: Sequence[int] | np.ndarray,
+        crcs: Sequence[int] | np.ndarray = (),
+        cache: ShardCache | None = None,
+    ) -> None:
+        self.paths = tuple(os.fspath(path) for path in paths)
+        self._shards, self._offsets, self._lengths, self._crcs = shards, offsets, lengths, crcs
+        self.cache = cache
+        self._files: dict[int, _File] = {}
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_files": {}}
+
+    def __getitem__(self, index: int) -> bytes:
+        """The payload of a record, CRC verified.
+
+        Raises:
+            ResightError: file unreadable, truncated, damaged or changed; names file and byte offset.
+        """
+        shard, offset, length = int(self._shards[index]), int(self._offsets[index]), int(self._lengths[index])
+        file = self._files.get(shard)
+        if file is None:
+            if len(self._files) >= _MAX_OPEN:
+                self._files.clear()  # each closes when the last thread that reads it lets go
+            file = self._files[shard] = _open(self.paths[shard], self.cache)
+        if offset + length + OVERHEAD > file.size:
+            raise file.error(_truncated(length, file.size - offset), offset)
+        tail = file.read(_CRC.size, offset + _HEADER.size + length)
+        if len(tail) < _CRC.size:
+            raise file.error(_MISMATCH, offset)
+        if (payload := file.payload(length, offset + _HEADER.size, _CRC.unpack(tail)[0])) is None:
+            raise file.error(_MISMATCH, offset)
+        if len(self._crcs) and _CRC.unpack(tail)[0] != _masked(int(self._crcs[index])):
+            fix = "Delete its index (records.index), which is then rebuilt."
+            raise ResightError("is another record than the index says", where=self.where(index), fix=fix)
+        return payload
+
+    def where(self, index: int) -> str:
+        """File and byte offset of a record, for messages."""
+        return f"{self.paths[int(self._shards[index])]}, byte {int(self._offsets[index])}"
+
+
+def _truncated(length: int, left: int) -> str:
+    return f"truncated: a record of {length} bytes, and {max(left, 0)} bytes left in the file"
+
+
+class _File:
+    """A file open for positioned reads; closed with its last reference."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._file = open_file(path)
+        self.descriptor = self._file.fileno()
+        self.size = os.fstat(self.descriptor).st_size
+
+    def read(self, length: int, offset: int) -> bytes:
+        with _explained("read", self.path):
+            data = os.pread(self.descriptor, length, offset)
+            while 0 < len(data) < length and (
+                more := os.pread(self.descriptor, length - len(data), offset + len(data))
+            ):
+                data += more  # one call reads at most 2 GB
+            return data
+
+    def payload(self, length: int, offset: int, crc: int) -> bytes | None:
+        """The payload of a record, None where its masked ``crc`` is another."""
+        if length > _LARGE:  # a sparse file of gigabytes takes no place on the disk, but would in memory
+            found = 0
+            for start in range(0, length, _LARGE):
+                found = google_crc32c.extend(found, self.read(min(_LARGE, length - start), offset + start))
+            if _masked(found) != crc:
+                return None
+        data = self.read(length, offset)
+        return data if len(data) == length and masked_crc(data) == crc else None
+
+    def error(self, message: str, offset: int) -> ResightError:
+        fix = "Copy or download the file again; what lies before this offset is intact."
+        if offset == 0:
+            fix = "Is this a TFRecord file? Copy or download it again."
+            if self.read(2, 0) == b"\x1f\x8b":
+                message = "the file is compressed by gzip: gunzip it first"
+                fix = "Name it *.gz, as gunzip asks for that."
+        return ResightError(message, where=f"{self.path}, byte {offset}", fix=fix)
+
+
+class _RemoteFile(_File):
+    """The same of a shard in a store."""
+
+    def __init__(self, path: str, cache: ShardCache) -> None:
+        self.path, self._cache, self.size = path, cache, cache.shards[path].size
+
+    def read(self, length: int, offset: int) -> bytes:
+        return self._cache.read(self.path, length, offset)
+
+
+def _open(path: str, cache: ShardCache | None = None) -> _File:
+    if cache is not None:
+        return _RemoteFile(path, cache)
+    with _explained("read", path):
+        return _File(path)
+
+
+@contextmanager
+def _explained(verb: str, path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ResightError(f"cannot {verb} the records: {error.strerror}", where=path) from error

@@ -1,0 +1,1 @@
+"""TFOD's checkpoints, read without TensorFlow."""

@@ -1,0 +1,104 @@
+"""A model that TFOD trained, as a checkpoint of ours."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from ...config.tree import Config, load_config
+from ...errors import ResightError
+from ...label_map import LabelMap, read_label_map
+from ...models.build import default_anchors
+from ...models.checkpoints import Checkpoint, ModelCard
+from ..pipeline.config import Pipeline, examine_pipeline
+from ..resnet_v1 import depth_of
+from .folder import PIPELINE, find_tfod
+from .reader import Variables, read_checkpoint
+from .variables import Facts, examine, to_state_dict
+
+log = logging.getLogger(__name__)
+
+COCO_IDS = 90  # ids of COCO's 80 classes go up to it
+
+
+def read_tfod(
+    path: str | Path,
+    *,
+    config: str | Path | None = None,
+    labels: str | os.PathLike[str] | None = None,
+) -> tuple[Checkpoint, Config, Facts]:
+    """A model that TFOD left, and its configuration.
+
+    Args:
+        path: an exported model, one of the zoo's, the folder of a training, or the prefix of a checkpoint.
+        config: its `pipeline.config`; by default the one beside it.
+        labels: its label map; by default the one that the config names, or the `label_map.pbtxt` beside the config.
+
+    Raises:
+        ResightError: it is none, is damaged, is refused, or its checkpoint and its config are of different models.
+    """
+    settings, pipeline, variables = _described(path, config)
+    weights, facts = to_state_dict(variables)
+    if facts.by_order:
+        log.warning("%s: layers told apart by their order, because %s", variables.prefix, facts.by_order)
+    beside = Path(pipeline.path).with_name("label_map.pbtxt")
+    labels = labels or pipeline.label_map or (beside if beside.is_file() else "")
+    label_map = _label_map(labels, pipeline.num_classes)
+    card = ModelCard(settings.model, label_map, default_anchors(settings.model.name, settings.model.tfod))
+    return Checkpoint(card, {f"model.{name}": value for name, value in weights.items()}, {}), settings, facts
+
+
+def read_settings(path: str | Path) -> Config:
+    """The configuration of a model that TFOD left, without reading its weights; raises as :func:`read_tfod`."""
+    return _described(path, None)[0]
+
+
+def _described(path: str | Path, config: str | Path | None) -> tuple[Config, Pipeline, Variables]:
+    found = find_tfod(path)
+    if found is None:
+        raise ResightError(
+            "holds no model of TFOD", where=path, fix="It needs checkpoint/ckpt-0.index, or ckpt-N.index of a training."
+        )
+    if config is None and found.pipeline is None:
+        raise ResightError(f"has no {PIPELINE} beside it", where=found.prefix, fix="Name it with --config.")
+    pipeline = examine_pipeline(config or found.pipeline or "", model_only=True).check()
+    settings = load_config(None, pipeline.overrides)
+    variables = read_checkpoint(found.prefix)
+    _agree(examine(variables)[1], settings, pipeline, found.prefix)
+    return settings, pipeline, variables
+
+
+def _agree(facts: Facts, settings: Config, pipeline: Pipeline, prefix: Path) -> None:
+    tfod = settings.model.tfod
+    assert tfod is not None
+    if facts.num_classes is None:
+        raise ResightError("holds a backbone alone, and no detector", where=prefix, fix="Train from it: --start.")
+    anchors = len(tfod.anchor_scales) * len(tfod.anchor_ratios)
+    stated = {
+        "ResNet": (facts.depth, depth_of(settings.model.name)),
+        "number of classes": (facts.num_classes, pipeline.num_classes),
+        "share_box_across_classes": (facts.share_boxes, tfod.share_boxes if facts.share_boxes is not None else None),
+        "anchors a location": (facts.anchors, anchors),
+    }
+    differ = [f"{what} {ours} and {theirs}" for what, (ours, theirs) in stated.items() if ours != theirs]
+    if differ:
+        raise ResightError(
+            f"the checkpoint and {pipeline.path} are of different models: {'; '.join(differ)}",
+            where=prefix,
+            fix="Name the config it was trained with: --config.",
+        )
+
+
+def _label_map(labels: str | os.PathLike[str], count: int) -> LabelMap:
+    """Class names where a class is its id less one, as in TFOD."""
+    if labels:
+        return read_label_map(labels).by_id(count)
+    if count != COCO_IDS:
+        log.warning("there is no label map: classes are called by their numbers; --labels MAP names them")
+        return LabelMap(()).by_id(count)
+    from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
+
+    log.info("there is no label map: %d classes are taken for COCO's; --labels MAP names them", count)
+    names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]  # by id, "N/A" where there is none
+    return LabelMap.from_names(name if name != "N/A" else f"class {id}" for id, name in enumerate(names) if id)

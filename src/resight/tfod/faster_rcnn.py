@@ -1,0 +1,355 @@
+"""The TFOD dialect: Faster R-CNN (Ren et al. 2015) on ResNet V1 (He et al. 2015), equal in its numbers to TFOD's.
+
+One feature map of stride 16; the fifth stage of the ResNet, applied to each RoI, is the head of the second stage.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from ..config.tree import ModelConfig
+from ..detection import box_coder as coder
+from ..detection import matcher as matching
+from ..detection.processes import ALONE, Shared
+from ..errors import ResightError
+from ..fpn.faster_rcnn import Found
+from ..input.target import Target
+from . import parts as tfod_parts
+from .parts import PlainSelection, Proposals, StaticSelection, single
+from .resize import tfod_resize, tfod_size
+from .resnet_v1 import HEAD_CHANNELS, MEAN, TRUNK_CHANNELS, BoxHead, Norm, Trunk, depth_of
+
+RPN_WIDTH = 512
+
+
+@dataclass(frozen=True)
+class TfodOutputs:
+    """What TFOD's exported model returns for one image: boxes yxyx in 0..1 of the image, D detections, P proposals.
+
+    All float32 but the indices; what is beyond ``num_detections`` is 0 (classes: 1).
+    """
+
+    detection_boxes: Tensor  # [1, D, 4]
+    detection_scores: Tensor  # [1, D]
+    detection_classes: Tensor  # [1, D], from 1
+    detection_multiclass_scores: Tensor  # [1, D, K + 1]; 0 is background
+    detection_anchor_indices: Tensor  # [1, D]: which proposal
+    num_detections: Tensor  # [1]
+    raw_detection_boxes: Tensor  # [1, P, 4]: of each proposal, for its best class
+    raw_detection_scores: Tensor  # [1, P, K + 1]
+
+
+class RPN(nn.Module):
+    """The region proposal network: features ``[B, C, h, w]`` -> codes ``[B, h*w*A, 4]``, logits ``[B, h*w*A, 2]``."""
+
+    def __init__(self, channels: int, anchors: int, stddev: float) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, RPN_WIDTH, 3, padding=1)
+        self.box = nn.Conv2d(RPN_WIDTH, anchors * 4, 1)
+        self.objectness = nn.Conv2d(RPN_WIDTH, anchors * 2, 1)
+        for layer in (self.conv, self.box, self.objectness):
+            nn.init.trunc_normal_(layer.weight, std=stddev, a=-2 * stddev, b=2 * stddev)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = F.relu6(self.conv(features))
+        codes, logits = self.box(hidden), self.objectness(hidden)
+        return single(_by_anchor(codes, 4)), single(_by_anchor(logits, 2))
+
+
+class Predictor(nn.Module):
+    """``[N, width]`` -> box codes ``[N, K, 4]``, or ``[N, 1, 4]`` where classes share boxes, and logits ``[N, K + 1]``.
+
+    Class 0 of the logits is background, which has no box.
+    """
+
+    def __init__(self, width: int, num_classes: int, share_boxes: bool) -> None:
+        super().__init__()
+        self.box = nn.Linear(width, 4 if share_boxes else 4 * num_classes)
+        self.classes = nn.Linear(width, num_classes + 1)
+        for layer in (self.box, self.classes):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        return self.box(hidden).unflatten(1, (-1, 4)), self.classes(hidden)
+
+
+class TfodRCNN(nn.Module):
+    """``model(images, targets) -> losses``; ``model(images) -> list of Found``."""
+
+    def __init__(self, config: ModelConfig, num_classes: int) -> None:
+        super().__init__()
+        assert config.tfod is not None
+        depth = depth_of(config.name)
+        self.config, self.limits, self.num_classes = config, config.tfod, num_classes
+        self.class_agnostic_nms = False
+        self.backbone = Trunk(depth)
+        self.anchors = tfod_parts.anchor_settings(self.limits)
+        self.rpn = RPN(TRUNK_CHANNELS, self.anchors.per_location, self.limits.rpn_stddev)
+        self.head = BoxHead(depth)
+        self.predictor = Predictor(HEAD_CHANNELS, num_classes, self.limits.share_boxes)
+        # The exported model never has static shapes.
+        self.serving = PlainSelection()
+        self.learning = StaticSelection() if self.limits.static_shapes else PlainSelection()
+        self.border = tfod_parts.matmul_border if self.limits.matmul_crop else tfod_parts.native_border
+
+    def train(self, mode: bool = True) -> TfodRCNN:
+        super().train(mode)
+        if not self.limits.train_norms:
+            for module in self.modules():
+                if isinstance(module, Norm):
+                    module.eval()
+        return self
+
+    def set_nms(self, iou: float | None = None, class_agnostic: bool = False) -> None:
+        """Changes the last suppression: the IoU above which the weaker box goes, and whether classes compete."""
+        if iou is not None:
+            self.limits = self.limits.model_copy(update={"nms_iou": iou})
+        self.class_agnostic_nms = self.class_agnostic_nms or class_agnostic
+
+    def forward(
+        self, images: list[Tensor], targets: list[Target] | None = None, shared: Shared = ALONE
+    ) -> dict[str, Tensor] | list[Found]:
+        """Losses when targets are given, detections else.
+
+        Args:
+            images: ``[3, H, W]`` RGB each, uint8 or float, of 0..255. Without targets they are resized here and the
+                detections are in their own pixels; with targets they come at the network's size.
+        """
+        if targets is not None:
+            return self.losses(images, targets, shared)
+        return [self.found(self.outputs(image), image.shape[1], image.shape[2]) for image in images]
+
+    def resize(self, image: Tensor) -> Tensor:
+        """``[3, H, W]`` of any size, uint8 or float -> float of 0..255 at the network's size, without padding."""
+        return tfod_resize(image, tfod_size(image.shape[1], image.shape[2], self.config))
+
+    def batch(self, images: list[Tensor]) -> Tensor:
+        """``[B, 3, H, W]``, padded right and below and the mean subtracted.
+
+        Raises:
+            ResightError: the sizes differ, and the configuration has no padding.
+        """
+        weight = next(self.parameters())
+        sizes = {(image.shape[1], image.shape[2]) for image in images}
+        height, width = next(iter(sizes))
+        if self.limits.pad and self.limits.fixed_size is None:
+            height = width = self.config.max_size
+        elif len(sizes) > 1:
+            raise ResightError(
+                "the images of one batch differ in size",
+                where="model.tfod.pad",
+                fix="Set model.tfod.pad = true, or model.tfod.fixed_size, or train.batch_size = 1.",
+            )
+        values = weight.new_tensor(self.limits.pad_value)
+        batch = values.repeat(len(images), height, width, 1).permute(0, 3, 1, 2)
+        for row, image in zip(batch, images, strict=True):
+            row[:, : image.shape[1], : image.shape[2]] = image.to(weight.device)
+        batch = batch - weight.new_tensor(MEAN)[:, None, None]
+        return batch.contiguous() if weight.is_contiguous() else batch  # in the memory format of the weights
+
+    def outputs(self, image: Tensor) -> TfodOutputs:
+        """What TFOD's exported model returns for an image ``[3, H, W]`` of any size."""
+        small = self.resize(image)
+        true_size = (small.shape[1], small.shape[2])
+        batch = self.batch([small])
+        size = (batch.shape[2], batch.shape[3])
+        features = self.backbone(batch)
+        codes, logits = self.rpn(features)
+        anchors = coder.clip(self.anchor_grid(features), *size)
+        proposals = self.propose(codes[0], logits[0], anchors, true_size, self.serving)
+        codes, logits = self.classify(features, [proposals], size)
+        return self.select(codes, logits, proposals, true_size)
+
+    def anchor_grid(self, features: Tensor) -> Tensor:
+        """The grid's anchors, not clipped."""
+        return tfod_parts.tfod_anchors(self.limits, (features.shape[2], features.shape[3]), features.device)
+
+    def propose(
+        self,
+        codes: Tensor,
+        logits: Tensor,
+        anchors: Tensor,
+        true_size: tuple[int, int],
+        selection: PlainSelection,
+    ) -> Proposals:
+        """Proposals of one image from the RPN's answer ``[N, 4]`` and ``[N, 2]``, inside the image without padding."""
+        boxes = tfod_parts.decode(codes.detach(), anchors)
+        return selection.propose(boxes, logits.detach().softmax(1)[:, 1], self.limits, true_size)
+
+    def classify(self, features: Tensor, proposals: list[Proposals], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Box codes ``[N, K or 1, 4]`` and class logits ``[N, K + 1]`` of all proposals of all images."""
+        limits = self.limits
+        boxes = torch.cat([proposal.boxes for proposal in proposals])
+        counts = torch.tensor([len(proposal.boxes) for proposal in proposals], device=boxes.device)
+        image = torch.arange(len(proposals), device=boxes.device).repeat_interleave(counts)
+        boxes = boxes * (1 / boxes.new_tensor([size[1], size[0], size[1], size[0]]))
+        crops = tfod_parts.crop_and_resize(features, boxes, image, limits.crop_size, self.border)
+        if limits.pool_size > 1 or limits.pool_stride > 1:
+            crops = F.max_pool2d(crops, limits.pool_size, limits.pool_stride)
+        codes, logits = self.predictor(self.head(crops))
+        return single(codes), single(logits)
+
+    def select(self, codes: Tensor, logits: Tensor, proposals: Proposals, true_size: tuple[int, int]) -> TfodOutputs:
+        """Detections of one image from the second stage's answer for its proposals."""
+        limits, count = self.limits, proposals.count
+        scores = logits.softmax(1)
+        boxes = tfod_parts.decode(codes, proposals.boxes[:, None])
+        rows, labels = self._suppressed(boxes[:count], scores[:count, 1:])
+        order = scores[rows, labels + 1].sort(descending=True, stable=True).indices
+        rows, labels = rows[order], labels[order]
+        chosen = coder.clip(boxes[rows, labels if boxes.shape[1] > 1 else 0], *true_size)
+        kept = torch.where(tfod_parts.area(chosen) > 0)[0][: limits.detections]
+        rows, labels = rows[kept], labels[kept]
+        best = scores[:, 1:].argmax(1) if boxes.shape[1] > 1 else torch.zeros_like(scores[:, 0], dtype=torch.int64)
+        raw = boxes[torch.arange(len(boxes), device=boxes.device), best]
+
+        def full(values: Tensor) -> Tensor:
+            return torch.cat([values, values.new_zeros(limits.detections - len(values), *values.shape[1:])])[None]
+
+        return TfodOutputs(
+            detection_boxes=full(_normalised(chosen[kept], true_size)),
+            detection_scores=full(scores[rows, labels + 1]),
+            detection_classes=full(labels.to(scores.dtype)) + 1,
+            detection_multiclass_scores=full(scores[rows]),
+            detection_anchor_indices=full(rows),
+            num_detections=scores.new_tensor([len(rows)]),
+            raw_detection_boxes=_normalised(raw, true_size).clamp(0, 1)[None],
+            raw_detection_scores=scores[None],
+        )
+
+    def _suppressed(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Proposal and class, each ``[N]`` int64, of what suppression leaves, class after class."""
+        limits = self.limits
+        kinds = scores.shape[1]
+        if self.class_agnostic_nms:
+            flat = boxes.expand(-1, kinds, -1).reshape(-1, 4)
+            kept = tfod_parts.suppress(flat, scores.flatten(), limits.detections, limits.nms_iou, limits.score)
+            return kept // kinds, kept % kinds
+        rows = [
+            tfod_parts.suppress(
+                boxes[:, kind if boxes.shape[1] > 1 else 0],
+                scores[:, kind],
+                limits.detections_per_class,
+                limits.nms_iou,
+                limits.score,
+            )
+            for kind in range(kinds)
+        ]
+        counts = torch.tensor([len(row) for row in rows], device=boxes.device)
+        return torch.cat(rows), torch.arange(kinds, device=boxes.device).repeat_interleave(counts)
+
+    def losses(self, images: list[Tensor], targets: list[Target], shared: Shared = ALONE) -> dict[str, Tensor]:
+        """The four losses, as TFOD weighs and names them; in eval mode those of its evaluation loop.
+
+        Args:
+            shared: where other processes have other images of the same batch.
+        """
+        batch = self.batch(images)
+        size = (batch.shape[2], batch.shape[3])
+        features = self.backbone(batch)
+        codes, logits = self.rpn(features)
+        anchors = self.anchor_grid(features)
+        if self.training and not self.limits.clip_anchors:
+            kept = tfod_parts.inside(anchors, *size)
+            anchors, codes, logits = anchors[kept], codes[:, kept], logits[:, kept]
+        else:
+            anchors = coder.clip(anchors, *size)
+        targets = [target.to(features.device) for target in targets]
+        generators = [Generator().manual_seed(target.seed) for target in targets]
+        rpn_box, objectness = self.rpn_losses(codes, logits, anchors, targets, generators)
+        proposals = [
+            self.propose(code, logit, anchors, (image.shape[1], image.shape[2]), self.learning)
+            for code, logit, image in zip(codes, logits, images, strict=True)
+        ]
+        if self.training:
+            proposals = [self.sample(*each) for each in zip(proposals, targets, generators, strict=True)]
+        box, classes = self.box_losses(*self.classify(features, proposals, size), proposals, targets)
+        part = len(images) / shared.count(len(images))
+        return {
+            "RPNLoss/localization_loss": part * rpn_box,
+            "RPNLoss/objectness_loss": part * objectness,
+            "BoxClassifierLoss/localization_loss": part * box,
+            "BoxClassifierLoss/classification_loss": part * classes,
+        }
+
+    def rpn_losses(
+        self, codes: Tensor, logits: Tensor, anchors: Tensor, targets: list[Target], generators: list[Generator]
+    ) -> tuple[Tensor, Tensor]:
+        """Localisation and objectness loss, each divided by the number of anchors drawn, the mean of the images."""
+        limits = self.limits
+        box_losses, object_losses = [], []
+        for code, logit, target, generator in zip(codes, logits, targets, generators, strict=True):
+            matches = tfod_parts.match_anchors(tfod_parts.iou(target.boxes, anchors))
+            known = matches != matching.IGNORED
+            drawn = self.learning.draw(matches >= 0, known, limits.rpn_batch, limits.rpn_positive, generator)
+            count = drawn.sum().clamp(min=1)
+            positive = torch.where(drawn & (matches >= 0))[0]
+            wanted = tfod_parts.encode(target.boxes[matches[positive]], anchors[positive])
+            box_losses.append(F.smooth_l1_loss(code[positive], wanted, reduction="sum") / count)
+            truth = (matches[drawn] >= 0).long()
+            object_losses.append(F.cross_entropy(logit[drawn], truth, reduction="sum") / count)
+        return (
+            limits.rpn_box_weight * torch.stack(box_losses).mean(),
+            limits.rpn_object_weight * torch.stack(object_losses).mean(),
+        )
+
+    def sample(self, proposals: Proposals, target: Target, generator: Generator) -> Proposals:
+        """The minibatch of one image for the second stage."""
+        limits = self.limits
+        positive = self._match(proposals, target) >= 0
+        drawn = self.learning.draw(positive, proposals.valid, limits.box_batch, limits.box_positive, generator)
+        return self.learning.take(proposals, drawn, limits.box_batch)
+
+    def box_losses(
+        self, codes: Tensor, logits: Tensor, proposals: list[Proposals], targets: list[Target]
+    ) -> tuple[Tensor, Tensor]:
+        """Localisation and classification loss, each divided by the number of proposals, the mean of the images."""
+        limits = self.limits
+        lengths = [len(proposal.boxes) for proposal in proposals]
+        box_losses, class_losses = [], []
+        for code, logit, proposal, target in zip(
+            codes.split(lengths), logits.split(lengths), proposals, targets, strict=True
+        ):
+            matches = self._match(proposal, target)
+            positive = torch.where((matches >= 0) & proposal.valid)[0]
+            label = torch.zeros_like(matches)
+            label[positive] = target.labels[matches[positive]] + 1
+            wanted = tfod_parts.encode(target.boxes[matches[positive]], proposal.boxes[positive])
+            own = code[positive, label[positive] - 1 if code.shape[1] > 1 else 0]
+            count = max(proposal.count, 1)
+            box_losses.append(F.smooth_l1_loss(own, wanted, reduction="sum") / count)
+            class_losses.append(F.cross_entropy(logit[proposal.valid], label[proposal.valid], reduction="sum") / count)
+        return (
+            limits.box_weight * torch.stack(box_losses).mean(),
+            limits.class_weight * torch.stack(class_losses).mean(),
+        )
+
+    @staticmethod
+    def _match(proposals: Proposals, target: Target) -> Tensor:
+        """Object of every proposal, or ``matching.NEGATIVE``."""
+        return matching.match(tfod_parts.iou(target.boxes, proposals.boxes), 0.5, 0.5, force=False)
+
+    @staticmethod
+    def found(outputs: TfodOutputs, height: int, width: int) -> Found:
+        """The detections in pixels of the image ``height`` x ``width`` that they were found in."""
+        count = int(outputs.num_detections)
+        boxes = outputs.detection_boxes[0, :count]
+        boxes = boxes[:, [1, 0, 3, 2]] * boxes.new_tensor([width, height, width, height])
+        return Found(boxes, outputs.detection_scores[0, :count], outputs.detection_classes[0, :count].long() - 1)
+
+
+def _by_anchor(plane: Tensor, values: int) -> Tensor:
+    """``[B, A * values, h, w]`` -> ``[B, h * w * A, values]``."""
+    return plane.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, values))
+
+
+def _normalised(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """xyxy in pixels -> yxyx in 0..1 of ``size`` (height, width)."""
+    height, width = size
+    return boxes[:, [1, 0, 3, 2]] / boxes.new_tensor([height, width, height, width])

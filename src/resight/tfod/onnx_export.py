@@ -1,0 +1,360 @@
+"""A Faster R-CNN of the TFOD dialect as one ONNX graph, with the outputs of TFOD's signature by name.
+
+Boxes are ``[N, 4]`` float32 yxyx; absolute pixels of the network's input, unless a line says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from ..inference.exported import STAGE
+from .faster_rcnn import TfodRCNN
+from .resnet_v1 import BLOCKS, EPS, MEAN, depth_of
+
+Convolve = Callable[[str, str, str], str]  # names of convolution and norm, input
+OPSET = 18
+
+
+class Builder:
+    """Collects nodes: ``g("Add", x, 1.0)`` is the name of the sum. What is no name becomes a constant."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+
+    def __call__(self, kind: str, *inputs: Any, outputs: int = 1, **attributes: Any) -> Any:
+        names = [f"{kind}_{len(self.nodes)}_{i}" for i in range(outputs)]
+        given = [value if isinstance(value, str) else self.constant(value) for value in inputs]
+        self.nodes.append(helper.make_node(kind, given, names, **attributes))
+        return names[0] if outputs == 1 else names
+
+    def constant(self, value: Any) -> str:
+        array = np.array(value, order="C")
+        if array.dtype == np.float64:
+            array = array.astype(np.float32)
+        name = f"constant_{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(array, name))
+        return name
+
+    def stage(self, name: str, value: str) -> str:
+        """``value`` under a name by which a comparison finds it."""
+        self.nodes.append(helper.make_node("Identity", [value], [STAGE + name]))
+        return STAGE + name
+
+    def double(self, value: Any) -> Any:
+        """A name, or a number that float32 holds, as float64."""
+        return self("Cast", value if isinstance(value, str) else float(value), to=TensorProto.DOUBLE)
+
+    def model(self, outputs: Mapping[str, str], shapes: Mapping[str, list[Any]], ir_version: int) -> onnx.ModelProto:
+        """``image`` uint8 ``[1, H, W, 3]`` -> ``outputs`` by their names, float32."""
+        nodes = [helper.make_node("Identity", [found], [name]) for name, found in outputs.items()]
+        graph = helper.make_graph(
+            [*self.nodes, *nodes],
+            "from_image",
+            [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, "H", "W", 3])],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()],
+            self.constants,
+        )
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=ir_version)
+
+
+class TfodGraph(Builder):
+    def __init__(self, model: TfodRCNN) -> None:
+        super().__init__()
+        self.weights = {name: value.detach().cpu().double().numpy() for name, value in model.state_dict().items()}
+        self.config, self.tfod, self.num_classes = model.config, model.limits, model.num_classes
+        self.blocks = BLOCKS[depth_of(self.config.name)]
+
+    def build(self) -> onnx.ModelProto:
+        """``image`` uint8 ``[1, H, W, 3]`` -> TFOD's serving outputs."""
+        batch, true_size = self.front("image")
+        size = self.sides(batch)
+        features = self.trunk(batch)
+        proposals, count = self.propose(features, size, true_size)
+        codes, logits = self.second_stage(
+            self.crop(features, self("Mul", proposals, self("Div", 1.0, self.yxyx(size))))
+        )
+        found = self.detections(proposals, count, codes, self("Softmax", logits, axis=1), true_size)
+        detections, limit, kinds = self.tfod.detections, self.tfod.proposals, self.num_classes + 1
+        shapes: dict[str, list[Any]] = {
+            "detection_anchor_indices": [1, detections],
+            "detection_boxes": [1, detections, 4],
+            "detection_classes": [1, detections],
+            "detection_multiclass_scores": [1, detections, kinds],
+            "detection_scores": [1, detections],
+            "num_detections": [1],
+            "raw_detection_boxes": [1, limit, 4],
+            "raw_detection_scores": [1, limit, kinds],
+        }
+        return self.model({name: self("Reshape", found[name], shape) for name, shape in shapes.items()}, shapes, 8)
+
+    # Input
+
+    def front(self, image: str) -> tuple[str, str]:
+        """``[1, 3, h, w]`` resized, padded, without the mean; and ``[2]`` height and width without padding."""
+        pixels = self("Cast", self("Squeeze", image, [0]), to=TensorProto.FLOAT)
+        given = self("Cast", self("Shape", image, start=1, end=3), to=TensorProto.FLOAT)
+        if self.tfod.fixed_size:
+            size: Any = self("Identity", np.array(self.tfod.fixed_size, np.float32))
+        else:
+            short, long = float(self.config.min_size), float(self.config.max_size)
+            landscape = self("Less", self.at(given, 0), self.at(given, 1))
+            scale = self("ReduceMin", self("Div", self("Where", landscape, [short, long], [long, short]), given))
+            size = self("Max", self("Round", self("Mul", scale, given)), 1.0)
+        for axis in (1, 0):
+            pixels = self.interpolated(pixels, axis, self.at(given, axis), self.at(size, axis))
+        batch = self("Unsqueeze", self("Transpose", pixels, perm=[2, 0, 1]), [0])
+        if self.tfod.pad and not self.tfod.fixed_size:
+            short_of = self("Sub", self.config.max_size, self("Cast", size, to=TensorProto.INT64))
+            margins = self("Concat", [0] * 6, short_of, axis=0)
+            padding = np.array(self.tfod.pad_value, np.float32)[:, None, None]
+            batch = self("Add", self("Pad", self("Sub", batch, padding), margins), padding)
+        return self("Sub", batch, np.array(MEAN, np.float32)[:, None, None]), size
+
+    def interpolated(self, pixels: str, axis: int, length: str, wanted: str) -> str:
+        """TensorFlow 1's bilinear interpolation along one axis of ``[H, W, 3]``."""
+        step = self("Div", self.double(length), self.double(wanted))
+        at = self("Mul", self.range(wanted), self("Cast", step, to=TensorProto.FLOAT))
+        last = self("Sub", length, 1.0)
+        before = self("Min", self("Floor", at), last)
+        after = self("Min", self("Add", before, 1.0), last)
+        one, other = (
+            self("Gather", pixels, self("Cast", place, to=TensorProto.INT64), axis=axis) for place in (before, after)
+        )
+        fraction = self("Reshape", self("Sub", at, before), [-1, 1] if axis == 1 else [-1, 1, 1])
+        return self("Add", one, self("Mul", self("Sub", other, one), fraction))
+
+    # Network
+
+    def trunk(self, batch: str) -> str:
+        """``[1, 1024, ceil(h / 16), ceil(w / 16)]``."""
+        x = self("Relu", self.conv("backbone.conv1", "backbone.norm1", batch, 2))
+        x = self("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], auto_pad="SAME_UPPER")
+        for stage, blocks in zip(("conv2", "conv3", "conv4"), self.blocks, strict=False):
+            for i in range(blocks):
+                first = partial(self.conv, stride=2 if i == 0 and stage != "conv2" else 1)
+                x = self.block(f"backbone.{stage}.{i}", x, first, self.conv)
+        return x
+
+    def block(self, name: str, x: str, first: Convolve, rest: Convolve) -> str:
+        """``first`` are the convolutions of the block's input, ``rest`` its inner ones."""
+        shortcut = first(f"{name}.conv0", f"{name}.norm0", x) if f"{name}.conv0.weight" in self.weights else x
+        y = self("Relu", first(f"{name}.conv1", f"{name}.norm1", x))
+        y = self("Relu", rest(f"{name}.conv2", f"{name}.norm2", y))
+        return self("Relu", self("Add", rest(f"{name}.conv3", f"{name}.norm3", y), shortcut))
+
+    def folded(self, conv: str, norm: str) -> tuple[np.ndarray, np.ndarray]:
+        """Weight and bias of a convolution with the norm after it."""
+        gamma, beta, mean, variance = (
+            self.weights[f"{norm}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")
+        )
+        scale = gamma / np.sqrt(variance + EPS)
+        return self.weights[f"{conv}.weight"] * scale[:, None, None, None], beta - mean * scale
+
+    def conv(self, conv: str, norm: str, x: str, stride: int = 1) -> str:
+        weight, bias = self.folded(conv, norm)
+        return self("Conv", x, weight, bias, strides=[stride] * 2, pads=[weight.shape[2] // 2] * 4)
+
+    def biased(self, name: str, x: str) -> str:
+        weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
+        if weight.ndim == 2:
+            return self("Gemm", x, weight, bias, transB=1)
+        return self("Conv", x, weight, bias, pads=[weight.shape[2] // 2] * 4)
+
+    def crop(self, features: str, boxes: str) -> str:
+        """RoI features ``[N * S * S, 1024]`` of normalised boxes, best read as NHWC.
+
+        The convolutions that follow have the stride 2, so only every second pooled row and column is worked out.
+        """
+        tfod = self.tfod
+        pooled = np.arange(0, (tfod.crop_size - tfod.pool_size) // tfod.pool_stride + 1, 2)
+        table = self("Reshape", self("Transpose", features, perm=[0, 2, 3, 1]), [-1, 1024])
+        size = self.sides(features)
+        y1, x1, y2, x2 = self("Split", boxes, outputs=4, axis=1, num_outputs=4)
+        width = self("Cast", self.at(size, 1), to=TensorProto.INT64)
+        samples = []
+        for dy in range(tfod.pool_size):
+            for dx in range(tfod.pool_size):
+                rows, row_weights = self.taps(y1, y2, self.at(size, 0), pooled * tfod.pool_stride + dy)
+                columns, column_weights = self.taps(x1, x2, self.at(size, 1), pooled * tfod.pool_stride + dx)
+                rows, row_weights = (self("Unsqueeze", each, [2, 4]) for each in (rows, row_weights))
+                columns, column_weights = (self("Unsqueeze", each, [1, 3]) for each in (columns, column_weights))
+                index = self("Reshape", self("Add", self("Mul", rows, width), columns), [-1, 4])
+                weights = self("Reshape", self("Mul", row_weights, column_weights), [-1, 1, 4])
+                samples.append(self("MatMul", weights, self("Gather", table, index)))
+        self.cells = len(pooled)
+        return self("Reshape", self("Max", *samples), [-1, 1024])
+
+    def taps(self, low: str, high: str, length: str, samples: np.ndarray) -> tuple[str, str]:
+        """Pixels and weights of the samples along one axis, each ``[N, S, 2]``, as ``models.tfod_parts`` has them."""
+        last = self("Sub", length, 1.0)
+        step = self("Div", self("Mul", self("Sub", high, low), last), float(max(self.tfod.crop_size - 1, 1)))
+        start = low if self.tfod.crop_size > 1 else self("Mul", self("Add", low, high), 0.5)
+        at = self("Add", self("Mul", start, last), self("Mul", np.float32(samples), step))
+        before = self("Floor", at)
+        fraction = self("Sub", at, before)
+        pair = self("Concat", *(self("Unsqueeze", self("Add", before, each), [2]) for each in (0.0, 1.0)), axis=2)
+        weights = [self("Sub", 1.0, fraction), fraction]
+        weight = self("Concat", *(self("Unsqueeze", each, [2]) for each in weights), axis=2)
+        # What lies outside is 0: the pixel beyond the map, or with the native operation the whole sample.
+        judged = pair if self.tfod.matmul_crop else self("Unsqueeze", at, [2])
+        inside = self("And", self("GreaterOrEqual", judged, 0.0), self("LessOrEqual", judged, last))
+        weight = self("Mul", weight, self("Cast", inside, to=TensorProto.FLOAT))
+        place = self("Max", self("Min", pair, last), 0.0)
+        return self("Cast", place, to=TensorProto.INT64), weight
+
+    def second_stage(self, x: str) -> tuple[str, str]:
+        """Box codes ``[N, C or 1, 4]`` and logits ``[N, C + 1]`` from RoI features ``[N * S * S, 1024]``.
+
+        Planes this small are convolved faster as products of matrices with all RoIs below one another.
+        """
+        for i in range(self.blocks[3]):
+            x = self.block(f"head.conv5.{i}", x, self.product, self.product)
+        x = self("ReduceMean", self("Reshape", x, [self.tfod.proposals, self.cells**2, 2048]), [1], keepdims=0)
+        codes = self("Reshape", self.biased("predictor.box", x), [self.tfod.proposals, -1, 4])
+        return self.stage("box_codes", codes), self.stage("class_logits", self.biased("predictor.classes", x))
+
+    def product(self, conv: str, norm: str, x: str) -> str:
+        weight, bias = self.folded(conv, norm)
+        channels, depth, side, _ = weight.shape
+        if side > 1:
+            x = self("Gather", self("Concat", x, np.zeros((1, depth), np.float32), axis=0), self.neighbours())
+            x = self("Reshape", x, [-1, side * side * depth])
+        return self("Gemm", x, weight.transpose(2, 3, 1, 0).reshape(-1, channels), bias)
+
+    def neighbours(self) -> np.ndarray:
+        """``[N * S * S, 9]``: rows of the 3x3 cells around each cell; the row behind the last for those outside."""
+        count, side = self.tfod.proposals, self.cells
+        rows = np.full((count, side + 2, side + 2), count * side**2)
+        rows[:, 1:-1, 1:-1] = np.arange(count * side**2).reshape(count, side, side)
+        return np.stack([rows[:, y : y + side, x : x + side] for y in range(3) for x in range(3)], -1).reshape(-1, 9)
+
+    # Boxes
+
+    def propose(self, features: str, size: str, true_size: str) -> tuple[str, str]:
+        """``[P, 4]`` proposals, best first, zeros behind the last; and ``[1]`` how many there are."""
+        x = self("Clip", self.biased("rpn.conv", features), 0.0, 6.0)
+        planes = {"rpn_codes": self.biased("rpn.box", x), "rpn_logits": self.biased("rpn.objectness", x)}
+        codes, logits = (
+            self.stage(name, self("Reshape", self("Transpose", plane, perm=[0, 2, 3, 1]), [-1, values]))
+            for (name, plane), values in zip(planes.items(), (4, 2), strict=True)
+        )
+        scores = self("Gather", self("Softmax", logits, axis=1), 1, axis=1)
+        boxes = self.decode(codes, self.anchors(self.sides(features), size))
+        limits = self.tfod.proposals, self.tfod.rpn_nms_iou, self.tfod.rpn_score
+        kept = self.suppress(self("Unsqueeze", boxes, [0]), self("Unsqueeze", scores, [0, 1]), *limits)
+        row = self("Gather", kept, 2, axis=1)
+        kept = self.stage("rpn_kept", self("Gather", row, self.order(self("Gather", scores, row))))
+        boxes = self.clip(self("Gather", boxes, kept), true_size)
+        boxes = self.stage("proposals", self("Compress", boxes, self.has_area(boxes), axis=0))
+        count = self("Shape", boxes, end=1)
+        return self.filled(boxes, count, self.tfod.proposals), count
+
+    def anchors(self, cells: str, size: str) -> str:
+        """Those of ``cells`` (rows, columns), row by row, ratios before scales, clipped to the input."""
+        tfod = self.tfod
+        root = np.sqrt(np.repeat(np.array(tfod.anchor_ratios, np.float32), len(tfod.anchor_scales)))
+        scale = np.tile(np.array(tfod.anchor_scales, np.float32), len(tfod.anchor_ratios))
+        half = np.stack([scale / root * tfod.anchor_base[0], scale * root * tfod.anchor_base[1]], 1) / 2
+        y, x = (
+            self("Add", self("Mul", self.range(self.at(cells, i)), float(tfod.anchor_stride[i])), tfod.anchor_offset[i])
+            for i in range(2)
+        )
+        columns, rows = self("Reshape", y, [-1, 1, 1, 1]), self("Reshape", x, [1, -1, 1, 1])
+        y, x = self("Add", columns, self("Mul", rows, 0.0)), self("Add", rows, self("Mul", columns, 0.0))
+        centre = self("Concat", y, x, axis=3)
+        corners = self("Concat", self("Sub", centre, half), self("Add", centre, half), axis=3)
+        return self.clip(self("Reshape", corners, [-1, 4]), size)
+
+    def detections(self, proposals: str, count: str, codes: str, scores: str, true_size: str) -> dict[str, str]:
+        tfod, kinds = self.tfod, self.num_classes
+        boxes = self.decode(codes, self("Unsqueeze", proposals, [1]))  # [P, C or 1, 4]
+        valid = self("Slice", boxes, [0], count, [0])
+        own = self("Slice", scores, [0, 1], self("Concat", count, [kinds + 1], axis=0), [0, 1])
+        by_class, score_of = self("Transpose", valid, perm=[1, 0, 2]), self("Transpose", own, perm=[1, 0])
+        shared = tfod.share_boxes
+        most = min(tfod.detections_per_class, tfod.proposals)
+        score_of = self("Unsqueeze", score_of, [0 if shared else 1])
+        kept = self.suppress(by_class, score_of, most, tfod.nms_iou, tfod.score)
+        label, row = self("Gather", kept, [1 if shared else 0], axis=1), self("Gather", kept, [2], axis=1)
+        score = self("GatherND", own, self("Concat", row, label, axis=1))
+        order = self.order(score)
+        row, label, score = (self("Gather", each, order) for each in (row, label, score))
+        row, label = self.stage("kept", row), self.stage("kept_labels", label)
+        place = self("Concat", row, self("Mul", label, 0) if shared else label, axis=1)
+        box = self.clip(self("GatherND", valid, place), true_size)
+        whole = self.has_area(box)
+        row, label, score, box = (
+            self("Slice", self("Compress", each, whole, axis=0), [0], [tfod.detections], [0])
+            for each in (row, label, score, box)
+        )
+        found = self("Shape", score, end=1)
+        best: Any = np.zeros((tfod.proposals, 1), np.int64)
+        if not shared:
+            foreground = self("Slice", scores, [1], [kinds + 1], [1])
+            best = self("ArgMax", foreground, axis=1)
+        raw = self("Div", self("GatherND", boxes, best, batch_dims=1), self.yxyx(true_size))
+        numbers = (self("Cast", each, to=TensorProto.FLOAT) for each in (row, label, found))
+        row_number, label_number, found_number = numbers
+        multiclass = self("Gather", scores, self("Squeeze", row, [1]))
+        return {
+            "detection_anchor_indices": self.filled(row_number, found, tfod.detections),
+            "detection_boxes": self.filled(self("Div", box, self.yxyx(true_size)), found, tfod.detections),
+            "detection_classes": self("Add", self.filled(label_number, found, tfod.detections), 1.0),
+            "detection_multiclass_scores": self.filled(multiclass, found, tfod.detections),
+            "detection_scores": self("Pad", score, self("Concat", [0], self("Sub", [tfod.detections], found), axis=0)),
+            "num_detections": found_number,
+            "raw_detection_boxes": self("Clip", raw, 0.0, 1.0),
+            "raw_detection_scores": scores,
+        }
+
+    def suppress(self, boxes: str, scores: str, most: int, iou: float, least: float) -> str:
+        """``[K, 3]``: image, class and box of what is kept, class after class."""
+        return self("NonMaxSuppression", boxes, scores, [most], [iou], [least])
+
+    def order(self, scores: str) -> str:
+        """Best first, of equals the earlier."""
+        return self("TopK", scores, self("Shape", scores), outputs=2, axis=0)[1]
+
+    def decode(self, codes: str, anchors: str) -> str:
+        """``[..., 4]`` from codes (ty, tx, th, tw)."""
+        low, high = self("Split", anchors, outputs=2, axis=-1, num_outputs=2)
+        shift, growth = self("Split", codes, outputs=2, axis=-1, num_outputs=2)
+        size = self("Sub", high, low)
+        centre = self("Add", low, self("Div", size, 2.0))
+        centre = self("Add", self("Mul", self("Div", shift, 10.0), size), centre)
+        half = self("Div", self("Mul", self("Exp", self("Div", growth, 5.0)), size), 2.0)
+        return self("Concat", self("Sub", centre, half), self("Add", centre, half), axis=-1)
+
+    def clip(self, boxes: str, size: str) -> str:
+        return self("Max", self("Min", boxes, self.yxyx(size)), 0.0)
+
+    def has_area(self, boxes: str) -> str:
+        low, high = self("Split", boxes, outputs=2, axis=1, num_outputs=2)
+        return self("Greater", self("ReduceProd", self("Sub", high, low), [1], keepdims=0), 0.0)
+
+    # Small parts
+
+    def at(self, vector: str, index: int) -> str:
+        return self("Gather", vector, index)
+
+    def range(self, count: str) -> str:
+        """0, 1, ... as float32, up to below ``count``, a float32 scalar."""
+        return self("Range", 0.0, count, 1.0)
+
+    def sides(self, plane: str) -> str:
+        """``[2]`` float32: height and width of ``[1, C, H, W]``."""
+        return self("Cast", self("Shape", plane, start=2), to=TensorProto.FLOAT)
+
+    def yxyx(self, size: str) -> str:
+        return self("Concat", size, size, axis=0)
+
+    def filled(self, values: str, count: str, limit: int) -> str:
+        """``[count, n]`` -> ``[limit, n]``, zeros behind the last."""
+        return self("Pad", values, self("Concat", [0, 0], self("Sub", [limit], count), [0], axis=0))

@@ -1,0 +1,258 @@
+"""What TFOD computes in its own way: anchors, box codes, suppression, minibatches and RoI crops.
+
+Boxes are xyxy in pixels of the padded network input, as everywhere here; only box codes keep TFOD's order, so that
+its weights fit as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+from torchvision.ops import box_iou, nms
+
+from ..config.tree import TfodConfig
+from ..detection import box_coder as coder
+from ..detection import matcher as matching
+from ..detection.anchors import AnchorSettings, grid_anchors
+
+
+def anchor_settings(config: TfodConfig) -> AnchorSettings:
+    """The anchors in the terms of the other dialect, for the report on their recall."""
+    height, width = config.anchor_base
+    sizes = tuple(scale * math.sqrt(height * width) for scale in config.anchor_scales)
+    return AnchorSettings((sizes,), tuple(height / width / ratio for ratio in config.anchor_ratios))
+
+
+def tfod_anchors(config: TfodConfig, grid: tuple[int, int], device: torch.device) -> Tensor:
+    """``[gh * gw * A, 4]`` float32: y slowest, then x, then the ratio, then the scale; nothing is rounded."""
+    root = torch.tensor(config.anchor_ratios, device=device).sqrt()[:, None]
+    scales = torch.tensor(config.anchor_scales, device=device)
+    height = (scales / root * config.anchor_base[0]).flatten()
+    width = (scales * root * config.anchor_base[1]).flatten()
+    y, x = config.anchor_offset
+    cells = torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], dim=1)
+    return grid_anchors(cells, grid, config.anchor_stride)
+
+
+def inside(boxes: Tensor, height: int, width: int) -> Tensor:
+    """``[N]`` bool: which of ``boxes`` ``[N, 4]`` lie wholly in the window."""
+    return (boxes[:, :2] >= 0).all(1) & (boxes[:, 2] <= width) & (boxes[:, 3] <= height)
+
+
+def encode(boxes: Tensor, references: Tensor) -> Tensor:
+    """Codes (ty, tx, th, tw) of ``boxes`` beside ``references``, both ``[N, 4]``."""
+    tiny = 1e-8
+    size, base = boxes[:, 2:] - boxes[:, :2], references[:, 2:] - references[:, :2]
+    center, origin = boxes[:, :2] + size / 2, references[:, :2] + base / 2
+    size, base = size + tiny, base + tiny
+    shift, growth = (center - origin) / base * 10, (size / base).log() * 5
+    return torch.cat([shift.flip(1), growth.flip(1)], dim=1)
+
+
+def decode(codes: Tensor, references: Tensor) -> Tensor:
+    """The boxes that ``codes`` ``[..., 4]`` (ty, tx, th, tw) mean beside ``references``; nothing is clamped."""
+    base = references[..., 2:] - references[..., :2]
+    origin = references[..., :2] + base / 2
+    center = codes[..., [1, 0]] / 10 * base + origin
+    half = (codes[..., [3, 2]] / 5).exp() * base / 2
+    return torch.cat([center - half, center + half], dim=-1)
+
+
+def iou(objects: Tensor, boxes: Tensor) -> Tensor:
+    """``[G, N]``; 0 also between two empty boxes."""
+    return box_iou(objects, boxes).nan_to_num(0)
+
+
+def match_anchors(overlap: Tensor) -> Tensor:
+    """Object of every anchor, as in ``matching.match``, from the IoU ``[G, N]``.
+
+    From .7 on an object, below .3 background; each object also takes the anchor that overlaps it most, one and whatever
+    the IoU, and the first object wins where two want the same.
+    """
+    matches = matching.match(overlap, 0.7, 0.3, force=False)
+    if overlap.shape[1]:
+        for number, anchor in reversed(list(enumerate(overlap.argmax(1)))):
+            matches[anchor] = number
+    return matches
+
+
+def suppress(boxes: Tensor, scores: Tensor, limit: int, threshold: float, least: float, equal: bool = False) -> Tensor:
+    """Greedy non-maximum suppression: indices of at most ``limit`` of ``boxes`` ``[N, 4]``, best first, ties in order.
+
+    Args:
+        threshold: a box goes whose IoU with a better one is more than this (``equal``: this or more).
+        least: boxes count whose score is more than this.
+    """
+    bound = np.float32(threshold)  # the IoU is of single precision too
+    if equal:
+        bound = np.nextafter(bound, np.float32(-1))
+    candidates = torch.where(scores > least)[0]
+    candidates = candidates[scores[candidates].sort(descending=True, stable=True).indices]
+    # What is kept of the best K does not depend on the rest, so a part of them is tried first.
+    count = 8 * limit
+    while True:
+        part = candidates[:count]
+        kept = part[nms(boxes[part], scores[part], float(bound))]
+        if len(kept) >= limit or count >= len(candidates):
+            return kept[:limit]
+        count *= 4
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Of one image: ``boxes`` ``[P, 4]`` and ``scores`` ``[P]``, best first; beyond the first ``count`` is padding."""
+
+    boxes: Tensor
+    scores: Tensor
+    count: int
+
+    @property
+    def valid(self) -> Tensor:
+        """``[P]`` bool: not padding."""
+        return torch.arange(len(self.boxes), device=self.boxes.device) < self.count
+
+
+class PlainSelection:
+    """Proposals and minibatches as the exported model and the gpu-8 configurations choose them."""
+
+    def propose(self, boxes: Tensor, scores: Tensor, config: TfodConfig, window: tuple[int, int]) -> Proposals:
+        """Suppression before clipping to the window; what then is empty goes, and zeros fill up."""
+        kept = suppress(boxes, scores, config.proposals, config.rpn_nms_iou, config.rpn_score)
+        clipped = coder.clip(boxes[kept], *window)
+        full = area(clipped) > 0
+        return padded(clipped[full], scores[kept][full], config.proposals)
+
+    def draw(self, positive: Tensor, allowed: Tensor, size: int, share: float, generator: Generator) -> Tensor:
+        """``[N]`` bool, a minibatch of ``size`` at most, of these at most ``share`` from ``positive`` ``[N]``."""
+        matches = torch.where(allowed, torch.where(positive, 0, matching.NEGATIVE), matching.IGNORED)
+        drawn = torch.zeros_like(allowed)
+        for indices in matching.sample(matches, size, stored(share), generator):
+            drawn[indices] = True
+        return drawn
+
+    def take(self, proposals: Proposals, drawn: Tensor, size: int) -> Proposals:
+        """The drawn ones, in their order, filled up with zeros."""
+        return padded(proposals.boxes[drawn], proposals.scores[drawn], size)
+
+
+class StaticSelection(PlainSelection):
+    """The same with static shapes, as the tpu-8 configurations train: there is no padding that is known as such."""
+
+    def propose(self, boxes: Tensor, scores: Tensor, config: TfodConfig, window: tuple[int, int]) -> Proposals:
+        limit = config.proposals
+        if not len(boxes):
+            return padded(boxes, scores, limit)
+        # TFOD's way through tiles: what does not count becomes -1, and the rest is rounded.
+        boxes = (boxes + 1) * (scores > config.rpn_score)[:, None] - 1
+        seen = torch.where((boxes > 0).any(1), scores, -math.inf)
+        kept = suppress(boxes, seen, limit, config.rpn_nms_iou, config.rpn_score, equal=True)
+        last = scores.sort(descending=True, stable=True).indices[-1:].expand(limit - len(kept))
+        clipped = coder.clip(boxes[torch.cat([kept, last])], *window)
+        score = torch.cat([scores[kept], scores.new_full((len(last),), -1)])
+        score, order = torch.where(area(clipped) > 0, score, -1).sort(descending=True, stable=True)
+        return Proposals(clipped[order], score, int((score >= 0).sum()))
+
+    def draw(self, positive: Tensor, allowed: Tensor, size: int, share: float, generator: Generator) -> Tensor:
+        order = torch.randperm(len(allowed), generator=generator).to(allowed.device)
+        return draw_static(positive, allowed, size, share, order)
+
+    def take(self, proposals: Proposals, drawn: Tensor, size: int) -> Proposals:
+        """The drawn ones, in their order, filled up with the best proposal; all of them count."""
+        rows = torch.where(drawn)[0][:size]
+        rows = torch.cat([rows, rows.new_zeros(size - len(rows))])
+        return Proposals(proposals.boxes[rows], proposals.scores[rows], size)
+
+
+def draw_static(positive: Tensor, allowed: Tensor, size: int, share: float, order: Tensor) -> Tensor:
+    """A minibatch of ``size`` by the shuffled ``order`` ``[N]``, ``[N]`` bool.
+
+    Where too few are allowed the first of the forbidden ones are allowed too. Positives and negatives are those last in
+    the order; where negatives lack, the places go to the first in the order: to positives, or, where something is
+    forbidden, all to one and the same entry.
+    """
+    lacking = size - int(allowed.sum())
+    allowed = allowed | ((~allowed).cumsum(0) <= lacking)
+    place = torch.arange(len(order), device=order.device) * allowed[order]
+    signed = torch.where(positive[order], place, -place).sort(descending=True).values
+    positives = min(int(size * stored(share)), int((signed > 0).sum()))
+    chosen = torch.cat([signed[:positives], signed[max(len(signed) - (size - positives), 0) :]]).abs()
+    drawn = torch.zeros_like(allowed)
+    drawn[order[chosen]] = True
+    return drawn
+
+
+def stored(share: float) -> float:
+    """A share as a pipeline.config holds it, in single precision: .35 of 20 is below 7."""
+    return float(np.float32(share))
+
+
+def padded(boxes: Tensor, scores: Tensor, size: int) -> Proposals:
+    missing = size - len(boxes)
+    return Proposals(F.pad(boxes, (0, 0, 0, missing)), F.pad(scores, (0, missing)), len(boxes))
+
+
+def area(boxes: Tensor) -> Tensor:
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+
+
+Border = Callable[[Tensor, float], tuple[Tensor, Tensor]]
+
+
+def native_border(at: Tensor, last: float) -> tuple[Tensor, Tensor]:
+    """Weights of the pixel before and after each sample; a sample outside the map is 0 (``tf.image.crop_and_resize``).
+
+    In single precision the last sample of a box that ends at the border may come to lie outside.
+    """
+    before = ((at >= 0) & (at <= last)).to(at.dtype)
+    fraction = at - at.floor()
+    return (1 - fraction) * before, fraction * before
+
+
+def matmul_border(at: Tensor, last: float) -> tuple[Tensor, Tensor]:
+    """The same where only the pixels outside the map are 0, as in TFOD's crops by matrix products."""
+    low, fraction = at.floor(), at - at.floor()
+    return (1 - fraction) * ((low >= 0) & (low <= last)), fraction * ((low >= -1) & (low < last))
+
+
+def crop_and_resize(features: Tensor, boxes: Tensor, image: Tensor, size: int, border: Border) -> Tensor:
+    """``[N, C, size, size]`` bilinear samples; the first and the last lie on the box's own borders, a single one amid.
+
+    Args:
+        features: ``[B, C, H, W]``.
+        boxes: ``[N, 4]`` xyxy in 0..1 of the network input.
+        image: ``[N]`` int64, which image of the batch.
+    """
+    channels, height, width = features.shape[1:]
+    # A sample is the weighted sum of 4 pixels, that is of whole rows of C channels: fast on a CPU, also backward.
+    table = single(features.permute(0, 2, 3, 1).reshape(-1, channels))
+    rows, row_weights = _taps(boxes[:, 1], boxes[:, 3], height, size, border)
+    columns, column_weights = _taps(boxes[:, 0], boxes[:, 2], width, size, border)
+    index = (image[:, None, None] * height + rows)[:, :, None, :, None] * width + columns[:, None, :, None, :]
+    weight = row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]
+    samples = F.embedding_bag(
+        index.view(-1, 4), table, per_sample_weights=weight.view(-1, 4).to(table.dtype), mode="sum"
+    )
+    return samples.view(len(boxes), size, size, channels).permute(0, 3, 1, 2).to(features.dtype)
+
+
+def single(values: Tensor) -> Tensor:
+    """Single precision at the least: corners of boxes would be rounded to whole pixels in half precision."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def _taps(low: Tensor, high: Tensor, length: int, size: int, border: Border) -> tuple[Tensor, Tensor]:
+    """Pixels and weights of the samples along one axis: ``[N, size, 2]`` int64 and float."""
+    last = float(length - 1)
+    start = low if size > 1 else (low + high) / 2
+    step = (high - low) * last / max(size - 1, 1)
+    at = (start * last)[:, None] + torch.arange(size, device=low.device, dtype=low.dtype) * step[:, None]
+    weights = torch.stack(border(at, last), dim=-1)
+    before = at.floor()
+    pixels = torch.stack([before, before + 1], dim=-1).clamp(0, last).long()
+    return pixels, weights

@@ -1,0 +1,1 @@
+"""TFOD's ``pipeline.config``, translated to the configuration and back."""

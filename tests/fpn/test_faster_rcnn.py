@@ -1,0 +1,171 @@
+"""What the model promises beyond torchvision's: empty images, crowds, draws of its own, frozen statistics."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from resight.config.tree import ModelConfig
+from resight.errors import ResightError
+from resight.fpn.faster_rcnn import FasterRCNN
+from resight.fpn.pretrained import load_pretrained
+from resight.input.target import Target
+from resight.models import build
+from resight.models.build import build_model
+
+SMALL = ModelConfig(min_size=96, max_size=160)
+
+
+@pytest.fixture(scope="module")
+def model() -> FasterRCNN:
+    torch.manual_seed(0)
+    model = build_model(SMALL, 3)
+    load_pretrained(model, SMALL.name)
+    return model
+
+
+def _target(boxes: list[list[float]], crowd: list[bool] | None = None, seed: int = 0) -> Target:
+    box = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    crowds = torch.tensor(crowd or [False] * len(box), dtype=torch.bool)
+    return Target(box, torch.zeros(len(box), dtype=torch.int64), crowds, seed)
+
+
+def test_training_on_an_image_without_boxes_has_finite_losses_and_no_box_loss(model: FasterRCNN) -> None:
+    losses = model.train()([torch.rand(3, 96, 128)], [_target([])])
+    assert all(torch.isfinite(value) for value in losses.values())
+    assert losses["loss_box_reg"] == 0 and losses["loss_rpn_box_reg"] == 0
+    sum(losses.values()).backward()
+    model.zero_grad()
+
+
+def test_an_image_where_nothing_is_found(model: FasterRCNN) -> None:
+    limits = model.limits
+    model.limits = replace(model.limits, score=1.0)
+    with torch.no_grad():
+        (found,) = model.eval()([torch.zeros(3, 50, 70)])
+    model.limits = limits
+    assert found.boxes.shape == (0, 4) and found.scores.shape == (0,) and found.labels.shape == (0,)
+
+
+@pytest.mark.parametrize("size", [(1, 400), (400, 1), (1, 1), (37, 500)])
+def test_odd_image_sizes(model: FasterRCNN, size: tuple[int, int]) -> None:
+    with torch.no_grad():
+        (found,) = model.eval()([torch.rand(3, *size)])
+    assert (found.boxes[:, 0::2] <= size[1] + 1e-3).all() and (found.boxes[:, 1::2] <= size[0] + 1e-3).all()
+
+
+def test_the_seed_of_an_image_decides_its_minibatch(model: FasterRCNN) -> None:
+    image, boxes = torch.rand(3, 96, 128), [[20.0, 20, 60, 60]]
+
+    def losses(seed: int) -> list[float]:
+        torch.manual_seed(seed + 100)  # global state must not matter
+        with torch.no_grad():
+            return [float(v) for v in model.train()([image], [_target(boxes, seed=seed)]).values()]
+
+    assert losses(1) == losses(1)
+    assert losses(1) != losses(2)
+
+
+def test_a_crowd_is_neither_object_nor_background(model: FasterRCNN) -> None:
+    image = torch.rand(3, 96, 128)
+    limits = model.limits
+    model.limits = replace(model.limits, rpn_batch=10**6, box_batch=10**6)
+    with torch.no_grad():
+        without = model.train()([image], [_target([])])
+        whole = model([image], [_target([[0, 0, 128, 96]], [True])])
+    model.limits = limits
+    # Every anchor inside the picture lies in the crowd, so hardly any background is left.
+    assert whole["loss_rpn_box_reg"] == 0 and whole["loss_box_reg"] == 0
+    assert whole["loss_objectness"] != without["loss_objectness"]
+
+
+def test_batch_norm_statistics_stay_as_they_are(model: FasterRCNN) -> None:
+    before = {k: v.clone() for k, v in model.state_dict().items() if "running" in k or "num_batches" in k}
+    model.train()([torch.rand(3, 96, 128)], [_target([[20.0, 20, 60, 60]])])
+    assert before and all(torch.equal(before[k], model.state_dict()[k]) for k in before)
+
+
+def test_freezing_leaves_early_stages_without_gradient() -> None:
+    frozen = {
+        depth: sum(not p.requires_grad for p in build_model(ModelConfig(freeze=depth), 2).parameters())
+        for depth in range(6)
+    }
+    assert frozen[0] == 0 and all(frozen[d] < frozen[d + 1] for d in range(5))
+    body = build_model(ModelConfig(freeze=2), 2).backbone.body
+    trained = {
+        name.split(".")[1] for name, p in body.named_parameters() if name.startswith("blocks") and p.requires_grad
+    }
+    assert trained == {"2", "3", "4", "5", "6"}  # blocks 0 and 1 have strides 2 and 4
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_100"])
+def test_other_timm_backbones(name: str) -> None:
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(name=name, min_size=64, max_size=96), 2)
+    losses = model.train()([torch.rand(3, 64, 96)], [_target([[10.0, 10, 40, 40]])])
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize(
+    ("name", "word"), [("tf_efficientnet_lite00", "tf_efficientnet_lite0"), ("vit_tiny_patch16_224", "strides")]
+)
+def test_models_that_cannot_be_built_are_refused_by_name(name: str, word: str) -> None:
+    with pytest.raises(ResightError) as error:
+        build_model(ModelConfig(name=name), 2)
+    assert name in str(error.value) and word in str(error.value)
+
+
+def test_lite0_starts_from_the_packaged_weights_and_knows_imagenet() -> None:
+    import timm
+
+    weights = build.backbones.lite0_weights()
+    net = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
+    net.load_state_dict(weights)
+    built = build_model(ModelConfig(), 2)
+    load_pretrained(built, "tf_efficientnet_lite0")
+    body = built.backbone.body.state_dict()
+    assert body and all(torch.equal(body[key], weights[key]) for key in body)
+    # A class of ImageNet that can be drawn: the network must tell a red disc on white from a black and white grid.
+    y, x = torch.meshgrid(torch.arange(224), torch.arange(224), indexing="ij")
+    checker = ((x // 28 + y // 28) % 2).float().expand(1, 3, -1, -1) * 2 - 1
+    with torch.no_grad():
+        probability = net(checker).softmax(-1)
+    assert probability.max() > 20 / 1000  # random weights give about 1/1000
+
+
+def test_same_padding_with_a_constant_equals_timms() -> None:
+    import timm
+
+    torch.manual_seed(0)
+    theirs = timm.create_model(
+        "tf_efficientnet_lite0", features_only=True, pretrained=False, out_indices=(2, 3, 4)
+    ).eval()
+    ours = build.backbones.timm_backbone("tf_efficientnet_lite0", freeze=0).body.eval()
+    ours.load_state_dict(theirs.state_dict())
+    assert any(isinstance(layer, build.backbones.EvenSameConv2d) for layer in ours.modules())
+    x = torch.randn(1, 3, 96, 160)
+    with torch.no_grad():
+        for mine, expected in zip(ours(x), theirs(x), strict=True):
+            torch.testing.assert_close(mine, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_batch_norm_without_statistics_update_is_what_evaluation_uses(model: FasterRCNN) -> None:
+    model.train()
+    assert all(not layer.training for layer in model.modules() if isinstance(layer, nn.BatchNorm2d))
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("resnet5O", "Did you mean 'resnet50'"),
+        ("fasterrcnn_resnet50_fpn_v3", "Did you mean 'fasterrcnn_resnet50_fpn"),
+        ("faster_rcnn_resnet_101_v1", "Did you mean 'faster_rcnn_resnet101_v1'"),
+        ("?", "For instance tf_efficientnet_lite0"),
+    ],
+)
+def test_an_unknown_model_is_answered_with_a_known_one(name: str, answer: str) -> None:
+    with pytest.raises(ResightError) as caught:
+        build_model(ModelConfig(name=name), 3)
+    assert str(caught.value).startswith(f"model.name: unknown model '{name}'") and answer in str(caught.value)

@@ -1,0 +1,207 @@
+"""An exported model finds what the model finds, at any image size; also when that is nothing."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from resight.config.most_detections import MostDetections
+from resight.config.tree import ModelConfig
+from resight.errors import ResightError
+from resight.exporting.export import export, probe_images
+from resight.exporting.parity import BOX_TOLERANCE, SCORE_TOLERANCE, Parity, compare
+from resight.fpn.onnx_export import write_onnx
+from resight.fpn.pretrained import load_pretrained
+from resight.inference.detector import load
+from resight.inference.onnx_runtime import load_onnx
+from resight.label_map import LabelMap
+from resight.models.build import build_model
+from resight.models.checkpoints import Checkpoint, ModelCard, save_checkpoint
+
+
+@pytest.fixture(scope="module")
+def checkpoint(once) -> Path:
+    return once("onnx", make) / "some.safetensors"
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint: Path) -> Path:
+    return checkpoint.with_name("some.onnx")
+
+
+def make(folder: Path) -> None:
+    """A model that was not trained, but whose scores and boxes spread so that there is something to compare."""
+    torch.manual_seed(3)
+    config = ModelConfig(min_size=192, max_size=320)
+    model = build_model(config, 3)
+    load_pretrained(model, config.name)
+    with torch.no_grad():
+        model.rpn.head.cls_logits.weight.mul_(30)
+        model.rpn.head.bbox_pred.weight.mul_(5)
+        model.roi_heads.box_predictor.cls_score.weight.mul_(10)
+        model.roi_heads.box_predictor.bbox_pred.weight.mul_(3)
+    card = ModelCard.of(model, config, LabelMap.from_names(["stop", "yield", "merge"]), 0.25)
+    path = folder / "some.safetensors"
+    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
+    save_checkpoint(path, Checkpoint(card, tensors, {}))
+    report = export(path, "onnx", folder / "some.onnx")
+    assert report.ok, report.text()
+    assert report.parity.detections >= 50 and report.parity.images >= 6
+
+
+def test_the_graph_has_the_names_types_and_metadata_that_are_promised(exported: Path) -> None:
+    model = onnx.load(exported)
+    onnx.checker.check_model(model)
+    (image,) = model.graph.input
+    shape = image.type.tensor_type.shape.dim
+    assert image.name == "image" and image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert (shape[0].dim_value, shape[3].dim_value) == (1, 3) and shape[1].dim_param and shape[2].dim_param
+    assert [output.name for output in model.graph.output] == ["boxes", "scores", "labels"]
+    meta = json.loads({prop.key: prop.value for prop in model.metadata_props}["resight"])
+    assert meta["classes"] == ["stop", "yield", "merge"] and meta["score"] == 0.25
+    assert meta["dialect"] == "fpn" and len(meta["digest"]) == 64
+
+
+@pytest.mark.parametrize("size", [(200, 300), (256, 256), (480, 704), (99, 333), (700, 301), (120, 61)])
+def test_detections_at_sizes_it_was_not_traced_with(checkpoint: Path, exported: Path, size: tuple[int, int]) -> None:
+    image = np.random.default_rng(size[0]).integers(0, 256, (*size, 3), dtype=np.uint8)
+    parity = compare(load(checkpoint), load_onnx(exported, stages=True), [image])
+    assert parity.ok and parity.score <= SCORE_TOLERANCE / 5 and parity.box <= BOX_TOLERANCE / 100, parity.text()
+    assert parity.detections >= 50 and parity.proposals >= 50
+
+
+def test_boxes_stay_inside_a_tiny_image(exported: Path) -> None:
+    found = load(exported).detect(np.zeros((31, 17, 3), np.uint8))
+    assert (found.boxes >= 0).all() and (found.boxes <= [17.001, 31.001, 17.001, 31.001]).all()
+
+
+def test_an_image_where_nothing_is_found(checkpoint: Path, exported: Path, tmp_path: Path) -> None:
+    detector, model = load(checkpoint), onnx.load(exported)
+    with torch.no_grad():
+        bias = detector.model.roi_heads.box_predictor.cls_score.bias
+        (own,) = [one for one in model.graph.initializer if np.array_equal(onnx.numpy_helper.to_array(one), bias)]
+        bias[0] += 1e4  # everything is background
+    own.CopyFrom(onnx.numpy_helper.from_array(bias.detach().numpy(), own.name))
+    onnx.save_model(model, tmp_path / "blind.onnx")
+    blind = load_onnx(tmp_path / "blind.onnx")
+    found = blind.detect(probe_images()[0])
+    assert found.boxes.shape == (0, 4) and found.scores.shape == (0,) and found.labels.shape == (0,)
+    assert len(detector.detect(probe_images()[0])) == 0
+
+
+def test_the_comparison_notices_an_error_in_each_head_and_no_rounding(
+    checkpoint: Path, exported: Path, parities: Callable[..., dict[str, Parity]]
+) -> None:
+    images = [probe_images()[0][:160, :200], np.zeros((120, 160, 3), np.uint8)]
+    found = parities(load(checkpoint), load_onnx(exported, stages=True), images)
+    assert [name for name, parity in found.items() if parity.ok] == ["rounding"], found
+
+
+def test_the_comparison_notices_another_rule(checkpoint: Path, exported: Path) -> None:
+    other, model = load(checkpoint), load_onnx(exported, stages=True)
+    limits = other.model.limits
+    for change in (
+        {"nms_iou": 0.4},
+        {"rpn_nms_iou": 0.6},
+        {"rpn_after_nms": (1, 299)},
+        {"detections": 99},
+    ):
+        other.model.limits = replace(limits, **change)
+        assert not compare(other, model, probe_images()[:1]).ok, change
+
+
+def test_an_order_that_the_last_digit_decides_is_no_difference(
+    checkpoint: Path, exported: Path, tmp_path: Path
+) -> None:
+    changed, other, image = onnx.load(exported), load(checkpoint), probe_images()[0][:160, :200]
+    (weight,) = (each for each in changed.graph.initializer if each.name.endswith("cls_logits.weight"))
+    values = onnx.numpy_helper.to_array(weight) * np.float32(1e-7)
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    onnx.save(changed, tmp_path / "undecided.onnx")
+    with torch.no_grad():
+        other.model.rpn.head.cls_logits.weight.mul_(-1e-7)  # the opposite order
+    undecided = load_onnx(tmp_path / "undecided.onnx", stages=True)
+    assert compare(other, undecided, [image, np.zeros_like(image)]).ok
+    found, wanted = undecided.detect_whole(image), other.detect_whole(image)
+    assert len(found) != len(wanted) or np.abs(found.boxes - wanted.boxes).max() > 1
+
+
+def test_an_export_is_a_model(exported: Path) -> None:
+    detector = load(exported)
+    assert detector.classes == ("stop", "yield", "merge") and detector.score == 0.25
+    found = detector(probe_images()[1], score=0.0)
+    assert (
+        found.boxes.dtype == np.float32 and found.labels.dtype == np.int64 and (found.width, found.height) == (704, 480)
+    )
+    with pytest.raises(ResightError, match="NMS"):
+        detector.set_nms(0.3)
+    with pytest.raises(ResightError, match="already"):
+        export(exported, "onnx", exported.with_name("twice.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"format": "onx"}, "Did you mean 'onnx'"),
+        ({"out": "model.bin"}, "ends in .onnx"),
+        ({"out": None}, "export: out is None"),
+        ({"model": 3}, "export: model is 3"),
+        ({"model": "nowhere"}, "no such model"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused(
+    checkpoint: Path, tmp_path: Path, arguments: dict[str, str], words: str
+) -> None:
+    given = {"model": checkpoint, "format": "onnx", "out": tmp_path / "m.onnx"} | arguments
+    with pytest.raises(ResightError, match=words):
+        export(**given)
+
+
+def test_an_existing_file_is_kept_unless_forced(checkpoint: Path, exported: Path) -> None:
+    before = exported.read_bytes()
+    with pytest.raises(ResightError, match="--force"):
+        export(checkpoint, "onnx", exported)
+    assert exported.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", b"\x08\x0a" * 40])
+def test_files_that_are_no_onnx_model(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ResightError, match=r"bad\.onnx"):
+        load(path)
+
+
+def test_another_programs_onnx_is_refused_by_name(tmp_path: Path) -> None:
+    text = '<ir_version: 8, opset_import: ["": 18]> other (float[1] x) => (float[1] y) { y = Identity (x) }'
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "other.onnx")
+    with pytest.raises(ResightError, match="none that Resight exported"):
+        load(tmp_path / "other.onnx")
+
+
+def test_the_most_detections_of_the_graph_are_not_exceeded(exported: Path) -> None:
+    assert load(exported).detections == 100 == len(load(exported).detect(probe_images()[1]))
+    with pytest.raises(ResightError, match="--detections 300"):
+        load(exported, detections=300)
+
+
+@pytest.mark.soak
+def test_more_detections_are_in_the_graph(checkpoint: Path, tmp_path: Path) -> None:
+    detector = load(checkpoint, detections=300)
+    write_onnx(detector, tmp_path / "many.onnx")
+    many, image = load(tmp_path / "many.onnx"), probe_images()[1]
+    assert many.detections == 300 and 100 < len(many.detect(image)) == len(detector.detect(image))
+
+
+def test_an_export_of_a_version_without_the_number_of_detections_has_100(exported: Path, tmp_path: Path) -> None:
+    model = onnx.load(exported)
+    card = json.loads(next(prop.value for prop in model.metadata_props if prop.key == "resight"))
+    del card["detections"]
+    onnx.helper.set_model_props(model, {"resight": json.dumps(card)})
+    onnx.save_model(model, tmp_path / "earlier.onnx")
+    assert load(tmp_path / "earlier.onnx").most == MostDetections(100, 100)

@@ -1,0 +1,302 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import resight
+from resight.errors import ResightError
+from resight.inference.detector import Detector, as_array, class_names, load
+from resight.io.images import decode
+from resight.label_map import LabelMap, to_pbtxt
+from resight.models.checkpoints import load_checkpoint, save_checkpoint
+from resight.records.reader import open_records
+from resight.types import Detections
+
+
+@pytest.fixture(scope="module")
+def detector(untrained):
+    return load(untrained, "cpu")
+
+
+@pytest.fixture(scope="module")
+def split(shapes):
+    return open_records(shapes(train=9, val=3)).splits["train"]
+
+
+@pytest.fixture(scope="module")
+def images(split):
+    return [decode(split[index].encoded) for index in range(3)]
+
+
+def same(a, b):
+    return all(np.array_equal(getattr(a, key), getattr(b, key)) for key in ("boxes", "scores", "labels"))
+
+
+def test_whatever_form_an_image_comes_in_the_same_is_found(detector, images, tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(images[0]).save(path)
+    found = detector(images[0], score=0)
+    assert len(found) > 10
+    for form in (path, str(path), Image.open(path), Image.open(path).convert("RGBA"), np.asfortranarray(images[0])):
+        assert same(detector(form, score=0), found)
+    assert [detector(form).file for form in (path, images[0])] == [str(path), ""]
+    assert (found.width, found.height) == (96, 64)
+    turned = tmp_path / "turned.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned
+    Image.fromarray(np.rot90(images[0])).save(turned, exif=exif)
+    assert same(detector(turned, score=0), found) and same(detector(Image.open(turned), score=0), found)
+    grey = Image.fromarray(images[0][..., 0])
+    assert same(detector(grey, score=0), detector(np.stack([images[0][..., 0]] * 3, -1), score=0))
+
+
+def test_sixteen_bits_are_the_same_from_a_file_and_from_memory(detector, images, tmp_path):
+    Image.fromarray(images[0][..., 0].astype(np.uint16) << 8).save(tmp_path / "deep.png")
+    opened = Image.open(tmp_path / "deep.png")
+    assert opened.mode == "I;16"
+    found = detector(np.stack([images[0][..., 0]] * 3, -1), score=0)
+    assert same(detector(opened, score=0), found) and same(detector(tmp_path / "deep.png", score=0), found)
+
+
+def test_an_opened_image_that_ends_too_early_is_named(detector, images, tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(images[0]).save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(ResightError, match="truncated") as caught:
+        detector(Image.open(path))
+    assert caught.value.where == str(path)
+
+
+@pytest.mark.parametrize("score", [-0.1, 1.5, float("nan"), "high", [0.5]])
+def test_a_score_is_a_share_of_one(detector, images, score):
+    with pytest.raises(ResightError, match="score: must be a number from 0 to 1"):
+        detector(images[0], score)
+    with pytest.raises(ResightError, match="iou: must be a number from 0 to 1"):
+        detector.set_nms(score)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"model": 3}, {"model": None}, {"model": ""}, {"device": 0}, {"labels": 1.5}], ids=str
+)
+def test_what_names_no_model_is_refused(untrained, wrong):
+    with pytest.raises(ResightError, match=f"^load: {next(iter(wrong))} is "):
+        load(**{"model": untrained, **wrong})
+
+
+def test_detections_are_what_is_promised(detector, images):
+    for found in detector(images, score=0):
+        assert (found.boxes.dtype, found.scores.dtype, found.labels.dtype) == (np.float32, np.float32, np.int64)
+        assert found.classes == ("red", "blue") and 0 < len(found) <= 100
+        assert (np.diff(found.scores) <= 0).all() and found.scores.min() >= 0.001
+        assert (found.boxes >= 0).all() and (found.boxes <= [found.width, found.height] * 2).all()
+        assert (found.boxes[:, 2:] > found.boxes[:, :2]).all() and set(found.labels) <= {0, 1}
+        name, score, box = next(iter(found))
+        assert name == found.names[0] and score == found.scores[0] and len(box) == 4
+
+
+def test_a_list_gives_a_list_whose_items_know_nothing_of_each_other(detector, images):
+    alone = [detector(image, score=0) for image in images]
+    for order in ([0, 1, 2], [2, 0, 1], [1, 1]):
+        together = detector([images[index] for index in order], score=0)
+        assert all(same(found, alone[index]) for found, index in zip(together, order, strict=True))
+    assert detector([]) == [] and detector((images[0],), score=0)[0].width == 96
+
+
+def test_images_of_one_shape_may_share_a_batch(detector, images):
+    pair = [torch.from_numpy(image).permute(2, 0, 1) for image in images[:2]]
+    assert pair[0].shape == pair[1].shape
+    with torch.inference_mode():
+        alone = [detector.model([image])[0] for image in pair]
+        together = detector.model(pair)
+    for a, b in zip(alone, together, strict=True):
+        assert torch.equal(a.labels, b.labels)
+        torch.testing.assert_close(a.boxes, b.boxes, rtol=0, atol=1e-3)
+        torch.testing.assert_close(a.scores, b.scores, rtol=0, atol=1e-5)
+
+
+def test_the_operating_point_decides_unless_a_score_is_given(detector, images):
+    everything = detector.detect(images[0])
+    assert detector.score == 0.3
+    assert same(detector(images[0]), everything.above(0.3))
+    level = float(np.median(everything.scores))
+    assert 0 < len(detector(images[0], score=level)) < len(everything)
+    assert len(detector(images[0], score=1)) == 0
+
+
+def test_without_an_operating_point_it_is_half(untrained, tmp_path):
+    stored = load_checkpoint(untrained)
+    save_checkpoint(tmp_path / "a.safetensors", replace(stored, card=replace(stored.card, score=None)))
+    assert (load(tmp_path / "a.safetensors").score, load(tmp_path / "a.safetensors").has_score) == (0.5, False)
+    assert load(untrained).has_score
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((64, 96, 3), np.float32),
+        np.zeros((64, 96), np.uint8),
+        np.zeros((3, 64, 96), np.uint8),
+        np.zeros((64, 96, 4), np.uint8),
+        np.zeros((1, 64, 96, 3), np.uint8),
+        np.zeros((0, 96, 3), np.uint8),
+        torch.zeros(64, 96, 3, dtype=torch.uint8),
+        None,
+        7,
+    ],
+    ids=lambda value: f"{getattr(value, 'dtype', value)}{list(getattr(value, 'shape', []))}",
+)
+def test_what_is_no_image_is_refused(detector, wrong):
+    with pytest.raises(ResightError) as caught:
+        detector(wrong)
+    shape = str(tuple(wrong.shape)) if isinstance(wrong, np.ndarray) else type(wrong).__name__
+    assert shape in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read_is_named(detector, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    for name in ("a.png", "missing.png"):
+        with pytest.raises(ResightError) as caught:
+            detector(tmp_path / name)
+        assert caught.value.where == str(tmp_path / name)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 300, 3), (300, 2, 3)])
+def test_images_of_absurd_shapes_are_images(detector, shape):
+    found = detector(np.zeros(shape, np.uint8), score=0)
+    assert (found.height, found.width) == shape[:2]
+    assert (found.boxes <= [found.width, found.height] * 2).all()
+
+
+def test_another_suppression_can_be_asked_for(untrained, images):
+    detector = load(untrained, "cpu")
+    usual = detector.detect(images[0])
+    detector.set_nms(0.05)
+    fewer = detector.detect(images[0])
+    detector.set_nms(None, class_agnostic=True)
+    fewest = detector.detect(images[0])
+    assert len(usual) > len(fewer) > len(fewest) > 0
+    corners = torch.from_numpy(fewest.boxes)
+    from torchvision.ops import box_iou
+
+    assert float(box_iou(corners, corners).fill_diagonal_(0).max()) <= 0.05 + 1e-6
+
+
+# Losses
+
+
+def test_losses_depend_neither_on_order_nor_on_what_was_before(detector, split):
+    def losses(order):
+        return {
+            index: detector.losses(split[index], split.labels(split[index]), decode(split[index].encoded))
+            for index in order
+        }
+
+    first = losses(range(4))
+    torch.rand(5)
+    assert losses([3, 1, 0, 2]) == first
+    names = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"}
+    assert all(found.keys() == names and all(np.isfinite(v) for v in found.values()) for found in first.values())
+    assert len({found["loss_classifier"] for found in first.values()}) == 4
+
+
+def test_losses_are_of_the_image_that_was_decoded(detector, split):
+    record, labels = split[0], split.labels(split[0])
+    image = decode(record.encoded)
+    losses = detector.losses(record, labels, image)
+    assert detector.losses(replace(record, encoded=b""), labels, image) == losses
+    assert detector.losses(record, labels, 255 - image) != losses
+
+
+def test_losses_of_an_image_without_known_objects(detector, split):
+    nothing = np.full(len(split[1].boxes), -1, np.int64)
+    losses = detector.losses(split[1], nothing, decode(split[1].encoded))
+    assert losses["loss_box_reg"] == losses["loss_rpn_box_reg"] == 0 < losses["loss_classifier"]
+
+
+# Loading
+
+
+def test_a_run_folder_is_a_model(untrained, tmp_path, images, detector):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.safetensors").write_bytes(untrained.read_bytes())
+    loaded = resight.load(tmp_path)
+    assert loaded.name == str(tmp_path / "checkpoints" / "last.safetensors")
+    assert same(loaded(images[0], score=0), detector(images[0], score=0))
+
+
+def test_records_are_no_model(shapes):
+    with pytest.raises(ResightError, match=r"holds no checkpoint\n.*resight train --data"):
+        load(shapes(train=9, val=3))
+
+
+def test_other_class_names_need_as_many(untrained, tmp_path):
+    (tmp_path / "two.pbtxt").write_text(to_pbtxt(LabelMap.from_names(["rot", "blau"])))
+    (tmp_path / "one.pbtxt").write_text(to_pbtxt(LabelMap.from_names(["rot"])))
+    assert load(untrained, labels=tmp_path / "two.pbtxt").classes == ("rot", "blau")
+    with pytest.raises(ResightError, match="names 1 classes, the model has 2") as caught:
+        load(untrained, labels=tmp_path / "one.pbtxt")
+    assert caught.value.where == str(tmp_path / "one.pbtxt")
+    assert class_names(("a",), None) == ("a",)
+
+
+def test_weights_that_do_not_fit_their_description_are_refused(untrained, tmp_path):
+    stored = load_checkpoint(untrained)
+    three = replace(stored, card=replace(stored.card, label_map=LabelMap.from_names(["a", "b", "c"])))
+    save_checkpoint(tmp_path / "a.safetensors", three)
+    with pytest.raises(ResightError, match="do not fit") as caught:
+        load(tmp_path / "a.safetensors")
+    assert caught.value.where == str(tmp_path / "a.safetensors")
+
+
+def test_a_device_that_is_not_there_is_refused(untrained):
+    for device in ("cuda:9", "gpu", "meta", "mps", "cpu:1", "CPU"):
+        with pytest.raises(ResightError, match=f"there is no device '{device}' here") as caught:
+            load(untrained, device)
+        assert caught.value.fix.startswith("Choose auto or cpu")
+
+
+def test_an_array_is_taken_as_it_is():
+    image = np.zeros((2, 3, 3), np.uint8)
+    array, name = as_array(image)
+    assert array is image and name == ""
+
+
+def test_in_tiles_small_objects_of_a_large_image_are_found_once_each():
+    class Squares(Detector):
+        """Finds squares of up to 60 pixels a side in images of 100 x 100, and larger ones alone in any other."""
+
+        def detect_whole(self, image):
+            boxes = []
+            for value in range(1, len(placed) + 1):  # each square has a grey of its own
+                y, x = np.nonzero(image[..., 0] == value)
+                small = len(x) > 0 and np.ptp(x) < 60
+                if len(x) and small == (image.shape[:2] == (100, 100)):
+                    boxes.append((x.min(), y.min(), x.max() + 1, y.max() + 1))
+            array = np.array(boxes, np.float32).reshape(-1, 4)
+            scores = np.linspace(0.9, 0.8, len(array), dtype=np.float32)
+            return Detections(array, scores, np.zeros(len(array), np.int64), self.classes, *image.shape[1::-1])
+
+    image = np.zeros((330, 410, 3), np.uint8)
+    placed = [(3, 5, 20), (70, 80, 25), (160, 30, 12), (385, 300, 25), (240, 170, 22), (20, 200, 90)]
+    for number, (x, y, side) in enumerate(placed, 1):
+        image[y : y + side, x : x + side] = number
+    detector = Squares(("square",), 0.5)
+    assert len(detector.detect(image)) == 1  # the large one alone
+    detector.tile = 100
+    found = detector.detect(image)
+    assert sorted(found.boxes.tolist()) == sorted([x, y, x + side, y + side] for x, y, side in placed)
+    assert (found.width, found.height) == (410, 330) and (np.diff(found.scores) <= 0).all()
+
+
+def test_a_model_with_tiles_says_so_in_every_form(untrained, images, tmp_path):
+    checkpoint = load_checkpoint(untrained)
+    card = replace(checkpoint.card, model=checkpoint.card.model.model_copy(update={"tile": 64}))
+    save_checkpoint(tmp_path / "tiled.safetensors", replace(checkpoint, card=card))
+    tiled, whole = load(tmp_path / "tiled.safetensors", "cpu"), load(untrained, "cpu")
+    assert tiled.tile == 64 and whole.tile == 0
+    assert same(tiled.detect(images[0][:64, :64]), whole.detect(images[0][:64, :64]))
+    assert not same(tiled.detect(images[0]), whole.detect(images[0]))
+    report = resight.export(tmp_path / "tiled.safetensors", "onnx", tmp_path / "tiled.onnx")
+    assert report.ok and load(tmp_path / "tiled.onnx").tile == 64

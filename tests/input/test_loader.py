@@ -1,0 +1,53 @@
+from itertools import islice
+
+import pytest
+import torch
+
+from resight.config.tree import load_config
+from resight.errors import ResightError
+from resight.input.dataset import TrainingSet
+from resight.input.loader import load_batches
+from resight.input.sampler import EndlessBatches
+from resight.records.reader import open_records
+
+CONFIG = load_config(None, {"model.min_size": 64, "model.max_size": 96})
+
+
+@pytest.fixture(scope="module")
+def data(shapes):
+    split = open_records(shapes(broken=1, train=5)).splits["train"]
+    return TrainingSet(split, split.label_map.names, CONFIG), EndlessBatches(42, split.sizes, 2)
+
+
+def plain(item):
+    """An example as values that can be compared."""
+    if isinstance(item, ResightError):
+        return str(item)
+    target = item.target
+    tensors = (item.image, target.boxes, target.labels, target.crowd)
+    return item.record, target.seed, [(t.dtype, t.shape, t.tolist()) for t in tensors]
+
+
+def first(data, workers, count=5):
+    dataset, batches = data
+    return [[plain(item) for item in batch] for batch in islice(load_batches(dataset, batches, workers), count)]
+
+
+def test_the_number_of_workers_changes_nothing(data):
+    here = first(data, 0)
+    assert [len(batch) for batch in here] == [2] * 5
+    # A record that cannot be used comes as its error, whole, from another process too.
+    assert sum(isinstance(item, str) and ".tfrecord" in item for batch in here for item in batch) >= 1
+    torch.rand(3)
+    for workers in (1, 2):
+        assert first(data, workers) == here
+
+
+def test_without_workers_the_threads_are_as_before(data):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        first(data, 0, 1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,247 @@
+import itertools
+import json
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from resight.commands.check_data import check_data
+from resight.commands.show import show_data
+from resight.config.tree import load_config
+from resight.datasets.formats import read_source
+from resight.errors import ResightError
+from resight.input.dataset import TrainingExample, TrainingSet
+from resight.input.loader import load_batches
+from resight.input.sampler import EndlessBatches
+from resight.io import block_cache as shard_cache
+from resight.io import object_store as storage
+from resight.io.object_store import Conflict, StorageError
+from resight.label_map import LabelMap
+from resight.records.index import INDEX
+from resight.records.reader import open_records
+from resight.records.writer import write_records_folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, squares):
+    """A records folder with four shards of training records."""
+    splits = {"train": [squares(f"t{n}", n) for n in range(16)], "val": [squares(f"v{n}", n) for n in range(3)]}
+    out = tmp_path_factory.mktemp("sharded") / "records"
+    write_records_folder(splits, out, LabelMap.from_names(["red", "blue"]), shards=4)
+    return out
+
+
+def same(one, other):
+    assert list(one.splits) == list(other.splits)
+    assert one.digest == other.digest
+    assert one.label_map.items == other.label_map.items
+    assert one.info == other.info
+    for name, split in one.splits.items():
+        assert len(split) == len(other.splits[name])
+        for left, right in zip(split, other.splits[name], strict=True):
+            assert left.encoded == right.encoded
+            np.testing.assert_array_equal(left.boxes, right.boxes)
+
+
+def test_remote_records_are_those_on_disk(folder, s3):
+    address = s3.put(folder, "set")
+    seen = len(s3.requests)
+    remote = open_records(address)
+    read = [path for _, path, _ in s3.requests[seen:] if path.endswith(".tfrecord")]
+    assert not read  # the index that lies there is enough
+    same(remote, open_records(folder))
+    same(open_records(f"{address}/"), open_records(folder))
+
+
+def test_without_an_index_one_is_made_once_and_kept_here(folder, s3, tmp_path):
+    foreign = tmp_path / "foreign"
+    shutil.copytree(folder, foreign, ignore=shutil.ignore_patterns(INDEX, "dataset.json"))
+    address = s3.put(foreign, "set")
+    local = open_records(foreign)
+    same(open_records(address), local)
+    written = [path for method, path, _ in s3.requests if method == "PUT" and path.endswith(INDEX)]
+    assert not written
+    shutil.rmtree(tmp_path / "cache" / "blocks")
+    seen = len(s3.requests)
+    again = open_records(address)
+    assert not [path for _, path, _ in s3.requests[seen:] if path.endswith(".tfrecord")]
+    same(again, local)
+
+
+def test_an_index_of_other_records_of_the_same_size_is_found_out(folder, s3, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    shards = sorted(other.glob("train-*.tfrecord"))
+    address = s3.put(other, "set")
+    storage.write(f"{address}/{shards[0].name}", _with_other_name(shards[0]))
+    split = open_records(address).splits["train"]
+    with pytest.raises(ResightError, match="another record than the index says") as caught:
+        list(split)
+    assert caught.value.where.startswith(f"{address}/{shards[0].name}, byte")
+
+
+def _with_other_name(path: Path) -> bytes:
+    """The shard with one byte of its first record changed, and the CRC made to fit."""
+    from resight.records.tfrecord import TFRecordWriter, read_tfrecord
+
+    copy = path.with_name("copy")
+    with TFRecordWriter(copy) as writer:
+        for offset, payload in read_tfrecord(path):
+            changed = bytearray(payload)
+            if offset == 0:
+                at = payload.index(b"t0.png")
+                changed[at] = ord("s")
+            writer.write(bytes(changed))
+    return copy.read_bytes()
+
+
+def test_foreign_names_globs_and_label_maps_are_found(folder, s3, tmp_path):
+    files = {"a/one.record": "train-00000-of-00004.tfrecord", "b/two.record": "val-00000-of-00003.tfrecord"}
+    for name, stored in files.items():
+        storage.write(f"s3://{s3.bucket}/{name}", folder / stored)
+    storage.write(f"s3://{s3.bucket}/maps/classes.pbtxt", folder / "label_map.pbtxt")
+    base = f"s3://{s3.bucket}"
+    for options in (
+        {"path": base, "train": "a/*.record", "val": f"{base}/b/two.rec*", "label_map": "maps/classes.pbtxt"},
+        {"path": "", "train": f"{base}/a/*", "val": f"{base}/b/*", "label_map": f"{base}/maps/classes.pbtxt"},
+        {"path": "", "train": f"{base}/a/*", "val": f"{base}/b/*", "label_map": str(folder / "label_map.pbtxt")},
+    ):
+        records = open_records(**options)
+        assert {name: len(split) for name, split in records.splits.items()} == {"train": 4, "val": 1}
+    assert len(open_records(f"{base}/a/one.record", label_map=str(folder / "label_map.pbtxt")).splits["train"]) == 4
+    with pytest.raises(ResightError, match="no object matches"):
+        open_records(base, train="c/*")
+    with pytest.raises(ResightError, match="some records are local"):
+        open_records(folder, val=f"{base}/b/*")
+    with pytest.raises(ResightError, match="label map"):
+        open_records(f"{base}/a/one.record")
+
+
+def test_what_is_not_there_is_told_with_its_address(folder, s3, tmp_path):
+    with pytest.raises(ResightError, match="nothing at this address"):
+        open_records(f"s3://{s3.bucket}/none")
+    storage.write(f"s3://{s3.bucket}/notes/some.csv", b"a,b")
+    with pytest.raises(ResightError, match="no records"):
+        open_records(f"s3://{s3.bucket}/notes")
+    address = s3.put(folder, "set")
+    storage.delete(f"{address}/train-00002-of-00004.tfrecord")
+    with pytest.raises(ResightError, match="missing: train-00002-of-00004"):
+        open_records(address)
+    assert len(open_records(address, on_bad_record="skip").splits["train"]) == 12
+
+
+def test_a_damaged_remote_record_is_told_as_a_local_one(folder, s3, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns(INDEX))
+    shard = copy / "train-00001-of-00004.tfrecord"
+    data = bytearray(shard.read_bytes())
+    data[100] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(ResightError) as local:
+        open_records(copy)
+    address = s3.put(copy, "set")
+    with pytest.raises(ResightError) as remote:
+        open_records(address)
+    assert str(remote.value) == str(local.value).replace(str(copy), address)
+
+
+def test_the_cache_keeps_to_its_limit_and_reads_on(folder, s3, monkeypatch, tmp_path):
+    monkeypatch.setattr(shard_cache, "BLOCK", 4096)
+    address = s3.put(folder, "set")
+    limit = 12 * 4096  # the shards are some 40 blocks
+    split = open_records(address, cache_gb=limit / 1e9).splits["train"]
+    assert sum(os.path.getsize(folder / name.rpartition("/")[2]) for name in split.shards) > 3 * limit
+    local = open_records(folder).splits["train"]
+    for i in np.random.default_rng(0).permutation(len(split)).tolist():
+        assert split[i].encoded == local[i].encoded
+        assert sum(file.stat().st_size for file in (tmp_path / "cache/blocks").iterdir()) <= limit
+    with pytest.raises(ResightError, match="cannot hold 3 shards") as caught:
+        split.check_window(2)
+    assert caught.value.where == "data.cache_gb"
+
+
+def test_what_is_in_the_cache_is_not_asked_for_again(folder, s3):
+    split = open_records(s3.put(folder, "set")).splits["train"]
+    first = [record.encoded for record in split]
+    seen = len(s3.requests)
+    assert [record.encoded for record in pickle.loads(pickle.dumps(split))] == first
+    assert s3.requests[seen:] == []
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_shard_that_changes_under_way_is_an_error(folder, s3, monkeypatch, cached):
+    address = s3.put(folder, "set")
+    split = open_records(address).splits["train"]
+    dataset = TrainingSet(split, ("red", "blue"), load_config(None, {"data.on_bad_record": "skip"}))
+    item = next(iter(EndlessBatches(1, split.sizes, 1)))[0]
+    if cached:
+        assert isinstance(dataset[item], TrainingExample)
+        monkeypatch.setattr(shard_cache, "RECHECK", 0)
+    for name in split.shards:
+        storage.write(name, storage.read(name) + b"more")
+    error = dataset[item]
+    assert isinstance(error, Conflict)
+    assert "has changed" in error.message and error.where in split.shards
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_faults_change_nothing_in_what_training_sees(folder, s3, workers):
+    config = load_config(None, {"model.min_size": 64, "model.max_size": 96, "train.batch_size": 4})
+    address = s3.put(folder, "set")
+
+    def examples(path, workers):
+        split = open_records(path).splits["train"]
+        batches = EndlessBatches(42, split.sizes, 4, 0, split.shard_numbers, 2)
+        loaded = load_batches(TrainingSet(split, ("red", "blue"), config), itertools.islice(batches, 8), workers)
+        return [example for batch in loaded for example in batch]
+
+    expected = examples(folder, 0)
+    s3.faults = 0.2  # seven tries all fail once in 80,000 requests
+    found = examples(address, workers)
+    assert len(found) == len(expected) == 32
+    assert s3.injected
+    for left, right in zip(found, expected, strict=True):
+        assert left.record == right.record
+        assert left.image.equal(right.image)
+
+
+def test_a_full_disk_is_told(folder, s3, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    split = open_records(s3.put(folder, "set")).splits["train"]
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(StorageError, match="disk is full") as caught:
+        split[0]
+    assert "data.cache_gb" in caught.value.fix
+
+
+def test_a_cache_of_somebody_else_is_told(folder, s3, monkeypatch):
+    def refused(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    split = open_records(s3.put(folder, "set")).splits["train"]
+    assert split[0]
+    monkeypatch.setattr(os, "utime", refused)  # nor can anything be written there
+    monkeypatch.setattr(Path, "write_bytes", refused)
+    with pytest.raises(StorageError, match=r"cannot keep shards.*not permitted"):
+        split[0]
+
+
+def test_a_dataset_json_that_is_none_is_a_problem_only(folder, s3):
+    address = s3.put(folder, "set")
+    storage.write(f"{address}/dataset.json", json.dumps([]).encode())
+    assert [problem.kind for problem in open_records(address).problems] == ["damaged_info"]
+
+
+def test_remote_records_are_checked_and_shown_and_remote_annotations_refused(folder, s3, tmp_path):
+    address = s3.put(folder, "set")
+    local, remote = check_data(folder), check_data(address)
+    assert remote.counts == local.counts
+    assert [problem.message for problem in remote.warnings] == [problem.message for problem in local.warnings]
+    assert len(show_data(address, tmp_path / "pictures", limit=2)) == 2
+    with pytest.raises(ResightError, match="annotations are read from local files"):
+        read_source(address)
