@@ -42,7 +42,7 @@ import resight
 from resight.config.toml_text import flat
 from resight.config.tree import Config
 from resight.datasets.formats import read_source
-from resight.io.outputs import whole_folder, write_text
+from resight.io.outputs import atomic_folder, write_text
 from resight.io.progress import track
 from resight.models.checkpoints import LAST, load_checkpoint
 from resight.records.reader import open_records
@@ -77,7 +77,7 @@ def signs(folder: Path) -> list[Annotation]:
 def scenes(folder: Path) -> list[Annotation]:
     """Drawn drives, each a group; drawn into ``folder`` where they are not yet."""
     if not folder.exists():
-        with whole_folder(folder, False, lambda path: False) as work:
+        with atomic_folder(folder, False, lambda path: False) as work:
             lines = [HEADER]
             for number in track(range(VIDEOS), "drawing"):
                 video = plan_video(number, frames=FRAMES, seed=SEED)

@@ -246,8 +246,8 @@ def test_what_a_verb_was_writing_vanishes_with_it(tmp_path, by, code, says):
     script = (
         "import sys, time, types\n"
         "def export(model, format, out, **options):\n"
-        "    from resight.io.outputs import whole_folder\n"
-        "    with whole_folder(out, False, None) as folder:\n"
+        "    from resight.io.outputs import atomic_folder\n"
+        "    with atomic_folder(out, False, None) as folder:\n"
         "        (folder / 'half').touch(); print('ready', flush=True); time.sleep(60)\n"
         "sys.modules['resight.exporting.export'] = types.SimpleNamespace(export=export)\n"
         f"sys.argv = ['resight', 'export', 'run', '-o', {str(tmp_path / 'out')!r}]\n"

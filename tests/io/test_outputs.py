@@ -7,7 +7,7 @@ import pytest
 
 import resight
 from resight.errors import ResightError
-from resight.io.outputs import beside, check_file, check_output, clear_partials, is_partial, whole_file, whole_folder
+from resight.io.outputs import atomic_file, atomic_folder, beside, check_file, check_output, clear_partials, is_partial
 
 
 def ours(path):
@@ -16,7 +16,7 @@ def ours(path):
 
 def test_a_folder_appears_when_it_is_whole(tmp_path):
     out = tmp_path / "a" / "out"
-    with whole_folder(out, False, ours) as folder:
+    with atomic_folder(out, False, ours) as folder:
         (folder / "x.ours").write_text("new")
         assert not out.exists()
     assert (out / "x.ours").read_text() == "new"
@@ -26,9 +26,9 @@ def test_a_folder_appears_when_it_is_whole(tmp_path):
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, ResightError("no")])
 def test_a_failure_leaves_what_was_there(tmp_path, error):
     out = tmp_path / "out"
-    with whole_folder(out, False, ours) as folder:
+    with atomic_folder(out, False, ours) as folder:
         (folder / "x.ours").write_text("old")
-    with pytest.raises(error if isinstance(error, type) else type(error)), whole_folder(out, True, ours) as folder:
+    with pytest.raises(error if isinstance(error, type) else type(error)), atomic_folder(out, True, ours) as folder:
         (folder / "y.ours").write_text("new")
         raise error
     assert os.listdir(tmp_path) == ["out"] and os.listdir(out) == ["x.ours"]
@@ -37,11 +37,11 @@ def test_a_failure_leaves_what_was_there(tmp_path, error):
 def test_force_replaces_only_what_is_ours(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    with whole_folder(out, False, ours) as folder:  # an empty folder is as good as none
+    with atomic_folder(out, False, ours) as folder:  # an empty folder is as good as none
         (folder / "old.ours").write_text("")
-    with pytest.raises(ResightError, match="already holds something"), whole_folder(out, False, ours):
+    with pytest.raises(ResightError, match="already holds something"), atomic_folder(out, False, ours):
         raise AssertionError("the work must not begin")
-    with whole_folder(out, True, ours) as folder:
+    with atomic_folder(out, True, ours) as folder:
         (folder / "new.ours").write_text("")
     assert os.listdir(out) == ["new.ours"]
     (out / "photo.jpg").write_text("not ours")
@@ -53,7 +53,7 @@ def test_force_replaces_only_what_is_ours(tmp_path):
 def test_a_link_stays_and_its_folder_is_replaced(tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "link").symlink_to("there")
-    with whole_folder(tmp_path / "link", False, ours) as folder:
+    with atomic_folder(tmp_path / "link", False, ours) as folder:
         (folder / "x.ours").write_text("")
     assert (tmp_path / "link").is_symlink() and os.listdir(tmp_path / "there") == ["x.ours"]
 
@@ -61,7 +61,7 @@ def test_a_link_stays_and_its_folder_is_replaced(tmp_path):
 def test_what_cannot_be_a_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(ResightError) as caught, whole_folder(out, True, ours):
+        with pytest.raises(ResightError) as caught, atomic_folder(out, True, ours):
             pass
         assert str(tmp_path / "file") in str(caught.value)
     assert os.listdir(tmp_path) == ["file"]
@@ -76,7 +76,7 @@ def test_a_place_that_takes_no_file_is_refused_before_the_work(check):
 
 
 def test_an_error_of_the_disk_names_the_file_as_the_user_knows_it(tmp_path):
-    with pytest.raises(ResightError) as caught, whole_folder(tmp_path / "out", False, ours) as folder:
+    with pytest.raises(ResightError) as caught, atomic_folder(tmp_path / "out", False, ours) as folder:
         raise OSError(28, "No space left on device", str(folder / "x.ours"))
     assert str(caught.value) == f"{tmp_path / 'out' / 'x.ours'}: cannot be written: No space left on device"
     assert os.listdir(tmp_path) == []
@@ -106,29 +106,29 @@ def test_a_file_is_replaced_only_when_asked(tmp_path):
 def test_a_file_is_whole_or_what_it_was(tmp_path, error):
     out = tmp_path / "new" / "file"
     for text in ("first", "second"):
-        with whole_file(out) as partial:
+        with atomic_file(out) as partial:
             partial.write_text(text)
         assert os.listdir(out.parent) == ["file"] and out.read_text() == text
-    with pytest.raises((KeyboardInterrupt, ResightError)), whole_file(out) as partial:
+    with pytest.raises((KeyboardInterrupt, ResightError)), atomic_file(out) as partial:
         partial.write_text("half")
         raise error
     assert os.listdir(out.parent) == ["file"] and out.read_text() == "second"
-    with pytest.raises(ResightError, match="cannot be written"), whole_file(out / "below"):
+    with pytest.raises(ResightError, match="cannot be written"), atomic_file(out / "below"):
         pass
 
 
 def test_of_two_folders_made_at_the_same_time_the_first_stays_whole(tmp_path):
     out = tmp_path / "out"
-    with pytest.raises(ResightError, match="by another process"), whole_folder(out, False, ours) as second:
+    with pytest.raises(ResightError, match="by another process"), atomic_folder(out, False, ours) as second:
         (second / "b.ours").write_text("second")
-        with whole_folder(out, False, ours) as first:
+        with atomic_folder(out, False, ours) as first:
             (first / "a.ours").write_text("first")
     assert os.listdir(tmp_path) == ["out"] and os.listdir(out) == ["a.ours"]
 
 
 def test_force_does_not_replace_what_came_in_the_meantime_and_is_not_ours(tmp_path):
     out = tmp_path / "out"
-    with pytest.raises(ResightError, match="did not write"), whole_folder(out, True, ours) as folder:
+    with pytest.raises(ResightError, match="did not write"), atomic_folder(out, True, ours) as folder:
         (folder / "a.ours").write_text("")
         out.mkdir()
         (out / "photo.jpg").write_text("")
@@ -138,9 +138,9 @@ def test_force_does_not_replace_what_came_in_the_meantime_and_is_not_ours(tmp_pa
 WRITER = """
 import sys, time
 from pathlib import Path
-from resight.io.outputs import whole_file, whole_folder
+from resight.io.outputs import atomic_file, atomic_folder
 
-write = whole_file if sys.argv[1] == "file" else lambda out: whole_folder(out, True, lambda path: True)
+write = atomic_file if sys.argv[1] == "file" else lambda out: atomic_folder(out, True, lambda path: True)
 with write(Path(sys.argv[2])) as partial:
     (partial if sys.argv[1] == "file" else partial / "a").write_text("half")
     (partial.parent / ".tmpAbCdEf").write_text("of a library") if sys.argv[1] == "file" else None
@@ -161,10 +161,10 @@ def test_what_a_killed_writer_left_goes_with_the_next_and_a_living_ones_stays(tm
         writers[0].wait()
         assert len([name for name in os.listdir(tmp_path) if is_partial(name)]) == 2
         if kind == "file":
-            with whole_file(out) as partial:
+            with atomic_file(out) as partial:
                 partial.write_text("whole")
         else:
-            with whole_folder(out, True, lambda path: True) as folder:
+            with atomic_folder(out, True, lambda path: True) as folder:
                 (folder / "a").write_text("whole")
         assert len([name for name in os.listdir(tmp_path) if is_partial(name)]) == 1
         clear_partials(tmp_path)
@@ -189,7 +189,7 @@ def test_the_only_copy_of_what_was_being_replaced_is_kept(tmp_path):
 def test_files_and_folders_have_the_modes_of_the_umask(tmp_path):
     before = os.umask(0o027)
     try:
-        with whole_folder(tmp_path / "folder", False, ours) as folder, whole_file(folder / "file") as partial:
+        with atomic_folder(tmp_path / "folder", False, ours) as folder, atomic_file(folder / "file") as partial:
             os.close(os.open(partial, os.O_CREAT | os.O_WRONLY, 0o600))
     finally:
         os.umask(before)

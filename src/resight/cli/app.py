@@ -24,20 +24,20 @@ from ..io.outputs import beside
 from ..io.terminal import WIDTH, width_of
 from . import guard as console
 from .cloud import cloud_app
-from .frame import Verbs, names_of, pairs_of, print_result, quoted, say, size_of, suggest, verb, wrote
+from .frame import ResightGroup, names_of, pairs_of, print_result, quoted, say, size_of, suggest, verb, wrote
 
 log = logging.getLogger(__name__)
 
 app = typer.Typer(
-    cls=Verbs,
+    cls=ResightGroup,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Fine-tunes a pretrained Faster R-CNN on your own images: annotations, records, training, COCO evaluation, "
     "export. Begin with `resight demo`, or with `resight data check` on a folder of your own.",
 )
-data_app = typer.Typer(cls=Verbs, help="Annotations in, records out.")
+data_app = typer.Typer(cls=ResightGroup, help="Annotations in, records out.")
 app.add_typer(data_app, name="data")
-zoo_app = typer.Typer(cls=Verbs, help="Pretrained models of TensorFlow's detection zoo.")
+zoo_app = typer.Typer(cls=ResightGroup, help="Pretrained models of TensorFlow's detection zoo.")
 app.add_typer(zoo_app, name="zoo")
 app.add_typer(cloud_app, name="cloud")
 

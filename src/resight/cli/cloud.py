@@ -13,7 +13,7 @@ import typer
 
 from ..errors import ResightError
 from . import guard as console
-from .frame import Verbs, options_of, pairs_of, quoted, say, suggest, take_options, verb, wrote
+from .frame import ResightGroup, options_of, pairs_of, quoted, say, suggest, take_options, verb, wrote
 
 if TYPE_CHECKING:
     from ..cloud.aws import Aws
@@ -23,7 +23,7 @@ else:
 F = TypeVar("F", bound=Callable[..., Any])
 
 cloud_app = typer.Typer(
-    cls=Verbs,
+    cls=ResightGroup,
     help="Trainings on AWS Batch, within limits of hours and dollars. Begin with `resight cloud init`; docs/cloud.md "
     "walks through all of it.",
 )

@@ -22,7 +22,7 @@ from . import guard as console
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Verbs(TyperGroup):
+class ResightGroup(TyperGroup):
     """The application: every error becomes one message and an exit code, whoever calls it."""
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
@@ -30,7 +30,7 @@ class Verbs(TyperGroup):
         if argv in ([], ["data"], ["zoo"], ["cloud"]):
             argv.append("--help")
         extra["standalone_mode"] = False
-        sys.exit(console.guard(lambda: super(Verbs, self).main(argv, "resight", **extra), argv))
+        sys.exit(console.guard(lambda: super(ResightGroup, self).main(argv, "resight", **extra), argv))
 
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(super().list_commands(ctx), key=lambda name: name not in ("demo", "data"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..io.outputs import whole_folder
+from ..io.outputs import atomic_folder
 from ..io.textproto import read
 from ..models.checkpoints import BEST, save_checkpoint
 from ..tfod.checkpoint.folder import find_tfod
@@ -30,7 +30,7 @@ def convert(
     beside = find_tfod(source)
     pipeline = config or (beside.pipeline if beside else None)
     told = {"start": str(source), "converted": facts.text(), "pipeline": read(pipeline) if pipeline else ""}
-    with whole_folder(out, False, lambda path: False) as run:
+    with atomic_folder(out, False, lambda path: False) as run:
         describe_run(run, settings, converted.card.label_map, told)
         save_checkpoint(run / BEST, converted, settings)
     return facts.text()

@@ -12,7 +12,7 @@ from ..config.tree import Config, load_config
 from ..datasets.build import build_data
 from ..evaluation.evaluate import Evaluation, evaluate
 from ..exporting.export import ExportReport, export
-from ..io.outputs import whole_folder
+from ..io.outputs import atomic_folder
 from ..records.reader import open_records
 from ..scenes import make_scenes
 from ..training.train import train
@@ -77,7 +77,7 @@ def demo(out: str | os.PathLike[str] = "demo", *, seed: int = 42, force: bool = 
         ResightError: ``out`` holds something and ``force`` is off, or cannot be written.
     """
     began = time.monotonic()
-    with whole_folder(out, force, _is_ours) as empty:
+    with atomic_folder(out, force, _is_ours) as empty:
         (empty / MARK).touch()
     folder = Path(out)
     scenes, records, run = (str(folder / name) for name in (SCENES, RECORDS, RUN))

@@ -21,7 +21,7 @@ from ..io.files import IMAGE_SUFFIXES, LARGE, read_json
 from ..io.images import VIDEO_SUFFIXES, passed_over, read_image
 from ..io.misplaced import meant
 from ..io.object_store import is_remote
-from ..io.outputs import check_output, is_address, whole_folder
+from ..io.outputs import atomic_folder, check_output, is_address
 from ..io.progress import track
 from ..types import Detections
 
@@ -111,7 +111,7 @@ def predict(
     unread: list[str] = []
     names: set[str] = set()
     full = 0
-    with whole_folder(out, force, is_ours) as folder:
+    with atomic_folder(out, force, is_ours) as folder:
         for file in track(files, "predicting"):
             try:
                 image = read_image(file)

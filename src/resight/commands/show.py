@@ -24,7 +24,7 @@ from ..errors import ResightError, listed, nearest
 from ..io.files import open_file
 from ..io.images import decode, read_bytes, upright
 from ..io.misplaced import meant
-from ..io.outputs import check_output, whole_folder
+from ..io.outputs import atomic_folder, check_output
 from ..io.progress import track
 from ..types import Annotation, named_split
 from .check_data import open_data
@@ -103,7 +103,7 @@ def show_data(
     else:
         raise ResightError("--augment needs records, and this is a source", where=path, fix=meant(path, "records"))
     labelled = not no_labels and len(records.label_map.names if records else source.classes) != 1
-    with whole_folder(out, force, _is_ours) as folder:
+    with atomic_folder(out, force, _is_ours) as folder:
         names = _save(track(views, "drawing", total=limit if augment else len(annotations)), folder, labelled)
         if not names:
             fix = f"Why: resight data check {shlex.quote(os.fspath(path))}"

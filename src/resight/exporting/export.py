@@ -17,7 +17,7 @@ from ..config.tree import TFOD_MODELS, ModelConfig
 from ..errors import ResightError, listed, nearest
 from ..inference.detector import load
 from ..inference.saved_model import load_saved_model, written_before
-from ..io.outputs import check_file, check_output, whole_file, whole_folder
+from ..io.outputs import atomic_file, atomic_folder, check_file, check_output
 from ..random_streams import numpy_stream
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def export(
             from ..tfod.saved_model import with_stages, write_export
             from .parity import compare
 
-            with whole_folder(out, force, written_before(Path(out))) as folder:
+            with atomic_folder(out, force, written_before(Path(out))) as folder:
                 write_export(detector, folder, input_type)
                 with with_stages(folder) as model_with_stages:
                     parity = compare(detector, load_saved_model(model_with_stages), probe_images())
@@ -104,7 +104,7 @@ def export(
             from ..inference.onnx_runtime import load_onnx
             from .parity import compare
 
-            with whole_file(out) as file:
+            with atomic_file(out) as file:
                 write_onnx(detector, file)
                 parity = compare(detector, load_onnx(file, stages=True), probe_images())
     place = Path(out) / "saved_model" if format == "savedmodel" else Path(out)

@@ -21,7 +21,7 @@ from ..detection.heads import set_norm_eps
 from ..errors import ResightError, listed, shown
 from ..io.files import check_regular
 from ..io.object_store import is_remote
-from ..io.outputs import whole_file
+from ..io.outputs import atomic_file
 from ..models.build import TORCHVISION, Model
 from ..models.remote import fetch_model
 from . import backbones
@@ -95,7 +95,7 @@ def write_published(name: str, path: Path) -> None:
     """Writes the published tensors of ``name`` into one safetensors file. Raises ResightError as
     :func:`published_weights`, or where it cannot be written."""
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in published_weights(name).items()}
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         save_file(tensors, partial, metadata={_MODEL: name})
 
 

@@ -17,7 +17,7 @@ from ..records.index import cache_folder
 from . import object_store as storage
 from .files import open_file
 from .object_store import BLOCK, Conflict, Object
-from .outputs import clear_partials, whole_file
+from .outputs import atomic_file, clear_partials
 
 RECHECK = 60.0  # seconds after which a process asks again whether a shard is still the same
 
@@ -74,7 +74,7 @@ class ShardCache:
             with FileLock(self.folder / ".lock"):
                 clear_partials(self.folder)
                 self._make_room(len(data))
-                with whole_file(path) as partial:
+                with atomic_file(path) as partial:
                     partial.write_bytes(data)
         except (OSError, ResightError) as error:
             full = "the disk is full" if getattr(error.__cause__ or error, "errno", 0) == errno.ENOSPC else str(error)

@@ -33,10 +33,10 @@ IS_RECORD = re.compile(r"\.(tf)?records?(-\d+-of-\d+)?$", re.IGNORECASE)  # the 
 SMALL = 64 << 20  # what Resight and TFOD note, the labels of one image
 LARGE = 8 << 30  # the annotations of a whole data set, a log, an image's bytes
 TEXT = 1 << 20  # a configuration that people write, in TOML or YAML
-_MOST_NODES, _MOST_DEPTH = 200_000, 50  # of YAML and TOML, with all that aliases repeat
+_MAX_NODES, _MAX_DEPTH = 200_000, 50  # of YAML and TOML, with all that aliases repeat
 _PIECE = 1 << 16
 _KEY_PART = r"""(?:[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+"""
-_LONG_KEY = re.compile(rf"(?<![\w.-])(?:{_KEY_PART}){{{_MOST_DEPTH}}}")
+_LONG_KEY = re.compile(rf"(?<![\w.-])(?:{_KEY_PART}){{{_MAX_DEPTH}}}")
 
 _KINDS = (
     (stat.S_ISDIR, "folder"),
@@ -169,7 +169,7 @@ def parse_toml(text: str, where: object = "") -> dict[str, Any]:
         ResightError: it is no TOML, or nested too deeply for any configuration.
     """
     if _LONG_KEY.search(text):  # the parser keeps every beginning of a dotted key
-        raise ResightError(f"is nested more than {_MOST_DEPTH} deep", where=where)
+        raise ResightError(f"is nested more than {_MAX_DEPTH} deep", where=where)
     try:
         tree = tomllib.loads(text)
     except RecursionError as error:
@@ -187,7 +187,7 @@ def check_tree(tree: Any, where: object = "") -> None:
             integer of hundreds of digits.
     """
     level = [tree]
-    for _ in range(_MOST_DEPTH):
+    for _ in range(_MAX_DEPTH):
         if any(isinstance(one, int) and abs(one) >> 1000 for one in level):
             raise ResightError("holds an integer of hundreds of digits", where=where)
         level = [
@@ -198,7 +198,7 @@ def check_tree(tree: Any, where: object = "") -> None:
         ]
         if not level:
             return
-    raise ResightError(f"is nested more than {_MOST_DEPTH} deep", where=where)
+    raise ResightError(f"is nested more than {_MAX_DEPTH} deep", where=where)
 
 
 def read_xml(path: str | os.PathLike[str], most: int = SMALL) -> Element:
@@ -254,9 +254,9 @@ def _check_nodes(root: Node, where: object) -> None:
     def measure(node: Node, depth: int) -> tuple[int, int]:
         if id(node) in expanded:
             return expanded[id(node)]
-        expanded[id(node)] = (_MOST_NODES, 0)  # for one that holds itself
+        expanded[id(node)] = (_MAX_NODES, 0)  # for one that holds itself
         count, deepest = 1 + len(node.value) // 16, 0  # a long text counts for more
-        if isinstance(node.value, list) and depth <= _MOST_DEPTH:
+        if isinstance(node.value, list) and depth <= _MAX_DEPTH:
             for entry in node.value:
                 for inner in entry if isinstance(entry, tuple) else (entry,):
                     more, below = measure(inner, depth + 1)
@@ -265,11 +265,11 @@ def _check_nodes(root: Node, where: object) -> None:
         return found
 
     count, deepest = measure(root, 0)
-    if deepest > _MOST_DEPTH:
-        raise ResightError(f"is nested more than {_MOST_DEPTH} deep", where=where)
-    if count > _MOST_NODES:
+    if deepest > _MAX_DEPTH:
+        raise ResightError(f"is nested more than {_MAX_DEPTH} deep", where=where)
+    if count > _MAX_NODES:
         fix = "Write out what its aliases (*name) and merge keys (<<) stand for, as far as it is needed."
-        raise ResightError(f"stands for more than {_MOST_NODES:,} values", where=where, fix=fix)
+        raise ResightError(f"stands for more than {_MAX_NODES:,} values", where=where, fix=fix)
 
 
 def _bytes(count: int) -> str:

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from ..errors import ResightError, redacted
 from .files import SMALL
-from .outputs import whole_file
+from .outputs import atomic_file
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
@@ -148,7 +148,7 @@ def read_range(wanted: Object, start: int, length: int) -> bytes:
 
 def download(wanted: Object, path: Path) -> None:
     """Copies the object to the file ``path``, which is whole or absent."""
-    with whole_file(path) as partial, open(partial, "wb") as file:
+    with atomic_file(path) as partial, open(partial, "wb") as file:
         for start in range(0, wanted.size, BLOCK):
             file.write(read_range(wanted, start, BLOCK))
 

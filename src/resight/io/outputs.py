@@ -81,7 +81,7 @@ def beside(source: str | os.PathLike[str], name: str = "records") -> str:
 
 
 @contextmanager
-def whole_folder(out: str | os.PathLike[str], force: bool, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
+def atomic_folder(out: str | os.PathLike[str], force: bool, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
     """A new folder beside ``out`` that takes its place when the block ends, and vanishes when it fails.
 
     Raises:
@@ -166,12 +166,12 @@ def check_place(path: str | os.PathLike[str], fix: str = "") -> None:
 
 
 def is_partial(name: str) -> bool:
-    """Whether a file of that name is what a killed :func:`whole_file` left."""
+    """Whether a file of that name is what a killed :func:`atomic_file` left."""
     return name.startswith(".") and _PARTIAL in name
 
 
 @contextmanager
-def whole_file(out: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_file(out: str | os.PathLike[str]) -> Iterator[Path]:
     """A name in a hidden folder beside ``out`` for a file that takes its place when the block ends, and vanishes when
     it fails, with whatever a library keeps beside it meanwhile. The file gets the umask's mode.
 
@@ -191,8 +191,8 @@ def whole_file(out: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_text(out: str | os.PathLike[str], text: str) -> None:
-    """A text as UTF-8, whole or not at all; see :func:`whole_file`."""
-    with whole_file(out) as file:
+    """A text as UTF-8, whole or not at all; see :func:`atomic_file`."""
+    with atomic_file(out) as file:
         file.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 

@@ -27,7 +27,7 @@ from ..errors import ResightError
 from ..fpn.faster_rcnn import FasterRCNN
 from ..io.files import check_regular, parse_json
 from ..io.misplaced import meant
-from ..io.outputs import whole_file
+from ..io.outputs import atomic_file
 from ..label_map import LabelMap, parse_label_map, to_pbtxt
 from .build import Model, build_model, default_anchors
 
@@ -136,7 +136,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, config: Config | None = 
         meta["config"] = to_toml(config)
     tensors = {key: value.detach().to("cpu").contiguous() for key, value in checkpoint.tensors.items()}
     try:
-        with whole_file(path) as partial:
+        with atomic_file(path) as partial:
             save_file(tensors, partial, metadata={KEY: json.dumps(meta)})
             with open(partial, "rb") as file:
                 os.fsync(file.fileno())

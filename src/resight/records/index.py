@@ -29,7 +29,7 @@ from ..errors import ResightError, shortened
 from ..io import object_store as storage
 from ..io.files import parse_json
 from ..io.object_store import StorageError
-from ..io.outputs import whole_file
+from ..io.outputs import atomic_file
 from ..io.progress import meter
 from .example import Record, decode_example
 from .tfrecord import OVERHEAD, TFRecordWriter, read_tfrecord
@@ -291,7 +291,7 @@ def save_index(index: Index, path: str) -> None:
     columns = {f"record/{name}": np.ascontiguousarray(values) for name, values in index.records.items()}
     columns |= {f"box/{name}": np.ascontiguousarray(values) for name, values in index.boxes.items()}
     columns["head"] = np.frombuffer(json.dumps(head).encode(), np.uint8)
-    with whole_file(path) as partial, TFRecordWriter(partial) as file:
+    with atomic_file(path) as partial, TFRecordWriter(partial) as file:
         file.write(save(columns))
 
 

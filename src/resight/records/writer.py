@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import ResightError, listed
 from ..io.images import probe, read_bytes, upright
-from ..io.outputs import whole_folder
+from ..io.outputs import atomic_folder
 from ..io.progress import track
 from ..label_map import LabelMap, to_pbtxt
 from ..types import SPLITS, Annotation
@@ -67,7 +67,7 @@ def write_records_folder(
     images: Counter[str] = Counter()
     boxes: dict[str, Counter[str]] = {}
     rotated = 0
-    with whole_folder(out, force, is_own) as folder:
+    with atomic_folder(out, force, is_own) as folder:
         for split in (split for split in SPLITS if split in annotations_by_split):
             writers: list[TFRecordWriter] = []
             size = 0

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import ResightError
-from ..io.outputs import whole_folder
+from ..io.outputs import atomic_folder
 from ..io.progress import track as progress
 from .drives import Video, plan_video
 from .painting import Scenery, compose
@@ -44,7 +44,7 @@ def make_scenes(out: str | os.PathLike[str], *, videos: int = 40, frames: int = 
     out = Path(out)
     if videos < 1 or frames < 1:
         raise ResightError(f"{videos} videos of {frames} frames are no scenes", fix="Ask for one of each at least.")
-    with whole_folder(out, False, lambda path: False) as work:
+    with atomic_folder(out, False, lambda path: False) as work:
         lines = _render_all([plan_video(index, frames=frames, seed=seed) for index in range(videos)], work)
         (work / "allAnnotations.csv").write_text("\n".join([HEADER, *lines]) + "\n", encoding="utf-8", newline="\n")
     return out

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from ..errors import ResightError, listed, nearest, reading
 from ..io.files import open_file, read_file
-from ..io.outputs import whole_folder, write_text
+from ..io.outputs import atomic_folder, write_text
 from ..io.progress import meter
 from ..records.index import cache_folder
 from .checkpoint.folder import find_tfod
@@ -138,7 +138,7 @@ def unpack(archive: Path, folder: Path) -> None:
         ResightError: the archive is damaged, cannot be read, has a link or a path that leads out of it, or holds no
             whole model.
     """
-    with whole_folder(folder, True, lambda path: True) as partial:
+    with atomic_folder(folder, True, lambda path: True) as partial:
         try:
             with open_file(archive) as file, _Content(fileobj=file) as content, tarfile.open(fileobj=content) as tar:
                 refused = _unpack(tar, partial)

@@ -33,8 +33,8 @@ _FOOTER = 48  # two block handles padded to 40 bytes, then the magic number
 _TRAILER = struct.Struct("<BI")  # of a block: kind of compression, masked CRC of contents and kind
 # Keys share prefixes: without bounds a small file could stand for endless ones.
 _LONGEST_KEY = 4096
-_MOST_TEXT = 16 << 20  # characters of all names
-_MOST_DIMS = 64  # numpy's limit
+_MAX_TEXT = 16 << 20  # characters of all names
+_MAX_DIMS = 64  # numpy's limit
 # TensorFlow's numbers of types.
 STRING = 7
 KINDS = {1: "<f4", 2: "<f8", 3: "<i4", 4: "u1", 5: "<i2", 6: "i1", 8: "<c8", 9: "<i8", 10: "?", 17: "<u2", 18: "<c16",
@@ -191,8 +191,8 @@ def parse_index(table: bytes, where: str = "") -> tuple[int, dict[str, Entry]]:
             continue
         name = key.decode("utf-8", "backslashreplace")
         length += len(name)
-        if length > _MOST_TEXT:
-            raise _broken(f"its names are longer than {_MOST_TEXT >> 20} MB together", place)
+        if length > _MAX_TEXT:
+            raise _broken(f"its names are longer than {_MAX_TEXT >> 20} MB together", place)
         entries[name] = _entry(_decode("Entry", value, f"{where}: {name}"), shards, f"{where}: {name}")
     return shards, entries
 
@@ -202,7 +202,7 @@ def _entry(message: Any, shards: int, where: str) -> Entry:
     entry = Entry(message.dtype, shape, message.shard, message.offset, message.size, message.crc, bool(message.slices))
     if min((entry.offset, entry.size, *shape)) < 0 or not 0 <= entry.shard < shards or message.shape.unknown_rank:
         raise _broken("its place or shape is impossible", where)
-    if len(shape) > _MOST_DIMS or math.prod(dim or 1 for dim in shape) >= 1 << 48:
+    if len(shape) > _MAX_DIMS or math.prod(dim or 1 for dim in shape) >= 1 << 48:
         raise _broken("its shape is absurd", where)
     if entry.kind in KINDS:
         fits = math.prod(shape) * np.dtype(KINDS[entry.kind]).itemsize == entry.size
