@@ -3,7 +3,7 @@
 # make soak   the long tests: trainings interrupted at 20 random moments a signal, whole matrices (an hour)
 # make fuzz   damaged inputs for every parser, MINUTES=5 in all; what fails is kept in fuzz-failures/
 # make oracle-check   asks TensorFlow again for the answers that are kept for the tests, and compares
-# make lint   ruff and mypy
+# make lint   ruff, mypy and the order of the layers
 # make wheel  dist/resight-VERSION-py3-none-any.whl; the same source makes the same bytes
 # make image  the container image; docs/container.md has its arguments. ENGINE=podman or buildah
 # make test-image  builds it and holds it against docs/container.md
@@ -48,6 +48,7 @@ lint: $(VENV)/.resight-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 format: $(VENV)/.resight-dev
 	$(BIN)/ruff check --fix .
