@@ -16,7 +16,7 @@ from resight.input.dataset import (
     training_view,
 )
 from resight.input.sampler import Item
-from resight.input.target import network_scale
+from resight.input.target import input_scale
 from resight.io.images import decode
 from resight.records.reader import open_records
 from resight.tfod.resize import tfod_resize, tfod_size
@@ -181,7 +181,7 @@ def test_with_tiles_training_sees_windows_of_large_images_at_the_size_of_a_tile(
     for number, record in enumerate(split.summaries):
         example, whole = data[Item(0, 0, number)], torch.from_numpy(decode(split[number].encoded)).permute(2, 0, 1)
         rows, columns = min(record.height, 70), min(record.width, 70)
-        assert network_scale(record.height, record.width, config.model) == (1, 1)  # so that pixels stay as they are
+        assert input_scale(record.height, record.width, config.model) == (1, 1)  # so that pixels stay as they are
         (place,) = [
             (x, y)
             for x in range(record.width - columns + 1)

@@ -24,10 +24,10 @@ def reachable(model: ModelConfig, images: np.ndarray, boxes: np.ndarray) -> np.n
     # Torch comes with these, so not before there are boxes to compare.
     from ..detection.anchors import fit_anchors, reachable_iou
     from ..fpn.pretrained import has_detection_weights
-    from ..input.target import at_network
+    from ..input.target import to_input_frame
     from ..models.build import default_anchors, level_strides
 
-    sizes, centers = at_network(boxes, images, model)
+    sizes, centers = to_input_frame(boxes, images, model)
     anchors, strides = default_anchors(model.name, model.tfod), level_strides(model.name)
     if model.anchors == "fit" and not has_detection_weights(model.name, model.start):
         anchors = fit_anchors(sizes, centers, strides, per_level=len(anchors.sizes[0]))

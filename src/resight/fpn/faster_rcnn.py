@@ -20,7 +20,7 @@ from ..detection.anchors import AnchorSettings, grid_anchors
 from ..detection.heads import freeze_statistics
 from ..detection.processes import ALONE, Shared
 from ..detection.roi_align import pool
-from ..input.target import Target, resized
+from ..input.target import Target, fit_size
 from .backbones import Backbone
 
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
@@ -141,7 +141,7 @@ class FasterRCNN(nn.Module):
     def resize(self, image: Tensor) -> Tensor:
         """``[3, H, W]`` of any size, uint8 or float -> float in 0..1 at the network's size (bilinear, half-pixel)."""
         image = as_float(image)
-        size = resized(image.shape[1], image.shape[2], self.inputs.min_size, self.inputs.max_size)
+        size = fit_size(image.shape[1], image.shape[2], self.inputs.min_size, self.inputs.max_size)
         filtered = self.inputs.antialias
         return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False, antialias=filtered)[0]
 

@@ -20,7 +20,7 @@ from ..tfod.boxes import tfod_boxes
 from ..tfod.operations import prepare
 from .augment import FlipRule, Sample, augment, crop
 from .sampler import EndlessBatches, Item, repeat_factors
-from .target import Target, at_network, network_size, seen_size
+from .target import Target, crop_size, input_size, to_input_frame
 
 # Steps of the scale jitter. A CPU prepares and keeps code for every shape of a convolution, so few shapes are faster
 # and smaller than many.
@@ -68,8 +68,8 @@ class TrainingSet(Dataset[TrainingExample | ResightError]):
         else:
             sample = to_sample(record, labels, image)
             height, width = sample.image.shape[1:]
-            size = network_size(height, width, config.model)
-            rows, columns = seen_size(height, width, config.model)
+            size = input_size(height, width, config.model)
+            rows, columns = crop_size(height, width, config.model)
             sample = crop(sample, rows / height, columns / width, generator)
             # One scale for a whole batch: images of one size need no padding.
             low, high = config.augment.scale
@@ -131,7 +131,7 @@ def network_boxes(split: RecordSplit, config: ModelConfig) -> tuple[np.ndarray, 
     """Sizes ``[N, 2]`` (width, height) and centres ``[N, 2]`` of the ordinary boxes of known classes at the network's
     resolution."""
     keep = usable_boxes(split) & (split.box_labels >= 0) & ~split.index.boxes["crowd"]
-    return at_network(split.index.boxes["boxes"][keep], split.sizes[split.box_records[keep]], config)
+    return to_input_frame(split.index.boxes["boxes"][keep], split.sizes[split.box_records[keep]], config)
 
 
 def usable_boxes(split: RecordSplit) -> np.ndarray:

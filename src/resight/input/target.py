@@ -33,38 +33,38 @@ class Target:
         return Target(self.boxes.to(device), self.labels.to(device), self.crowd.to(device), self.seed)
 
 
-def seen_size(height: int, width: int, config: ModelConfig) -> tuple[int, int]:
+def crop_size(height: int, width: int, config: ModelConfig) -> tuple[int, int]:
     """Height and width of what training takes of an image: all of it, or a tile."""
     tile = config.tile or max(height, width)
     return min(height, tile), min(width, tile)
 
 
-def network_size(height: int, width: int, config: ModelConfig) -> tuple[int, int]:
+def input_size(height: int, width: int, config: ModelConfig) -> tuple[int, int]:
     """Height and width at the network of what training takes of an image, as the model's dialect has it."""
-    height, width = seen_size(height, width, config)
+    height, width = crop_size(height, width, config)
     if config.is_tfod:
         return tfod_size(height, width, config)
-    return resized(height, width, config.min_size, config.max_size)
+    return fit_size(height, width, config.min_size, config.max_size)
 
 
-def network_scale(height: int, width: int, config: ModelConfig) -> tuple[float, float]:
+def input_scale(height: int, width: int, config: ModelConfig) -> tuple[float, float]:
     """Factors, down and across, from pixels of an image to pixels at the network."""
-    (rows, columns), (down, across) = network_size(height, width, config), seen_size(height, width, config)
+    (rows, columns), (down, across) = input_size(height, width, config), crop_size(height, width, config)
     return rows / down, columns / across
 
 
-def at_network(boxes: np.ndarray, images: np.ndarray, config: ModelConfig) -> tuple[np.ndarray, np.ndarray]:
+def to_input_frame(boxes: np.ndarray, images: np.ndarray, config: ModelConfig) -> tuple[np.ndarray, np.ndarray]:
     """Sizes ``[N, 2]`` (width, height) and centres ``[N, 2]`` at the network of ``boxes`` ``[N, 4]`` (xyxy pixels) in
     images of the sizes ``[N, 2]`` (width, height)."""
     # Of many images few differ in size, and sorting one number is faster than sorting pairs.
     kinds, which = np.unique(images.astype(np.int64) @ (1 << 32, 1), return_inverse=True)
     sizes = [divmod(kind, 1 << 32) for kind in kinds.tolist()]
-    scales = [network_scale(height, width, config)[::-1] * 2 for width, height in sizes]
+    scales = [input_scale(height, width, config)[::-1] * 2 for width, height in sizes]
     corners = boxes * np.array(scales).reshape(-1, 4)[which]
     return corners[:, 2:] - corners[:, :2], (corners[:, 2:] + corners[:, :2]) / 2
 
 
-def resized(height: int, width: int, min_size: int, max_size: int) -> tuple[int, int]:
+def fit_size(height: int, width: int, min_size: int, max_size: int) -> tuple[int, int]:
     """Height and width at the network: the short side ``min_size`` unless the long side would exceed ``max_size``.
 
     Rounded down as ``torch.nn.functional.interpolate`` does with a scale factor, so equal to torchvision's.

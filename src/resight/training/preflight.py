@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..errors import ResightError, counted
 from ..input.dataset import TrainingExample, TrainingSet
 from ..input.loader import PREFETCH
-from ..input.target import Target, network_size
+from ..input.target import Target, input_size
 from ..io.progress import duration
 from .pace import Pace
 from .plan import Plan
@@ -80,7 +80,7 @@ def largest_batch(plan: Plan) -> tuple[list[Tensor], list[Target]]:
     config, batch = plan.config.model, plan.config.train.batch_size
     # Of many records few differ in size.
     kinds, counts = np.unique(plan.batches.sizes, axis=0, return_counts=True)
-    sizes = np.array([network_size(int(height), int(width), config) for width, height in kinds])
+    sizes = np.array([input_size(int(height), int(width), config) for width, height in kinds])
     portrait = sizes[:, 0] > sizes[:, 1]
     tall, all_of = int(counts[portrait].sum()), int(counts.sum())
     # What is left over of both makes a batch of both at the end of an epoch.
