@@ -24,7 +24,7 @@ from resight.fpn.onnx_export import write_onnx
 from resight.inference.detector import Detector, load
 from resight.label_map import LabelMap
 from resight.models.build import build_model
-from resight.models.checkpoints import ModelCard
+from resight.models.checkpoints import ModelMetadata
 from resight.tfod.saved_model import write_export
 
 COLD = [sys.executable, "-m", "resight", "predict", "--force", "-q"]
@@ -43,7 +43,7 @@ def main() -> None:
     model = build_model(config, 3).eval()
     for norm in (module for module in model.modules() if hasattr(module, "running_var")):
         norm.weight.data.fill_(0.6)  # features stay of one size through all layers
-    detector = Detector.of(model, ModelCard.of(model, config, LabelMap.from_names("abc")), torch.device("cpu"))
+    detector = Detector.of(model, ModelMetadata.of(model, config, LabelMap.from_names("abc")), torch.device("cpu"))
     image = np.random.default_rng(0).integers(0, 256, (options.height, options.width, 3), np.uint8)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         model.outputs(torch.from_numpy(image).permute(2, 0, 1))

@@ -156,14 +156,14 @@ def untrained(once):
     from resight.config.tree import ModelConfig
     from resight.label_map import LabelMap
     from resight.models.build import build_model
-    from resight.models.checkpoints import Checkpoint, ModelCard, save_checkpoint
+    from resight.models.checkpoints import Checkpoint, ModelMetadata, save_checkpoint
 
     def write(folder: Path) -> None:
         config = ModelConfig(name="test_efficientnet", min_size=64, max_size=96)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = build_model(config, len(COLOURS))
-        card = ModelCard.of(model, config, LabelMap.from_names(list(COLOURS)), score=0.3)
+        card = ModelMetadata.of(model, config, LabelMap.from_names(list(COLOURS)), score=0.3)
         weights = {f"model.{key}": value for key, value in model.state_dict().items()}
         save_checkpoint(folder / "model.safetensors", Checkpoint(card, weights, {}))
 

@@ -29,7 +29,7 @@ import resight
 from resight.config.tree import Config, load_config, to_toml
 from resight.label_map import LabelMap
 from resight.models.build import build_model
-from resight.models.checkpoints import Checkpoint, ModelCard, load_checkpoint, save_checkpoint
+from resight.models.checkpoints import Checkpoint, ModelMetadata, load_checkpoint, save_checkpoint
 from resight.records.reader import open_records
 
 COLOURS = {"blue": (30, 60, 220), "red": (220, 30, 30)}
@@ -105,7 +105,7 @@ def sparse(config: Config) -> Checkpoint:
             else:
                 value *= 0.05
         tensors[f"model.{name}"] = value
-    card = ModelCard.of(model, config.model, LabelMap.from_names(list(COLOURS)), score=0.3)
+    card = ModelMetadata.of(model, config.model, LabelMap.from_names(list(COLOURS)), score=0.3)
     return Checkpoint(card, tensors, {})
 
 

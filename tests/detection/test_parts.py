@@ -10,8 +10,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import MultiScaleRoIAlign, box_iou
 
-from resight.detection import box_coder as coder
-from resight.detection import matcher as matching
+from resight.detection import box_coder, matcher
 from resight.detection.anchors import AnchorSettings, fit_anchors, grid_anchors, reachable_iou
 from resight.detection.roi_align import pool
 
@@ -28,14 +27,14 @@ def test_codes_are_torchvisions_and_decode_to_the_box(seed: int, n: int) -> None
     boxes, references = _boxes(n, seed), _boxes(n, seed + 1)
     weights = (10.0, 10.0, 5.0, 5.0)
     theirs = BoxCoder(weights)
-    codes = coder.encode(boxes, references, weights)
-    torch.testing.assert_close(codes, theirs.encode_single(boxes, references), atol=1e-4, rtol=1e-5)
+    deltas = box_coder.encode(boxes, references, weights)
+    torch.testing.assert_close(deltas, theirs.encode_single(boxes, references), atol=1e-4, rtol=1e-5)
     # Beyond the clamp of the log-size a box cannot come back.
-    usual = (codes[:, 2:].abs() / 5 < coder.MAX_LOG_SCALE).all(1)
-    torch.testing.assert_close(coder.decode(codes, references, weights)[usual], boxes[usual], atol=1e-2, rtol=1e-4)
-    wild = codes * 30
+    usual = (deltas[:, 2:].abs() / 5 < box_coder.MAX_LOG_SCALE).all(1)
+    torch.testing.assert_close(box_coder.decode(deltas, references, weights)[usual], boxes[usual], atol=1e-2, rtol=1e-4)
+    wild = deltas * 30
     torch.testing.assert_close(
-        coder.decode(wild, references, weights), theirs.decode_single(wild, references), atol=1e-2, rtol=1e-5
+        box_coder.decode(wild, references, weights), theirs.decode_single(wild, references), atol=1e-2, rtol=1e-5
     )
 
 
@@ -45,7 +44,8 @@ def test_anchors_are_torchvisions() -> None:
     features = [torch.zeros(1, 1, 6, 8), torch.zeros(1, 1, 3, 4)]
     (expected,) = theirs(ImageList(torch.zeros(1, 3, 48, 64), [(48, 64)]), features)
     ours = [
-        grid_anchors(settings.cells(level), f.shape[2:], (8 << level, 8 << level)) for level, f in enumerate(features)
+        grid_anchors(settings.cell_anchors(level), f.shape[2:], (8 << level, 8 << level))
+        for level, f in enumerate(features)
     ]
     assert torch.equal(torch.cat(ours), expected)
 
@@ -55,18 +55,18 @@ def test_matches_are_torchvisions(seed: int, objects: int, anchors: int) -> None
     iou = box_iou(_boxes(objects, seed), _boxes(anchors, seed + 1))
     for high, low, force in [(0.7, 0.3, True), (0.5, 0.5, False)]:
         theirs = Matcher(high, low, allow_low_quality_matches=force)
-        assert torch.equal(matching.match(iou, high, low, force), theirs(iou.clone()))
+        assert torch.equal(matcher.match(iou, high, low, force), theirs(iou.clone()))
 
 
 def test_without_objects_everything_is_background() -> None:
-    assert (matching.match(torch.zeros(0, 5), 0.7, 0.3, True) == matching.NEGATIVE).all()
+    assert (matcher.match(torch.zeros(0, 5), 0.7, 0.3, True) == matcher.NEGATIVE).all()
 
 
 @given(st.integers(0, 10**6), st.integers(0, 50), st.integers(0, 50), st.integers(1, 40))
 def test_a_minibatch_keeps_to_its_limits(seed: int, positives: int, negatives: int, size: int) -> None:
     matches = torch.cat([torch.zeros(positives), torch.full((negatives,), -1), torch.full((7,), -2)]).long()
     matches = matches[torch.randperm(len(matches), generator=torch.Generator().manual_seed(seed))]
-    positive, negative = matching.sample(matches, size, 0.25, torch.Generator().manual_seed(seed))
+    positive, negative = matcher.sample(matches, size, 0.25, torch.Generator().manual_seed(seed))
     assert len(positive) == min(positives, int(size * 0.25))
     assert len(negative) == min(negatives, size - len(positive))
     assert (matches[positive] >= 0).all() and (matches[negative] == -1).all()
@@ -77,7 +77,7 @@ def test_every_negative_has_the_same_chance() -> None:
     matches = torch.full((10,), -1)
     counts = torch.zeros(10)
     for seed in range(2000):
-        counts[matching.sample(matches, 3, 0.5, torch.Generator().manual_seed(seed))[1]] += 1
+        counts[matcher.sample(matches, 3, 0.5, torch.Generator().manual_seed(seed))[1]] += 1
     assert (counts / 2000 - 0.3).abs().max() < 0.05
 
 
@@ -106,7 +106,7 @@ def test_pooling_is_torchvisions(seed: int) -> None:
 def test_reachable_iou_is_the_best_over_the_whole_grid() -> None:
     settings = AnchorSettings(((16, 23), (32, 45)), (0.5, 1.0, 2.0))
     anchors = torch.cat(
-        [grid_anchors(settings.cells(level), (320 // s, 320 // s), (s, s)) for level, s in enumerate((8, 16))]
+        [grid_anchors(settings.cell_anchors(level), (320 // s, 320 // s), (s, s)) for level, s in enumerate((8, 16))]
     )
     boxes = _boxes(40, 3, 80) + 80
     expected = box_iou(boxes, anchors).max(1).values.numpy()

@@ -21,7 +21,7 @@ from resight.inference.detector import load
 from resight.inference.onnx_runtime import load_onnx
 from resight.label_map import LabelMap
 from resight.models.build import build_model
-from resight.models.checkpoints import Checkpoint, ModelCard, save_checkpoint
+from resight.models.checkpoints import Checkpoint, ModelMetadata, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def make(folder: Path) -> None:
         model.rpn.head.bbox_pred.weight.mul_(5)
         model.roi_heads.box_predictor.cls_score.weight.mul_(10)
         model.roi_heads.box_predictor.bbox_pred.weight.mul_(3)
-    card = ModelCard.of(model, config, LabelMap.from_names(["stop", "yield", "merge"]), 0.25)
+    card = ModelMetadata.of(model, config, LabelMap.from_names(["stop", "yield", "merge"]), 0.25)
     path = folder / "some.safetensors"
     tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
     save_checkpoint(path, Checkpoint(card, tensors, {}))
@@ -108,7 +108,7 @@ def test_the_comparison_notices_another_rule(checkpoint: Path, exported: Path) -
     for change in (
         {"nms_iou": 0.4},
         {"rpn_nms_iou": 0.6},
-        {"rpn_after_nms": (1, 299)},
+        {"rpn_post_nms_top_n": (1, 299)},
         {"detections": 99},
     ):
         other.model.limits = replace(limits, **change)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models import detection
 
 from resight.config.tree import ModelConfig
-from resight.fpn.faster_rcnn import FasterRCNN, Limits
+from resight.fpn.faster_rcnn import FasterRCNN, RCNNConfig
 from resight.input.target import Target
 from resight.models.build import TORCHVISION, build_model
 
@@ -76,7 +76,7 @@ def _pair(name: str, detections: int = 100, proposals: int = PROPOSALS) -> tuple
     theirs.double()
     ours = build_model(ModelConfig(name=name, freeze=0, detections=detections, **SIZES), CLASSES - 1)
     ours.load_state_dict(theirs.state_dict(), strict=True)
-    ours.limits = replace(ours.limits, score=0.0, rpn_after_nms=(proposals, proposals))
+    ours.limits = replace(ours.limits, score=0.0, rpn_post_nms_top_n=(proposals, proposals))
     return theirs, ours.double().eval()
 
 
@@ -108,7 +108,7 @@ def test_losses_are_torchvisions_when_nothing_is_drawn(name: str) -> None:
             layer.eval()
     theirs.rpn.fg_bg_sampler.batch_size_per_image = theirs.roi_heads.fg_bg_sampler.batch_size_per_image = 10**6
     before = (theirs.rpn._pre_nms_top_n["training"], theirs.rpn._pre_nms_top_n["testing"])
-    ours.limits = replace(ours.limits, rpn_batch=10**6, box_batch=10**6, rpn_before_nms=before)
+    ours.limits = replace(ours.limits, rpn_batch=10**6, box_batch=10**6, rpn_pre_nms_top_n=before)
     ours.train()
     images = [_image(96, 124, 5), _image(96, 114, 6)]
     boxes = [torch.tensor(b, dtype=torch.float64) for b in ([[20, 20, 70, 80], [80, 60, 120, 90]], [[30, 40, 90, 90]])]
@@ -137,15 +137,14 @@ def test_more_than_100_detections_are_torchvisions(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["fasterrcnn_mobilenet_v3_large_320_fpn", ModelConfig().name])
 def test_there_are_proposals_for_all_detections(name: str) -> None:
-    def limits(detections: int) -> Limits:
+    def limits(detections: int) -> RCNNConfig:
         return build_model(ModelConfig(name=name, detections=detections), 1).limits
 
     usual = limits(100)
     assert limits(20) == replace(usual, detections=20)
     many = limits(1500)
-    assert many.detections == 1500 <= many.rpn_after_nms[1] <= 3 * many.rpn_before_nms[1]
+    assert many.detections == 1500 <= many.rpn_post_nms_top_n[1] <= 3 * many.rpn_pre_nms_top_n[1]
     # What is learnt does not depend on it.
-    assert (
-        replace(many, rpn_before_nms=usual.rpn_before_nms, rpn_after_nms=usual.rpn_after_nms, detections=100) == usual
-    )
-    assert (many.rpn_before_nms[0], many.rpn_after_nms[0]) == (usual.rpn_before_nms[0], usual.rpn_after_nms[0])
+    before, after = usual.rpn_pre_nms_top_n, usual.rpn_post_nms_top_n
+    assert replace(many, rpn_pre_nms_top_n=before, rpn_post_nms_top_n=after, detections=100) == usual
+    assert (many.rpn_pre_nms_top_n[0], many.rpn_post_nms_top_n[0]) == (before[0], after[0])

@@ -28,7 +28,7 @@ from resight.evaluation.evaluate import _is_ours
 from resight.inference.exported import read_card
 from resight.io.images import decode, probe, upright
 from resight.label_map import LabelMap, read_label_map, to_pbtxt
-from resight.models.checkpoints import Checkpoint, ModelCard, load_checkpoint, save_checkpoint
+from resight.models.checkpoints import Checkpoint, ModelMetadata, load_checkpoint, save_checkpoint
 from resight.models.remote import fetch
 from resight.records.example import decode_example
 from resight.records.index import INDEX, Shard, load_index
@@ -163,7 +163,7 @@ METRICS = b"".join(
     + b"\n"
     for step, split in ((1, "train"), (2, "val"))
 )
-CARD = ModelCard(
+CARD = ModelMetadata(
     ModelConfig(name="resnet18", min_size=64, max_size=96),
     LabelMap.from_names(["a"]),
     AnchorSettings(((9.0,),)),

@@ -15,11 +15,11 @@ from resight.errors import ResightError
 from resight.io.outputs import is_partial
 from resight.label_map import LabelMap
 from resight.models import checkpoints
-from resight.models.checkpoints import Checkpoint, ModelCard, load_checkpoint, save_checkpoint
+from resight.models.checkpoints import Checkpoint, ModelMetadata, load_checkpoint, save_checkpoint
 from resight.training.optimizer_state import optimizer_tensors, restore_optimizer
 from resight.training.schedule import build_optimizer
 
-CARD = ModelCard(
+CARD = ModelMetadata(
     ModelConfig(name="resnet18", min_size=64, max_size=96, anchors="default"),
     LabelMap.from_names(["stop", 'a "quoted" näme\n']),
     AnchorSettings(((7.3, 11.1), (1 / 3, 45)), (0.5, 1, 2.0)),
@@ -160,7 +160,7 @@ def test_a_damaged_description_is_refused_by_name_or_still_describes_a_model(sav
     except ResightError as error:
         assert error.where == str(path)
     else:
-        assert isinstance(found.card, ModelCard) and isinstance(found.state, dict)
+        assert isinstance(found.card, ModelMetadata) and isinstance(found.state, dict)
 
 
 def description(**changes):
@@ -260,7 +260,7 @@ def test_the_state_of_another_optimizer_is_refused(kinds):
 
 
 def test_a_checkpoint_of_a_version_without_the_number_of_detections_has_100():
-    written = ModelCard(ModelConfig(detections=300), CARD.label_map, CARD.anchors).to_json()
-    assert ModelCard.from_json(json.loads(json.dumps(written))).model.detections == 300
+    written = ModelMetadata(ModelConfig(detections=300), CARD.label_map, CARD.anchors).to_json()
+    assert ModelMetadata.from_json(json.loads(json.dumps(written))).model.detections == 300
     del written["model"]["detections"]
-    assert ModelCard.from_json(written).model == ModelConfig()
+    assert ModelMetadata.from_json(written).model == ModelConfig()

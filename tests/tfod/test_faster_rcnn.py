@@ -71,32 +71,32 @@ def overlap(a, b) -> float:
     return both and both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
 
 
-def huber(code, box, reference) -> float:
+def huber(delta, box, reference) -> float:
     def parts(b):
         return (b[1] + b[3]) / 2, (b[0] + b[2]) / 2, b[3] - b[1], b[2] - b[0]
 
     (y, x, h, w), (ya, xa, ha, wa) = parts(box), parts(reference)
     wanted = [10 * (y - ya) / ha, 10 * (x - xa) / wa, 5 * math.log(h / ha), 5 * math.log(w / wa)]
-    steps = [abs(a - b) for a, b in zip(code, wanted, strict=True)]
+    steps = [abs(a - b) for a, b in zip(delta, wanted, strict=True)]
     return sum(d * d / 2 if d <= 1 else d - 0.5 for d in steps)
 
 
 def test_the_first_stage_has_the_losses_of_plain_loops():
     model = without_weights(rpn_batch=10**6, rpn_box_weight=3.0, rpn_object_weight=0.5)
     anchors = torch.tensor([[0.0, 0, 32, 32], [8, 8, 40, 40], [48, 16, 72, 40], [60, 40, 90, 60], [9, 10, 41, 42]])
-    codes, logits = noise(1, 2, 5, 4) * 4 - 2, noise(2, 2, 5, 2) * 4 - 2
+    deltas, logits = noise(1, 2, 5, 4) * 4 - 2, noise(2, 2, 5, 2) * 4 - 2
     targets = [target(2), target(3)]
     generators = [torch.Generator().manual_seed(0) for _ in targets]
-    found = model.rpn_losses(codes, logits, anchors, targets, generators)
+    found = model.rpn_losses(deltas, logits, anchors, targets, generators)
     box_loss = object_loss = 0.0
-    for code, logit, each in zip(codes, logits, targets, strict=True):
+    for delta, logit, each in zip(deltas, logits, targets, strict=True):
         overlaps = [[overlap(a, b) for b in each.boxes.tolist()] for a in anchors.tolist()]
         best = [row.index(max(row)) if max(row) >= 0.7 else -1 if max(row) < 0.3 else -2 for row in overlaps]
         for number in reversed(range(len(each.boxes))):
             column = [row[number] for row in overlaps]
             best[column.index(max(column))] = number
         labelled = sum(number != -2 for number in best)
-        for number, c, scores, anchor in zip(best, code, log_softmax(logit, 1), anchors, strict=True):
+        for number, c, scores, anchor in zip(best, delta, log_softmax(logit, 1), anchors, strict=True):
             if number >= 0:
                 box_loss += huber(c.tolist(), each.boxes[number].tolist(), anchor.tolist()) / labelled / 2
             if number != -2:
@@ -109,9 +109,9 @@ def test_the_second_stage_has_the_losses_of_plain_loops(share):
     model = without_weights(share_boxes=share, box_weight=3.0, class_weight=0.5)
     boxes = torch.tensor([[8.0, 10, 42, 44], [50, 22, 66, 38], [60, 0, 90, 30], [0, 0, 20, 20], [0, 0, 0, 0]])
     proposals = [Proposals(boxes, torch.ones(5), 4), Proposals(boxes.flip(0), torch.ones(5), 5)]
-    codes, logits = noise(1, 10, 1 if share else CLASSES, 4) * 4 - 2, noise(2, 10, CLASSES + 1) * 4 - 2
+    deltas, logits = noise(1, 10, 1 if share else CLASSES, 4) * 4 - 2, noise(2, 10, CLASSES + 1) * 4 - 2
     targets = [target(2), target(3)]
-    found = model.box_losses(codes, logits, proposals, targets)
+    found = model.box_losses(deltas, logits, proposals, targets)
     box_loss = class_loss = 0.0
     for image, (proposal, each) in enumerate(zip(proposals, targets, strict=True)):
         for row in range(proposal.count):
@@ -121,8 +121,8 @@ def test_the_second_stage_has_the_losses_of_plain_loops(share):
             label = int(each.labels[number]) + 1 if max(overlaps) >= 0.5 else 0
             at = image * 5 + row
             if label:
-                code = codes[at, 0 if share else label - 1].tolist()
-                box_loss += huber(code, each.boxes[number].tolist(), box) / proposal.count / 2
+                delta = deltas[at, 0 if share else label - 1].tolist()
+                box_loss += huber(delta, each.boxes[number].tolist(), box) / proposal.count / 2
             class_loss -= float(log_softmax(logits[at], 0)[label]) / proposal.count / 2
     assert [float(x) for x in found] == pytest.approx([3.0 * box_loss, 0.5 * class_loss], rel=1e-5)
 
@@ -235,8 +235,8 @@ PROBABILITIES = torch.tensor(
 @pytest.mark.parametrize("share", [False, True])
 def test_detections_worked_by_hand(share):
     model = without_weights(share_boxes=share, score=0.15)
-    codes = torch.zeros(5, 1 if share else CLASSES, 4)
-    outputs = model.select(codes, PROBABILITIES.log(), PROPOSALS, (50, 100))
+    deltas = torch.zeros(5, 1 if share else CLASSES, 4)
+    outputs = model.postprocess_detections(deltas, PROBABILITIES.log(), PROPOSALS, (50, 100))
     # The first loses class 1 to the second; the third lies outside; the padding does not count.
     count = int(outputs.num_detections)
     assert outputs.detection_scores[0, :count].tolist() == pytest.approx([0.6, 0.3, 0.3, 0.3, 0.2])
@@ -249,24 +249,27 @@ def test_detections_worked_by_hand(share):
     found = model.found(outputs, 500, 1000)
     torch.testing.assert_close(found.boxes[1], torch.tensor([500.0, 200, 1000, 400]))
     model.set_nms(1.0)
-    assert len(model.found(model.select(codes, PROBABILITIES.log(), PROPOSALS, (50, 100)), 1, 1).boxes) == 6
+    assert (
+        len(model.found(model.postprocess_detections(deltas, PROBABILITIES.log(), PROPOSALS, (50, 100)), 1, 1).boxes)
+        == 6
+    )
     model.set_nms(0.5, class_agnostic=True)
-    outputs = model.select(codes, PROBABILITIES.log(), PROPOSALS, (50, 100))
+    outputs = model.postprocess_detections(deltas, PROBABILITIES.log(), PROPOSALS, (50, 100))
     assert outputs.detection_anchor_indices[0, : int(outputs.num_detections)].tolist() == [1, 3]
 
 
 def test_each_class_has_its_own_box():
     model = without_weights(score=0.55)
-    codes = torch.zeros(5, CLASSES, 4)
-    codes[1, 0, 1] = 5.0  # half a width to the right
-    outputs = model.select(codes, PROBABILITIES.log(), PROPOSALS, (50, 100))
+    deltas = torch.zeros(5, CLASSES, 4)
+    deltas[1, 0, 1] = 5.0  # half a width to the right
+    outputs = model.postprocess_detections(deltas, PROBABILITIES.log(), PROPOSALS, (50, 100))
     torch.testing.assert_close(outputs.detection_boxes[0, 0], torch.tensor([0, 0.11, 0.2, 0.31]))
     torch.testing.assert_close(outputs.raw_detection_boxes[0, 1], torch.tensor([0, 0.11, 0.2, 0.31]))
 
 
 def test_the_limits_are_the_configurations():
     model = without_weights(detections=4, detections_per_class=1, nms_iou=1.0)
-    outputs = model.select(torch.zeros(5, CLASSES, 4), PROBABILITIES.log(), PROPOSALS, (50, 100))
+    outputs = model.postprocess_detections(torch.zeros(5, CLASSES, 4), PROBABILITIES.log(), PROPOSALS, (50, 100))
     # One of each class; class 1's is the one that lies outside.
     assert outputs.detection_classes[0, : int(outputs.num_detections)].tolist() == [2, 3]
     assert outputs.detection_boxes.shape == (1, 4, 4)

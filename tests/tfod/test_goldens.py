@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from resight.config.tree import ModelConfig
-from resight.detection import box_coder as coder
+from resight.detection import box_coder
 from resight.input.target import Target
 from resight.models.build import build_model
 from resight.tfod import parts as tfod_parts
@@ -87,20 +87,20 @@ def test_inference(name):
         size = (batch.shape[2], batch.shape[3])
         features = model.backbone(batch)
         assert difference(features, planes(g["rpn_features"])) < 1e-3
-        codes, logits = model.rpn(features)
-        assert difference(codes, g["rpn_box_encodings"]) < 1e-3
+        deltas, logits = model.rpn(features)
+        assert difference(deltas, g["rpn_box_encodings"]) < 1e-3
         assert difference(logits, g["rpn_objectness_logits"]) < 1e-3
-        anchors = coder.clip(model.anchor_grid(features), *size)
+        anchors = box_coder.clip(model.anchor_grid(features), *size)
         assert torch.equal(anchors[:, XYXY], g["anchors"])
 
         # From here on each stage is given what TFOD's had.
-        codes, logits = g["rpn_box_encodings"][0], g["rpn_objectness_logits"][0]
-        found = model.propose(codes, logits, anchors, true_size, model.serving)
+        deltas, logits = g["rpn_box_encodings"][0], g["rpn_objectness_logits"][0]
+        found = model.propose(deltas, logits, anchors, true_size, model.serving)
         assert found.count == int(g["num_proposals"])
         assert difference(found.boxes[:, XYXY], g["proposal_boxes_abs"][0]) < 1e-4
         assert difference(found.scores, g["proposal_scores"][0]) < 1e-6
         if "evalloop/num_proposals" in g:
-            other = model.propose(codes, logits, anchors, true_size, model.learning)
+            other = model.propose(deltas, logits, anchors, true_size, model.learning)
             assert other.count == int(g["evalloop/num_proposals"])
             assert difference(other.boxes[:, XYXY], g["evalloop/proposal_boxes_abs"][0]) < 1e-4
         proposals = Proposals(g["proposal_boxes_abs"][0][:, XYXY], g["proposal_scores"][0], found.count)
@@ -110,10 +110,12 @@ def test_inference(name):
         crops = F.max_pool2d(crops, 2)
         assert difference(crops[:4], planes(g["roi_crops_first4"])) < 1e-4
         assert difference(crops.mean((2, 3)), g["roi_crops_mean"]) < 1e-4
-        codes, logits = model.classify(planes(g["rpn_features"]), [proposals], size)
-        assert difference(codes, g["refined_box_encodings"]) < 1e-3
+        deltas, logits = model.classify(planes(g["rpn_features"]), [proposals], size)
+        assert difference(deltas, g["refined_box_encodings"]) < 1e-3
         assert difference(logits, g["class_logits_with_background"]) < 1e-3
-        outputs = model.select(g["refined_box_encodings"], g["class_logits_with_background"], proposals, true_size)
+        outputs = model.postprocess_detections(
+            g["refined_box_encodings"], g["class_logits_with_background"], proposals, true_size
+        )
         g = {**g, "detection_classes": g["detection_classes"] + 1}  # as the exported model has them
         for field in ("detection_anchor_indices", "detection_classes", "num_detections"):
             assert torch.equal(getattr(outputs, field), g[field].to(getattr(outputs, field).dtype)), field
@@ -147,7 +149,7 @@ def test_targets_and_losses_from_given_answers(name):
     size = tuple(model.batch([image]).shape[2:])
     grid = model.anchor_grid(torch.zeros(1, 1, -(-size[0] // 16), -(-size[1] // 16)))
     kept = torch.ones(len(grid), dtype=torch.bool)
-    anchors = coder.clip(grid, *size)
+    anchors = box_coder.clip(grid, *size)
     if "tpu" not in name:
         kept = tfod_parts.inside(grid, *size)
         anchors = grid[kept]
@@ -155,8 +157,8 @@ def test_targets_and_losses_from_given_answers(name):
     matches = tfod_parts.match_anchors(tfod_parts.iou(target.boxes, anchors))
     assert torch.equal(matches, g["rpn_match"][0].long())
     positive = matches >= 0
-    codes = tfod_parts.encode(target.boxes[matches[positive]], anchors[positive])
-    assert difference(codes, g["rpn_reg_targets"][0][positive]) < 1e-6
+    deltas = tfod_parts.encode(target.boxes[matches[positive]], anchors[positive])
+    assert difference(deltas, g["rpn_reg_targets"][0][positive]) < 1e-6
     proposals = model.propose(
         g["rpn_box_encodings"][0], g["rpn_objectness_logits"][0], anchors, tuple(image.shape[1:]), model.learning
     )
@@ -167,8 +169,8 @@ def test_targets_and_losses_from_given_answers(name):
     matches = model._match(proposals, target)
     assert torch.equal(matches, g["det_match"][0].long())
     positive = matches >= 0
-    codes = tfod_parts.encode(target.boxes[matches[positive]], proposals.boxes[positive])
-    assert difference(codes, g["det_reg_targets"][0][positive]) < 1e-6
+    deltas = tfod_parts.encode(target.boxes[matches[positive]], proposals.boxes[positive])
+    assert difference(deltas, g["det_reg_targets"][0][positive]) < 1e-6
 
     names = ("rpn_box_encodings", "rpn_objectness_logits", "refined_box_encodings", "class_logits_with_background")
     answers = [g[name].clone().requires_grad_() for name in names]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torchvision.ops import box_iou
 
 from resight.config.tree import TfodConfig
-from resight.detection import matcher as matching
+from resight.detection import matcher
 from resight.tfod import parts as tfod_parts
 from resight.tfod.parts import PlainSelection, Proposals, StaticSelection
 
@@ -40,17 +40,17 @@ def test_anchors_lie_on_the_corner_of_their_cell():
 def test_the_anchors_reported_are_the_anchors_used():
     config = TfodConfig(anchor_base=(64, 128), anchor_ratios=(0.5, 3.0), anchor_stride=(8, 16), anchor_offset=(4, 8))
     anchors = tfod_parts.tfod_anchors(config, (1, 1), torch.device("cpu")) - torch.tensor([8.0, 4, 8, 4])
-    cells = tfod_parts.anchor_settings(config).cells(0)
+    cells = tfod_parts.anchor_settings(config).cell_anchors(0)
     # The report rounds to whole pixels.
     assert (anchors - cells).abs().max() <= 0.5
 
 
 def test_codes_worked_by_hand():
     box, reference = torch.tensor([[10.0, 20, 50, 40]]), torch.tensor([[0.0, 10, 20, 50]])
-    codes = tfod_parts.encode(box, reference)
+    deltas = tfod_parts.encode(box, reference)
     expected = torch.tensor([[0.0, 10 * 20 / 20, 5 * math.log(20 / 40), 5 * math.log(40 / 20)]])
-    torch.testing.assert_close(codes, expected)
-    torch.testing.assert_close(tfod_parts.decode(codes, reference), box)
+    torch.testing.assert_close(deltas, expected)
+    torch.testing.assert_close(tfod_parts.decode(deltas, reference), box)
     # Nothing holds a size back.
     wide = tfod_parts.decode(torch.tensor([[0.0, 0, 0, 50]]), reference)
     torch.testing.assert_close(wide[0, 2] - wide[0, 0], torch.tensor(20 * math.exp(10)))
@@ -245,4 +245,4 @@ def test_a_sample_beyond_the_border():
 
 def test_an_overlap_with_nothing_is_nothing():
     assert tfod_parts.iou(torch.zeros(1, 4), torch.zeros(2, 4)).tolist() == [[0, 0]]
-    assert (matching.match(tfod_parts.iou(torch.zeros(0, 4), torch.zeros(2, 4)), 0.5, 0.5, False) == -1).all()
+    assert (matcher.match(tfod_parts.iou(torch.zeros(0, 4), torch.zeros(2, 4)), 0.5, 0.5, False) == -1).all()

@@ -26,7 +26,7 @@ class AnchorSettings:
     def per_location(self) -> int:
         return len(self.sizes[0]) * len(self.ratios)
 
-    def cells(self, level: int) -> Tensor:
+    def cell_anchors(self, level: int) -> Tensor:
         """``[A, 4]`` xyxy around the origin, rounded to whole pixels; ratio varies slowest (torchvision's order)."""
         sizes = torch.tensor(self.sizes[level], dtype=torch.float32)
         root = torch.sqrt(torch.tensor(self.ratios, dtype=torch.float32))
@@ -35,13 +35,13 @@ class AnchorSettings:
         return (torch.stack([-widths, -heights, widths, heights], dim=1) / 2).round()
 
 
-def grid_anchors(cells: Tensor, grid: tuple[int, int], stride: tuple[int, int]) -> Tensor:
-    """``[gh * gw * A, 4]`` xyxy float32: ``cells`` ``[A, 4]`` centred at ``(stride * x, stride * y)``, y slowest."""
-    y = torch.arange(grid[0], device=cells.device) * stride[0]
-    x = torch.arange(grid[1], device=cells.device) * stride[1]
+def grid_anchors(cell_anchors: Tensor, grid: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+    """``[gh * gw * A, 4]`` xyxy float32: ``cell_anchors`` ``[A, 4]`` centred at ``stride * (x, y)``, y slowest."""
+    y = torch.arange(grid[0], device=cell_anchors.device) * stride[0]
+    x = torch.arange(grid[1], device=cell_anchors.device) * stride[1]
     y, x = torch.meshgrid(y, x, indexing="ij")
     shifts = torch.stack([x, y, x, y], dim=-1).view(-1, 1, 4)
-    return (shifts + cells).reshape(-1, 4)
+    return (shifts + cell_anchors).reshape(-1, 4)
 
 
 def reachable_iou(sizes: np.ndarray, centers: np.ndarray, settings: AnchorSettings, strides: list[int]) -> np.ndarray:
@@ -57,7 +57,7 @@ def reachable_iou(sizes: np.ndarray, centers: np.ndarray, settings: AnchorSettin
     areas = sizes[:, 0] * sizes[:, 1]
     for level, stride in enumerate(strides):
         offset = np.abs(centers - np.round(centers / stride) * stride)
-        for cell in settings.cells(level).numpy():
+        for cell in settings.cell_anchors(level).numpy():
             anchor = cell[2:] - cell[:2]
             # Overlap along one axis of two intervals whose centres are `offset` apart.
             overlap = np.minimum(np.minimum(sizes, anchor), np.maximum((sizes + anchor) / 2 - offset, 0))

@@ -23,14 +23,14 @@ def encode(boxes: Tensor, references: Tensor, weights: Weights) -> Tensor:
     return torch.stack([dx, dy, ww * torch.log(box_widths / widths), wh * torch.log(box_heights / heights)], dim=1)
 
 
-def decode(codes: Tensor, references: Tensor, weights: Weights) -> Tensor:
-    """The boxes that ``codes`` ``[..., 4]`` mean beside ``references`` ``[..., 4]`` xyxy: ``[..., 4]`` xyxy."""
+def decode(deltas: Tensor, references: Tensor, weights: Weights) -> Tensor:
+    """The boxes that ``deltas`` ``[..., 4]`` mean beside ``references`` ``[..., 4]`` xyxy: ``[..., 4]`` xyxy."""
     wx, wy, ww, wh = weights
     widths, heights = references[..., 2] - references[..., 0], references[..., 3] - references[..., 1]
-    center_x = codes[..., 0] / wx * widths + references[..., 0] + 0.5 * widths
-    center_y = codes[..., 1] / wy * heights + references[..., 1] + 0.5 * heights
-    half_width = 0.5 * widths * torch.exp((codes[..., 2] / ww).clamp(max=MAX_LOG_SCALE))
-    half_height = 0.5 * heights * torch.exp((codes[..., 3] / wh).clamp(max=MAX_LOG_SCALE))
+    center_x = deltas[..., 0] / wx * widths + references[..., 0] + 0.5 * widths
+    center_y = deltas[..., 1] / wy * heights + references[..., 1] + 0.5 * heights
+    half_width = 0.5 * widths * torch.exp((deltas[..., 2] / ww).clamp(max=MAX_LOG_SCALE))
+    half_height = 0.5 * heights * torch.exp((deltas[..., 3] / wh).clamp(max=MAX_LOG_SCALE))
     return torch.stack(
         [center_x - half_width, center_y - half_height, center_x + half_width, center_y + half_height], dim=-1
     )

@@ -59,7 +59,7 @@ def example(shape: tuple[int, ...]) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(0))
 
 
-def fold_norms(model: nn.Module, example: Tensor) -> None:
+def fold_batchnorm(model: nn.Module, example: Tensor) -> None:
     """Folds every BatchNorm2d of ``model`` that takes nothing but the output of a convolution; in place.
 
     Args:

@@ -11,7 +11,7 @@ from .folding import FoldedNorm
 
 
 class RPNHead(nn.Module):
-    """Objectness and box codes of every anchor: ``depth`` 3x3 convolutions, then two 1x1 ones."""
+    """Objectness and box deltas of every anchor: ``depth`` 3x3 convolutions, then two 1x1 ones."""
 
     def __init__(self, channels: int, anchors: int, depth: int = 1) -> None:
         super().__init__()
@@ -26,13 +26,13 @@ class RPNHead(nn.Module):
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Features ``[B, C, H, W]`` a level -> logits ``[B, H*W*A]`` and codes ``[B, H*W*A, 4]`` a level."""
-        logits, codes = [], []
+        """Features ``[B, C, H, W]`` a level -> logits ``[B, H*W*A]`` and deltas ``[B, H*W*A, 4]`` a level."""
+        logits, deltas = [], []
         for feature in features:
             hidden = self.conv(feature)
             logits.append(self.cls_logits(hidden).permute(0, 2, 3, 1).flatten(1))
-            codes.append(self.bbox_pred(hidden).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)))
-        return logits, codes
+            deltas.append(self.bbox_pred(hidden).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)))
+        return logits, deltas
 
 
 class TwoMLPHead(nn.Module):
@@ -58,8 +58,8 @@ class ConvFCHead(nn.Sequential):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
 
-class Predictor(nn.Module):
-    """``[N, width]`` -> class logits ``[N, K + 1]`` (0 is background) and box codes ``[N, K + 1, 4]``."""
+class FPNBoxPredictor(nn.Module):
+    """``[N, width]`` -> class logits ``[N, K + 1]`` (0 is background) and box deltas ``[N, K + 1, 4]``."""
 
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()

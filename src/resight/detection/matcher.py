@@ -9,14 +9,14 @@ from torchvision.ops import box_iou
 NEGATIVE, IGNORED = -1, -2
 
 
-def match(iou: Tensor, positive: float, negative: float, force: bool) -> Tensor:
+def match(iou: Tensor, positive: float, negative: float, allow_low_quality_matches: bool) -> Tensor:
     """Object index of every reference box, or NEGATIVE, or IGNORED (Ren et al. 2015, section 3.1.2).
 
     Args:
         iou: ``[G, N]`` IoU of G objects and N reference boxes; G may be 0.
         positive, negative: at ``positive`` or more a match, below ``negative`` background, between ignored.
-        force: each object also keeps the boxes that overlap it most, ties included, whatever their IoU
-            (torchvision's ``allow_low_quality_matches``).
+        allow_low_quality_matches: each object also keeps the boxes that overlap it most, ties included, at any IoU
+            (as torchvision names it).
 
     Returns: ``[N]`` int64.
     """
@@ -24,7 +24,7 @@ def match(iou: Tensor, positive: float, negative: float, force: bool) -> Tensor:
         return torch.full((iou.shape[1],), NEGATIVE, dtype=torch.int64, device=iou.device)
     best, nearest = iou.max(dim=0)
     matches = torch.where(best >= positive, nearest, torch.where(best < negative, NEGATIVE, IGNORED))
-    if force and iou.shape[1]:
+    if allow_low_quality_matches and iou.shape[1]:
         forced = (iou == iou.max(dim=1, keepdim=True).values).any(dim=0)
         matches = torch.where(forced, nearest, matches)
     return matches

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from ..detection import box_coder as coder
+from ..detection import box_coder
 from ..errors import counted
-from ..fpn.faster_rcnn import BOX_WEIGHTS, RPN_WEIGHTS, FasterRCNN, Found, rescale
+from ..fpn.faster_rcnn import BOX_WEIGHTS, RPN_WEIGHTS, FasterRCNN, Instances, rescale
 from ..inference.detector import Detector
 from ..inference.exported import STAGE, ExportedDetector
 from ..tfod import parts as tfod_parts
@@ -29,7 +29,7 @@ from ..tfod.faster_rcnn import TfodRCNN
 log = logging.getLogger(__name__)
 
 SCORE_TOLERANCE, BOX_TOLERANCE = 1e-3, 0.1  # of the score, and pixels per 100 px of the image's longer side
-HEAD_TOLERANCE = 5e-4  # of a logit or box code; where those of a head are larger than 1, of their root mean square
+HEAD_TOLERANCE = 5e-4  # of a logit or box delta; where those of a head are larger than 1, of their root mean square
 NEAR = 1e-6  # scores closer than this have no order
 SLACK = 1e-3  # of an IoU, and pixels of a box: how far rounding may move them across a limit
 AT_ONCE = 10_000  # boxes whose overlaps are worked out at a time
@@ -41,8 +41,8 @@ class Parity:
 
     Args:
         proposals, detections: of the exported model, compared.
-        score, head, box: largest differences: of scores, of logits and box codes in parts of their size, and of corners
-            in pixels per 100 px of the image's longer side.
+        score, head, box: largest differences: of scores, of logits and box deltas in parts of their size, and of
+            corners in pixels per 100 px of the image's longer side.
         wrong: boxes that the exported model kept or left out against the rule of NMS, or listed in a wrong place.
     """
 
@@ -63,7 +63,7 @@ class Parity:
         verdict = "equal within the tolerance" if self.ok else "NOT equal within the tolerance"
         return (
             f"{self.proposals} proposals and {self.detections} detections in {self.images} images: largest difference "
-            f"of a score {self.score:.1e} (tolerance {SCORE_TOLERANCE:.0e}), of a logit or box code {self.head:.1e} "
+            f"of a score {self.score:.1e} (tolerance {SCORE_TOLERANCE:.0e}), of a logit or box delta {self.head:.1e} "
             f"(tolerance {HEAD_TOLERANCE:.0e}), of a corner {self.box:.1e} % of the image (tolerance "
             f"{BOX_TOLERANCE:.0e}), {self.wrong} wrongly kept or left out: {verdict}"
         )
@@ -125,7 +125,7 @@ class Tally:
         self.wrong += int((scores.diff() > NEAR).sum())
 
     def second_stage(
-        self, classify: Callable[[Tensor], tuple[Tensor, Tensor]], proposals: Tensor, logits: Tensor, codes: Tensor
+        self, classify: Callable[[Tensor], tuple[Tensor, Tensor]], proposals: Tensor, logits: Tensor, deltas: Tensor
     ) -> None:
         """What the graph answered for ``proposals`` ``[N, 4]`` against ``classify`` of them.
 
@@ -135,39 +135,39 @@ class Tally:
         self.proposals += len(proposals)
         if not len(proposals):
             return
-        own_logits, own_codes = classify(proposals)
+        own_logits, own_deltas = classify(proposals)
 
-        def apart(rows: Tensor, own_logits: Tensor, own_codes: Tensor) -> Tensor:
+        def apart(rows: Tensor, own_logits: Tensor, own_deltas: Tensor) -> Tensor:
             score = (own_logits.softmax(1) - logits[rows].softmax(1)).abs().amax(1) / SCORE_TOLERANCE
             logit = (own_logits - logits[rows]).abs().amax(1) / _size(logits) / HEAD_TOLERANCE
-            code = (own_codes - codes[rows]).abs().flatten(1).amax(1) / _size(codes) / HEAD_TOLERANCE
-            return torch.stack([score, logit, code]).amax(0)
+            delta = (own_deltas - deltas[rows]).abs().flatten(1).amax(1) / _size(deltas) / HEAD_TOLERANCE
+            return torch.stack([score, logit, delta]).amax(0)
 
-        rows = torch.where(~(apart(torch.arange(len(proposals)), own_logits, own_codes) <= 1))[0]
+        rows = torch.where(~(apart(torch.arange(len(proposals)), own_logits, own_deltas) <= 1))[0]
         for x, y in product((-SLACK, SLACK), repeat=2) if len(rows) else ():
             again = classify(proposals[rows] + proposals.new_tensor([0, 0, x, y]))
-            better = apart(rows, *again) < apart(rows, own_logits[rows], own_codes[rows])
-            own_logits[rows[better]], own_codes[rows[better]] = again[0][better], again[1][better]
+            better = apart(rows, *again) < apart(rows, own_logits[rows], own_deltas[rows])
+            own_logits[rows[better]], own_deltas[rows[better]] = again[0][better], again[1][better]
         self.scores(own_logits.softmax(1), logits.softmax(1))
         self.heads(own_logits, logits)
-        self.heads(own_codes, codes)
+        self.heads(own_deltas, deltas)
 
 
-def _look_fpn(tally: Tally, model: FasterRCNN, pixels: Tensor, stages: Stages) -> Found:
+def _look_fpn(tally: Tally, model: FasterRCNN, pixels: Tensor, stages: Stages) -> Instances:
     """Compares the stages of an image ``[3, H, W]``; what its detections must be."""
-    limits, (_, before), (_, after) = model.limits, model.limits.rpn_before_nms, model.limits.rpn_after_nms
+    limits, (_, before), (_, after) = model.limits, model.limits.rpn_pre_nms_top_n, model.limits.rpn_post_nms_top_n
     small = model.resize(pixels)
     size = (small.shape[1], small.shape[2])
-    features, logits, codes, anchors = model.features(model.batch([small]))
+    features, logits, deltas, anchors = model.features(model.batch([small]))
     boxes, scores = [], []
     for level, anchor in enumerate(anchors):
-        theirs, code = stages[f"rpn_logits{level}"][0], stages[f"rpn_codes{level}"][0]
+        theirs, delta = stages[f"rpn_logits{level}"][0], stages[f"rpn_deltas{level}"][0]
         tally.scores(logits[level][0].sigmoid(), theirs.sigmoid())
         tally.heads(logits[level][0], theirs)
-        tally.heads(codes[level][0], code)
+        tally.heads(deltas[level][0], delta)
         best = stages[f"rpn_best{level}"][: len(theirs)]  # filled up where these are fewer
         tally.wrong += len(best) - len(best.unique()) + int((theirs[best] < theirs.topk(len(best)).values[-1]).sum())
-        boxes.append(coder.clip(coder.decode(code[best], anchor[best], RPN_WEIGHTS), *size))
+        boxes.append(box_coder.clip(box_coder.decode(delta[best], anchor[best], RPN_WEIGHTS), *size))
         scores.append(theirs[best].sigmoid())
     kept = stages["rpn_kept"][stages["rpn_kept"] >= 0]
     levels, places = kept // before, kept % before
@@ -179,12 +179,12 @@ def _look_fpn(tally: Tally, model: FasterRCNN, pixels: Tensor, stages: Stages) -
         tally.wrong += nms_faults(box, score, own, limits.rpn_nms_iou, limits.rpn_score, floor, 1e-3)
     proposals = stages["proposals"][: len(kept)]
     tally.listed(torch.nn.utils.rnn.pad_sequence(boxes)[places, levels], proposals, max(size))
-    class_logits, box_codes = stages["class_logits"][: len(kept)], stages["box_codes"][: len(kept)]
-    tally.second_stage(lambda rois: model.classify(features, [rois]), proposals, class_logits, box_codes)
+    class_logits, box_deltas = stages["class_logits"][: len(kept)], stages["box_deltas"][: len(kept)]
+    tally.second_stage(lambda rois: model.classify(features, [rois]), proposals, class_logits, box_deltas)
     score = class_logits.softmax(1)[:, 1:]
-    box = coder.clip(coder.decode(box_codes, proposals[:, None], BOX_WEIGHTS), *size)[:, 1:]
+    box = box_coder.clip(box_coder.decode(box_deltas, proposals[:, None], BOX_WEIGHTS), *size)[:, 1:]
     rows, labels = stages["kept"] % len(stages["proposals"]), stages["kept"] // len(stages["proposals"])
-    found = Found(rescale(box[rows, labels], size, (pixels.shape[1], pixels.shape[2])), score[rows, labels], labels)
+    found = Instances(rescale(box[rows, labels], size, (pixels.shape[1], pixels.shape[2])), score[rows, labels], labels)
     floor = float(found.scores.min()) if len(rows) == limits.detections else limits.score
     for kind in range(score.shape[1]):
         own = rows[labels == kind]
@@ -193,7 +193,7 @@ def _look_fpn(tally: Tally, model: FasterRCNN, pixels: Tensor, stages: Stages) -
     return found
 
 
-def _look_tfod(tally: Tally, model: TfodRCNN, pixels: Tensor, stages: Stages) -> Found:
+def _look_tfod(tally: Tally, model: TfodRCNN, pixels: Tensor, stages: Stages) -> Instances:
     """Compares the stages of an image ``[3, H, W]``; what its detections must be."""
     limits = model.limits
     small = model.resize(pixels)
@@ -201,30 +201,30 @@ def _look_tfod(tally: Tally, model: TfodRCNN, pixels: Tensor, stages: Stages) ->
     batch = model.batch([small])
     size = (batch.shape[2], batch.shape[3])
     features = model.backbone(batch)
-    (codes,), (logits,) = model.rpn(features)
-    their_codes, their_logits = stages["rpn_codes"], stages["rpn_logits"]
+    (deltas,), (logits,) = model.rpn(features)
+    their_deltas, their_logits = stages["rpn_deltas"], stages["rpn_logits"]
     score = their_logits.softmax(1)[:, 1]
     tally.scores(logits.softmax(1)[:, 1], score)
     tally.heads(logits, their_logits)
-    tally.heads(codes, their_codes)
-    box = tfod_parts.decode(their_codes, coder.clip(model.anchor_grid(features), *size))
+    tally.heads(deltas, their_deltas)
+    box = tfod_parts.decode(their_deltas, box_coder.clip(model.anchor_grid(features), *size))
     kept = stages["rpn_kept"]
     floor = float(score[kept].min()) if len(kept) == limits.proposals else limits.rpn_score
     tally.wrong += nms_faults(box, score, kept, limits.rpn_nms_iou, limits.rpn_score, floor)
     tally.ordered(score[kept])
-    clipped = coder.clip(box[kept], *true_size)
+    clipped = box_coder.clip(box[kept], *true_size)
     proposals = stages["proposals"][:, [1, 0, 3, 2]]
     tally.listed(clipped[tfod_parts.area(clipped) > 0], proposals, max(size))
     count = len(proposals)
 
     def classify(rois: Tensor) -> tuple[Tensor, Tensor]:
-        own_codes, own_logits = model.classify(features, [tfod_parts.padded(rois, rois[:, 0], len(rois))], size)
-        return own_logits, own_codes
+        own_deltas, own_logits = model.classify(features, [tfod_parts.padded(rois, rois[:, 0], len(rois))], size)
+        return own_logits, own_deltas
 
-    class_logits, box_codes = stages["class_logits"][:count], stages["box_codes"][:count]
-    tally.second_stage(classify, proposals, class_logits, box_codes)
+    class_logits, box_deltas = stages["class_logits"][:count], stages["box_deltas"][:count]
+    tally.second_stage(classify, proposals, class_logits, box_deltas)
     scores = class_logits.softmax(1)[:, 1:]
-    boxes = tfod_parts.decode(box_codes, proposals[:, None]).expand(-1, scores.shape[1], -1)
+    boxes = tfod_parts.decode(box_deltas, proposals[:, None]).expand(-1, scores.shape[1], -1)
     rows, labels = stages["kept"].flatten().long(), stages["kept_labels"].flatten().long()
     for kind in range(scores.shape[1]):
         own, score = rows[labels == kind], scores[:, kind]
@@ -232,10 +232,10 @@ def _look_tfod(tally: Tally, model: TfodRCNN, pixels: Tensor, stages: Stages) ->
         floor = float(score[own].min()) if full else limits.score
         tally.wrong += nms_faults(boxes[:, kind], score, own, limits.nms_iou, limits.score, floor)
     tally.ordered(scores[rows, labels])
-    chosen = coder.clip(boxes[rows, labels], *true_size)
+    chosen = box_coder.clip(boxes[rows, labels], *true_size)
     whole = torch.where(tfod_parts.area(chosen) > 0)[0][: limits.detections]
     rows, labels = rows[whole], labels[whole]
-    return Found(rescale(chosen[whole], true_size, (height, width)), scores[rows, labels], labels)
+    return Instances(rescale(chosen[whole], true_size, (height, width)), scores[rows, labels], labels)
 
 
 def nms_faults(

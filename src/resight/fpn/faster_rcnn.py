@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, box_iou
 
-from ..detection import box_coder as coder
-from ..detection import matcher as matching
+from ..detection import box_coder, matcher
 from ..detection.anchors import AnchorSettings, grid_anchors
 from ..detection.heads import freeze_statistics
 from ..detection.processes import ALONE, Shared
@@ -29,11 +28,11 @@ POOL_SIZE = 7
 
 
 @dataclass(frozen=True)
-class Limits:
+class RCNNConfig:
     """Counts and thresholds; the defaults are torchvision's."""
 
-    rpn_before_nms: tuple[int, int] = (2000, 1000)  # proposals a level: training, inference
-    rpn_after_nms: tuple[int, int] = (2000, 1000)  # proposals an image
+    rpn_pre_nms_top_n: tuple[int, int] = (2000, 1000)  # proposals a level: training, inference
+    rpn_post_nms_top_n: tuple[int, int] = (2000, 1000)  # proposals an image
     rpn_nms_iou: float = 0.7
     rpn_score: float = 0.0
     rpn_batch: int = 256
@@ -47,7 +46,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Found:
+class Instances:
     """What was detected in one image: boxes ``[N, 4]`` xyxy, scores ``[N]``, labels ``[N]`` int64 from 0."""
 
     boxes: Tensor
@@ -85,7 +84,7 @@ class RoIHeads(nn.Module):
 
 
 class FasterRCNN(nn.Module):
-    """``model(images, targets) -> losses``; ``model(images) -> list of Found``.
+    """``model(images, targets) -> losses``; ``model(images) -> list of Instances``.
 
     Args:
         backbone: ``[B, 3, H, W]`` -> list of ``[B, C, H, W]``, finest level first; the RoIs are pooled from those
@@ -100,7 +99,7 @@ class FasterRCNN(nn.Module):
         box_predictor: nn.Module,
         inputs: InputSettings,
         anchors: AnchorSettings,
-        limits: Limits,
+        limits: RCNNConfig,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -121,7 +120,7 @@ class FasterRCNN(nn.Module):
 
     def forward(
         self, images: list[Tensor], targets: list[Target] | None = None, shared: Shared = ALONE
-    ) -> dict[str, Tensor] | list[Found]:
+    ) -> dict[str, Tensor] | list[Instances]:
         """Losses when targets are given, detections else.
 
         Args:
@@ -134,7 +133,7 @@ class FasterRCNN(nn.Module):
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         small = [self.resize(image) for image in images]
         return [
-            Found(rescale(found.boxes, (image.shape[1], image.shape[2]), size), found.scores, found.labels)
+            Instances(rescale(found.boxes, (image.shape[1], image.shape[2]), size), found.scores, found.labels)
             for found, image, size in zip(self.detect(small), small, sizes, strict=True)
         ]
 
@@ -160,72 +159,72 @@ class FasterRCNN(nn.Module):
         return batch.contiguous() if weight.is_contiguous() else batch  # in the memory format of the weights
 
     def features(self, batch: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-        """Features, objectness logits, box codes and anchors of each level."""
+        """Features, objectness logits, box deltas and anchors of each level."""
         features = self.backbone(batch)
-        logits, codes = self.rpn.head(features)
+        logits, deltas = self.rpn.head(features)
         anchors = []
         for level, feature in enumerate(features):
             grid = (feature.shape[2], feature.shape[3])
             stride = (batch.shape[2] // grid[0], batch.shape[3] // grid[1])
-            anchors.append(grid_anchors(self.anchors.cells(level).to(batch.device), grid, stride))
-        return features, logits, codes, anchors
+            anchors.append(grid_anchors(self.anchors.cell_anchors(level).to(batch.device), grid, stride))
+        return features, logits, deltas, anchors
 
-    def detect(self, images: list[Tensor]) -> list[Found]:
+    def detect(self, images: list[Tensor]) -> list[Instances]:
         """Detections of images that are at the network's size, in their pixels."""
-        features, logits, codes, anchors = self.features(self.batch(images))
+        features, logits, deltas, anchors = self.features(self.batch(images))
         sizes = [(image.shape[1], image.shape[2]) for image in images]
-        proposals = self.propose(logits, codes, anchors, sizes, training=False)
+        proposals = self.propose(logits, deltas, anchors, sizes, training=False)
         scores, boxes = self.classify(features, proposals)
         counts = [len(boxes) for boxes in proposals]
         return [
-            self.select(s.softmax(-1), coder.decode(b, p[:, None], BOX_WEIGHTS), size)
+            self.postprocess_detections(s.softmax(-1), box_coder.decode(b, p[:, None], BOX_WEIGHTS), size)
             for s, b, p, size in zip(scores.split(counts), boxes.split(counts), proposals, sizes, strict=True)
         ]
 
     def propose(
         self,
         logits: list[Tensor],
-        codes: list[Tensor],
+        deltas: list[Tensor],
         anchors: list[Tensor],
         sizes: list[tuple[int, int]],
         training: bool,
     ) -> list[Tensor]:
         """Proposals ``[P, 4]`` xyxy of each image, best first."""
         limits = self.limits
-        before = limits.rpn_before_nms[0 if training else 1]
-        after = limits.rpn_after_nms[0 if training else 1]
+        before = limits.rpn_pre_nms_top_n[0 if training else 1]
+        after = limits.rpn_post_nms_top_n[0 if training else 1]
         proposals = []
         for image, (height, width) in enumerate(sizes):
             boxes, scores, levels = [], [], []
-            for level, (logit, code, anchor) in enumerate(zip(logits, codes, anchors, strict=True)):
+            for level, (logit, delta, anchor) in enumerate(zip(logits, deltas, anchors, strict=True)):
                 best, index = logit[image].detach().topk(min(before, logit.shape[1]))
-                boxes.append(coder.decode(code[image].detach()[index], anchor[index], RPN_WEIGHTS))
+                boxes.append(box_coder.decode(delta[image].detach()[index], anchor[index], RPN_WEIGHTS))
                 scores.append(best.sigmoid())
                 levels.append(torch.full_like(index, level))
-            box, score, lvl = coder.clip(torch.cat(boxes), height, width), torch.cat(scores), torch.cat(levels)
+            box, score, lvl = box_coder.clip(torch.cat(boxes), height, width), torch.cat(scores), torch.cat(levels)
             keep = big_enough(box, 1e-3) & (score >= limits.rpn_score)
             box, score, lvl = box[keep], score[keep], lvl[keep]
             proposals.append(box[batched_nms(box, score, lvl, limits.rpn_nms_iou)[:after]])
         return proposals
 
     def classify(self, features: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Class logits ``[N, K + 1]`` and box codes ``[N, K + 1, 4]`` of all boxes of all images."""
+        """Class logits ``[N, K + 1]`` and box deltas ``[N, K + 1, 4]`` of all boxes of all images."""
         image = torch.cat([torch.full((len(b),), i, device=b.device) for i, b in enumerate(boxes)])
         strides = self.backbone.pooled_strides
         rois = pool(features[: len(strides)], strides, torch.cat(boxes), image, POOL_SIZE)
         return self.roi_heads.box_predictor(self.roi_heads.box_head(rois))
 
-    def select(self, scores: Tensor, boxes: Tensor, size: tuple[int, int]) -> Found:
+    def postprocess_detections(self, scores: Tensor, boxes: Tensor, size: tuple[int, int]) -> Instances:
         """The detections of one image from class scores ``[P, K + 1]`` and boxes ``[P, K + 1, 4]``."""
         limits = self.limits
-        boxes = coder.clip(boxes, *size)[:, 1:].reshape(-1, 4)
+        boxes = box_coder.clip(boxes, *size)[:, 1:].reshape(-1, 4)
         labels = torch.arange(scores.shape[1] - 1, device=scores.device).expand(len(scores), -1).reshape(-1)
         scores = scores[:, 1:].reshape(-1)
         keep = (scores > limits.score) & big_enough(boxes, 1e-2)
         boxes, scores, labels = boxes[keep], scores[keep], labels[keep]
         groups = torch.zeros_like(labels) if limits.class_agnostic_nms else labels
         keep = batched_nms(boxes, scores, groups, limits.nms_iou)[: limits.detections]
-        return Found(boxes[keep], scores[keep], labels[keep])
+        return Instances(boxes[keep], scores[keep], labels[keep])
 
     def losses(self, images: list[Tensor], targets: list[Target], shared: Shared = ALONE) -> dict[str, Tensor]:
         """The four losses of Faster R-CNN, as torchvision computes and names them.
@@ -233,14 +232,14 @@ class FasterRCNN(nn.Module):
         Args:
             shared: where other processes have other images of the same batch.
         """
-        features, logits, codes, anchors = self.features(self.batch(images, shared))
+        features, logits, deltas, anchors = self.features(self.batch(images, shared))
         targets = [target.to(features[0].device) for target in targets]
         generators = [torch.Generator().manual_seed(target.seed) for target in targets]
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         objectness, rpn_box = self._rpn_losses(
-            torch.cat(logits, 1), torch.cat(codes, 1), torch.cat(anchors), targets, generators, shared
+            torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(anchors), targets, generators, shared
         )
-        proposals = self.propose(logits, codes, anchors, sizes, training=True)
+        proposals = self.propose(logits, deltas, anchors, sizes, training=True)
         classifier, box = self._box_losses(features, proposals, targets, generators, shared)
         return {
             "loss_objectness": objectness,
@@ -252,7 +251,7 @@ class FasterRCNN(nn.Module):
     def _rpn_losses(
         self,
         logits: Tensor,
-        codes: Tensor,
+        deltas: Tensor,
         anchors: Tensor,
         targets: list[Target],
         generators: list[torch.Generator],
@@ -260,13 +259,13 @@ class FasterRCNN(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         limits, count = self.limits, 0.0
         box_loss = objectness_loss = logits.new_zeros(())
-        for logit, code, target, generator in zip(logits, codes, targets, generators, strict=True):
+        for logit, delta, target, generator in zip(logits, deltas, targets, generators, strict=True):
             objects = target.boxes[~target.crowd]
-            matches = matching.match(box_iou(objects, anchors), 0.7, 0.3, force=True)
-            matches = matching.ignore_crowd(matches, anchors, target.boxes[target.crowd])
-            positive, negative = matching.sample(matches, limits.rpn_batch, limits.rpn_positive, generator)
-            wanted = coder.encode(objects[matches[positive]], anchors[positive], RPN_WEIGHTS)
-            box_loss = box_loss + F.smooth_l1_loss(code[positive], wanted, beta=1 / 9, reduction="sum")
+            matches = matcher.match(box_iou(objects, anchors), 0.7, 0.3, allow_low_quality_matches=True)
+            matches = matcher.ignore_crowd(matches, anchors, target.boxes[target.crowd])
+            positive, negative = matcher.sample(matches, limits.rpn_batch, limits.rpn_positive, generator)
+            wanted = box_coder.encode(objects[matches[positive]], anchors[positive], RPN_WEIGHTS)
+            box_loss = box_loss + F.smooth_l1_loss(delta[positive], wanted, beta=1 / 9, reduction="sum")
             chosen = torch.cat([logit[positive], logit[negative]])
             truth = torch.cat([torch.ones_like(logit[positive]), torch.zeros_like(logit[negative])])
             objectness_loss = objectness_loss + F.binary_cross_entropy_with_logits(chosen, truth, reduction="sum")
@@ -288,16 +287,16 @@ class FasterRCNN(nn.Module):
             objects, classes = target.boxes[~target.crowd], target.labels[~target.crowd] + 1
             # True boxes are proposals too: without them the second stage would see few positives at first.
             proposal = torch.cat([proposal, objects])
-            matches = matching.match(box_iou(objects, proposal), 0.5, 0.5, force=False)
-            matches = matching.ignore_crowd(matches, proposal, target.boxes[target.crowd])
-            positive, negative = matching.sample(matches, limits.box_batch, limits.box_positive, generator)
+            matches = matcher.match(box_iou(objects, proposal), 0.5, 0.5, allow_low_quality_matches=False)
+            matches = matcher.ignore_crowd(matches, proposal, target.boxes[target.crowd])
+            positive, negative = matcher.sample(matches, limits.box_batch, limits.box_positive, generator)
             boxes.append(torch.cat([proposal[positive], proposal[negative]]))
             labels.append(torch.cat([classes[matches[positive]], classes.new_zeros(len(negative))]))
-            wanted.append(coder.encode(objects[matches[positive]], proposal[positive], BOX_WEIGHTS))
+            wanted.append(box_coder.encode(objects[matches[positive]], proposal[positive], BOX_WEIGHTS))
         label = torch.cat(labels)
-        scores, codes = self.classify(features, boxes)
+        scores, deltas = self.classify(features, boxes)
         positives = torch.where(label > 0)[0]
-        box_loss = F.smooth_l1_loss(codes[positives, label[positives]], torch.cat(wanted), beta=1 / 9, reduction="sum")
+        box_loss = F.smooth_l1_loss(deltas[positives, label[positives]], torch.cat(wanted), beta=1 / 9, reduction="sum")
         classifier_loss = F.cross_entropy(scores, label, reduction="sum")
         count = max(shared.count(len(label)), 1)
         return classifier_loss / count, box_loss / count

@@ -18,7 +18,7 @@ from onnxscript import opset18 as op
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from ..detection import box_coder as coder
+from ..detection import box_coder
 from ..detection.roi_align import SAMPLES, assign_levels
 from ..inference.detector import Detector
 from ..inference.exported import STAGE, card_of
@@ -98,15 +98,15 @@ class Exportable(nn.Module):
         self.model = model
         self.limits = model.limits
         for level in range(len(model.anchors.sizes)):
-            self.register_buffer(f"cells{level}", model.anchors.cells(level))
+            self.register_buffer(f"cell_anchors{level}", model.anchors.cell_anchors(level))
 
     def forward(self, batch: Tensor, size: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
         features = self.model.backbone(batch)
-        logits, codes = self.model.rpn.head(features)
-        proposals, chosen, rpn_kept = self._propose(batch, features, logits, codes, size)
+        logits, deltas = self.model.rpn.head(features)
+        proposals, chosen, rpn_kept = self._propose(batch, features, logits, deltas, size)
         rois = self._pool(batch, features, proposals)
-        class_logits, box_codes = self.model.roi_heads.box_predictor(self.model.roi_heads.box_head(rois))
-        boxes = _clip(coder.decode(box_codes, proposals[:, None], BOX_WEIGHTS), size)[:, 1:]
+        class_logits, box_deltas = self.model.roi_heads.box_predictor(self.model.roi_heads.box_head(rois))
+        boxes = _clip(box_coder.decode(box_deltas, proposals[:, None], BOX_WEIGHTS), size)[:, 1:]
         boxes = boxes.transpose(0, 1)  # [K, P, 4]
         scores = class_logits.softmax(-1)[:, 1:].transpose(0, 1)
         scores = torch.where(big_enough(proposals, 1e-3)[None] & big_enough(boxes, 1e-2), scores, -1.0)
@@ -114,29 +114,29 @@ class Exportable(nn.Module):
         index = index[index >= 0]
         labels = torch.div(index, boxes.shape[1], rounding_mode="floor")
         found = boxes.reshape(-1, 4)[index] * scale, scores.reshape(-1)[index], labels
-        return *found, *logits, *codes, *chosen, rpn_kept, proposals, class_logits, box_codes, index
+        return *found, *logits, *deltas, *chosen, rpn_kept, proposals, class_logits, box_deltas, index
 
     @property
     def stages(self) -> list[str]:
         """Names of what comes behind the labels."""
         levels = range(len(self.model.anchors.sizes))
-        by_level = [f"{name}{level}" for name in ("rpn_logits", "rpn_codes", "rpn_best") for level in levels]
-        return [STAGE + name for name in (*by_level, "rpn_kept", "proposals", "class_logits", "box_codes", "kept")]
+        by_level = [f"{name}{level}" for name in ("rpn_logits", "rpn_deltas", "rpn_best") for level in levels]
+        return [STAGE + name for name in (*by_level, "rpn_kept", "proposals", "class_logits", "box_deltas", "kept")]
 
     def _propose(
-        self, batch: Tensor, features: Any, logits: Any, codes: Any, size: Tensor
+        self, batch: Tensor, features: Any, logits: Any, deltas: Any, size: Tensor
     ) -> tuple[Tensor, list[Tensor], Tensor]:
         """``[P, 4]`` proposals, P fixed; what NMS did not fill is zero and taken out by its size later.
 
         Behind them the anchors ``[N]`` of each level that took part, and which of all these ``[P]`` became proposals.
         """
         limits = self.limits
-        before, after = limits.rpn_before_nms[1], limits.rpn_after_nms[1]
+        before, after = limits.rpn_pre_nms_top_n[1], limits.rpn_post_nms_top_n[1]
         boxes, scores, chosen = [], [], []
-        for level, (feature, logit, code) in enumerate(zip(features, logits, codes, strict=True)):
+        for level, (feature, logit, delta) in enumerate(zip(features, logits, deltas, strict=True)):
             best, index = torch.ops.resight.best(logit[0], before)
             anchors = self._anchors(level, batch, feature, index)
-            box = _clip(coder.decode(code[0][index], anchors, RPN_WEIGHTS), size)
+            box = _clip(box_coder.decode(delta[0][index], anchors, RPN_WEIGHTS), size)
             score = best.sigmoid()
             usable = torch.isfinite(best) & big_enough(box, 1e-3) & (score >= limits.rpn_score)
             boxes.append(box)
@@ -149,13 +149,13 @@ class Exportable(nn.Module):
 
     def _anchors(self, level: int, batch: Tensor, feature: Tensor, index: Tensor) -> Tensor:
         """The anchors ``[N, 4]`` of the level with these indices, as ``models.anchors.grid_anchors`` numbers them."""
-        cells = self.get_buffer(f"cells{level}")
+        cell_anchors = self.get_buffer(f"cell_anchors{level}")
         stride = torch.ops.resight.stride(batch, feature)
-        place = torch.div(index, len(cells), rounding_mode="floor")
+        place = torch.div(index, len(cell_anchors), rounding_mode="floor")
         y = torch.div(place, feature.shape[3], rounding_mode="floor")
         x = place - y * feature.shape[3]
         x, y = x * stride[1], y * stride[0]
-        return cells[index - place * len(cells)] + torch.stack([x, y, x, y], dim=1)
+        return cell_anchors[index - place * len(cell_anchors)] + torch.stack([x, y, x, y], dim=1)
 
     def _pool(self, batch: Tensor, features: Any, boxes: Tensor) -> Tensor:
         strides = self.model.backbone.pooled_strides
@@ -171,7 +171,7 @@ class Exportable(nn.Module):
 
 
 def _clip(boxes: Tensor, size: Tensor) -> Tensor:
-    """``models.coder.clip`` for a size ``[2]`` (height, width) that is a tensor."""
+    """``models.box_coder.clip`` for a size ``[2]`` (height, width) that is a tensor."""
     return torch.minimum(boxes.clamp(min=0), torch.stack([size[1], size[0], size[1], size[0]]))
 
 

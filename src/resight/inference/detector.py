@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from ..config.tree import TfodConfig
     from ..models.build import Model
-    from ..models.checkpoints import ModelCard
+    from ..models.checkpoints import ModelMetadata
 
     ImageLike = str | os.PathLike[str] | np.ndarray | Image
 
@@ -71,7 +71,7 @@ class Detector:
 
     @classmethod
     def of(
-        cls, model: Model, card: ModelCard, device: torch.device, name: str = "", selected_on: str | None = None
+        cls, model: Model, card: ModelMetadata, device: torch.device, name: str = "", selected_on: str | None = None
     ) -> Detector:
         """The detector of a model in memory; the model is used as it is, not copied."""
         detector = cls(card.label_map.names, card.score, name, selected_on)

@@ -11,11 +11,11 @@ from torch import nn
 from ..config.most_detections import MostDetections
 from ..config.tree import TFOD_MODELS, ModelConfig, TfodConfig
 from ..detection.anchors import AnchorSettings
-from ..detection.folding import example, fold_norms
-from ..detection.heads import ConvFCHead, Predictor, RPNHead, TwoMLPHead, as_channels_last
+from ..detection.folding import example, fold_batchnorm
+from ..detection.heads import ConvFCHead, FPNBoxPredictor, RPNHead, TwoMLPHead, as_channels_last
 from ..errors import ResightError, listed, nearest
 from ..fpn import backbones
-from ..fpn.faster_rcnn import FasterRCNN, InputSettings, Limits
+from ..fpn.faster_rcnn import FasterRCNN, InputSettings, RCNNConfig
 from ..tfod.faster_rcnn import TfodRCNN
 from ..tfod.parts import anchor_settings
 
@@ -77,7 +77,7 @@ def build_model(config: ModelConfig, num_classes: int, anchors: AnchorSettings |
     name, anchors = config.name, anchors or default_anchors(config.name)
     most = MostDetections.of(config).image
     inputs = InputSettings(config.min_size, config.max_size)
-    limits = Limits()
+    limits = RCNNConfig()
     check_name(name)
     box_head: nn.Module
     if name.startswith("fasterrcnn_resnet50"):
@@ -90,7 +90,7 @@ def build_model(config: ModelConfig, num_classes: int, anchors: AnchorSettings |
         rpn_head = RPNHead(256, anchors.per_location)
         box_head, width = TwoMLPHead(256, 7, 1024), 1024
         proposals = (2000, 150) if "_320_" in name else (2000, 1000)
-        limits = Limits(rpn_score=0.05, rpn_before_nms=proposals, rpn_after_nms=proposals)
+        limits = RCNNConfig(rpn_score=0.05, rpn_pre_nms_top_n=proposals, rpn_post_nms_top_n=proposals)
     else:
         backbone = backbones.timm_backbone(name, config.freeze)
         inputs = InputSettings(config.min_size, config.max_size, *_mean_std(name), antialias=True)
@@ -98,24 +98,25 @@ def build_model(config: ModelConfig, num_classes: int, anchors: AnchorSettings |
         box_head, width = TwoMLPHead(backbone.out_channels, 7, 512), 512
         limits = _light(most)
     # Each detection needs a proposal, of which one of torchvision's models has 150.
-    (first, before), (second, after) = limits.rpn_before_nms, limits.rpn_after_nms
+    (first, before), (second, after) = limits.rpn_pre_nms_top_n, limits.rpn_post_nms_top_n
     after = max(after, most)
-    limits = replace(limits, score=SCORE_FLOOR, detections=most, rpn_after_nms=(second, after))
-    limits = replace(limits, rpn_before_nms=(first, max(before, after // 2)))
-    model = FasterRCNN(backbone, rpn_head, box_head, Predictor(width, num_classes), inputs, anchors, limits)
+    limits = replace(limits, score=SCORE_FLOOR, detections=most, rpn_post_nms_top_n=(second, after))
+    limits = replace(limits, rpn_pre_nms_top_n=(first, max(before, after // 2)))
+    model = FasterRCNN(backbone, rpn_head, box_head, FPNBoxPredictor(width, num_classes), inputs, anchors, limits)
     model.eval()
-    fold_norms(model.backbone, example((1, 3, 64, 64)))
+    fold_batchnorm(model.backbone, example((1, 3, 64, 64)))
     if name == "fasterrcnn_resnet50_fpn_v2":
-        fold_norms(nn.Sequential(*list(box_head.children())[:4]), example((1, 256, 7, 7)))
+        fold_batchnorm(nn.Sequential(*list(box_head.children())[:4]), example((1, 256, 7, 7)))
     as_channels_last(model)
     return model.train()
 
 
-def _light(most: int) -> Limits:
+def _light(most: int) -> RCNNConfig:
     """Fewer proposals and a narrower head than torchvision's: on a CPU they cost half of a step and bring nothing
     measurable on sets with a handful of objects an image. In inference they grow with the detections, above 100."""
-    more = max(most / Limits.detections, 1)
-    return Limits(rpn_before_nms=(1000, round(500 * more)), rpn_after_nms=(500, round(300 * more)), box_batch=128)
+    more = max(most / RCNNConfig.detections, 1)
+    before, after = (1000, round(500 * more)), (500, round(300 * more))
+    return RCNNConfig(rpn_pre_nms_top_n=before, rpn_post_nms_top_n=after, box_batch=128)
 
 
 def _tfod_model(config: ModelConfig, num_classes: int) -> TfodRCNN:

@@ -40,7 +40,7 @@ _ANCHORS, _NUMBER, _SCORE = TypeAdapter(AnchorSettings), TypeAdapter(float | Non
 
 
 @dataclass(frozen=True)
-class ModelCard:
+class ModelMetadata:
     """All that is needed to build and use a model, beside its weights."""
 
     model: ModelConfig
@@ -50,7 +50,7 @@ class ModelCard:
     score: float | None = None  # operating point
 
     @classmethod
-    def of(cls, model: Model, config: ModelConfig, label_map: LabelMap, score: float | None = None) -> ModelCard:
+    def of(cls, model: Model, config: ModelConfig, label_map: LabelMap, score: float | None = None) -> ModelMetadata:
         eps = norm_eps(model) if config.name == "fasterrcnn_resnet50_fpn" else None
         anchors = model.anchors if isinstance(model, FasterRCNN) else default_anchors(config.name, config.tfod)
         return cls(config, label_map, anchors, eps, score)
@@ -71,7 +71,7 @@ class ModelCard:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> ModelCard:
+    def from_json(cls, data: Mapping[str, Any]) -> ModelMetadata:
         return cls(
             ModelConfig.model_validate(data["model"]),
             parse_label_map(data["label_map"]),
@@ -83,7 +83,7 @@ class ModelCard:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    card: ModelCard
+    card: ModelMetadata
     tensors: dict[str, Tensor]
     state: dict[str, Any]  # of the training: step, elapsed seconds, best so far
 
@@ -168,7 +168,7 @@ def load_checkpoint(path: Path, *, tensors: bool = True) -> Checkpoint:
         meta = parse_json(described)
         found = meta.get("format") if isinstance(meta, dict) else None
         if found == FORMAT:
-            return Checkpoint(ModelCard.from_json(meta["card"]), read, dict(meta["state"]))
+            return Checkpoint(ModelMetadata.from_json(meta["card"]), read, dict(meta["state"]))
     except (ResightError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ResightError(f"the checkpoint's description is damaged: {error}", where=path) from error
     raise ResightError(f"is of format {found}, this version reads {FORMAT}", where=path, fix="Upgrade Resight.")

@@ -12,11 +12,10 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from ..config.tree import ModelConfig
-from ..detection import box_coder as coder
-from ..detection import matcher as matching
+from ..detection import box_coder, matcher
 from ..detection.processes import ALONE, Shared
 from ..errors import ResightError
-from ..fpn.faster_rcnn import Found
+from ..fpn.faster_rcnn import Instances
 from ..input.target import Target
 from . import parts as tfod_parts
 from .parts import PlainSelection, Proposals, StaticSelection, single
@@ -44,7 +43,7 @@ class TfodOutputs:
 
 
 class RPN(nn.Module):
-    """The region proposal network: features ``[B, C, h, w]`` -> codes ``[B, h*w*A, 4]``, logits ``[B, h*w*A, 2]``."""
+    """The region proposal network: features ``[B, C, h, w]`` -> deltas ``[B, h*w*A, 4]``, logits ``[B, h*w*A, 2]``."""
 
     def __init__(self, channels: int, anchors: int, stddev: float) -> None:
         super().__init__()
@@ -57,12 +56,12 @@ class RPN(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         hidden = F.relu6(self.conv(features))
-        codes, logits = self.box(hidden), self.objectness(hidden)
-        return single(_by_anchor(codes, 4)), single(_by_anchor(logits, 2))
+        deltas, logits = self.box(hidden), self.objectness(hidden)
+        return single(_by_anchor(deltas, 4)), single(_by_anchor(logits, 2))
 
 
-class Predictor(nn.Module):
-    """``[N, width]`` -> box codes ``[N, K, 4]``, or ``[N, 1, 4]`` where classes share boxes, and logits ``[N, K + 1]``.
+class TfodBoxPredictor(nn.Module):
+    """``[N, width]`` -> box deltas ``[N, K, 4]``, ``[N, 1, 4]`` where classes share boxes, and logits ``[N, K + 1]``.
 
     Class 0 of the logits is background, which has no box.
     """
@@ -80,7 +79,7 @@ class Predictor(nn.Module):
 
 
 class TfodRCNN(nn.Module):
-    """``model(images, targets) -> losses``; ``model(images) -> list of Found``."""
+    """``model(images, targets) -> losses``; ``model(images) -> list of Instances``."""
 
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__()
@@ -92,7 +91,7 @@ class TfodRCNN(nn.Module):
         self.anchors = tfod_parts.anchor_settings(self.limits)
         self.rpn = RPN(TRUNK_CHANNELS, self.anchors.per_location, self.limits.rpn_stddev)
         self.head = BoxHead(depth)
-        self.predictor = Predictor(HEAD_CHANNELS, num_classes, self.limits.share_boxes)
+        self.predictor = TfodBoxPredictor(HEAD_CHANNELS, num_classes, self.limits.share_boxes)
         # The exported model never has static shapes.
         self.serving = PlainSelection()
         self.learning = StaticSelection() if self.limits.static_shapes else PlainSelection()
@@ -114,7 +113,7 @@ class TfodRCNN(nn.Module):
 
     def forward(
         self, images: list[Tensor], targets: list[Target] | None = None, shared: Shared = ALONE
-    ) -> dict[str, Tensor] | list[Found]:
+    ) -> dict[str, Tensor] | list[Instances]:
         """Losses when targets are given, detections else.
 
         Args:
@@ -160,11 +159,11 @@ class TfodRCNN(nn.Module):
         batch = self.batch([small])
         size = (batch.shape[2], batch.shape[3])
         features = self.backbone(batch)
-        codes, logits = self.rpn(features)
-        anchors = coder.clip(self.anchor_grid(features), *size)
-        proposals = self.propose(codes[0], logits[0], anchors, true_size, self.serving)
-        codes, logits = self.classify(features, [proposals], size)
-        return self.select(codes, logits, proposals, true_size)
+        deltas, logits = self.rpn(features)
+        anchors = box_coder.clip(self.anchor_grid(features), *size)
+        proposals = self.propose(deltas[0], logits[0], anchors, true_size, self.serving)
+        deltas, logits = self.classify(features, [proposals], size)
+        return self.postprocess_detections(deltas, logits, proposals, true_size)
 
     def anchor_grid(self, features: Tensor) -> Tensor:
         """The grid's anchors, not clipped."""
@@ -172,18 +171,18 @@ class TfodRCNN(nn.Module):
 
     def propose(
         self,
-        codes: Tensor,
+        deltas: Tensor,
         logits: Tensor,
         anchors: Tensor,
         true_size: tuple[int, int],
         selection: PlainSelection,
     ) -> Proposals:
         """Proposals of one image from the RPN's answer ``[N, 4]`` and ``[N, 2]``, inside the image without padding."""
-        boxes = tfod_parts.decode(codes.detach(), anchors)
+        boxes = tfod_parts.decode(deltas.detach(), anchors)
         return selection.propose(boxes, logits.detach().softmax(1)[:, 1], self.limits, true_size)
 
     def classify(self, features: Tensor, proposals: list[Proposals], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Box codes ``[N, K or 1, 4]`` and class logits ``[N, K + 1]`` of all proposals of all images."""
+        """Box deltas ``[N, K or 1, 4]`` and class logits ``[N, K + 1]`` of all proposals of all images."""
         limits = self.limits
         boxes = torch.cat([proposal.boxes for proposal in proposals])
         counts = torch.tensor([len(proposal.boxes) for proposal in proposals], device=boxes.device)
@@ -192,18 +191,20 @@ class TfodRCNN(nn.Module):
         crops = tfod_parts.crop_and_resize(features, boxes, image, limits.crop_size, self.border)
         if limits.pool_size > 1 or limits.pool_stride > 1:
             crops = F.max_pool2d(crops, limits.pool_size, limits.pool_stride)
-        codes, logits = self.predictor(self.head(crops))
-        return single(codes), single(logits)
+        deltas, logits = self.predictor(self.head(crops))
+        return single(deltas), single(logits)
 
-    def select(self, codes: Tensor, logits: Tensor, proposals: Proposals, true_size: tuple[int, int]) -> TfodOutputs:
+    def postprocess_detections(
+        self, deltas: Tensor, logits: Tensor, proposals: Proposals, true_size: tuple[int, int]
+    ) -> TfodOutputs:
         """Detections of one image from the second stage's answer for its proposals."""
         limits, count = self.limits, proposals.count
         scores = logits.softmax(1)
-        boxes = tfod_parts.decode(codes, proposals.boxes[:, None])
+        boxes = tfod_parts.decode(deltas, proposals.boxes[:, None])
         rows, labels = self._suppressed(boxes[:count], scores[:count, 1:])
         order = scores[rows, labels + 1].sort(descending=True, stable=True).indices
         rows, labels = rows[order], labels[order]
-        chosen = coder.clip(boxes[rows, labels if boxes.shape[1] > 1 else 0], *true_size)
+        chosen = box_coder.clip(boxes[rows, labels if boxes.shape[1] > 1 else 0], *true_size)
         kept = torch.where(tfod_parts.area(chosen) > 0)[0][: limits.detections]
         rows, labels = rows[kept], labels[kept]
         best = scores[:, 1:].argmax(1) if boxes.shape[1] > 1 else torch.zeros_like(scores[:, 0], dtype=torch.int64)
@@ -253,19 +254,19 @@ class TfodRCNN(nn.Module):
         batch = self.batch(images)
         size = (batch.shape[2], batch.shape[3])
         features = self.backbone(batch)
-        codes, logits = self.rpn(features)
+        deltas, logits = self.rpn(features)
         anchors = self.anchor_grid(features)
         if self.training and not self.limits.clip_anchors:
             kept = tfod_parts.inside(anchors, *size)
-            anchors, codes, logits = anchors[kept], codes[:, kept], logits[:, kept]
+            anchors, deltas, logits = anchors[kept], deltas[:, kept], logits[:, kept]
         else:
-            anchors = coder.clip(anchors, *size)
+            anchors = box_coder.clip(anchors, *size)
         targets = [target.to(features.device) for target in targets]
         generators = [Generator().manual_seed(target.seed) for target in targets]
-        rpn_box, objectness = self.rpn_losses(codes, logits, anchors, targets, generators)
+        rpn_box, objectness = self.rpn_losses(deltas, logits, anchors, targets, generators)
         proposals = [
-            self.propose(code, logit, anchors, (image.shape[1], image.shape[2]), self.learning)
-            for code, logit, image in zip(codes, logits, images, strict=True)
+            self.propose(delta, logit, anchors, (image.shape[1], image.shape[2]), self.learning)
+            for delta, logit, image in zip(deltas, logits, images, strict=True)
         ]
         if self.training:
             proposals = [self.sample(*each) for each in zip(proposals, targets, generators, strict=True)]
@@ -279,19 +280,19 @@ class TfodRCNN(nn.Module):
         }
 
     def rpn_losses(
-        self, codes: Tensor, logits: Tensor, anchors: Tensor, targets: list[Target], generators: list[Generator]
+        self, deltas: Tensor, logits: Tensor, anchors: Tensor, targets: list[Target], generators: list[Generator]
     ) -> tuple[Tensor, Tensor]:
         """Localisation and objectness loss, each divided by the number of anchors drawn, the mean of the images."""
         limits = self.limits
         box_losses, object_losses = [], []
-        for code, logit, target, generator in zip(codes, logits, targets, generators, strict=True):
+        for delta, logit, target, generator in zip(deltas, logits, targets, generators, strict=True):
             matches = tfod_parts.match_anchors(tfod_parts.iou(target.boxes, anchors))
-            known = matches != matching.IGNORED
+            known = matches != matcher.IGNORED
             drawn = self.learning.draw(matches >= 0, known, limits.rpn_batch, limits.rpn_positive, generator)
             count = drawn.sum().clamp(min=1)
             positive = torch.where(drawn & (matches >= 0))[0]
             wanted = tfod_parts.encode(target.boxes[matches[positive]], anchors[positive])
-            box_losses.append(F.smooth_l1_loss(code[positive], wanted, reduction="sum") / count)
+            box_losses.append(F.smooth_l1_loss(delta[positive], wanted, reduction="sum") / count)
             truth = (matches[drawn] >= 0).long()
             object_losses.append(F.cross_entropy(logit[drawn], truth, reduction="sum") / count)
         return (
@@ -307,21 +308,21 @@ class TfodRCNN(nn.Module):
         return self.learning.take(proposals, drawn, limits.box_batch)
 
     def box_losses(
-        self, codes: Tensor, logits: Tensor, proposals: list[Proposals], targets: list[Target]
+        self, deltas: Tensor, logits: Tensor, proposals: list[Proposals], targets: list[Target]
     ) -> tuple[Tensor, Tensor]:
         """Localisation and classification loss, each divided by the number of proposals, the mean of the images."""
         limits = self.limits
         lengths = [len(proposal.boxes) for proposal in proposals]
         box_losses, class_losses = [], []
-        for code, logit, proposal, target in zip(
-            codes.split(lengths), logits.split(lengths), proposals, targets, strict=True
+        for delta, logit, proposal, target in zip(
+            deltas.split(lengths), logits.split(lengths), proposals, targets, strict=True
         ):
             matches = self._match(proposal, target)
             positive = torch.where((matches >= 0) & proposal.valid)[0]
             label = torch.zeros_like(matches)
             label[positive] = target.labels[matches[positive]] + 1
             wanted = tfod_parts.encode(target.boxes[matches[positive]], proposal.boxes[positive])
-            own = code[positive, label[positive] - 1 if code.shape[1] > 1 else 0]
+            own = delta[positive, label[positive] - 1 if delta.shape[1] > 1 else 0]
             count = max(proposal.count, 1)
             box_losses.append(F.smooth_l1_loss(own, wanted, reduction="sum") / count)
             class_losses.append(F.cross_entropy(logit[proposal.valid], label[proposal.valid], reduction="sum") / count)
@@ -332,16 +333,16 @@ class TfodRCNN(nn.Module):
 
     @staticmethod
     def _match(proposals: Proposals, target: Target) -> Tensor:
-        """Object of every proposal, or ``matching.NEGATIVE``."""
-        return matching.match(tfod_parts.iou(target.boxes, proposals.boxes), 0.5, 0.5, force=False)
+        """Object of every proposal, or ``matcher.NEGATIVE``."""
+        return matcher.match(tfod_parts.iou(target.boxes, proposals.boxes), 0.5, 0.5, allow_low_quality_matches=False)
 
     @staticmethod
-    def found(outputs: TfodOutputs, height: int, width: int) -> Found:
+    def found(outputs: TfodOutputs, height: int, width: int) -> Instances:
         """The detections in pixels of the image ``height`` x ``width`` that they were found in."""
         count = int(outputs.num_detections)
         boxes = outputs.detection_boxes[0, :count]
         boxes = boxes[:, [1, 0, 3, 2]] * boxes.new_tensor([width, height, width, height])
-        return Found(boxes, outputs.detection_scores[0, :count], outputs.detection_classes[0, :count].long() - 1)
+        return Instances(boxes, outputs.detection_scores[0, :count], outputs.detection_classes[0, :count].long() - 1)
 
 
 def _by_anchor(plane: Tensor, values: int) -> Tensor:

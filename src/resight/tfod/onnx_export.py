@@ -77,10 +77,10 @@ class TfodGraph(Builder):
         size = self.sides(batch)
         features = self.trunk(batch)
         proposals, count = self.propose(features, size, true_size)
-        codes, logits = self.second_stage(
+        deltas, logits = self.second_stage(
             self.crop(features, self("Mul", proposals, self("Div", 1.0, self.yxyx(size))))
         )
-        found = self.detections(proposals, count, codes, self("Softmax", logits, axis=1), true_size)
+        found = self.detections(proposals, count, deltas, self("Softmax", logits, axis=1), true_size)
         detections, limit, kinds = self.tfod.detections, self.tfod.proposals, self.num_classes + 1
         shapes: dict[str, list[Any]] = {
             "detection_anchor_indices": [1, detections],
@@ -210,15 +210,15 @@ class TfodGraph(Builder):
         return self("Cast", place, to=TensorProto.INT64), weight
 
     def second_stage(self, x: str) -> tuple[str, str]:
-        """Box codes ``[N, C or 1, 4]`` and logits ``[N, C + 1]`` from RoI features ``[N * S * S, 1024]``.
+        """Box deltas ``[N, C or 1, 4]`` and logits ``[N, C + 1]`` from RoI features ``[N * S * S, 1024]``.
 
         Planes this small are convolved faster as products of matrices with all RoIs below one another.
         """
         for i in range(self.blocks[3]):
             x = self.block(f"head.conv5.{i}", x, self.product, self.product)
         x = self("ReduceMean", self("Reshape", x, [self.tfod.proposals, self.cells**2, 2048]), [1], keepdims=0)
-        codes = self("Reshape", self.biased("predictor.box", x), [self.tfod.proposals, -1, 4])
-        return self.stage("box_codes", codes), self.stage("class_logits", self.biased("predictor.classes", x))
+        deltas = self("Reshape", self.biased("predictor.box", x), [self.tfod.proposals, -1, 4])
+        return self.stage("box_deltas", deltas), self.stage("class_logits", self.biased("predictor.classes", x))
 
     def product(self, conv: str, norm: str, x: str) -> str:
         weight, bias = self.folded(conv, norm)
@@ -240,13 +240,13 @@ class TfodGraph(Builder):
     def propose(self, features: str, size: str, true_size: str) -> tuple[str, str]:
         """``[P, 4]`` proposals, best first, zeros behind the last; and ``[1]`` how many there are."""
         x = self("Clip", self.biased("rpn.conv", features), 0.0, 6.0)
-        planes = {"rpn_codes": self.biased("rpn.box", x), "rpn_logits": self.biased("rpn.objectness", x)}
-        codes, logits = (
+        planes = {"rpn_deltas": self.biased("rpn.box", x), "rpn_logits": self.biased("rpn.objectness", x)}
+        deltas, logits = (
             self.stage(name, self("Reshape", self("Transpose", plane, perm=[0, 2, 3, 1]), [-1, values]))
             for (name, plane), values in zip(planes.items(), (4, 2), strict=True)
         )
         scores = self("Gather", self("Softmax", logits, axis=1), 1, axis=1)
-        boxes = self.decode(codes, self.anchors(self.sides(features), size))
+        boxes = self.decode(deltas, self.anchors(self.sides(features), size))
         limits = self.tfod.proposals, self.tfod.rpn_nms_iou, self.tfod.rpn_score
         kept = self.suppress(self("Unsqueeze", boxes, [0]), self("Unsqueeze", scores, [0, 1]), *limits)
         row = self("Gather", kept, 2, axis=1)
@@ -272,9 +272,9 @@ class TfodGraph(Builder):
         corners = self("Concat", self("Sub", centre, half), self("Add", centre, half), axis=3)
         return self.clip(self("Reshape", corners, [-1, 4]), size)
 
-    def detections(self, proposals: str, count: str, codes: str, scores: str, true_size: str) -> dict[str, str]:
+    def detections(self, proposals: str, count: str, deltas: str, scores: str, true_size: str) -> dict[str, str]:
         tfod, kinds = self.tfod, self.num_classes
-        boxes = self.decode(codes, self("Unsqueeze", proposals, [1]))  # [P, C or 1, 4]
+        boxes = self.decode(deltas, self("Unsqueeze", proposals, [1]))  # [P, C or 1, 4]
         valid = self("Slice", boxes, [0], count, [0])
         own = self("Slice", scores, [0, 1], self("Concat", count, [kinds + 1], axis=0), [0, 1])
         by_class, score_of = self("Transpose", valid, perm=[1, 0, 2]), self("Transpose", own, perm=[1, 0])
@@ -322,10 +322,10 @@ class TfodGraph(Builder):
         """Best first, of equals the earlier."""
         return self("TopK", scores, self("Shape", scores), outputs=2, axis=0)[1]
 
-    def decode(self, codes: str, anchors: str) -> str:
-        """``[..., 4]`` from codes (ty, tx, th, tw)."""
+    def decode(self, deltas: str, anchors: str) -> str:
+        """``[..., 4]`` from deltas (ty, tx, th, tw)."""
         low, high = self("Split", anchors, outputs=2, axis=-1, num_outputs=2)
-        shift, growth = self("Split", codes, outputs=2, axis=-1, num_outputs=2)
+        shift, growth = self("Split", deltas, outputs=2, axis=-1, num_outputs=2)
         size = self("Sub", high, low)
         centre = self("Add", low, self("Div", size, 2.0))
         centre = self("Add", self("Mul", self("Div", shift, 10.0), size), centre)

@@ -1,6 +1,6 @@
-"""What TFOD computes in its own way: anchors, box codes, suppression, minibatches and RoI crops.
+"""What TFOD computes in its own way: anchors, box deltas, suppression, minibatches and RoI crops.
 
-Boxes are xyxy in pixels of the padded network input, as everywhere here; only box codes keep TFOD's order, so that
+Boxes are xyxy in pixels of the padded network input, as everywhere here; only box deltas keep TFOD's order, so that
 its weights fit as they are.
 """
 
@@ -17,8 +17,7 @@ from torch import Generator, Tensor
 from torchvision.ops import box_iou, nms
 
 from ..config.tree import TfodConfig
-from ..detection import box_coder as coder
-from ..detection import matcher as matching
+from ..detection import box_coder, matcher
 from ..detection.anchors import AnchorSettings, grid_anchors
 
 
@@ -55,12 +54,12 @@ def encode(boxes: Tensor, references: Tensor) -> Tensor:
     return torch.cat([shift.flip(1), growth.flip(1)], dim=1)
 
 
-def decode(codes: Tensor, references: Tensor) -> Tensor:
-    """The boxes that ``codes`` ``[..., 4]`` (ty, tx, th, tw) mean beside ``references``; nothing is clamped."""
+def decode(deltas: Tensor, references: Tensor) -> Tensor:
+    """The boxes that ``deltas`` ``[..., 4]`` (ty, tx, th, tw) mean beside ``references``; nothing is clamped."""
     base = references[..., 2:] - references[..., :2]
     origin = references[..., :2] + base / 2
-    center = codes[..., [1, 0]] / 10 * base + origin
-    half = (codes[..., [3, 2]] / 5).exp() * base / 2
+    center = deltas[..., [1, 0]] / 10 * base + origin
+    half = (deltas[..., [3, 2]] / 5).exp() * base / 2
     return torch.cat([center - half, center + half], dim=-1)
 
 
@@ -70,12 +69,12 @@ def iou(objects: Tensor, boxes: Tensor) -> Tensor:
 
 
 def match_anchors(overlap: Tensor) -> Tensor:
-    """Object of every anchor, as in ``matching.match``, from the IoU ``[G, N]``.
+    """Object of every anchor, as in ``matcher.match``, from the IoU ``[G, N]``.
 
     From .7 on an object, below .3 background; each object also takes the anchor that overlaps it most, one and whatever
     the IoU, and the first object wins where two want the same.
     """
-    matches = matching.match(overlap, 0.7, 0.3, force=False)
+    matches = matcher.match(overlap, 0.7, 0.3, allow_low_quality_matches=False)
     if overlap.shape[1]:
         for number, anchor in reversed(list(enumerate(overlap.argmax(1)))):
             matches[anchor] = number
@@ -124,15 +123,15 @@ class PlainSelection:
     def propose(self, boxes: Tensor, scores: Tensor, config: TfodConfig, window: tuple[int, int]) -> Proposals:
         """Suppression before clipping to the window; what then is empty goes, and zeros fill up."""
         kept = suppress(boxes, scores, config.proposals, config.rpn_nms_iou, config.rpn_score)
-        clipped = coder.clip(boxes[kept], *window)
+        clipped = box_coder.clip(boxes[kept], *window)
         full = area(clipped) > 0
         return padded(clipped[full], scores[kept][full], config.proposals)
 
     def draw(self, positive: Tensor, allowed: Tensor, size: int, share: float, generator: Generator) -> Tensor:
         """``[N]`` bool, a minibatch of ``size`` at most, of these at most ``share`` from ``positive`` ``[N]``."""
-        matches = torch.where(allowed, torch.where(positive, 0, matching.NEGATIVE), matching.IGNORED)
+        matches = torch.where(allowed, torch.where(positive, 0, matcher.NEGATIVE), matcher.IGNORED)
         drawn = torch.zeros_like(allowed)
-        for indices in matching.sample(matches, size, stored(share), generator):
+        for indices in matcher.sample(matches, size, stored(share), generator):
             drawn[indices] = True
         return drawn
 
@@ -153,7 +152,7 @@ class StaticSelection(PlainSelection):
         seen = torch.where((boxes > 0).any(1), scores, -math.inf)
         kept = suppress(boxes, seen, limit, config.rpn_nms_iou, config.rpn_score, equal=True)
         last = scores.sort(descending=True, stable=True).indices[-1:].expand(limit - len(kept))
-        clipped = coder.clip(boxes[torch.cat([kept, last])], *window)
+        clipped = box_coder.clip(boxes[torch.cat([kept, last])], *window)
         score = torch.cat([scores[kept], scores.new_full((len(last),), -1)])
         score, order = torch.where(area(clipped) > 0, score, -1).sort(descending=True, stable=True)
         return Proposals(clipped[order], score, int((score >= 0).sum()))

@@ -14,7 +14,7 @@ from ..config.tree import ModelConfig
 from ..inference.exported import STAGE
 from .resnet_v1 import BLOCKS, EPS, MEAN, depth_of
 
-CODE_SCALES = (10.0, 10.0, 5.0, 5.0)
+DELTA_SCALES = (10.0, 10.0, 5.0, 5.0)
 
 
 def input_spec(input_type: str) -> tf.TensorSpec:
@@ -49,8 +49,8 @@ class Graph:
         features = self.trunk(pixels)
         proposals, count = self.propose(features, tf.shape(pixels)[1:3], true_size)
         crops = self.crop(features, proposals / _yxyx(tf.shape(pixels)[1:3]))
-        codes, logits = self.second_stage(crops)
-        return self.detections(proposals, count, codes, tf.nn.softmax(logits), true_size)
+        deltas, logits = self.second_stage(crops)
+        return self.detections(proposals, count, deltas, tf.nn.softmax(logits), true_size)
 
     # Input
 
@@ -119,16 +119,16 @@ class Graph:
         return tf.nn.max_pool2d(crops, self.tfod.pool_size, self.tfod.pool_stride, "VALID")
 
     def second_stage(self, crops: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Box codes ``[N, C or 1, 4]`` and logits ``[N, C + 1]``, background first."""
+        """Box deltas ``[N, C or 1, 4]`` and logits ``[N, C + 1]``, background first."""
         x = tf.reduce_mean(self.stage("head.conv5", crops, 3, 2), [1, 2])
-        codes, logits = (
+        deltas, logits = (
             tf.nn.bias_add(
                 tf.matmul(x, self.weights[f"predictor.{name}.weight"]), self.weights[f"predictor.{name}.bias"]
             )
             for name in ("box", "classes")
         )
-        codes = tf.reshape(codes, [self.tfod.proposals, 1 if self.tfod.share_boxes else self.num_classes, 4])
-        return _stage("box_codes", codes), _stage("class_logits", logits)
+        deltas = tf.reshape(deltas, [self.tfod.proposals, 1 if self.tfod.share_boxes else self.num_classes, 4])
+        return _stage("box_deltas", deltas), _stage("class_logits", logits)
 
     # Boxes
 
@@ -148,9 +148,9 @@ class Graph:
     def propose(self, features: tf.Tensor, size: tf.Tensor, true_size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """``[P, 4]`` proposals, best first, zeros behind the last; and how many there are."""
         x = tf.nn.relu6(self.biased("rpn.conv", features))
-        codes = _stage("rpn_codes", tf.reshape(self.biased("rpn.box", x), [-1, 4]))
+        deltas = _stage("rpn_deltas", tf.reshape(self.biased("rpn.box", x), [-1, 4]))
         logits = _stage("rpn_logits", tf.reshape(self.biased("rpn.objectness", x), [-1, 2]))
-        boxes = _decode(codes, self.anchors(tf.shape(features)[1:3], size))
+        boxes = _decode(deltas, self.anchors(tf.shape(features)[1:3], size))
         limit = self.tfod.proposals
         kept, _ = tf.image.non_max_suppression_with_scores(
             boxes, tf.nn.softmax(logits)[:, 1], limit, self.tfod.rpn_nms_iou, self.tfod.rpn_score
@@ -161,10 +161,10 @@ class Graph:
         return tf.ensure_shape(tf.pad(boxes, [[0, limit - count], [0, 0]]), [limit, 4]), count
 
     def detections(
-        self, proposals: tf.Tensor, count: tf.Tensor, codes: tf.Tensor, scores: tf.Tensor, true_size: tf.Tensor
+        self, proposals: tf.Tensor, count: tf.Tensor, deltas: tf.Tensor, scores: tf.Tensor, true_size: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         limit = self.tfod.detections
-        boxes = _decode(codes, proposals[:, None])  # [P, C or 1, 4]
+        boxes = _decode(deltas, proposals[:, None])  # [P, C or 1, 4]
         box, score, label, row = self.suppress(boxes[:count], scores[:count, 1:])
         box = _clip(box, true_size)
         whole = _area(box) > 0
@@ -236,10 +236,10 @@ def _area(boxes: tf.Tensor) -> tf.Tensor:
     return tf.reduce_prod(boxes[:, 2:] - boxes[:, :2], 1)
 
 
-def _decode(codes: tf.Tensor, anchors: tf.Tensor) -> tf.Tensor:
+def _decode(deltas: tf.Tensor, anchors: tf.Tensor) -> tf.Tensor:
     size = anchors[..., 2:] - anchors[..., :2]
     centre = anchors[..., :2] + size / 2
-    codes = codes / list(CODE_SCALES)
-    centre += codes[..., :2] * size
-    half = tf.exp(codes[..., 2:]) * size / 2
+    deltas = deltas / list(DELTA_SCALES)
+    centre += deltas[..., :2] * size
+    half = tf.exp(deltas[..., 2:]) * size / 2
     return tf.concat([centre - half, centre + half], -1)

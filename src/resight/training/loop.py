@@ -29,7 +29,7 @@ from ..input.target import Target
 from ..io.object_store import StorageError
 from ..io.progress import Meter, duration, meter
 from ..models.build import Model
-from ..models.checkpoints import BEST, LAST, Checkpoint, ModelCard, save_checkpoint
+from ..models.checkpoints import BEST, LAST, Checkpoint, ModelMetadata, save_checkpoint
 from ..records.reader import RecordSplit
 from .control import Control
 from .diverged import ADVICE, Diverged, write_batch
@@ -271,7 +271,7 @@ class Training:
             self._save_best(model)
             return
         model.eval()
-        card = ModelCard.of(model, self.config.model, self.plan.records.label_map)
+        card = ModelMetadata.of(model, self.config.model, self.plan.records.label_map)
         detector = Detector.of(model, card, self.device)
 
         shown: list[np.ndarray] = []  # always of the same images
@@ -332,7 +332,7 @@ class Training:
     def _save_best(self, model: Model) -> None:
         if not self.ranks.first:
             return
-        card = ModelCard.of(model, self.config.model, self.plan.records.label_map, self.state.score)
+        card = ModelMetadata.of(model, self.config.model, self.plan.records.label_map, self.state.score)
         tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
         state = {"step": self.state.step, "selected_on": self.plan.watch_name, "best": self.state.best}
         save_checkpoint(self.run_folder / BEST, Checkpoint(card, tensors, state), self.config)
@@ -351,7 +351,7 @@ class Training:
             own = self.averaged.model.state_dict()
             tensors |= {f"ema.{key}": value for key, value in own.items() if key in trained}
         tensors |= {f"optimizer.{key}": value for key, value in optimizer_tensors(self.optimizer).items()}
-        card = ModelCard.of(self.model, self.config.model, self.plan.records.label_map, self.state.score)
+        card = ModelMetadata.of(self.model, self.config.model, self.plan.records.label_map, self.state.score)
         save_checkpoint(self.run_folder / LAST, Checkpoint(card, tensors, vars(self.state)), self.config)
         if self.config.checkpoint.keep:
             keep_copy(self.run_folder / LAST, self.state.step, self.config.checkpoint.keep)

@@ -10,7 +10,7 @@ from ...config.tree import Config, load_config
 from ...errors import ResightError
 from ...label_map import LabelMap, read_label_map
 from ...models.build import default_anchors
-from ...models.checkpoints import Checkpoint, ModelCard
+from ...models.checkpoints import Checkpoint, ModelMetadata
 from ..pipeline.config import Pipeline, examine_pipeline
 from ..resnet_v1 import depth_of
 from .folder import PIPELINE, find_tfod
@@ -45,7 +45,7 @@ def read_tfod(
     beside = Path(pipeline.path).with_name("label_map.pbtxt")
     labels = labels or pipeline.label_map or (beside if beside.is_file() else "")
     label_map = _label_map(labels, pipeline.num_classes)
-    card = ModelCard(settings.model, label_map, default_anchors(settings.model.name, settings.model.tfod))
+    card = ModelMetadata(settings.model, label_map, default_anchors(settings.model.name, settings.model.tfod))
     return Checkpoint(card, {f"model.{name}": value for name, value in weights.items()}, {}), settings, facts
 
 
