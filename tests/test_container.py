@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from resight.records.index import cache_folder
+from resight.io.files import cache_folder
 
 # What Python sees of a uid that the image has no name for.
 NAMELESS = """

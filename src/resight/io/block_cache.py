@@ -6,24 +6,23 @@ import errno
 import hashlib
 import os
 import time
-from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
 
 from ..errors import ResightError
-from ..records.index import cache_folder
 from . import object_store as storage
-from .files import open_file
+from .files import cache_folder, open_file
 from .object_store import BLOCK, Conflict, Object
 from .outputs import atomic_file, clear_partials
 
 RECHECK = 60.0  # seconds after which a process asks again whether a shard is still the same
 
 
-class ShardCache:
-    """Reads ``shards`` through blocks that all processes share; the least used go when there are too many.
+class BlockCache:
+    """Reads objects through blocks that all processes share; the least recently used go when there are too many.
 
     Whoever reads a record fetches the block that it lies in, so loader workers, which are ahead of the training, fetch
     ahead of it. Can be pickled.
@@ -32,8 +31,7 @@ class ShardCache:
         limit: bytes that all blocks on this machine may take.
     """
 
-    def __init__(self, shards: Iterable[Object], limit: int) -> None:
-        self.shards = {shard.address: shard for shard in shards}
+    def __init__(self, limit: int) -> None:
         self.limit = limit
         self.folder = Path(cache_folder()) / "blocks"
         self._seen: dict[str, float] = {}  # when a shard was last known to be the same
@@ -41,13 +39,12 @@ class ShardCache:
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_seen": {}}
 
-    def read(self, address: str, length: int, offset: int) -> bytes:
+    def read(self, shard: Object, length: int, offset: int) -> bytes:
         """The bytes of a shard, fewer at its end.
 
         Raises:
             ResightError: the store fails, the shard is no more what it was when it was opened, or the disk is full.
         """
-        shard = self.shards[address]
         self._check(shard)
         end = min(offset + length, shard.size)
         blocks = range(offset // BLOCK, -(-end // BLOCK))
@@ -98,3 +95,29 @@ class ShardCache:
             fix = "Do not write to records that a training reads; begin again with what they are now."
             raise Conflict("the shard has changed since it was opened", where=shard.address, fix=fix)
         self._seen[shard.address] = now
+
+
+@dataclass(frozen=True)
+class CachedFile:
+    """An object of a store, read through the blocks of ``cache``."""
+
+    object: Object
+    cache: BlockCache
+
+    @property
+    def path(self) -> str:
+        return self.object.address
+
+    @property
+    def size(self) -> int:
+        return self.object.size
+
+    @property
+    def etag(self) -> str:
+        return self.object.etag
+
+    def read(self, length: int, offset: int) -> bytes:
+        return self.cache.read(self.object, length, offset)
+
+    def __str__(self) -> str:
+        return self.path

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import stat
+import tempfile
 import tomllib
 from io import BufferedReader
 from typing import TYPE_CHECKING, Any
@@ -274,3 +275,12 @@ def _check_nodes(root: Node, where: object) -> None:
 
 def _bytes(count: int) -> str:
     return f"{count >> 30} GB" if count >= 1 << 30 else f"{count >> 20} MB"
+
+
+def cache_folder() -> str:
+    """Where what can be made again is kept: `RESIGHT_CACHE`, else the user's cache folder; with the temporary files for
+    a user that has no home, as a number without a name in a container."""
+    home = os.path.expanduser("~")  # left as it is where there is none
+    home = home if os.path.isabs(home) else tempfile.gettempdir()
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(home, ".cache")
+    return os.environ.get("RESIGHT_CACHE") or os.path.join(base, "resight")

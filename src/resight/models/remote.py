@@ -17,10 +17,9 @@ from pathlib import Path
 
 from ..errors import ResightError, shown
 from ..io import object_store as storage
-from ..io.files import IS_RECORD, SMALL, read_json
+from ..io.files import IS_RECORD, SMALL, cache_folder, read_json
 from ..io.object_store import Object, StorageError
 from ..io.outputs import check_place, write_text
-from ..records.index import cache_folder
 from .checkpoints import BEST, LAST
 
 log = logging.getLogger(__name__)

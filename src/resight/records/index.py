@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -27,15 +27,13 @@ from safetensors.numpy import load, save
 
 from ..errors import ResightError, shortened
 from ..io import object_store as storage
-from ..io.files import parse_json
+from ..io.block_cache import CachedFile
+from ..io.files import cache_folder, parse_json
 from ..io.object_store import StorageError
 from ..io.outputs import atomic_file
 from ..io.progress import meter
 from .example import Record, decode_example
 from .tfrecord import OVERHEAD, TFRecordWriter, read_tfrecord
-
-if TYPE_CHECKING:
-    from ..io.block_cache import ShardCache
 
 log = logging.getLogger(__name__)
 
@@ -156,22 +154,22 @@ class IndexBuilder:
         return index.take(np.lexsort((records["offset"], records["shard"])))
 
 
-def open_index(folder: str, paths: Sequence[str], *, beside: bool, cache: ShardCache | None = None) -> Index:
-    """The index of the shards ``paths``, made and kept where it is missing or stale: in ``folder`` when ``beside`` says
-    so and it can be written, else in the user's cache. Remote shards are read through ``cache``; what lies beside them
-    is read, never written."""
-    shards = [_shard(path, folder, cache) for path in paths]
-    full = [path if cache else os.path.abspath(path) for path in paths]
+def open_index(folder: str, files: Sequence[str | CachedFile], *, beside: bool) -> Index:
+    """The index of the shards ``files``, made and kept where it is missing or stale: in ``folder`` when ``beside`` says
+    so and it can be written, else in the user's cache. What lies beside remote shards is read, never written."""
+    remote = any(isinstance(file, CachedFile) for file in files)
+    shards = [_shard(file, folder) for file in files]
+    full = [file.path if isinstance(file, CachedFile) else os.path.abspath(file) for file in files]
     key = hashlib.sha256("\0".join(full).encode("utf-8", "surrogateescape"))
     places = [os.path.join(cache_folder(), "index", f"{key.hexdigest()[:32]}.index")]
-    if beside and not cache:
+    if beside and not remote:
         places.insert(0, os.path.join(folder, INDEX))
     for place in places:
         if index := load_index(place, shards):
             return index
-    if beside and cache and (index := _remote_index(folder, shards)):
+    if beside and remote and (index := _remote_index(folder, shards)):
         return index
-    index = scan(paths, shards, cache)
+    index = scan(files, shards)
     for place in () if index.damaged else places:
         try:
             save_index(index, place)
@@ -181,11 +179,12 @@ def open_index(folder: str, paths: Sequence[str], *, beside: bool, cache: ShardC
     return index
 
 
-def _shard(path: str, folder: str, cache: ShardCache | None) -> Shard:
+def _shard(file: str | CachedFile, folder: str) -> Shard:
+    path = file if isinstance(file, str) else file.path
     name = os.path.relpath(path, folder or ".")
     name = os.path.basename(path) if name.startswith("..") else name
-    if cache:
-        return Shard(name, cache.shards[path].size, cache.shards[path].etag)
+    if isinstance(file, CachedFile):
+        return Shard(name, file.size, file.etag)
     try:
         stat = os.stat(path)
     except OSError as error:
@@ -204,26 +203,17 @@ def _remote_index(folder: str, shards: Sequence[Shard]) -> Index | None:
         return load_index(os.path.join(local, INDEX), shards)
 
 
-def cache_folder() -> str:
-    """Where what can be made again is kept: `RESIGHT_CACHE`, else the user's cache folder; with the temporary files for
-    a user that has no home, as a number without a name in a container."""
-    home = os.path.expanduser("~")  # left as it is where there is none
-    home = home if os.path.isabs(home) else tempfile.gettempdir()
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(home, ".cache")
-    return os.environ.get("RESIGHT_CACHE") or os.path.join(base, "resight")
-
-
-def scan(paths: Sequence[str], shards: Sequence[Shard], cache: ShardCache | None = None) -> Index:
-    """Reads all records of ``paths``; damaged ones are passed over and named in ``.damaged``."""
+def scan(files: Sequence[str | CachedFile], shards: Sequence[Shard]) -> Index:
+    """Reads all records of ``files``; damaged ones are passed over and named in ``.damaged``."""
     builder = IndexBuilder()
     errors: list[ResightError] = []
     with meter("indexing records, MB", sum(shard.size for shard in shards) / 1e6) as progress:
-        for number, path in enumerate(paths):
+        for number, file in enumerate(files):
             try:
-                for offset, payload in read_tfrecord(path, damaged=errors, cache=cache):
+                for offset, payload in read_tfrecord(file, damaged=errors):
                     progress.advance((len(payload) + OVERHEAD) / 1e6)
                     try:
-                        builder.add(number, offset, payload, f"{path}, byte {offset}")
+                        builder.add(number, offset, payload, f"{file}, byte {offset}")
                     except ResightError as error:
                         errors.append(error)
             except StorageError:

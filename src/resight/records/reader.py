@@ -15,7 +15,7 @@ import numpy as np
 from ..config.tree import DataConfig
 from ..errors import Problem, ResightError, counted, listed
 from ..io import object_store as storage
-from ..io.block_cache import ShardCache
+from ..io.block_cache import BlockCache, CachedFile
 from ..io.files import IS_RECORD, SMALL, decode_text, parse_json, read_text
 from ..io.images import ALLOWED, decode
 from ..io.object_store import is_remote
@@ -81,11 +81,10 @@ class RecordSplit:
         Raises:
             ResightError: the local cache cannot hold the shards that are shuffled together, and one more.
         """
-        if (cache := self.reader.cache) is None:
-            return
-        sizes = sorted((cache.shards[path].size for path in self.shards), reverse=True)[: window + 1]
-        if sum(sizes) > cache.limit:
-            message = f"{cache.limit / 1e9:g} GB cannot hold {len(sizes)} shards of {sum(sizes) / 1e9:.3g} GB"
+        remote = [file for file in self.reader.files if isinstance(file, CachedFile)]
+        sizes = sorted((file.size for file in remote), reverse=True)[: window + 1]
+        if remote and sum(sizes) > (limit := remote[0].cache.limit):
+            message = f"{limit / 1e9:g} GB cannot hold {len(sizes)} shards of {sum(sizes) / 1e9:.3g} GB"
             fix = "Allow more, or shuffle fewer shards together with a smaller data.window."
             raise ResightError(message, where="data.cache_gb", fix=fix)
 
@@ -171,14 +170,15 @@ def open_configured(data: DataConfig, labels: str | os.PathLike[str] | LabelMap 
     if data.on_bad_record == "stop" and (missing := [problem for problem in problems if problem.kind == MISSING]):
         fix = "Copy them too, or build the records again. To train without them: --set data.train=GLOB (val, test)."
         raise ResightError("; ".join(p.message for p in missing), where=missing[0].where, fix=fix)
-    cache = _cache(paths, data.cache_gb)
-    index = open_index(folder, paths, beside=bool(info) and not globs, cache=cache)
+    opened = _opened(paths, data.cache_gb)
+    index = open_index(folder, opened, beside=bool(info) and not globs)
     if index.damaged:
         _report_damage(index, data.on_bad_record, problems)
     splits = {}
     first = 0
     for name, files in found.items():
-        splits[name] = _split(name, files, first, index, label_map, data.as_stored, problems, cache)
+        own = opened[first : first + len(files)]
+        splits[name] = _split(name, own, first, index, label_map, data.as_stored, problems)
         first += len(files)
     problems.extend(_label_problems(splits, label_map, map_file))
     problems.extend(problem for split in splits.values() if (problem := _pixel_problem(split)))
@@ -187,13 +187,12 @@ def open_configured(data: DataConfig, labels: str | os.PathLike[str] | LabelMap 
 
 def _split(
     name: str,
-    files: list[str],
+    files: list[str | CachedFile],
     first: int,
     index: Index,
     labels: LabelMap,
     as_stored: bool,
     problems: list[Problem],
-    cache: ShardCache | None,
 ) -> RecordSplit:
     shard = index.records["shard"]
     part = index.take(np.flatnonzero((shard >= first) & (shard < first + len(files))))
@@ -208,8 +207,8 @@ def _split(
         problems.append(Problem("warning", "repeated_image", listed(files, 3), message))
         log.warning("%s", message)
     shard, offset, length, crc = (part.records[column] for column in ("shard", "offset", "length", "crc"))
-    reader = ShardReader(files, shard - first, offset, length, crc, cache)
-    return RecordSplit(name, tuple(files), labels, repeats, part, reader)
+    reader = ShardReader(files, shard - first, offset, length, crc)
+    return RecordSplit(name, tuple(map(str, files)), labels, repeats, part, reader)
 
 
 def _class(labels: LabelMap, text: str, id: int) -> int:
@@ -265,16 +264,17 @@ def _report_damage(index: Index, on_bad: str, problems: list[Problem]) -> None:
     raise ResightError(message, where=where, fix=fix)
 
 
-def _cache(paths: list[str], gigabytes: float) -> ShardCache | None:
-    """The cache of remote shards; None for local ones."""
+def _opened(paths: list[str], gigabytes: float) -> list[str | CachedFile]:
+    """Remote shards, read through a cache of so many ``gigabytes``; local ones stay paths."""
     remote = {path for path in paths if is_remote(path)}
-    if remote and len(remote) < len(paths):
-        raise ResightError("some records are local and some remote", where=listed(paths, 3), fix="Copy them together.")
     if not remote:
-        return None
+        return list(paths)
+    if len(remote) < len(paths):
+        raise ResightError("some records are local and some remote", where=listed(paths, 3), fix="Copy them together.")
+    cache = BlockCache(int(gigabytes * 1e9))
     folders = {path.rpartition("/")[0] for path in remote}
-    shards = [found for folder in folders for found in storage.find(folder) if found.address in remote]
-    return ShardCache(shards, int(gigabytes * 1e9))
+    found = {one.address: CachedFile(one, cache) for folder in folders for one in storage.find(folder)}
+    return [found[path] for path in paths]
 
 
 def _missing(folder: str, info: Mapping[str, Any]) -> list[Problem]:

@@ -10,7 +10,7 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import google_crc32c
 
@@ -19,8 +19,6 @@ from ..io.files import open_file
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from ..io.block_cache import ShardCache
 
 _HEADER = struct.Struct("<QI")
 _CRC = struct.Struct("<I")
@@ -37,6 +35,22 @@ def masked_crc(data: bytes) -> int:
 
 def _masked(crc: int) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+class File(Protocol):
+    """Where records are read from; ``path`` names it in messages, ``size`` is in bytes."""
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def read(self, length: int, offset: int) -> bytes:
+        """The bytes there are, fewer than ``length`` at the end."""
+
+
+AnyFile = str | os.PathLike[str] | File  # a file by its path, or open
 
 
 class TFRecordWriter:
@@ -79,41 +93,39 @@ class TFRecordWriter:
         self.close()
 
 
-def read_tfrecord(
-    path: str | os.PathLike[str], *, damaged: list[ResightError] | None = None, cache: ShardCache | None = None
-) -> Iterator[tuple[int, bytes]]:
-    """Yields ``(offset, payload)`` of every record, CRCs verified.
+def read_tfrecord(source: AnyFile, *, damaged: list[ResightError] | None = None) -> Iterator[tuple[int, bytes]]:
+    """Yields ``(offset, payload)`` of every record of a file, by its path or open, CRCs verified.
 
     With a list ``damaged``, records whose payload is damaged are added to it and passed over; after a damaged length
-    nothing more can be found in the file. A remote file is read through ``cache``.
+    nothing more can be found in the file.
 
     Raises:
         ResightError: the file cannot be read, is truncated or damaged; names file and byte offset. Nothing larger than
             the file is ever allocated.
     """
-    file = _open(os.fspath(path), cache)
+    file = _open(source)
     size = file.size
     offset = 0
     # One read takes the CRC of a payload and the header of the next record.
     header = file.read(_HEADER.size, 0)
     while header:
         if len(header) < _HEADER.size:
-            raise file.error(f"truncated: the record has {len(header)} of its {_HEADER.size} header bytes", offset)
+            raise _error(file, f"truncated: the record has {len(header)} of its {_HEADER.size} header bytes", offset)
         length, length_crc = _HEADER.unpack(header)
         if masked_crc(header[:8]) != length_crc:
             message = "damaged: the length of the record does not match its CRC; what follows cannot be found"
-            raise file.error(message, offset)
+            raise _error(file, message, offset)
         if length > size - offset - OVERHEAD:
-            raise file.error(_truncated(length, size - offset), offset)
+            raise _error(file, _truncated(length, size - offset), offset)
         tail = file.read(OVERHEAD, offset + _HEADER.size + length)
         if len(tail) < _CRC.size:
-            raise file.error("truncated while it was read", offset)
-        if (payload := file.payload(length, offset + _HEADER.size, _CRC.unpack_from(tail)[0])) is not None:
+            raise _error(file, "truncated while it was read", offset)
+        if (payload := _payload(file, length, offset + _HEADER.size, _CRC.unpack_from(tail)[0])) is not None:
             yield offset, payload
         elif damaged is None:
-            raise file.error(_MISMATCH, offset)
+            raise _error(file, _MISMATCH, offset)
         else:
-            damaged.append(file.error(_MISMATCH, offset))
+            damaged.append(_error(file, _MISMATCH, offset))
         offset += length + OVERHEAD
         header = tail[_CRC.size :]
 
@@ -121,27 +133,25 @@ def read_tfrecord(
 class ShardReader:
     """Random access to the records of several files.
 
-    Record ``i`` lies in file ``paths[shards[i]]`` at byte ``offsets[i]``; ``lengths[i]`` is that of its payload,
-    ``crcs[i]`` the CRC32C of this where it is known. Remote files are read through ``cache``. Can be pickled and shared
-    by threads; a loader's worker opens the files anew.
+    Record ``i`` lies in ``files[shards[i]]`` at byte ``offsets[i]``; ``lengths[i]`` is that of its payload,
+    ``crcs[i]`` the CRC32C of this where it is known. Can be pickled and shared by threads, as far as ``files`` can;
+    a loader's worker opens anew those that are paths.
     """
 
     def __init__(
         self,
-        paths: Sequence[str | os.PathLike[str]],
+        files: Sequence[AnyFile],
         shards: Sequence[int] | np.ndarray,
         offsets: Sequence[int] | np.ndarray,
         lengths: Sequence[int] | np.ndarray,
         crcs: Sequence[int] | np.ndarray = (),
-        cache: ShardCache | None = None,
     ) -> None:
-        self.paths = tuple(os.fspath(path) for path in paths)
+        self.files = tuple(files)
         self._shards, self._offsets, self._lengths, self._crcs = shards, offsets, lengths, crcs
-        self.cache = cache
-        self._files: dict[int, _File] = {}
+        self._open: dict[int, File] = {}
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_files": {}}
+        return {**self.__dict__, "_open": {}}
 
     def __getitem__(self, index: int) -> bytes:
         """The payload of a record, CRC verified.
@@ -150,18 +160,18 @@ class ShardReader:
             ResightError: file unreadable, truncated, damaged or changed; names file and byte offset.
         """
         shard, offset, length = int(self._shards[index]), int(self._offsets[index]), int(self._lengths[index])
-        file = self._files.get(shard)
+        file = self._open.get(shard)
         if file is None:
-            if len(self._files) >= _MAX_OPEN:
-                self._files.clear()  # each closes when the last thread that reads it lets go
-            file = self._files[shard] = _open(self.paths[shard], self.cache)
+            if len(self._open) >= _MAX_OPEN:
+                self._open.clear()  # each closes when the last thread that reads it lets go
+            file = self._open[shard] = _open(self.files[shard])
         if offset + length + OVERHEAD > file.size:
-            raise file.error(_truncated(length, file.size - offset), offset)
+            raise _error(file, _truncated(length, file.size - offset), offset)
         tail = file.read(_CRC.size, offset + _HEADER.size + length)
         if len(tail) < _CRC.size:
-            raise file.error(_MISMATCH, offset)
-        if (payload := file.payload(length, offset + _HEADER.size, _CRC.unpack(tail)[0])) is None:
-            raise file.error(_MISMATCH, offset)
+            raise _error(file, _MISMATCH, offset)
+        if (payload := _payload(file, length, offset + _HEADER.size, _CRC.unpack(tail)[0])) is None:
+            raise _error(file, _MISMATCH, offset)
         if len(self._crcs) and _CRC.unpack(tail)[0] != _masked(int(self._crcs[index])):
             fix = "Delete its index (records.index), which is then rebuilt."
             raise ResightError("is another record than the index says", where=self.where(index), fix=fix)
@@ -169,14 +179,14 @@ class ShardReader:
 
     def where(self, index: int) -> str:
         """File and byte offset of a record, for messages."""
-        return f"{self.paths[int(self._shards[index])]}, byte {int(self._offsets[index])}"
+        return f"{self.files[int(self._shards[index])]}, byte {int(self._offsets[index])}"
 
 
 def _truncated(length: int, left: int) -> str:
     return f"truncated: a record of {length} bytes, and {max(left, 0)} bytes left in the file"
 
 
-class _File:
+class _LocalFile:
     """A file open for positioned reads; closed with its last reference."""
 
     def __init__(self, path: str) -> None:
@@ -194,42 +204,34 @@ class _File:
                 data += more  # one call reads at most 2 GB
             return data
 
-    def payload(self, length: int, offset: int, crc: int) -> bytes | None:
-        """The payload of a record, None where its masked ``crc`` is another."""
-        if length > _LARGE:  # a sparse file of gigabytes takes no place on the disk, but would in memory
-            found = 0
-            for start in range(0, length, _LARGE):
-                found = google_crc32c.extend(found, self.read(min(_LARGE, length - start), offset + start))
-            if _masked(found) != crc:
-                return None
-        data = self.read(length, offset)
-        return data if len(data) == length and masked_crc(data) == crc else None
 
-    def error(self, message: str, offset: int) -> ResightError:
-        fix = "Copy or download the file again; what lies before this offset is intact."
-        if offset == 0:
-            fix = "Is this a TFRecord file? Copy or download it again."
-            if self.read(2, 0) == b"\x1f\x8b":
-                message = "the file is compressed by gzip: gunzip it first"
-                fix = "Name it *.gz, as gunzip asks for that."
-        return ResightError(message, where=f"{self.path}, byte {offset}", fix=fix)
+def _open(file: AnyFile) -> File:
+    if not isinstance(file, str | os.PathLike):
+        return file
+    with _explained("read", os.fspath(file)):
+        return _LocalFile(os.fspath(file))
 
 
-class _RemoteFile(_File):
-    """The same of a shard in a store."""
+def _payload(file: File, length: int, offset: int, crc: int) -> bytes | None:
+    """The payload of a record, None where its masked ``crc`` is another."""
+    if length > _LARGE:  # a sparse file of gigabytes takes no place on the disk, but would in memory
+        found = 0
+        for start in range(0, length, _LARGE):
+            found = google_crc32c.extend(found, file.read(min(_LARGE, length - start), offset + start))
+        if _masked(found) != crc:
+            return None
+    data = file.read(length, offset)
+    return data if len(data) == length and masked_crc(data) == crc else None
 
-    def __init__(self, path: str, cache: ShardCache) -> None:
-        self.path, self._cache, self.size = path, cache, cache.shards[path].size
 
-    def read(self, length: int, offset: int) -> bytes:
-        return self._cache.read(self.path, length, offset)
-
-
-def _open(path: str, cache: ShardCache | None = None) -> _File:
-    if cache is not None:
-        return _RemoteFile(path, cache)
-    with _explained("read", path):
-        return _File(path)
+def _error(file: File, message: str, offset: int) -> ResightError:
+    fix = "Copy or download the file again; what lies before this offset is intact."
+    if offset == 0:
+        fix = "Is this a TFRecord file? Copy or download it again."
+        if file.read(2, 0) == b"\x1f\x8b":
+            message = "the file is compressed by gzip: gunzip it first"
+            fix = "Name it *.gz, as gunzip asks for that."
+    return ResightError(message, where=f"{file.path}, byte {offset}", fix=fix)
 
 
 @contextmanager

@@ -20,10 +20,9 @@ from typing import IO
 from filelock import FileLock, Timeout
 
 from ..errors import ResightError, listed, nearest, reading
-from ..io.files import open_file, read_file
+from ..io.files import cache_folder, open_file, read_file
 from ..io.outputs import atomic_folder, write_text
 from ..io.progress import meter
-from ..records.index import cache_folder
 from .checkpoint.folder import find_tfod
 from .checkpoint.reader import read_checkpoint
 

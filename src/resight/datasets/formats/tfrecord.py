@@ -9,13 +9,12 @@ from dataclasses import dataclass
 
 from ...config.tree import DataConfig
 from ...errors import listed
-from ...io.block_cache import ShardCache
 from ...io.files import IS_RECORD
 from ...io.images import StoredImage
 from ...label_map import LabelMap
 from ...records.example import Record, decode_image_bytes
 from ...records.reader import Records, RecordSplit, open_configured
-from ...records.tfrecord import ShardReader
+from ...records.tfrecord import AnyFile, ShardReader
 from ...types import Annotation, Box
 from ..exif import Habit
 from .source import Source, Tree
@@ -31,16 +30,15 @@ _HABIT = Habit("stored", "the TensorFlow Object Detection API decodes images wit
 class RecordImage(StoredImage):
     """The image of one record, read when it is asked for."""
 
-    path: str
+    file: AnyFile
     offset: int
     length: int
-    cache: ShardCache | None = None  # of remote records
 
     def __fspath__(self) -> str:
-        return f"{self.path}, byte {self.offset}"
+        return f"{self.file}, byte {self.offset}"
 
     def read_bytes(self) -> bytes:
-        payload = ShardReader([self.path], [0], [self.offset], [self.length], cache=self.cache)[0]
+        payload = ShardReader([self.file], [0], [self.offset], [self.length])[0]
         return decode_image_bytes(payload, str(self))
 
     def __str__(self) -> str:
@@ -61,7 +59,7 @@ def read(tree: Tree, classes: Sequence[str] = (), labels: str | os.PathLike[str]
 
 def of_records(records: Records, path: str) -> Source:
     """The images of an open folder of records; the two share their order."""
-    shards = [shard for split in records.splits.values() for shard in split.shards]
+    shards = [file for split in records.splits.values() for file in split.reader.files]
     has_split = len(records.splits) > 1
     annotations: list[Annotation] = []
     for split in records.splits.values():
@@ -70,9 +68,9 @@ def of_records(records: Records, path: str) -> Source:
     return Source(NAME, path, annotations, has_split, names, problems, habit=_HABIT)
 
 
-def _annotation(split: RecordSplit, i: int, record: Record, shards: list[str], has_split: bool) -> Annotation:
+def _annotation(split: RecordSplit, i: int, record: Record, shards: Sequence[AnyFile], has_split: bool) -> Annotation:
     shard, offset, length = (int(split.index.records[column][i]) for column in ("shard", "offset", "length"))
-    image = RecordImage(shards[shard], offset, length, split.reader.cache)
+    image = RecordImage(shards[shard], offset, length)
     names = split.label_map.names
     boxes = []
     for at, label in enumerate(split.labels(record).tolist()):
