@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import resight
 from resight.__main__ import main
 from resight.cli.app import app
-from resight.commands.check_data import CheckReport
+from resight.commands.check import CheckReport
 from resight.config.tree import load_config
 from resight.datasets.build import BuildReport
 from resight.errors import Problem, ResightError

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resight.commands.check_data import check_data
+from resight.commands.check import check_data
 from resight.commands.show import show_data
 from resight.config.tree import load_config
 from resight.datasets.formats import read_source

@@ -173,7 +173,7 @@ def show(
     force: Force = False,
 ) -> None:
     """Draws pictures with their boxes, as stored or as training sees them."""
-    from ..commands.check_data import holds_records
+    from ..commands.check import holds_records
     from ..commands.show import show_data
     from ..tfod.pipeline.config import load_settings
 

@@ -27,7 +27,7 @@ from ..io.misplaced import meant
 from ..io.outputs import atomic_folder, check_output
 from ..io.progress import track
 from ..types import Annotation, named_split
-from .check_data import open_data
+from .check import open_data
 
 log = logging.getLogger(__name__)
 
