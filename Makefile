@@ -3,7 +3,8 @@
 # make soak   the long tests: trainings interrupted at 20 random moments a signal, whole matrices (an hour)
 # make fuzz   damaged inputs for every parser, MINUTES=5 in all; what fails is kept in fuzz-failures/
 # make oracle-check   asks TensorFlow again for the answers that are kept for the tests, and compares
-# make lint   ruff, mypy and the order of the layers
+# make lint   ruff, mypy, the order of the layers, and whether the pages of docs/ build
+# make docs   the pages of docs/ as a site, with the references of configuration and Python, in docs/_build/html
 # make wheel  dist/resight-VERSION-py3-none-any.whl; the same source makes the same bytes
 # make image  the container image; docs/container.md has its arguments. ENGINE=podman or buildah
 # make test-image  builds it and holds it against docs/container.md
@@ -22,8 +23,10 @@ ENGINE ?= docker
 IMAGE ?= resight
 BUILD ?=
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
+# Warnings, a link that leads nowhere among them, are errors; no other site is asked.
+SPHINX := $(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --doctree-dir docs/_build/doctrees
 
-.PHONY: demo test soak fuzz oracle-check lint format wheel image test-image push local-run ecs-run clean
+.PHONY: demo test soak fuzz oracle-check lint docs format wheel image test-image push local-run ecs-run clean
 
 demo: $(VENV)/.resight-demo
 	$(BIN)/resight demo --out demo --force
@@ -49,6 +52,11 @@ lint: $(VENV)/.resight-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(SPHINX) -b dummy docs docs/_build/html
+
+docs: $(VENV)/.resight-dev
+	$(SPHINX) docs docs/_build/html
+	@echo docs/_build/html/index.html
 
 format: $(VENV)/.resight-dev
 	$(BIN)/ruff check --fix .
@@ -74,7 +82,7 @@ push: $(VENV)/.resight-dev
 	$(BIN)/python image/push.py $(ENGINE) $(IMAGE) '$(REPOSITORY)'
 
 clean:
-	rm -rf .venv dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # A stamp in the environment: what pyproject.toml asks for is installed again when it has changed.
 $(VENV)/.resight-demo: pyproject.toml | $(BIN)/python

@@ -7,8 +7,7 @@ from inspect import isclass, isfunction
 from typing import Any, get_type_hints
 
 import resight
-from resight.config import Config
-from resight.toml_text import toml_value
+from resight.config.toml_text import toml_value
 
 project = "Resight"
 author = copyright = "the authors of Resight"
@@ -28,7 +27,7 @@ html_theme_options = {"show_prev_next": False, "navigation_with_keys": False}
 
 def configuration() -> Iterator[str]:
     """A table for each section of the configuration's types: key, type, default, description."""
-    schema = Config.model_json_schema()
+    schema = type(resight.load_config()).model_json_schema()
     for name, field in schema["properties"].items():
         yield from _section(name, field, schema["$defs"])
 
@@ -82,7 +81,9 @@ def classes() -> Iterator[str]:
 def results() -> Iterator[str]:
     """The classes of what the functions return."""
     found = {get_type_hints(_public(name))["return"] for name in resight.__all__ if isfunction(_public(name))}
-    ours = [f"{kind.__module__}.{kind.__name__}" for kind in found if getattr(kind, "__module__", "").startswith("resight")]
+    ours = [
+        f"{kind.__module__}.{kind.__name__}" for kind in found if getattr(kind, "__module__", "").startswith("resight")
+    ]
     return _documented("autoclass", *sorted(ours, key=lambda name: name.rpartition(".")[2]))
 
 

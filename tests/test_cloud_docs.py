@@ -71,7 +71,7 @@ def command_lines(text):
     return [found for line in lines if line.split(" ")[0] in STARTERS and (found := resight_words(line)) is not None]
 
 
-@pytest.mark.parametrize("page", ["cloud.md", "container.md"])
+@pytest.mark.parametrize("page", ["cloud.md", "container.md", "training.md", "your-photographs.md", "configuration.md"])
 def test_every_command_line_is_one(page):
     found = command_lines((DOCS / page).read_text(encoding="utf-8"))
     assert found
