@@ -319,9 +319,9 @@ def test_damaged_bytes_end_in_pixels_or_our_error(sample, damage, end):
             assert read is not decode or (result.dtype == np.uint8 and result.ndim == 3 and result.shape[2] == 3)
 
 
-def test_the_readme_names_the_formats_that_are_read():
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    (sentence,) = re.findall(r"^Images are (.*?);", readme, re.MULTILINE)
+def test_the_page_on_data_names_the_formats_that_are_read():
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    (sentence,) = re.findall(r"^Images are (.*?);", page, re.MULTILINE)
     assert set(re.findall(r"\b[A-Z]{3,}\b", sentence)) - {"PGM", "PBM"} == set(images._FORMATS)
     suffixes = [suffix for suffix in IMAGE_SUFFIXES if suffix not in (".heic", ".heif")]
     formats = {Image.registered_extensions()[suffix] for suffix in suffixes}
