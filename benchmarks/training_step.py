@@ -21,8 +21,8 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from resight.config.tree import ModelConfig
 from resight.detection.roi_align import pool
+from resight.fpn import build
 from resight.input.target import Target
-from resight.models import build
 from resight.models.build import build_model
 
 BATCH, HEIGHT, WIDTH = 8, 384, 512

@@ -136,7 +136,7 @@ def test_published_weights_are_read_from_a_file_without_a_network(s3, tmp_path, 
         assert starts.load_pretrained(model, name) == "ImageNet (timm)"
         key = next(key for key in model.backbone.body.state_dict() if key in given)
         assert torch.equal(model.backbone.body.state_dict()[key], given[key])
-    assert starts.published_weights(starts.PACKAGED)  # installed: the file is not theirs
+    assert starts.published_weights(ModelConfig().name)  # installed: the file is not theirs
 
 
 def test_published_weights_of_other_shapes_are_refused(tmp_path, monkeypatch) -> None:

@@ -13,8 +13,9 @@ from torchvision.models import detection
 
 from resight.config.tree import ModelConfig
 from resight.fpn.faster_rcnn import FasterRCNN, RCNNConfig
+from resight.fpn.specs import TORCHVISION
 from resight.input.target import Target
-from resight.models.build import TORCHVISION, build_model
+from resight.models.build import build_model
 
 CLASSES = 6
 SIZES = {"min_size": 96, "max_size": 192}

@@ -285,6 +285,6 @@ def test_half_precision_gives_losses_of_single_precision():
 
 def test_its_anchors_are_its_own():
     config = ModelConfig(name="faster_rcnn_resnet101_v1")
-    anchors = default_anchors(config.name, config.tfod)
+    anchors = default_anchors(config)
     assert anchors.sizes == ((64, 128, 256, 512),) and sorted(anchors.ratios) == [0.5, 1, 2]
-    assert level_strides(config.name) == [16]
+    assert level_strides(config) == [16]

@@ -4,13 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from resight.tfod.resnet_v1 import BLOCKS, Bottleneck, BoxHead, Norm, Trunk
+from resight.tfod.resnet_v1 import Bottleneck, BoxHead, Norm, Trunk
+from resight.tfod.specs import BLOCKS
 
 
 @pytest.mark.parametrize("depth", sorted(BLOCKS))
 def test_it_has_the_layers_of_its_depth(depth):
     with torch.device("meta"):
-        trunk, head = Trunk(depth), BoxHead(depth)
+        trunk, head = Trunk(BLOCKS[depth]), BoxHead(BLOCKS[depth][3])
     names = [*trunk.state_dict(), *head.state_dict()]
     # Weighted layers on the deepest way, the fully connected one apart, and one projection a stage.
     assert sum("conv" in name.split(".")[-2] for name in names) == depth - 1 + 4
@@ -25,8 +26,8 @@ def test_it_has_the_layers_of_its_depth(depth):
 @pytest.mark.parametrize("size", [(32, 48), (33, 50), (49, 47), (64, 31)])
 def test_every_step_rounds_up(size):
     with torch.device("meta"):
-        features = Trunk(50)(torch.zeros(1, 3, *size))
-        head = BoxHead(50).conv5(torch.zeros(5, 1024, 7, 7))
+        features = Trunk(BLOCKS[50])(torch.zeros(1, 3, *size))
+        head = BoxHead(BLOCKS[50][3]).conv5(torch.zeros(5, 1024, 7, 7))
     assert features.shape == (1, 1024, -(-size[0] // 16), -(-size[1] // 16))
     assert head.shape == (5, 2048, 4, 4)
 

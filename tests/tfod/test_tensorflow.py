@@ -9,6 +9,7 @@ from resight.config.tree import ModelConfig
 from resight.tfod import parts as tfod_parts
 from resight.tfod.resize import tfod_resize, tfod_size
 from resight.tfod.resnet_v1 import Bottleneck, Norm, Trunk
+from resight.tfod.specs import BLOCKS
 
 
 class FirstLayers(torch.nn.Module):
@@ -16,7 +17,7 @@ class FirstLayers(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        trunk = Trunk(50)
+        trunk = Trunk(BLOCKS[50])
         self.conv1, self.norm1, self.block = trunk.conv1, trunk.norm1, Bottleneck(64, 8, 2, True)
         trunk.conv2 = trunk.conv3 = torch.nn.Identity()
         trunk.conv4 = self.block

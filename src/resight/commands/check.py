@@ -189,7 +189,7 @@ def reachable(model: ModelConfig, images: np.ndarray, boxes: np.ndarray) -> np.n
     from ..models.build import default_anchors, level_strides
 
     sizes, centers = to_input_frame(boxes, images, model)
-    anchors, strides = default_anchors(model.name, model.tfod), level_strides(model.name)
+    anchors, strides = default_anchors(model), level_strides(model)
     if model.anchors == "fit" and not has_detection_weights(model.name, model.start):
         anchors = fit_anchors(sizes, centers, strides, per_level=len(anchors.sizes[0]))
     return reachable_iou(sizes, centers, anchors, strides)

@@ -22,13 +22,13 @@ from ..errors import ResightError, listed, shown
 from ..io.files import check_regular
 from ..io.object_store import is_remote
 from ..io.outputs import atomic_file
-from ..models.build import TORCHVISION, Model
+from ..models.build import Model
 from ..models.remote import fetch_model
 from . import backbones
 from .faster_rcnn import FasterRCNN
+from .specs import spec_of
 
 REACHED_WITHIN = 5.0  # seconds
-PACKAGED = "tf_efficientnet_lite0"  # its weights are installed with Resight
 VARIABLE = "RESIGHT_PRETRAINED"  # of the environment
 _MODEL = "resight_pretrained"  # in the metadata of a file of published weights: the model's name
 
@@ -43,7 +43,7 @@ CLASS_HEADS = {
 
 def has_detection_weights(name: str, start: str) -> bool:
     """Whether the start brings a trained RPN, whose anchors must then stay what they were."""
-    return start != "none" and (name in TORCHVISION or start != "pretrained")
+    return start != "none" and (start != "pretrained" or spec_of(name).weights == "COCO")
 
 
 def load_pretrained(model: Model, name: str) -> str:
@@ -55,12 +55,11 @@ def load_pretrained(model: Model, name: str) -> str:
         ResightError: they cannot be had, or do not fit.
     """
     assert isinstance(model, FasterRCNN), "TFOD's models come with no weights"
-    weights = published_weights(name)
-    if name in TORCHVISION:
+    weights, spec = published_weights(name), spec_of(name)
+    if spec.weights == "COCO":
         load_detector(model, weights, f"COCO weights of {name}")
-        if name == "fasterrcnn_resnet50_fpn":
-            # These weights were trained with BatchNorm whose epsilon was 0.
-            set_norm_eps(model, 0.0)
+        if spec.norm_eps is not None:
+            set_norm_eps(model, spec.norm_eps)
         return "COCO (torchvision)"
     body = model.backbone.body.state_dict()
     weights = {_flat(key, body): value for key, value in weights.items()}
@@ -72,7 +71,7 @@ def load_pretrained(model: Model, name: str) -> str:
             f"the pretrained weights of '{name}' {what}", where=os.environ.get(VARIABLE) or "model.start"
         )
     model.backbone.body.load_state_dict({key: weights[key] for key in body})
-    return f"ImageNet ({'packaged' if name == PACKAGED else 'timm'})"
+    return f"ImageNet ({spec.source})"
 
 
 def published_weights(name: str) -> dict[str, Tensor]:
@@ -84,11 +83,12 @@ def published_weights(name: str) -> dict[str, Tensor]:
     Raises:
         ResightError: they cannot be had, or the file is damaged or holds those of another model.
     """
-    if name == PACKAGED:
+    source = spec_of(name).source
+    if source == "packaged":
         return backbones.lite0_weights()
     if place := os.environ.get(VARIABLE):
         return _read_published(place, name)
-    return _coco_weights(name) if name in TORCHVISION else _timm_weights(name)
+    return _coco_weights(name) if source == "torchvision" else _timm_weights(name)
 
 
 def write_published(name: str, path: Path) -> None:

@@ -25,6 +25,7 @@ from ..detection.anchors import AnchorSettings
 from ..detection.heads import norm_eps, set_norm_eps
 from ..errors import ResightError
 from ..fpn.faster_rcnn import FasterRCNN
+from ..fpn.specs import spec_of
 from ..io.files import check_regular, parse_json
 from ..io.misplaced import meant
 from ..io.outputs import atomic_file
@@ -51,8 +52,8 @@ class ModelMetadata:
 
     @classmethod
     def of(cls, model: Model, config: ModelConfig, label_map: LabelMap, score: float | None = None) -> ModelMetadata:
-        eps = norm_eps(model) if config.name == "fasterrcnn_resnet50_fpn" else None
-        anchors = model.anchors if isinstance(model, FasterRCNN) else default_anchors(config.name, config.tfod)
+        eps = norm_eps(model) if spec_of(config.name).norm_eps is not None else None
+        anchors = model.anchors if isinstance(model, FasterRCNN) else default_anchors(config)
         return cls(config, label_map, anchors, eps, score)
 
     def build(self) -> Model:

@@ -20,7 +20,8 @@ from ..input.target import Target
 from . import parts as tfod_parts
 from .parts import PlainSelection, Proposals, StaticSelection, single
 from .resize import tfod_resize, tfod_size
-from .resnet_v1 import HEAD_CHANNELS, MEAN, TRUNK_CHANNELS, BoxHead, Norm, Trunk, depth_of
+from .resnet_v1 import HEAD_CHANNELS, MEAN, TRUNK_CHANNELS, BoxHead, Norm, Trunk
+from .specs import SPECS
 
 RPN_WIDTH = 512
 
@@ -84,13 +85,13 @@ class TfodRCNN(nn.Module):
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__()
         assert config.tfod is not None
-        depth = depth_of(config.name)
+        blocks = SPECS[config.name].blocks
         self.config, self.limits, self.num_classes = config, config.tfod, num_classes
         self.class_agnostic_nms = False
-        self.backbone = Trunk(depth)
+        self.backbone = Trunk(blocks)
         self.anchors = tfod_parts.anchor_settings(self.limits)
         self.rpn = RPN(TRUNK_CHANNELS, self.anchors.per_location, self.limits.rpn_stddev)
-        self.head = BoxHead(depth)
+        self.head = BoxHead(blocks[3])
         self.predictor = TfodBoxPredictor(HEAD_CHANNELS, num_classes, self.limits.share_boxes)
         # The exported model never has static shapes.
         self.serving = PlainSelection()

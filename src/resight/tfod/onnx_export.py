@@ -15,7 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ..inference.exported import STAGE
 from .faster_rcnn import TfodRCNN
-from .resnet_v1 import BLOCKS, EPS, MEAN, depth_of
+from .resnet_v1 import EPS, MEAN
+from .specs import SPECS
 
 Convolve = Callable[[str, str, str], str]  # names of convolution and norm, input
 OPSET = 18
@@ -69,7 +70,7 @@ class TfodGraph(Builder):
         super().__init__()
         self.weights = {name: value.detach().cpu().double().numpy() for name, value in model.state_dict().items()}
         self.config, self.tfod, self.num_classes = model.config, model.limits, model.num_classes
-        self.blocks = BLOCKS[depth_of(self.config.name)]
+        self.blocks = SPECS[self.config.name].blocks
 
     def build(self) -> onnx.ModelProto:
         """``image`` uint8 ``[1, H, W, 3]`` -> TFOD's serving outputs."""

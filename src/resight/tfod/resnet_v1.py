@@ -11,15 +11,9 @@ from torch import Tensor, nn
 
 from ..detection.folding import folded
 
-BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 MEAN = (123.68, 116.779, 103.939)  # RGB
 EPS = 1e-5  # of the norms
 TRUNK_CHANNELS, HEAD_CHANNELS = 1024, 2048
-
-
-def depth_of(name: str) -> int:
-    """The number of layers that ``model.name`` names."""
-    return int(name.removeprefix("faster_rcnn_resnet").removesuffix("_v1"))
 
 
 class Norm(nn.Module):
@@ -65,13 +59,12 @@ class Bottleneck(nn.Module):
 class Trunk(nn.Module):
     """``[B, 3, H, W]`` RGB with the mean subtracted -> ``[B, 1024, ceil(H / 16), ceil(W / 16)]``."""
 
-    def __init__(self, depth: int) -> None:
+    def __init__(self, blocks: tuple[int, ...]) -> None:
         super().__init__()
-        counts = BLOCKS[depth]
         self.conv1, self.norm1 = _conv(3, 64, 7, 2), Norm(64)
-        self.conv2 = stage(64, 64, counts[0], 1)
-        self.conv3 = stage(256, 128, counts[1], 2)
-        self.conv4 = stage(512, 256, counts[2], 2)
+        self.conv2 = stage(64, 64, blocks[0], 1)
+        self.conv3 = stage(256, 128, blocks[1], 2)
+        self.conv4 = stage(512, 256, blocks[2], 2)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm1.after(self.conv1, x).relu_()
@@ -83,9 +76,9 @@ class Trunk(nn.Module):
 class BoxHead(nn.Module):
     """RoI features ``[N, 1024, S, S]`` -> ``[N, 2048]``: stage 5, then the mean over the plane."""
 
-    def __init__(self, depth: int) -> None:
+    def __init__(self, blocks: int) -> None:
         super().__init__()
-        self.conv5 = stage(TRUNK_CHANNELS, 512, BLOCKS[depth][3], 2)
+        self.conv5 = stage(TRUNK_CHANNELS, 512, blocks, 2)
 
     def forward(self, rois: Tensor) -> Tensor:
         return self.conv5(rois).mean((2, 3))

@@ -32,8 +32,8 @@ from .checkpoint.folder import PIPELINE, find_tfod
 from .checkpoint.variables import SUFFIX, checkpoint_keys, to_tensorflow
 from .faster_rcnn import TfodRCNN
 from .pipeline.text import merge_pipeline, with_limits, write_pipeline
-from .resnet_v1 import depth_of
 from .saved_model_graph import Graph, decode_input, input_spec
+from .specs import SPECS
 
 
 class Serving(tf.Module):
@@ -87,7 +87,7 @@ def write_saved_model(
     assert config.tfod is not None
     anchors = len(config.tfod.anchor_scales) * len(config.tfod.anchor_ratios)
     model, variables = tf.Module("model"), {}
-    for given in checkpoint_keys(depth_of(config.name), num_classes, config.tfod.share_boxes, anchors):
+    for given in checkpoint_keys(SPECS[config.name].depth, num_classes, config.tfod.share_boxes, anchors):
         values = to_tensorflow(weights[given.name])
         variable = tf.Variable(values, name=given.full_name, shape=given.shape, trainable="running" not in given.name)
         variables[given.name] = variable

@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from ..config.tree import ModelConfig
 from ..inference.exported import STAGE
-from .resnet_v1 import BLOCKS, EPS, MEAN, depth_of
+from .resnet_v1 import EPS, MEAN
+from .specs import SPECS
 
 DELTA_SCALES = (10.0, 10.0, 5.0, 5.0)
 
@@ -81,7 +82,7 @@ class Graph:
         x = self.conv("backbone.conv1", tf.pad(batch, [[0, 0], [3, 3], [3, 3], [0, 0]]), 2, "VALID")
         x = tf.nn.relu(self.norm("backbone.norm1", x))
         x = tf.nn.max_pool2d(x, 3, 2, "SAME")
-        for stage, blocks in zip(("conv2", "conv3", "conv4"), BLOCKS[depth_of(self.config.name)], strict=False):
+        for stage, blocks in zip(("conv2", "conv3", "conv4"), SPECS[self.config.name].blocks, strict=False):
             x = self.stage(f"backbone.{stage}", x, blocks, 1 if stage == "conv2" else 2)
         return x
 

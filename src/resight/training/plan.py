@@ -135,8 +135,8 @@ def make_plan(config: Config, resumed: Checkpoint | None = None) -> Plan:
     sizes, centers = network_boxes(train, config.model)
     if len(sizes) == 0:
         raise ResightError("no training image has a box of a known class", where=train.shards[0])
-    strides = level_strides(config.model.name)
-    anchors = (start.anchors if start else None) or default_anchors(config.model.name, config.model.tfod)
+    strides = level_strides(config.model)
+    anchors = (start.anchors if start else None) or default_anchors(config.model)
     if resumed is not None:
         anchors = resumed.card.anchors
     elif config.model.anchors == "fit" and not has_detection_weights(config.model.name, config.model.start):

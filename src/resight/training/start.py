@@ -14,7 +14,8 @@ from ..config.tree import Config, ModelConfig, explain
 from ..detection.anchors import AnchorSettings
 from ..detection.heads import count_parameters, set_norm_eps
 from ..errors import ResightError, nearest
-from ..fpn.pretrained import PACKAGED, load_detector, load_pretrained, write_published
+from ..fpn.pretrained import load_detector, load_pretrained, write_published
+from ..fpn.specs import spec_of
 from ..io.object_store import is_remote
 from ..models.build import Model, build_model
 from ..models.checkpoints import Checkpoint, find_checkpoint, load_checkpoint
@@ -101,7 +102,7 @@ def start_name(config: Config) -> str | None:
     if model.start == "none" or is_remote(model.start):
         return None
     if model.start == "pretrained" and not model.is_tfod:
-        return None if model.name == PACKAGED else PUBLISHED
+        return None if spec_of(model.name).source == "packaged" else PUBLISHED
     return "start" if model.start in NAMES else next(iter(_trained_files(model.start))).partition("/")[0]
 
 

@@ -10,7 +10,7 @@ from resight.errors import ResightError
 from resight.tfod.checkpoint.reader import GRAPH, SUFFIX, Entry, Variables, read_checkpoint
 from resight.tfod.checkpoint.variables import checkpoint_keys, load_start, to_state_dict, to_tensorflow, to_torch
 from resight.tfod.faster_rcnn import TfodRCNN
-from resight.tfod.resnet_v1 import BLOCKS
+from resight.tfod.specs import BLOCKS
 
 TRUNK = "model/_feature_extractor_for_proposal_features"
 CONV5 = "model/_feature_extractor_for_box_classifier_features"

@@ -9,10 +9,10 @@ from pathlib import Path
 from ...config.tree import Config, load_config
 from ...errors import ResightError
 from ...label_map import LabelMap, read_label_map
-from ...models.build import default_anchors
 from ...models.checkpoints import Checkpoint, ModelMetadata
+from ..build import default_anchors
 from ..pipeline.config import Pipeline, examine_pipeline
-from ..resnet_v1 import depth_of
+from ..specs import SPECS
 from .folder import PIPELINE, find_tfod
 from .reader import Variables, read_checkpoint
 from .variables import Facts, examine, to_state_dict
@@ -45,7 +45,7 @@ def read_tfod(
     beside = Path(pipeline.path).with_name("label_map.pbtxt")
     labels = labels or pipeline.label_map or (beside if beside.is_file() else "")
     label_map = _label_map(labels, pipeline.num_classes)
-    card = ModelMetadata(settings.model, label_map, default_anchors(settings.model.name, settings.model.tfod))
+    card = ModelMetadata(settings.model, label_map, default_anchors(settings.model))
     return Checkpoint(card, {f"model.{name}": value for name, value in weights.items()}, {}), settings, facts
 
 
@@ -76,7 +76,7 @@ def _agree(facts: Facts, settings: Config, pipeline: Pipeline, prefix: Path) -> 
         raise ResightError("holds a backbone alone, and no detector", where=prefix, fix="Train from it: --start.")
     anchors = len(tfod.anchor_scales) * len(tfod.anchor_ratios)
     stated = {
-        "ResNet": (facts.depth, depth_of(settings.model.name)),
+        "ResNet": (facts.depth, SPECS[settings.model.name].depth),
         "number of classes": (facts.num_classes, pipeline.num_classes),
         "share_box_across_classes": (facts.share_boxes, tfod.share_boxes if facts.share_boxes is not None else None),
         "anchors a location": (facts.anchors, anchors),

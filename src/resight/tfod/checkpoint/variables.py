@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ResightError, listed
-from ..resnet_v1 import BLOCKS
+from ..specs import BLOCKS
 from .reader import GRAPH, SUFFIX, Variables
 
 _TRUNK = "model/_feature_extractor_for_proposal_features"  # conv1 .. conv4
