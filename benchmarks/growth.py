@@ -52,17 +52,17 @@ def annotations(count: int, seed: int) -> Iterator[object]:
 def measured_training(data: str, run: str, steps: int) -> None:
     """In a process of its own: ``resight train``, whose steps tell when they end."""
     from resight.cli.app import app
-    from resight.training.loop import Training
+    from resight.training.trainer import Trainer
 
     moments: list[tuple[float, float, float]] = []
-    step = Training._step
+    step = Trainer._step
 
-    def watched(self: Training, *arguments: object) -> None:
+    def watched(self: Trainer, *arguments: object) -> None:
         step(self, *arguments)  # type: ignore[arg-type]
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         moments.append((time.time(), time.process_time(), pages * os.sysconf("SC_PAGE_SIZE") / 1e6))
 
-    Training._step = watched  # type: ignore[method-assign]
+    Trainer._step = watched  # type: ignore[method-assign]
     options = f"--start none --size 64,96 --batch 4 --device cpu --steps {steps} --set data.workers=0"
     options += " --set augment.scale=[1,1]"  # few shapes, so that no step prepares code for another
     try:

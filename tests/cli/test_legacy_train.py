@@ -23,8 +23,8 @@ from resight.models.checkpoints import LAST, load_checkpoint
 from resight.records.reader import open_records
 from resight.scenes import make_scenes
 from resight.tfod.pipeline.config import examine_pipeline
-from resight.training.loop import Training
 from resight.training.state import TrainResult
+from resight.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 # As the zoo has it, but for small limits and a rate that random weights endure.
@@ -169,7 +169,7 @@ def train_twice(work, zoo_folder):
     (model / "checkpoint").symlink_to(zoo_folder() / "checkpoint")
     (model / "pipeline.config").write_text(PIPELINE)
     command = ["models", "model", "exported", "lisa/records", model.name, "3", "96", "128", "2", "2", "1"]
-    step = Training._step
+    step = Trainer._step
 
     def step_and_stop(self, *arguments):
         step(self, *arguments)
@@ -177,7 +177,7 @@ def train_twice(work, zoo_folder):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(work)
-        patch.setattr(Training, "_step", step_and_stop)
+        patch.setattr(Trainer, "_step", step_and_stop)
         patch.setattr(sys, "argv", ["train", *command])
         with pytest.raises(SystemExit) as stopped:
             main()

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.ops import batched_nms
 
-from resight.inference.tiles import OVERLAP, join_tiles, looks, tile_corners
+from resight.inference.tiles import OVERLAP, forward_passes, join_tiles, tile_corners
 from resight.types import Detections
 
 CLASSES = ("stop", "yield")
@@ -27,7 +27,7 @@ def test_an_object_no_larger_than_the_overlap_lies_whole_in_a_tile(height, width
 
 
 def test_an_image_no_larger_than_a_tile_is_one_tile():
-    assert [looks(480, width, 640) for width in (640, 641, 1200)] == [1, 3, 4]
+    assert [forward_passes(480, width, 640) for width in (640, 641, 1200)] == [1, 3, 4]
     assert tile_corners(480, 640, 640) == tile_corners(480, 640, 0) == [(0, 0)]
     assert tile_corners(480, 641, 640) == [(0, 0), (1, 0)]
 

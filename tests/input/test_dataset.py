@@ -15,7 +15,7 @@ from resight.input.dataset import (
     training_batches,
     training_view,
 )
-from resight.input.sampler import Item
+from resight.input.sampler import SampleKey
 from resight.input.target import input_scale
 from resight.io.images import decode
 from resight.records.reader import open_records
@@ -31,7 +31,7 @@ def split(shapes):
 
 def test_an_example_depends_on_its_item_alone(split):
     data = TrainingSet(split, split.label_map.names, CONFIG)
-    items = [Item(0, 0, 1), Item(0, 0, 4), Item(1, 0, 1), Item(0, 0, 1)]
+    items = [SampleKey(0, 0, 1), SampleKey(0, 0, 4), SampleKey(1, 0, 1), SampleKey(0, 0, 1)]
     examples = [data[item] for item in items]
     assert all(isinstance(example, TrainingExample) for example in examples)
     first, _, other_epoch, again = examples
@@ -43,7 +43,7 @@ def test_an_example_depends_on_its_item_alone(split):
 def test_images_of_a_batch_have_one_size(split):
     data = TrainingSet(split, split.label_map.names, CONFIG)
     landscape = [n for n, (width, height) in enumerate(split.sizes) if width > height]
-    sizes = [{data[Item(0, batch, record)].image.shape for record in landscape} for batch in range(6)]
+    sizes = [{data[SampleKey(0, batch, record)].image.shape for record in landscape} for batch in range(6)]
     assert all(len(found) == 1 for found in sizes)
     assert len(set.union(*sizes)) > 1  # and another batch another
     assert all(c == 3 and h <= 64 and w <= 96 for c, h, w in set.union(*sizes))
@@ -52,7 +52,7 @@ def test_images_of_a_batch_have_one_size(split):
 def test_a_record_that_cannot_be_used_comes_as_the_error(shapes):
     split = open_records(shapes(broken=1, train=3)).splits["train"]
     data = TrainingSet(split, split.label_map.names, CONFIG)
-    found = [data[Item(0, 0, record)] for record in range(len(split))]
+    found = [data[SampleKey(0, 0, record)] for record in range(len(split))]
     (error,) = (item for item in found if isinstance(item, ResightError))
     assert split.shards[0] in error.where and "--on-bad skip" in error.fix and "on_bad_record=skip" in error.fix
 
@@ -103,7 +103,8 @@ FLIP = [{"name": "random_horizontal_flip", "options": {"probability": 1}}]
 def test_without_operations_tfod_sees_the_whole_image_at_its_size(split):
     data = TrainingSet(split, split.label_map.names, load_config(None, TFOD))
     for number, record in enumerate(split.summaries):
-        example, original = data[Item(0, 0, number)], torch.from_numpy(decode(split[number].encoded)).permute(2, 0, 1)
+        example = data[SampleKey(0, 0, number)]
+        original = torch.from_numpy(decode(split[number].encoded)).permute(2, 0, 1)
         height, width = tfod_size(record.height, record.width, data.config.model)
         assert torch.equal(example.image, tfod_resize(original, (height, width)))
         assert example.image.dtype == torch.float32 and min(height, width) == 60
@@ -114,7 +115,7 @@ def test_without_operations_tfod_sees_the_whole_image_at_its_size(split):
 
 def test_tfods_operations_come_before_its_resizing(split):
     plain, flipped, square = (
-        TrainingSet(split, split.label_map.names, load_config(None, {**TFOD, **more}))[Item(0, 0, 1)]
+        TrainingSet(split, split.label_map.names, load_config(None, {**TFOD, **more}))[SampleKey(0, 0, 1)]
         for more in (
             {},
             {"augment.operations": FLIP},
@@ -132,7 +133,8 @@ def test_tfods_operations_come_before_its_resizing(split):
 def test_boxes_beyond_the_limit_are_cut_and_counted(split):
     data = TrainingSet(split, split.label_map.names, load_config(None, {**TFOD, "model.tfod": {"max_boxes": 1}}))
     labels = [split.labels(record).tolist() for record in split.summaries]
-    assert [data[Item(0, 0, number)].target.labels.tolist() for number in range(9)] == [given[:1] for given in labels]
+    taken = [data[SampleKey(0, 0, number)].target.labels.tolist() for number in range(9)]
+    assert taken == [given[:1] for given in labels]
     assert boxes_beyond(split, 1) == sum(map(len, labels)) - 9 == 4 and boxes_beyond(split, 2) == 0
 
 
@@ -154,11 +156,11 @@ def test_tfod_trains_on_boxes_as_they_are_stored(split):
 
     stored = Stored()
     data = TrainingSet(stored, split.label_map.names, load_config(None, TFOD))
-    example, record = data[Item(0, 0, 0)], split.summaries[0]
+    example, record = data[SampleKey(0, 0, 0)], split.summaries[0]
     factors = np.array([example.image.shape[2] / record.width, example.image.shape[1] / record.height] * 2)
     np.testing.assert_allclose(example.target.boxes, np.array(stored.boxes) * factors, atol=1e-4)
     stored.boxes = ((5, 5, 9, 9), (9, 5, 5, 9), (1, 1, 2, 2))
-    error = data[Item(0, 0, 0)]
+    error = data[SampleKey(0, 0, 0)]
     assert isinstance(error, ResightError) and "ends before it begins" in str(error) and error.where == split.where(0)
 
 
@@ -179,7 +181,7 @@ def test_with_tiles_training_sees_windows_of_large_images_at_the_size_of_a_tile(
     data = TrainingSet(split, split.label_map.names, config)
     places = set()
     for number, record in enumerate(split.summaries):
-        example, whole = data[Item(0, 0, number)], torch.from_numpy(decode(split[number].encoded)).permute(2, 0, 1)
+        example, whole = data[SampleKey(0, 0, number)], torch.from_numpy(decode(split[number].encoded)).permute(2, 0, 1)
         rows, columns = min(record.height, 70), min(record.width, 70)
         assert input_scale(record.height, record.width, config.model) == (1, 1)  # so that pixels stay as they are
         (place,) = [
@@ -193,7 +195,7 @@ def test_with_tiles_training_sees_windows_of_large_images_at_the_size_of_a_tile(
         fitting = (record.boxes[:, :2] >= place).all(1) & (record.boxes[:, 2:] <= np.add(place, (columns, rows))).all(1)
         assert fitting.any() and all(row in seen.tolist() for row in record.boxes[fitting].tolist())
     assert len(places) > 2
-    views = {data[Item(0, 0, 0, copy)].image.numpy().tobytes() for copy in range(4)}
+    views = {data[SampleKey(0, 0, 0, copy)].image.numpy().tobytes() for copy in range(4)}
     assert len(views) > 1  # the copies of a record differ
     assert training_batches(split, config).sizes.max() == 70
 

@@ -7,7 +7,7 @@ from resight.config.tree import load_config
 from resight.errors import ResightError
 from resight.input.dataset import TrainingSet
 from resight.input.loader import load_batches
-from resight.input.sampler import EndlessBatches
+from resight.input.sampler import BatchSampler
 from resight.records.reader import open_records
 
 CONFIG = load_config(None, {"model.min_size": 64, "model.max_size": 96})
@@ -16,7 +16,7 @@ CONFIG = load_config(None, {"model.min_size": 64, "model.max_size": 96})
 @pytest.fixture(scope="module")
 def data(shapes):
     split = open_records(shapes(broken=1, train=5)).splits["train"]
-    return TrainingSet(split, split.label_map.names, CONFIG), EndlessBatches(42, split.sizes, 2)
+    return TrainingSet(split, split.label_map.names, CONFIG), BatchSampler(42, split.sizes, 2)
 
 
 def plain(item):

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resight.input.sampler import EndlessBatches, epoch_batches, repeat_factors
+from resight.input.sampler import BatchSampler, epoch_batches, repeat_factors
 
 
 def sizes_of(portraits):
@@ -54,8 +54,8 @@ def test_seed_and_epoch_change_the_order():
 def test_endless_batches_from_anywhere_are_the_rest_of_the_whole(order, start):
     seed, _, portraits, batch_size = order
     sizes = sizes_of(portraits)
-    whole = EndlessBatches(seed, sizes, batch_size)
-    rest = EndlessBatches(seed, sizes, batch_size, start)
+    whole = BatchSampler(seed, sizes, batch_size)
+    rest = BatchSampler(seed, sizes, batch_size, start)
     assert list(islice(rest, 7)) == list(islice(whole, start, start + 7))
     epoch = list(islice(whole, whole.per_epoch))
     assert epoch == list(epoch_batches(seed, 0, sizes, batch_size))
@@ -110,7 +110,7 @@ def test_a_record_has_the_integers_next_to_its_factor_and_all_epochs_are_equally
     assert all(np.floor(factor - 0.51) <= times[n] <= np.ceil(factor + 0.51) for n, factor in enumerate(repeats))
     assert min(times[n] for n in range(len(repeats))) >= 1
     assert {(item.record, item.copy) for item in items} == {(n, copy) for n in times for copy in range(times[n])}
-    assert EndlessBatches(seed, sizes, batch_size, repeats=repeats).per_epoch == len(batches)
+    assert BatchSampler(seed, sizes, batch_size, repeats=repeats).per_epoch == len(batches)
 
 
 def test_over_many_epochs_a_record_is_seen_as_often_as_its_factor_says():

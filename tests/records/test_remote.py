@@ -15,7 +15,7 @@ from resight.datasets.formats import read_source
 from resight.errors import ResightError
 from resight.input.dataset import TrainingExample, TrainingSet
 from resight.input.loader import load_batches
-from resight.input.sampler import EndlessBatches
+from resight.input.sampler import BatchSampler
 from resight.io import block_cache as shard_cache
 from resight.io import object_store as storage
 from resight.io.object_store import Conflict, StorageError
@@ -176,7 +176,7 @@ def test_a_shard_that_changes_under_way_is_an_error(folder, s3, monkeypatch, cac
     address = s3.put(folder, "set")
     split = open_records(address).splits["train"]
     dataset = TrainingSet(split, ("red", "blue"), load_config(None, {"data.on_bad_record": "skip"}))
-    item = next(iter(EndlessBatches(1, split.sizes, 1)))[0]
+    item = next(iter(BatchSampler(1, split.sizes, 1)))[0]
     if cached:
         assert isinstance(dataset[item], TrainingExample)
         monkeypatch.setattr(shard_cache, "RECHECK", 0)
@@ -194,7 +194,7 @@ def test_faults_change_nothing_in_what_training_sees(folder, s3, workers):
 
     def examples(path, workers):
         split = open_records(path).splits["train"]
-        batches = EndlessBatches(42, split.sizes, 4, 0, split.shard_numbers, 2)
+        batches = BatchSampler(42, split.sizes, 4, 0, split.shard_numbers, 2)
         loaded = load_batches(TrainingSet(split, ("red", "blue"), config), itertools.islice(batches, 8), workers)
         return [example for batch in loaded for example in batch]
 

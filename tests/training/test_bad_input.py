@@ -16,7 +16,7 @@ from resight.errors import ResightError
 from resight.evaluation.coco import MEASURES, CocoMetrics
 from resight.evaluation.evaluate import evaluate
 from resight.evaluation.operating_point import OperatingPoint
-from resight.input.dataset import Item, TrainingSet
+from resight.input.dataset import SampleKey, TrainingSet
 from resight.input.target import Target
 from resight.io.object_store import StorageError
 from resight.label_map import LabelMap
@@ -26,12 +26,12 @@ from resight.records.reader import open_records
 from resight.records.tfrecord import TFRecordWriter
 from resight.records.writer import write_records_folder
 from resight.training import loop
-from resight.training.journal import Journal
-from resight.training.loop import Training
+from resight.training.journal import MetricLogger
 from resight.training.plan import make_plan
-from resight.training.run_folder import check_run, hold, new_run
+from resight.training.run_folder import check_run, lock_run, new_run
 from resight.training.start import start_model
 from resight.training.train import train
+from resight.training.trainer import Trainer
 
 TFOD = {"model__name": "faster_rcnn_resnet50_v1", "model__tfod": {"pad": True}}
 
@@ -130,8 +130,10 @@ def test_a_batch_without_any_box_gives_finite_gradients(shapes, tiny, tmp_path, 
     config = tiny(shapes(train=3), **dialect)
     plan = make_plan(config)
     dataset = TrainingSet(plan.train, plan.classes, config)
-    batch = [replace(dataset[Item(0, 0, record)], target=Target.empty()) for record in (0, 1)]
-    with Training(plan, start_model(plan)[0], tmp_path, torch.device("cpu")) as training:
+    batch = [replace(dataset[SampleKey(0, 0, record)], target=Target.empty()) for record in (0, 1)]
+    with Trainer(
+        plan, start_model(plan.config, plan.start, plan.classes, plan.anchors)[0], tmp_path, torch.device("cpu")
+    ) as training:
         training.model.train()
         losses = training._backward([batch])
         assert losses and all(np.isfinite(value) and value >= 0 for value in losses.values())
@@ -167,7 +169,7 @@ def test_boxes_that_are_no_numbers_are_counted_with_their_record(records, tiny, 
 def test_a_record_that_goes_bad_under_way(records, tiny, tmp_path, monkeypatch, caplog, policy, workers):
     folder = records(train=4)
     split = open_records(folder).splits["train"]
-    step = Training._step
+    step = Trainer._step
 
     def then_damage(self, *arguments):
         step(self, *arguments)
@@ -176,7 +178,7 @@ def test_a_record_that_goes_bad_under_way(records, tiny, tmp_path, monkeypatch, 
                 file.seek(split.index.records["offset"][3] + 200)
                 file.write(b"damaged")
 
-    monkeypatch.setattr(Training, "_step", then_damage)
+    monkeypatch.setattr(Trainer, "_step", then_damage)
     options = {"train__steps": 12, "data__workers": workers, "checkpoint__every_steps": 1}
     config = tiny(folder, data__on_bad_record=policy, **options)
     if policy == "skip":
@@ -246,8 +248,8 @@ def test_a_run_folder_that_may_not_be_written_is_named(open_folder, untrained):
     with unprivileged():
         for write, where in (
             (lambda: new_run(open_folder / "run"), open_folder / "run"),
-            (lambda: hold(open_folder).__enter__(), open_folder),
-            (lambda: Journal(open_folder), open_folder),
+            (lambda: lock_run(open_folder).__enter__(), open_folder),
+            (lambda: MetricLogger(open_folder), open_folder),
             (lambda: save_checkpoint(open_folder / LAST, stored), open_folder / LAST),
         ):
             with pytest.raises(ResightError, match="Permission denied") as caught:

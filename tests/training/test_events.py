@@ -8,7 +8,7 @@ from PIL import Image
 
 from resight.errors import ResightError
 from resight.training.events import EventWriter
-from resight.training.journal import Journal
+from resight.training.journal import MetricLogger
 
 
 def test_tensorboard_reads_what_is_written(tmp_path, monkeypatch):
@@ -57,7 +57,7 @@ def test_steps_that_are_taken_again_are_forgotten(tmp_path, monkeypatch):
 
 def test_a_full_disk_is_told_once_with_its_file(tmp_path):
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
-    journal = Journal(tmp_path)
+    journal = MetricLogger(tmp_path)
     with pytest.raises(ResightError, match="No space left"):
         journal.row(1, "train", {"loss": 1.0})
     journal.close()

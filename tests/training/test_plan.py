@@ -10,6 +10,10 @@ from resight.training.plan import _steps, make_plan
 from resight.training.start import start_model
 
 
+def started(plan):
+    return start_model(plan.config, plan.start, plan.classes, plan.anchors)
+
+
 def steps(per_epoch, **train):
     return _steps(load_config(None, {f"train.{key}": value for key, value in train.items()}), per_epoch)
 
@@ -41,7 +45,7 @@ def test_how_many_steps_a_training_takes(per_epoch, options, expected):
 
 def test_what_is_trained_and_what_is_watched(shapes, tiny):
     plan = make_plan(tiny(shapes(train=9, val=3, test=2), train__steps=30))
-    assert (len(plan.train), plan.watch_name, len(plan.watch), plan.steps) == (9, "val", 3, 30)
+    assert (len(plan.train), plan.validation_name, len(plan.validation), plan.steps) == (9, "val", 3, 30)
     text = plan.text()
     for said in (
         "test_efficientnet, 64-96 px, start: none",
@@ -64,10 +68,10 @@ def test_the_number_of_classes_must_be_as_the_configuration_says(shapes, tiny, m
 
 def test_without_val_the_test_part_is_watched_and_that_is_said(shapes, tiny):
     plan = make_plan(tiny(shapes(train=3, test=2)))
-    assert plan.watch_name == "test" and len(plan.watch) == 2
+    assert plan.validation_name == "test" and len(plan.validation) == 2
     assert "note      no val split: the test split validates" in plan.text()
     alone = make_plan(tiny(shapes(train=3)))
-    assert alone.watch is None and "none for validation" in alone.text()
+    assert alone.validation is None and "none for validation" in alone.text()
 
 
 def test_what_cannot_be_planned_is_refused(shapes, tiny, tmp_path):
@@ -108,7 +112,7 @@ def test_what_a_flip_exchanges_is_said_and_stated_in_the_configuration(tmp_path,
 def test_the_first_weights_follow_from_the_seed(shapes, tiny):
     def weights(seed):
         plan = make_plan(tiny(shapes(train=3), train__seed=seed))
-        return start_model(plan)[0].state_dict()
+        return started(plan)[0].state_dict()
 
     before = torch.get_rng_state()
     first = weights(1)
@@ -123,18 +127,18 @@ def test_a_training_starts_from_the_weights_it_is_told(shapes, tiny, untrained):
     from resight.models.checkpoints import load_checkpoint
 
     config = tiny(shapes(train=3), model__start=str(untrained), model__anchors="default")
-    model, report = start_model(make_plan(config))
+    model, report = started(make_plan(config))
     stored = load_checkpoint(untrained).weights()
     assert all(torch.equal(value, stored[key]) for key, value in model.state_dict().items())
     assert report["start"] == str(untrained) and report["new"] == []
     packaged = {"model__name": "tf_efficientnet_lite0"}
-    pretrained, said = start_model(make_plan(tiny(shapes(train=3), **packaged, model__start="pretrained")))
+    pretrained, said = started(make_plan(tiny(shapes(train=3), **packaged, model__start="pretrained")))
     assert said["start"] == "ImageNet (packaged)"
-    drawn = start_model(make_plan(tiny(shapes(train=3), **packaged)))[0].state_dict()
+    drawn = started(make_plan(tiny(shapes(train=3), **packaged)))[0].state_dict()
     body = {key: value for key, value in pretrained.state_dict().items() if "body" in key and value.ndim == 4}
     assert body and not any(torch.equal(value, drawn[key]) for key, value in body.items())
     with pytest.raises(ResightError, match="there is no such model"):
-        start_model(make_plan(tiny(shapes(train=3), model__start="nowhere")))
+        started(make_plan(tiny(shapes(train=3), model__start="nowhere")))
     with pytest.raises(ResightError, match=r"Did you mean 'faster_rcnn_resnet50_v1_640x640_coco17_tpu-8'\?"):
         make_plan(tiny(shapes(train=3), model__start="faster_rcnn_resnet50_v1_640x640_coco17_tpu8"))
 

@@ -3,9 +3,9 @@ import torch
 
 from resight.errors import ResightError
 from resight.training import preflight as module
+from resight.training.distributed import Distributed
 from resight.training.plan import make_plan
 from resight.training.preflight import check_shared_memory, largest_batch, preflight
-from resight.training.ranks import Ranks
 from resight.training.start import start_model
 
 
@@ -15,7 +15,7 @@ def plan(shapes, tiny):
 
 
 def test_a_step_is_taken_at_the_largest_shape_and_changes_nothing(plan, monkeypatch):
-    model, _ = start_model(plan)
+    model, _ = start_model(plan.config, plan.start, plan.classes, plan.anchors)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     seen = []
     forward = model.forward
@@ -38,14 +38,14 @@ def test_a_step_is_taken_at_the_largest_shape_and_changes_nothing(plan, monkeypa
 def test_of_a_training_that_goes_on_only_what_is_left_is_told(shapes, tiny, monkeypatch):
     plan = make_plan(tiny(shapes(train=5), train__steps=1000))
     monkeypatch.setattr(module, "_step", lambda *_: 6.0)
-    model, _ = start_model(plan)
+    model, _ = start_model(plan.config, plan.start, plan.classes, plan.anchors)
     assert "about 1 h 40 min with" in preflight(plan, model)
     assert "about 10 min more with" in preflight(plan, model, taken={"step": 900, "evaluated_at": 0})
     assert "about 0 s more with" in preflight(plan, model, taken={"step": 1001, "evaluated_at": 0})
 
 
 def test_what_does_not_fit_is_said_with_what_to_try(plan, monkeypatch):
-    model, _ = start_model(plan)
+    model, _ = start_model(plan.config, plan.start, plan.classes, plan.anchors)
 
     def full(*_):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory")
@@ -80,5 +80,5 @@ def test_a_process_of_several_tries_its_part_of_the_batch(plan):
             return {"loss": super().forward(torch.ones(1, 1)).sum()}
 
     seen: list[int] = []
-    preflight(plan, Counting(1, 1), Ranks(1, 2))
+    preflight(plan, Counting(1, 1), Distributed(1, 2))
     assert seen[0] == plan.config.train.batch_size // 2 and max(seen) == seen[0]

@@ -9,7 +9,7 @@ from resight.config.tree import load_config
 from resight.errors import ResightError
 from resight.label_map import LabelMap, read_label_map
 from resight.models.checkpoints import BEST, LAST, find_checkpoint
-from resight.training.run_folder import check_run, describe_run, forget_metrics, hold, new_run
+from resight.training.run_folder import check_run, describe_run, forget_metrics, lock_run, new_run
 
 CONFIG = load_config(None, {"train.seed": 7})
 LABELS = LabelMap.from_names(["stop"])
@@ -89,22 +89,22 @@ def test_a_run_that_was_killed_while_it_began_can_begin_again(tmp_path, written)
 
 def test_a_run_folder_is_one_trainings_alone(tmp_path):
     new_run(tmp_path)
-    holder = "import sys, time; from pathlib import Path; from resight.training.run_folder import hold\n"
-    holder += f"with hold(Path({str(tmp_path)!r})): print(1, flush=True); time.sleep(60)"
+    holder = "import sys, time; from pathlib import Path; from resight.training.run_folder import lock_run\n"
+    holder += f"with lock_run(Path({str(tmp_path)!r})): print(1, flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"1\n"
-        with pytest.raises(ResightError, match="another training"), hold(tmp_path):
+        with pytest.raises(ResightError, match="another training"), lock_run(tmp_path):
             pass
         left = touch(tmp_path / f"{LAST}").with_name(".last.safetensors.partial-1f")
         touch(left)
         touch(left.with_name(".tmpA1b2C3"))  # safetensors' own, of an earlier version
         touch(left.with_name(".last.safetensors.partial-2e") / "last.safetensors")
         process.kill()
-    with hold(tmp_path):
+    with lock_run(tmp_path):
         assert os.listdir(tmp_path / "checkpoints") == ["last.safetensors"]
     new_run(tmp_path / "other")
     (tmp_path / "other" / ".lock").mkdir()
-    with pytest.raises(ResightError, match="cannot write into the run folder"), hold(tmp_path / "other"):
+    with pytest.raises(ResightError, match="cannot write into the run folder"), lock_run(tmp_path / "other"):
         pass
 
 
@@ -142,7 +142,7 @@ def test_what_a_killed_verb_left_in_a_run_folder_does_not_keep_it_from_going_on(
     (tmp_path / ".predictions.partial-1234").mkdir()
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / ".last.safetensors.partial-1234").touch()
-    with hold(tmp_path):
+    with lock_run(tmp_path):
         assert list((tmp_path / "checkpoints").iterdir()) == []
 
 

@@ -16,8 +16,8 @@ import pytest
 import resight
 from resight.config.tree import load_config, to_toml
 from resight.models.checkpoints import BEST, LAST, load_checkpoint
-from resight.training.loop import Training
 from resight.training.train import train
+from resight.training.trainer import Trainer
 
 MOMENTS = int(os.environ.get("RESIGHT_SOAK", "1"))
 pytestmark = [pytest.mark.soak] if MOMENTS > 1 else []  # then all of it is long
@@ -119,13 +119,13 @@ def test_a_file_that_cannot_be_written_whole_leaves_the_checkpoint_before_it(sha
 def test_memory_does_not_grow(shapes, tiny, tmp_path, monkeypatch):
     steps = 2000 if MOMENTS > 1 else 45
     resident = []
-    step = Training._step
+    step = Trainer._step
 
     def watched(self, *arguments):
         step(self, *arguments)
         resident.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6)
 
-    monkeypatch.setattr(Training, "_step", watched)
+    monkeypatch.setattr(Trainer, "_step", watched)
     options = {"train__steps": steps, "evaluate__every": 1e6, "augment__scale": (1.0, 1.0)}
     train(tiny(shapes(train=5, val=1), **options), tmp_path)
     middle, end = resident[steps // 3 : 2 * steps // 3], resident[2 * steps // 3 :]

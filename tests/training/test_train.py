@@ -18,19 +18,19 @@ from resight.cli.app import app
 from resight.config.tree import load_config
 from resight.errors import ResightError
 from resight.evaluation.coco import MEASURES, CocoMetrics
-from resight.evaluation.evaluate import measure
+from resight.evaluation.loop import evaluate_images, measure
 from resight.evaluation.operating_point import OperatingPoint
 from resight.inference.detector import load
 from resight.input.dataset import TrainingSet
-from resight.input.sampler import Item
+from resight.input.sampler import SampleKey
 from resight.models.checkpoints import BEST, LAST, load_checkpoint
-from resight.training import loop
 from resight.training import train as module
+from resight.training import trainer
 from resight.training.diverged import Diverged
-from resight.training.loop import Training, measurable
 from resight.training.plan import make_plan
 from resight.training.start import start_model
 from resight.training.train import train
+from resight.training.trainer import Trainer
 
 OFTEN = {"augment__scale": (0.8, 1.2), "train__warmup_steps": 2, "train__learning_rate": 0.001}
 
@@ -40,14 +40,14 @@ def interrupt_after(monkeypatch):
     """A SIGTERM to this process after so many steps."""
 
     def after(steps):
-        step = Training._step
+        step = Trainer._step
 
         def then_stop(self, *arguments):
             step(self, *arguments)
             if self.state.step == steps:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        monkeypatch.setattr(Training, "_step", then_stop)
+        monkeypatch.setattr(Trainer, "_step", then_stop)
 
     return after
 
@@ -108,7 +108,7 @@ def test_a_run_that_was_killed_while_it_evaluated_evaluates_at_the_same_step(
 
     config = tiny(shapes(train=5, val=1), train__steps=8, **OFTEN)
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(Training, "_evaluate", killed)
+        patch.setattr(Trainer, "_evaluate", killed)
         train(config, tmp_path)
     assert load_checkpoint(tmp_path / LAST).state["step"] == 3
     train(config, tmp_path, resume=True)
@@ -117,13 +117,13 @@ def test_a_run_that_was_killed_while_it_evaluated_evaluates_at_the_same_step(
 
 
 def test_an_evaluation_ends_at_a_signal_and_is_made_again(whole, shapes, tiny, tmp_path, monkeypatch):
-    def then_stop(*arguments):
+    def then_stop(*arguments, **options):
         os.kill(os.getpid(), signal.SIGTERM)
-        yield from measurable(*arguments)
+        yield from evaluate_images(*arguments, **options)
 
     config = tiny(shapes(train=5, val=1), train__steps=8, **OFTEN)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "measurable", then_stop)
+        patch.setattr(trainer, "evaluate_images", then_stop)
         assert train(config, tmp_path).exit_code == 75
     state = load_checkpoint(tmp_path / LAST).state
     assert (state["step"], state["evaluated_at"], state["best"]) == (3, 0, None)
@@ -162,9 +162,9 @@ def test_a_signal_before_the_first_step_saves_step_0(shapes, tiny, tmp_path, mon
     config = tiny(shapes(train=3), train__steps=1)
     start = module.start_model
 
-    def interrupted(plan):
+    def interrupted(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
-        return start(plan)
+        return start(*arguments)
 
     monkeypatch.setattr(module, "start_model", interrupted)
     handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
@@ -179,7 +179,7 @@ def test_a_signal_before_the_first_step_saves_step_0(shapes, tiny, tmp_path, mon
 
 
 def test_a_second_ctrl_c_ends_at_once(shapes, tiny, tmp_path, monkeypatch):
-    def impatient(plan):
+    def impatient(*_):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
         raise AssertionError("the second one must end it")
@@ -295,17 +295,17 @@ def test_a_signal_after_the_training_does_not_change_how_it_ended(whole, tmp_pat
 
 def test_resume_starts_where_there_is_nothing_and_where_nothing_was_saved(shapes, tiny, tmp_path, monkeypatch):
     config = tiny(shapes(train=3), train__steps=1)
-    step = Training._step
+    step = Trainer._step
 
     def killed(*_):
         raise SystemExit
 
-    monkeypatch.setattr(Training, "_step", killed)
+    monkeypatch.setattr(Trainer, "_step", killed)
     for folder in ("missing", "empty"):
         (tmp_path / "empty").mkdir(exist_ok=True)
         with pytest.raises(SystemExit):
             train(config, tmp_path / folder, resume=True)
-    monkeypatch.setattr(Training, "_step", step)
+    monkeypatch.setattr(Trainer, "_step", step)
     run = tmp_path / "missing"
     assert (run / "config.toml").exists() and not (run / LAST).exists()
     (run / "metrics.jsonl").write_text('{"step": 1, "split": "train"}\n{"st')
@@ -474,10 +474,10 @@ def test_a_loss_that_is_not_finite_ends_with_the_batch_and_the_last_good_checkpo
 
 
 def test_a_gradient_that_is_not_finite_spoils_no_weight(shapes, tiny, tmp_path, monkeypatch):
-    norm = Training._gradient_norm
-    monkeypatch.setattr(Training, "_gradient_norm", lambda self: norm(self) if self.state.step < 1 else float("nan"))
+    norm = Trainer._gradient_norm
+    monkeypatch.setattr(Trainer, "_gradient_norm", lambda self: norm(self) if self.state.step < 1 else float("nan"))
     spoiled = []
-    monkeypatch.setattr(Training, "_update", lambda self, _: spoiled.append(self.state.step))
+    monkeypatch.setattr(Trainer, "_update", lambda self, _: spoiled.append(self.state.step))
     with pytest.raises(Diverged, match="the gradient is not finite at step 2"):
         train(tiny(shapes(train=5), train__steps=9), tmp_path)
     assert spoiled == [0]
@@ -490,7 +490,7 @@ def measured(value):
 
 def test_patience_ends_a_training_that_does_not_get_better(shapes, tiny, tmp_path, monkeypatch):
     values = iter([0.1, 0.3, 0.3, 0.2, 0.25])
-    monkeypatch.setattr(loop, "measure", lambda *_, **__: measured(next(values)))
+    monkeypatch.setattr(trainer, "measure", lambda *_, **__: measured(next(values)))
     config = tiny(shapes(train=6, test=1), train__steps=50, train__patience=3, train__batch_size=6)
     result = train(config, tmp_path)
     assert (result.exit_code, result.steps, result.best) == (0, 5, 0.3)
@@ -502,9 +502,9 @@ def test_patience_ends_a_training_that_does_not_get_better(shapes, tiny, tmp_pat
 
 def test_minutes_end_a_training_and_drive_its_schedule(shapes, tiny, tmp_path, monkeypatch):
     config = tiny(shapes(train=3), train__max_minutes=2, train__warmup_steps=0, train__learning_rate=0.001)
-    monkeypatch.setattr(Training, "seconds", lambda self: 30.0 * self.state.step)
+    monkeypatch.setattr(Trainer, "seconds", lambda self: 30.0 * self.state.step)
     rates = []
-    monkeypatch.setattr(loop, "set_rate", lambda _, rate: rates.append(rate))
+    monkeypatch.setattr(trainer, "set_lr", lambda _, rate: rates.append(rate))
     result = train(config, tmp_path)
     assert (result.exit_code, result.steps) == (0, 4)
     assert rates == pytest.approx([0.001 * (1 + math.cos(math.pi * share)) / 2 for share in (0, 0.25, 0.5, 0.75)])
@@ -550,9 +550,10 @@ def test_it_learns_the_pictures_it_is_shown(shapes, tiny, tmp_path):
     result = train(config, tmp_path)
     detector = load(result.run)
     plan = module.make_plan(config)
-    images = measurable(detector, plan.train, range(len(plan.train)), pytest.fail)
-    found = [(truth, detector.detect(image)) for truth, image, _ in images]
-    metrics, point = measure(found, detector.classes)
+    images = evaluate_images(detector, plan.train, range(len(plan.train)), on_error=pytest.fail)
+    results = [result for _, result in images]
+    found = [result.truth for result in results], [result.detections for result in results]
+    metrics, point = measure(*found, detector.classes)
     assert metrics.summary["AP50"] > 0.5
     assert point.f1 > 0.5
 
@@ -596,10 +597,12 @@ def test_accumulated_batches_are_one_step(shapes, tiny, tmp_path):
     config = tiny(shapes(train=9), train__ema=0.0, **OFTEN)
     plan = make_plan(config)
     dataset = TrainingSet(plan.train, plan.classes, config)
-    examples = [dataset[Item(0, 0, record)] for record in (0, 1, 3, 4)]  # of one shape
+    examples = [dataset[SampleKey(0, 0, record)] for record in (0, 1, 3, 4)]  # of one shape
     gradients = []
     for parts in ([examples], [examples[:2], examples[2:]], [examples[:1], examples[1:]]):
-        with Training(plan, start_model(plan)[0], tmp_path, torch.device("cpu")) as training:
+        with Trainer(
+            plan, start_model(plan.config, plan.start, plan.classes, plan.anchors)[0], tmp_path, torch.device("cpu")
+        ) as training:
             training.model.train()
             training._backward(parts)
             gradients.append(torch.cat([p.grad.flatten() for p in training.model.parameters() if p.grad is not None]))
@@ -627,7 +630,7 @@ def test_a_training_that_can_use_nothing_ends(shapes, tiny, tmp_path, monkeypatc
 
 
 def test_a_run_that_was_killed_after_an_evaluation_does_not_tell_it_twice(whole, shapes, tiny, tmp_path, monkeypatch):
-    keep = Training._keep
+    keep = Trainer._keep
 
     def killed(self, *arguments):
         keep(self, *arguments)
@@ -636,7 +639,7 @@ def test_a_run_that_was_killed_after_an_evaluation_does_not_tell_it_twice(whole,
 
     config = tiny(shapes(train=5, val=1), train__steps=8, **OFTEN)
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(Training, "_keep", killed)
+        patch.setattr(Trainer, "_keep", killed)
         train(config, tmp_path)
     assert [row["step"] for row in lines(tmp_path) if row["split"] == "val"] == [3]
     train(config, tmp_path, resume=True)
@@ -647,7 +650,7 @@ def test_a_run_that_was_killed_after_an_evaluation_does_not_tell_it_twice(whole,
 def test_gradients_that_are_never_finite_end_a_training_in_half_precision(shapes, tiny, tmp_path, monkeypatch):
     norms = iter([math.inf, math.nan, math.nan])
     scales = iter([65536.0, 0.5])
-    monkeypatch.setattr(Training, "_gradient_norm", lambda self: next(norms))
+    monkeypatch.setattr(Trainer, "_gradient_norm", lambda self: next(norms))
     monkeypatch.setattr(torch.amp.GradScaler, "get_scale", lambda _: next(scales))
     config = tiny(shapes(train=5), train__steps=500, train__precision="float16", **OFTEN)
     with pytest.raises(Diverged, match="the gradient is not finite at step 2"):

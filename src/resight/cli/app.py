@@ -49,7 +49,7 @@ def _option(metavar: str, help: str, default: object = "", *names: str, **limits
 
 
 FORMATS = "lisa, coco, voc, yolo, csv, tfrecord, cvat, labelme, labelstudio"
-LENGTH = f"{defaults.EPOCHS}, within {defaults.LEAST_STEPS:,} to {defaults.MOST_STEPS:,} steps"
+LENGTH = f"{defaults.EPOCHS}, within {defaults.MIN_STEPS:,} to {defaults.MAX_STEPS:,} steps"
 SIZE = f"{defaults.MIN_SIZE},{defaults.MAX_SIZE}"
 SCORE = f"the model's own threshold, else {defaults.SCORE}"
 Out = Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="Folder or file to write.")]

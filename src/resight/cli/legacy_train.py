@@ -117,12 +117,12 @@ def train(arguments: Arguments) -> int:
     from ..evaluation.evaluate import evaluate
     from ..exporting.export import export
     from ..tfod.zoo import fetch
-    from ..training.plan import LEAST_SIZE
+    from ..training.plan import MIN_SIZE
     from ..training.run_folder import check_run
     from ..training.train import train as train_run
 
-    if arguments.min_dim < LEAST_SIZE:
-        raise ResightError(f"<min_dim> is {arguments.min_dim}, and {LEAST_SIZE} is the least", fix=USAGE)
+    if arguments.min_dim < MIN_SIZE:
+        raise ResightError(f"<min_dim> is {arguments.min_dim}, and {MIN_SIZE} is the least", fix=USAGE)
     try:
         check_run(run, resume=True)
     except ResightError as error:

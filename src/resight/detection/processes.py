@@ -13,4 +13,4 @@ class Shared:
         return height, width
 
 
-ALONE = Shared()
+SINGLE_PROCESS = Shared()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,14 +22,14 @@ from ..io.progress import track
 from ..label_map import LabelMap
 from ..tfod.checkpoint.folder import find_pipeline
 from ..tfod.pipeline.config import records_of
-from ..types import Detections, named_split
+from ..types import named_split
 from . import report
-from .coco import STANDARD, CocoMetrics, GroundTruth, coco_metrics, measures_of
-from .operating_point import OperatingPoint, operating_point, point_at
+from .coco import STANDARD, measures_of
+from .loop import ClassNames, ImageResult, evaluate_images, mean_losses, measure
 
 if TYPE_CHECKING:
+    from ..config.most_detections import MostDetections
     from ..inference.detector import Detector
-    from ..records.example import Record
     from ..records.reader import Records, RecordSplit
 
 METRICS_FILE = "metrics.json"
@@ -103,7 +102,6 @@ def evaluate(
     Raises:
         ResightError: the model or the data cannot be used, a record is damaged, or the output cannot be written.
     """
-    # The detector is not needed by the training loop, which shares ``measure``.
     from ..inference.detector import load
     from ..records.reader import open_configured
 
@@ -118,53 +116,31 @@ def evaluate(
     bounds = parse_requirements(require, most)
     source, same_path = _data_of(model, run, data)
     records = open_configured(source, labels)
-    part = _split_of(records, split)
-    measured = min(len(part), limit or len(part))
     if detector.classes == LabelMap(()).by_id(len(detector.classes)).names:  # numbers alone; the data has the names
         detector.classes = records.label_map.by_id(len(detector.classes)).names
-    translate = ClassNames(records, detector.classes)
-    losses: list[dict[str, float]] = []
-    unusable: list[str] = []
-    left_out = 0
-    objects: list[tuple[str, np.ndarray]] = []
-
-    def pairs() -> Iterator[tuple[GroundTruth, np.ndarray]]:
-        nonlocal left_out
-        for index in track(range(measured), f"evaluating {split}"):
-            record = part[index]
-            try:
-                image = part.pixels(index, record)
-                known = translate(part.labels(record), record)
-                truth = truth_of(detector, record, known, image, part.where(index))
-            except ResightError as error:
-                if source.on_bad_record != "skip":
-                    raise
-                unusable.append(f"{error.where}: {error.message}")
-                continue
-            objects.append((record.filename or part.where(index), known[(known >= 0) & ~record.crowd]))
-            left_out += int((known >= 0).sum()) - len(truth.labels)
-            yield truth, image
-            losses.append(detector.losses(record, known, image) or {})
-
-    stored = detector.score if detector.has_score else None
-    found = [(truth, detector.detect(image)) for truth, image in pairs()]
-    means = mean_losses(losses)
+    measurement = _measure_split(detector, records, split, limit, source.on_bad_record == "skip")
     numbers, point = measure(
-        found, detector.classes, ignore_difficult=ignore_difficult, score=stored, max_detections=most
+        [result.truth for result in measurement.results],
+        [result.detections for result in measurement.results],
+        detector.classes,
+        ignore_difficult=ignore_difficult,
+        score=detector.score if detector.has_score else None,
+        max_detections=most,
     )
+    means = mean_losses([result.losses for result in measurement.results])
     metrics = report.as_dict(
         numbers,
         point,
-        point_of_model=stored is not None,
+        point_of_model=detector.has_score,
         losses=means,
         selected_on=detector.selected_on,
         model=detector.name,
-        data=os.fspath(records.path) or listed(part.shards, 3),
+        data=os.fspath(records.path) or listed(records.splits[split].shards, 3),
         data_digest=records.digest,
         split=split,
         limit=limit,
         ignore_difficult=ignore_difficult,
-        unknown_classes=dict(translate.unknown),
+        unknown_classes=dict(measurement.class_names.unknown),
         **({"tfod": report.as_tfod(numbers.summary, means)} if detector.tfod else {}),
     )
     write_text(path, json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
@@ -173,71 +149,49 @@ def evaluate(
         written = storage.join(model, path.relative_to(run).as_posix())
         storage.write(written, path)
     own = _trained_on(run, records, same_path)
-    notes = [f"Only the first {measured:,} of the {len(part):,} images were measured."] * (measured < len(part))
-    if left_out:
-        boxes = counted(left_out, "box", "boxes")
-        beyond = "beyond model.tfod.evaluated_boxes of an image or " if detector.tfod else ""
-        notes.append(f"Left out, {beyond}without numbers for corners: {boxes}.")
-    notes += _crowded_notes(detector, objects, found, point.score)
-    notes += [*translate.notes(), *_data_notes(records, unusable), *_split_note(split, detector.selected_on, own)]
+    notes = measurement.notes(point.score) + _split_note(split, detector.selected_on, own)
     return Evaluation(metrics, missed(metrics, bounds), written, notes)
 
 
-def truth_of(detector: Detector, record: Record, labels: np.ndarray, image: np.ndarray, where: str) -> GroundTruth:
-    """The objects of ``record``, whose image is decoded, as the dialect of the model counts them.
+@dataclass(frozen=True)
+class _Measurement:
+    """What the loop over a split gave; ``unusable`` are errors of records in words."""
 
-    Raises:
-        ResightError: the dialect refuses a box of the record, which is at ``where``.
-    """
-    from ..records.example import on_image
-    from ..tfod.boxes import tfod_boxes
+    detector: Detector
+    records: Records
+    num_images: int  # of the split
+    class_names: ClassNames
+    results: list[ImageResult]
+    unusable: list[str]
 
-    if detector.tfod:
-        record, labels = tfod_boxes(record, labels, detector.tfod.evaluated_boxes, where)
-    return GroundTruth.of_record(on_image(record, *image.shape[:2]), labels)
-
-
-def measure(
-    found: Sequence[tuple[GroundTruth, Detections]],
-    classes: Sequence[str],
-    *,
-    ignore_difficult: bool = False,
-    score: float | None = None,
-    max_detections: int = STANDARD,
-) -> tuple[CocoMetrics, OperatingPoint]:
-    """Measures what was found in each image. The operating point is at ``score``, or at the score of best F1, of all
-    that was found."""
-    truths, detections = [truth for truth, _ in found], [each for _, each in found]
-    metrics = coco_metrics(
-        truths, detections, classes, ignore_difficult=ignore_difficult, max_detections=max_detections
-    )
-    if score is None:
-        return metrics, operating_point(truths, detections, ignore_difficult=ignore_difficult)
-    return metrics, point_at(score, truths, detections, ignore_difficult=ignore_difficult)
+    def notes(self, score: float) -> list[str]:
+        """What must be known to read the numbers; detections from ``score`` on count as found."""
+        notes, measured = [], len(self.results) + len(self.unusable)
+        if measured < self.num_images:
+            notes.append(f"Only the first {measured:,} of the {self.num_images:,} images were measured.")
+        if left_out := sum(result.left_out for result in self.results):
+            boxes = counted(left_out, "box", "boxes")
+            beyond = "beyond model.tfod.evaluated_boxes of an image or " if self.detector.tfod else ""
+            notes.append(f"Left out, {beyond}without numbers for corners: {boxes}.")
+        notes += _crowded_notes(self.detector.most, self.results, score) + self.class_names.notes()
+        return notes + _data_notes(self.records, self.unusable)
 
 
-class ClassNames:
-    """Class indices of the data -> those of a model, by name; -1 and a count where the model has no such class."""
+def _measure_split(
+    detector: Detector, records: Records, split: str, limit: int | None, skip_damaged: bool
+) -> _Measurement:
+    part, class_names = _split_of(records, split), ClassNames(records, detector.classes)
+    unusable: list[str] = []
 
-    def __init__(self, records: Records, classes: Sequence[str]) -> None:
-        self.names = records.label_map.names
-        self.index = {name: index for index, name in enumerate(classes)}
-        self.unknown: Counter[str] = Counter()
+    def on_error(error: ResightError) -> None:
+        if not skip_damaged or isinstance(error, storage.StorageError):
+            raise error
+        unusable.append(f"{error.where}: {error.message}")
 
-    def __call__(self, labels: np.ndarray, record: Record) -> np.ndarray:
-        """``labels`` ``[N]`` int64 of ``record`` in the model's order."""
-        names = [
-            self.names[label] if label >= 0 else text or f"class number {number}"
-            for label, text, number in zip(labels, record.label_texts, record.label_ids, strict=True)
-        ]
-        self.unknown.update(name for name in names if name not in self.index)
-        return np.array([self.index.get(name, -1) for name in names], np.int64)
-
-    def notes(self) -> list[str]:
-        if not self.unknown:
-            return []
-        counts = listed(f"{name} ({counted(count, 'box', 'boxes')})" for name, count in self.unknown.most_common())
-        return [f"The model does not know these classes of the data, which are left out of the numbers: {counts}"]
+    indices = track(range(min(len(part), limit or len(part))), f"evaluating {split}")
+    images = evaluate_images(detector, part, indices, on_error=on_error, class_names=class_names)
+    results = [result for _, result in images]
+    return _Measurement(detector, records, len(part), class_names, results, unusable)
 
 
 def _local(model: str | os.PathLike[str]) -> str | os.PathLike[str]:
@@ -327,30 +281,13 @@ def _split_of(records: Records, split: str) -> RecordSplit:
     return records.splits[split]
 
 
-def mean_losses(losses: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Of each loss, over the images that have it."""
-    names = dict.fromkeys(name for one in losses for name in one)
-    return {name: float(np.mean([one[name] for one in losses if name in one])) for name in names}
-
-
-def _crowded_notes(
-    detector: Detector,
-    objects: Sequence[tuple[str, np.ndarray]],
-    found: Sequence[tuple[GroundTruth, Detections]],
-    score: float,
-) -> list[str]:
-    """Where an image may hold more than the model's most detections: by its objects, or by what was found in it.
-
-    Args:
-        objects: the name of each image and the classes ``[N]`` of its objects.
-        score: from which on detections count as found.
-    """
-    most = detector.most
-    images = np.repeat(np.arange(len(objects)), [len(labels) for _, labels in objects])
-    labels = np.concatenate([np.zeros(0, np.int64), *(labels for _, labels in objects)])
-    crowded = most.crowded(images, labels, lambda image: objects[image][0], "--detections {}")
+def _crowded_notes(most: MostDetections, results: Sequence[ImageResult], score: float) -> list[str]:
+    """Where an image may hold more than the model's most detections: by its objects, or by what was found in it."""
+    images = np.repeat(np.arange(len(results)), [len(result.labels) for result in results])
+    labels = np.concatenate([np.zeros(0, np.int64), *(result.labels for result in results)])
+    crowded = most.crowded(images, labels, lambda image: results[image].name, "--detections {}")
     notes = [f"{crowded[0]}."] if crowded else []
-    if full := sum(most.reached(each.above(score).labels) for _, each in found):
+    if full := sum(most.reached(result.detections.above(score).labels) for result in results):
         notes.append(f"{most.full(full)}.")
     return notes
 

@@ -17,7 +17,7 @@ from torchvision.ops import batched_nms, box_iou
 from ..detection import box_coder, matcher
 from ..detection.anchors import AnchorSettings, grid_anchors
 from ..detection.heads import freeze_statistics
-from ..detection.processes import ALONE, Shared
+from ..detection.processes import SINGLE_PROCESS, Shared
 from ..detection.roi_align import pool
 from ..input.target import Target, fit_size
 from .backbones import Backbone
@@ -119,7 +119,7 @@ class FasterRCNN(nn.Module):
         self.limits = replace(self.limits, nms_iou=iou, class_agnostic_nms=class_agnostic)
 
     def forward(
-        self, images: list[Tensor], targets: list[Target] | None = None, shared: Shared = ALONE
+        self, images: list[Tensor], targets: list[Target] | None = None, shared: Shared = SINGLE_PROCESS
     ) -> dict[str, Tensor] | list[Instances]:
         """Losses when targets are given, detections else.
 
@@ -144,7 +144,7 @@ class FasterRCNN(nn.Module):
         filtered = self.inputs.antialias
         return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False, antialias=filtered)[0]
 
-    def batch(self, images: list[Tensor], shared: Shared = ALONE) -> Tensor:
+    def batch(self, images: list[Tensor], shared: Shared = SINGLE_PROCESS) -> Tensor:
         """Normalised and padded with zeros right and below: ``[B, 3, H, W]`` float32, sides a multiple of 32."""
         multiple = self.inputs.multiple
         height = -(-max(image.shape[1] for image in images) // multiple) * multiple
@@ -226,7 +226,7 @@ class FasterRCNN(nn.Module):
         keep = batched_nms(boxes, scores, groups, limits.nms_iou)[: limits.detections]
         return Instances(boxes[keep], scores[keep], labels[keep])
 
-    def losses(self, images: list[Tensor], targets: list[Target], shared: Shared = ALONE) -> dict[str, Tensor]:
+    def losses(self, images: list[Tensor], targets: list[Target], shared: Shared = SINGLE_PROCESS) -> dict[str, Tensor]:
         """The four losses of Faster R-CNN, as torchvision computes and names them.
 
         Args:

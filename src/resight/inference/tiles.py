@@ -21,7 +21,7 @@ def tile_corners(height: int, width: int, tile: int) -> list[tuple[int, int]]:
     return [(x, y) for y in _starts(height, tile) for x in _starts(width, tile)]
 
 
-def looks(height: int, width: int, tile: int) -> int:
+def forward_passes(height: int, width: int, tile: int) -> int:
     """How often the network looks at an image: once, or at the whole and at each tile."""
     count = len(tile_corners(height, width, tile))
     return 1 if count == 1 else count + 1

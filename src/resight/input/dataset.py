@@ -19,7 +19,7 @@ from ..records.reader import RecordSplit
 from ..tfod.boxes import tfod_boxes
 from ..tfod.operations import prepare
 from .augment import FlipRule, Sample, augment, crop
-from .sampler import EndlessBatches, Item, repeat_factors
+from .sampler import BatchSampler, SampleKey, repeat_factors
 from .target import Target, crop_size, input_size, to_input_frame
 
 # Steps of the scale jitter. A CPU prepares and keeps code for every shape of a convolution, so few shapes are faster
@@ -51,7 +51,7 @@ class TrainingSet(Dataset[TrainingExample | ResightError]):
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, item: Item) -> TrainingExample | ResightError:
+    def __getitem__(self, item: SampleKey) -> TrainingExample | ResightError:
         try:
             record = self.split[item.record]
             image = self.split.pixels(item.record, record)
@@ -80,11 +80,11 @@ class TrainingSet(Dataset[TrainingExample | ResightError]):
         return TrainingExample(sample.image.contiguous(), target, item.record)
 
 
-def training_batches(split: RecordSplit, config: Config) -> EndlessBatches:
+def training_batches(split: RecordSplit, config: Config) -> BatchSampler:
     """The batches that training takes, from its first step on."""
     sizes, threshold = split.sizes, config.data.repeat_threshold
     labels = np.split(split.box_labels, split.index.starts[1:-1]) if threshold else []
-    return EndlessBatches(
+    return BatchSampler(
         config.train.seed,
         np.minimum(sizes, config.model.tile) if config.model.tile else sizes,
         config.train.batch_size,

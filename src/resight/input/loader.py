@@ -16,13 +16,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from ..errors import ResightError
-from .dataset import Item, TrainingExample, TrainingSet
+from .dataset import SampleKey, TrainingExample, TrainingSet
 
 PREFETCH = 3  # batches a worker holds ready
 
 
 def load_batches(
-    dataset: TrainingSet, batches: Iterable[list[Item]], workers: int
+    dataset: TrainingSet, batches: Iterable[list[SampleKey]], workers: int
 ) -> Generator[list[TrainingExample | ResightError], None, None]:
     """Yields the examples of each batch, in order; what cannot be used is there as the error that says why.
 

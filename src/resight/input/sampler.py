@@ -12,7 +12,7 @@ from ..random_streams import numpy_stream
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class SampleKey:
     """One place in a batch: the record, and the numbers its draws depend on.
 
     ``copy`` counts the places that a record has in one epoch.
@@ -32,7 +32,7 @@ def epoch_batches(
     shards: np.ndarray | None = None,
     window: int = 1,
     repeats: np.ndarray | None = None,
-) -> Iterator[list[Item]]:
+) -> Iterator[list[SampleKey]]:
     """The batches of an epoch, a pure function of its arguments.
 
     Records are permuted, then landscape and portrait images are put in batches of their own, so that little of a batch
@@ -58,9 +58,8 @@ def epoch_batches(
         batches += [rest[start : start + batch_size] for start in range(0, len(rest), batch_size)]
         mixed += [batches[place] for place in mixing.permutation(len(batches))]
     for number, batch in enumerate(mixed):
-        yield [
-            Item(epoch, number, *place) for place in zip(records[batch].tolist(), copies[batch].tolist(), strict=True)
-        ]
+        places = zip(records[batch].tolist(), copies[batch].tolist(), strict=True)
+        yield [SampleKey(epoch, number, *place) for place in places]
 
 
 def repeat_factors(labels: Sequence[np.ndarray], num_classes: int, threshold: float) -> np.ndarray:
@@ -125,7 +124,7 @@ def _stretches(seed: int, epoch: int, shards: np.ndarray, window: int, batch_siz
 
 
 @dataclass(frozen=True)
-class EndlessBatches:
+class BatchSampler:
     """The batches of all epochs, from a place on: the one order that training follows."""
 
     seed: int
@@ -140,7 +139,7 @@ class EndlessBatches:
     def per_epoch(self) -> int:
         return -(-epoch_length(len(self.sizes), self.repeats) // self.batch_size)
 
-    def __iter__(self) -> Iterator[list[Item]]:
+    def __iter__(self) -> Iterator[list[SampleKey]]:
         first, skip = divmod(self.start, self.per_epoch)
         for epoch in itertools.count(first):
             batches = epoch_batches(

@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 
 from ..config.tree import ModelConfig
 from ..detection import box_coder, matcher
-from ..detection.processes import ALONE, Shared
+from ..detection.processes import SINGLE_PROCESS, Shared
 from ..errors import ResightError
 from ..fpn.faster_rcnn import Instances
 from ..input.target import Target
@@ -113,7 +113,7 @@ class TfodRCNN(nn.Module):
         self.class_agnostic_nms = self.class_agnostic_nms or class_agnostic
 
     def forward(
-        self, images: list[Tensor], targets: list[Target] | None = None, shared: Shared = ALONE
+        self, images: list[Tensor], targets: list[Target] | None = None, shared: Shared = SINGLE_PROCESS
     ) -> dict[str, Tensor] | list[Instances]:
         """Losses when targets are given, detections else.
 
@@ -246,7 +246,7 @@ class TfodRCNN(nn.Module):
         counts = torch.tensor([len(row) for row in rows], device=boxes.device)
         return torch.cat(rows), torch.arange(kinds, device=boxes.device).repeat_interleave(counts)
 
-    def losses(self, images: list[Tensor], targets: list[Target], shared: Shared = ALONE) -> dict[str, Tensor]:
+    def losses(self, images: list[Tensor], targets: list[Target], shared: Shared = SINGLE_PROCESS) -> dict[str, Tensor]:
         """The four losses, as TFOD weighs and names them; in eval mode those of its evaluation loop.
 
         Args:

@@ -23,8 +23,8 @@ from ..errors import ResightError, counted
 from ..io.object_store import is_remote
 from ..io.progress import duration
 from .control import Control
+from .distributed import Distributed
 from .instance_metadata import InstanceMetadata, Notice, find_service
-from .ranks import Ranks
 from .run_record import (
     HEARTBEAT,
     Attempt,
@@ -51,19 +51,19 @@ PATIENCE = 600.0  # seconds after a limit in which a training has to end: one th
 
 
 @contextmanager
-def watching(run: Path | str, control: Control, ranks: Ranks) -> Iterator[Watch]:
+def watching(run: Path | str, control: Control, distributed: Distributed) -> Iterator[Watch]:
     """Around a training: however it ends, run.json says so.
 
     Raises:
         ResightError: run.json is damaged, or cannot be read.
     """
     watch, refused = Watch(run, control), None
-    if ranks.first:
+    if distributed.is_main:
         try:
             watch.look()
         except ResightError as error:
             refused = error
-    refused, watch.over = ranks.from_first((refused, watch.over))
+    refused, watch.over = distributed.broadcast((refused, watch.over))
     if refused:
         raise refused
     try:

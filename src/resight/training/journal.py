@@ -17,8 +17,8 @@ from .events import EventWriter
 from .run_folder import METRICS
 
 
-class Journal:
-    """Rows of numbers, each written at once to both; ``Journal(None)`` writes nothing."""
+class MetricLogger:
+    """Rows of numbers, each written at once to both; ``MetricLogger(None)`` writes nothing."""
 
     def __init__(self, run: Path | None) -> None:
         try:

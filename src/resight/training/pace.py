@@ -7,7 +7,7 @@ from collections import defaultdict, deque
 from statistics import fmean
 from typing import Literal
 
-from ..inference.tiles import looks
+from ..inference.tiles import forward_passes
 from .plan import Plan
 
 RECENT = 50  # steps by which the next ones are judged
@@ -25,11 +25,11 @@ class Pace:
     def __init__(self, plan: Plan) -> None:
         config = plan.config
         cost = 1.0 if config.model.is_tfod else 0.5
-        watched = plan.watch.sizes.tolist() if plan.watch else []
-        seen = sum(looks(height, width, config.model.tile) for width, height in watched)
+        watched = plan.validation.sizes.tolist() if plan.validation else []
+        seen = sum(forward_passes(height, width, config.model.tile) for width, height in watched)
         self.epoch = plan.batches.per_epoch / config.train.accumulate  # steps
         epochs = max(config.evaluate.every, 10 * cost * seen / len(plan.train))
-        self.interval = epochs * self.epoch if plan.watch else math.inf  # steps
+        self.interval = epochs * self.epoch if plan.validation else math.inf  # steps
         self.evaluation_steps = cost * seen / (config.train.batch_size * config.train.accumulate)  # as long as these
         self.steps = plan.steps
         self.minutes = config.train.max_minutes

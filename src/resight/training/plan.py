@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..config.defaults import EPOCHS, LEAST_STEPS, MOST_STEPS
+from ..config.defaults import EPOCHS, MAX_STEPS, MIN_STEPS
 from ..config.most_detections import MostDetections
 from ..config.tree import Config, ModelConfig
 from ..detection.anchors import AnchorSettings, fit_anchors, reachable_iou
@@ -17,16 +17,16 @@ from ..errors import ResightError, counted, listed
 from ..fpn.pretrained import has_detection_weights
 from ..input.augment import HANDED, suggest_flip_pairs
 from ..input.dataset import boxes_beyond, network_boxes, training_batches, usable_boxes
-from ..input.sampler import EndlessBatches
+from ..input.sampler import BatchSampler
 from ..io.object_store import is_remote
 from ..models.build import check_name, default_anchors, level_strides
 from ..models.checkpoints import Checkpoint
 from ..records.reader import Records, RecordSplit, open_configured
-from .schedule import base_rate
+from .schedule import base_lr
 from .start import Start, find_start
 
-LEAST_SIZE = 32  # pixels: the stride of the coarsest features
-MOST_SIZE = 16_384  # pixels
+MIN_SIZE = 32  # pixels: the stride of the coarsest features
+MAX_SIZE = 16_384  # pixels
 SMALL = 2  # strides of the finest features: smaller objects are hardly found
 NOTED = 0.05  # share of the boxes
 
@@ -39,15 +39,18 @@ class Plan:
     records: Records
     classes: tuple[str, ...]
     train: RecordSplit
-    watch: RecordSplit | None  # the split that training evaluates on
-    watch_name: str
+    validation: RecordSplit | None  # the split that training evaluates on
     steps: int
-    batches: EndlessBatches
+    batches: BatchSampler
     anchors: AnchorSettings
     recall: tuple[float, float]  # share of training boxes with a reachable IoU of .5 and of .7
     counts: Mapping[str, tuple[int, int]]  # class -> training images with it and boxes of it
     start: Start | None  # trained weights to start from
     notes: tuple[str, ...]
+
+    @property
+    def validation_name(self) -> str:
+        return self.validation.name if self.validation else ""
 
     def text(self) -> str:
         config = self.config
@@ -57,12 +60,12 @@ class Plan:
             bounded = config.train.steps or config.train.epochs
             length = f"{minutes:g} min, at most {length}" if bounded else f"{minutes:g} min"
         batch = counted(config.train.batch_size * config.train.accumulate, "image")
+        held_out = f"{len(self.validation):,} for validation ({self.validation_name})" if self.validation else ""
         rows = [
             f"model     {config.model.name}, {size}, start: {config.model.start}",
-            f"data      {counted(len(self.train), 'image')} to train on, "
-            + (f"{len(self.watch):,} for validation ({self.watch_name})" if self.watch else "none for validation"),
+            f"data      {counted(len(self.train), 'image')} to train on, {held_out or 'none for validation'}",
             f"training  {length} in batches of {batch}, {config.train.optimizer}, learning rate "
-            f"{base_rate(config.train):.2g}",
+            f"{base_lr(config.train):.2g}",
             f"anchors   from {min(self.anchors.sizes[0]):g} px; {self.recall[0]:.1%} of the boxes can be reached at "
             f"IoU .5, {self.recall[1]:.1%} at .7",
             "classes   "
@@ -84,54 +87,15 @@ def make_plan(config: Config, resumed: Checkpoint | None = None) -> Plan:
     Raises:
         ResightError: no data, an empty training split, options that contradict each other.
     """
-    data = config.data
-    if not data.path and not data.train:
-        raise ResightError("no data", where="data.path", fix="Name a records folder with --data RECORDS.")
-    check_name(config.model.name)
-    if data.path and not is_remote(data.path):
-        # A run is resumed and evaluated from any folder.
-        data = data.model_copy(update={"path": os.path.abspath(data.path)})
-    elif not data.path:
-        globs = {name: tuple(map(_absolute, getattr(data, name))) for name in ("train", "val", "test")}
-        data = data.model_copy(update={**globs, "label_map": data.label_map and _absolute(data.label_map)})
-    config = config.model_copy(update={"data": data})
-    if config.model.min_size < LEAST_SIZE:
-        raise ResightError(f"is {config.model.min_size} px, and the minimum is {LEAST_SIZE}", where="model.min_size")
-    if config.model.max_size > MOST_SIZE:
-        raise ResightError(f"{config.model.max_size} px are more than {MOST_SIZE:,}", where="model.max_size")
-    records = open_configured(data)
+    config = _checked(config)
+    records = open_configured(config.data)
     if config.model.is_tfod:
         records = records.by_id()
-    train = records.splits.get("train")
-    if train is None or len(train) == 0:
-        raise ResightError("there are no records to train on", where=data.path or listed(data.train))
-    train.check_window(data.window)
-    if config.train.epochs and config.train.steps:
-        raise ResightError("set epochs or steps, not both", where="train.epochs")
-    classes = records.label_map.names
-    if data.num_classes not in (None, len(classes)):
-        raise ResightError(
-            f"the label map has {counted(len(classes), 'class', 'classes')} ({listed(classes)}), and data.num_classes "
-            f"is {data.num_classes}",
-            where=data.label_map or data.path or listed(data.train),
-            fix="Make the two agree.",
-        )
-    watch_name = next((name for name in ("val", "test") if len(records.splits.get(name) or ())), "")
-    watch = records.splits[watch_name] if watch_name and _has_objects(records.splits[watch_name]) else None
+    train, classes = _training_split(records, config), records.label_map.names
+    validation, notes = _validation_split(records)
     start, config = find_start(config, resumed)
-    config, notes = _tfod_notes(config, classes, train) if config.model.is_tfod else _flip_pairs(config, classes)
+    config, flip_notes = _tfod_notes(config, classes, train) if config.model.is_tfod else _flip_pairs(config, classes)
     batches = training_batches(train, config)
-    if watch_name and not watch:
-        notes.append(f"the {watch_name} split has no boxes: no validation; the last weights are saved as best")
-    elif watch_name == "test":
-        notes.append("no val split: the test split validates and chooses the best checkpoint; scores are optimistic")
-    elif not watch_name:
-        notes.append("no validation split: the last weights are saved as best")
-    if config.train.batch_size > len(train):
-        notes.append(f"train.batch_size is larger than the training set: a batch is all {len(train):,} images")
-    if batches.repeats is not None:
-        more = batches.repeats.max()
-        notes.append(f"images with rare classes are repeated, up to {more:.1f} times an epoch (data.repeat_threshold)")
     sizes, centers = network_boxes(train, config.model)
     if len(sizes) == 0:
         raise ResightError("no training image has a box of a known class", where=train.shards[0])
@@ -143,27 +107,81 @@ def make_plan(config: Config, resumed: Checkpoint | None = None) -> Plan:
         anchors = fit_anchors(sizes, centers, strides, per_level=len(anchors.sizes[0]))
     iou = reachable_iou(sizes, centers, anchors, strides)
     counts, unknown = _counts(train, classes)
+    notes = [*flip_notes, *notes, *_batch_notes(config, train, batches)]
+    notes += _size_notes(config.model, sizes, iou, strides[0]) + _box_notes(config, train, validation)
+    notes += _crowded_notes(config, train, validation) + _data_notes(records, counts, unknown)
     return Plan(
-        config,
-        records,
-        classes,
-        train,
-        watch,
-        watch_name if watch else "",
-        _steps(config, batches.per_epoch),
-        batches,
-        anchors,
-        (float((iou >= 0.5).mean()), float((iou >= 0.7).mean())),
-        counts,
-        start,
-        (
-            *notes,
-            *_size_notes(config.model, sizes, iou, strides[0]),
-            *_box_notes(config, train, watch),
-            *_crowded_notes(config, train, watch),
-            *_data_notes(records, counts, unknown),
-        ),
+        config=config,
+        records=records,
+        classes=classes,
+        train=train,
+        validation=validation,
+        steps=_steps(config, batches.per_epoch),
+        batches=batches,
+        anchors=anchors,
+        recall=(float((iou >= 0.5).mean()), float((iou >= 0.7).mean())),
+        counts=counts,
+        start=start,
+        notes=tuple(notes),
     )
+
+
+def _checked(config: Config) -> Config:
+    """``config`` with absolute paths: a run is resumed and evaluated from any folder."""
+    data = config.data
+    if not data.path and not data.train:
+        raise ResightError("no data", where="data.path", fix="Name a records folder with --data RECORDS.")
+    check_name(config.model.name)
+    if config.model.min_size < MIN_SIZE:
+        raise ResightError(f"is {config.model.min_size} px, and the minimum is {MIN_SIZE}", where="model.min_size")
+    if config.model.max_size > MAX_SIZE:
+        raise ResightError(f"is {config.model.max_size} px, and the maximum is {MAX_SIZE:,}", where="model.max_size")
+    if data.path:
+        return config.model_copy(update={"data": data.model_copy(update={"path": _absolute(data.path)})})
+    globs = {name: tuple(map(_absolute, getattr(data, name))) for name in ("train", "val", "test")}
+    data = data.model_copy(update={**globs, "label_map": data.label_map and _absolute(data.label_map)})
+    return config.model_copy(update={"data": data})
+
+
+def _training_split(records: Records, config: Config) -> RecordSplit:
+    """The split to train on; checks it, and what the configuration says of the data and the training's length."""
+    data, classes = config.data, records.label_map.names
+    train = records.splits.get("train")
+    if train is None or len(train) == 0:
+        raise ResightError("there are no records to train on", where=data.path or listed(data.train))
+    train.check_window(data.window)
+    if config.train.epochs and config.train.steps:
+        raise ResightError("set epochs or steps, not both", where="train.epochs")
+    if data.num_classes not in (None, len(classes)):
+        raise ResightError(
+            f"the label map has {counted(len(classes), 'class', 'classes')} ({listed(classes)}), and data.num_classes "
+            f"is {data.num_classes}",
+            where=data.label_map or data.path or listed(data.train),
+            fix="Make the two agree.",
+        )
+    return train
+
+
+def _validation_split(records: Records) -> tuple[RecordSplit | None, list[str]]:
+    """The split to evaluate on, "val" or else "test", and notes of it; None without a box to find."""
+    split = next((records.splits[name] for name in ("val", "test") if len(records.splits.get(name) or ())), None)
+    if split is None:
+        return None, ["no validation split: the last weights are saved as best"]
+    if not ((split.box_labels >= 0) & ~split.index.boxes["crowd"]).any():
+        return None, [f"the {split.name} split has no boxes: no validation; the last weights are saved as best"]
+    if split.name == "test":
+        return split, ["no val split: the test split validates and chooses the best checkpoint; scores are optimistic"]
+    return split, []
+
+
+def _batch_notes(config: Config, train: RecordSplit, batches: BatchSampler) -> list[str]:
+    notes = []
+    if config.train.batch_size > len(train):
+        notes.append(f"train.batch_size is larger than the training set: a batch is all {len(train):,} images")
+    if batches.repeats is not None:
+        more = batches.repeats.max()
+        notes.append(f"images with rare classes are repeated, up to {more:.1f} times an epoch (data.repeat_threshold)")
+    return notes
 
 
 def _absolute(path: str) -> str:
@@ -178,11 +196,6 @@ def _counts(train: RecordSplit, classes: tuple[str, ...]) -> tuple[dict[str, tup
     pairs = np.unique(train.box_records[known] * len(classes) + labels[known])
     images = np.bincount(pairs % max(len(classes), 1), minlength=len(classes))
     return dict(zip(classes, zip(images.tolist(), boxes.tolist(), strict=True), strict=True)), int((~known).sum())
-
-
-def _has_objects(split: RecordSplit) -> bool:
-    """Whether there is anything to find."""
-    return bool(((split.box_labels >= 0) & ~split.index.boxes["crowd"]).any())
 
 
 def _size_notes(model: ModelConfig, sizes: np.ndarray, iou: np.ndarray, stride: int) -> list[str]:
@@ -201,11 +214,11 @@ def _size_notes(model: ModelConfig, sizes: np.ndarray, iou: np.ndarray, stride: 
     return [f"{' and '.join(found)}: {remedy}{tile}"]
 
 
-def _box_notes(config: Config, train: RecordSplit, watch: RecordSplit | None) -> list[str]:
+def _box_notes(config: Config, train: RecordSplit, validation: RecordSplit | None) -> list[str]:
     """The boxes that are passed over: those without numbers, and in training, though not in TFOD's, without area."""
     notes = []
-    for split in filter(None, (train, watch)):
-        alone = config.model.is_tfod or split is watch
+    for split in filter(None, (train, validation)):
+        alone = config.model.is_tfod or split is validation
         bad = ~(np.isfinite(split.index.boxes["boxes"]).all(1) if alone else usable_boxes(split))
         if bad.any():
             number = counted(int(bad.sum()), f"{split.name} box", f"{split.name} boxes")
@@ -214,10 +227,10 @@ def _box_notes(config: Config, train: RecordSplit, watch: RecordSplit | None) ->
     return notes
 
 
-def _crowded_notes(config: Config, train: RecordSplit, watch: RecordSplit | None) -> list[str]:
+def _crowded_notes(config: Config, train: RecordSplit, validation: RecordSplit | None) -> list[str]:
     """Images with more objects than the trained model would report, and a number of detections that has no effect."""
     most, notes = MostDetections.of(config.model), []
-    for split in filter(None, (train, watch)):
+    for split in filter(None, (train, validation)):
         keep = (split.box_labels >= 0) & ~split.index.boxes["crowd"]
         images, labels = split.box_records[keep], split.box_labels[keep]
         if crowded := most.crowded(images, labels, split.index.strings["filename"].__getitem__):
@@ -250,8 +263,8 @@ def _steps(config: Config, per_epoch: int) -> int:
     if train.epochs:
         return max(round(train.epochs * a_pass), 1)
     if train.max_minutes:
-        return MOST_STEPS
-    return min(max(round(EPOCHS * a_pass), LEAST_STEPS), MOST_STEPS)
+        return MAX_STEPS
+    return min(max(round(EPOCHS * a_pass), MIN_STEPS), MAX_STEPS)
 
 
 def _flip_pairs(config: Config, classes: tuple[str, ...]) -> tuple[Config, list[str]]:

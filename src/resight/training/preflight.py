@@ -19,9 +19,9 @@ from ..input.dataset import TrainingExample, TrainingSet
 from ..input.loader import PREFETCH
 from ..input.target import Target, input_size
 from ..io.progress import duration
+from .distributed import SINGLE_PROCESS, Distributed
 from .pace import Pace
 from .plan import Plan
-from .ranks import ALONE, Ranks
 
 SHARED_MEMORY = "/dev/shm"
 ADVICE = (
@@ -30,7 +30,9 @@ ADVICE = (
 )
 
 
-def preflight(plan: Plan, model: nn.Module, ranks: Ranks = ALONE, taken: Mapping[str, Any] | None = None) -> str:
+def preflight(
+    plan: Plan, model: nn.Module, distributed: Distributed = SINGLE_PROCESS, taken: Mapping[str, Any] | None = None
+) -> str:
     """Takes a step at the largest shape and one on the first batch, neither of which changes the model.
 
     Args:
@@ -45,12 +47,12 @@ def preflight(plan: Plan, model: nn.Module, ranks: Ranks = ALONE, taken: Mapping
     device = next(model.parameters()).device
     statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
     images, targets = largest_batch(plan)
-    images, targets = ranks.part(images), ranks.part(targets)
+    images, targets = distributed.shard(images), distributed.shard(targets)
     try:
         precision = plan.config.train.precision
         _step(model, images, targets, precision)
         dataset = TrainingSet(plan.train, plan.classes, plan.config)
-        items = ranks.part(next(iter(plan.batches)))
+        items = distributed.shard(next(iter(plan.batches)))
         examples = [example for example in map(dataset.__getitem__, items) if isinstance(example, TrainingExample)]
         seconds = (
             _step(model, [e.image for e in examples], [e.target for e in examples], precision) if examples else None

@@ -19,7 +19,7 @@ from ..io.object_store import Conflict, Passing, StorageError
 from ..io.outputs import is_partial
 from ..models.checkpoints import LAST
 from ..models.remote import POINTERS, fetch, local_folder, named_as, objects_of, pointed
-from .ranks import Ranks
+from .distributed import Distributed
 from .run_folder import METRICS
 from .run_record import FILE, LAUNCH
 from .state import TrainResult
@@ -58,7 +58,7 @@ def check_remote_run(address: str, resume: bool) -> None:
 
 
 @contextmanager
-def workplace(run: str | Path, resume: bool, ranks: Ranks) -> Iterator[Workplace]:
+def workplace(run: str | Path, resume: bool, distributed: Distributed) -> Iterator[Workplace]:
     """The folder to train in: ``run`` itself, or a local one for an address, with what a resumed run needs in it.
 
     Raises:
@@ -67,19 +67,19 @@ def workplace(run: str | Path, resume: bool, ranks: Ranks) -> Iterator[Workplace
     if isinstance(run, Path):
         yield Workplace(run, str(run))
         return
-    folder = local_folder(run, f"runs/{ranks.rank}")
+    folder = local_folder(run, f"runs/{distributed.rank}")
     lease, refused = _Lease(run), None
     try:
-        if ranks.first:
+        if distributed.is_main:
             lease.take()
     except ResightError as error:
         refused = error
-    if refused := ranks.from_first(refused):
+    if refused := distributed.broadcast(refused):
         raise refused
     mirror = _Mirror(run, folder, lease)
-    with named_as(run, folder), lease if ranks.first else nullcontext():
+    with named_as(run, folder), lease if distributed.is_main else nullcontext():
         mirror.begin(resume)
-        copy = mirror.copy if ranks.first else lambda: None
+        copy = mirror.copy if distributed.is_main else lambda: None
         try:
             yield Workplace(folder, run, copy, locked=True)
         except ResightError as error:

@@ -69,7 +69,7 @@ def new_run(path: Path, resume: bool = False) -> None:
 
 
 @contextmanager
-def hold(path: Path) -> Iterator[None]:
+def lock_run(path: Path) -> Iterator[None]:
     """Keeps every other training out of the run folder, and removes what a killed one left half-written.
 
     The lock ends with the process, however it ends.

@@ -17,7 +17,7 @@ LONGEST_WARMUP = 0.1  # of the training
 BACKBONE_RATE = 0.3  # of the learning rate: pretrained weights need smaller steps than new heads
 
 
-def base_rate(config: TrainConfig) -> float:
+def base_lr(config: TrainConfig) -> float:
     """The learning rate after warm-up.
 
     By default .005 per 2 images for SGD (linear in the batch, Goyal et al. 2017), .0005 at 8 images for AdamW (square
@@ -29,13 +29,13 @@ def base_rate(config: TrainConfig) -> float:
     return 0.0025 * images if config.optimizer != "adamw" else 0.0005 * math.sqrt(images / 8)
 
 
-def rate_at(config: TrainConfig, step: int, progress: float) -> float:
+def lr_at(config: TrainConfig, step: int, progress: float) -> float:
     """Learning rate of the update after ``step`` updates, ``progress`` 0..1 of the way through the training.
 
     With ``warmup_rate`` as TFOD counts (semantics section 12): the first update of a warm-up has that very rate, and
     the cosine begins where the warm-up and ``hold_steps`` end.
     """
-    base, begin, warmup = base_rate(config), config.warmup_rate, config.warmup_steps
+    base, begin, warmup = base_lr(config), config.warmup_rate, config.warmup_steps
     if begin is None:
         # A training of few steps is not spent on warming up.
         rise = min(1.0, max((step + 1) / warmup, progress / LONGEST_WARMUP)) if warmup else 1.0
@@ -94,7 +94,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     """
     if config.optimizer == "momentum":
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        return Momentum([{"params": trained, "scale": 1.0}], base_rate(config), config.momentum)
+        return Momentum([{"params": trained, "scale": 1.0}], base_lr(config), config.momentum)
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -110,16 +110,16 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
         for (body, decayed), parameters in sorted(groups.items())
     ]
     if config.optimizer == "sgd":
-        return torch.optim.SGD(options, lr=base_rate(config), momentum=config.momentum, foreach=True)
-    return torch.optim.AdamW(options, lr=base_rate(config), foreach=True)
+        return torch.optim.SGD(options, lr=base_lr(config), momentum=config.momentum, foreach=True)
+    return torch.optim.AdamW(options, lr=base_lr(config), foreach=True)
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+def set_lr(optimizer: torch.optim.Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = rate * group["scale"]
 
 
-class AveragedWeights(Generic[Model]):
+class ModelEMA(Generic[Model]):
     """An exponential moving average of the trained weights; young averages forget faster."""
 
     def __init__(self, model: Model, decay: float) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -27,9 +28,6 @@ from ..tfod.checkpoint.trained import read_settings
 from ..tfod.checkpoint.variables import load_start
 from ..tfod.zoo import NAMES, fetch
 from .run_record import PUBLISHED
-
-if TYPE_CHECKING:
-    from .plan import Plan
 
 log = logging.getLogger(__name__)
 
@@ -145,13 +143,14 @@ def _changed(config: Config, changes: dict[str, Any]) -> Config:
     return config.model_copy(update={"model": model})
 
 
-def start_model(plan: Plan) -> tuple[Model, dict[str, Any]]:
-    """The model with the weights it starts from, and a report of them."""
-    config, start = plan.config, plan.start
+def start_model(
+    config: Config, start: Start | None, classes: Sequence[str], anchors: AnchorSettings
+) -> tuple[Model, dict[str, Any]]:
+    """The model with the weights it starts from, those of ``start`` or published ones, and a report of them."""
     with torch.random.fork_rng(devices=[]):
         # Layers draw their first weights from the global generator.
         torch.manual_seed(stream_seed(config.train.seed, "weights"))
-        model = build_model(config.model, len(plan.classes), plan.anchors)
+        model = build_model(config.model, len(classes), anchors)
     report: dict[str, Any] = {"start": config.model.start}
     if start is None:
         if config.model.start == "pretrained":
@@ -162,9 +161,7 @@ def start_model(plan: Plan) -> tuple[Model, dict[str, Any]]:
         report["new"] = list(loaded.new)
     else:
         card = start.weights.card
-        report["new"] = load_detector(
-            model, start.weights.weights(), config.model.start, card.label_map.names, plan.classes
-        )
+        report["new"] = load_detector(model, start.weights.weights(), config.model.start, card.label_map.names, classes)
         if card.norm_eps is not None:
             set_norm_eps(model, card.norm_eps)
     report["parameters"], report["trained"] = count_parameters(model)

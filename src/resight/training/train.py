@@ -26,16 +26,16 @@ from ..models.build import Model, device_of
 from ..models.checkpoints import LAST, Checkpoint, load_checkpoint, weights_digest
 from .attempt import Watch, watching
 from .control import Control
+from .distributed import Distributed, join, launch, processes, signals_to, stopping
 from .diverged import Diverged
-from .loop import Training
 from .main_guard import check_main_guard
 from .plan import Plan, make_plan
 from .preflight import preflight
-from .ranks import Ranks, join, launch, processes, signals_to, stopping
 from .remote_run import Workplace, check_remote_run, named, workplace
-from .run_folder import METRICS, check_run, describe_run, forget_metrics, hold, new_run
+from .run_folder import METRICS, check_run, describe_run, forget_metrics, lock_run, new_run
 from .start import start_model
 from .state import TrainResult, order_of
+from .trainer import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -95,16 +95,16 @@ def train(
 
 def _run(config: Config, run: Path | str, resume: bool, pipeline: str | None, *, tell: bool) -> TrainResult:
     with (
-        join(device_of(config.train.device).type) as ranks,
+        join(device_of(config.train.device).type) as distributed,
         _signals(tell) as stop,
-        watching(run, Control(stop), ranks) as watch,
+        watching(run, Control(stop), distributed) as watch,
     ):
         if watch.over:
             return watch.nothing_left()
-        with workplace(run, resume, ranks) as place, _deterministic(config):
-            if place.locked and ranks.first:
+        with workplace(run, resume, distributed) as place, _deterministic(config):
+            if place.locked and distributed.is_main:
                 watch.begin(_step_of(place.path) or 0)
-            result = _train(config, place, resume, pipeline, ranks, watch)
+            result = _train(config, place, resume, pipeline, distributed, watch)
             return watch.result(named(result, place))
 
 
@@ -155,13 +155,13 @@ def _in_a_process(
 
 
 def _train(
-    config: Config, place: Workplace, resume: bool, pipeline: str | None, ranks: Ranks, watch: Watch
+    config: Config, place: Workplace, resume: bool, pipeline: str | None, distributed: Distributed, watch: Watch
 ) -> TrainResult:
     run = place.path
-    if not ranks.first:
+    if not distributed.is_main:
         logging.getLogger("resight").setLevel(logging.ERROR)
-    device = ranks.device(device_of(config.train.device))
-    last = load_checkpoint(run / LAST) if ranks.from_first(resume and (run / LAST).exists()) else None
+    device = distributed.device(device_of(config.train.device))
+    last = load_checkpoint(run / LAST) if distributed.broadcast(resume and (run / LAST).exists()) else None
     plan = make_plan(config, last)
     log.info("run folder %s\n%s", place.name, plan.text())
     if last is None and resume and (run / METRICS).exists():
@@ -169,40 +169,40 @@ def _train(
     model, report = _model_of(plan, last, run)
     with ExitStack() as stack:
         refused = None
-        if ranks.first:
+        if distributed.is_main:
             try:
                 if last is None:
                     new_run(run, resume)
-                stack.enter_context(hold(run))
+                stack.enter_context(lock_run(run))
             except ResightError as error:
                 refused = error
             if not refused and (_step_of(run) if resume else None) != (last.state.get("step") if last else None):
                 refused = ResightError("another training has just written to this run", where=run, fix="Start again.")
-        if refused := ranks.from_first(refused):
+        if refused := distributed.broadcast(refused):
             raise refused
-        if ranks.first:
+        if distributed.is_main:
             if not place.locked:
                 watch.begin(last.state["step"] if last else 0)
             watch.describe(to_toml(plan.config), plan.records.digest)
-        log.info("%s", preflight(plan, model.to(device), ranks, last.state if last else None))
+        log.info("%s", preflight(plan, model.to(device), distributed, last.state if last else None))
         if last is None:
             if device.type == "cuda" and config.model.name == ModelConfig().name:
                 log.info("on a GPU a stronger start pays: --model fasterrcnn_resnet50_fpn_v2")
-            facts = {"device": str(device), "devices": ranks.size, "dataset": plan.records.digest, **report}
+            facts = {"device": str(device), "devices": distributed.size, "dataset": plan.records.digest, **report}
             facts |= {"weights": weights_digest(model.state_dict()), "seed": config.train.seed}
             facts |= {"pipeline": pipeline} if pipeline else {}
-            if ranks.first:
+            if distributed.is_main:
                 describe_run(run, plan.config, plan.records.label_map, facts)
-        if ranks.first:
+        if distributed.is_main:
             forget_metrics(run, *((last.state["step"], last.state["evaluated_at"]) if last else (0, 0)))
-        training = stack.enter_context(Training(plan, model, run, device, ranks, place.saved))
+        training = stack.enter_context(Trainer(plan, model, run, device, distributed, place.saved))
         if last:
             training.restore(last)
             log.info("%s", _changes(plan.config, run))
             if (taken := training.state.step) >= plan.steps:
                 log.info("the run has taken %s of %s: nothing is left", counted(taken, "step"), f"{plan.steps:,}")
             # Only now: a resumption that is refused must not change what the run says of itself.
-            if ranks.first:
+            if distributed.is_main:
                 describe_run(run, plan.config, plan.records.label_map, None)
         return training.run(watch.control)
 
@@ -219,7 +219,7 @@ def _model_of(plan: Plan, last: Checkpoint | None, run: Path | str) -> tuple[Mod
         ResightError: as :func:`_check_same`.
     """
     if last is None:
-        return start_model(plan)
+        return start_model(plan.config, plan.start, plan.classes, plan.anchors)
     _check_same(plan, last, run)
     return last.card.build(), {}
 

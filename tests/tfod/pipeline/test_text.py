@@ -12,7 +12,7 @@ from resight.tfod.pipeline.config import examine_pipeline, translate
 from resight.tfod.pipeline.fields import EXTRACTORS
 from resight.tfod.pipeline.text import edit_pipeline, merge_pipeline, with_limits, write_pipeline
 from resight.tfod.pipeline.translation import WITHOUT
-from resight.training.schedule import rate_at
+from resight.training.schedule import lr_at
 
 COUNT = st.integers(1, 4000)
 AMOUNT = st.floats(0, 100)
@@ -241,7 +241,7 @@ def test_a_short_run_has_the_warm_up_that_it_had(folder, steps, warmup, schedule
     again = load_config(None, read.overrides)
     assert again.train.warmup_steps == warmup
     for step in range(warmup and warmup + 1):
-        rates = [rate_at(each.train, step, step / steps) for each in (config, again)]
+        rates = [lr_at(each.train, step, step / steps) for each in (config, again)]
         assert rates[0] == pytest.approx(rates[1], abs=0.01), step
 
 

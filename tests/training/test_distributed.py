@@ -16,7 +16,7 @@ import torch
 
 from resight.errors import ResightError
 from resight.models.checkpoints import LAST, load_checkpoint
-from resight.training.ranks import Ranks, launch
+from resight.training.distributed import Distributed, launch
 from resight.training.run_record import read_run_record
 from resight.training.train import check_devices, train
 
@@ -57,11 +57,11 @@ def free_port():
 
 def test_the_parts_of_all_processes_are_the_whole():
     items = list(range(7))
-    parts = [Ranks(rank, 3).part(items) for rank in range(3)]
+    parts = [Distributed(rank, 3).shard(items) for rank in range(3)]
     assert parts == [[0, 3, 6], [1, 4], [2, 5]]
-    alone = Ranks()
-    assert alone.part(items) == items == alone.whole(items) and alone.totals([2, 3]) == [2, 3]
-    assert alone.count(5) == 5 and alone.largest(3, 4) == (3, 4) and alone.first
+    alone = Distributed()
+    assert alone.shard(items) == items == alone.all_gather(items) and alone.all_reduce([2, 3]) == [2, 3]
+    assert alone.count(5) == 5 and alone.largest(3, 4) == (3, 4) and alone.is_main
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def one_thread():
 @pytest.fixture(scope="module")
 def pair(one_thread, shapes, tiny, tmp_path_factory):
     """The same step by one process and by two: seven images make a batch of 4 and one of 3, which differ in size."""
-    folder = tmp_path_factory.mktemp("ranks")
+    folder = tmp_path_factory.mktemp("processes")
     config = tiny(shapes(train=7, val=3), train__steps=1, train__batch_size=4, train__ema=0, **PLAIN)
     train(config, folder / "one")
     process = launched(toml(config), folder / "two")

@@ -32,14 +32,14 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Ranks(Shared):
+class Distributed(Shared):
     """This process among those of the training; one alone by default."""
 
     rank: int = 0
     size: int = 1
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes."""
         return self.rank == 0
 
@@ -47,23 +47,23 @@ class Ranks(Shared):
         """The GPU of this process where GPUs are used."""
         return torch.device("cuda", torch.cuda.current_device()) if self.size > 1 and chosen.type == "cuda" else chosen
 
-    def part(self, items: Sequence[T]) -> list[T]:
+    def shard(self, items: Sequence[T]) -> list[T]:
         """What of ``items`` is for this process."""
         return list(items[self.rank :: self.size])
 
-    def whole(self, part: list[T]) -> list[T]:
-        """The items in their order, from the parts of all processes; the same in each."""
+    def all_gather(self, shard: list[T]) -> list[T]:
+        """The items in their order, from the shards of all processes; the same in each."""
         if self.size == 1:
-            return part
+            return shard
         parts: list[Any] = [None] * self.size
-        dist.all_gather_object(parts, part)
+        dist.all_gather_object(parts, shard)
         # One may be shorter than its turn would have it, by what could not be read.
         return [item for row in zip_longest(*parts, fillvalue=parts) for item in row if item is not parts]
 
     def count(self, count: float) -> float:
-        return self.totals([count])[0] / self.size
+        return self.all_reduce([count])[0] / self.size
 
-    def totals(self, values: Sequence[float]) -> list[float]:
+    def all_reduce(self, values: Sequence[float]) -> list[float]:
         """The sums over all processes; the same in each."""
         if self.size == 1:
             return list(values)
@@ -72,10 +72,10 @@ class Ranks(Shared):
         return tensor.tolist()
 
     def largest(self, height: int, width: int) -> tuple[int, int]:
-        sizes = self.totals([0.0] * self.rank * 2 + [height, width] + [0.0] * (self.size - self.rank - 1) * 2)
+        sizes = self.all_reduce([0.0] * self.rank * 2 + [height, width] + [0.0] * (self.size - self.rank - 1) * 2)
         return int(max(sizes[::2])), int(max(sizes[1::2]))
 
-    def from_first(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """What the first process gives."""
         if self.size == 1:
             return value
@@ -88,20 +88,20 @@ class Ranks(Shared):
         return DistributedDataParallel(model) if self.size > 1 else model
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = Distributed()
 
 
 @dataclass(frozen=True)
 class NoImages(Shared):
     """The part in a step of a process that has no image of it."""
 
-    ranks: Ranks
+    distributed: Distributed
 
     def count(self, count: float) -> float:
-        return self.ranks.count(0)
+        return self.distributed.count(0)
 
     def largest(self, height: int, width: int) -> tuple[int, int]:
-        return self.ranks.largest(height, width)
+        return self.distributed.largest(height, width)
 
 
 def processes() -> int:
@@ -110,16 +110,16 @@ def processes() -> int:
 
 
 @contextmanager
-def join(kind: str) -> Iterator[Ranks]:
+def join(kind: str) -> Iterator[Distributed]:
     """The processes that a launcher's environment tells of; a GPU each where ``kind`` is "cuda"."""
     if processes() == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     if kind == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if kind == "cuda" else "gloo")
     # Not taken apart after an error: the others would end for want of it, and before its cause is told.
-    yield Ranks(dist.get_rank(), dist.get_world_size())
+    yield Distributed(dist.get_rank(), dist.get_world_size())
     dist.destroy_process_group()
 
 

@@ -6,7 +6,7 @@ import logging
 import math
 import shlex
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ..drawing import draw
 from ..errors import ResightError, counted
-from ..evaluation.coco import CocoMetrics, GroundTruth
-from ..evaluation.evaluate import mean_losses, measure, truth_of
+from ..evaluation.coco import CocoMetrics
+from ..evaluation.loop import ImageResult, evaluate_images, mean_losses, measure
 from ..evaluation.operating_point import OperatingPoint
 from ..evaluation.report import as_tfod
 from ..inference.detector import Detector
@@ -30,16 +30,16 @@ from ..io.object_store import StorageError
 from ..io.progress import Meter, duration, meter
 from ..models.build import Model
 from ..models.checkpoints import BEST, LAST, Checkpoint, ModelMetadata, save_checkpoint
-from ..records.reader import RecordSplit
+from ..types import Detections
 from .control import Control
+from .distributed import SINGLE_PROCESS, Distributed, NoImages
 from .diverged import ADVICE, Diverged, write_batch
-from .journal import Journal
+from .journal import MetricLogger
 from .optimizer_state import keep_copy, optimizer_tensors, restore_optimizer
 from .pace import Pace
 from .plan import Plan
 from .preflight import arithmetic, peak_memory
-from .ranks import ALONE, NoImages, Ranks
-from .schedule import AveragedWeights, build_optimizer, rate_at, set_rate
+from .schedule import ModelEMA, build_optimizer, lr_at, set_lr
 from .state import State, TrainResult, order_of
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ LOG_EVERY = 20  # steps between lines of metrics.jsonl
 PICTURES = 4  # of the watched split, drawn at every evaluation
 
 
-class Training:
+class Trainer:
     """The loop and what it holds: model, averaged weights, optimizer, state, logs."""
 
     def __init__(
@@ -57,16 +57,16 @@ class Training:
         model: Model,
         run: Path,
         device: torch.device,
-        ranks: Ranks = ALONE,
+        distributed: Distributed = SINGLE_PROCESS,
         saved: Callable[[], None] = lambda: None,
     ) -> None:
         self.saved = saved  # called after each save
-        self.plan, self.run_folder, self.device, self.ranks = plan, run, device, ranks
+        self.plan, self.run_folder, self.device, self.distributed = plan, run, device, distributed
         self.config = plan.config
         layout = torch.channels_last if self.config.train.channels_last else torch.contiguous_format
         self.model = model.to(device).to(memory_format=layout)
-        self.parallel = ranks.parallel(self.model)
-        self.averaged = AveragedWeights(self.model, self.config.train.ema) if self.config.train.ema else None
+        self.parallel = distributed.parallel(self.model)
+        self.averaged = ModelEMA(self.model, self.config.train.ema) if self.config.train.ema else None
         self.optimizer = build_optimizer(self.model, self.config.train)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.config.train.precision == "float16")
         self.state = State(order=order_of(plan), metric=self.config.evaluate.metric)
@@ -76,10 +76,10 @@ class Training:
         self.skipped = 0  # records, by this process, since all agreed
         self.without_image = 0  # batches one after the other
         self.pace = Pace(plan)
-        self.journal = Journal(run if ranks.first else None)
+        self.journal = MetricLogger(run if distributed.is_main else None)
         self.shown = 0.0
 
-    def __enter__(self) -> Training:
+    def __enter__(self) -> Trainer:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -123,9 +123,9 @@ class Training:
     def _agree(self, control: Control) -> None:
         """All processes stop and save together, and by the clock of the first."""
         control.step = self.state.step
-        clock = self.seconds() if self.ranks.first else 0.0
+        clock = self.seconds() if self.distributed.is_main else 0.0
         saving = control.save.is_set()
-        self.clock, stopping, asked, skipped = self.ranks.totals(
+        self.clock, stopping, asked, skipped = self.distributed.all_reduce(
             [clock, float(control.stop.is_set()), float(saving), self.skipped]
         )
         if saving:  # one that comes from now on is the next
@@ -161,14 +161,14 @@ class Training:
     def _batches(self) -> Generator[list[TrainingExample | ResightError], None, None]:
         dataset = TrainingSet(self.plan.train, self.plan.classes, self.config)
         order = replace(self.plan.batches, start=self.state.batches)
-        parts = order if self.ranks.size == 1 else (self.ranks.part(batch) for batch in order)
+        parts = order if self.distributed.size == 1 else (self.distributed.shard(batch) for batch in order)
         return load_batches(dataset, parts, self.config.data.workers)
 
     def _step(self, batches: Iterator[list[TrainingExample | ResightError]], bar: Meter) -> None:
         config, state = self.config.train, self.state
         began = time.monotonic()
-        rate = rate_at(config, state.step, self.progress())
-        set_rate(self.optimizer, rate)
+        rate = lr_at(config, state.step, self.progress())
+        set_lr(self.optimizer, rate)
         waiting = time.monotonic()
         parts = [self._usable(next(batches)) for _ in range(config.accumulate)]
         waited = time.monotonic() - waiting
@@ -193,7 +193,7 @@ class Training:
 
     def _backward(self, parts: list[list[TrainingExample]]) -> dict[str, float]:
         """Adds up the gradients of the parts of a step, each by its share of the images; returns the losses."""
-        counts = self.ranks.totals([len(part) for part in parts])
+        counts = self.distributed.all_reduce([len(part) for part in parts])
         self.without_image = 0 if any(counts) else self.without_image + len(parts)
         if self.without_image >= self.plan.batches.per_epoch:
             raise ResightError("no record of the training split can be used", where=self.plan.train.shards[0])
@@ -202,10 +202,12 @@ class Training:
         for number, (part, count) in enumerate(used):
             weight = count / sum(counts)
             # Gradients cross between processes once a step.
-            with self.parallel.no_sync() if self.ranks.size > 1 and number < len(used) - 1 else nullcontext():
+            with self.parallel.no_sync() if self.distributed.size > 1 and number < len(used) - 1 else nullcontext():
                 losses = self._losses(part)
                 loss = torch.stack(list(losses.values())).sum()
-                values = self.ranks.totals([float(value.detach()) / self.ranks.size for value in losses.values()])
+                values = self.distributed.all_reduce(
+                    [float(value.detach()) / self.distributed.size for value in losses.values()]
+                )
                 named = dict(zip(losses, values, strict=True))
                 if not all(map(math.isfinite, values)):
                     self._diverged("loss", part, named)
@@ -229,7 +231,7 @@ class Training:
             raise error
         self.skipped += 1
         # Other processes than the first tell of nothing less than errors.
-        level = logging.WARNING if self.ranks.first else logging.ERROR
+        level = logging.WARNING if self.distributed.is_main else logging.ERROR
         log.log(level, "skipped (%d so far): %s", self.state.skipped + self.skipped, error)
 
     def _losses(self, examples: list[TrainingExample]) -> dict[str, Tensor]:
@@ -238,7 +240,7 @@ class Training:
         if not images:  # the other processes have some, and wait for the gradients of this one
             images, targets = [torch.zeros(3, 1, 1, device=self.device)], [Target.empty()]
         with arithmetic(self.config.train.precision, self.device):
-            losses = self.parallel(images, targets, self.ranks if examples else NoImages(self.ranks))
+            losses = self.parallel(images, targets, self.distributed if examples else NoImages(self.distributed))
         return losses if examples else {name: 0 * value for name, value in losses.items()}
 
     def _gradient_norm(self) -> float:
@@ -263,10 +265,10 @@ class Training:
 
         Where ``control`` asks to stop meanwhile nothing is kept, and a run that goes on evaluates first.
         """
-        state, watch = self.state, self.plan.watch
+        state, validation = self.state, self.plan.validation
         began, skipped = time.monotonic(), state.skipped
         model = self.averaged.model if self.averaged else self.model
-        if watch is None:
+        if validation is None:
             state.evaluated_at = state.step
             self._save_best(model)
             return
@@ -274,22 +276,18 @@ class Training:
         card = ModelMetadata.of(model, self.config.model, self.plan.records.label_map)
         detector = Detector.of(model, card, self.device)
 
-        shown: list[np.ndarray] = []  # always of the same images
-        losses: list[dict[str, float]] = []
-
-        def pairs() -> Iterator[tuple[GroundTruth, np.ndarray]]:
-            own = self.ranks.part(range(len(watch)))
-            for number, (truth, image, lost) in enumerate(measurable(detector, watch, own, self._skip), start=1):
-                self._show(bar, f"evaluating {number:,}/{len(own):,}", number / len(own))
-                if control.stop.is_set():
-                    return
-                if len(shown) < PICTURES:
-                    shown.append(image)
-                losses.append(lost)
-                yield truth, image
-
-        # A process that is to stop tells the others so before anything is counted.
-        found = [(truth, detector.detect(image)) for truth, image in pairs()]
+        shown: list[tuple[np.ndarray, Detections]] = []  # always of the same images
+        results: list[ImageResult] = []
+        own = self.distributed.shard(range(len(validation)))
+        losses = detector.tfod is not None
+        images = evaluate_images(detector, validation, own, on_error=self._skip, with_losses=losses)
+        for number, (image, result) in enumerate(images, start=1):
+            self._show(bar, f"evaluating {number:,}/{len(own):,}", number / len(own))
+            results.append(result)
+            if len(shown) < PICTURES:
+                shown.append((image, result.detections))
+            if control.stop.is_set():  # the others are told of it before anything is counted
+                break
         model.train()
         self._agree(control)
         state.evaluation_seconds += time.monotonic() - began
@@ -300,12 +298,18 @@ class Training:
             return
         state.evaluated_at = state.step
         most = self.config.evaluate.max_detections or detector.most.of_a_class
-        metrics, point = measure(self.ranks.whole(found), self.plan.classes, max_detections=most)
-        for number, (image, (_, detections)) in enumerate(zip(shown, found, strict=False)):
+        results = self.distributed.all_gather(results)
+        metrics, point = measure(
+            [result.truth for result in results],
+            [result.detections for result in results],
+            self.plan.classes,
+            max_detections=most,
+        )
+        for number, (image, detections) in enumerate(shown):
             best = detections.above(point.score)
             picture = draw(image, best.boxes, best.names, best.scores, labels=len(self.plan.classes) > 1)
-            self.journal.picture(f"{self.plan.watch_name}/{number}", picture, state.step)
-        means = mean_losses(self.ranks.whole(losses))
+            self.journal.picture(f"{self.plan.validation_name}/{number}", picture, state.step)
+        means = mean_losses([result.losses for result in results])
         self._keep(model, metrics, point, as_tfod(metrics.summary, means) if detector.tfod else {})
 
     def _keep(
@@ -316,12 +320,12 @@ class Training:
         value = summary[name]
         better = value is not None and (state.best is None or value > state.best)
         state.without_gain = 0 if better else state.without_gain + (value is not None)
-        self.journal.row(state.step, self.plan.watch_name, {**summary, **tfod}, seconds=round(self.seconds(), 1))
+        self.journal.row(state.step, self.plan.validation_name, {**summary, **tfod}, seconds=round(self.seconds(), 1))
         log.info(
             "step %d: %s on %s%s",
             state.step,
             ", ".join(f"{key} {summary[key]:.3f}" for key in ("mAP", "AP50", "AP75") if summary[key] is not None),
-            self.plan.watch_name,
+            self.plan.validation_name,
             ", the best so far" if better else "",
         )
         if better or state.best is None:
@@ -330,11 +334,11 @@ class Training:
             self._save_best(model)
 
     def _save_best(self, model: Model) -> None:
-        if not self.ranks.first:
+        if not self.distributed.is_main:
             return
         card = ModelMetadata.of(model, self.config.model, self.plan.records.label_map, self.state.score)
         tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
-        state = {"step": self.state.step, "selected_on": self.plan.watch_name, "best": self.state.best}
+        state = {"step": self.state.step, "selected_on": self.plan.validation_name, "best": self.state.best}
         save_checkpoint(self.run_folder / BEST, Checkpoint(card, tensors, state), self.config)
 
     def save(self) -> None:
@@ -343,7 +347,7 @@ class Training:
         began = time.monotonic()
         self.state.seconds, self.started = self.seconds(), began
         self.state.loss_scale = self.scaler.state_dict()
-        if not self.ranks.first:
+        if not self.distributed.is_main:
             return
         tensors = {f"model.{key}": value for key, value in self.model.state_dict().items()}
         if self.averaged:
@@ -406,7 +410,7 @@ class Training:
     def _closing(self) -> str:
         state = self.state
         best = (
-            f"best {self.config.evaluate.metric} {state.best:.3f} on {self.plan.watch_name}; "
+            f"best {self.config.evaluate.metric} {state.best:.3f} on {self.plan.validation_name}; "
             if state.best is not None
             else ""
         )
@@ -416,22 +420,3 @@ class Training:
             f"{counted(state.step, 'step')} in {duration(self.seconds())} ({waiting:.1%} waiting for data){skipped}; "
             f"{best}run folder {self.run_folder}"
         )
-
-
-def measurable(
-    detector: Detector, split: RecordSplit, indices: Iterable[int], skip: Callable[[ResightError], None]
-) -> Iterator[tuple[GroundTruth, np.ndarray, dict[str, float]]]:
-    """The objects and the decoded image of the records ``indices``, and in the TFOD dialect, as there, the losses.
-
-    ``skip`` is told of records that cannot be used.
-    """
-    for index in indices:
-        try:
-            record = split[index]
-            image = split.pixels(index, record)
-            labels = split.labels(record)
-            truth = truth_of(detector, record, labels, image, split.where(index))
-        except ResightError as error:
-            skip(error)
-            continue
-        yield truth, image, (detector.losses(record, labels, image) or {}) if detector.tfod else {}

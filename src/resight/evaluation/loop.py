@@ -1,0 +1,134 @@
+"""The evaluation loop: what a model finds in each image beside what there is, and the numbers of all of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import ResightError, counted, listed
+from ..records.example import on_image
+from ..tfod.boxes import tfod_boxes
+from ..types import Detections
+from .coco import STANDARD, CocoMetrics, GroundTruth, coco_metrics
+from .operating_point import OperatingPoint, operating_point, point_at
+
+if TYPE_CHECKING:
+    from ..inference.detector import Detector
+    from ..records.example import Record
+    from ..records.reader import Records, RecordSplit
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """One image of an evaluation.
+
+    Args:
+        name: the image's file name, or the place of its record.
+        truth: the objects as they are counted.
+        detections: all of them, whatever their score.
+        losses: empty where they were not asked for, or the model has none.
+        labels: ``[N]`` class indices of the record's objects, without crowds and before any is left out.
+        left_out: objects of known classes that ``truth`` leaves out.
+    """
+
+    name: str
+    truth: GroundTruth
+    detections: Detections
+    losses: dict[str, float]
+    labels: np.ndarray
+    left_out: int
+
+
+def evaluate_images(
+    detector: Detector,
+    split: RecordSplit,
+    indices: Iterable[int],
+    *,
+    on_error: Callable[[ResightError], None],
+    class_names: ClassNames | None = None,
+    with_losses: bool = True,
+) -> Iterator[tuple[np.ndarray, ImageResult]]:
+    """Each image ``[H, W, 3]`` uint8 of the records ``indices`` and its result.
+
+    Args:
+        on_error: is given the error of a record that cannot be used, which is left out unless it raises.
+        class_names: from the classes of the data to the model's, where these are not the same.
+    """
+    for index in indices:
+        record = split[index]
+        try:
+            image = split.pixels(index, record)
+            labels = split.labels(record)
+            if class_names:
+                labels = class_names(labels, record)
+            counting = record, labels
+            if detector.tfod:
+                counting = tfod_boxes(record, labels, detector.tfod.evaluated_boxes, split.where(index))
+            truth = GroundTruth.of_record(on_image(counting[0], *image.shape[:2]), counting[1])
+        except ResightError as error:
+            on_error(error)
+            continue
+        known = labels >= 0
+        yield (
+            image,
+            ImageResult(
+                name=record.filename or split.where(index),
+                truth=truth,
+                detections=detector.detect(image),
+                losses=(detector.losses(record, labels, image) or {}) if with_losses else {},
+                labels=labels[known & ~record.crowd],
+                left_out=int(known.sum()) - len(truth.labels),
+            ),
+        )
+
+
+def measure(
+    truths: Sequence[GroundTruth],
+    detections: Sequence[Detections],
+    classes: Sequence[str],
+    *,
+    ignore_difficult: bool = False,
+    score: float | None = None,
+    max_detections: int = STANDARD,
+) -> tuple[CocoMetrics, OperatingPoint]:
+    """The COCO numbers of all images, and the operating point at ``score``, or at the score of best F1."""
+    metrics = coco_metrics(
+        truths, detections, classes, ignore_difficult=ignore_difficult, max_detections=max_detections
+    )
+    if score is None:
+        return metrics, operating_point(truths, detections, ignore_difficult=ignore_difficult)
+    return metrics, point_at(score, truths, detections, ignore_difficult=ignore_difficult)
+
+
+def mean_losses(losses: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Of each loss, over the images that have it."""
+    names = dict.fromkeys(name for one in losses for name in one)
+    return {name: float(np.mean([one[name] for one in losses if name in one])) for name in names}
+
+
+class ClassNames:
+    """Class indices of the data -> those of a model, by name; -1 and a count where the model has no such class."""
+
+    def __init__(self, records: Records, classes: Sequence[str]) -> None:
+        self.names = records.label_map.names
+        self.index = {name: index for index, name in enumerate(classes)}
+        self.unknown: Counter[str] = Counter()
+
+    def __call__(self, labels: np.ndarray, record: Record) -> np.ndarray:
+        """``labels`` ``[N]`` int64 of ``record`` in the model's order."""
+        names = [
+            self.names[label] if label >= 0 else text or f"class number {number}"
+            for label, text, number in zip(labels, record.label_texts, record.label_ids, strict=True)
+        ]
+        self.unknown.update(name for name in names if name not in self.index)
+        return np.array([self.index.get(name, -1) for name in names], np.int64)
+
+    def notes(self) -> list[str]:
+        if not self.unknown:
+            return []
+        counts = listed(f"{name} ({counted(count, 'box', 'boxes')})" for name, count in self.unknown.most_common())
+        return [f"The model does not know these classes of the data, which are left out of the numbers: {counts}"]
