@@ -25,7 +25,7 @@ from resight.records.example import encode_example
 from resight.records.reader import open_records
 from resight.records.tfrecord import TFRecordWriter
 from resight.records.writer import write_records_folder
-from resight.training import loop
+from resight.training import trainer
 from resight.training.journal import MetricLogger
 from resight.training.plan import make_plan
 from resight.training.run_folder import check_run, lock_run, new_run
@@ -104,7 +104,7 @@ def test_an_evaluation_that_measures_nothing_does_not_count_for_patience(shapes,
             0.4
         )
 
-    monkeypatch.setattr(loop, "measure", measured)
+    monkeypatch.setattr(trainer, "measure", measured)
     config = tiny(shapes(train=6, val=1), train__steps=3, train__patience=2, train__batch_size=6)
     assert train(config, tmp_path).steps == 3
 
