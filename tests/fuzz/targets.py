@@ -21,7 +21,7 @@ from resight.commands.runs import read_runs, runs_table
 from resight.config.tree import Config, ModelConfig, load_config, parse_set, to_toml
 from resight.datasets.formats import read_source
 from resight.datasets.near_duplicates import perceptual_hash
-from resight.datasets.split import follow_split_file
+from resight.datasets.split_file import follow_split_file
 from resight.datasets.summary import findings
 from resight.detection.anchors import AnchorSettings
 from resight.evaluation.evaluate import _is_ours

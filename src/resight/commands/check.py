@@ -15,7 +15,7 @@ from ..config.most_detections import MostDetections
 from ..config.tree import Config, ModelConfig
 from ..datasets.exif import check_choice
 from ..datasets.formats import Source, read_source, recognised, tfrecord
-from ..datasets.formats.source import Tree
+from ..datasets.formats.dataset_dir import DatasetDir
 from ..datasets.inspect import Inspection
 from ..datasets.near_duplicates import group_near_duplicates
 from ..datasets.summary import findings, inspect_all, table
@@ -140,7 +140,7 @@ def holds_records(path: str | os.PathLike[str], format: str = "auto") -> bool:
     """Whether DATA is records, and not a source."""
     if format != "auto" or is_remote(path):  # only records are read from a store
         return format in ("auto", tfrecord.NAME)
-    return recognised(Tree.of(path)).keys() == {tfrecord.NAME}
+    return recognised(DatasetDir.of(path)).keys() == {tfrecord.NAME}
 
 
 def _remarks(annotation: Annotation, found: Inspection, stored: bool) -> Iterator[Problem]:

@@ -18,7 +18,9 @@ from ..records.writer import is_own, write_records_folder
 from ..types import Annotation
 from .exif import CHOICES
 from .formats import Source, read_source
-from .split import RULES, follow_split_file, split_annotations
+from .inspect import Inspection
+from .split import RULES, SplitResult, split_annotations
+from .split_file import follow_split_file
 from .summary import amounts, findings, inspect_all, table
 
 LEAKED = 0.01  # share of leaked images from which on it is a warning
@@ -163,99 +165,154 @@ def write_records(
     check_output(out, force, is_own)  # before the work, not after it
     source = annotations if isinstance(annotations, Source) else Source("annotations", "", _checked(annotations))
     label_map = labels if isinstance(labels, LabelMap) or labels is None else read_label_map(labels)
-    rule, notes = split, list[str]()
-    if split not in RULES:  # followed before the selection: it may well name images that are not selected
-        parted, notes = follow_split_file(split, source.annotations)
-        source, rule = replace(source, annotations=parted), "given"
-    left_out: Counter[str] = Counter()
-    mended: Counter[str] = Counter()
-
-    names = _class_names(source, rename or {}, classes, label_map)
-    items, problems = _unique_ids(_select(source.annotations, names, background, left_out))
-    problems += [
-        # What the source's own splits contradict does not matter where they are not followed.
-        replace(problem, level="warning")
-        if problem.kind == "split_conflict" and split not in ("auto", "given")
-        else problem
-        for problem in source.problems
-    ]
-    # Splitting once without hashes finds a bad rule before the long part, and tells whether hashes are needed.
     shares = {"test_fraction": test_fraction, "val_fraction": val_fraction}
     rules: dict[str, Any] = {"group_by": group_by, **shares, "seed": seed}
-    draft = split_annotations(items, rule, **rules)
-    needs_hashes = len(draft.counts) > 1
+    options = BuildOptions(classes, rename or {}, label_map, split, rules, shards, background, on_bad, exif, layout)
+    build = _Build(source, options)
+    items = build.select()
+    good, hashes = build.inspect(items)
+    result = build.split(good, hashes)
+    return build.write(result, out, force)
 
-    # Every image is decoded, hashes or not: what is truncated would stop the training.
-    inspections, frame = inspect_all(
-        items, label_map.names if label_map else (), deep=True, exif=exif, habit=source.habit
-    )
-    if frame.asks:  # whatever on_bad says: these images are not bad
-        raise frame.question(source.path)
-    if said := frame.text():
-        notes.append(said)
-        mended["turned_boxes"] += frame.boxes if frame.frame == "stored" else 0
-    good: list[Annotation] = []
-    hashes: list[int | None] = []
-    for item, found in zip(items, inspections, strict=True):
-        problems += found.problems
-        mended["clipped_boxes"] += found.clipped
-        mended["duplicate_boxes"] += sum(problem.kind == "duplicate_box" for problem in found.problems)
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What ``write_records`` is asked for; ``rules`` are the options of ``split_annotations``."""
+
+    classes: Sequence[str]
+    rename: Mapping[str, str]
+    label_map: LabelMap | None
+    split: str
+    rules: Mapping[str, Any]
+    shards: int | None
+    background: str
+    on_bad: str
+    exif: str
+    layout: Literal["resight", "tfod"]
+
+
+class _Build:
+    """The four stages of ``write_records``: select, inspect, split, write; and what they find and count."""
+
+    def __init__(self, source: Source, options: BuildOptions) -> None:
+        self.source, self.options = source, options
+        self.rule = options.split
+        self.label_map = options.label_map or LabelMap(())
+        self.names: dict[str, str] = {}  # selected classes of the source: the names they are written under
+        self.problems: list[Problem] = []
+        self.left_out: Counter[str] = Counter()
+        self.mended: Counter[str] = Counter()
+        self.notes: list[str] = []
+        self.needs_hashes = False
+
+    @property
+    def errors(self) -> list[Problem]:
+        return [problem for problem in self.problems if problem.level == "error"]
+
+    def select(self) -> list[Annotation]:
+        """The images and boxes of the selected classes, under the names they are written with."""
+        options = self.options
+        if options.split not in RULES:  # followed before the selection: it may well name images that are not selected
+            parted, self.notes = follow_split_file(options.split, self.source.annotations)
+            self.source, self.rule = replace(self.source, annotations=parted), "given"
+        self.names = _class_names(self.source, options.rename, options.classes, options.label_map)
+        selected = _select(self.source.annotations, self.names, options.background, self.left_out)
+        items, self.problems = _unique_ids(selected)
+        for problem in self.source.problems:
+            # What the source's own splits contradict does not matter where they are not followed.
+            ignored = problem.kind == "split_conflict" and options.split not in ("auto", "given")
+            self.problems.append(replace(problem, level="warning") if ignored else problem)
+        # Splitting once without hashes finds a bad rule before the long part, and tells whether hashes are needed.
+        self.needs_hashes = len(split_annotations(items, self.rule, **options.rules).counts) > 1
+        return items
+
+    def inspect(self, items: Sequence[Annotation]) -> tuple[list[Annotation], list[int | None]]:
+        """The images that can be written, each with its perceptual hash, and its boxes repaired."""
+        options, source = self.options, self.source
+        known = options.label_map.names if options.label_map else ()
+        # Every image is decoded, hashes or not: what is truncated would stop the training.
+        inspections, frame = inspect_all(items, known, deep=True, exif=options.exif, habit=source.habit)
+        if frame.asks:  # whatever on_bad says: these images are not bad
+            raise frame.question(source.path)
+        if said := frame.text():
+            self.notes.append(said)
+            self.mended["turned_boxes"] += frame.boxes if frame.frame == "stored" else 0
+        good: list[Annotation] = []
+        hashes: list[int | None] = []
+        for item, found in zip(items, inspections, strict=True):
+            if self._is_good(item, found) and found.annotation:
+                good.append(found.annotation)
+                hashes.append(found.hash)
+        if self.errors and options.on_bad == "error":
+            raise _refusal(self.errors, source.path)
+        self.left_out.update(Counter(problem.kind for problem in self.errors))
+        if options.label_map is None:
+            in_order = [self.names[name] for name in source.classes if name in self.names]
+            written = sorted({box.label for item in good for box in item.boxes})
+            self.label_map = LabelMap.from_names(dict.fromkeys([*in_order, *written]))
+        return good, hashes
+
+    def _is_good(self, item: Annotation, found: Inspection) -> bool:
+        """Whether an image is to be written; counts what was found of it."""
+        self.problems += found.problems
+        self.mended["clipped_boxes"] += found.clipped
+        self.mended["duplicate_boxes"] += sum(problem.kind == "duplicate_box" for problem in found.problems)
         if found.annotation is None:
-            continue
-        if layout == "tfod" and found.image and found.image.format in ("avif", "heif"):
+            return False
+        if self.options.layout == "tfod" and found.image and found.image.format in ("avif", "heif"):
             message = f"{item.filename}: TFOD does not read {found.image.format.upper()}; convert it to JPEG"
-            problems.append(Problem("error", "tfod_format", item.place, message))
-            continue
+            self.problems.append(Problem("error", "tfod_format", item.place, message))
+            return False
         if item.boxes and not found.annotation.boxes:
-            left_out["images_without_a_good_box"] += 1
-            continue
-        mended["rotated_images"] += found.rotated
-        good.append(found.annotation)
-        hashes.append(found.hash)
-    errors = [problem for problem in problems if problem.level == "error"]
-    if errors and on_bad == "error":
-        raise _refusal(errors, source.path)
-    left_out.update(Counter(problem.kind for problem in errors))
+            self.left_out["images_without_a_good_box"] += 1
+            return False
+        self.mended["rotated_images"] += found.rotated
+        return True
 
-    result = split_annotations(good, rule, **rules, hashes=hashes if needs_hashes else None)
-    rule = result.rule if split in RULES else split
-    if result.unsplit:
-        left_out["images_in_no_split"] = len(result.unsplit)
-    if not any(item.boxes for item in result.annotations):
-        reasons = f"; left out: {amounts(left_out)}" if any(left_out.values()) else ""
-        message = "\n".join([f"no box is left to write{reasons}", *findings(errors, "  ")])
-        fix = "Correct the annotations." if errors else ""
-        raise ResightError(message, where=source.path or "write_records", fix=fix)
-    if label_map is None:
-        in_order = (names[name] for name in source.classes if name in names)
-        label_map = LabelMap.from_names(dict.fromkeys([*in_order, *sorted({b.label for a in good for b in a.boxes})]))
-    by_split: dict[str, list[Annotation]] = defaultdict(list)
-    for item in sorted(result.annotations, key=lambda item: (item.source_id, item.where)):
-        by_split[item.split or ""].append(item)
-    info: dict[str, Any] = {
-        "source": source.path,
-        "format": source.format,
-        "split": {"rule": rule, **rules},
-        "leakage": {"share": result.leakage, **result.leaked_by},
-        "left_out": dict(+left_out),
-        "mended": dict(+mended),
-        "resight": __version__,
-    }
-    info = write_records_folder(by_split, out, label_map, info=info, shards=shards, layout=layout, force=force)
-    return BuildReport(
-        out=os.fspath(out),
-        source=f"{source.path} ({source.format})" if source.path else source.format,
-        rule=rule,
-        classes=label_map.names,
-        images=info["images"],
-        counts=info["boxes"],
-        leakage=result.leakage,
-        leaked_by=result.leaked_by,
-        left_out=info["left_out"],
-        mended=info["mended"],
-        problems=tuple(problems),
-        notes=(*notes, *result.notes),
-    )
+    def split(self, good: Sequence[Annotation], hashes: Sequence[int | None]) -> SplitResult:
+        rules, source = self.options.rules, self.source
+        result = split_annotations(good, self.rule, **rules, hashes=hashes if self.needs_hashes else None)
+        self.rule = result.rule if self.options.split in RULES else self.options.split
+        if result.unsplit:
+            self.left_out["images_in_no_split"] = len(result.unsplit)
+        if not any(item.boxes for item in result.annotations):
+            reasons = f"; left out: {amounts(self.left_out)}" if any(self.left_out.values()) else ""
+            message = "\n".join([f"no box is left to write{reasons}", *findings(self.errors, "  ")])
+            fix = "Correct the annotations." if self.errors else ""
+            raise ResightError(message, where=source.path or "write_records", fix=fix)
+        return result
+
+    def write(self, result: SplitResult, out: str | os.PathLike[str], force: bool) -> BuildReport:
+        options, source = self.options, self.source
+        by_split: dict[str, list[Annotation]] = defaultdict(list)
+        for item in sorted(result.annotations, key=lambda item: (item.source_id, item.where)):
+            by_split[item.split or ""].append(item)
+        info: dict[str, Any] = {
+            "source": source.path,
+            "format": source.format,
+            "split": {"rule": self.rule, **options.rules},
+            "leakage": {"share": result.leakage, **result.leaked_by},
+            "left_out": dict(+self.left_out),
+            "mended": dict(+self.mended),
+            "resight": __version__,
+        }
+        info = write_records_folder(
+            by_split, out, self.label_map, info=info, shards=options.shards, layout=options.layout, force=force
+        )
+        return BuildReport(
+            out=os.fspath(out),
+            source=f"{source.path} ({source.format})" if source.path else source.format,
+            rule=self.rule,
+            classes=self.label_map.names,
+            images=info["images"],
+            counts=info["boxes"],
+            leakage=result.leakage,
+            leaked_by=result.leaked_by,
+            left_out=info["left_out"],
+            mended=info["mended"],
+            problems=tuple(self.problems),
+            notes=(*self.notes, *result.notes),
+        )
 
 
 def _check_apart(source: str, out: str | os.PathLike[str]) -> None:

@@ -237,6 +237,11 @@ def rung(name: str, other: str) -> int:
     return next((rung for rung, change in changes.items() if change(name) == change(other)), SEVERAL)
 
 
+def stem_of(name: str) -> str:
+    """The name of a file without its folders and suffix."""
+    return os.path.splitext(os.path.basename(name))[0]
+
+
 def split_suffix(name: str) -> tuple[str, str]:
     """``name`` without the suffix of an image or a label file, and that suffix, or ""."""
     stem, dot, suffix = name.rpartition(".")

@@ -6,23 +6,19 @@ every rule the leakage that is left is measured.
 
 from __future__ import annotations
 
-import hashlib
-import os
 import random
 import re
 import signal
 import threading
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
-from ..errors import ResightError, counted, listed, nearest
-from ..io.files import read_text
-from ..types import SPLIT_WORDS, SPLITS, Annotation
-from .file_search import loosened
-from .formats.source import stem_of
+from ..errors import ResightError, counted, listed
+from ..types import SPLITS, Annotation
 from .near_duplicates import group_near_duplicates
+from .stratify import stratify
 
 _PATIENCE = 3.0  # seconds, beside .1 ms a file name, that a regular expression may search
 RULES = ("auto", "given", "group", "random")
@@ -86,23 +82,10 @@ def split_annotations(
     given = {item.split for item in items} - {None}
     if rule == "auto":
         rule = "given" if len(given) > 1 else "group"
-
+    if rule == "given" and not given:
+        raise ResightError("the source has no split to keep", where="--split given", fix="Use '--split group'.")
     fractions = {"test": test_fraction, "val": val_fraction}
-    notes: list[str] = []
-    splits: list[str | None]
-    if rule == "given":
-        if not given:
-            raise ResightError("the source has no split to keep", where="--split given", fix="Use '--split group'.")
-        splits = [item.split for item in items]
-    elif rule == "random":
-        splits = list(_random(len(items), test_fraction, val_fraction, seed))
-        notes = _empty_parts(splits, fractions, counted(len(items), "image"))
-    else:
-        groups = _join(tracks, near)
-        splits = list(_stratify(items, groups, fractions, seed))
-        notes = _empty_parts(splits, fractions, counted(len(set(groups)), "group"))
-        notes += _large_groups(items, groups, tracks, splits.count("test"), test_fraction)
-
+    splits, notes = _assign(items, rule, fractions, seed, tracks, near)
     if stray := sorted({split for split in splits if split is not None} - set(SPLITS)):
         raise ResightError(f"unknown split {listed(stray)}; a split is one of {listed(SPLITS)}")
     leakage, leaked_by = _leakage(splits, tracks, near)
@@ -111,15 +94,28 @@ def split_annotations(
     if unsplit:
         notes.append(f"in no split and left out: {listed(unsplit, 5)}")
     counts = _count(parted.values())
-    return SplitResult(
-        annotations=tuple(parted[i] for i in range(len(items)) if parted[i].split is not None),
-        rule=rule,
-        leakage=leakage,
-        leaked_by=leaked_by,
-        counts=counts,
-        unsplit=unsplit,
-        notes=(*notes, *_missing_classes(counts)),
-    )
+    kept = tuple(parted[i] for i in range(len(items)) if parted[i].split is not None)
+    return SplitResult(kept, rule, leakage, leaked_by, counts, unsplit, (*notes, *_missing_classes(counts)))
+
+
+def _assign(
+    items: Sequence[Annotation],
+    rule: str,
+    fractions: Mapping[str, float],
+    seed: int,
+    tracks: Sequence[str | None],
+    near: Sequence[int] | None,
+) -> tuple[list[str | None], list[str]]:
+    """The split of each image by ``rule``, and notes on parts and groups."""
+    if rule == "given":
+        return [item.split for item in items], []
+    if rule == "random":
+        splits = _random(len(items), fractions["test"], fractions["val"], seed)
+        return [*splits], _empty_parts(splits, fractions, counted(len(items), "image"))
+    groups = _join(tracks, near)
+    splits = stratify(items, groups, fractions, seed)
+    notes = _empty_parts(splits, fractions, counted(len(set(groups)), "group"))
+    return [*splits], notes + _large_groups(items, groups, tracks, splits.count("test"), fractions["test"])
 
 
 def _check_fractions(test: float, val: float) -> None:
@@ -205,68 +201,7 @@ def _random(count: int, test: float, val: float, seed: int) -> list[str]:
     return splits
 
 
-def _stratify(
-    items: Sequence[Annotation], groups: Sequence[int], fractions: Mapping[str, float], seed: int
-) -> list[str]:
-    """Distributes whole groups so that every class, and the images, reach their fraction in each split.
-
-    Minimised is the sum over columns (boxes of a class, images, background images) and splits of
-    (share reached - share wanted)^2: groups are placed largest first, then moved singly while that helps.
-    """
-    wanted = {"test": fractions["test"], "val": fractions["val"], "train": 1 - fractions["test"] - fractions["val"]}
-    wanted = {split: share for split, share in wanted.items() if share > 0}
-    names = ["", "background", *sorted({box.label for item in items for box in item.boxes})]  # "" is every image
-    column = {name: at for at, name in enumerate(names[2:], 2)}
-    amounts: dict[int, dict[int, int]] = defaultdict(lambda: defaultdict(int))
-    total = [0] * len(names)
-    for item, group in zip(items, groups, strict=True):
-        for at in (0, *(column[box.label] for box in item.boxes)) if item.boxes else (0, 1):
-            amounts[group][at] += 1
-            total[at] += 1
-    shares = {group: [(at, n / total[at]) for at, n in sorted(amount.items())] for group, amount in amounts.items()}
-
-    def size(group: int) -> tuple[int, bytes]:
-        # Groups of about one size are shuffled, keyed by their first image so that the order of the input is nothing.
-        largest = max(share for _, share in shares[group])
-        draw = hashlib.blake2b(f"{seed}\0{items[group].source_id}\0{items[group].filename}".encode(), digest_size=8)
-        return int(largest * 2**32).bit_length(), draw.digest()
-
-    missing = {split: [share] * len(names) for split, share in wanted.items()}
-    holders = {split: [0] * len(names) for split in wanted}
-
-    def move(group: int, split: str, sign: int) -> None:
-        lack, held = missing[split], holders[split]
-        for at, share in shares[group]:
-            lack[at] -= sign * share
-            held[at] += sign
-
-    def best(group: int, current: str) -> str:
-        chosen, highest = "", float("-inf")
-        for split in (current, *wanted) if current else wanted:
-            lack, held = missing[split], holders[split]
-            gain = 0.0  # the sum of squares shrinks with it; where equally, a class the split lacks decides
-            for at, share in shares[group]:
-                gain += share * lack[at] + (0.0 if held[at] else 0.01)
-            if gain > highest + 1e-14:  # sums of the same shares in another order are a tie
-                chosen, highest = split, gain
-        return chosen
-
-    order = sorted(shares, key=size, reverse=True)
-    chosen = dict.fromkeys(order, "")
-    for _ in range(8):
-        moved = 0
-        for group in order:
-            if before := chosen[group]:
-                move(group, before, -1)
-            chosen[group] = best(group, before)
-            move(group, chosen[group], 1)
-            moved += chosen[group] != before
-        if moved <= len(order) // 1000:
-            break
-    return [chosen[group] for group in groups]
-
-
-def _empty_parts(splits: Sequence[str | None], fractions: Mapping[str, float], amount: str) -> list[str]:
+def _empty_parts(splits: Sequence[str], fractions: Mapping[str, float], amount: str) -> list[str]:
     empty = [part for part, fraction in fractions.items() if fraction and part not in splits]
     return [f"no {' and no '.join(empty)} part: there is too little for it, {amount}"] if empty and splits else []
 
@@ -309,77 +244,3 @@ def _missing_classes(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
     classes = sorted({label for count in counts.values() for label in count})
     missing = {split: [label for label in classes if label not in counts[split]] for split in counts}
     return [f"{split} has no box of {listed(labels)}" for split, labels in missing.items() if labels]
-
-
-def follow_split_file(path: str, items: Sequence[Annotation]) -> tuple[list[Annotation], list[str]]:
-    """The images with the splits that a file of lines ``filename,split`` says (or separated by white space; a header
-    line may lead), None where it says nothing; and notes on names without an image.
-
-    A file name is an image's ``source_id``, its file name, the end of its path, or one of these without suffix;
-    also in another case or Unicode form, or percent-encoded, where only one image is called so.
-
-    Raises:
-        ResightError: no such file, unreadable lines, unknown splits, or one image in two splits; all are listed.
-    """
-    if not os.path.isfile(path):
-        rules = f"A rule is {listed(RULES)}. {nearest(path, RULES)}".rstrip()
-        raise ResightError("is neither a rule nor a split file", where=path, fix=rules)
-    exact: dict[str, list[int]] = defaultdict(list)
-    by_tail: dict[str, set[int]] = defaultdict(set)
-    loose: dict[str, set[int]] = defaultdict(set)
-    for i, item in enumerate(items):
-        for name in _names(item):
-            exact[name].append(i)
-            by_tail[stem_of(name)].add(i)
-            by_tail[_tail(os.path.splitext(name)[0])].add(i)
-            loose[loosened(name)].add(i)
-    named: dict[int, str] = {}
-    strangers: list[str] = []
-    bad: list[str] = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        name, _, word = line.strip().replace("\t", " ").rpartition("," if "," in line else " ")
-        name, word = name.strip().strip('"'), word.strip().strip('"').lower()
-        split = SPLIT_WORDS.get(word)
-        if not word or line.startswith("#") or (number == 1 and word in ("split", "set", "subset")):
-            continue
-        if not name or split is None:
-            bad.append(f"line {number}: '{line.strip()[:80]}' is not 'filename,split' with {' or '.join(SPLITS)}")
-            continue
-        name = _slashes(name)
-        found = exact.get(name) or _ending(name, by_tail, items) or list(loose.get(loosened(name), ()))
-        if len(found) > 1:
-            bad.append(f"line {number}: '{name}' names {len(found)} images; write more of the path")
-        elif not found:
-            strangers.append(name)
-        elif named.setdefault(found[0], split) != split:
-            bad.append(f"line {number}: '{name}' is in {named[found[0]]} already")
-    if bad:
-        raise ResightError("; ".join(bad[:20]) + (f" and {len(bad) - 20} more" if len(bad) > 20 else ""), where=path)
-    if not named and items:
-        like = f"It names {listed(strangers, 3)}; the images are {listed([item.filename for item in items], 3)}."
-        raise ResightError("names none of the images", where=path, fix=like)
-    note = f"{path} names {counted(len(strangers), 'file')} without an image here: {listed(strangers, 5)}"
-    parted = [replace(item, split=named.get(i)) for i, item in enumerate(items)]
-    return parted, [note] if strangers else []
-
-
-def _ending(name: str, by_tail: Mapping[str, set[int]], items: Sequence[Annotation]) -> list[int]:
-    """The images whose path ends with ``name``; if none does, without suffixes."""
-    among = {i for end in (os.path.splitext(name)[0], name) for i in by_tail.get(_tail(end), ())}
-    whole = [i for i in among if any(known.endswith(f"/{name}") for known in _names(items[i]))]
-    ends = (f"/{name}", f"/{os.path.splitext(name)[0]}")
-    return whole or [i for i in among if any(f"/{os.path.splitext(k)[0]}".endswith(ends) for k in _names(items[i]))]
-
-
-def _tail(name: str) -> str:
-    """A name with the folder that it is in: frames of all videos may have the same names."""
-    return "/".join(name.split("/")[-2:])
-
-
-def _names(item: Annotation) -> set[str]:
-    path = "" if isinstance(item.image, bytes) else str(item.image)
-    return {_slashes(name) for name in (item.source_id, item.filename, path) if name}
-
-
-def _slashes(name: str) -> str:
-    return name.replace("\\", "/").removeprefix("./")

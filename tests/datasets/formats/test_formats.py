@@ -6,7 +6,7 @@ import os
 import pytest
 
 from resight.datasets.formats import FORMATS, read_source
-from resight.datasets.formats.source import Tree, split_of
+from resight.datasets.formats.dataset_dir import DatasetDir, split_of
 from resight.datasets.formats.values import number
 from resight.errors import ResightError
 
@@ -82,14 +82,14 @@ def test_a_folder_is_listed_once_whatever_the_formats(tmp_path, put, images, mon
 def test_links_in_a_circle_end(tmp_path, put):
     put("a/b.csv", CSV)
     (tmp_path / "a/up").symlink_to(tmp_path, target_is_directory=True)
-    assert Tree.of(tmp_path).files == ("a/b.csv",)
+    assert DatasetDir.of(tmp_path).files == ("a/b.csv",)
 
 
 def test_linked_folders_are_followed(tmp_path, images):
     images("far/x.jpg")
     (tmp_path / "set").mkdir()
     (tmp_path / "set/images").symlink_to(tmp_path / "far", target_is_directory=True)
-    assert Tree.of(tmp_path / "set").images == ("images/x.jpg",)
+    assert DatasetDir.of(tmp_path / "set").images == ("images/x.jpg",)
 
 
 def test_a_file_name_that_is_no_text_is_a_problem(tmp_path, put):
@@ -105,7 +105,7 @@ def test_pipes_are_no_files(tmp_path, put, images):
     images("a.jpg")
     put("labels.csv", CSV)
     os.mkfifo(tmp_path / "more.csv")
-    assert Tree.of(tmp_path).files == ("a.jpg", "labels.csv")
+    assert DatasetDir.of(tmp_path).files == ("a.jpg", "labels.csv")
 
 
 @pytest.mark.parametrize("value", ["1_0", "", "1,5", "one", None, True, [1], 10**400])

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from resight.datasets.formats import lisa, read_source
-from resight.datasets.formats.source import Tree
+from resight.datasets.formats.dataset_dir import DatasetDir
 from resight.datasets.inspect import inspect
 from resight.errors import ResightError
 
@@ -146,7 +146,7 @@ def test_groups_are_the_tracks_within_150_frames(tmp_path, tracks):
             rows.append(row(f"{video}{track}_{frame}.png", video=video, number=frame, track=f"t{track}"))
     (tmp_path / "allAnnotations.csv").write_text(table(*rows))
     group = {}
-    for annotation in lisa.read(Tree(str(tmp_path))).annotations:
+    for annotation in lisa.read(DatasetDir(str(tmp_path))).annotations:
         group[annotation.filename.rpartition("_")[0]] = annotation.group
         assert annotation.group.partition("#")[0] in ("v/a.avi", "v/b.avi")
     # By pairs, joined until nothing changes.

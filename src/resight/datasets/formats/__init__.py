@@ -11,7 +11,8 @@ from ...errors import ResightError, counted, listed, nearest
 from ...io.misplaced import meant
 from ...label_map import LabelMap
 from . import coco, csv_table, cvat, labelme, labelstudio, lisa, tfrecord, voc, yolo
-from .source import Source, Tree
+from .dataset_dir import DatasetDir
+from .source import Source
 
 __all__ = ["FORMATS", "Format", "Source", "read_source", "recognised"]
 
@@ -22,10 +23,10 @@ class Format(Protocol):
     NAME: str
     LOOKS_FOR: str
 
-    def looks_like(self, tree: Tree) -> str:
+    def looks_like(self, tree: DatasetDir) -> str:
         """The evidence that ``tree`` is of this format, "" if there is none."""
 
-    def read(self, tree: Tree, classes: Sequence[str] = ()) -> Source:
+    def read(self, tree: DatasetDir, classes: Sequence[str] = ()) -> Source:
         """Reads it; ``classes`` name its numbers where the format has names nowhere."""
 
 
@@ -56,7 +57,7 @@ def read_source(
     if format != "auto" and format not in by_name:
         fix = nearest(format, by_name) or f"Formats are auto, {', '.join(by_name)}."
         raise ResightError(f"unknown format '{format}'", where="--format", fix=fix)
-    tree = Tree.of(path)
+    tree = DatasetDir.of(path)
     found = recognised(tree, FORMATS if format == "auto" else (by_name[format],))
     if len(found) == 1:
         ((name, evidence),) = found.items()
@@ -66,12 +67,12 @@ def read_source(
     raise _explain(os.fspath(path), tree, format, by_name)
 
 
-def recognised(tree: Tree, formats: Sequence[Format] = FORMATS) -> dict[str, str]:
+def recognised(tree: DatasetDir, formats: Sequence[Format] = FORMATS) -> dict[str, str]:
     """The evidence for each of ``formats`` that ``tree`` may be of, by its name."""
     return {one.NAME: evidence for one in formats if (evidence := one.looks_like(tree))}
 
 
-def _explain(path: str, tree: Tree, format: str, by_name: dict[str, Format]) -> ResightError:
+def _explain(path: str, tree: DatasetDir, format: str, by_name: dict[str, Format]) -> ResightError:
     if not tree.only and not tree.files:
         return ResightError("the folder is empty", where=path)
     found = recognised(tree)

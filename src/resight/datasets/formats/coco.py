@@ -15,25 +15,27 @@ from typing import Any
 from ...errors import ResightError, listed, shown
 from ...io.files import LARGE, read_json
 from ...types import Box
+from ..file_search import stem_of
+from .dataset_dir import DatasetDir, folders_of, peek, split_of
 from .labelme import is_labelme
 from .labelstudio import is_labelstudio
 from .shapes import around
-from .source import LABEL_STUDIO, Gathering, Source, Tree, folders_of, is_label_studio, peek, split_of, stem_of
+from .source import LABEL_STUDIO, AnnotationCollector, Source, is_label_studio
 from .values import number, size, text
 
 NAME = "coco"
 LOOKS_FOR = "a JSON with the lists 'images' (of 'file_name's) and 'annotations' (of 'bbox'es)"
 
 
-def looks_like(tree: Tree) -> str:
+def looks_like(tree: DatasetDir) -> str:
     files = _files(tree)
     return f"COCO's lists in {listed(files, 1)}" if files else ""
 
 
-def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
+def read(tree: DatasetDir, classes: Sequence[str] = ()) -> Source:
     """Reads every JSON; its name or folder may tell the split. Boxes become corners, ``iscrowd`` and a positive
     ``area`` are kept; ``classes`` are in the order of the category ids, compacted."""
-    gathering = Gathering(tree)
+    collector = AnnotationCollector(tree)
     files = {name: _parse(tree.path(name)) for name in _files(tree)}
     if not any("annotations" in document for document in files.values()):
         raise ResightError("has no 'annotations'", where=tree.path(next(iter(files))))
@@ -42,17 +44,17 @@ def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
     used: set[str] = set()
     for name, document in files.items():
         if "annotations" not in document:  # image_info_test2017.json: nobody looked for objects in these
-            gathering.problem("no_annotations", tree.path(name), "has no 'annotations', left out", "warning")
+            collector.problem("no_annotations", tree.path(name), "has no 'annotations', left out", "warning")
             continue
-        categories = _categories(gathering, tree.path(name), document, parents)
+        categories = _categories(collector, tree.path(name), document, parents)
         names.update(dict.fromkeys(categories.values()))
-        used |= _read_file(gathering, name, document, categories)
+        used |= _read_file(collector, name, document, categories)
     # Some exports list the super-category as a category of its own that nothing belongs to.
-    source = gathering.source(NAME, [name for name in names if name in used or name not in parents])
+    source = collector.source(NAME, [name for name in names if name in used or name not in parents])
     return replace(source, habit=LABEL_STUDIO) if all(map(is_label_studio, files.values())) else source
 
 
-def _files(tree: Tree) -> list[str]:
+def _files(tree: DatasetDir) -> list[str]:
     found = [name for name in tree.candidates(".json") if _is_coco(peek(tree.path(name), 65536), bool(tree.only))]
     # COCO's own annotations/ holds captions and keypoints of the same images beside the instances.
     instances = [name for name in found if os.path.basename(name).startswith("instances")]
@@ -76,7 +78,9 @@ def _parse(path: str) -> dict[str, Any]:
     return document
 
 
-def _categories(gathering: Gathering, path: str, document: dict[str, Any], parents: set[str]) -> dict[object, str]:
+def _categories(
+    collector: AnnotationCollector, path: str, document: dict[str, Any], parents: set[str]
+) -> dict[object, str]:
     categories: dict[object, str] = {}
     named = set[str]()
     ambiguous = set()
@@ -89,10 +93,10 @@ def _categories(gathering: Gathering, path: str, document: dict[str, Any], paren
                     ambiguous.add(key)
                 raise ValueError(f"id {key} is also the id of '{categories[key]}'")
         except ValueError as error:
-            gathering.malformed(where, error)
+            collector.malformed(where, error)
             continue
         if name in named:
-            gathering.problem("duplicate_class", where, f"the name '{name}' occurs twice; one class", "warning")
+            collector.problem("duplicate_class", where, f"the name '{name}' occurs twice; one class", "warning")
         named.add(name)
         categories[key] = name
         if item.get("supercategory") != name:
@@ -102,31 +106,30 @@ def _categories(gathering: Gathering, path: str, document: dict[str, Any], paren
     return dict(sorted(categories.items(), key=lambda pair: (isinstance(pair[0], str), pair[0])))
 
 
-def _read_file(gathering: Gathering, name: str, document: dict[str, Any], categories: dict[object, str]) -> set[str]:
-    file = gathering.tree.path(name)
+def _read_file(
+    collector: AnnotationCollector, name: str, document: dict[str, Any], categories: dict[object, str]
+) -> set[str]:
+    file = collector.tree.path(name)
     stem = stem_of(name)
     split = split_of(stem, *folders_of(name))
-    places = _places(gathering.tree, name, stem, split)
+    places = _places(collector.tree, name, stem, split)
     paths: dict[object, str] = {}
     used = set()
     for at, item in enumerate(document.get("images", [])):
         where = f"{file}: images[{at}]"
         try:
             key = _id(item, "id")
-            path = gathering.locate(_file_name(item), places, file=file, where=where, split=split)
+            path = collector.locate(_file_name(item), places, file=file, where=where, split=split)
             width, height = size(item.get("width"), "width"), size(item.get("height"), "height")
         except ValueError as error:
-            gathering.malformed(where, error)
+            collector.malformed(where, error)
             continue
         if key in paths:
-            message = f"image id {key} is that of {gathering.tree.name(paths[key])} and of {gathering.tree.name(path)}"
-            gathering.unclear(where, message, paths[key], path, kind="duplicate_id")
+            message = f"image id {key} is that of {collector.tree.name(paths[key])} and of {collector.tree.name(path)}"
+            collector.unclear(where, message, paths[key], path, kind="duplicate_id")
             continue
-        if gathering.images.get(path) and file in gathering.images[path].boxes:
-            message = f"lists {gathering.tree.name(path)} a second time"
-            gathering.unclear(where, message, path, kind="duplicate_image")
         paths[key] = path
-        image = gathering.image(path, file=file, where=where, split=split)
+        image = collector.image(path, file=file, where=where, split=split, once=True)
         image.width, image.height = image.width or width, image.height or height
     ids, matched = set(), set[str]()
     for at, item in enumerate(document["annotations"]):
@@ -136,17 +139,17 @@ def _read_file(gathering: Gathering, name: str, document: dict[str, Any], catego
             path = paths[key]
             box = _box(item, categories, matched)
         except ValueError as error:
-            gathering.malformed(where, error, path)
+            collector.malformed(where, error, path)
             continue
         if "id" in item and isinstance(item["id"], int | str):
             if item["id"] in ids:
-                gathering.problem("duplicate_id", where, f"annotation id {item['id']} occurs twice", "warning")
+                collector.problem("duplicate_id", where, f"annotation id {item['id']} occurs twice", "warning")
             ids.add(item["id"])
         used.add(box.label)
-        gathering.images[path].boxes[file].append(box)
+        collector.images[path].boxes[file].append(box)
     if matched:
         message = f"ids are text in one list and numbers in another, and are matched: {listed(sorted(matched), 3)}"
-        gathering.problem("id_types", file, message, "warning")
+        collector.problem("id_types", file, message, "warning")
     return used
 
 
@@ -205,11 +208,8 @@ def _id(item: object, key: str) -> int | str:
     return value
 
 
-def _places(tree: Tree, name: str, stem: str, split: str | None) -> list[str]:
+def _places(tree: DatasetDir, name: str, stem: str, split: str | None) -> list[str]:
     # annotations/instances_train2017.json -> train2017/, images/train2017/, beside it, images/, and the like.
-    folder = os.path.dirname(name)
     words = [stem.removeprefix("instances_"), *([split, "valid"] if split == "val" else [split] if split else [])]
-    bases = [folder, os.path.join(folder, "..")]
-    places = [os.path.join(base, inner) for base in bases for inner in ("", "images")]
-    places += [os.path.join(place, word) for word in words for place in places]
-    return [tree.path(place) for place in places]
+    places = ["", "images", "..", "../images"]
+    return tree.places(name, *places, *(f"{place}/{word}".lstrip("/") for word in words for place in places))

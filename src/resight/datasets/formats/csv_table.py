@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 from ...errors import listed
 from ...types import Box
-from .source import Gathering, Source, Tree, folders_of, peek, split_of, stem_of
+from .dataset_dir import DatasetDir, peek, split_of, split_of_file
+from .source import AnnotationCollector, Source
 from .values import number, size, text
 
 NAME = "csv"
@@ -16,21 +16,21 @@ LOOKS_FOR = "a CSV with the columns filename, class, xmin, ymin, xmax, ymax"
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
-def looks_like(tree: Tree) -> str:
+def looks_like(tree: DatasetDir) -> str:
     files = _files(tree)
     return f"the columns filename, class, xmin, ... in {listed(files, 1)}" if files else ""
 
 
-def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
+def read(tree: DatasetDir, classes: Sequence[str] = ()) -> Source:
     """Reads every table; its name or folder may tell the split. A row without class and corners lists an image
     without objects."""
-    gathering = Gathering(tree)
+    collector = AnnotationCollector(tree)
     for name, delimiter in _files(tree).items():
-        _read_file(gathering, name, delimiter)
-    return gathering.source(NAME)
+        _read_file(collector, name, delimiter)
+    return collector.source(NAME)
 
 
-def _files(tree: Tree) -> dict[str, str]:
+def _files(tree: DatasetDir) -> dict[str, str]:
     found = {}
     for name in tree.candidates(".csv"):
         header = peek(tree.path(name)).partition("\n")[0]
@@ -41,17 +41,17 @@ def _files(tree: Tree) -> dict[str, str]:
     return found
 
 
-def _read_file(gathering: Gathering, name: str, delimiter: str) -> None:
-    tree = gathering.tree
-    file, folder = tree.path(name), os.path.dirname(name)
-    split = split_of(stem_of(name), *folders_of(name))
+def _read_file(collector: AnnotationCollector, name: str, delimiter: str) -> None:
+    tree = collector.tree
+    file = tree.path(name)
+    split = split_of_file(name)
     # Beside the table, in images/ beside it or above, or in a split's folder of either.
-    bases = [os.path.join(folder, place) for place in ("", "images", "..", "../images")]
+    bases = ["", "images", "..", "../images"]
     splits = [word for word in ("train", "val", "valid", "validation", "test") if split_of(word) == split]
-    places = [tree.path(base) for base in bases] + [tree.path(f"{base}/{word}") for base in bases for word in splits]
-    for where, image, row in gathering.table(name, delimiter, ("class", *_CORNERS), places, split):
+    places = tree.places(name, *bases, *(f"{base}/{word}".lstrip("/") for base in bases for word in splits))
+    for where, image, row in collector.table(name, delimiter, ("class", *_CORNERS), places, split):
         try:
-            entry = gathering.images[image]
+            entry = collector.images[image]
             entry.width = entry.width or size(row.get("width"), "width")
             entry.height = entry.height or size(row.get("height"), "height")
             if any(row[key] for key in ("class", *_CORNERS)):
@@ -59,4 +59,4 @@ def _read_file(gathering: Gathering, name: str, delimiter: str) -> None:
                 xmin, ymin, xmax, ymax = (number(row[key], key) for key in _CORNERS)
                 entry.boxes[file].append(Box(label, xmin, ymin, xmax, ymax))
         except ValueError as error:
-            gathering.malformed(where, error, image)
+            collector.malformed(where, error, image)

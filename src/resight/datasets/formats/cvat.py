@@ -5,18 +5,18 @@ Source: the XML annotation format in CVAT's documentation.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from xml.etree.ElementTree import Element
 
 from ...errors import ResightError, counted, listed
-from ...io.files import LARGE, read_xml
+from ...io.files import LARGE
 from ...types import Box
 from ..exif import Habit
+from .dataset_dir import DatasetDir, folders_of, peek, split_of
 from .shapes import Corners, Size, around, around_ellipse, around_rotated, point
-from .source import Gathering, Source, Tree, folders_of, peek, split_of
+from .source import AnnotationCollector, Source
 from .values import flag, number, size, text
 
 NAME = "cvat"
@@ -27,7 +27,7 @@ LOOKS_FOR = "CVAT's XML with the root element <annotations> (its export 'CVAT fo
 _HABIT = Habit("upright", "CVAT shows images after their EXIF rotation", sized=True)
 
 
-def looks_like(tree: Tree) -> str:
+def looks_like(tree: DatasetDir) -> str:
     files = sorted(tree.candidates(".xml"), key=lambda name: name.count("/"))[:50]
     sign = next((name for name in files if is_cvat(peek(tree.path(name)))), "")
     return f"CVAT's <annotations> in {sign}" if sign else ""
@@ -38,20 +38,17 @@ def is_cvat(head: str) -> bool:
     return "<annotations" in head
 
 
-def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
+def read(tree: DatasetDir, classes: Sequence[str] = ()) -> Source:
     """Reads every such XML. Polygons, polylines, masks, ellipses and cuboids become the boxes around them, a rotated
     box too; an image's subset may tell its split."""
-    gathering = Gathering(tree)
+    collector = AnnotationCollector(tree)
     names: list[str] = []
     tracks: dict[str, int] = {}
     for name in tree.candidates(".xml"):
         file = tree.path(name)
         if not is_cvat(peek(file)):
             continue
-        try:
-            root = read_xml(file, LARGE)
-        except ResightError as error:
-            gathering.malformed(error.where, error.message)
+        if (root := collector.xml(file, LARGE)) is None:
             continue
         names += [
             label.findtext("name") or "" for label in root.iterfind("meta//label") if label.find("parent") is None
@@ -59,42 +56,40 @@ def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
         if found := len(root.findall("track")):
             tracks[file] = found
         for element in root.iter("image"):
-            _read_image(gathering, name, element)
+            _read_image(collector, name, element)
     fix = "Export the task as 'CVAT for images 1.1', with its images."
     for file, count in tracks.items():
         message = f"holds {counted(count, 'track')} of a video, left out. {fix}"
-        gathering.problem("video_tracks", file, message)
-    if not gathering.images and tracks:
+        collector.problem("video_tracks", file, message)
+    if not collector.images and tracks:
         raise ResightError("holds tracks of a video and no images", where=listed(tracks, 1), fix=fix)
-    return replace(gathering.source(NAME, list(filter(None, names))), habit=_HABIT)
+    return replace(collector.source(NAME, list(filter(None, names))), habit=_HABIT)
 
 
-def _read_image(gathering: Gathering, name: str, element: Element) -> None:
-    tree = gathering.tree
-    file, folder, subset = tree.path(name), os.path.dirname(name), element.get("subset") or ""
+def _read_image(collector: AnnotationCollector, name: str, element: Element) -> None:
+    tree = collector.tree
+    file, subset = tree.path(name), element.get("subset") or ""
     where = f"{file}: image {element.get('id') or element.get('name') or ''}".rstrip()
-    places = [os.path.join(folder, place) for place in ("", "images", f"images/{subset}", "..", "../images")]
+    places = tree.places(name, "", "images", f"images/{subset}", "..", "../images")
     path = ""
     try:
         called = text(element.get("name"), "name")
         split = split_of(subset, *folders_of(name))
-        path = gathering.locate(called, [tree.path(place) for place in places], file=file, where=where, split=split)
-        if path in gathering.images and file in gathering.images[path].boxes:
-            gathering.unclear(where, f"lists {path} a second time", path, kind="duplicate_image")
-        item = gathering.image(path, file=file, where=where, split=split)
+        path = collector.locate(called, places, file=file, where=where, split=split)
+        item = collector.image(path, file=file, where=where, split=split, once=True)
         item.width, item.height = size(element.get("width"), "width"), size(element.get("height"), "height")
         for shape in element:
             if shape.tag == "tag":  # of the whole image
                 continue
             corners = _corners(shape, (item.width, item.height))
             if corners is None:
-                gathering.without_box(shape.tag, path)
+                collector.without_box(shape.tag, path)
                 continue
             said = {(a.get("name") or "").strip().lower(): a.text for a in shape.iter("attribute")}
             difficult, occluded = flag(said.get("difficult")), flag(shape.get("occluded"))
             item.boxes[file].append(Box(text(shape.get("label"), "label"), *corners, difficult, occluded))
     except ValueError as error:
-        gathering.malformed(where, error, path)
+        collector.malformed(where, error, path)
 
 
 def _corners(shape: Element, image: Size) -> Corners | None:

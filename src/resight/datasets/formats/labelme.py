@@ -16,8 +16,10 @@ from ...io.files import LARGE, read_json
 from ...io.progress import track
 from ...types import Box
 from ..exif import Habit
+from ..file_search import stem_of
+from .dataset_dir import DatasetDir, peek, told_split
 from .shapes import Corners, Size, around, around_ellipse, point
-from .source import Gathering, Source, Tree, peek, stem_of, told_split
+from .source import AnnotationCollector, Source
 from .values import size, text
 
 NAME = "labelme"
@@ -29,7 +31,7 @@ _HABIT = Habit("upright", "LabelMe shows images after their EXIF rotation", size
 _AROUND = ("rectangle", "oriented_rectangle", "polygon", "mask", "rotation")
 
 
-def looks_like(tree: Tree) -> str:
+def looks_like(tree: DatasetDir) -> str:
     files = tree.candidates(".json")
     sign = next((name for name in files[:50] if is_labelme(peek(tree.path(name), 65536))), "")
     return f"{counted(len(files), 'JSON file')}, in {sign} LabelMe's shapes" if sign else ""
@@ -40,41 +42,38 @@ def is_labelme(head: str) -> bool:
     return '"imageData"' in head or ('"shapes"' in head and ('"imagePath"' in head or '"points"' in head))
 
 
-def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
+def read(tree: DatasetDir, classes: Sequence[str] = ()) -> Source:
     """Reads every JSON: rectangles, and polygons, masks and circles as the boxes around them. The image is the one that
     ``imagePath`` names, else the JSON's namesake."""
-    gathering = Gathering(tree)
+    collector = AnnotationCollector(tree)
     for name in track(tree.candidates(".json"), "reading LabelMe"):
         file = tree.path(name)
         try:
             document = read_json(file, LARGE)
         except ResightError as error:
-            gathering.malformed(error.where, error.message)
+            collector.malformed(error.where, error.message)
             continue
         if not isinstance(document, dict) or not isinstance(document.get("shapes"), list):
-            gathering.problem("not_an_annotation", file, "has no list 'shapes', left out", "warning")
+            collector.problem("not_an_annotation", file, "has no list 'shapes', left out", "warning")
             continue
-        _read_file(gathering, name, document)
-    return replace(gathering.source(NAME), habit=_HABIT)
+        _read_file(collector, name, document)
+    return replace(collector.source(NAME), habit=_HABIT)
 
 
-def _read_file(gathering: Gathering, name: str, document: dict[str, Any]) -> None:
-    file, path = gathering.tree.path(name), ""
+def _read_file(collector: AnnotationCollector, name: str, document: dict[str, Any]) -> None:
+    file, path = collector.tree.path(name), ""
     try:
-        path = _image(gathering, name, document)
-        item = gathering.image(path, file=file, where=file, split=told_split(name))
-        if len(item.boxes) > 1:
-            message = f"annotates {path} like {next(iter(item.boxes))}"
-            gathering.unclear(file, message, path, kind="duplicate_image")
+        path = _image(collector, name, document)
+        item = collector.image(path, file=file, where=file, split=told_split(name), alone=True)
         if document.get("imageData") and not os.path.isfile(path):
             item.spoiled = True
             message = (
                 f"{os.path.basename(path)} is not here, but embedded in the JSON: write its imageData (base64) to it"
             )
-            gathering.problem("missing_image", file, message)
+            collector.problem("missing_image", file, message)
         item.width, item.height = (size(document.get(key), key) for key in ("imageWidth", "imageHeight"))
     except ValueError as error:
-        gathering.malformed(file, error, path)
+        collector.malformed(file, error, path)
         return
     for at, shape in enumerate(document["shapes"]):
         try:
@@ -83,13 +82,13 @@ def _read_file(gathering: Gathering, name: str, document: dict[str, Any]) -> Non
             kind = shape.get("shape_type") or "polygon"
             corners = _corners(str(kind), shape.get("points"), (item.width, item.height))
             if corners is None:
-                gathering.without_box(str(kind), path)
+                collector.without_box(str(kind), path)
                 continue
             flags = shape["flags"] if isinstance(shape.get("flags"), dict) else {}
             difficult, occluded = (bool(shape.get(key) or flags.get(key)) for key in ("difficult", "occluded"))
             item.boxes[file].append(Box(text(shape.get("label"), "label"), *corners, difficult, occluded))
         except ValueError as error:
-            gathering.malformed(f"{file}: shapes[{at}]", error, path)
+            collector.malformed(f"{file}: shapes[{at}]", error, path)
 
 
 def _corners(kind: str, points: object, image: Size) -> Corners | None:
@@ -106,17 +105,16 @@ def _corners(kind: str, points: object, image: Size) -> Corners | None:
     return around_ellipse(at[0], [math.dist(*at)] * 2, 0, image)
 
 
-def _image(gathering: Gathering, name: str, document: dict[str, Any]) -> str:
-    tree, file, split = gathering.tree, gathering.tree.path(name), told_split(name)
-    folder = os.path.dirname(name)
-    places = [tree.path(os.path.join(folder, place)) for place in ("", "../images", "..")]
+def _image(collector: AnnotationCollector, name: str, document: dict[str, Any]) -> str:
+    tree, file, split = collector.tree, collector.tree.path(name), told_split(name)
+    places = tree.places(name, "", "../images", "..")
     stated = str(document.get("imagePath") or "").replace("\\", "/")
-    match = gathering.find(stated, places, file=file, split=split) if stated.strip() else None
+    match = collector.find(stated, places, file=file, split=split) if stated.strip() else None
     if match is None or not (match.path or match.candidates):
-        own = gathering.find(stem_of(name), places, file=file, split=split)
+        own = collector.find(stem_of(name), places, file=file, split=split)
         if own.path or own.candidates:  # files are renamed in pairs
             match, stated = replace(own, rung=0), stem_of(name)
     if match is None:
         raise ValueError("'imagePath' is missing, and there is no image of the JSON's own name")
     expected = os.path.join(places[0], stated)
-    return gathering.found(stated, match, expected, file=file, where=file)
+    return collector.found(stated, match, expected, file=file, where=file)

@@ -18,8 +18,9 @@ from ...io.files import IMAGE_SUFFIXES, LARGE, read_json
 from ...io.images import probe_file
 from ...types import Box, Split
 from ..file_search import PATH
+from .dataset_dir import DatasetDir, peek, split_of_file
 from .shapes import Corners, Size, around, around_ellipse, around_rotated, point
-from .source import LABEL_STUDIO, Gathering, Source, Tree, folders_of, peek, split_of, stem_of
+from .source import LABEL_STUDIO, AnnotationCollector, Source
 from .values import number, size, text
 
 NAME = "labelstudio"
@@ -39,7 +40,7 @@ class _Task:
     results: list[dict[str, Any]]
 
 
-def looks_like(tree: Tree) -> str:
+def looks_like(tree: DatasetDir) -> str:
     files = _files(tree)
     return f"Label Studio's tasks in {listed(files, 1)}" if files else ""
 
@@ -53,44 +54,42 @@ def is_labelstudio(head: str) -> bool:
     return start == "[" and (tasks or '"original_width"' in head or bool(_LABELS.search(head)))
 
 
-def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
+def read(tree: DatasetDir, classes: Sequence[str] = ()) -> Source:
     """Reads every such JSON: rectangles, and polygons and ellipses as the boxes around them, rotated ones too. Of
     several annotations of a task the ground truth, else the latest is taken; tasks without any are left out."""
-    gathering = Gathering(tree)
+    collector = AnnotationCollector(tree)
     for name in _files(tree):
         file = tree.path(name)
-        split = split_of(stem_of(name), *folders_of(name))
-        for task in _tasks(gathering, file, read_json(file, LARGE)):
-            path = _locate(gathering, name, task, split)
-            if path in gathering.images and file in gathering.images[path].boxes:
-                gathering.unclear(task.where, f"is a second task of {path}", path, kind="duplicate_image")
-            item = gathering.image(path, file=file, where=task.where, split=split)
+        split = split_of_file(name)
+        for task in _tasks(collector, file, read_json(file, LARGE)):
+            path = _locate(collector, name, task, split)
+            item = collector.image(path, file=file, where=task.where, split=split, once=True)
             try:
                 item.width, item.height = _size_of(task, path)
-                for label, corners in _boxes(gathering, task, path, (item.width, item.height)):
+                for label, corners in _boxes(collector, task, path, (item.width, item.height)):
                     item.boxes[file].append(Box(label, *corners))
             except ValueError as error:
-                gathering.malformed(task.where, error, path)
-    return replace(gathering.source(NAME), habit=replace(LABEL_STUDIO, shares=True))
+                collector.malformed(task.where, error, path)
+    return replace(collector.source(NAME), habit=replace(LABEL_STUDIO, shares=True))
 
 
-def _files(tree: Tree) -> list[str]:
+def _files(tree: DatasetDir) -> list[str]:
     return [name for name in tree.candidates(".json") if is_labelstudio(peek(tree.path(name), 65536))]
 
 
-def _tasks(gathering: Gathering, file: str, document: object) -> Iterator[_Task]:
+def _tasks(collector: AnnotationCollector, file: str, document: object) -> Iterator[_Task]:
     """The annotated tasks of a file; what is left out is counted."""
     chosen: dict[object, tuple[tuple[bool, str], _Task]] = {}
     left_out: Counter[str] = Counter()
     for at, entry in enumerate(document if isinstance(document, list) else [document]):
         where = f"{file}: [{at}]"
         if not isinstance(entry, dict):
-            gathering.malformed(where, "is no task")
+            collector.malformed(where, "is no task")
             continue
         data, annotations = _parts(entry)
         image = _image_of(data)
         if not image:
-            gathering.malformed(where, "its data names no image")
+            collector.malformed(where, "its data names no image")
             continue
         valid = [a for a in annotations if not a.get("was_cancelled") and isinstance(a.get("result"), list)]
         if not valid:
@@ -107,7 +106,7 @@ def _tasks(gathering: Gathering, file: str, document: object) -> Iterator[_Task]
                 chosen[key] = age, _Task(where, image, results)
     if +left_out:
         message = f"left out: {listed(f'{count:,} {what}' for what, count in (+left_out).items())}"
-        gathering.problem("left_out_tasks", file, message, "warning")
+        collector.problem("left_out_tasks", file, message, "warning")
     yield from (task for _, task in chosen.values())
 
 
@@ -145,19 +144,19 @@ def _name_of(image: str) -> str:
     return local[0] if local else unquote(parts.path)
 
 
-def _locate(gathering: Gathering, name: str, task: _Task, split: Split | None) -> str:
+def _locate(collector: AnnotationCollector, name: str, task: _Task, split: Split | None) -> str:
     """The image of a task, with or without what Label Studio put before its name."""
-    tree, file = gathering.tree, gathering.tree.path(name)
-    places = [tree.path(os.path.join(os.path.dirname(name), place)) for place in ("", "images", "..", "../images")]
+    tree, file = collector.tree, collector.tree.path(name)
+    places = tree.places(name, "", "images", "..", "../images")
     called = "embedded image" if task.image.startswith("data:") else _name_of(task.image).lstrip("/")
     if called.startswith("data/upload/"):
         called = os.path.basename(called)
-    match = gathering.find(called, places, file=file, split=split)
+    match = collector.find(called, places, file=file, split=split)
     plain = _UPLOADED.sub("", os.path.basename(called))
     if not match.path and not match.candidates and plain != os.path.basename(called):
-        match = gathering.find(plain, places, file=file, split=split)
+        match = collector.find(plain, places, file=file, split=split)
         match = replace(match, rung=PATH) if match.path else match  # two uploads of one name are told from each other
-    return gathering.found(called, match, os.path.join(places[0], called), file=file, where=task.where)
+    return collector.found(called, match, os.path.join(places[0], called), file=file, where=task.where)
 
 
 def _size_of(task: _Task, path: str) -> Size:
@@ -171,7 +170,7 @@ def _size_of(task: _Task, path: str) -> Size:
         return None, None  # the inspection will report it
 
 
-def _boxes(gathering: Gathering, task: _Task, path: str, image: Size) -> Iterator[tuple[str, Corners]]:
+def _boxes(collector: AnnotationCollector, task: _Task, path: str, image: Size) -> Iterator[tuple[str, Corners]]:
     """``(label, corners)`` in pixels of an image of the size ``image``."""
     if image[0] is None or image[1] is None:
         return
@@ -181,13 +180,13 @@ def _boxes(gathering: Gathering, task: _Task, path: str, image: Size) -> Iterato
         if not isinstance(value, dict) or not labels:
             shape = str(result.get("type")).removesuffix("labels")
             if shape in _SHAPES and result.get("id") not in labelled:
-                gathering.without_box(f"{shape} without a label", path)
+                collector.without_box(f"{shape} without a label", path)
             continue
         if number(result.get("image_rotation") or 0, "image_rotation") % 360:
             raise ValueError(f"the image was turned by {result['image_rotation']} degrees in Label Studio")
         corners = _corners(value, image[0], image[1])
         if corners is None:
-            gathering.without_box("brush" if "rle" in value else "keypoint", path)
+            collector.without_box("brush" if "rle" in value else "keypoint", path)
             continue
         for label in labels:
             yield text(label, "label"), corners

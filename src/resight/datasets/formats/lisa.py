@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from ...errors import listed
 from ...types import Box
-from .source import Gathering, Source, Tree, peek
+from .dataset_dir import DatasetDir, peek
+from .source import AnnotationCollector, Source
 from .values import flag, number, text
 
 NAME = "lisa"
@@ -20,29 +21,29 @@ NEAR_FRAMES = 150
 _CORNERS = ("upper left corner x", "upper left corner y", "lower right corner x", "lower right corner y")
 
 
-def looks_like(tree: Tree) -> str:
+def looks_like(tree: DatasetDir) -> str:
     files = _files(tree)
     return f"LISA's header in {listed(files, 1)}" if files else ""
 
 
-def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
+def read(tree: DatasetDir, classes: Sequence[str] = ()) -> Source:
     """Reads every annotation file; of several that state the same frames, those highest up count.
 
     A box that is occluded is also difficult, and so is one on another road. The group of a frame is
     ``video#cluster``: tracks of one video whose frame ranges lie within 150 frames of each other are one cluster.
     """
-    gathering = Gathering(tree)
+    collector = AnnotationCollector(tree)
     tracks: dict[str, tuple[str, str]] = {}  # image: video and track
     ranges: dict[tuple[str, str], list[int]] = {}  # video and track: first and last frame
     for name in _files(tree):
-        _read_file(gathering, name, tracks, ranges)
+        _read_file(collector, name, tracks, ranges)
     groups = _clusters(ranges)
     for path, track in tracks.items():
-        gathering.images[path].group = groups[track]
-    return gathering.source(NAME)
+        collector.images[path].group = groups[track]
+    return collector.source(NAME)
 
 
-def _files(tree: Tree) -> list[str]:
+def _files(tree: DatasetDir) -> list[str]:
     found = [name for name in tree.candidates(".csv") if _is_header(peek(tree.path(name)).partition("\n")[0])]
     # LISA has one table for all beside one in each folder: what lies below another table's folder repeats it.
     folders = {os.path.dirname(name) for name in found}
@@ -59,25 +60,25 @@ def _is_header(line: str) -> bool:
 
 
 def _read_file(
-    gathering: Gathering,
+    collector: AnnotationCollector,
     name: str,
     tracks: dict[str, tuple[str, str]],
     ranges: dict[tuple[str, str], list[int]],
 ) -> None:
-    tree = gathering.tree
+    tree = collector.tree
     file, folder = tree.path(name), os.path.dirname(name)
-    places = [tree.path(folder), tree.root, tree.path(os.path.join(folder, ".."))]
+    places = [tree.path(folder), tree.root, *tree.places(name, "..")]
     # Quotes mean nothing here; a stray one would otherwise swallow the rows after it.
-    for where, image, row in gathering.table(name, ";", ("annotation tag", *_CORNERS), places, quoted=False):
+    for where, image, row in collector.table(name, ";", ("annotation tag", *_CORNERS), places, quoted=False):
         occluded, _, elsewhere = row.get("occluded,on another road", "").partition(",")
         try:
             label = text(row["annotation tag"], "Annotation tag")
             left, top, right, bottom = (number(row[corner], corner) for corner in _CORNERS)
         except ValueError as error:
-            gathering.malformed(where, error, image)
+            collector.malformed(where, error, image)
             continue
         hidden, hard = flag(occluded), flag(occluded) or flag(elsewhere)
-        gathering.images[image].boxes[file].append(Box(label, left, top, right, bottom, hard, hidden))
+        collector.images[image].boxes[file].append(Box(label, left, top, right, bottom, hard, hidden))
         video, track = row.get("origin file", ""), row.get("origin track", "")
         if video and image not in tracks:
             key = tracks[image] = (f"{folder}/{video}" if folder else video, track)

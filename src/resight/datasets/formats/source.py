@@ -1,31 +1,35 @@
-"""What all formats share: the folder they look at, the images they gather, and the source that comes of it."""
+"""What all formats share: the images that they collect, and the source that comes of it."""
 
 from __future__ import annotations
 
 import csv
 import io
 import os
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
-from itertools import islice
+from functools import cached_property
 from typing import Literal
+from xml.etree.ElementTree import Element
 
-from ...errors import Problem, ResightError, counted, listed, reading, shown
-from ...io.files import IMAGE_SUFFIXES, encoding_of, odd_kind, open_file, read_text
+from ...errors import Problem, ResightError, counted, listed, shown
+from ...io.files import IMAGE_SUFFIXES, SMALL, read_text, read_xml
 from ...io.images import passed_over
-from ...io.object_store import is_remote
-from ...types import SPLIT_WORDS, Annotation, Box, Split
+from ...types import Annotation, Box, Split
 from ..exif import Habit
 from ..file_search import WORDS, FileSearch, Match
+from .dataset_dir import DatasetDir, folders_of, is_of, told_split
 from .values import is_text, text
 
-_LISTED = 200_000  # files below one that is named
 # Boxes are drawn in a browser, which turns photographs; its converter to COCO states the size of the pixels as stored.
 # https://github.com/HumanSignal/label-studio/issues/6608
 LABEL_STUDIO = Habit("upright", "Label Studio shows images after their EXIF rotation")
+
+
+def is_label_studio(document: object) -> bool:
+    """Whether a JSON says that Label Studio wrote it."""
+    info = document.get("info") if isinstance(document, dict) else None
+    return isinstance(info, dict) and str(info.get("contributor")).strip().lower() == "label studio"
 
 
 @dataclass(frozen=True)
@@ -53,77 +57,6 @@ class Source:
     habit: Habit | None = None
 
 
-@dataclass(frozen=True)
-class Tree:
-    """A folder as the formats see it: listed once, however many of them look.
-
-    ``root`` is absolute; ``only`` is the one file in it that the user named, or "". Names are relative to the root,
-    with "/" between folders.
-    """
-
-    root: str
-    only: str = ""
-
-    @staticmethod
-    def of(path: str | os.PathLike[str]) -> Tree:
-        """The tree of a folder, or of the folder that an annotation file belongs to."""
-        if is_remote(path):
-            message, fix = "annotations are read from local files", "Copy them; records can stay where they are."
-            raise ResightError(message, where=path, fix=fix)
-        full = os.path.abspath(path)
-        if os.path.isdir(full):
-            return Tree(full)
-        if not os.path.isfile(full):
-            kind = odd_kind(full)
-            raise ResightError(f"is a {kind}" if kind else "no such file or folder", where=path)
-        root, name = os.path.split(full)
-        if os.path.basename(root).lower() == "annotations":
-            root, folder = os.path.split(root)
-            name = f"{folder}/{name}"
-        return Tree(root, name)
-
-    @cached_property
-    def files(self) -> tuple[str, ...]:
-        """Every file, sorted; hidden ones and archive leftovers are none."""
-        return tuple(sorted(_walk(self.root)))
-
-    @cached_property
-    def images(self) -> tuple[str, ...]:
-        """The files that are images by their suffix."""
-        return tuple(name for name in self.files if name.lower().endswith(IMAGE_SUFFIXES))
-
-    @cached_property
-    def around(self) -> tuple[str, ...]:
-        """``files``; where one file was named those around it, none where they are more than are listed in a moment:
-        in a part of them nobody could tell what is there only once."""
-        if not self.only:
-            return self.files
-        names = tuple(islice(_walk(self.root), _LISTED + 1))
-        return names if len(names) <= _LISTED else ()
-
-    @cached_property
-    def _by_suffix(self) -> dict[str, list[str]]:
-        by_suffix = defaultdict(list)
-        for name in [self.only] if self.only else self.files:
-            by_suffix[os.path.splitext(name)[1].lower()].append(name)
-        return by_suffix
-
-    def candidates(self, *suffixes: str) -> list[str]:
-        """Files with one of these suffixes, sorted; the named file alone, where there is one."""
-        return sorted(name for suffix in suffixes for name in self._by_suffix.get(suffix, ()))
-
-    def path(self, name: str) -> str:
-        return os.path.normpath(os.path.join(self.root, name))
-
-    def name(self, path: str) -> str:
-        """The inverse of ``path``; a path elsewhere stays as it is."""
-        return path[len(self._prefix) :].replace(os.sep, "/") if path.startswith(self._prefix) else path
-
-    @cached_property
-    def _prefix(self) -> str:
-        return os.path.join(self.root, "")
-
-
 @dataclass
 class _Image:
     where: str
@@ -134,11 +67,15 @@ class _Image:
     boxes: dict[str, list[Box]] = field(default_factory=dict)  # by annotation file
     spoiled: bool = False
 
+    def annotation(self, path: str, name: str) -> Annotation:
+        boxes, group, split = tuple(_union(list(self.boxes.values()))), self.group, self.split
+        return Annotation(path, boxes, self.width, self.height, "", name, group, split, self.where)
 
-class Gathering:
+
+class AnnotationCollector:
     """Joins what annotation files say into one annotation per image."""
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: DatasetDir) -> None:
         self.tree = tree
         self.problems: list[Problem] = []
         self.images: dict[str, _Image] = {}
@@ -163,9 +100,20 @@ class Gathering:
     def _splits_nearby(self) -> set[Split | None]:
         return {told_split(name) for name in self._nearby}
 
-    def image(self, path: str, *, file: str, where: str, split: Split | None = None) -> _Image:
-        """Image ``path``, with a place for the boxes that annotation ``file`` states."""
+    def image(
+        self, path: str, *, file: str, where: str, split: Split | None = None, once: bool = False, alone: bool = False
+    ) -> _Image:
+        """Image ``path``, with a place for the boxes that annotation ``file`` states.
+
+        Args:
+            once: the file states an image once; a second time it is not clear what counts.
+            alone: nor does another file state it.
+        """
         image = self.images.setdefault(path, _Image(where))
+        if once and file in image.boxes:
+            self.unclear(where, f"lists {self.tree.name(path)} a second time", path, kind="duplicate_image")
+        if alone and (others := [other for other in image.boxes if other != file]):
+            self.unclear(where, f"annotates {path} like {others[0]}", path, kind="duplicate_image")
         if split and image.split and split != image.split:
             self.in_two_splits(image.split, split, self.tree.name(path))
         image.split = image.split or split
@@ -184,6 +132,14 @@ class Gathering:
             self.images[image].spoiled = True
             message = f"{message}; its image is left out"
         self.problem("malformed", where, str(message))
+
+    def xml(self, path: str, most: int = SMALL) -> Element | None:
+        """The root of an XML file; None where it cannot be read, which is counted."""
+        try:
+            return read_xml(path, most)
+        except ResightError as error:
+            self.malformed(error.where, error.message)
+            return None
 
     def table(
         self,
@@ -278,34 +234,13 @@ class Gathering:
         self._without_box[shape].append(image)
 
     def source(self, format: str, classes: Sequence[str] = ()) -> Source:
-        """Everything gathered. Where some images have a split, those without are left out and counted."""
+        """Everything collected. Where some images have a split, those without are left out and counted."""
         if format != "yolo":
             self._refuse_shares(format)
         splits = {image.split for image in self.images.values() if image.split}
-        for (kept, other), names in self._in_two.items():
-            own = "" if other in splits else f"; {other} has none of its own"
-            message = f"{counted(len(names), 'image')} of {other} {'is' if len(names) == 1 else 'are'} also in {kept}"
-            message = f"{message}, e.g. {listed(names, 3)}{own}. --split group or random splits them again"
-            self.problem("split_conflict", self.tree.path(self.tree.only), message)
-        for rung, names in self._inexact.items():
-            message = f"{counted(len(names), 'image')} found under a name {WORDS[rung]}: {listed(names, 3)}"
-            self.problem("inexact_name", self.tree.root, message, "warning")
-        if alike := [f"'{name}', but {self.tree.name(path)}" for name, path in self._alike.items() if path]:
-            self.problem("missing_image", self.tree.root, f"there is no {listed(alike)}. Did you mean that?", "warning")
-        if self._outside:
-            message = f"{counted(len(self._outside), 'path')} outside of this folder: {listed(self._outside, 3)}"
-            self.problem("outside_image", self.tree.root, message, "warning")
-        if passed := passed_over(() if self.tree.only else self.tree.files):
-            self.problem("passed_over", self.tree.root, f"not read as images: {passed}", "warning")
+        self._report_names(splits)
         if self._without_box:
-            shapes = listed(f"{len(images):,} of kind '{kind}'" for kind, images in self._without_box.items())
-            bare = {path for paths in self._without_box.values() for path in paths}
-            bare = {path for path in bare if not any(self.images[path].boxes.values())}
-            for path in bare:  # there is something to see in it: it is no background
-                self.images[path].spoiled = True
-            also = f", and {counted(len(bare), 'image')} with nothing else" if bare else ""
-            self.problem("no_box_shape", self.tree.root, f"shapes without a box, left out: {shapes}{also}", "warning")
-        has_split = len(splits) > 1
+            self._report_shapes()
         annotations, unassigned = [], []
         for path, image in self.images.items():
             name = self.tree.name(path)
@@ -313,22 +248,10 @@ class Gathering:
                 continue
             if not is_text(path):
                 self.problem("malformed", image.where, f"the image's file name is not UTF-8: {shown(path, 200)}")
-                continue
-            if has_split and image.split is None:
+            elif len(splits) > 1 and image.split is None:
                 unassigned.append(name)
-                continue
-            annotations.append(
-                Annotation(
-                    image=path,
-                    boxes=tuple(_union(list(image.boxes.values()))),
-                    width=image.width,
-                    height=image.height,
-                    source_id=name,
-                    group=image.group,
-                    split=image.split,
-                    where=image.where,
-                )
-            )
+            else:
+                annotations.append(image.annotation(path, name))
         if unassigned:
             message = f"{counted(len(unassigned), 'image')} in none of its splits, left out: {listed(unassigned)}"
             self.problem("no_split", self.tree.root, message, "warning")
@@ -336,7 +259,35 @@ class Gathering:
             message = f"{counted(len(unlisted), 'image')} beside the others without annotation, left out"
             self.problem("unlisted_image", self.tree.root, f"{message}: {listed(unlisted)}", "warning")
         path = self.tree.path(self.tree.only)
-        return Source(format, path, annotations, has_split, tuple(dict.fromkeys(classes)), self.problems)
+        return Source(format, path, annotations, len(splits) > 1, tuple(dict.fromkeys(classes)), self.problems)
+
+    def _report_names(self, splits: set[Split]) -> None:
+        """Problems with where images were found, and with what was not taken for one."""
+        root = self.tree.root
+        for (kept, other), names in self._in_two.items():
+            own = "" if other in splits else f"; {other} has none of its own"
+            message = f"{counted(len(names), 'image')} of {other} {'is' if len(names) == 1 else 'are'} also in {kept}"
+            message = f"{message}, e.g. {listed(names, 3)}{own}. --split group or random splits them again"
+            self.problem("split_conflict", self.tree.path(self.tree.only), message)
+        for rung, names in self._inexact.items():
+            message = f"{counted(len(names), 'image')} found under a name {WORDS[rung]}: {listed(names, 3)}"
+            self.problem("inexact_name", root, message, "warning")
+        if alike := [f"'{name}', but {self.tree.name(path)}" for name, path in self._alike.items() if path]:
+            self.problem("missing_image", root, f"there is no {listed(alike)}. Did you mean that?", "warning")
+        if self._outside:
+            message = f"{counted(len(self._outside), 'path')} outside of this folder: {listed(self._outside, 3)}"
+            self.problem("outside_image", root, message, "warning")
+        if passed := passed_over(() if self.tree.only else self.tree.files):
+            self.problem("passed_over", root, f"not read as images: {passed}", "warning")
+
+    def _report_shapes(self) -> None:
+        shapes = listed(f"{len(images):,} of kind '{kind}'" for kind, images in self._without_box.items())
+        bare = {path for paths in self._without_box.values() for path in paths}
+        bare = {path for path in bare if not any(self.images[path].boxes.values())}
+        for path in bare:  # there is something to see in it: it is no background
+            self.images[path].spoiled = True
+        also = f", and {counted(len(bare), 'image')} with nothing else" if bare else ""
+        self.problem("no_box_shape", self.tree.root, f"shapes without a box, left out: {shapes}{also}", "warning")
 
     def _refuse_shares(self, format: str) -> None:
         """Refuses annotation files all of whose corners lie within 0 to 1, where the format has pixels."""
@@ -364,50 +315,6 @@ class Gathering:
         return [name for name in self.tree.images if os.path.dirname(name) in folders and name not in known]
 
 
-def split_of(*names: str) -> Split | None:
-    """The split that the first telling name tells: "images/train2017" -> "train"; "train_val" tells nothing."""
-    return next((split for name in names if (split := _split_told_by(name))), None)
-
-
-@lru_cache(10_000)
-def _split_told_by(name: str) -> Split | None:
-    found = {SPLIT_WORDS[word] for word in re.findall("[a-z]+", name.lower()) if word in SPLIT_WORDS}
-    return found.pop() if len(found) == 1 else None
-
-
-def told_split(path: str) -> Split | None:
-    """The split that the folders of a path tell."""
-    return split_of(*folders_of(path.replace("\\", "/")))
-
-
-def is_of(split: Split | None, path: str) -> bool:
-    """Whether a path may be of ``split``: its folders tell no other one."""
-    return not split or told_split(path) in (None, split)
-
-
-def is_label_studio(document: object) -> bool:
-    """Whether a JSON says that Label Studio wrote it."""
-    info = document.get("info") if isinstance(document, dict) else None
-    return isinstance(info, dict) and str(info.get("contributor")).strip().lower() == "label studio"
-
-
-def stem_of(name: str) -> str:
-    """The name of a file without its folders and suffix."""
-    return os.path.splitext(os.path.basename(name))[0]
-
-
-def folders_of(name: str) -> list[str]:
-    """The names of the folders around a file, the nearest first."""
-    return name.split("/")[-2::-1]
-
-
-def peek(path: str, size: int = 4096) -> str:
-    """The first ``size`` bytes of a file as text, however damaged: for looking only."""
-    with open_file(path) as file, reading(path):
-        data = file.read(size)
-    return data.decode(encoding_of(data), errors="replace")
-
-
 def read_table(path: str, delimiter: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
     """The rows of a CSV file with their line numbers from 1, fields stripped; blank lines are no rows."""
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
@@ -427,23 +334,3 @@ def _union(files: list[list[Box]]) -> list[Box]:
         known = {(box.label, box.xyxy) for box in boxes}
         boxes += [box for box in more if (box.label, box.xyxy) not in known]
     return boxes
-
-
-def _walk(root: str) -> Iterator[str]:
-    def refuse(error: OSError) -> None:
-        raise ResightError(f"cannot list the folder: {error.strerror}", where=error.filename) from error
-
-    seen = set()
-    for folder, inner, files in os.walk(root, onerror=refuse, followlinks=True):
-        real = os.path.realpath(folder)
-        inner[:] = [name for name in inner if real not in seen and not _is_hidden(name)]
-        if real not in seen:  # else a link led to a folder above or beside
-            seen.add(real)
-            prefix = os.path.relpath(folder, root).replace(os.sep, "/") + "/"
-            names = [name for name in files if not _is_hidden(name)]
-            # A pipe is no file: its reading would never end.
-            yield from (f"{prefix}{name}".removeprefix("./") for name in names if os.path.isfile(f"{folder}/{name}"))
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"

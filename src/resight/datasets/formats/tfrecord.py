@@ -17,7 +17,8 @@ from ...records.reader import Records, RecordSplit, open_configured
 from ...records.tfrecord import AnyFile, ShardReader
 from ...types import Annotation, Box
 from ..exif import Habit
-from .source import Source, Tree
+from .dataset_dir import DatasetDir
+from .source import Source
 
 NAME = "tfrecord"
 LOOKS_FOR = "files named *.tfrecord, *.tfrecords, *.record or *.records, sharded or not"
@@ -45,12 +46,14 @@ class RecordImage(StoredImage):
         return self.__fspath__()
 
 
-def looks_like(tree: Tree) -> str:
+def looks_like(tree: DatasetDir) -> str:
     files = [name for name in ([tree.only] if tree.only else tree.files) if IS_RECORD.search(name)]
     return listed(files, 1) if files else ""
 
 
-def read(tree: Tree, classes: Sequence[str] = (), labels: str | os.PathLike[str] | LabelMap | None = None) -> Source:
+def read(
+    tree: DatasetDir, classes: Sequence[str] = (), labels: str | os.PathLike[str] | LabelMap | None = None
+) -> Source:
     """Reads boxes and all else but the images, which are read from the records when their turn comes; damaged and
     missing records are problems. ``labels`` takes the place of a label map beside them."""
     path = tree.path(tree.only)

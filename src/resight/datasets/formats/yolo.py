@@ -20,20 +20,9 @@ from ...io.images import probe_file
 from ...io.progress import track
 from ...types import Box, Split
 from ..exif import Habit
-from ..file_search import FileSearch, loose_stem
-from .source import (
-    LABEL_STUDIO,
-    Gathering,
-    Source,
-    Tree,
-    folders_of,
-    is_label_studio,
-    is_of,
-    peek,
-    split_of,
-    stem_of,
-    told_split,
-)
+from ..file_search import FileSearch, loose_stem, stem_of
+from .dataset_dir import DatasetDir, folders_of, is_of, peek, split_of, told_split
+from .source import LABEL_STUDIO, AnnotationCollector, Source, is_label_studio
 from .values import number, text
 
 NAME = "yolo"
@@ -45,7 +34,7 @@ _PIXELS = 3  # further out no share of the image can be meant
 _LABEL = re.compile(r"\s*(\d+(\.0*)?(\s+[-+.\deE]+){4,}\s*?(\n|$)|$)")
 
 
-def looks_like(tree: Tree) -> str:
+def looks_like(tree: DatasetDir) -> str:
     if config := _config_file(tree):
         return f"class names in {config}"
     if tree.only:
@@ -63,13 +52,13 @@ def looks_like(tree: Tree) -> str:
     return ""
 
 
-def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
+def read(tree: DatasetDir, classes: Sequence[str] = ()) -> Source:
     """Reads the label file of every image: boxes, and polygons as the boxes around them; no file is no object.
 
     Coordinates are shares of the image, so the header of every image with boxes is read; ``width`` and ``height`` are
     those of the image as it is shown. Whether the boxes are of that, too, nothing in the format tells.
     """
-    gathering = Gathering(tree)
+    collector = AnnotationCollector(tree)
     file = _config_file(tree)
     config = _load(tree.path(file)) if file else {}
     names = _names(tree, config, file)
@@ -77,35 +66,35 @@ def read(tree: Tree, classes: Sequence[str] = ()) -> Source:
         names = dict(enumerate(classes))
     if not names:
         message = "the classes have no names (no data.yaml, classes.txt or obj.names): their numbers are taken"
-        gathering.problem("unnamed_classes", tree.root, message, "warning")
+        collector.problem("unnamed_classes", tree.root, message, "warning")
     if repeated := [name for name, count in Counter(names.values()).items() if count > 1]:
         message = f"several numbers have one name, and are one class: {listed(repeated)}"
-        gathering.problem("duplicate_class", tree.path(file) if file else tree.root, message, "warning")
-    images = list(_images(gathering, config, file))
-    labels = _labels(gathering, [path for path, _, _ in images])
+        collector.problem("duplicate_class", tree.path(file) if file else tree.root, message, "warning")
+    images = list(_images(collector, config, file))
+    labels = _labels(collector, [path for path, _, _ in images])
     if not labels:
         if not images:
             raise ResightError("there are labels or class names, but no images", where=tree.root)
         fix = f"Looked for {' or '.join(dict.fromkeys(_label_paths(images[0][0])))}"
         raise ResightError(f"none of its images ({len(images):,}) has a label file", where=tree.root, fix=fix)
-    keypoints = "kpt_shape" in config or _keypoints(gathering, config, labels.values())
+    keypoints = "kpt_shape" in config or _keypoints(collector, config, labels.values())
     polygons = list[str]()
     read = set[str]()
     for path, split, where in track(images, "reading YOLO"):
         label = labels.get(path, "")
-        gathering.image(path, file=label, where=label or where, split=split)
+        collector.image(path, file=label, where=label or where, split=split)
         if label and path not in read:
             read.add(path)
-            _read_file(gathering, path, label, names, keypoints, polygons)
+            _read_file(collector, path, label, names, keypoints, polygons)
     if polygons:
         message = f"the boxes around {counted(len(polygons), 'polygon')} are taken: {listed(polygons, 3)}"
-        gathering.problem("polygons", tree.root, message, "warning")
-    _unpaired(gathering, labels)
-    source = gathering.source(NAME, [names[number] for number in sorted(names)])
+        collector.problem("polygons", tree.root, message, "warning")
+    _unpaired(collector, labels)
+    source = collector.source(NAME, [names[number] for number in sorted(names)])
     return replace(source, habit=replace(_habit(tree), shares=True))
 
 
-def _habit(tree: Tree) -> Habit:
+def _habit(tree: DatasetDir) -> Habit:
     """Label Studio's export has a notes.json that names it."""
     notes = [name for name in tree.files if os.path.basename(name) == "notes.json"]
     try:
@@ -115,7 +104,7 @@ def _habit(tree: Tree) -> Habit:
     return LABEL_STUDIO if known else Habit()
 
 
-def _labels(gathering: Gathering, images: Sequence[str]) -> dict[str, str]:
+def _labels(collector: AnnotationCollector, images: Sequence[str]) -> dict[str, str]:
     """``{image: its label file}``; images that share one are left out."""
     labels: dict[str, str] = {}
     owners: dict[str, list[str]] = defaultdict(list)
@@ -123,7 +112,7 @@ def _labels(gathering: Gathering, images: Sequence[str]) -> dict[str, str]:
         if label := next((label for label in _label_paths(image) if os.path.isfile(label)), ""):
             labels[image] = label
             owners[label].append(image)
-    tree, exact = gathering.tree, set(owners)
+    tree, exact = collector.tree, set(owners)
     rest = [image for image in dict.fromkeys(images) if image not in labels]
     texts = [tree.path(name) for name in tree.around if name.lower().endswith(".txt")]
     search = FileSearch([*texts, *_beside((label for image in rest for label in _label_paths(image)), ".txt")])
@@ -132,17 +121,17 @@ def _labels(gathering: Gathering, images: Sequence[str]) -> dict[str, str]:
         match = search.find(name, [os.path.dirname(label) for label in _label_paths(image)], elsewhere=False)
         if match.path in exact or (match.path and os.path.basename(match.path) in _NAMES_FILES):
             continue  # it is that of another image
-        label = gathering.found(name, match, image, file=image, where=image)
+        label = collector.found(name, match, image, file=image, where=image)
         if match.path:
             labels[image] = label
             owners[label].append(image)
     for label, several in owners.items():
         if len(several) > 1:
-            gathering.unclear(label, f"is the label file of each of {listed(map(tree.name, several), 4)}", *several)
+            collector.unclear(label, f"is the label file of each of {listed(map(tree.name, several), 4)}", *several)
     return labels
 
 
-def _config_file(tree: Tree) -> str:
+def _config_file(tree: DatasetDir) -> str:
     """The YAML with class names that is nearest to the root."""
     files = sorted(tree.candidates(".yaml", ".yml"), key=lambda name: (name.count("/"), name))
     names = re.compile(r"(?m)^['\"]?names['\"]?\s*:")
@@ -156,7 +145,7 @@ def _load(path: str) -> dict[str, Any]:
     return config
 
 
-def _names(tree: Tree, config: dict[str, Any], file: str) -> dict[int, str]:
+def _names(tree: DatasetDir, config: dict[str, Any], file: str) -> dict[int, str]:
     if file:
         names = config.get("names")
         try:
@@ -185,16 +174,18 @@ def _class_number(key: object) -> int:
     raise ValueError(f"names has the key {shown(key)}, not a whole number")
 
 
-def _images(gathering: Gathering, config: dict[str, Any], file: str) -> Iterator[tuple[str, Split | None, str]]:
+def _images(
+    collector: AnnotationCollector, config: dict[str, Any], file: str
+) -> Iterator[tuple[str, Split | None, str]]:
     """``(path, split, where it is listed)`` of every image."""
-    tree = gathering.tree
+    tree = collector.tree
     stated = {key: config[key] for key in _KEYS if config.get(key)}
     if not stated:
         lists = [name for name in tree.files if name.endswith(".txt") and "/" not in name and split_of(name[:-4])]
         firsts = {name: peek(tree.path(name)).split("\n")[0] for name in lists}
         lists = [name for name, first in firsts.items() if first.strip().lower().endswith(IMAGE_SUFFIXES)]
         for name in lists:
-            yield from _listed(gathering, tree.path(name), split_of(name[:-4]), [tree.root])
+            yield from _listed(collector, tree.path(name), split_of(name[:-4]), [tree.root])
         if not lists:
             yield from ((tree.path(name), split_of(*folders_of(name)), tree.path(name)) for name in tree.images)
         return
@@ -203,31 +194,31 @@ def _images(gathering: Gathering, config: dict[str, Any], file: str) -> Iterator
     missing = []
     for key, value in stated.items():
         for entry in value if isinstance(value, list) else [value]:
-            place = _place(gathering, str(entry), [base, home], tree.path(file))
+            place = _place(collector, str(entry), [base, home], tree.path(file))
             if os.path.isdir(place):
-                yield from ((os.path.join(place, name), _KEYS[key], place) for name in Tree(place).images)
+                yield from ((os.path.join(place, name), _KEYS[key], place) for name in DatasetDir(place).images)
             elif os.path.isfile(place):
-                yield from _listed(gathering, place, _KEYS[key], [os.path.dirname(place), base, home])
+                yield from _listed(collector, place, _KEYS[key], [os.path.dirname(place), base, home])
             else:
                 missing.append(f"{key}: {entry}")
                 # Exports name a test folder whether there is one or not.
                 level = "error" if key == "train" else "warning"
-                gathering.problem("missing_folder", tree.path(file), f"{key}: {entry} does not exist", level)
+                collector.problem("missing_folder", tree.path(file), f"{key}: {entry} does not exist", level)
     if len(missing) == len(stated):
         raise ResightError(f"none of its folders exists: {', '.join(missing)}", where=tree.path(file))
 
 
-def _place(gathering: Gathering, entry: str, bases: list[str], file: str) -> str:
+def _place(collector: AnnotationCollector, entry: str, bases: list[str], file: str) -> str:
     """The folder, or list of images, that the YAML names; "" where there is none."""
     # Roboflow writes ../train/images for what lies in train/images beside the YAML.
     for name in (entry, re.sub(r"^(\.\./)+", "", entry)):
         for base in bases:
             path = os.path.normpath(os.path.join(base, name))
             if os.path.exists(path):
-                if os.path.isabs(entry) and gathering.tree.name(path) == path:
-                    gathering.outside(path)
+                if os.path.isabs(entry) and collector.tree.name(path) == path:
+                    collector.outside(path)
                 return path
-    tree = gathering.tree
+    tree = collector.tree
     names = [name for name in tree.around if name.lower().endswith((".txt", *IMAGE_SUFFIXES))]
     folders = {folder for name in names for folder in _folders_around(name)}
     split = told_split(f"{entry}/")
@@ -236,10 +227,10 @@ def _place(gathering: Gathering, entry: str, bases: list[str], file: str) -> str
     )
     found = [match.path] if match.path else match.candidates
     if len(found) > 1:
-        gathering.unclear(file, f"'{entry}' may be any of {listed(map(tree.name, found), 4)}")
+        collector.unclear(file, f"'{entry}' may be any of {listed(map(tree.name, found), 4)}")
     if len(found) != 1:
         return ""
-    gathering.problem("inexact_name", file, f"'{entry}' is taken to be {tree.name(found[0])}", "warning")
+    collector.problem("inexact_name", file, f"'{entry}' is taken to be {tree.name(found[0])}", "warning")
     return found[0]
 
 
@@ -249,14 +240,14 @@ def _folders_around(name: str) -> Iterator[str]:
 
 
 def _listed(
-    gathering: Gathering, path: str, split: Split | None, bases: list[str]
+    collector: AnnotationCollector, path: str, split: Split | None, bases: list[str]
 ) -> Iterator[tuple[str, Split | None, str]]:
     for line, row in enumerate(read_text(path).splitlines(), 1):
         if row.strip():
             name, where = row.strip(), f"{path}:{line}"
-            if name.startswith("data/") and not os.path.isdir(os.path.join(gathering.tree.root, "data")):
+            if name.startswith("data/") and not os.path.isdir(os.path.join(collector.tree.root, "data")):
                 name = name.removeprefix("data/")  # CVAT writes it before the folders of its export
-            yield gathering.locate(name, bases, file=path, where=where, split=split), split, where
+            yield collector.locate(name, bases, file=path, where=where, split=split), split, where
 
 
 def _label_paths(image: str) -> Iterator[str]:
@@ -273,7 +264,7 @@ def _rows(label: str) -> list[tuple[int, list[str]]]:
     return [(line, row.split()) for line, row in enumerate(read_text(label, SMALL).splitlines(), 1) if row.strip()]
 
 
-def _keypoints(gathering: Gathering, config: dict[str, Any], labels: Iterable[str]) -> bool:
+def _keypoints(collector: AnnotationCollector, config: dict[str, Any], labels: Iterable[str]) -> bool:
     """Whether lines that are longer than a box hold key points after it; a polygon can look the same.
 
     Raises:
@@ -289,10 +280,10 @@ def _keypoints(gathering: Gathering, config: dict[str, Any], labels: Iterable[st
     if len(counts) != 1 or config.get("task") == "segment":
         return False
     after = counts.pop() - 4
-    where = f"{gathering.tree.root}"
+    where = f"{collector.tree.root}"
     if after % 3 == 0 and all(value in (0, 1, 2) for line in lines for value in line[6::3]):
         message = f"lines of {after + 4} numbers hold a box and {after // 3} key points: the box is taken"
-        gathering.problem(
+        collector.problem(
             "keypoints", where, f"{message} (kpt_shape: [{after // 3}, 3] in data.yaml says so)", "warning"
         )
         return True
@@ -320,19 +311,19 @@ def _is_box_with_points(values: Sequence[float]) -> bool:
 
 
 def _read_file(
-    gathering: Gathering, path: str, label: str, names: dict[int, str], keypoints: bool, polygons: list[str]
+    collector: AnnotationCollector, path: str, label: str, names: dict[int, str], keypoints: bool, polygons: list[str]
 ) -> None:
     """Adds the boxes of an image's label file, and to ``polygons`` where it has such lines."""
     try:
         rows = _rows(label)
     except ResightError as error:
-        gathering.malformed(error.where, error.message, path)
+        collector.malformed(error.where, error.message, path)
         return
     try:
         info = probe_file(path)
     except ResightError:
         return  # the inspection will report it
-    item = gathering.images[path]
+    item = collector.images[path]
     item.width, item.height = width, height = info.upright_size
     for line, cells in rows:
         try:
@@ -340,7 +331,7 @@ def _read_file(
             x1, y1, x2, y2 = _corners([number(cell, "a value") for cell in cells[1:]], keypoints)
             item.boxes[label].append(Box(name, x1 * width, y1 * height, x2 * width, y2 * height))
         except ValueError as error:
-            gathering.malformed(f"{label}:{line}", error, path)
+            collector.malformed(f"{label}:{line}", error, path)
             continue
         if len(cells) > 5 and not keypoints:
             polygons.append(f"{label}:{line}")
@@ -367,25 +358,25 @@ def _corners(values: list[float], keypoints: bool) -> tuple[float, float, float,
     return min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])
 
 
-def _unpaired(gathering: Gathering, labels: dict[str, str]) -> None:
+def _unpaired(collector: AnnotationCollector, labels: dict[str, str]) -> None:
     """Counts the label files without an image and the images without a label file: where there are both, these are no
     background, but have a label file of another name."""
-    tree, images = gathering.tree, gathering.images
+    tree, images = collector.tree, collector.images
     unlisted = (image for image in _beside(images, IMAGE_SUFFIXES) if image not in images)
     known = {*labels.values(), *(label for image in unlisted for label in _label_paths(image))}
     texts = [path for path in _beside(labels.values(), ".txt") if os.path.basename(path) not in _NAMES_FILES]
     alone = [path for path in texts if path not in known and _LABEL.match(peek(path))]
     for path in alone:
-        gathering.problem("missing_image", path, "there is no image of this name")
-    bare = [path for path, image in gathering.images.items() if path not in labels and not image.spoiled]
+        collector.problem("missing_image", path, "there is no image of this name")
+    bare = [path for path, image in collector.images.items() if path not in labels and not image.spoiled]
     if bare and not alone:
         message = f"{len(bare):,} of {counted(len(images), 'image')} without a label file, taken to hold no object"
-        gathering.problem("missing_label", tree.root, f"{message}: {listed(map(tree.name, bare), 3)}", "warning")
+        collector.problem("missing_label", tree.root, f"{message}: {listed(map(tree.name, bare), 3)}", "warning")
         return
     for path in bare:
         images[path].spoiled = True
         message = f"has no label file, beside {counted(len(alone), 'label file')} without an image; left out"
-        gathering.problem("missing_label", path, message)
+        collector.problem("missing_label", path, message)
 
 
 def _beside(paths: Iterable[str], suffixes: str | tuple[str, ...]) -> Iterator[str]:
