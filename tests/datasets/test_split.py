@@ -1,5 +1,6 @@
 import random
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 from resight.datasets.split import split_annotations
 from resight.errors import ResightError
 from resight.types import Annotation, Box
+
+Dashcam = Callable[..., list[Annotation]]
 
 
 def image(name: str, *labels: str, group: str | None = None, split: str | None = None) -> Annotation:
@@ -94,52 +97,7 @@ def test_leakage_is_the_share_of_test_images_with_a_relative_in_train(
         assert result.leaked_by == {"track": len(track), "near_duplicate": len(near)}
 
 
-def dashcam(videos: int = 60, seed: int = 0) -> list[Annotation]:
-    """Tracks of very different lengths and classes, as dash-cam data has."""
-    draw = random.Random(seed)
-    items = []
-    for video in range(videos):
-        for track in range(draw.randint(1, 5)):
-            label = draw.choices(["stop", "signalAhead", "yield", "rare"], [8, 4, 4, 1])[0]
-            for frame in range(draw.randint(2, 30)):
-                more = ["stop"] if draw.random() < 0.2 else []
-                items.append(image(f"{video}-{track}-{frame}.png", label, *more, group=f"v{video}#{track}"))
-    return items
-
-
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_every_class_and_the_images_reach_their_shares(seed: int) -> None:
-    items = dashcam(seed=seed)
-    result = split_annotations(items, "group", seed=seed)
-    total = Counter(box.label for item in items for box in item.boxes)
-    for split, share in {"train": 0.7, "val": 0.1, "test": 0.2}.items():
-        images = sum(item.split == split for item in result.annotations)
-        assert images / len(items) == pytest.approx(share, abs=0.02)
-        for label, count in total.items():
-            assert result.counts[split][label] / count == pytest.approx(share, abs=0.05), (split, label)
-
-
-def test_backgrounds_are_shared_out_like_a_class() -> None:
-    items = [image(f"{i}.jpg", "stop") for i in range(100)] + [image(f"empty{i}.jpg") for i in range(50)]
-    result = split_annotations(items, "group")
-    empty = Counter(item.split for item in result.annotations if not item.boxes)
-    assert empty == {"train": 35, "test": 10, "val": 5}
-
-
-def test_two_groups_of_a_class_are_trained_and_tested() -> None:
-    items = [image(f"{i}.jpg", "common") for i in range(40)]
-    items += [image(f"r{i}.jpg", "rare", group=f"g{i % 2}") for i in range(6)]
-    result = split_annotations(items, "group")
-    assert result.counts["train"]["rare"] == result.counts["test"]["rare"] == 3
-    assert "val has no box of rare" in result.notes
-
-
-def test_one_image_is_trained_on() -> None:
-    assert [item.split for item in split_annotations([image("a.jpg", "stop")], "group").annotations] == ["train"]
-    assert split_annotations([], "group").annotations == ()
-
-
-def test_the_seed_changes_the_split() -> None:
+def test_the_seed_changes_the_split(dashcam: Dashcam) -> None:
     items = dashcam()
     splits = {
         tuple(item.split for item in split_annotations(items, rule, seed=s).annotations)
@@ -149,7 +107,7 @@ def test_the_seed_changes_the_split() -> None:
     assert len(splits) == 6
 
 
-def test_random_is_a_plain_shuffle_and_its_leakage_is_told() -> None:
+def test_random_is_a_plain_shuffle_and_its_leakage_is_told(dashcam: Dashcam) -> None:
     items = dashcam()
     result = split_annotations(items, "random", seed=7)
     names = sorted(item.source_id for item in items)
