@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from ..arguments import PATH, check_types, kinds_of
 from ..drawing import draw, save_picture
 from ..errors import ResightError, counted, listed, one_line
-from ..inference.detector import check_share, load
+from ..inference.detector import Detector, check_share, load
 from ..io.files import IMAGE_SUFFIXES, LARGE, read_json
 from ..io.images import VIDEO_SUFFIXES, passed_over, read_image
 from ..io.misplaced import meant
@@ -106,32 +106,46 @@ def predict(
     detector = load(model, device, labels=labels, detections=detections)
     detector.set_nms(nms_iou, class_agnostic_nms)
     threshold = detector.score if score is None else score
-    labelled = not no_labels and len(detector.classes) > 1
-    found: list[dict[str, Any]] = []
-    unread: list[str] = []
-    names: set[str] = set()
-    full = 0
     with atomic_folder(out, force, is_ours) as folder:
+        drawing = _Drawing(detector, threshold, folder, not no_labels and len(detector.classes) > 1)
         for file in track(files, "predicting"):
-            try:
-                image = read_image(file)
-            except ResightError as error:
-                log.warning("not read: %s", error)
-                unread.append(str(file))
-                continue
-            told = replace(detector.detect(image).above(min(LISTED_SCORE, threshold)), file=str(file))
-            found.append(_listed(told))
-            full += detector.most.reached(told.labels)
-            shown = told.above(threshold)
-            picture = draw(image, shown.boxes, shown.names, shown.scores, labels=labelled)
-            save_picture(picture, folder / _picture_name(file, names))
-        if not found:
-            raise ResightError("could not be read, and there is no other image", where=listed(unread, 3))
-        result = {"model": detector.name, "classes": list(detector.classes), "score": threshold, "images": found}
+            drawing.add(file)
+        return drawing.finish(str(out))
+
+
+class _Drawing:
+    """Detects in images, draws what is found into pictures in ``folder``, and lists it."""
+
+    def __init__(self, detector: Detector, threshold: float, folder: Path, labelled: bool) -> None:
+        self.detector, self.threshold, self.folder, self.labelled = detector, threshold, folder, labelled
+        self.found: list[dict[str, Any]] = []
+        self.unread: list[str] = []
+        self.names: set[str] = set()
+        self.full = 0
+
+    def add(self, file: Path) -> None:
+        try:
+            image = read_image(file)
+        except ResightError as error:
+            log.warning("not read: %s", error)
+            self.unread.append(str(file))
+            return
+        told = self.detector.detect(image).above(min(LISTED_SCORE, self.threshold))
+        self.found.append(_listed(replace(told, file=str(file))))
+        self.full += self.detector.most.reached(told.labels)
+        shown = told.above(self.threshold)
+        picture = draw(image, shown.boxes, shown.names, shown.scores, labels=self.labelled)
+        save_picture(picture, self.folder / _picture_name(file, self.names))
+
+    def finish(self, out: str) -> PredictReport:
+        if not self.found:
+            raise ResightError("could not be read, and there is no other image", where=listed(self.unread, 3))
+        model, classes = self.detector.name, list(self.detector.classes)
+        result = {"model": model, "classes": classes, "score": self.threshold, "images": self.found}
         text = json.dumps(result, indent=1, ensure_ascii=False)
         # A file name need not be text; what is not becomes an escape of JSON.
-        (folder / RESULT).write_text(text, encoding="utf-8", errors="backslashreplace")
-    return PredictReport(result, str(out), tuple(unread), detector.most.full(full) if full else "")
+        (self.folder / RESULT).write_text(text, encoding="utf-8", errors="backslashreplace")
+        return PredictReport(result, out, tuple(self.unread), self.detector.most.full(self.full) if self.full else "")
 
 
 def find_images(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:

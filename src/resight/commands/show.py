@@ -26,6 +26,7 @@ from ..io.images import decode, read_bytes, upright
 from ..io.misplaced import meant
 from ..io.outputs import atomic_folder, check_output
 from ..io.progress import track
+from ..records.reader import Records
 from ..types import Annotation, named_split
 from .check import open_data
 
@@ -75,40 +76,40 @@ def show_data(
     """
     check_types(locals(), kinds_of(show_data), "show_data")
     check_choice(exif)
-    split = named_split(split)
-    if limit < 1:
-        raise ResightError(f"is {limit}, and must be at least 1", where="--limit")
     check_output(out, force, _is_ours)
-    config = config or Config()
-    source, records = open_data(path, format, config)
-    parts = list(records.splits) if records else list(dict.fromkeys(a.split for a in source.annotations if a.split))
-    if parts and split not in parts:
-        fix = f"{nearest(split, parts)} There are {listed(parts)}: --split {parts[0]}".strip()
-        raise ResightError(f"has no split '{split}'", where=path, fix=fix)
-    annotations: list[Annotation] = []
-    # Training takes the pixels of records as they are stored; a source is shown as its records will be.
-    stored = records is not None and exif == "auto"
-    if not augment:
-        of_split = [at for at, a in enumerate(source.annotations) if a.split in (split, None)]
-        annotations = (
-            [source.annotations[at] for at in _spread(of_split, limit)]
-            if stored
-            else _upright(source, of_split, limit, exif)
-        )
-        views = _views(annotations, stored)
-    elif records:
-        from ..input.dataset import training_view  # torch is needed for nothing else here
-
-        views = training_view(records.splits[split], records.label_map.names, config, limit)
-    else:
-        raise ResightError("--augment needs records, and this is a source", where=path, fix=meant(path, "records"))
+    source, records = open_data(path, format, config or Config())
+    shown = replace(source, path=os.fspath(path))
+    views, total = _views(shown, records, named_split(split), limit, exif, (config or Config()) if augment else None)
     labelled = not no_labels and len(records.label_map.names if records else source.classes) != 1
     with atomic_folder(out, force, _is_ours) as folder:
-        names = _save(track(views, "drawing", total=limit if augment else len(annotations)), folder, labelled)
+        names = _save(track(views, "drawing", total=total), folder, labelled)
         if not names:
             fix = f"Why: resight data check {shlex.quote(os.fspath(path))}"
             raise ResightError("there is no image to draw", where=path, fix=fix)
     return [os.path.join(os.fspath(out), name) for name in names]
+
+
+def _views(
+    source: Source, records: Records | None, split: str, limit: int, exif: str, training: Config | None
+) -> tuple[Iterable[View], int]:
+    """What is to be drawn, and of how many images: as stored, or as ``training`` by this configuration sees them."""
+    if limit < 1:
+        raise ResightError(f"is {limit}, and must be at least 1", where="--limit")
+    parts = list(records.splits) if records else list(dict.fromkeys(a.split for a in source.annotations if a.split))
+    if parts and split not in parts:
+        fix = f"{nearest(split, parts)} There are {listed(parts)}: --split {parts[0]}".strip()
+        raise ResightError(f"has no split '{split}'", where=source.path, fix=fix)
+    if training is None:
+        # Training takes the pixels of records as they are stored; a source is shown as its records will be.
+        stored = records is not None and exif == "auto"
+        chosen = _chosen(source, split, limit, None if stored else exif)
+        return _drawable(chosen, stored), len(chosen)
+    if records is None:
+        fix = meant(source.path, "records")
+        raise ResightError("--augment needs records, and this is a source", where=source.path, fix=fix)
+    from ..input.dataset import training_view  # torch is needed for nothing else here
+
+    return training_view(records.splits[split], records.label_map.names, training, limit), limit
 
 
 def _spread(items: Sequence[T], limit: int) -> list[T]:
@@ -117,10 +118,13 @@ def _spread(items: Sequence[T], limit: int) -> list[T]:
     return [items[i * len(items) // count] for i in range(count)]
 
 
-def _upright(source: Source, of_split: Sequence[int], limit: int, exif: str) -> list[Annotation]:
-    """At most ``limit`` images of a split; boxes of those with an EXIF rotation are on the image as shown."""
+def _chosen(source: Source, split: str, limit: int, exif: str | None) -> list[Annotation]:
+    """At most ``limit`` images of a split; boxes of those with an EXIF rotation are on the image as shown, unless
+    ``exif`` is None."""
     items, habit = source.annotations, source.habit
-    chosen = _spread(of_split, limit)
+    chosen = _spread([at for at, item in enumerate(items) if item.split in (split, None)], limit)
+    if exif is None:
+        return [items[at] for at in chosen]
     _, decision = inspect_all([items[at] for at in chosen], deep=False, habit=habit)
     if exif == "auto" and not decision.images:
         return [items[at] for at in chosen]
@@ -139,7 +143,7 @@ def _upright(source: Source, of_split: Sequence[int], limit: int, exif: str) -> 
     return drawn
 
 
-def _views(annotations: Iterable[Annotation], stored: bool) -> Iterator[View]:
+def _drawable(annotations: Iterable[Annotation], stored: bool) -> Iterator[View]:
     for annotation in annotations:
         try:
             yield _view(annotation, stored)

@@ -148,40 +148,27 @@ def write_records(
         ResightError: bad options, bad input (all of it is listed), nothing left to write, or ``out`` cannot be written.
     """
     check_types(locals(), kinds_of(write_records), "write_records")
-    for option, words in (("--classes", classes), ("--rename", [*(rename or {}), *(rename or {}).values()])):
-        if strangers := [word for word in words if not isinstance(word, str) or not word]:
-            raise ResightError(f"{shown(strangers[0])} is not a name", where=option)
-    for option, value, known in (
-        ("background", background, ("none", "empty", "all")),
-        ("on_bad", on_bad, ("error", "skip")),
-        ("layout", layout, ("resight", "tfod")),
-        ("exif", exif, CHOICES),
-    ):
-        if value not in known:
-            fix = f"It is one of {listed(known)}. {nearest(value, known)}".rstrip()
-            raise ResightError(f"unknown value '{value}'", where=f"--{option.replace('_', '-')}", fix=fix)
+    shares = {"test_fraction": test_fraction, "val_fraction": val_fraction}
+    rules: dict[str, Any] = {"group_by": group_by, **shares, "seed": seed}
+    options = BuildOptions(classes, rename or {}, labels, split, rules, shards, background, on_bad, exif, layout)
     if isinstance(annotations, Source):
         _check_apart(annotations.path, out)
     check_output(out, force, is_own)  # before the work, not after it
     source = annotations if isinstance(annotations, Source) else Source("annotations", "", _checked(annotations))
-    label_map = labels if isinstance(labels, LabelMap) or labels is None else read_label_map(labels)
-    shares = {"test_fraction": test_fraction, "val_fraction": val_fraction}
-    rules: dict[str, Any] = {"group_by": group_by, **shares, "seed": seed}
-    options = BuildOptions(classes, rename or {}, label_map, split, rules, shards, background, on_bad, exif, layout)
-    build = _Build(source, options)
-    items = build.select()
-    good, hashes = build.inspect(items)
-    result = build.split(good, hashes)
-    return build.write(result, out, force)
+    return _Build(source, options).run(out, force)
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What ``write_records`` is asked for; ``rules`` are the options of ``split_annotations``."""
+    """What ``write_records`` is asked for; ``rules`` are the options of ``split_annotations``.
+
+    Raises:
+        ResightError: a class has no name, or a choice is none.
+    """
 
     classes: Sequence[str]
     rename: Mapping[str, str]
-    label_map: LabelMap | None
+    labels: str | os.PathLike[str] | LabelMap | None
     split: str
     rules: Mapping[str, Any]
     shards: int | None
@@ -190,6 +177,20 @@ class BuildOptions:
     exif: str
     layout: Literal["resight", "tfod"]
 
+    def __post_init__(self) -> None:
+        for option, words in (("--classes", self.classes), ("--rename", [*self.rename, *self.rename.values()])):
+            if strangers := [word for word in words if not isinstance(word, str) or not word]:
+                raise ResightError(f"{shown(strangers[0])} is not a name", where=option)
+        for option, value, known in (
+            ("background", self.background, ("none", "empty", "all")),
+            ("on_bad", self.on_bad, ("error", "skip")),
+            ("layout", self.layout, ("resight", "tfod")),
+            ("exif", self.exif, CHOICES),
+        ):
+            if value not in known:
+                fix = f"It is one of {listed(known)}. {nearest(value, known)}".rstrip()
+                raise ResightError(f"unknown value '{value}'", where=f"--{option.replace('_', '-')}", fix=fix)
+
 
 class _Build:
     """The four stages of ``write_records``: select, inspect, split, write; and what they find and count."""
@@ -197,13 +198,18 @@ class _Build:
     def __init__(self, source: Source, options: BuildOptions) -> None:
         self.source, self.options = source, options
         self.rule = options.split
-        self.label_map = options.label_map or LabelMap(())
+        labels = options.labels
+        self.known = labels if isinstance(labels, LabelMap) or labels is None else read_label_map(labels)
         self.names: dict[str, str] = {}  # selected classes of the source: the names they are written under
         self.problems: list[Problem] = []
         self.left_out: Counter[str] = Counter()
         self.mended: Counter[str] = Counter()
         self.notes: list[str] = []
         self.needs_hashes = False
+
+    def run(self, out: str | os.PathLike[str], force: bool) -> BuildReport:
+        good, hashes = self.inspect(self.select())
+        return self.write(self.split(good, hashes), self.label_map(good), out, force)
 
     @property
     def errors(self) -> list[Problem]:
@@ -215,7 +221,7 @@ class _Build:
         if options.split not in RULES:  # followed before the selection: it may well name images that are not selected
             parted, self.notes = follow_split_file(options.split, self.source.annotations)
             self.source, self.rule = replace(self.source, annotations=parted), "given"
-        self.names = _class_names(self.source, options.rename, options.classes, options.label_map)
+        self.names = _class_names(self.source, options.rename, options.classes, self.known)
         selected = _select(self.source.annotations, self.names, options.background, self.left_out)
         items, self.problems = _unique_ids(selected)
         for problem in self.source.problems:
@@ -229,7 +235,7 @@ class _Build:
     def inspect(self, items: Sequence[Annotation]) -> tuple[list[Annotation], list[int | None]]:
         """The images that can be written, each with its perceptual hash, and its boxes repaired."""
         options, source = self.options, self.source
-        known = options.label_map.names if options.label_map else ()
+        known = self.known.names if self.known else ()
         # Every image is decoded, hashes or not: what is truncated would stop the training.
         inspections, frame = inspect_all(items, known, deep=True, exif=options.exif, habit=source.habit)
         if frame.asks:  # whatever on_bad says: these images are not bad
@@ -246,11 +252,14 @@ class _Build:
         if self.errors and options.on_bad == "error":
             raise _refusal(self.errors, source.path)
         self.left_out.update(Counter(problem.kind for problem in self.errors))
-        if options.label_map is None:
-            in_order = [self.names[name] for name in source.classes if name in self.names]
-            written = sorted({box.label for item in good for box in item.boxes})
-            self.label_map = LabelMap.from_names(dict.fromkeys([*in_order, *written]))
         return good, hashes
+
+    def label_map(self, good: Sequence[Annotation]) -> LabelMap:
+        """The one that was given, else the classes in the source's order, and those it does not list by name."""
+        if self.known is not None:
+            return self.known
+        in_order = [self.names[name] for name in self.source.classes if name in self.names]
+        return LabelMap.from_names(dict.fromkeys([*in_order, *sorted({b.label for a in good for b in a.boxes})]))
 
     def _is_good(self, item: Annotation, found: Inspection) -> bool:
         """Whether an image is to be written; counts what was found of it."""
@@ -282,7 +291,7 @@ class _Build:
             raise ResightError(message, where=source.path or "write_records", fix=fix)
         return result
 
-    def write(self, result: SplitResult, out: str | os.PathLike[str], force: bool) -> BuildReport:
+    def write(self, result: SplitResult, label_map: LabelMap, out: str | os.PathLike[str], force: bool) -> BuildReport:
         options, source = self.options, self.source
         by_split: dict[str, list[Annotation]] = defaultdict(list)
         for item in sorted(result.annotations, key=lambda item: (item.source_id, item.where)):
@@ -297,13 +306,13 @@ class _Build:
             "resight": __version__,
         }
         info = write_records_folder(
-            by_split, out, self.label_map, info=info, shards=options.shards, layout=options.layout, force=force
+            by_split, out, label_map, info=info, shards=options.shards, layout=options.layout, force=force
         )
         return BuildReport(
             out=os.fspath(out),
             source=f"{source.path} ({source.format})" if source.path else source.format,
             rule=self.rule,
-            classes=self.label_map.names,
+            classes=label_map.names,
             images=info["images"],
             counts=info["boxes"],
             leakage=result.leakage,

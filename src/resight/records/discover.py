@@ -36,28 +36,15 @@ def find_records(root: str, globs: Mapping[str, str | Sequence[str]], problems: 
     """
     if not root and not globs:
         raise ResightError("no records are named", where="data.path", fix="Give a records folder: --data RECORDS.")
-    found = {}
-    for split, patterns in globs.items():
-        patterns = [patterns] if isinstance(patterns, str) else patterns
-        found[split] = list(dict.fromkeys(file for pattern in patterns for file in _by_glob(root, split, pattern)))
+    found = {split: _by_globs(root, split, patterns) for split, patterns in globs.items()}
     given = {file for files in found.values() for file in files}
     files = [file for file in _files(root) if IS_RECORD.search(file) and file not in given]
     if is_file(root):
         if not files:
             _no_records(root)
-        found[_told_split(os.path.basename(root)) or "train"] = files
-        return found
-    untold = []
-    sets: dict[str, dict[str, list[str]]] = {}
-    for file in files:
-        name, folder = os.path.basename(file), os.path.relpath(os.path.dirname(file), root)
-        by_name = _told_split(name)
-        split = by_name or _told_split(folder)
-        if not split:
-            untold.append(os.path.relpath(file, root))
-        elif split not in globs:
-            key = os.path.join(folder, _set_of(name)) if by_name or _NUMBERED.search(name) else folder
-            sets.setdefault(split, {}).setdefault(os.path.normpath(key), []).append(file)
+        return found | {_told_split(os.path.basename(root)) or "train": files}
+    sets, untold = _by_name(root, files)
+    sets = {split: keys for split, keys in sets.items() if split not in globs}
     if not found and not sets:
         if untold:
             raise ResightError(f"no name tells which split it is: {listed(untold)}", where=root, fix=_KEYS)
@@ -73,6 +60,26 @@ def find_records(root: str, globs: Mapping[str, str | Sequence[str]], problems: 
         found[split] = sorted(*keys.values())
         _check_numbers(found[split], problems)
     return {split: found[split] for split in SPLITS if split in found}
+
+
+def _by_name(root: str, files: Sequence[str]) -> tuple[dict[str, dict[str, list[str]]], list[str]]:
+    """``{split: {name of the set: its shards}}`` as the names of files and folders tell, and files that none assigns."""
+    sets: dict[str, dict[str, list[str]]] = {}
+    untold = []
+    for file in files:
+        name, folder = os.path.basename(file), os.path.relpath(os.path.dirname(file), root)
+        by_name = _told_split(name)
+        if split := by_name or _told_split(folder):
+            key = os.path.join(folder, _set_of(name)) if by_name or _NUMBERED.search(name) else folder
+            sets.setdefault(split, {}).setdefault(os.path.normpath(key), []).append(file)
+        else:
+            untold.append(os.path.relpath(file, root))
+    return sets, untold
+
+
+def _by_globs(root: str, split: str, patterns: str | Sequence[str]) -> list[str]:
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    return list(dict.fromkeys(file for pattern in patterns for file in _by_glob(root, split, pattern)))
 
 
 def find_label_map(

@@ -62,44 +62,60 @@ def write_records_folder(
         raise ResightError(f"unknown split: {listed(unknown)}", where=target, fix=f"Splits are {listed(SPLITS)}.")
     if shards is not None and shards < 1:
         raise ResightError(f"is {shards}, and must be at least 1", where="--shards")
-    builder = IndexBuilder()
-    files: list[str] = []
-    images: Counter[str] = Counter()
-    boxes: dict[str, Counter[str]] = {}
-    rotated = 0
     with atomic_folder(out, force, is_own) as folder:
-        for split in (split for split in SPLITS if split in annotations_by_split):
-            writers: list[TFRecordWriter] = []
-            size = 0
-            with ExitStack() as stack:
-                for number, annotation in enumerate(track(annotations_by_split[split], f"writing {split}")):
-                    if len(writers) < (shards or 1) or (not shards and size > _SHARD_BYTES):
-                        writers.append(stack.enter_context(TFRecordWriter(folder / f"{split}-{len(writers)}")))
-                    shard = number % shards if shards else len(writers) - 1
-                    record, turned = _record(annotation, label_map)
-                    payload = encode_example(record)
-                    offset = writers[shard].write(payload)
-                    size = offset + len(payload)
-                    builder.add(len(files) + shard, offset, payload, annotation.where)
-                    rotated += turned
-                    images[split] += 1
-                    boxes.setdefault(split, Counter(dict.fromkeys(label_map.names, 0))).update(record.label_texts)
-            for number, writer in enumerate(writers):
-                files.append(_shard_name(layout, split, number, len(writers)))
-                os.rename(writer.path, folder / files[-1])
-        if not files:
+        writer = _FolderWriter(folder, label_map, shards, layout)
+        for split in SPLITS:
+            if split in annotations_by_split:
+                writer.write(split, annotations_by_split[split])
+        if not writer.files:
             raise ResightError("there is no image to write", where=target)
-        stats = {name: (folder / name).stat() for name in files}
-        index = builder.build([Shard(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()])
-        save_index(index, str(folder / INDEX))
-        (folder / _LABEL_MAPS[layout]).write_text(to_pbtxt(label_map), encoding="utf-8")
-        files.append(_LABEL_MAPS[layout])
-        per_class = {split: dict(counts) for split, counts in boxes.items()}
-        counts = {"images": dict(images), "boxes": per_class, "rotated": rotated}
-        said = {**(info or {}), **counts, "digest": index.digest, "files": files}
-        with open(folder / INFO, "w", encoding="utf-8", errors="backslashreplace") as file:
+        return writer.finish(info or {})
+
+
+class _FolderWriter:
+    """Writes the shards of one split after the other, then what describes them all."""
+
+    def __init__(self, folder: Path, label_map: LabelMap, shards: int | None, layout: str) -> None:
+        self.folder, self.label_map, self.shards, self.layout = folder, label_map, shards, layout
+        self.builder = IndexBuilder()
+        self.files: list[str] = []
+        self.images: Counter[str] = Counter()
+        self.boxes: dict[str, Counter[str]] = {}
+        self.rotated = 0
+
+    def write(self, split: str, annotations: Iterable[Annotation]) -> None:
+        writers: list[TFRecordWriter] = []
+        size = 0
+        with ExitStack() as stack:
+            for number, annotation in enumerate(track(annotations, f"writing {split}")):
+                if len(writers) < (self.shards or 1) or (not self.shards and size > _SHARD_BYTES):
+                    writers.append(stack.enter_context(TFRecordWriter(self.folder / f"{split}-{len(writers)}")))
+                shard = number % self.shards if self.shards else len(writers) - 1
+                record, turned = _record(annotation, self.label_map)
+                payload = encode_example(record)
+                offset = writers[shard].write(payload)
+                size = offset + len(payload)
+                self.builder.add(len(self.files) + shard, offset, payload, annotation.where)
+                self.rotated += turned
+                self.images[split] += 1
+                none = dict.fromkeys(self.label_map.names, 0)
+                self.boxes.setdefault(split, Counter(none)).update(record.label_texts)
+        for number, writer in enumerate(writers):
+            self.files.append(_shard_name(self.layout, split, number, len(writers)))
+            os.rename(writer.path, self.folder / self.files[-1])
+
+    def finish(self, info: Mapping[str, Any]) -> dict[str, Any]:
+        stats = {name: (self.folder / name).stat() for name in self.files}
+        index = self.builder.build([Shard(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()])
+        save_index(index, str(self.folder / INDEX))
+        labels = _LABEL_MAPS[self.layout]
+        (self.folder / labels).write_text(to_pbtxt(self.label_map), encoding="utf-8")
+        boxes = {split: dict(counts) for split, counts in self.boxes.items()}
+        counts = {"images": dict(self.images), "boxes": boxes, "rotated": self.rotated}
+        said = {**info, **counts, "digest": index.digest, "files": [*self.files, labels]}
+        with open(self.folder / INFO, "w", encoding="utf-8", errors="backslashreplace") as file:
             json.dump(said, file, indent=2, ensure_ascii=False)
-    return said
+        return said
 
 
 def is_own(path: Path) -> bool:
