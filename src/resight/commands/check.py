@@ -77,7 +77,7 @@ def check_data(
     """Looks at every annotation and decodes every image of a source or a records folder.
 
     Args:
-        path: a source in any format ``read_source`` knows, or a records folder.
+        path: annotated images in any format, or a records folder.
         format: the source's format, or "auto".
         exif: the frame of the boxes of rotated images, as in ``write_records``.
         config: its model and image size say which boxes anchors can reach, its data keys how to read a foreign records

@@ -56,7 +56,7 @@ def show_data(
     bad ones too. A source that has no splits is one.
 
     Args:
-        path: a source in any format ``read_source`` knows, or a records folder.
+        path: annotated images in any format, or a records folder.
         out: the folder to write, whole or not at all.
         format: the source's format, or "auto".
         exif: the frame of the boxes of rotated images, as in ``write_records``; named, only such images are drawn, if

@@ -94,7 +94,7 @@ def build_data(
     Args:
         source: a folder or an annotation file.
         out: the records folder to write.
-        format: "lisa", "coco", "voc", "yolo", "csv", "tfrecord", or "auto" to recognise it.
+        format: "auto" to recognise it, or the name of a format, such as "voc".
         options: those of ``write_records``.
 
     Raises:
@@ -128,13 +128,16 @@ def write_records(
     """Writes annotated images as a records folder.
 
     Args:
-        annotations: any iterable of ``Annotation``, or a ``Source`` as ``read_source`` gives it.
+        annotations: any iterable of ``Annotation``.
         out: the folder to write.
         classes: only boxes of these classes (named as after ``rename``); empty: all.
         rename: ``{old name: new name}``; two classes with one new name become one.
         labels: a label map whose ids and order are kept; its classes are the only known ones.
-        split: a rule of ``split_annotations``, or a file of lines ``filename,split``.
-        group_by, test_fraction, val_fraction, seed: as there.
+        split: "given" keeps that of the annotations, "group" keeps groups whole, "random" shuffles images, "auto" is
+            "given" where two splits or more are named, else "group"; or a file of lines ``filename,split``.
+        group_by: "track", "video", or a regular expression on file names whose first capture or match is the group.
+        test_fraction, val_fraction: share of all images, and of the boxes of every class.
+        seed: of the split.
         shards: files per split; by default by size.
         background: "none" leaves out images without boxes, "empty" keeps those the source lists without any, "all"
             keeps also those whose boxes are all of classes not selected.

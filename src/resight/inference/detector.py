@@ -173,10 +173,11 @@ def load(
     labels: str | os.PathLike[str] | None = None,
     detections: int | None = None,
 ) -> Detector:
-    """The detector of a run folder (best checkpoint, else last), a ``.safetensors`` checkpoint, an ``.onnx`` file,
-    a SavedModel with TFOD's signature, or a folder that TFOD left with a checkpoint and its ``pipeline.config``.
+    """A detector, ready to use.
 
     Args:
+        model: a run folder (its best checkpoint, else the last), a ``.safetensors`` checkpoint, an ``.onnx`` file, a
+            SavedModel with TFOD's signature, or a folder that TFOD left with a checkpoint and its ``pipeline.config``.
         device: "auto", "cpu", "cuda" or "cuda:N"; an exported model runs on the CPU.
         labels: label map that names the classes in the model's order, instead of the names stored with it.
         detections: the most detections of an image, instead of the number stored with the model.
