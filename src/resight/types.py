@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .arguments import check_types, kinds_of
+from .arguments import check_types
 from .errors import ResightError
 
 Split = str
@@ -44,7 +44,7 @@ class Box:
     area: float | None = None
 
     def __post_init__(self) -> None:
-        check_types(self.__dict__, _OF_A_BOX, "Box", empty=True)
+        check_types(self.__dict__, Box, empty=True)
 
     @property
     def xyxy(self) -> tuple[float, float, float, float]:
@@ -77,7 +77,7 @@ class Annotation:
     where: str = ""
 
     def __post_init__(self) -> None:
-        check_types(self.__dict__, _OF_AN_ANNOTATION, "Annotation", empty=True)
+        check_types(self.__dict__, Annotation, empty=True)
         try:
             object.__setattr__(self, "boxes", tuple(self.boxes))
         except TypeError as error:
@@ -93,11 +93,6 @@ class Annotation:
     def place(self) -> str:
         """Where a message says that something is wrong with it."""
         return self.where or self.filename
-
-
-_OF_A_BOX = kinds_of(Box)
-# Boxes are looked at one by one.
-_OF_AN_ANNOTATION = {name: kinds for name, kinds in kinds_of(Annotation).items() if name != "boxes"}
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ def test_the_version_is_that_of_the_package():
         (["train", "none.toml"], "none.toml: cannot be read"),
         (["train"], "resight train --data RECORDS"),
         (["train", "--resume"], "resight train --resume -o RUN"),
-        (["runs", "--log-format", "xml"], "--log-format: 'xml'"),
+        (["runs", "--log-format", "xml"], "'--log-format': 'xml'"),
         (["data", "check", ""], "DATA: is empty"),
         (["data", "build", "x", "-o", ""], "--out: is empty"),
         (["data", "build", "x", "-o", "y", "--classes", ""], "--classes: is empty"),
@@ -165,13 +165,13 @@ def test_a_wrong_command_line_is_answered_in_one_message(words, answer):
 
 
 def test_an_error_says_what_where_and_how_to_mend_it(stand_in):
-    stand_in("checking", "check_data", error=ResightError("is empty", where="photos", fix="Put images there."))
+    stand_in("commands.check", "check_data", error=ResightError("is empty", where="photos", fix="Put images there."))
     said = speak("data check photos")
     assert (said.code, said.out, said.err) == (2, "", "error: photos: is empty\n  Put images there.\n")
 
 
 def test_debug_adds_the_traceback(stand_in):
-    stand_in("checking", "check_data", error=ResightError("is empty"))
+    stand_in("commands.check", "check_data", error=ResightError("is empty"))
     said = speak("data check photos --debug")
     assert said.code == 2
     assert "Traceback" in said.err and said.err.endswith("error: is empty\n")
@@ -186,7 +186,7 @@ def test_debug_adds_the_traceback(stand_in):
     ],
 )
 def test_a_wrong_environment_is_no_bug_of_ours(stand_in, error, answer):
-    stand_in("checking", "check_data", error=error)
+    stand_in("commands.check", "check_data", error=error)
     said = speak("data check photos")
     assert said.code == 2
     assert answer in said.err
@@ -194,7 +194,7 @@ def test_a_wrong_environment_is_no_bug_of_ours(stand_in, error, answer):
 
 def test_a_bug_of_ours_leaves_a_log_and_exit_code_70(stand_in, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    stand_in("checking", "check_data", error=KeyError("boxes"))
+    stand_in("commands.check", "check_data", error=KeyError("boxes"))
     said = speak("data check photos")
     assert (said.code, said.out) == (70, "")
     assert "internal error: KeyError: 'boxes'" in said.err and "Traceback" not in said.err
@@ -206,7 +206,7 @@ def test_a_bug_of_ours_leaves_a_log_and_exit_code_70(stand_in, tmp_path, monkeyp
 
 def test_a_missing_module_of_our_own_is_a_bug(stand_in, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    stand_in("checking", "check_data", error=ModuleNotFoundError("no", name="resight.data.nothing"))
+    stand_in("commands.check", "check_data", error=ModuleNotFoundError("no", name="resight.data.nothing"))
     assert speak("data check photos").code == 70
 
 
@@ -322,7 +322,7 @@ def checked(errors=(), warnings=(), counts=None, format="voc"):
 
 def test_check_exits_1_when_anything_is_an_error(stand_in):
     for errors, code in (((), 0), ((finding("error"),), 1)):
-        stand_in("checking", "check_data", checked(errors, (finding("warning"),)))
+        stand_in("commands.check", "check_data", checked(errors, (finding("warning"),)))
         said = speak("data check", "my photos")
         assert (said.code, said.out) == (code, "the table\n")
         assert "resight data build 'my photos' -o records" in said.err
@@ -330,28 +330,28 @@ def test_check_exits_1_when_anything_is_an_error(stand_in):
 
 def test_check_names_the_next_step_for_what_was_checked(stand_in):
     for format, command in (("voc", "data build photos -o records"), ("records", "train --data photos")):
-        stand_in("checking", "check_data", checked(format=format))
+        stand_in("commands.check", "check_data", checked(format=format))
         assert speak("data check photos").err == f"Next: resight {command}\n"
 
 
 def test_json_on_stdout_is_one_document(stand_in):
-    stand_in("checking", "check_data", checked(counts={"images": 3}))
+    stand_in("commands.check", "check_data", checked(counts={"images": 3}))
     said = speak("data check photos --json")
     assert json.loads(said.out) == {"errors": [], "warnings": [], "counts": {"images": 3}}
     assert "Next: " in said.err
 
 
 def test_quiet_leaves_only_the_result(stand_in):
-    stand_in("checking", "check_data", checked())
+    stand_in("commands.check", "check_data", checked())
     said = speak("data check photos --quiet")
     assert (said.out, said.err) == ("the table\n", "")
 
 
 def test_messages_as_json_lines(stand_in, monkeypatch):
-    stand_in("checking", "check_data", checked())
+    stand_in("commands.check", "check_data", checked())
     lines = [json.loads(line) for line in speak("data check photos --log-format json").err.splitlines()]
     assert [line["message"] for line in lines] == ["Next: resight data build photos -o records"]
-    stand_in("checking", "check_data", error=ResightError("is empty", where="photos"))
+    stand_in("commands.check", "check_data", error=ResightError("is empty", where="photos"))
     (line,) = speak("data check photos --log-format json").err.splitlines()
     assert {"level": "error", "message": "photos: is empty"}.items() <= json.loads(line).items()
 
@@ -359,7 +359,7 @@ def test_messages_as_json_lines(stand_in, monkeypatch):
 def test_the_logging_of_the_process_is_left_as_it_was(stand_in):
     log = logging.getLogger("resight")
     before = (log.handlers, log.propagate, log.level)
-    stand_in("checking", "check_data", checked())
+    stand_in("commands.check", "check_data", checked())
     speak("data check photos")
     assert (log.handlers, log.propagate, log.level) == before
 
@@ -373,7 +373,7 @@ def test_build_hands_over_its_options(stand_in):
         "records", "photos (voc)", "group", ("stop",), {"train": 2, "test": 1}, counts, 0.0, {"track": 0},
         problems=(finding("warning"),),
     )  # fmt: skip
-    calls = stand_in("data.build", "build_data", built)
+    calls = stand_in("datasets.build", "build_data", built)
     said = speak(
         "data build photos -o records --classes stop,yield --rename halt=stop --labels old.pbtxt --split group "
         "--group-by video --test-fraction .3 --val-fraction 0 --seed 7 --shards 2 --background all "
@@ -517,7 +517,7 @@ def test_zoo_prints_what_was_fetched_and_hands_over_what_is_converted(stand_in):
     said = speak("zoo fetch some_model")
     assert (calls, said.out) == ([(("some_model",), {})], "/cache/zoo/some model\n")
     assert "resight zoo convert '/cache/zoo/some model' -o RUN" in said.err
-    calls = stand_in("tfod.convert", "convert", "ResNet-50 V1, 6 classes")
+    calls = stand_in("commands.convert", "convert", "ResNet-50 V1, 6 classes")
     said = speak("zoo convert some_model -o run --config their.config --labels their.pbtxt")
     assert calls == [(("some_model", "run"), {"config": "their.config", "labels": "their.pbtxt"})]
     assert said.out == "ResNet-50 V1, 6 classes\n"
@@ -533,7 +533,7 @@ def test_the_zoo_is_listed(monkeypatch, tmp_path):
 
 
 def test_predict_and_export_hand_over_their_options(stand_in):
-    predictions = stand_in("prediction", "predict", report(images=[], unread=()))
+    predictions = stand_in("commands.predict", "predict", report(images=[], unread=()))
     assert speak("predict runs/a b.jpg c -o found --score .4 --nms-iou .6 --class-agnostic-nms").code == 0
     assert predictions == [
         (
@@ -545,7 +545,7 @@ def test_predict_and_export_hand_over_their_options(stand_in):
         )
     ]  # fmt: skip
     for ok, code in ((True, 0), (False, 1)):
-        exports = stand_in("exporting", "export", report(ok=ok, model="a/saved_model"))
+        exports = stand_in("exporting.export", "export", report(ok=ok, model="a/saved_model"))
         said = speak("export runs/a --format savedmodel -o a --labels m.pbtxt --input-type tf_example --detections 300")
         assert said.code == code and "resight predict a/saved_model" in said.err
         options = {"force": False, "labels": "m.pbtxt", "input_type": "tf_example", "detections": 300}
@@ -565,26 +565,26 @@ def test_what_is_exported_is_not_to_be_exported_again(stand_in, tmp_path, monkey
     Path("export/saved_model").mkdir(parents=True)
     Path("export/saved_model/saved_model.pb").touch()
     Path("export/checkpoint").mkdir()
-    stand_in("prediction", "predict", report(unread=()))
+    stand_in("commands.predict", "predict", report(unread=()))
     assert f"Next: resight {following}\n" in speak("predict", model, "b.jpg").err
 
 
 def test_predict_exits_1_when_an_image_could_not_be_read(stand_in):
-    stand_in("prediction", "predict", report("two images", unread=("broken.jpg",)))
+    stand_in("commands.predict", "predict", report("two images", unread=("broken.jpg",)))
     said = speak("predict runs/a photos -o found")
     assert (said.code, said.out) == (1, "two images\n")
     assert "Wrote found" in said.err
 
 
 def test_show_and_demo_hand_over_their_options(stand_in):
-    pictures = stand_in("data.show", "show_data", ["look/1.jpg", "look/2.jpg"])
+    pictures = stand_in("commands.show", "show_data", ["look/1.jpg", "look/2.jpg"])
     said = speak("data show records -o look --format csv --augment --limit 2 --split val")
     options = {"format": "csv", "exif": "auto", "augment": True, "limit": 2, "split": "val", "config": None}
     options |= {"no_labels": False, "force": False}
     assert pictures == [(("records", "look"), options)]
     assert said.out == "2 pictures in look\n" and "resight data build records -o new_records" in said.err
     assert "resight train --data records" in speak("data show records -o look --format tfrecord").err
-    demos = stand_in("demo", "demo", report())
+    demos = stand_in("commands.demo", "demo", report())
     assert speak("demo", "--seed", 3, "-o", "there").code == 0
     assert demos == [(("there",), {"seed": 3, "force": False})]
 

@@ -24,7 +24,7 @@ from ..io.outputs import beside
 from ..io.terminal import WIDTH, width_of
 from . import guard as console
 from .cloud import cloud_app
-from .frame import ResightGroup, names_of, pairs_of, print_result, quoted, say, size_of, suggest, verb, wrote
+from .frame import DryRun, Force, Json, ResightGroup, argument, option, pairs_of, quoted, say, suggest, verb, wrote
 
 log = logging.getLogger(__name__)
 
@@ -42,36 +42,25 @@ app.add_typer(zoo_app, name="zoo")
 app.add_typer(cloud_app, name="cloud")
 
 
-def _option(metavar: str, help: str, default: object = "", *names: str, **limits: float) -> Any:
-    """An option; ``default`` is told where the parameter's own is None and something else follows from that."""
-    told = f"{help} (default {default})." if default else f"{help}."
-    return typer.Option(*names, metavar=metavar, help=told, **limits)  # type: ignore[arg-type]
-
-
 FORMATS = "lisa, coco, voc, yolo, csv, tfrecord, cvat, labelme, labelstudio"
 LENGTH = f"{defaults.EPOCHS}, within {defaults.MIN_STEPS:,} to {defaults.MAX_STEPS:,} steps"
 SIZE = f"{defaults.MIN_SIZE},{defaults.MAX_SIZE}"
 SCORE = f"the model's own threshold, else {defaults.SCORE}"
-Out = Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="Folder or file to write.")]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite files that Resight wrote.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Out = Annotated[str, option("PATH", "Folder or file to write", "", "--out", "-o")]
 NoLabels = Annotated[bool, typer.Option("--no-labels", help="Draw boxes without names and scores.")]
-Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, a checkpoint or an exported model.")]
-Labels = Annotated[str | None, typer.Option("--labels", metavar="MAP", help="A label map that names the classes.")]
-Detections = Annotated[int | None, _option("N", "Most detections of an image", "the model's", "--detections", min=1)]
-Format = Annotated[str, _option("FORMAT", f"Format of the annotations: auto, {FORMATS}", "", "--format")]
-Exif = Annotated[
-    str,
-    _option(
-        "FRAME",
-        "What boxes fit on an image with an EXIF rotation: stored (its pixels as they are in the file), "
-        "upright (the image as shown), or auto",
-        "",
-        "--exif",
-    ),
-]
-ConfigFile = Annotated[str | None, typer.Option("--config", metavar="TOML", help="Configuration of the training.")]
+Device = Annotated[str, option("DEVICE", "auto, cpu, cuda or cuda:N")]
+Model = Annotated[str, argument("MODEL", "A run folder, a checkpoint or an exported model")]
+Labels = Annotated[str | None, option("MAP", "A label map that names the classes")]
+Detections = Annotated[int | None, option("N", "Most detections of an image", "the model's", min=1)]
+Format = Annotated[str, option("FORMAT", f"Format of the annotations: auto, {FORMATS}")]
+FRAMES = "stored (its pixels as they are in the file), upright (the image as shown), or auto"
+Exif = Annotated[defaults.Exif, option(None, f"What boxes fit on an image with an EXIF rotation: {FRAMES}")]
+ConfigFile = Annotated[str | None, option("TOML", "Configuration of the training")]
+
+
+# What options of train set in the configuration.
+KEYS = {"data": "data.path", "model": "model.name", "start": "model.start", "batch": "train.batch_size"}
+KEYS |= {name: f"train.{name}" for name in ("epochs", "steps", "max_minutes", "device", "seed")}
 
 
 def _version(wanted: bool) -> None:
@@ -92,7 +81,7 @@ def _root(
 @verb(app, "demo")
 def demo(
     out: Out = "demo",
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Random seed.")] = defaults.SEED,
+    seed: Annotated[int, option("N", "Random seed", min=0)] = defaults.SEED,
     force: Force = False,
 ) -> None:
     """The complete workflow on generated road scenes, offline, on a CPU: from annotations to an exported model."""
@@ -104,22 +93,22 @@ def demo(
 
 @verb(data_app, "build")
 def build(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Annotated images: a folder or an annotation file.")],
+    source: Annotated[str, argument("SOURCE", "Annotated images: a folder or an annotation file")],
     out: Out,
     format: Format = "auto",
-    classes: Annotated[str | None, typer.Option(metavar="A,B,C", help="Only these classes.")] = None,
-    rename: Annotated[list[str] | None, typer.Option(metavar="OLD=NEW", help="Another name for a class.")] = None,
-    labels: Annotated[str | None, typer.Option(metavar="MAP", help="A label map whose ids are kept.")] = None,
-    split: Annotated[str, _option("RULE", "How images are split: auto, given, group, random or a FILE")] = "auto",
-    group_by: Annotated[str | None, _option("KEY", "What stays in one split: track, video or a REGEX on names")] = None,
-    test_fraction: Annotated[float, _option("SHARE", "Test fraction", min=0, max=1)] = defaults.TEST_FRACTION,
-    val_fraction: Annotated[float, _option("SHARE", "Validation fraction", min=0, max=1)] = defaults.VAL_FRACTION,
-    seed: Annotated[int, _option("N", "Seed of the split", min=0)] = defaults.SEED,
-    shards: Annotated[int | None, _option("N", "Files per split", "by size", min=1)] = None,
-    background: Annotated[str, _option("WHICH", "Images without a selected box to keep: none, empty, all")] = "empty",
-    on_bad: Annotated[str, _option("WHAT", "What to do with bad images and boxes: error or skip")] = "error",
+    classes: Annotated[str | None, option("A,B,C", "Only these classes")] = None,
+    rename: Annotated[list[str] | None, option("OLD=NEW", "Another name for a class")] = None,
+    labels: Annotated[str | None, option("MAP", "A label map whose ids are kept")] = None,
+    split: Annotated[str, option("RULE", "How images are split: auto, given, group, random or a FILE")] = "auto",
+    group_by: Annotated[str | None, option("KEY", "What stays in one split: track, video or a REGEX on names")] = None,
+    test_fraction: Annotated[float, option("SHARE", "Test fraction", min=0, max=1)] = defaults.TEST_FRACTION,
+    val_fraction: Annotated[float, option("SHARE", "Validation fraction", min=0, max=1)] = defaults.VAL_FRACTION,
+    seed: Annotated[int, option("N", "Seed of the split", min=0)] = defaults.SEED,
+    shards: Annotated[int | None, option("N", "Files per split", "by size", min=1)] = None,
+    background: Annotated[defaults.Background, option(None, "Images without a selected box to keep")] = "empty",
+    on_bad: Annotated[defaults.OnBad, option(None, "What to do with bad images and boxes")] = "error",
     exif: Exif = "auto",
-    layout: Annotated[str, _option("NAMES", "Names of the files: resight or tfod")] = "resight",
+    layout: Annotated[defaults.Layout, option(None, "Names of the files")] = "resight",
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -129,7 +118,9 @@ def build(
         say(f"{source} is a records folder already (resight train --data {quoted(source)}); this makes another")
     from ..datasets.build import build_data
 
-    report = build_data(source, out, **options | {"classes": names_of(classes), "rename": pairs_of(rename, "--rename")})
+    report = build_data(
+        source, out, **options | {"classes": _names_of(classes), "rename": pairs_of(rename, "--rename")}
+    )
     if json:
         console.show_json(asdict(report))
     else:
@@ -139,7 +130,7 @@ def build(
 
 @verb(data_app, "check")
 def check(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="A source or a records folder.")],
+    data: Annotated[str, argument("DATA", "A source or a records folder")],
     format: Format = "auto",
     exif: Exif = "auto",
     config: ConfigFile = None,
@@ -150,7 +141,7 @@ def check(
     from ..tfod.pipeline.config import load_settings
 
     report = check_data(data, format=format, exif=exif, config=load_settings(config, data) if config else None)
-    print_result(report, json)
+    console.show_result(report, json)
     if report.errors:
         if any(problem.kind != "exif_rotation" for problem in report.errors):  # which says itself what to do
             say(f"Fix the errors, or leave them out: resight {_build_of(data, exif)} --on-bad skip")
@@ -161,35 +152,24 @@ def check(
 
 @verb(data_app, "show")
 def show(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="A source or a records folder.")],
+    data: Annotated[str, argument("DATA", "A source or a records folder")],
     out: Out,
     format: Format = "auto",
     exif: Exif = "auto",
     augment: Annotated[bool, typer.Option("--augment", help="As training sees them.")] = False,
-    limit: Annotated[int, _option("N", "Number of pictures", min=1)] = 32,
-    split: Annotated[str, _option("SPLIT", "train, val or test")] = "train",
+    limit: Annotated[int, option("N", "Number of pictures", min=1)] = 32,
+    split: Annotated[str, option("SPLIT", "train, val or test")] = "train",
     config: ConfigFile = None,
     no_labels: NoLabels = False,
     force: Force = False,
 ) -> None:
     """Draws pictures with their boxes, as stored or as training sees them."""
+    options = _without(locals(), "data", "out")
     from ..commands.check import holds_records
     from ..commands.show import show_data
     from ..tfod.pipeline.config import load_settings
 
-    settings = load_settings(config, data) if config else None
-    written = show_data(
-        data,
-        out,
-        format=format,
-        exif=exif,
-        augment=augment,
-        limit=limit,
-        split=split,
-        config=settings,
-        no_labels=no_labels,
-        force=force,
-    )
+    written = show_data(data, out, **options | {"config": load_settings(config, data) if config else None})
     print(f"{counted(len(written), 'picture')} in {out}")
     wrote(out, f"train --data {quoted(data)}" if holds_records(data, format) else _build_of(data, exif))
 
@@ -197,47 +177,34 @@ def show(
 @verb(app, "train")
 def train(
     config: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="CONFIG", help="A TOML file (see --show-config) or TFOD's pipeline.config; or its address."
-        ),
+        str | None, argument("CONFIG", "A TOML file (see --show-config) or TFOD's pipeline.config; or its address")
     ] = None,
-    data: Annotated[str | None, _option("RECORDS", "Records folder")] = None,
-    out: Annotated[str | None, _option("PATH", "Run folder", "runs/DATE-TIME", "--out", "-o")] = None,
-    model: Annotated[str | None, _option("NAME", "A timm backbone or a torchvision model", defaults.MODEL)] = None,
-    start: Annotated[str | None, _option("MODEL", "Weights to start from, or none", "pretrained")] = None,
-    size: Annotated[str | None, _option("MIN,MAX", "Pixels of the short and the long side", SIZE)] = None,
-    epochs: Annotated[float | None, _option("N", "Passes over the data", LENGTH)] = None,
-    steps: Annotated[int | None, _option("N", "Optimizer steps, instead of epochs")] = None,
-    batch: Annotated[int | None, _option("N", "Batch size", defaults.BATCH_SIZE)] = None,
-    max_minutes: Annotated[float | None, _option("N", "Minutes of training, instead of epochs")] = None,
-    device: Annotated[str | None, _option("DEVICE", "cpu, cuda or cuda:N", "cuda where there is one")] = None,
-    devices: Annotated[int, _option("N", "Processes that share each batch, each on a GPU of its own", min=1)] = 1,
-    seed: Annotated[int | None, _option("N", "Random seed", defaults.SEED)] = None,
-    set: Annotated[list[str] | None, _option("KEY=VALUE", "Any key that --show-config lists; repeatable")] = None,
+    data: Annotated[str | None, option("RECORDS", "Records folder")] = None,
+    out: Annotated[str | None, option("PATH", "Run folder", "runs/DATE-TIME", "--out", "-o")] = None,
+    model: Annotated[str | None, option("NAME", "A timm backbone or a torchvision model", defaults.MODEL)] = None,
+    start: Annotated[str | None, option("MODEL", "Weights to start from, or none", "pretrained")] = None,
+    size: Annotated[str | None, option("MIN,MAX", "Pixels of the short and the long side", SIZE)] = None,
+    epochs: Annotated[float | None, option("N", "Passes over the data", LENGTH)] = None,
+    steps: Annotated[int | None, option("N", "Optimizer steps, instead of epochs")] = None,
+    batch: Annotated[int | None, option("N", "Batch size", defaults.BATCH_SIZE)] = None,
+    max_minutes: Annotated[float | None, option("N", "Minutes of training, instead of epochs")] = None,
+    device: Annotated[str | None, option("DEVICE", "cpu, cuda or cuda:N", "cuda where there is one")] = None,
+    devices: Annotated[int, option("N", "Processes that share each batch, each on a GPU of its own", min=1)] = 1,
+    seed: Annotated[int | None, option("N", "Random seed", defaults.SEED)] = None,
+    set: Annotated[list[str] | None, option("KEY=VALUE", "Any key that --show-config lists; repeatable")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out; start it if it is new.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="The plan only.")] = False,
+    dry_run: DryRun = False,
     show_config: Annotated[bool, typer.Option("--show-config", help="Print the configuration and stop.")] = False,
 ) -> int:
     """Trains a detector; with --data alone the defaults train."""
+    options = locals()
     from ..config.tree import LENGTHS, load_config, parse_set, to_toml
     from ..tfod.pipeline.config import examine_pipeline, is_pipeline
     from ..tfod.pipeline.fields import refuse_tfod_keys
 
-    options = {
-        "data.path": data,
-        "model.name": model,
-        "model.start": start,
-        "train.epochs": epochs,
-        "train.steps": steps,
-        "train.batch_size": batch,
-        "train.max_minutes": max_minutes,
-        "train.device": device,
-        "train.seed": seed,
-    }
-    overrides: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+    overrides = {KEYS[name]: value for name, value in options.items() if name in KEYS and value is not None}
     if size is not None:
-        overrides["model.min_size"], overrides["model.max_size"] = size_of(size)
+        overrides["model.min_size"], overrides["model.max_size"] = _size_of(size)
     assigned = parse_set(set or [])
     refuse_tfod_keys(assigned)
     overrides |= assigned
@@ -290,11 +257,11 @@ def train(
 @verb(app, "evaluate")
 def evaluate(
     model: Model,
-    data: Annotated[str | None, _option("RECORDS", "Records folder", "that of the run")] = None,
-    split: Annotated[str, _option("SPLIT", "train, val or test")] = "test",
-    limit: Annotated[int | None, _option("N", "Evaluate only the first N images", min=1)] = None,
-    out: Annotated[str | None, _option("PATH", "Folder", "evaluation in the run folder", "--out", "-o")] = None,
-    require: Annotated[list[str] | None, _option("KEY=VALUE", "Exit code 1 when missed, e.g. AP50=.80")] = None,
+    data: Annotated[str | None, option("RECORDS", "Records folder", "that of the run")] = None,
+    split: Annotated[str, option("SPLIT", "train, val or test")] = "test",
+    limit: Annotated[int | None, option("N", "Evaluate only the first N images", min=1)] = None,
+    out: Annotated[str | None, option("PATH", "Folder", "evaluation in the run folder", "--out", "-o")] = None,
+    require: Annotated[list[str] | None, option("KEY=VALUE", "Exit code 1 when missed, e.g. AP50=.80")] = None,
     ignore_difficult: Annotated[bool, typer.Option("--ignore-difficult", help="Leave difficult boxes out.")] = False,
     labels: Labels = None,
     detections: Detections = None,
@@ -321,10 +288,10 @@ def evaluate(
 @verb(app, "predict")
 def predict(
     model: Model,
-    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images and folders of images.")],
+    inputs: Annotated[list[str], argument("INPUT...", "Images and folders of images")],
     out: Out = "predictions",
-    score: Annotated[float | None, _option("SHARE", "Score threshold of what is drawn", SCORE, min=0, max=1)] = None,
-    nms_iou: Annotated[float | None, _option("SHARE", "NMS IoU threshold", "the model's", min=0, max=1)] = None,
+    score: Annotated[float | None, option("SHARE", "Score threshold of what is drawn", SCORE, min=0, max=1)] = None,
+    nms_iou: Annotated[float | None, option("SHARE", "NMS IoU threshold", "the model's", min=0, max=1)] = None,
     class_agnostic_nms: Annotated[bool, typer.Option("--class-agnostic-nms", help="Class-agnostic NMS.")] = False,
     no_labels: NoLabels = False,
     labels: Labels = None,
@@ -339,7 +306,7 @@ def predict(
     from ..inference.saved_model import find_saved_model
 
     report = run_predict(model, inputs, out, **options)
-    print_result(report, json)
+    console.show_result(report, json)
     exported = model.endswith(".onnx") or find_saved_model(Path(model))
     wrote(out, f"evaluate {quoted(model)} --data RECORDS" if exported else f"export {quoted(model)} -o model.onnx")
     return console.BAD if report.unread else console.DONE
@@ -349,15 +316,8 @@ def predict(
 def export(
     model: Model,
     out: Out,
-    format: Annotated[str, _option("FORMAT", "onnx, or savedmodel: TFOD's, for models of its dialect")] = "onnx",
-    input_type: Annotated[
-        str,
-        _option(
-            "TYPE",
-            "What a client sends to a SavedModel: image_tensor, encoded_image_string_tensor, tf_example "
-            "or float_image_tensor",
-        ),
-    ] = "image_tensor",
+    format: Annotated[defaults.ExportFormat, option(None, "savedmodel is TFOD's, for models of its dialect")] = "onnx",
+    input_type: Annotated[defaults.InputType, option(None, "What a client sends to a SavedModel")] = "image_tensor",
     labels: Labels = None,
     detections: Detections = None,
     force: Force = False,
@@ -385,7 +345,7 @@ def zoo_list(json: Json = False) -> None:
 
 
 @verb(zoo_app, "fetch")
-def zoo_fetch(name: Annotated[str, typer.Argument(metavar="NAME", help="A name of zoo list, or a .tar.gz.")]) -> None:
+def zoo_fetch(name: Annotated[str, argument("NAME", "A name of zoo list, or a .tar.gz")]) -> None:
     """Downloads a model once, resuming where a download broke off, and prints its folder."""
     from ..tfod.zoo import fetch
 
@@ -396,11 +356,9 @@ def zoo_fetch(name: Annotated[str, typer.Argument(metavar="NAME", help="A name o
 
 @verb(zoo_app, "convert")
 def zoo_convert(
-    checkpoint: Annotated[
-        str, typer.Argument(metavar="CHECKPOINT", help="What TFOD left: a folder, a checkpoint; or a name of zoo list.")
-    ],
+    checkpoint: Annotated[str, argument("CHECKPOINT", "What TFOD left: a folder, a checkpoint; or a name of zoo list")],
     out: Out,
-    config: Annotated[str | None, typer.Option(metavar="CONFIG", help="Its pipeline.config, if elsewhere.")] = None,
+    config: Annotated[str | None, option("CONFIG", "Its pipeline.config, if elsewhere")] = None,
     labels: Labels = None,
 ) -> None:
     """Makes a run folder of a model that TFOD trained."""
@@ -412,7 +370,7 @@ def zoo_convert(
 
 @verb(app, "runs")
 def runs(
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="Folder of run folders, or one run.")] = "runs",
+    folder: Annotated[str, argument("DIR", "Folder of run folders, or one run")] = "runs",
     json: Json = False,
 ) -> None:
     """Shows runs side by side."""
@@ -433,7 +391,7 @@ def doctor(device: Device = "auto", json: Json = False) -> int:
     from ..commands.doctor import examine
 
     report = examine(device)
-    print_result(report, json)
+    console.show_result(report, json)
     if report.ok:
         suggest("demo")
     return console.DONE if report.ok else console.BAD
@@ -446,3 +404,20 @@ def _without(given: dict[str, Any], *names: str) -> dict[str, Any]:
 
 def _build_of(source: str, exif: str) -> str:
     return f"data build {quoted(source)} -o {quoted(beside(source))}" + (f" --exif {exif}" if exif != "auto" else "")
+
+
+def _names_of(text: str | None) -> tuple[str, ...]:
+    """``A,B,C`` of --classes."""
+    names = tuple(name.strip() for name in (text or "").split(",") if name.strip())
+    if text and not names:
+        raise ResightError(f"'{text}' names no class", where="--classes")
+    return names
+
+
+def _size_of(text: str) -> tuple[int, int]:
+    """``MIN,MAX`` of --size."""
+    try:
+        short, long = (int(side) for side in text.split(","))
+    except ValueError:
+        raise ResightError(f"'{text}' is not of the form MIN,MAX, e.g. 600,1024", where="--size") from None
+    return short, long

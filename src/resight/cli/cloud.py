@@ -5,22 +5,20 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import ResightError
 from . import guard as console
-from .frame import ResightGroup, options_of, pairs_of, quoted, say, suggest, take_options, verb, wrote
+from .frame import DryRun, Json, ResightGroup, argument, option, pairs_of, quoted, say, suggest, verb, wrote
 
 if TYPE_CHECKING:
     from ..cloud.aws import Aws
 else:
     Aws = Any  # a name for the signatures; what it is, is imported with boto3
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 cloud_app = typer.Typer(
     cls=ResightGroup,
@@ -29,20 +27,14 @@ cloud_app = typer.Typer(
 )
 
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask whether to go on.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="The plan only.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Run = Annotated[str, typer.Argument(metavar="RUN", help="The address of a run, or its name below the stack's runs.")]
-
-
-def _option(metavar: str, help: str, *names: str) -> Any:
-    return typer.Option(*names, metavar=metavar, help=help)
+Run = Annotated[str, argument("RUN", "The address of a run, or its name below the stack's runs")]
 
 
 @contextmanager
 def _connection(
-    profile: Annotated[str | None, _option("NAME", "Profile of the AWS configuration (default AWS_PROFILE).")] = None,
-    region: Annotated[str | None, _option("REGION", "Region of the stack (default that of the profile).")] = None,
-    stack: Annotated[str, _option("NAME", "Name of the CloudFormation stack.")] = "resight",
+    profile: Annotated[str | None, option("NAME", "Profile of the AWS configuration", "AWS_PROFILE")] = None,
+    region: Annotated[str | None, option("REGION", "Region of the stack", "that of the profile")] = None,
+    stack: Annotated[str, option("NAME", "Name of the CloudFormation stack")] = "resight",
 ) -> Iterator[Aws]:
     """The options that all of these verbs have. Addresses in S3, which the environment decides, are opened by the
     same."""
@@ -61,26 +53,7 @@ def _connection(
         os.environ.update(before)
 
 
-def _verb(name: str) -> Callable[[F], F]:
-    """Makes a function a verb; if it takes a connection, then as its first argument."""
-
-    def register(function: F) -> F:
-        own, common = options_of(function), options_of(_connection)
-        connects = own.pop("aws", None) is not None
-
-        @functools.wraps(function)
-        def run(**options: Any) -> Any:
-            told = {key: options.pop(key) for key in common}
-            if not connects:
-                return function(**options)
-            with _connection(**told) as aws:
-                return function(aws, **options)
-
-        take_options(run, own | common)
-        verb(cloud_app, name)(run)
-        return function
-
-    return register
+_verb = functools.partial(verb, cloud_app, connect=_connection)
 
 
 def _agreed(plan: str, dry_run: bool, yes: bool) -> bool:
@@ -110,7 +83,7 @@ def template() -> None:
 @_verb("init")
 def init(
     aws: Aws,
-    set: Annotated[list[str] | None, _option("NAME=VALUE", "A parameter of the template; repeatable.")] = None,
+    set: Annotated[list[str] | None, option("NAME=VALUE", "A parameter of the template; repeatable")] = None,
     yes: Yes = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -129,20 +102,18 @@ def init(
 @_verb("launch")
 def launch(
     aws: Aws,
-    config: Annotated[
-        str | None, typer.Argument(metavar="CONFIG", help="A TOML file or a pipeline.config; s3://, too.")
-    ] = None,
+    config: Annotated[str | None, argument("CONFIG", "A TOML file or a pipeline.config; s3://, too")] = None,
     *,
-    out: Annotated[str | None, _option("S3", "Address of the run (default that of --again).", "--out", "-o")] = None,
-    data: Annotated[str | None, _option("S3", "Address of the records folder.")] = None,
-    max_hours: Annotated[float | None, _option("N", "Hours of training, over all attempts.")] = None,
-    max_cost: Annotated[float | None, _option("USD", "US dollars of training, over all attempts.")] = None,
-    instance: Annotated[str | None, _option("TYPE", "Type whose size the job asks for (default the cheapest).")] = None,
+    out: Annotated[str | None, option("S3", "Address of the run", "that of --again", "--out", "-o")] = None,
+    data: Annotated[str | None, option("S3", "Address of the records folder")] = None,
+    max_hours: Annotated[float | None, option("N", "Hours of training, over all attempts")] = None,
+    max_cost: Annotated[float | None, option("USD", "US dollars of training, over all attempts")] = None,
+    instance: Annotated[str | None, option("TYPE", "Type whose size the job asks for", "the cheapest")] = None,
     on_demand: Annotated[bool, typer.Option("--on-demand", help="On demand, in place of Spot.")] = False,
-    price: Annotated[float | None, _option("USD", "Price of an hour (default AWS's, on demand).")] = None,
-    image: Annotated[str | None, _option("IMAGE", "REPOSITORY@sha256:... (default the stack's newest).")] = None,
-    notify: Annotated[str | None, _option("EMAIL", "Who gets mails about the stack's jobs.")] = None,
-    again: Annotated[str | None, _option("RUN", "A run whose launch is repeated, in place of CONFIG.")] = None,
+    price: Annotated[float | None, option("USD", "Price of an hour", "AWS's, on demand")] = None,
+    image: Annotated[str | None, option("IMAGE", "REPOSITORY@sha256:...", "the stack's newest")] = None,
+    notify: Annotated[str | None, option("EMAIL", "Who gets mails about the stack's jobs")] = None,
+    again: Annotated[str | None, option("RUN", "A run whose launch is repeated, in place of CONFIG")] = None,
     yes: Yes = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -160,7 +131,7 @@ def launch(
 @_verb("status")
 def status(
     aws: Aws,
-    run: Annotated[str | None, typer.Argument(metavar="RUN", help="A run (default all that Batch knows).")] = None,
+    run: Annotated[str | None, argument("RUN", "A run (default all that Batch knows)")] = None,
     json: Json = False,
 ) -> None:
     """Shows job, attempts, steps, AP, hours, dollars, and why a job does not start."""
@@ -201,7 +172,7 @@ def stop(aws: Aws, run: Run, yes: Yes = False, dry_run: DryRun = False) -> None:
 def fetch(
     aws: Aws,
     run: Run,
-    out: Annotated[str | None, _option("PATH", "Folder to write (default runs/NAME).", "--out", "-o")] = None,
+    out: Annotated[str | None, option("PATH", "Folder to write", "runs/NAME", "--out", "-o")] = None,
 ) -> None:
     """Copies a run here, where evaluate, predict and train --resume take it; what was cut short goes on."""
     from ..cloud import jobs

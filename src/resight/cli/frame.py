@@ -10,7 +10,8 @@ import inspect
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, NoReturn, TypeVar
+from contextlib import AbstractContextManager, nullcontext
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -20,6 +21,20 @@ from ..errors import ResightError, listed, nearest
 from . import guard as console
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+Force = Annotated[bool, typer.Option("--force", help="Overwrite files that Resight wrote.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="The plan only.")]
+
+
+def option(metavar: str | None, help: str, default: object = "", *names: str, **limits: float) -> Any:
+    """An option; ``default`` is told where the parameter's own is None and something else follows from that."""
+    told = f"{help} (default {default})." if default else f"{help}."
+    return typer.Option(*names, metavar=metavar, help=told, **limits)  # type: ignore[arg-type]
+
+
+def argument(metavar: str, help: str) -> Any:
+    return typer.Argument(metavar=metavar, help=f"{help}.")
 
 
 class ResightGroup(TyperGroup):
@@ -59,53 +74,43 @@ class _Verb(TyperCommand):
 
 def _common(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only results, warnings and errors.")] = False,
-    log_format: Annotated[
-        str, typer.Option("--log-format", metavar="text|json", help="Form of the messages on stderr.")
-    ] = "text",
+    log_format: Annotated[Literal["text", "json"], option(None, "Form of the messages on stderr")] = "text",
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and every message.")] = False,
 ) -> None:
     """What every verb does first with the options that all of them have."""
-    if log_format not in ("text", "json"):
-        raise ResightError(f"'{log_format}' is neither text nor json", where="--log-format")
     console.listen(quiet=quiet, debug=debug, as_json=log_format == "json")
 
 
-def verb(group: typer.Typer, name: str) -> Callable[[F], F]:
-    """Makes a function a verb and gives it the options that all of them have."""
+def verb(
+    group: typer.Typer, name: str, connect: Callable[..., AbstractContextManager[Any]] | None = None
+) -> Callable[[F], F]:
+    """Makes a function a verb, with the options that all verbs have and those of ``connect``, in whose block it runs
+    if its first argument is what that gives."""
 
     def register(function: F) -> F:
-        common = options_of(_common)
+        own, common, shared = _options_of(function), _options_of(_common), _options_of(connect) if connect else {}
+        connects = own.pop("aws", None) is not None
 
         @functools.wraps(function)
-        def run(**options: Any) -> Any:
-            _common(**{name: options.pop(name) for name in common})
-            return function(**options)
+        def run(**given: Any) -> Any:
+            _common(**{key: given.pop(key) for key in common})
+            told = {key: given.pop(key) for key in shared}
+            with connect(**told) if connect and connects else nullcontext() as first:
+                return function(*[first] * connects, **given)
 
-        take_options(run, options_of(function) | common)
+        options = own | shared | common
+        run.__signature__ = inspect.Signature(list(options.values()))  # type: ignore[attr-defined]
+        run.__annotations__ = {key: one.annotation for key, one in options.items()}
         group.command(name, cls=_Verb)(run)
         return function
 
     return register
 
 
-def options_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+def _options_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """The parameters of a function by name, as options: no order matters."""
     found = inspect.signature(function, eval_str=True).parameters
     return {name: one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for name, one in found.items()}
-
-
-def take_options(run: Callable[..., Any], options: dict[str, inspect.Parameter]) -> None:
-    """Makes typer see ``options`` as those of ``run``, which takes any."""
-    run.__signature__ = inspect.Signature(list(options.values()))  # type: ignore[attr-defined]
-    run.__annotations__ = {name: one.annotation for name, one in options.items()}
-
-
-def print_result(report: Any, as_json: bool) -> None:
-    """The result of a verb on stdout, for people or for programs."""
-    if as_json:
-        console.show_json(report.json())
-    else:
-        console.show(report.text())
 
 
 def wrote(path: str, command: str, remark: str = "") -> None:
@@ -129,14 +134,6 @@ def quoted(path: object) -> str:
     return shlex.quote(str(path))
 
 
-def names_of(text: str | None) -> tuple[str, ...]:
-    """``A,B,C`` of --classes."""
-    names = tuple(name.strip() for name in (text or "").split(",") if name.strip())
-    if text and not names:
-        raise ResightError(f"'{text}' names no class", where="--classes")
-    return names
-
-
 def pairs_of(
     assignments: Sequence[str] | None, option: str, form: str = "OLD=NEW", empty: bool = False
 ) -> dict[str, str] | None:
@@ -148,12 +145,3 @@ def pairs_of(
             raise ResightError(f"'{text}' is not of the form {form}", where=option)
         pairs[old] = new
     return pairs or None
-
-
-def size_of(text: str) -> tuple[int, int]:
-    """``MIN,MAX`` of --size."""
-    try:
-        short, long = (int(side) for side in text.split(","))
-    except ValueError:
-        raise ResightError(f"'{text}' is not of the form MIN,MAX, e.g. 600,1024", where="--size") from None
-    return short, long

@@ -136,6 +136,14 @@ def show_json(value: Any) -> None:
     print(value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
+def show_result(report: Any, as_json: bool) -> None:
+    """The result of a verb on stdout, for people or for programs."""
+    if as_json:
+        show_json(report.json())
+    else:
+        show(report.text())
+
+
 def guard(command: Callable[[], Any], argv: Sequence[str]) -> int:
     """Runs ``command`` and returns the exit code; whatever it raises becomes one message on stderr."""
     handlers, propagate, level = log.handlers, log.propagate, log.level
@@ -253,7 +261,10 @@ def _shortage(error: Exception) -> str | None:
 
 
 def _usage(error: Any) -> str:
-    message = error.format_message().rstrip(".")
+    message = error.format_message().rstrip(".").replace("Value error, ", "")
+    if wrong := re.search("'(.*)' is not one of (.*)", message):
+        known = re.findall("'([^']*)'", wrong[2])
+        message = f"{message}. {nearest(wrong[1], known)}".rstrip(". ")
     context = getattr(error, "ctx", None)
     verb = context.command_path if context else "resight"
     option = getattr(error, "option_name", None)

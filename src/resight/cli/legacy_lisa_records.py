@@ -9,20 +9,22 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import NoReturn
+from typing import Literal, NoReturn
 
+from ..arguments import check_types
+from ..config.defaults import OnBad
 from ..datasets.build import BuildReport, build_data
 from ..errors import ResightError, nearest
 from ..label_map import LabelMap
 from . import guard as console
-from .frame import print_result, wrote
+from .frame import wrote
 
 CLASSES = ("pedestrianCrossing", "signalAhead", "stop")  # ids 1, 2, 3, as they were
 TEST_FRACTION, SEED = 0.25, 42
 
 
 def build_lisa_records(
-    folder: str = "lisa", *, split: str = "group", on_bad: str = "error", force: bool = False
+    folder: str = "lisa", *, split: Literal["group", "random"] = "group", on_bad: OnBad = "error", force: bool = False
 ) -> BuildReport:
     """Writes ``records/{training.record,testing.record,classes.pbtxt}`` into the folder of the LISA data set.
 
@@ -35,9 +37,7 @@ def build_lisa_records(
     Raises:
         ResightError: the data set is not there, or as ``build_data``.
     """
-    if split not in ("group", "random"):
-        fix = f"It is group or random. {nearest(split, ('group', 'random'))}".rstrip()
-        raise ResightError(f"unknown value '{split}'", where="--split", fix=fix)
+    check_types(locals(), build_lisa_records)
     table = os.path.join(folder, "allAnnotations.csv")
     if not os.path.isfile(table):
         fix = f"Unpack the LISA traffic signs into {folder}/ of the working directory, {os.getcwd()}."
@@ -76,7 +76,7 @@ def _command() -> None:
         message = f"unknown option '{unknown[0]}'. {nearest(unknown[0], ('--split', '--on-bad', '--force'))}".rstrip()
         raise ResightError(message, fix="build_lisa_records.py --help lists what there is.")
     report = build_lisa_records(split=given.split, on_bad=given.on_bad, force=given.force)
-    print_result(report, False)
+    console.show(report.text())
     if "test" not in report.images:
         fix = "Frames of one track stay together; build_lisa_records.py --split random --force parts them as well."
         raise ResightError("has no testing.record: there are too few tracks for a test part", where=report.out, fix=fix)

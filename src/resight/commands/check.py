@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..arguments import check_types, kinds_of
+from ..arguments import check_types
+from ..config.defaults import Exif
 from ..config.most_detections import MostDetections
 from ..config.tree import Config, ModelConfig
-from ..datasets.exif import check_choice
 from ..datasets.formats import Source, read_source, recognised, tfrecord
 from ..datasets.formats.dataset_dir import DatasetDir
 from ..datasets.inspect import Inspection
@@ -72,7 +72,7 @@ class CheckReport:
 
 
 def check_data(
-    path: str | os.PathLike[str], *, format: str = "auto", exif: str = "auto", config: Config | None = None
+    path: str | os.PathLike[str], *, format: str = "auto", exif: Exif = "auto", config: Config | None = None
 ) -> CheckReport:
     """Looks at every annotation and decodes every image of a source or a records folder.
 
@@ -86,8 +86,7 @@ def check_data(
     Raises:
         ResightError: there is nothing to check, or its format is unknown.
     """
-    check_types(locals(), kinds_of(check_data), "check_data")
-    check_choice(exif)
+    check_types(locals(), check_data)
     config = config or Config()
     source, records = open_data(path, format, config)
     counts = _count(source.annotations, source.classes)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..arguments import PATH, check_types, kinds_of
+from ..arguments import PATH, check_type, check_types
 from ..drawing import draw, save_picture
 from ..errors import ResightError, counted, listed, one_line
 from ..inference.detector import Detector, check_share, load
@@ -95,7 +95,7 @@ def predict(
     Raises:
         ResightError: the model or an input does not exist, no image can be read, or ``out`` cannot be written.
     """
-    check_types(locals(), kinds_of(predict), "predict")
+    check_types(locals(), predict)
     check_share(score, "score")
     check_share(nms_iou, "nms_iou")
     if Path(out).suffix.lower() in IMAGE_SUFFIXES:
@@ -159,7 +159,7 @@ def find_images(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
     if not inputs:
         raise ResightError("there is none", where="INPUT", fix=fix)
     for number, path in enumerate(inputs, 1):
-        check_types({f"number {number}": path}, {f"number {number}": PATH}, "INPUT")
+        check_type(f"number {number}", path, PATH, "INPUT")
     for path in inputs:
         if remedy := _no_image(str(path)):
             raise ResightError("predict reads images and folders of images", where=path, fix=remedy)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..arguments import check_types, kinds_of
+from ..arguments import check_types
 from ..config.toml_text import flat
 from ..errors import ResightError, counted, listed, reading
 from ..io.files import LARGE, SMALL, check_regular, parse_json, parse_toml, read_text
@@ -31,7 +31,7 @@ def read_runs(folder: str | os.PathLike[str] = "runs") -> list[dict[str, Any]]:
     Raises:
         ResightError: the folder does not exist, or holds no run.
     """
-    check_types(locals(), kinds_of(read_runs), "read_runs")
+    check_types(locals(), read_runs)
     if is_remote(folder):
         raise ResightError("is in a store, and only local folders of runs are compared", where=folder)
     root = Path(folder)

@@ -14,9 +14,10 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from ..arguments import check_types, kinds_of
+from ..arguments import check_types
+from ..config.defaults import Exif
 from ..config.tree import Config
-from ..datasets.exif import check_choice, shown_boxes
+from ..datasets.exif import shown_boxes
 from ..datasets.formats import Source
 from ..datasets.summary import inspect_all
 from ..drawing import draw, save_picture
@@ -42,7 +43,7 @@ def show_data(
     out: str | os.PathLike[str],
     *,
     format: str = "auto",
-    exif: str = "auto",
+    exif: Exif = "auto",
     augment: bool = False,
     limit: int = 32,
     split: str = "train",
@@ -74,8 +75,7 @@ def show_data(
     Raises:
         ResightError: the data cannot be read, has no such split, or ``out`` cannot be written.
     """
-    check_types(locals(), kinds_of(show_data), "show_data")
-    check_choice(exif)
+    check_types(locals(), show_data)
     check_output(out, force, _is_ours)
     source, records = open_data(path, format, config or Config())
     shown = replace(source, path=os.fspath(path))

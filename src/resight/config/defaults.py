@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 MODEL = "tf_efficientnet_lite0"
 MIN_SIZE, MAX_SIZE = 384, 640  # pixels of the short and the long side
 BATCH_SIZE = 8
@@ -9,6 +11,14 @@ EPOCHS, MIN_STEPS, MAX_STEPS = 40, 1_000, 50_000  # of a training whose length i
 SEED = 42
 SCORE = 0.5  # threshold of a detection where the model has none of its own
 TEST_FRACTION, VAL_FRACTION = 0.2, 0.1  # of the images
+
+# Choices of functions and verbs.
+Exif = Literal["auto", "stored", "upright"]
+Background = Literal["none", "empty", "all"]
+OnBad = Literal["error", "skip"]
+Layout = Literal["resight", "tfod"]
+ExportFormat = Literal["onnx", "savedmodel"]
+InputType = Literal["image_tensor", "encoded_image_string_tensor", "tf_example", "float_image_tensor"]  # TFOD's names
 
 # TFOD's augmentations with the options of its protos and what they are where absent; clip_boxes is a bool, 0 or 1.
 OPERATION_DEFAULTS: dict[str, dict[str, float]] = {

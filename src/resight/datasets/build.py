@@ -7,16 +7,16 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 from .._version import __version__
-from ..arguments import check_types, kinds_of
+from ..arguments import check_types
+from ..config.defaults import Background, Exif, Layout, OnBad
 from ..errors import Problem, ResightError, counted, listed, nearest, shown
 from ..io.outputs import beside, check_output
 from ..label_map import LabelMap, read_label_map
 from ..records.writer import is_own, write_records_folder
 from ..types import Annotation
-from .exif import CHOICES
 from .formats import Source, read_source
 from .inspect import Inspection
 from .split import RULES, SplitResult, split_annotations
@@ -100,8 +100,8 @@ def build_data(
     Raises:
         ResightError: the source cannot be read, or as ``write_records``.
     """
-    kinds = {**kinds_of(write_records), **kinds_of(build_data)}
-    check_types({"source": source, "out": out, "format": format, **options}, kinds, "build_data")
+    check_types({"source": source, "out": out, "format": format}, build_data)
+    check_types(options, write_records)
     read = read_source(source, format, classes=options.get("classes", ()), labels=options.get("labels"))
     return write_records(read, out, **options)
 
@@ -119,10 +119,10 @@ def write_records(
     val_fraction: float = 0.1,
     seed: int = 42,
     shards: int | None = None,
-    background: Literal["none", "empty", "all"] = "empty",
-    on_bad: Literal["error", "skip"] = "error",
-    exif: Literal["auto", "stored", "upright"] = "auto",
-    layout: Literal["resight", "tfod"] = "resight",
+    background: Background = "empty",
+    on_bad: OnBad = "error",
+    exif: Exif = "auto",
+    layout: Layout = "resight",
     force: bool = False,
 ) -> BuildReport:
     """Writes annotated images as a records folder.
@@ -150,7 +150,7 @@ def write_records(
     Raises:
         ResightError: bad options, bad input (all of it is listed), nothing left to write, or ``out`` cannot be written.
     """
-    check_types(locals(), kinds_of(write_records), "write_records")
+    check_types(locals(), write_records)
     shares = {"test_fraction": test_fraction, "val_fraction": val_fraction}
     rules: dict[str, Any] = {"group_by": group_by, **shares, "seed": seed}
     options = BuildOptions(classes, rename or {}, labels, split, rules, shards, background, on_bad, exif, layout)
@@ -166,7 +166,7 @@ class BuildOptions:
     """What ``write_records`` is asked for; ``rules`` are the options of ``split_annotations``.
 
     Raises:
-        ResightError: a class has no name, or a choice is none.
+        ResightError: a class has no name.
     """
 
     classes: Sequence[str]
@@ -175,24 +175,15 @@ class BuildOptions:
     split: str
     rules: Mapping[str, Any]
     shards: int | None
-    background: str
-    on_bad: str
-    exif: str
-    layout: Literal["resight", "tfod"]
+    background: Background
+    on_bad: OnBad
+    exif: Exif
+    layout: Layout
 
     def __post_init__(self) -> None:
         for option, words in (("--classes", self.classes), ("--rename", [*self.rename, *self.rename.values()])):
             if strangers := [word for word in words if not isinstance(word, str) or not word]:
                 raise ResightError(f"{shown(strangers[0])} is not a name", where=option)
-        for option, value, known in (
-            ("background", self.background, ("none", "empty", "all")),
-            ("on_bad", self.on_bad, ("error", "skip")),
-            ("layout", self.layout, ("resight", "tfod")),
-            ("exif", self.exif, CHOICES),
-        ):
-            if value not in known:
-                fix = f"It is one of {listed(known)}. {nearest(value, known)}".rstrip()
-                raise ResightError(f"unknown value '{value}'", where=f"--{option.replace('_', '-')}", fix=fix)
 
 
 class _Build:

@@ -11,12 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ..errors import Problem, ResightError, counted, listed, nearest
+from ..errors import Problem, ResightError, counted, listed
 from ..io.images import ImageInfo
 from ..types import Annotation, Box
 
 OUTSIDE_PIXELS, OUTSIDE_SHARE = 2.0, 0.01  # a box this far outside is clipped, one further outside is bad
-CHOICES = ("auto", "stored", "upright")
 
 Frame = Literal["stored", "upright"]
 _FRAMES: dict[Frame, str] = {"stored": "the pixels as stored", "upright": "the image as shown"}
@@ -86,16 +85,6 @@ class Decision:
         """The same as a finding."""
         error = self.question(source)
         return Problem("error", "exif_rotation", source, f"{error.message}. {error.fix}")
-
-
-def check_choice(choice: str) -> None:
-    """
-    Raises:
-        ResightError: it is none of ``CHOICES``.
-    """
-    if choice not in CHOICES:
-        fix = f"It is one of {listed(CHOICES)}. {nearest(choice, CHOICES)}".rstrip()
-        raise ResightError(f"unknown value '{choice}'", where="--exif", fix=fix)
 
 
 def decide(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..arguments import check_types, kinds_of
+from ..arguments import check_types
 from ..config.tree import DataConfig, load_config
 from ..errors import ResightError, counted, listed, nearest
 from ..io import object_store as storage
@@ -105,7 +105,7 @@ def evaluate(
     from ..inference.detector import load
     from ..records.reader import open_configured
 
-    check_types(locals(), kinds_of(evaluate), "evaluate")
+    check_types(locals(), evaluate)
     split = named_split(split)
     if limit is not None and limit < 1:
         raise ResightError(f"is {limit}, and must be at least 1", where="--limit")

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..arguments import check_types, kinds_of
+from ..arguments import check_types
+from ..config.defaults import ExportFormat, InputType
 from ..config.tree import TFOD_MODELS, ModelConfig
-from ..errors import ResightError, listed, nearest
+from ..errors import ResightError, listed
 from ..inference.detector import load
 from ..inference.saved_model import load_saved_model, written_before
 from ..io.outputs import atomic_file, atomic_folder, check_file, check_output
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from .parity import Parity
 
 log = logging.getLogger(__name__)
-
-FORMATS = ("onnx", "savedmodel")
-INPUT_TYPES = ("image_tensor", "encoded_image_string_tensor", "tf_example", "float_image_tensor")  # TFOD's names
 
 
 @dataclass(frozen=True)
@@ -46,12 +44,12 @@ class ExportReport:
 
 def export(
     model: str | os.PathLike[str],
-    format: str = "onnx",
+    format: ExportFormat = "onnx",
     out: str | os.PathLike[str] = "model.onnx",
     *,
     force: bool = False,
     labels: str | os.PathLike[str] | None = None,
-    input_type: str = INPUT_TYPES[0],
+    input_type: InputType = "image_tensor",
     detections: int | None = None,
 ) -> ExportReport:
     """Writes ``model`` as ``format`` to ``out`` and compares the two on images of several sizes.
@@ -64,14 +62,10 @@ def export(
     Raises:
         ResightError: the format is not known, the model cannot be exported, or ``out`` cannot be written.
     """
-    check_types(locals(), kinds_of(export), "export")
-    for value, known, option in ((format, FORMATS, "format"), (input_type, INPUT_TYPES, "input-type")):
-        if value not in known:
-            fix = nearest(value, known) or f"It is one of {listed(known)}."
-            raise ResightError(f"unknown {option.replace('-', ' ')} '{value}'", where=f"--{option}", fix=fix)
+    check_types(locals(), export)
     if format == "savedmodel":
         check_output(out, force, written_before(Path(out)))
-    elif input_type != INPUT_TYPES[0]:
+    elif input_type != "image_tensor":
         raise ResightError("is for a SavedModel alone", where="--input-type", fix="Add --format savedmodel.")
     elif Path(out).suffix != ".onnx":
         raise ResightError("the name of an ONNX model ends in .onnx", where=out)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from ..arguments import check_types, kinds_of
+from ..arguments import check_types
 from ..config.defaults import SCORE
 from ..config.most_detections import MostDetections, with_detections
 from ..errors import ResightError
@@ -186,7 +186,7 @@ def load(
         ResightError: there is no such model, it is damaged, or the device cannot be used; ``detections`` is no such
             number, or the model is an exported one, whose own is fixed.
     """
-    check_types(locals(), kinds_of(load), "load")
+    check_types(locals(), load)
     if is_remote(model):
         from ..models.remote import fetch_model
 

@@ -82,7 +82,7 @@ def write_saved_model(
 
     Args:
         weights: by the names of the PyTorch model's ``state_dict``, in its layout.
-        input_type: one of ``INPUT_TYPES``.
+        input_type: one of ``defaults.InputType``.
     """
     assert config.tfod is not None
     anchors = len(config.tfod.anchor_scales) * len(config.tfod.anchor_ratios)

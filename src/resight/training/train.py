@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ..arguments import check_types, kinds_of
+from ..arguments import check_types
 from ..config.toml_text import flat, toml_value
 from ..config.tree import LENGTHS, Config, ModelConfig, load_config, to_toml
 from ..errors import ResightError, counted
@@ -65,7 +65,7 @@ def train(
     Raises:
         ResightError: input, configuration or environment is wrong.
     """
-    check_types(locals(), kinds_of(train), "train")
+    check_types(locals(), train)
     check_main_guard(config.data.workers or devices > 1)
     check_devices(devices, config)
     run: Path | str
