@@ -18,6 +18,7 @@ myst_heading_anchors = 4  # page.md#heading means here what it means on GitHub
 nitpicky = True
 nitpick_ignore_regex = [("py:class", ".*")]  # types in signatures: no other site is asked for
 autodoc_member_order = "bysource"
+autodoc_default_options = {"special-members": "__call__"}
 maximum_signature_line_length = 100
 html_theme = "pydata_sphinx_theme"
 html_title = "Resight"
@@ -79,12 +80,11 @@ def classes() -> Iterator[str]:
 
 
 def results() -> Iterator[str]:
-    """The classes of what the functions return."""
+    """The classes of what the functions return, but for the configuration, which has a page of its own."""
     found = {get_type_hints(_public(name))["return"] for name in resight.__all__ if isfunction(_public(name))}
-    ours = [
-        f"{kind.__module__}.{kind.__name__}" for kind in found if getattr(kind, "__module__", "").startswith("resight")
-    ]
-    return _documented("autoclass", *sorted(ours, key=lambda name: name.rpartition(".")[2]))
+    ours = [kind for kind in found if kind.__module__.startswith("resight.") and not hasattr(kind, "model_fields")]
+    names = [f"{kind.__module__}.{kind.__name__}" for kind in sorted(ours, key=lambda kind: kind.__name__)]
+    return _documented("autoclass", *names)
 
 
 def _public(name: str) -> Any:

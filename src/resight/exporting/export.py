@@ -29,8 +29,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ExportReport:
+    """What was written to ``out``, of which ``model`` is the exported model, and how close it is to the original."""
+
     out: str
-    model: str  # what of it is the exported model
+    model: str
     parity: Parity
     megabytes: float
 
