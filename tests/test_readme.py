@@ -14,6 +14,7 @@ from xml.sax.saxutils import escape
 
 import pytest
 from PIL import Image, ImageDraw
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import resight
@@ -110,11 +111,17 @@ def test_the_two_commands_stand_under_one_heading_near_the_top():
     assert {"demo", "test"} <= targets
 
 
-def test_every_verb_and_option_of_the_readme_exists():
-    options = set(
-        re.findall(r"--[a-z][a-z-]+", re.sub(r"(?s)docker run .*? resight |tensorboard --logdir", "", README))
-    )
-    verbs = [[verb] for verb in ("demo", "train", "evaluate", "predict", "export", "runs", "doctor")]
-    verbs += [["data", verb] for verb in ("build", "check", "show")]
-    helps = " ".join(CliRunner().invoke(app, [*verb, "--help"], env={"COLUMNS": "200"}).stdout for verb in verbs)
-    assert options <= set(re.findall(r"--[a-z][a-z-]+", helps))
+def test_every_verb_and_option_that_a_page_names_exists():
+    command = get_command(app)
+    groups = {name: group.commands for name, group in command.commands.items() if hasattr(group, "commands")}
+    verbs = {name: verb for name, verb in command.commands.items() if name not in groups}
+    verbs |= {f"{group} {name}": verb for group, inner in groups.items() for name, verb in inner.items()}
+    options = {option for verb in verbs.values() for parameter in verb.params for option in parameter.opts}
+    for page in (*PAGES, *(f"docs/{name}.md" for name in ("data", "commands", "training", "formats", "limits"))):
+        text = re.sub(
+            r"(?s)(docker run|torchrun) .*? resight |(docker|aws|tensorboard) [^`]*", "", (ROOT / page).read_text()
+        )
+        named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
+        assert named <= options | {"--help", "--version"}, page
+        for words in re.findall(r"`resight ([a-z]+(?: [a-z]+)?)", text):
+            assert {words, words.split()[0]} & {*verbs} or words in groups, (page, words)
