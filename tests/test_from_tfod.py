@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,10 +13,10 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from resight.cli.app import app
+from resight.config.defaults import ExportFormat, InputType
 from resight.config.tree import OPERATION_DEFAULTS, Config, ModelConfig, all_keys, load_config, parse_set
 from resight.errors import ResightError
 from resight.evaluation.evaluate import evaluate
-from resight.exporting.export import FORMATS, INPUT_TYPES
 from resight.inference.detector import load
 from resight.label_map import LabelMap, to_pbtxt
 from resight.records.writer import write_records_folder
@@ -156,7 +157,7 @@ def test_every_command_of_the_page_is_one():
         given = command.make_context(name, words).params  # refuses options that are not there, arguments that lack
         for key in parse_set(given.get("set") or ()):
             assert key in all_keys(), line
-        for option, known in {"format": FORMATS, "input_type": INPUT_TYPES}.items():
+        for option, known in {"format": get_args(ExportFormat), "input_type": get_args(InputType)}.items():
             if command.name == "export" and given.get(option):
                 assert given[option] in known, line
 
