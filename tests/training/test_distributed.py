@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -73,37 +74,38 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module")
-def pair(one_thread, shapes, tiny, tmp_path_factory):
-    """The same step by one process and by two: seven images make a batch of 4 and one of 3, which differ in size."""
-    folder = tmp_path_factory.mktemp("processes")
-    config = tiny(shapes(train=7, val=3), train__steps=1, train__batch_size=4, train__ema=0, **PLAIN)
-    train(config, folder / "one")
-    process = launched(toml(config), folder / "two")
-    messages, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, messages
-    return folder, config
+@pytest.fixture(scope="module", params=["resumed", pytest.param("begun", marks=pytest.mark.soak)])
+def pair(request, one_thread, shapes, tiny, tmp_path_factory):
+    """The second step by one process and by two, of which the two begin or go on from the first step of the one: seven
+    images make a batch of 4 and one of 3, which differ in size."""
+    folder = tmp_path_factory.mktemp("distributed")
+    options = {"train__batch_size": 4, "train__ema": 0, **PLAIN}
+    configs = [tiny(shapes(train=7, val=3), train__steps=steps, **options) for steps in (1, 2, 3)]
+    train(configs[0], folder / "one")
+    if request.param == "resumed":
+        shutil.copytree(folder / "one", folder / "two")
+    train(configs[1], folder / "one", resume=True)
+    assert train(configs[1], folder / "two", resume=True, devices=2).exit_code == 0
+    return folder, configs[2]
 
 
 def test_two_processes_take_the_step_of_one(pair):
     folder, _ = pair
     one, two = (load_checkpoint(folder / name / LAST) for name in ("one", "two"))
     assert one.tensors.keys() == two.tensors.keys()
-    for name, value in one.part("optimizer").items():  # after the first step the velocity is the gradient
+    for name, value in one.part("optimizer").items():  # the velocity is the gradient, and the shrunk one before it
         torch.testing.assert_close(two.part("optimizer")[name], value, rtol=1e-5, atol=1e-5 * float(value.abs().max()))
     assert one.state["best"] == pytest.approx(two.state["best"], abs=1e-6)
     keys = ("step", "batches", "evaluated_at", "order")
-    assert [one.state[key] for key in keys] == [two.state[key] for key in keys]
+    assert [one.state[key] for key in keys] == [two.state[key] for key in keys] and one.state["step"] == 2
 
 
-def test_a_run_of_two_goes_on_with_one_and_one_with_two(one_thread, pair):
+def test_a_run_of_two_goes_on_with_one(pair):
     folder, config = pair
-    longer = config.model_copy(update={"train": config.train.model_copy(update={"steps": 2})})
-    train(longer, folder / "two", resume=True)
-    process = launched(toml(longer), folder / "one", "--resume")
-    assert process.communicate(timeout=300) and process.returncode == 0
+    for name in ("one", "two"):
+        train(config, folder / name, resume=True)
     one, two = (load_checkpoint(folder / name / LAST) for name in ("one", "two"))
-    assert one.state["step"] == two.state["step"] == 2
+    assert one.state["step"] == two.state["step"] == 3
     for name, value in one.part("model").items():
         torch.testing.assert_close(two.part("model")[name], value, rtol=1e-4, atol=1e-4 * float(value.abs().max()))
 
@@ -137,11 +139,16 @@ def test_a_notice_and_a_signal_reach_all_and_the_caller_is_told(shapes, tiny, tm
 
 def test_the_death_of_one_ends_the_training_with_its_cause(shapes, tiny, tmp_path):
     config = tiny(shapes(train=7, val=3), train__steps=5000, train__batch_size=4, checkpoint__every_steps=2, **PLAIN)
-    process = launched(toml(config), tmp_path / "run")
-    wait_for(tmp_path / "run" / LAST, process)
-    os.kill(processes_of(process)[-1], signal.SIGKILL)
-    messages, _ = process.communicate(timeout=120)
-    assert process.returncode == 2 and "ended with" in messages and "--resume" in messages
+    before = multiprocessing.active_children()
+
+    def kill():
+        while not (tmp_path / "run" / LAST).exists():
+            time.sleep(0.1)
+        os.kill([one.pid for one in multiprocessing.active_children() if one not in before][-1], signal.SIGKILL)
+
+    threading.Thread(target=kill, daemon=True).start()
+    with pytest.raises(ResightError, match=r"process \d of 2 ended with -9(.|\n)*--resume"):
+        train(config, tmp_path / "run", devices=2)
     assert load_checkpoint(tmp_path / "run" / LAST)
 
 
@@ -172,13 +179,12 @@ def test_what_torchrun_started_is_what_shares_the_batches(shapes, tiny, tmp_path
             train(config, tmp_path, dry_run=dry_run)
 
 
-def test_the_error_of_one_process_is_what_is_told(shapes, tiny, tmp_path):
+def test_the_error_of_one_process_is_what_is_told(shapes, tiny, tmp_path, capfd):
     config = tiny(shapes(broken=1, train=5), train__steps=50, train__batch_size=4, **PLAIN)
-    process = launched(toml(config), tmp_path / "run")
-    messages, _ = process.communicate(timeout=300)
-    assert process.returncode == 2 and "Traceback" not in messages
-    (told,) = [line for line in messages.splitlines() if line.startswith("error: ")]
-    assert "train-00000" in told and ("decode" in told or "image" in told), messages
+    with pytest.raises(ResightError, match="train-00000") as caught:
+        train(config, tmp_path / "run", devices=2)
+    assert "decode" in str(caught.value) or "image" in str(caught.value)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.soak
