@@ -202,6 +202,7 @@ def test_the_commands_lead_to_an_exported_model(trained):
     assert (work / "exported" / "pipeline.config").read_text() == (work / "model" / "pipeline.config").read_text()
 
 
+@pytest.mark.soak
 def test_tensorflow_finds_what_the_trained_model_finds(trained):
     work, *_ = trained
     split = open_records(work / "lisa/records").splits["test"]

@@ -33,6 +33,8 @@ from resight.training.train import train
 from resight.training.trainer import Trainer
 
 OFTEN = {"augment__scale": (0.8, 1.2), "train__warmup_steps": 2, "train__learning_rate": 0.001}
+SMALLEST = {"model__min_size": 32, "model__max_size": 48}
+HALF = {**OFTEN, **SMALLEST, "train__precision": "float16", "train__batch_size": 1}  # which a CPU is slow at
 
 
 @pytest.fixture
@@ -238,7 +240,7 @@ def test_a_training_that_is_not_interrupted_says_nothing_of_it(caplog):
 @pytest.mark.parametrize(
     ("blow", "moment"),
     [
-        ("SIGTERM", "steps"),
+        pytest.param("SIGTERM", "steps", marks=pytest.mark.soak),
         pytest.param("SIGTERM", "workers", marks=pytest.mark.soak),
         ("SIGINT", "workers"),
     ],
@@ -491,7 +493,7 @@ def measured(value):
 def test_patience_ends_a_training_that_does_not_get_better(shapes, tiny, tmp_path, monkeypatch):
     values = iter([0.1, 0.3, 0.3, 0.2, 0.25])
     monkeypatch.setattr(trainer, "measure", lambda *_, **__: measured(next(values)))
-    config = tiny(shapes(train=6, test=1), train__steps=50, train__patience=3, train__batch_size=6)
+    config = tiny(shapes(train=6, test=1), train__steps=50, train__patience=3, train__batch_size=6, **SMALLEST)
     result = train(config, tmp_path)
     assert (result.exit_code, result.steps, result.best) == (0, 5, 0.3)
     best = load_checkpoint(tmp_path / BEST)
@@ -584,7 +586,7 @@ def test_a_switch_changes_the_arithmetic_only(shapes, tiny, tmp_path, switch, va
 
 
 def test_a_loss_scale_goes_on_where_it_was(shapes, tiny, tmp_path, interrupt_after):
-    config = tiny(shapes(train=3), train__steps=2, train__precision="float16", **OFTEN)
+    config = tiny(shapes(train=3), train__steps=2, **HALF)
     train(config, tmp_path / "whole")
     interrupt_after(1)
     train(config, tmp_path / "parts")
@@ -652,7 +654,7 @@ def test_gradients_that_are_never_finite_end_a_training_in_half_precision(shapes
     scales = iter([65536.0, 0.5])
     monkeypatch.setattr(Trainer, "_gradient_norm", lambda self: next(norms))
     monkeypatch.setattr(torch.amp.GradScaler, "get_scale", lambda _: next(scales))
-    config = tiny(shapes(train=5), train__steps=500, train__precision="float16", **OFTEN)
+    config = tiny(shapes(train=5), train__steps=500, **HALF)
     with pytest.raises(Diverged, match="the gradient is not finite at step 2"):
         train(config, tmp_path)
     assert lines(tmp_path)[0]["gradient_norm"] is None  # JSON knows no infinity
