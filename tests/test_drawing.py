@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from resight.drawing import LONGEST_SIDE, colour_of, draw, save_picture
+from resight.drawing import MAX_SIDE, colour_of, draw, save_picture
 
 STOP = np.array(colour_of("stop"))
 
@@ -129,10 +129,10 @@ def test_a_name_of_any_length_is_cut_to_its_room():
 
 
 def test_a_picture_that_is_longer_than_a_jpeg_can_be_is_written_smaller(tmp_path):
-    save_picture(grey(2, LONGEST_SIDE + 1000), tmp_path / "wide.jpg")
+    save_picture(grey(2, MAX_SIDE + 1000), tmp_path / "wide.jpg")
     save_picture(grey(20, 30), tmp_path / "small.jpg", comment=b"mine")
     with Image.open(tmp_path / "wide.jpg") as wide, Image.open(tmp_path / "small.jpg") as small:
-        assert wide.width == LONGEST_SIDE
+        assert wide.width == MAX_SIDE
         assert small.size == (30, 20) and small.info["comment"] == b"mine"
 
 

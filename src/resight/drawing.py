@@ -14,10 +14,10 @@ from PIL import Image, ImageDraw, ImageFont
 Colour = tuple[int, int, int]
 Rectangle = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels, the last ones included
 
-MOST_LABELS = 30  # of more boxes the labels would hide the objects
-LONGEST_TEXT = 200  # characters; to cut a text to its room takes a while
-LONGEST_SIDE = 65_500  # pixels that libjpeg writes
-LEAST_TEXT = 8  # pixels of a font that can be read
+MAX_LABELS = 30  # of more boxes the labels would hide the objects
+MAX_TEXT = 200  # characters; to cut a text to its room takes a while
+MAX_SIDE = 65_500  # pixels that libjpeg writes
+MIN_TEXT = 8  # pixels of a font that can be read
 
 
 def draw(
@@ -31,7 +31,7 @@ def draw(
     """A copy of ``image`` with its boxes and their labels drawn.
 
     Lines run around a box rather than over it, so that a small object stays visible, and line and text grow with
-    the picture. Labels stay inside the picture and avoid each other where there is room; of more than ``MOST_LABELS``
+    the picture. Labels stay inside the picture and avoid each other where there is room; of more than ``MAX_LABELS``
     boxes, and in pictures too small for a text, there are none. Boxes that reach outside are cut at the border, turned
     ones are straightened, those with a NaN are left out.
 
@@ -57,7 +57,7 @@ def draw(
     for outline, name, _ in reversed(outlines):
         canvas.rectangle(_grow(outline, 1), outline=_ink(colour_of(name)))
         canvas.rectangle(outline, outline=colour_of(name), width=line)
-    if not labels or len(outlines) > MOST_LABELS:
+    if not labels or len(outlines) > MAX_LABELS:
         return np.asarray(picture)
     kept_clear = [outline for outline, _, _ in outlines]
     for outline, name, text in outlines:
@@ -70,7 +70,7 @@ def draw(
 def save_picture(picture: np.ndarray, path: Path, **more: Any) -> None:
     """Writes ``[H, W, 3]`` uint8 RGB as a JPEG, smaller where a JPEG cannot be as large; ``more`` is for Pillow."""
     image = Image.fromarray(picture)
-    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    image.thumbnail((MAX_SIDE, MAX_SIDE))
     image.save(path, quality=92, **more)
 
 
@@ -105,12 +105,12 @@ def _grow(box: Rectangle, by: int) -> Rectangle:
 
 def _fit(text: str, width: int, height: int) -> tuple[ImageFont.FreeTypeFont | ImageFont.ImageFont, str]:
     """A font for this picture and as much of ``text`` as it can hold; nothing where not even a letter fits."""
-    text = "".join(c if c.isprintable() else " " for c in text[:LONGEST_TEXT])
+    text = "".join(c if c.isprintable() else " " for c in text[:MAX_TEXT])
     size = min(max(12, round(max(width, height) / 45)), min(width, height) // 10)
-    font = ImageFont.load_default(max(size, LEAST_TEXT))
-    if size < LEAST_TEXT:  # it would cover the picture
+    font = ImageFont.load_default(max(size, MIN_TEXT))
+    if size < MIN_TEXT:  # it would cover the picture
         return font, ""
-    while size > LEAST_TEXT and font.getlength(text) > width - size:
+    while size > MIN_TEXT and font.getlength(text) > width - size:
         size -= 1
         font = ImageFont.load_default(size)
     if font.getlength(text) > width - size:

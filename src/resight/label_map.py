@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 from .errors import Problem, ResightError, listed
 from .io import textproto
 
-MOST_CLASSES = 100_000
+MAX_CLASSES = 100_000
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class LabelMap:
         """
         known = {item.id: item for item in reversed(self.items) if item.id > 0}
         highest = max(known, default=0)
-        if highest > MOST_CLASSES:
-            raise ResightError(f"the label map has the id {highest}; more than {MOST_CLASSES:,} classes are not meant")
+        if highest > MAX_CLASSES:
+            raise ResightError(f"the label map has the id {highest}; the maximum is {MAX_CLASSES:,}")
         if 0 < count < highest:
             raise ResightError(f"the label map has the id {highest}, the model {count} classes")
         items = (known.get(id) or LabelItem(id, f"class {id}") for id in range(1, (count or highest) + 1))
@@ -106,7 +106,7 @@ def parse_label_map(text: str, where: str = "") -> LabelMap:
     for field in textproto.parse(text, where):
         place = f"{where}, line {field.line}" if where else f"line {field.line}"
         if field.name != "item" or not isinstance(field.value, list):
-            problems.append(Problem("warning", "label_map_field", place, f"'{field.name}' is no item; ignored"))
+            problems.append(Problem("warning", "label_map_field", place, f"'{field.name}' is not an item; ignored"))
             continue
         item, has_id = _item(field.value, place, problems)
         if item.id == 0 and item.name == "background":
@@ -155,18 +155,12 @@ def _item(fields: list[textproto.Field], place: str, problems: list[Problem]) ->
     return LabelItem(id or 0, name, display_name), id is not None
 
 
-def _oddities(items: list[LabelItem], stated: list[int], where: str) -> list[Problem]:
-    problems = []
-    repeated_ids = [str(id) for id, count in Counter(stated).items() if count > 1]
-    if repeated_ids:
-        problems.append(Problem("error", "label_map_repeated_id", where, f"ids used twice: {listed(repeated_ids)}"))
-    repeated = [name for name, count in Counter(item.name for item in items).items() if count > 1]
-    if repeated:
-        problems.append(Problem("error", "label_map_repeated_name", where, f"names used twice: {listed(repeated)}"))
-    low = [id for id in stated if id < 1]
-    if low:
-        problems.append(Problem("warning", "label_map_id_0", where, f"ids below 1: {listed(low)}; TFOD counts from 1"))
-    gaps = max(stated, default=0) - len({id for id in stated if id >= 1})
-    if gaps > 0:
-        problems.append(Problem("warning", "label_map_gap", where, f"{gaps} ids below {max(stated)} have no class"))
-    return problems
+def _oddities(items: list[LabelItem], stated: list[int], where: str) -> Iterator[Problem]:
+    if repeated := [id for id, count in Counter(stated).items() if count > 1]:
+        yield Problem("error", "label_map_repeated_id", where, f"ids used twice: {listed(repeated)}")
+    if names := [name for name, count in Counter(item.name for item in items).items() if count > 1]:
+        yield Problem("error", "label_map_repeated_name", where, f"names used twice: {listed(names)}")
+    if low := [id for id in stated if id < 1]:
+        yield Problem("warning", "label_map_id_0", where, f"ids below 1: {listed(low)}; TFOD counts from 1")
+    if (gaps := max(stated, default=0) - len({id for id in stated if id >= 1})) > 0:
+        yield Problem("warning", "label_map_gap", where, f"{gaps} ids below {max(stated)} have no class")

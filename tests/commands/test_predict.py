@@ -179,7 +179,7 @@ def test_the_output_is_refused_before_the_work(photos, tmp_path):
     (tmp_path / "mine").write_text("")
     with pytest.raises(ResightError, match="already holds something"):
         predict("no such model", [photos], tmp_path)
-    with pytest.raises(ResightError, match="is an image's name"):
+    with pytest.raises(ResightError, match="is the name of an image"):
         predict("no such model", [photos], tmp_path / "found.PNG")
 
 

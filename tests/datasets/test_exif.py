@@ -108,7 +108,7 @@ def test_the_question_names_examples_and_how_to_look():
     for frame in ("stored", "upright"):
         assert f"resight data show 'my photos' --exif {frame} -o look-{frame}" in error.fix
     both = decide([rotated(SHOWN_ONLY), rotated(STORED_ONLY, name="b.jpg")]).question("d").message
-    assert "contradicts itself" in both and "a.jpg" in both and "b.jpg" in both
+    assert "is contradictory" in both and "a.jpg" in both and "b.jpg" in both
 
 
 def source(folder, *corners, orientation=6):

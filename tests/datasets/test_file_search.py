@@ -112,12 +112,12 @@ def test_the_nearest_name_is_suggested(search, tmp_path):
 
 
 def test_frames_of_one_name_in_more_folders_than_are_told_apart_one_by_one(search):
-    videos = [f"v{number}" for number in range(file_search._MOST + 6)]
+    videos = [f"v{number}" for number in range(file_search._MAX_COMPARED + 6)]
     find = search(*(f"frames/{video}/0.JPG" for video in videos))
     for video in (videos[0], videos[-1]):
         assert find("0", f"frames/{video}")[0] == f"frames/{video}/0.JPG"  # the folder it should be in
         assert find("0", "boxes", near=[video, "boxes"])[0] == f"frames/{video}/0.JPG"  # another, of a like name
-    assert len(find("0", "boxes", near=["boxes"])[2]) == file_search._MOST
+    assert len(find("0", "boxes", near=["boxes"])[2]) == file_search._MAX_COMPARED
 
 
 def test_what_counts_elsewhere_can_be_told(search):

@@ -173,7 +173,11 @@ def test_group_by_an_expression_on_the_file_name(pattern: str) -> None:
 
 @pytest.mark.parametrize(
     ("group_by", "says"),
-    [("(", "no regular expression"), ("^zebra", "matches no file name"), ("track", "does not say which track")],
+    [
+        ("(", "not a valid regular expression"),
+        ("^zebra", "matches no file name"),
+        ("track", "does not say which track"),
+    ],
 )
 def test_group_by_that_cannot_be_done_is_refused(group_by: str, says: str) -> None:
     with pytest.raises(ResightError, match=says):

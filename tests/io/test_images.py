@@ -157,7 +157,7 @@ def test_the_limit_is_of_memory_and_can_be_set(tmp_path, monkeypatch):
         read_bytes(tmp_path / "a.png")
     for wrong in ("much", "0", "nan", "inf"):
         monkeypatch.setenv("RESIGHT_MAX_IMAGE_MB", wrong)
-        with pytest.raises(ResightError, match="no number of megabytes"):
+        with pytest.raises(ResightError, match="not a number of megabytes"):
             probe(data)
 
 
@@ -338,7 +338,7 @@ def test_nothing_is_printed_about_odd_images(tmp_path):
     (tmp_path / "exif.jpg").write_bytes(buffer.getvalue())
     Image.new("L", (9600, 9600)).save(tmp_path / "large.png")
     script = (
-        "import logging, sys; from resight.data import images\n"
+        "import logging, sys; from resight.io import images\n"
         "for path in sys.argv[1:]: images.read_image(path)\n"
         "logging.getLogger('PIL.TiffImagePlugin').error('printed')\n"
     )

@@ -78,7 +78,7 @@ def test_an_index_of_other_records_of_the_same_size_is_found_out(folder, s3, tmp
     address = s3.put(other, "set")
     storage.write(f"{address}/{shards[0].name}", _with_other_name(shards[0]))
     split = open_records(address).splits["train"]
-    with pytest.raises(ResightError, match="another record than the index says") as caught:
+    with pytest.raises(ResightError, match="is not the record that the index lists") as caught:
         list(split)
     assert caught.value.where.startswith(f"{address}/{shards[0].name}, byte")
 

@@ -99,7 +99,7 @@ def predict(
     check_share(score, "score")
     check_share(nms_iou, "nms_iou")
     if Path(out).suffix.lower() in IMAGE_SUFFIXES:
-        raise ResightError("is an image's name, and a folder is written", where=out, fix="Name a folder with -o.")
+        raise ResightError("is the name of an image; the output is a folder", where=out, fix="Name a folder with -o.")
     is_ours = _written_before(Path(out))
     check_output(out, force, is_ours)
     files = find_images([inputs] if isinstance(inputs, str | os.PathLike) else inputs)
@@ -162,7 +162,7 @@ def find_images(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
         check_type(f"number {number}", path, PATH, "INPUT")
     for path in inputs:
         if remedy := _no_image(str(path)):
-            raise ResightError("predict reads images and folders of images", where=path, fix=remedy)
+            raise ResightError("predict takes images and folders of images", where=path, fix=remedy)
     missing = [str(path) for path in inputs if not os.path.exists(path)]
     if missing:
         raise ResightError(f"there is no {listed(missing)}", where="INPUT", fix=fix)
@@ -199,18 +199,18 @@ def _no_image(text: str) -> str:
     path = shlex.quote(text)
     if text.lower().endswith(VIDEO_SUFFIXES):
         return (
-            "A video is not read. Write its frames as images first:\n"
+            "Videos are not supported. Write its frames as images first:\n"
             f"  mkdir frames && ffmpeg -i {path} -vf fps=2 frames/%05d.jpg\n  and predict on the folder frames."
         )
     if (text.isdigit() and not os.path.exists(text)) or text.startswith("/dev/video"):
         return (
-            "A camera is not read. Write a picture of it as an image first, or hand its frames to the detector in\n"
+            "Cameras are not supported. Save a picture as an image first, or hand the frames to the detector in\n"
             "  Python: resight.load(MODEL)(frame), with the frame as an [H, W, 3] uint8 RGB array."
         )
     if is_remote(text):
         return f"Copy them here first: aws s3 cp --recursive {path} photos"
     if is_address(text):
-        return "Addresses are not read. Download the images first."
+        return "URLs are not supported. Download the images first."
     if "*" in text and not os.path.exists(text):
         return "No file matches this pattern."
     return ""

@@ -15,7 +15,7 @@ from ..io.object_store import is_remote
 from ..io.terminal import WIDTH, wrapped
 
 WATCHED = ("mAP", "AP50")
-LONGEST_VALUE = 30  # characters, of a value of a configuration
+MAX_VALUE = 30  # characters, of a value of a configuration
 _MARKS = ("config.toml", "metrics.jsonl", "checkpoints")
 
 
@@ -99,7 +99,7 @@ def _differences(runs: Sequence[dict[str, Any]]) -> list[str]:
         of_value: dict[str, list[str]] = {}
         for run in told:
             value = run["config"].get(key)
-            said = "default" if value is None else _cut(str(value), LONGEST_VALUE)
+            said = "default" if value is None else _cut(str(value), MAX_VALUE)
             of_value.setdefault(said, []).append(_cut(_name(run), 24))
         if len(of_value) > 1:
             lines.append(

@@ -118,10 +118,10 @@ def decide(
         return Decision(only, why, images, boxes)
     if evidence:
         signs = "; ".join(f"for {_FRAMES[frame]}: {why}" for frame, why in evidence.items())
-        return Decision(None, f"what tells the frame of the boxes contradicts itself: {signs}", images, boxes)
+        return Decision(None, f"the evidence for the frame of the boxes is contradictory: {signs}", images, boxes)
     examples = listed((f"{a.filename} (orientation {image.orientation})" for a, image in rotated), 3)
     where = " or ".join(f"on {frame}" for frame in _FRAMES.values())
-    why = f"nothing tells whether the boxes were drawn {where}: {examples}"
+    why = f"nothing in the source shows whether the boxes were drawn {where}: {examples}"
     return Decision(None, why, images, boxes)
 
 

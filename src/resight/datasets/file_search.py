@@ -17,7 +17,7 @@ from ..io.files import IMAGE_SUFFIXES
 
 # Other suffixes that names of images carry: a file may have been converted since.
 _SUFFIXES = frozenset((*IMAGE_SUFFIXES, ".jp2", ".tga", ".txt"))
-_MOST = 64  # candidates that are told apart one by one
+_MAX_COMPARED = 64  # candidates that are told apart one by one
 
 # In what a name may differ from its file's, the least difference first; after an exact name.
 STEM, SAME_SUFFIX, SUFFIX, CASE, UNICODE, PERCENT, SEVERAL, PATH = range(1, 9)
@@ -105,7 +105,7 @@ class FileSearch:
         if not elsewhere or (here and sharing.depth == len(parts)):
             return _best(here if sharing.depth == len(parts) else [], sharing, end)
         hints = [*near, *parts[: -sharing.depth]]
-        if len(files := sharing.near(hints)) <= _MOST:
+        if len(files := sharing.near(hints)) <= _MAX_COMPARED:
             # A file of another suffix elsewhere may well be another thing of the same name: a mask, a thumbnail.
             suffix = _plain(split_suffix(name)[1])
             files = [path for path in files if not suffix or path in here or _plain(split_suffix(path)[1]) == suffix]
@@ -156,7 +156,7 @@ class _Sharing:
 
     def within(self, folders: set[str]) -> list[str]:
         """The files whose paths, without what they share, are ``folders``."""
-        if len(self.files) <= _MOST:
+        if len(self.files) <= _MAX_COMPARED:
             return [path for path in self.files if self._place(path) in folders]
         return [path for folder in sorted(folders) for path in self._by_place.get(folder, ())]
 
@@ -173,7 +173,7 @@ class _Sharing:
     def near(self, folders: Sequence[str]) -> list[str]:
         """The files; of more than are told apart one by one, those below the rarest of the ``folders`` that are here:
         frames of all videos may have the same names."""
-        if len(self.files) <= _MOST:
+        if len(self.files) <= _MAX_COMPARED:
             return self.files
         below = [found for folder in folders if (found := self._by_folder.get(_loose(folder)))]
         return min(below, key=len, default=self.files)
@@ -199,10 +199,10 @@ class _Sharing:
 def _best(files: Sequence[str], sharing: _Sharing, end: Sequence[str], hints: Iterable[str] = ()) -> Match:
     """The one of ``files`` whose last parts differ least from ``end``."""
     name = "/".join(end)
-    if len(files) > _MOST:
+    if len(files) > _MAX_COMPARED:
         same = [path for path in files if path.endswith(f"/{name}")]
         if len(same) != 1:
-            return Match(candidates=tuple((same or files)[:_MOST]))
+            return Match(candidates=tuple((same or files)[:_MAX_COMPARED]))
         files = same
     if len(files) == 1:
         return Match(files[0], rung(name, sharing.tail(files[0])))
@@ -302,7 +302,7 @@ def did_you_mean(path: str) -> str:
 
 def _close(name: str, names: list[str]) -> str:
     """The one of sorted ``names`` that is most like ``name``, "" where none is."""
-    if len(names) > _MOST:  # a name mostly has its nearest beside it in the alphabet
+    if len(names) > _MAX_COMPARED:  # a name mostly has its nearest beside it in the alphabet
         at = bisect.bisect(names, name)
-        names = names[max(at - _MOST // 2, 0) : at + _MOST // 2]
+        names = names[max(at - _MAX_COMPARED // 2, 0) : at + _MAX_COMPARED // 2]
     return next(iter(get_close_matches(name[:255], names, n=1, cutoff=0.6)), "")

@@ -139,7 +139,7 @@ def _fault(box: Box, width: int, height: int, classes: Sequence[str]) -> tuple[s
     if classes and box.label not in classes:
         return "unknown_class", f"is of an unknown class. {nearest(box.label, classes)}".rstrip()
     if not all(math.isfinite(side) for side in box.xyxy):
-        return "bad_box", f"has corners that are no numbers: {corners}"
+        return "bad_box", f"has corners that are not numbers: {corners}"
     if box.xmax <= box.xmin or box.ymax <= box.ymin:
         return "bad_box", f"has no positive width and height: {corners}"
     within = _clip(box, width, height)

@@ -1,4 +1,4 @@
-"""Splits: which image trains, which is watched in training, which is tested.
+"""Splits: which images are for training, which for validation and which for testing.
 
 Images that belong together (a track of one video, near-identical pictures) never part under the rule ``group``; under
 every rule the leakage that is left is measured.
@@ -141,7 +141,7 @@ def _tracks(items: Sequence[Annotation], group_by: str | None) -> list[str | Non
         try:
             pattern = re.compile(group_by or "")
         except re.error as error:
-            raise ResightError(f"is no regular expression: {error}", where=f"--group-by {group_by}") from error
+            raise ResightError(f"is not a valid regular expression: {error}", where=f"--group-by {group_by}") from error
         found = _searched(pattern, [item.filename for item in items])
         tracks = [(match[1 if pattern.groups else 0] or None) if match else None for match in found]
         problem = "matches no file name"

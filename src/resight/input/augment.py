@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional as F
 from ..config.tree import AugmentConfig
 
 # At the beginning of a word or of a hump of it: "turnLeft", "keep_right", but not "bright".
-HANDED = re.compile(r"(?<![A-Za-z])(?:left|right|LEFT|RIGHT)|(?:Left|Right)")
+LEFT_RIGHT = re.compile(r"(?<![A-Za-z])(?:left|right|LEFT|RIGHT)|(?:Left|Right)")
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ def _mirrored(name: str) -> str:
         other = "right" if word.lower() == "left" else "left"
         return other.upper() if word.isupper() else other.capitalize() if word[0].isupper() else other
 
-    return HANDED.sub(swap, name)
+    return LEFT_RIGHT.sub(swap, name)
 
 
 @dataclass(frozen=True)
 class FlipRule:
-    """``partner[class]`` is the class seen in a mirror; -1 where a handed class has none, so it must not be flipped."""
+    """``partner[class]`` is the class seen in a mirror; -1 where a left/right class has none."""
 
     partner: tuple[int, ...]
 
@@ -62,7 +62,7 @@ class FlipRule:
         index = {name: i for i, name in enumerate(classes)}
         return cls(
             tuple(
-                index.get(both[name], -1) if name in both else -1 if HANDED.search(name) else index[name]
+                index.get(both[name], -1) if name in both else -1 if LEFT_RIGHT.search(name) else index[name]
                 for name in classes
             )
         )

@@ -92,32 +92,19 @@ class BlockCache:
         if now - self._seen.setdefault(shard.address, now) < RECHECK:
             return
         if storage.stat(shard.address) != shard:
-            fix = "Do not write to records that a training reads; begin again with what they are now."
+            fix = "Do not change records that a training reads; start a new training on these."
             raise Conflict("the shard has changed since it was opened", where=shard.address, fix=fix)
         self._seen[shard.address] = now
 
 
 @dataclass(frozen=True)
-class CachedFile:
+class CachedFile(Object):
     """An object of a store, read through the blocks of ``cache``."""
 
-    object: Object
     cache: BlockCache
 
-    @property
-    def path(self) -> str:
-        return self.object.address
-
-    @property
-    def size(self) -> int:
-        return self.object.size
-
-    @property
-    def etag(self) -> str:
-        return self.object.etag
-
     def read(self, length: int, offset: int) -> bytes:
-        return self.cache.read(self.object, length, offset)
+        return self.cache.read(Object(self.address, self.size, self.etag), length, offset)
 
     def __str__(self) -> str:
-        return self.path
+        return self.address

@@ -24,19 +24,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 VIDEO_SUFFIXES = (
-    ".mp4",
-    ".avi",
-    ".mov",
-    ".mkv",
-    ".webm",
-    ".m4v",
-    ".mpg",
-    ".mpeg",
-    ".wmv",
-    ".flv",
-    ".ts",
-    ".mts",
-    ".3gp",
+    *(".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".mts", ".3gp"),
 )
 _OTHERS = (
     *(".jp2", ".j2k", ".jxl", ".tga", ".psd", ".svg", ".eps", ".pdf", ".exr", ".hdr", ".pcx", ".ico"),
@@ -52,15 +40,8 @@ _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", *(["AVIF"] if _A
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1")
 _NAMES = {"mpo": "jpeg", "dib": "bmp"}
 _ORIENTATION = 0x0112
-_TRANSPOSE = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
+_TRANSPOSE = {orientation: Image.Transpose[name] for orientation, name in enumerate(_TURNS, 2)}
 
 
 @dataclass(frozen=True)
@@ -100,13 +81,11 @@ def open_image(data: bytes | BinaryIO, where: object = "") -> Image.Image:
     try:
         image = Image.open(file, formats=(*_FORMATS, "HEIF") if heic and _reads_heic() else _FORMATS)
     except UnidentifiedImageError as error:
+        message = f"is not an image of a known format ({', '.join(_FORMATS)}), or its header is damaged"
         if (heic or str(where).lower().endswith((".heic", ".heif"))) and not _reads_heic():
             message = "is a HEIC image: to read it, pip install 'resight[heif]', or convert it to JPEG"
-            raise ResightError(message, where=where) from error
-        if head[4:] in (b"ftypavif", b"ftypavis") and not _AVIF:
+        elif head[4:] in (b"ftypavif", b"ftypavis") and not _AVIF:
             message = "is an AVIF image: to read it, pip install -U 'pillow>=11.3', or convert it to JPEG"
-            raise ResightError(message, where=where) from error
-        message = f"is not an image of a known format ({', '.join(_FORMATS)}), or its header is damaged"
         raise ResightError(message, where=where) from error
     except Image.DecompressionBombError as error:
         raise _too_large(str(error), most, where) from error
@@ -158,17 +137,14 @@ def upright(data: bytes, where: object = "") -> bytes:
         return data
     image = _load(data, where)
     turned = _turned(image, orientation).copy()
-    options: dict[str, dict[str, Any]] = {
-        "JPEG": {"quality": 95, "subsampling": 0},
-        "WEBP": {"quality": 95},
-        "AVIF": {"quality": 95, "subsampling": "4:4:4"},
-    }
+    fine: dict[str, Any] = {"JPEG": {"subsampling": 0}, "WEBP": {}, "AVIF": {"subsampling": "4:4:4"}}
     kind = "JPEG" if image.format == "MPO" else str(image.format)
+    options = {"quality": 95, **fine[kind]} if kind in fine else {}
     profile = image.info.get("icc_profile")
     turned.info = {key: value for key, value in image.info.items() if key == "transparency"}
     out = io.BytesIO()
     try:
-        turned.save(out, kind, icc_profile=profile, **options.get(kind, {}))
+        turned.save(out, kind, icc_profile=profile, **options)
     except (OSError, ValueError, KeyError) as error:  # KeyError: Pillow reads the format, but does not write it
         raise ResightError(f"cannot store the image upright: {error}", where=where) from error
     return out.getvalue()
@@ -273,7 +249,7 @@ def max_image_mb() -> float:
             return most
     except ValueError:
         pass
-    raise ResightError(f"{said!r:.40} is no number of megabytes", where=ALLOWED)
+    raise ResightError(f"{said!r:.40} is not a number of megabytes", where=ALLOWED)
 
 
 def _bytes_per_pixel(image: Image.Image) -> int:
@@ -322,11 +298,8 @@ def passed_over(names: Iterable[str]) -> str:
     """How many of these files are videos or pictures that are not read, by suffix, and what to do; "" if none is."""
     suffixes = Counter(os.path.splitext(name)[1].lower() for name in names)
     said = []
-    remedies = {
-        VIDEO_SUFFIXES: "take frames of videos: ffmpeg -i VIDEO frame%06d.jpg",
-        _OTHERS: "convert pictures to JPEG or PNG",
-    }
-    for kind, remedy in remedies.items():
+    videos = "take frames of videos: ffmpeg -i VIDEO frame%06d.jpg"
+    for kind, remedy in ((VIDEO_SUFFIXES, videos), (_OTHERS, "convert pictures to JPEG or PNG")):
         if counts := [f"{suffixes[suffix]:,} {suffix}" for suffix in kind if suffixes[suffix]]:
             said.append(f"{', '.join(counts)} ({remedy})")
     return "; ".join(said)

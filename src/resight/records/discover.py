@@ -47,12 +47,12 @@ def find_records(root: str, globs: Mapping[str, str | Sequence[str]], problems: 
     sets = {split: keys for split, keys in sets.items() if split not in globs}
     if not found and not sets:
         if untold:
-            raise ResightError(f"no name tells which split it is: {listed(untold)}", where=root, fix=_KEYS)
+            raise ResightError(f"no file name contains a split word: {listed(untold)}", where=root, fix=_KEYS)
         _no_records(root)
     several = {split: keys for split, keys in sets.items() if len(keys) > 1}
     if several:
         choices = "; ".join(f"{split}: {listed(sorted(keys))}" for split, keys in several.items())
-        raise ResightError(f"the names leave a choice of records for {choices}", where=root, fix=_KEYS)
+        raise ResightError(f"ambiguous file names, several sets of records for {choices}", where=root, fix=_KEYS)
     if untold:
         message = f"belong to no split and are not read: {listed(untold)}"
         problems.append(Problem("warning", "unassigned_records", root, message))
@@ -63,7 +63,7 @@ def find_records(root: str, globs: Mapping[str, str | Sequence[str]], problems: 
 
 
 def _by_name(root: str, files: Sequence[str]) -> tuple[dict[str, dict[str, list[str]]], list[str]]:
-    """``{split: {name of the set: its shards}}`` as the names of files and folders tell, and files that none assigns."""
+    """``{split: {name of the set: its shards}}`` by the names of files and folders, and the files of no split."""
     sets: dict[str, dict[str, list[str]]] = {}
     untold = []
     for file in files:

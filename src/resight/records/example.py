@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from google.protobuf.message import DecodeError
 
 from ..errors import ResightError, listed
@@ -55,41 +55,28 @@ _TEXT, _LABEL = "image/object/class/text", "image/object/class/label"
 _FLAGS = {"difficult": "image/object/difficult", "crowd": "image/object/is_crowd", "occluded": "image/object/occluded"}
 
 
-def _message_classes() -> tuple[Any, Any]:
-    proto = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(name="resight/example.proto", package="resight", syntax="proto3")
-
-    def message(name: str, parent: Any = file) -> Any:
-        return (parent.message_type if parent is file else parent.nested_type).add(name=name)
-
-    def add(to: Any, name: str, number: int, kind: int, label: int = proto.LABEL_OPTIONAL, of: str = "") -> Any:
-        kind_name = f".resight.{of}" if of else None
-        return to.field.add(name=name, number=number, type=kind, label=label, type_name=kind_name)
-
-    kinds = {"bytes": proto.TYPE_BYTES, "float": proto.TYPE_FLOAT, "int64": proto.TYPE_INT64}
-    for name, kind in kinds.items():
-        add(message(f"{name.capitalize()}List"), "value", 1, kind, proto.LABEL_REPEATED)
-    feature = message("Feature")
-    feature.oneof_decl.add(name="kind")
-    for number, name in enumerate(kinds, start=1):
-        one = add(feature, f"{name}_list", number, proto.TYPE_MESSAGE, of=f"{name.capitalize()}List")
-        one.oneof_index = 0
-    features = message("Features")
-    entry = message("FeatureEntry", features)
-    entry.options.map_entry = True
-    add(entry, "key", 1, proto.TYPE_STRING)
-    add(entry, "value", 2, proto.TYPE_MESSAGE, of="Feature")
-    add(features, "feature", 1, proto.TYPE_MESSAGE, proto.LABEL_REPEATED, of="Features.FeatureEntry")
-    example = message("Example")
-    add(example, "features", 1, proto.TYPE_MESSAGE, of="Features")
-
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    found = message_factory.GetMessageClassesForFiles([file.name], pool)
-    return found["resight.Example"], found["resight.Feature"]
-
-
-_Example, _Feature = _message_classes()
+# tensorflow/core/example/{feature,example}.proto in few words.
+_PROTO = """
+name: "resight/example.proto" package: "resight" syntax: "proto3"
+message_type { name: "BytesList" field { name: "value" number: 1 type: TYPE_BYTES label: LABEL_REPEATED } }
+message_type { name: "FloatList" field { name: "value" number: 1 type: TYPE_FLOAT label: LABEL_REPEATED } }
+message_type { name: "Int64List" field { name: "value" number: 1 type: TYPE_INT64 label: LABEL_REPEATED } }
+message_type { name: "Feature" oneof_decl { name: "kind" }
+  field { name: "bytes_list" number: 1 type: TYPE_MESSAGE type_name: ".resight.BytesList" oneof_index: 0 }
+  field { name: "float_list" number: 2 type: TYPE_MESSAGE type_name: ".resight.FloatList" oneof_index: 0 }
+  field { name: "int64_list" number: 3 type: TYPE_MESSAGE type_name: ".resight.Int64List" oneof_index: 0 } }
+message_type { name: "Features"
+  nested_type { name: "FeatureEntry" options { map_entry: true } field { name: "key" number: 1 type: TYPE_STRING }
+    field { name: "value" number: 2 type: TYPE_MESSAGE type_name: ".resight.Feature" } }
+  field { name: "feature" number: 1 type: TYPE_MESSAGE label: LABEL_REPEATED
+    type_name: ".resight.Features.FeatureEntry" } }
+message_type { name: "Example"
+  field { name: "features" number: 1 type: TYPE_MESSAGE type_name: ".resight.Features" } }
+"""
+_POOL = descriptor_pool.DescriptorPool()
+_POOL.Add(text_format.Parse(_PROTO, descriptor_pb2.FileDescriptorProto()))
+_MESSAGES: dict[str, Any] = message_factory.GetMessageClassesForFiles(["resight/example.proto"], _POOL)
+_Example = _MESSAGES["resight.Example"]
 
 
 def encode_example(record: Record) -> bytes:

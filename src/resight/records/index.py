@@ -159,7 +159,7 @@ def open_index(folder: str, files: Sequence[str | CachedFile], *, beside: bool) 
     so and it can be written, else in the user's cache. What lies beside remote shards is read, never written."""
     remote = any(isinstance(file, CachedFile) for file in files)
     shards = [_shard(file, folder) for file in files]
-    full = [file.path if isinstance(file, CachedFile) else os.path.abspath(file) for file in files]
+    full = [str(file) if isinstance(file, CachedFile) else os.path.abspath(file) for file in files]
     key = hashlib.sha256("\0".join(full).encode("utf-8", "surrogateescape"))
     places = [os.path.join(cache_folder(), "index", f"{key.hexdigest()[:32]}.index")]
     if beside and not remote:
@@ -180,15 +180,14 @@ def open_index(folder: str, files: Sequence[str | CachedFile], *, beside: bool) 
 
 
 def _shard(file: str | CachedFile, folder: str) -> Shard:
-    path = file if isinstance(file, str) else file.path
-    name = os.path.relpath(path, folder or ".")
-    name = os.path.basename(path) if name.startswith("..") else name
+    name = os.path.relpath(str(file), folder or ".")
+    name = os.path.basename(str(file)) if name.startswith("..") else name
     if isinstance(file, CachedFile):
         return Shard(name, file.size, file.etag)
     try:
-        stat = os.stat(path)
+        stat = os.stat(file)
     except OSError as error:
-        raise ResightError(f"cannot read the records: {error.strerror}", where=path) from error
+        raise ResightError(f"cannot read the records: {error.strerror}", where=file) from error
     return Shard(name, stat.st_size, stat.st_mtime_ns)
 
 
@@ -298,7 +297,7 @@ def load_index(path: str, shards: Sequence[Shard]) -> Index | None:
         if head["version"] != _VERSION or len(stored) != len(shards) or not all(map(_fits, stored, shards)):
             return None
         if not isinstance(head["texts"], list):
-            raise ValueError("texts is no list of texts")
+            raise ValueError("texts is not a list of strings")
         found = Index(
             shards=tuple(shards),
             records={name: columns[f"record/{name}"] for name in _RECORD_COLUMNS},
@@ -320,37 +319,36 @@ def _check(index: Index) -> None:
         ValueError: the columns are not what a scan of the shards can have found.
     """
     records, boxes, count, total = index.records, index.boxes, len(index), len(index.boxes["boxes"])
-    if any(column.dtype != np.int64 or column.shape != (count,) for column in records.values()):
-        raise ValueError("a column of the records is of another type or length")
-    for name, kind in _BOX_COLUMNS.items():
-        if boxes[name].dtype != kind or boxes[name].shape != ((total, 4) if name == "boxes" else (total,)):
-            raise ValueError(f"the column {name} of the boxes is of another type or length")
+    expected: list[tuple[str, np.ndarray, type, tuple[int, ...]]]
+    expected = [(name, column, np.int64, (count,)) for name, column in records.items()]
+    expected += [
+        (name, boxes[name], kind, (total, 4) if name == "boxes" else (total,)) for name, kind in _BOX_COLUMNS.items()
+    ]
+    for name, column, kind, shape in expected:
+        if column.dtype != kind or column.shape != shape:
+            raise ValueError(f"the column {name} is of another type or length")
     for name, texts in (*index.strings.items(), ("texts", list(index.texts))):
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"{name} is no list of texts")
+            raise ValueError(f"{name} is not a list of strings")
         "".join(texts).encode()  # half a surrogate pair is no text
         if name != "texts" and len(texts) != count:
             raise ValueError(f"{name} has {len(texts)} texts for {count} records")
-    bounds = {"shard": len(index.shards), "crc": 1 << 32, "width": 1 << 31, "height": 1 << 31, "count": total + 1}
-    for name, values in (*records.items(), ("text", boxes["text"])):
-        limit = len(index.texts) if name == "text" else bounds.get(name)
-        if limit is not None and len(values) and not (values.min() >= 0 and values.max() < limit):
+    positive = {"width": 1 << 31, "height": 1 << 31}
+    bounds = {"shard": len(index.shards), "crc": 1 << 32, "length": 1 << 62, "count": total + 1, **positive}
+    ranges = [(name, records[name], int(name in positive), limit) for name, limit in bounds.items()]
+    for name, values, low, limit in (*ranges, ("text", boxes["text"], 0, len(index.texts))):
+        if len(values) and not (values.min() >= low and values.max() < limit):
             raise ValueError(f"{name} is out of its range")
-    if count and min(records["width"].min(), records["height"].min()) < 1:
-        raise ValueError("an image has no size")
     if records["count"].sum() != total:
         raise ValueError(f"{total} boxes, and the records have {records['count'].sum()}")
     # Records fill their shards one after the other, in the order of the index.
-    if (records["length"] < 0).any() or (np.diff(records["shard"]) < 0).any():
+    if (np.diff(records["shard"]) < 0).any():
         raise ValueError("the records are not in their order")
     for number, shard in enumerate(index.shards):
         own = records["shard"] == number
-        ends = np.cumsum(records["length"][own] + OVERHEAD)
-        if (records["length"][own] > shard.size).any() or not (
-            np.array_equal(records["offset"][own][1:], ends[:-1])
-            and (records["offset"][own][:1] == 0).all()
-            and (ends[-1] if len(ends) else 0) == shard.size
-        ):
+        ends = np.concatenate([[0], np.cumsum(records["length"][own] + OVERHEAD)])
+        fits = (records["length"][own] <= shard.size).all() and ends[-1] == shard.size
+        if not fits or not np.array_equal(records["offset"][own], ends[:-1]):
             raise ValueError(f"the records do not fill {shard.name}")
 
 

@@ -273,7 +273,11 @@ def _opened(paths: list[str], gigabytes: float) -> list[str | CachedFile]:
         raise ResightError("some records are local and some remote", where=listed(paths, 3), fix="Copy them together.")
     cache = BlockCache(int(gigabytes * 1e9))
     folders = {path.rpartition("/")[0] for path in remote}
-    found = {one.address: CachedFile(one, cache) for folder in folders for one in storage.find(folder)}
+    found = {
+        one.address: CachedFile(one.address, one.size, one.etag, cache)
+        for folder in folders
+        for one in storage.find(folder)
+    }
     return [found[path] for path in paths]
 
 
@@ -296,9 +300,9 @@ def read_info(folder: str | Path) -> dict[str, Any]:
         info = parse_json(decode_text(storage.read(path), path) if is_remote(path) else read_text(path, SMALL))
         if isinstance(info, dict):
             return info
-        raise ResightError("it is no object")
+        raise ResightError("it is not a JSON object")
     except storage.StorageError:
         raise
     except ResightError as error:
         fix = "Restore it, or delete it: records are read without it too."
-        raise ResightError(f"cannot read what the folder says of itself: {error}", where=path, fix=fix) from error
+        raise ResightError(f"cannot read the description of the records: {error}", where=path, fix=fix) from error

@@ -38,10 +38,7 @@ def _masked(crc: int) -> int:
 
 
 class File(Protocol):
-    """Where records are read from; ``path`` names it in messages, ``size`` is in bytes."""
-
-    @property
-    def path(self) -> str: ...
+    """Where records are read from; ``size`` is in bytes, ``str`` of it names it in messages."""
 
     @property
     def size(self) -> int: ...
@@ -174,7 +171,7 @@ class ShardReader:
             raise _error(file, _MISMATCH, offset)
         if len(self._crcs) and _CRC.unpack(tail)[0] != _masked(int(self._crcs[index])):
             fix = "Delete its index (records.index), which is then rebuilt."
-            raise ResightError("is another record than the index says", where=self.where(index), fix=fix)
+            raise ResightError("is not the record that the index lists here", where=self.where(index), fix=fix)
         return payload
 
     def where(self, index: int) -> str:
@@ -194,6 +191,9 @@ class _LocalFile:
         self._file = open_file(path)
         self.descriptor = self._file.fileno()
         self.size = os.fstat(self.descriptor).st_size
+
+    def __str__(self) -> str:
+        return self.path
 
     def read(self, length: int, offset: int) -> bytes:
         with _explained("read", self.path):
@@ -231,7 +231,7 @@ def _error(file: File, message: str, offset: int) -> ResightError:
         if file.read(2, 0) == b"\x1f\x8b":
             message = "the file is compressed by gzip: gunzip it first"
             fix = "Name it *.gz, as gunzip asks for that."
-    return ResightError(message, where=f"{file.path}, byte {offset}", fix=fix)
+    return ResightError(message, where=f"{file}, byte {offset}", fix=fix)
 
 
 @contextmanager

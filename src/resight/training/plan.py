@@ -15,7 +15,7 @@ from ..config.tree import Config, ModelConfig
 from ..detection.anchors import AnchorSettings, fit_anchors, reachable_iou
 from ..errors import ResightError, counted, listed
 from ..fpn.pretrained import has_detection_weights
-from ..input.augment import HANDED, suggest_flip_pairs
+from ..input.augment import LEFT_RIGHT, suggest_flip_pairs
 from ..input.dataset import boxes_beyond, network_boxes, training_batches, usable_boxes
 from ..input.sampler import BatchSampler
 from ..io.object_store import is_remote
@@ -280,7 +280,7 @@ def _flip_pairs(config: Config, classes: tuple[str, ...]) -> tuple[Config, list[
     if pairs:
         notes.append("a flip exchanges " + ", ".join(f"{left} and {right}" for left, right in pairs.items()))
     paired = {*pairs, *pairs.values()}
-    alone = [name for name in classes if HANDED.search(name) and name not in paired]
+    alone = [name for name in classes if LEFT_RIGHT.search(name) and name not in paired]
     if alone:
         notes.append(f"images with {', '.join(alone)} are not flipped: no class is their mirror image")
     return config, notes
@@ -292,7 +292,7 @@ def _tfod_notes(config: Config, classes: tuple[str, ...], train: RecordSplit) ->
     notes, limit = [], config.model.tfod.max_boxes
     if beyond := boxes_beyond(train, limit):
         notes.append(f"{beyond:,} boxes are cut off, beyond the first {limit:,} of their images (model.tfod.max_boxes)")
-    handed = [name for name in classes if HANDED.search(name)]
+    handed = [name for name in classes if LEFT_RIGHT.search(name)]
     operations = config.augment.operations or ()
     if handed and any(operation.name == "random_horizontal_flip" for operation in operations):
         notes.append(f"random_horizontal_flip mirrors {listed(handed)} too, which keep their class, as in TFOD")

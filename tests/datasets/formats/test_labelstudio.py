@@ -166,7 +166,7 @@ def test_a_bad_region_is_named_and_its_image_left_out(tmp_path, put, images, res
     source = read_source(tmp_path)
     assert not source.annotations
     by_place = {problem.where.rpartition(" ")[2]: problem.message for problem in source.problems}
-    assert says in by_place["[0]"] and "no image" in by_place["[1]"] and "no task" in by_place["[2]"]
+    assert says in by_place["[0]"] and "no image" in by_place["[1]"] and "not a task" in by_place["[2]"]
 
 
 def test_damaged_json_is_named(tmp_path, put):

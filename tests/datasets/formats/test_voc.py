@@ -160,7 +160,7 @@ def test_a_corner_that_is_no_number_costs_its_box_and_not_the_image(tmp_path, pu
     found = inspect(annotation)
     assert [box.label for box in found.annotation.boxes] == ["good"]
     assert [problem.kind for problem in found.problems] == ["bad_box"]
-    assert "box 2 (bad) has corners that are no numbers" in found.problems[0].message
+    assert "box 2 (bad) has corners that are not numbers" in found.problems[0].message
 
 
 @pytest.mark.parametrize("written", ["(88, 100)", "12px", "1,5"])

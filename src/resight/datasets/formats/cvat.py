@@ -83,7 +83,7 @@ def _read_image(collector: AnnotationCollector, name: str, element: Element) -> 
                 continue
             corners = _corners(shape, (item.width, item.height))
             if corners is None:
-                collector.without_box(shape.tag, path)
+                collector.without_box[shape.tag].append(path)
                 continue
             said = {(a.get("name") or "").strip().lower(): a.text for a in shape.iter("attribute")}
             difficult, occluded = flag(said.get("difficult")), flag(shape.get("occluded"))

@@ -78,11 +78,11 @@ def _read_file(collector: AnnotationCollector, name: str, document: dict[str, An
     for at, shape in enumerate(document["shapes"]):
         try:
             if not isinstance(shape, dict):
-                raise ValueError("is no shape")
+                raise ValueError("is not a shape")
             kind = shape.get("shape_type") or "polygon"
             corners = _corners(str(kind), shape.get("points"), (item.width, item.height))
             if corners is None:
-                collector.without_box(str(kind), path)
+                collector.without_box[str(kind)].append(path)
                 continue
             flags = shape["flags"] if isinstance(shape.get("flags"), dict) else {}
             difficult, occluded = (bool(shape.get(key) or flags.get(key)) for key in ("difficult", "occluded"))
@@ -96,7 +96,7 @@ def _corners(kind: str, points: object, image: Size) -> Corners | None:
     if kind != "circle" and kind not in _AROUND:
         return None
     if not isinstance(points, list):
-        raise ValueError("'points' is missing or no list")
+        raise ValueError("'points' is missing or not a list")
     at = [point(pair) for pair in points]
     if kind != "circle":
         return around(at)

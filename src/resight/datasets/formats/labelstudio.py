@@ -84,7 +84,7 @@ def _tasks(collector: AnnotationCollector, file: str, document: object) -> Itera
     for at, entry in enumerate(document if isinstance(document, list) else [document]):
         where = f"{file}: [{at}]"
         if not isinstance(entry, dict):
-            collector.malformed(where, "is no task")
+            collector.malformed(where, "is not a task")
             continue
         data, annotations = _parts(entry)
         image = _image_of(data)
@@ -180,13 +180,13 @@ def _boxes(collector: AnnotationCollector, task: _Task, path: str, image: Size) 
         if not isinstance(value, dict) or not labels:
             shape = str(result.get("type")).removesuffix("labels")
             if shape in _SHAPES and result.get("id") not in labelled:
-                collector.without_box(f"{shape} without a label", path)
+                collector.without_box[f"{shape} without a label"].append(path)
             continue
         if number(result.get("image_rotation") or 0, "image_rotation") % 360:
             raise ValueError(f"the image was turned by {result['image_rotation']} degrees in Label Studio")
         corners = _corners(value, image[0], image[1])
         if corners is None:
-            collector.without_box("brush" if "rle" in value else "keypoint", path)
+            collector.without_box["brush" if "rle" in value else "keypoint"].append(path)
             continue
         for label in labels:
             yield text(label, "label"), corners

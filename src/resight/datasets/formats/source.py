@@ -81,10 +81,10 @@ class AnnotationCollector:
         self.images: dict[str, _Image] = {}
         self._names: dict[tuple[str, str], tuple[str, int]] = {}  # of annotation file and image: name there, and rung
         self._inexact: dict[int, list[str]] = defaultdict(list)  # by rung: "name is file"
-        self._in_two: dict[tuple[Split, Split], list[str]] = defaultdict(list)
-        self._outside: list[str] = []
+        self.in_two_splits: dict[tuple[Split, Split], list[str]] = defaultdict(list)  # (kept, other): names
+        self.outside: list[str] = []  # paths elsewhere on this machine
         self._alike: dict[str, str] = {}  # names in folders that are not here: the nearest image
-        self._without_box: dict[str, list[str]] = defaultdict(list)  # by kind of shape: images
+        self.without_box: dict[str, list[str]] = defaultdict(list)  # by kind of shape, such as points: images
 
     @cached_property
     def search(self) -> FileSearch:
@@ -115,16 +115,13 @@ class AnnotationCollector:
         if alone and (others := [other for other in image.boxes if other != file]):
             self.unclear(where, f"annotates {path} like {others[0]}", path, kind="duplicate_image")
         if split and image.split and split != image.split:
-            self.in_two_splits(image.split, split, self.tree.name(path))
+            self.in_two_splits[image.split, split].append(self.tree.name(path))
         image.split = image.split or split
         image.boxes.setdefault(file, [])
         return image
 
     def problem(self, kind: str, where: str, message: str, level: str = "error") -> None:
         self.problems.append(Problem("warning" if level == "warning" else "error", kind, where, message))
-
-    def in_two_splits(self, kept: Split, other: Split, name: str) -> None:
-        self._in_two[kept, other].append(name)
 
     def malformed(self, where: str, message: object, image: str = "") -> None:
         """Something that cannot be read; the image it belongs to is left out, half its boxes would mislead."""
@@ -213,12 +210,8 @@ class AnnotationCollector:
         if match.rung and is_new:
             self._inexact[match.rung].append(f"'{name}' is {self.tree.name(path)}")
         elif not match.rung and (name.startswith("/") or ".." in name) and self.tree.name(path) == path:
-            self.outside(path)
+            self.outside.append(path)
         return path
-
-    def outside(self, path: str) -> None:
-        """An annotation names an image, or a folder of them, elsewhere on this machine."""
-        self._outside.append(path)
 
     def unclear(self, where: str, message: str, *images: str, kind: str = "ambiguous_image") -> None:
         """Something that may mean several images; those that are told are left out, as guesses would mislead."""
@@ -229,17 +222,13 @@ class AnnotationCollector:
         if not fresh:
             self.problem(kind, where, message)
 
-    def without_box(self, shape: str, image: str) -> None:
-        """A shape that no box can be put around (points, a skeleton): it is left out and counted."""
-        self._without_box[shape].append(image)
-
     def source(self, format: str, classes: Sequence[str] = ()) -> Source:
         """Everything collected. Where some images have a split, those without are left out and counted."""
         if format != "yolo":
             self._refuse_shares(format)
         splits = {image.split for image in self.images.values() if image.split}
         self._report_names(splits)
-        if self._without_box:
+        if self.without_box:
             self._report_shapes()
         annotations, unassigned = [], []
         for path, image in self.images.items():
@@ -264,7 +253,7 @@ class AnnotationCollector:
     def _report_names(self, splits: set[Split]) -> None:
         """Problems with where images were found, and with what was not taken for one."""
         root = self.tree.root
-        for (kept, other), names in self._in_two.items():
+        for (kept, other), names in self.in_two_splits.items():
             own = "" if other in splits else f"; {other} has none of its own"
             message = f"{counted(len(names), 'image')} of {other} {'is' if len(names) == 1 else 'are'} also in {kept}"
             message = f"{message}, e.g. {listed(names, 3)}{own}. --split group or random splits them again"
@@ -274,15 +263,15 @@ class AnnotationCollector:
             self.problem("inexact_name", root, message, "warning")
         if alike := [f"'{name}', but {self.tree.name(path)}" for name, path in self._alike.items() if path]:
             self.problem("missing_image", root, f"there is no {listed(alike)}. Did you mean that?", "warning")
-        if self._outside:
-            message = f"{counted(len(self._outside), 'path')} outside of this folder: {listed(self._outside, 3)}"
+        if self.outside:
+            message = f"{counted(len(self.outside), 'path')} outside of this folder: {listed(self.outside, 3)}"
             self.problem("outside_image", root, message, "warning")
         if passed := passed_over(() if self.tree.only else self.tree.files):
             self.problem("passed_over", root, f"not read as images: {passed}", "warning")
 
     def _report_shapes(self) -> None:
-        shapes = listed(f"{len(images):,} of kind '{kind}'" for kind, images in self._without_box.items())
-        bare = {path for paths in self._without_box.values() for path in paths}
+        shapes = listed(f"{len(images):,} of kind '{kind}'" for kind, images in self.without_box.items())
+        bare = {path for paths in self.without_box.values() for path in paths}
         bare = {path for path in bare if not any(self.images[path].boxes.values())}
         for path in bare:  # there is something to see in it: it is no background
             self.images[path].spoiled = True

@@ -134,5 +134,5 @@ def _image_sets(collector: AnnotationCollector) -> dict[tuple[str, str], Split]:
                 continue
             known = found.setdefault((base, stem), split)
             if known != split and not union:
-                collector.in_two_splits(known, split, stem)
+                collector.in_two_splits[known, split].append(stem)
     return found

@@ -65,7 +65,7 @@ def read(tree: DatasetDir, classes: Sequence[str] = ()) -> Source:
     if not names and classes:
         names = dict(enumerate(classes))
     if not names:
-        message = "the classes have no names (no data.yaml, classes.txt or obj.names): their numbers are taken"
+        message = "the classes have no names (no data.yaml, classes.txt or obj.names): their numbers are used"
         collector.problem("unnamed_classes", tree.root, message, "warning")
     if repeated := [name for name, count in Counter(names.values()).items() if count > 1]:
         message = f"several numbers have one name, and are one class: {listed(repeated)}"
@@ -216,7 +216,7 @@ def _place(collector: AnnotationCollector, entry: str, bases: list[str], file: s
             path = os.path.normpath(os.path.join(base, name))
             if os.path.exists(path):
                 if os.path.isabs(entry) and collector.tree.name(path) == path:
-                    collector.outside(path)
+                    collector.outside.append(path)
                 return path
     tree = collector.tree
     names = [name for name in tree.around if name.lower().endswith((".txt", *IMAGE_SUFFIXES))]
