@@ -8,10 +8,10 @@ from torch import nn
 
 from resight.config.tree import ModelConfig
 from resight.errors import ResightError
+from resight.fpn import backbones
 from resight.fpn.faster_rcnn import FasterRCNN
 from resight.fpn.pretrained import load_pretrained
 from resight.input.target import Target
-from resight.models import build
 from resight.models.build import build_model
 
 SMALL = ModelConfig(min_size=96, max_size=160)
@@ -40,11 +40,11 @@ def test_training_on_an_image_without_boxes_has_finite_losses_and_no_box_loss(mo
 
 
 def test_an_image_where_nothing_is_found(model: FasterRCNN) -> None:
-    limits = model.limits
-    model.limits = replace(model.limits, score=1.0)
+    limits = model.config
+    model.config = replace(model.config, score=1.0)
     with torch.no_grad():
         (found,) = model.eval()([torch.zeros(3, 50, 70)])
-    model.limits = limits
+    model.config = limits
     assert found.boxes.shape == (0, 4) and found.scores.shape == (0,) and found.labels.shape == (0,)
 
 
@@ -69,12 +69,12 @@ def test_the_seed_of_an_image_decides_its_minibatch(model: FasterRCNN) -> None:
 
 def test_a_crowd_is_neither_object_nor_background(model: FasterRCNN) -> None:
     image = torch.rand(3, 96, 128)
-    limits = model.limits
-    model.limits = replace(model.limits, rpn_batch=10**6, box_batch=10**6)
+    limits = model.config
+    model.config = replace(model.config, rpn_batch=10**6, box_batch=10**6)
     with torch.no_grad():
         without = model.train()([image], [_target([])])
         whole = model([image], [_target([[0, 0, 128, 96]], [True])])
-    model.limits = limits
+    model.config = limits
     # Every anchor inside the picture lies in the crowd, so hardly any background is left.
     assert whole["loss_rpn_box_reg"] == 0 and whole["loss_box_reg"] == 0
     assert whole["loss_objectness"] != without["loss_objectness"]
@@ -120,7 +120,7 @@ def test_models_that_cannot_be_built_are_refused_by_name(name: str, word: str) -
 def test_lite0_starts_from_the_packaged_weights_and_knows_imagenet() -> None:
     import timm
 
-    weights = build.backbones.lite0_weights()
+    weights = backbones.lite0_weights()
     net = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
     net.load_state_dict(weights)
     built = build_model(ModelConfig(), 2)
@@ -142,9 +142,9 @@ def test_same_padding_with_a_constant_equals_timms() -> None:
     theirs = timm.create_model(
         "tf_efficientnet_lite0", features_only=True, pretrained=False, out_indices=(2, 3, 4)
     ).eval()
-    ours = build.backbones.timm_backbone("tf_efficientnet_lite0", freeze=0).body.eval()
+    ours = backbones.timm_backbone("tf_efficientnet_lite0", freeze=0).body.eval()
     ours.load_state_dict(theirs.state_dict())
-    assert any(isinstance(layer, build.backbones.EvenSameConv2d) for layer in ours.modules())
+    assert any(isinstance(layer, backbones.EvenSameConv2d) for layer in ours.modules())
     x = torch.randn(1, 3, 96, 160)
     with torch.no_grad():
         for mine, expected in zip(ours(x), theirs(x), strict=True):

@@ -104,14 +104,14 @@ def test_the_comparison_notices_an_error_in_each_head_and_no_rounding(
 
 def test_the_comparison_notices_another_rule(checkpoint: Path, exported: Path) -> None:
     other, model = load(checkpoint), load_onnx(exported, stages=True)
-    limits = other.model.limits
+    limits = other.model.config
     for change in (
         {"nms_iou": 0.4},
         {"rpn_nms_iou": 0.6},
         {"rpn_post_nms_top_n": (1, 299)},
         {"detections": 99},
     ):
-        other.model.limits = replace(limits, **change)
+        other.model.config = replace(limits, **change)
         assert not compare(other, model, probe_images()[:1]).ok, change
 
 

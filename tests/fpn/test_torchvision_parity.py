@@ -77,7 +77,7 @@ def _pair(name: str, detections: int = 100, proposals: int = PROPOSALS) -> tuple
     theirs.double()
     ours = build_model(ModelConfig(name=name, freeze=0, detections=detections, **SIZES), CLASSES - 1)
     ours.load_state_dict(theirs.state_dict(), strict=True)
-    ours.limits = replace(ours.limits, score=0.0, rpn_post_nms_top_n=(proposals, proposals))
+    ours.config = replace(ours.config, score=0.0, rpn_post_nms_top_n=(proposals, proposals))
     return theirs, ours.double().eval()
 
 
@@ -109,7 +109,7 @@ def test_losses_are_torchvisions_when_nothing_is_drawn(name: str) -> None:
             layer.eval()
     theirs.rpn.fg_bg_sampler.batch_size_per_image = theirs.roi_heads.fg_bg_sampler.batch_size_per_image = 10**6
     before = (theirs.rpn._pre_nms_top_n["training"], theirs.rpn._pre_nms_top_n["testing"])
-    ours.limits = replace(ours.limits, rpn_batch=10**6, box_batch=10**6, rpn_pre_nms_top_n=before)
+    ours.config = replace(ours.config, rpn_batch=10**6, box_batch=10**6, rpn_pre_nms_top_n=before)
     ours.train()
     images = [_image(96, 124, 5), _image(96, 114, 6)]
     boxes = [torch.tensor(b, dtype=torch.float64) for b in ([[20, 20, 70, 80], [80, 60, 120, 90]], [[30, 40, 90, 90]])]
@@ -139,7 +139,7 @@ def test_more_than_100_detections_are_torchvisions(name: str) -> None:
 @pytest.mark.parametrize("name", ["fasterrcnn_mobilenet_v3_large_320_fpn", ModelConfig().name])
 def test_there_are_proposals_for_all_detections(name: str) -> None:
     def limits(detections: int) -> RCNNConfig:
-        return build_model(ModelConfig(name=name, detections=detections), 1).limits
+        return build_model(ModelConfig(name=name, detections=detections), 1).config
 
     usual = limits(100)
     assert limits(20) == replace(usual, detections=20)

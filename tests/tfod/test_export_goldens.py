@@ -29,7 +29,7 @@ def model_of(depth, classes, **config):
     values = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(values)
     model = build_model(ModelConfig(name=f"faster_rcnn_resnet{depth}_v1", **config), classes).eval()
-    variables = checkpoint_keys(depth, classes, model.limits.share_boxes)
+    variables = checkpoint_keys(depth, classes, model.tfod.share_boxes)
     weights = {v.name: to_torch(values.value(v.key.removesuffix(SUFFIX), v.shape)) for v in variables}
     model.load_state_dict(weights)
     return model

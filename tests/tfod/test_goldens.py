@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from resight.config.tree import ModelConfig
-from resight.detection import box_coder
+from resight.detection.boxes import clip
 from resight.input.target import Target
 from resight.models.build import build_model
 from resight.tfod import parts as tfod_parts
@@ -90,7 +90,7 @@ def test_inference(name):
         deltas, logits = model.rpn(features)
         assert difference(deltas, g["rpn_box_encodings"]) < 1e-3
         assert difference(logits, g["rpn_objectness_logits"]) < 1e-3
-        anchors = box_coder.clip(model.anchor_grid(features), *size)
+        anchors = clip(model.anchor_grid(features), *size)
         assert torch.equal(anchors[:, XYXY], g["anchors"])
 
         # From here on each stage is given what TFOD's had.
@@ -149,7 +149,7 @@ def test_targets_and_losses_from_given_answers(name):
     size = tuple(model.batch([image]).shape[2:])
     grid = model.anchor_grid(torch.zeros(1, 1, -(-size[0] // 16), -(-size[1] // 16)))
     kept = torch.ones(len(grid), dtype=torch.bool)
-    anchors = box_coder.clip(grid, *size)
+    anchors = clip(grid, *size)
     if "tpu" not in name:
         kept = tfod_parts.inside(grid, *size)
         anchors = grid[kept]

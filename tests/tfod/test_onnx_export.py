@@ -120,7 +120,7 @@ def test_the_comparison_notices_another_rule_and_not_an_order_that_the_last_digi
     assert compare(detector, undecided, [image, np.zeros_like(image)]).ok
     found, wanted = undecided.detect_whole(image), detector.detect_whole(image)
     assert len(found) != len(wanted) or np.abs(found.boxes - wanted.boxes).max() > 1
-    limits = detector.model.limits
+    limits = detector.model.tfod
     for change in ({"nms_iou": 0.5}, {"rpn_nms_iou": 0.6}, {"detections": 29}, {"proposals": 39}, {"score": 0.5}):
-        detector.model.limits = limits.model_copy(update=change)
+        detector.model.tfod = limits.model_copy(update=change)
         assert compare(detector, undecided, [image]).wrong, change

@@ -4,9 +4,8 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from torchvision.ops import box_iou
 
 from resight.config.tree import TfodConfig
 from resight.detection import matcher
@@ -80,29 +79,6 @@ def test_matches_are_those_of_plain_loops(seed, objects, anchors):
     assert tfod_parts.match_anchors(overlap).tolist() == expected
 
 
-@settings(max_examples=50)
-@given(st.integers(0, 10**6), st.integers(0, 120), st.integers(1, 12), st.sampled_from([0.3, 0.7]), st.booleans())
-def test_suppression_is_greedy(seed, count, limit, threshold, equal):
-    boxes = boxes_of(count, seed).round()
-    scores = (torch.rand(count, generator=drawn_by(seed)) * 10).round() / 10
-    kept: list[int] = []
-    for index in sorted(range(count), key=lambda i: (-float(scores[i]), i)):
-        if len(kept) == limit or scores[index] <= 0.1:
-            break
-        overlap = box_iou(boxes[index : index + 1], boxes[kept])
-        threshold32 = torch.tensor(threshold)
-        if not (overlap >= threshold32 if equal else overlap > threshold32).any():
-            kept.append(index)
-    assert tfod_parts.suppress(boxes, scores, limit, threshold, 0.1, equal).tolist() == kept
-
-
-def test_an_overlap_at_the_threshold():
-    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 5, 10]])
-    scores = torch.tensor([0.9, 0.8])
-    assert tfod_parts.suppress(boxes, scores, 5, 0.5, 0.0).tolist() == [0, 1]
-    assert tfod_parts.suppress(boxes, scores, 5, 0.5, 0.0, equal=True).tolist() == [0]
-
-
 BOXES = torch.tensor([[-8.0, 2, 8, 12], [30, 30, 40, 40], [-9, -9, -1, -2], [4, 4, 9, 9], [-9, 2, 8, 12]])
 SCORES = torch.tensor([0.9, 0.8, 0.7, 0.1, 0.85])
 
@@ -161,7 +137,7 @@ def counts(positives: int, negatives: int, forbidden: int, size: int, seed: int)
     total = positives + negatives + forbidden
     kind = torch.tensor([0] * positives + [1] * negatives + [2] * forbidden)
     order = torch.randperm(total, generator=drawn_by(seed))
-    drawn = tfod_parts.draw_static(kind == 0, kind < 2, size, 0.25, order)
+    drawn = tfod_parts.draw_in_order(kind == 0, kind < 2, size, 0.25, order)
     found = [int((drawn & (kind == number)).sum()) for number in range(3)]
     return found[0], found[1], found[2]
 

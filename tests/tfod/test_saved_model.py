@@ -95,7 +95,7 @@ for name, error in errors.items():
     with torch.no_grad():
         detector.model.get_parameter(name)[-1] += error
     equal[name, error] = compare(detector, exported, [image, 0 * image]).ok
-detector.model.limits = detector.model.limits.model_copy(update={"nms_iou": 0.5})
+detector.model.tfod = detector.model.tfod.model_copy(update={"nms_iou": 0.5})
 equal["nms_iou"] = compare(detector, exported, [image]).ok
 other = export(checkpoint, "savedmodel", folder.with_name(kind), input_type=kind)
 sys.stdout.buffer.write(pickle.dumps((said.getvalue(), equal, other)))

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from resight.config.tree import ModelConfig
+from resight.detection.nms import stable_nms
 from resight.tfod import parts as tfod_parts
 from resight.tfod.resize import tfod_resize, tfod_size
 from resight.tfod.resnet_v1 import Bottleneck, Norm, Trunk
@@ -95,7 +96,7 @@ def test_suppression(both):
         boxes, scores, limit, threshold = (
             torch.from_numpy(given[f"nms/{number}/{name}"]) for name in ("boxes", "scores", "limit", "threshold")
         )
-        found = tfod_parts.suppress(boxes[:, [1, 0, 3, 2]], scores, int(limit), float(threshold), 0.0)
+        found = stable_nms(boxes[:, [1, 0, 3, 2]], scores, int(limit), float(threshold), 0.0)
         assert found.tolist() == expected.tolist()
 
 

@@ -127,8 +127,8 @@ def _step(device: str) -> Finding:
     import torch
 
     from ..config.tree import ModelConfig
-    from ..fpn.faster_rcnn import Target
     from ..fpn.pretrained import load_pretrained
+    from ..input.target import Target
     from ..models.build import build_model, device_of
 
     target_device = device_of(device)

@@ -34,10 +34,3 @@ def decode(deltas: Tensor, references: Tensor, weights: Weights) -> Tensor:
     return torch.stack(
         [center_x - half_width, center_y - half_height, center_x + half_width, center_y + half_height], dim=-1
     )
-
-
-def clip(boxes: Tensor, height: int, width: int) -> Tensor:
-    """``boxes`` ``[..., 4]`` xyxy cut to the window ``[0, width] x [0, height]``."""
-    x = boxes[..., 0::2].clamp(min=0, max=width)
-    y = boxes[..., 1::2].clamp(min=0, max=height)
-    return torch.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], dim=-1)

@@ -19,8 +19,9 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from ..detection import box_coder
+from ..detection.boxes import Instances, area, clip, rescale
 from ..errors import counted
-from ..fpn.faster_rcnn import BOX_WEIGHTS, RPN_WEIGHTS, FasterRCNN, Instances, rescale
+from ..fpn.faster_rcnn import BOX_WEIGHTS, RPN_WEIGHTS, FasterRCNN
 from ..inference.detector import Detector
 from ..inference.exported import STAGE, ExportedDetector
 from ..tfod import parts as tfod_parts
@@ -155,7 +156,8 @@ class Tally:
 
 def _look_fpn(tally: Tally, model: FasterRCNN, pixels: Tensor, stages: Stages) -> Instances:
     """Compares the stages of an image ``[3, H, W]``; what its detections must be."""
-    limits, (_, before), (_, after) = model.limits, model.limits.rpn_pre_nms_top_n, model.limits.rpn_post_nms_top_n
+    config = model.config
+    before, after = config.rpn_pre_nms_top_n[1], config.rpn_post_nms_top_n[1]
     small = model.resize(pixels)
     size = (small.shape[1], small.shape[2])
     features, logits, deltas, anchors = model.features(model.batch([small]))
@@ -167,35 +169,35 @@ def _look_fpn(tally: Tally, model: FasterRCNN, pixels: Tensor, stages: Stages) -
         tally.heads(deltas[level][0], delta)
         best = stages[f"rpn_best{level}"][: len(theirs)]  # filled up where these are fewer
         tally.wrong += len(best) - len(best.unique()) + int((theirs[best] < theirs.topk(len(best)).values[-1]).sum())
-        boxes.append(box_coder.clip(box_coder.decode(delta[best], anchor[best], RPN_WEIGHTS), *size))
+        boxes.append(clip(box_coder.decode(delta[best], anchor[best], RPN_WEIGHTS), *size))
         scores.append(theirs[best].sigmoid())
     kept = stages["rpn_kept"][stages["rpn_kept"] >= 0]
     levels, places = kept // before, kept % before
     kept_scores = torch.nn.utils.rnn.pad_sequence(scores)[places, levels]
     tally.ordered(kept_scores)
-    floor = float(kept_scores.min()) if len(kept) == after else limits.rpn_score
+    floor = float(kept_scores.min()) if len(kept) == after else config.rpn_score
     for level, (box, score) in enumerate(zip(boxes, scores, strict=True)):
         own = places[levels == level]
-        tally.wrong += nms_faults(box, score, own, limits.rpn_nms_iou, limits.rpn_score, floor, 1e-3)
+        tally.wrong += nms_faults(box, score, own, config.rpn_nms_iou, config.rpn_score, floor, 1e-3)
     proposals = stages["proposals"][: len(kept)]
     tally.listed(torch.nn.utils.rnn.pad_sequence(boxes)[places, levels], proposals, max(size))
     class_logits, box_deltas = stages["class_logits"][: len(kept)], stages["box_deltas"][: len(kept)]
     tally.second_stage(lambda rois: model.classify(features, [rois]), proposals, class_logits, box_deltas)
     score = class_logits.softmax(1)[:, 1:]
-    box = box_coder.clip(box_coder.decode(box_deltas, proposals[:, None], BOX_WEIGHTS), *size)[:, 1:]
+    box = clip(box_coder.decode(box_deltas, proposals[:, None], BOX_WEIGHTS), *size)[:, 1:]
     rows, labels = stages["kept"] % len(stages["proposals"]), stages["kept"] // len(stages["proposals"])
     found = Instances(rescale(box[rows, labels], size, (pixels.shape[1], pixels.shape[2])), score[rows, labels], labels)
-    floor = float(found.scores.min()) if len(rows) == limits.detections else limits.score
+    floor = float(found.scores.min()) if len(rows) == config.detections else config.score
     for kind in range(score.shape[1]):
         own = rows[labels == kind]
-        tally.wrong += nms_faults(box[:, kind], score[:, kind], own, limits.nms_iou, limits.score, floor, 1e-2)
+        tally.wrong += nms_faults(box[:, kind], score[:, kind], own, config.nms_iou, config.score, floor, 1e-2)
     tally.ordered(found.scores)
     return found
 
 
 def _look_tfod(tally: Tally, model: TfodRCNN, pixels: Tensor, stages: Stages) -> Instances:
     """Compares the stages of an image ``[3, H, W]``; what its detections must be."""
-    limits = model.limits
+    tfod = model.tfod
     small = model.resize(pixels)
     true_size, (height, width) = (small.shape[1], small.shape[2]), pixels.shape[1:]
     batch = model.batch([small])
@@ -207,14 +209,14 @@ def _look_tfod(tally: Tally, model: TfodRCNN, pixels: Tensor, stages: Stages) ->
     tally.scores(logits.softmax(1)[:, 1], score)
     tally.heads(logits, their_logits)
     tally.heads(deltas, their_deltas)
-    box = tfod_parts.decode(their_deltas, box_coder.clip(model.anchor_grid(features), *size))
+    box = tfod_parts.decode(their_deltas, clip(model.anchor_grid(features), *size))
     kept = stages["rpn_kept"]
-    floor = float(score[kept].min()) if len(kept) == limits.proposals else limits.rpn_score
-    tally.wrong += nms_faults(box, score, kept, limits.rpn_nms_iou, limits.rpn_score, floor)
+    floor = float(score[kept].min()) if len(kept) == tfod.proposals else tfod.rpn_score
+    tally.wrong += nms_faults(box, score, kept, tfod.rpn_nms_iou, tfod.rpn_score, floor)
     tally.ordered(score[kept])
-    clipped = box_coder.clip(box[kept], *true_size)
+    clipped = clip(box[kept], *true_size)
     proposals = stages["proposals"][:, [1, 0, 3, 2]]
-    tally.listed(clipped[tfod_parts.area(clipped) > 0], proposals, max(size))
+    tally.listed(clipped[area(clipped) > 0], proposals, max(size))
     count = len(proposals)
 
     def classify(rois: Tensor) -> tuple[Tensor, Tensor]:
@@ -228,12 +230,12 @@ def _look_tfod(tally: Tally, model: TfodRCNN, pixels: Tensor, stages: Stages) ->
     rows, labels = stages["kept"].flatten().long(), stages["kept_labels"].flatten().long()
     for kind in range(scores.shape[1]):
         own, score = rows[labels == kind], scores[:, kind]
-        full = len(own) == min(limits.detections_per_class, limits.proposals)
-        floor = float(score[own].min()) if full else limits.score
-        tally.wrong += nms_faults(boxes[:, kind], score, own, limits.nms_iou, limits.score, floor)
+        full = len(own) == min(tfod.detections_per_class, tfod.proposals)
+        floor = float(score[own].min()) if full else tfod.score
+        tally.wrong += nms_faults(boxes[:, kind], score, own, tfod.nms_iou, tfod.score, floor)
     tally.ordered(scores[rows, labels])
-    chosen = box_coder.clip(boxes[rows, labels], *true_size)
-    whole = torch.where(tfod_parts.area(chosen) > 0)[0][: limits.detections]
+    chosen = clip(boxes[rows, labels], *true_size)
+    whole = torch.where(area(chosen) > 0)[0][: tfod.detections]
     rows, labels = rows[whole], labels[whole]
     return Instances(rescale(chosen[whole], true_size, (height, width)), scores[rows, labels], labels)
 

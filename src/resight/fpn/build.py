@@ -15,7 +15,7 @@ from ..detection.folding import example, fold_batchnorm
 from ..detection.heads import ConvFCHead, FPNBoxPredictor, RPNHead, TwoMLPHead, as_channels_last
 from ..errors import ResightError, nearest
 from . import backbones
-from .faster_rcnn import POOL_SIZE, FasterRCNN, InputSettings, RCNNConfig
+from .faster_rcnn import POOL_SIZE, RPN, FasterRCNN, InputSettings, RCNNConfig, RoIHeads
 from .specs import TORCHVISION, FPNSpec, spec_of
 
 SCORE_FLOOR = 0.001  # detections below can hardly move a COCO number
@@ -59,17 +59,12 @@ def build_fpn(config: ModelConfig, num_classes: int, anchors: AnchorSettings | N
     check_name(config.name)
     spec = spec_of(config.name)
     anchors = anchors or default_anchors(config)
+    # In this order: a seed makes the same weights of each part for ever.
     backbone = _backbone(spec, config.freeze)
+    rpn = RPN(RPNHead(spec.pyramid_channels, anchors.per_location, spec.rpn_depth))
     box_head = (ConvFCHead if spec.norm else TwoMLPHead)(spec.pyramid_channels, POOL_SIZE, spec.box_width)
-    model = FasterRCNN(
-        backbone,
-        RPNHead(spec.pyramid_channels, anchors.per_location, spec.rpn_depth),
-        box_head,
-        FPNBoxPredictor(spec.box_width, num_classes),
-        _inputs(spec, config),
-        anchors,
-        _rcnn_config(spec, MostDetections.of(config).image),
-    )
+    roi_heads = RoIHeads(box_head, FPNBoxPredictor(spec.box_width, num_classes))
+    model = FasterRCNN(backbone, rpn, roi_heads, _rcnn_config(spec, config, anchors))
     model.eval()
     fold_batchnorm(model.backbone, example((1, 3, 64, 64)))
     if spec.norm:
@@ -86,17 +81,17 @@ def _backbone(spec: FPNSpec, freeze: int) -> backbones.Backbone:
     return backbones.timm_backbone(spec.name, freeze, spec.pyramid_channels)
 
 
-def _inputs(spec: FPNSpec, config: ModelConfig) -> InputSettings:
-    inputs = InputSettings(config.min_size, config.max_size, antialias=spec.backbone == "timm")
-    known = timm.get_pretrained_cfg(spec.name) if spec.backbone == "timm" else None
-    return replace(inputs, mean=tuple(known.mean), std=tuple(known.std)) if known else inputs
-
-
-def _rcnn_config(spec: FPNSpec, detections: int) -> RCNNConfig:
+def _rcnn_config(spec: FPNSpec, config: ModelConfig, anchors: AnchorSettings) -> RCNNConfig:
     """Each detection needs a proposal, of which a model may have fewer by default than detections are asked for."""
+    inputs = InputSettings(config.min_size, config.max_size, antialias=spec.backbone == "timm")
+    if spec.backbone == "timm" and (known := timm.get_pretrained_cfg(spec.name)):
+        inputs = replace(inputs, mean=tuple(known.mean), std=tuple(known.std))
+    detections = MostDetections.of(config).image
     (pre_training, pre), (post_training, post) = spec.rpn_pre_nms_top_n, spec.rpn_post_nms_top_n
     pre_factor, post_factor = spec.top_n_per_detection
     return RCNNConfig(
+        inputs,
+        anchors,
         rpn_pre_nms_top_n=(pre_training, max(pre, int(pre_factor * detections))),
         rpn_post_nms_top_n=(post_training, max(post, post_factor * detections)),
         rpn_score=spec.rpn_score,

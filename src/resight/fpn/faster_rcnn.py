@@ -3,22 +3,36 @@
 Equal in its numbers to ``torchvision.models.detection.FasterRCNN``; parameter names are the same. It differs in what
 training needs: minibatches are drawn by a generator of each image, crowd boxes are neither object nor background,
 images without boxes are ordinary, BatchNorm statistics stay as they are.
+
+Shapes:
+    B images of a batch, all padded to H x W; K classes without background; G objects of an image.
+    Level l of the pyramid is h_l x w_l with A anchors a place, N_l = h_l * w_l * A; N anchors on all levels.
+    P proposals of an image, at most ``rpn_post_nms_top_n``.
+Names:
+    logits: objectness before the sigmoid ``[B, N_l]`` a level, or of classes ``[P, K + 1]``, background first.
+    deltas: ``box_coder.encode`` of a box beside its anchor ``[B, N_l, 4]`` a level, or its proposal ``[P, K + 1, 4]``.
+    size: height and width of an image at the network, without padding.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torchvision.ops import batched_nms, box_iou
 
 from ..detection import box_coder, matcher
 from ..detection.anchors import AnchorSettings, grid_anchors
+from ..detection.boxes import Instances, big_enough, clip, rescale
 from ..detection.heads import freeze_statistics
+from ..detection.losses import StageLoss, stage_loss
 from ..detection.processes import SINGLE_PROCESS, Shared
 from ..detection.roi_align import pool
+from ..detection.sampler import Sampler, balanced_sample
 from ..input.target import Target, fit_size
 from .backbones import Backbone
 
@@ -26,32 +40,7 @@ BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 RPN_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 POOL_SIZE = 7
 
-
-@dataclass(frozen=True)
-class RCNNConfig:
-    """Counts and thresholds; the defaults are torchvision's."""
-
-    rpn_pre_nms_top_n: tuple[int, int] = (2000, 1000)  # proposals a level: training, inference
-    rpn_post_nms_top_n: tuple[int, int] = (2000, 1000)  # proposals an image
-    rpn_nms_iou: float = 0.7
-    rpn_score: float = 0.0
-    rpn_batch: int = 256
-    rpn_positive: float = 0.5
-    box_batch: int = 512
-    box_positive: float = 0.25
-    score: float = 0.05
-    nms_iou: float = 0.5
-    class_agnostic_nms: bool = False
-    detections: int = 100
-
-
-@dataclass(frozen=True)
-class Instances:
-    """What was detected in one image: boxes ``[N, 4]`` xyxy, scores ``[N]``, labels ``[N]`` int64 from 0."""
-
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
+fpn_loss = partial(stage_loss, beta=1 / 9)
 
 
 @dataclass(frozen=True)
@@ -66,8 +55,28 @@ class InputSettings:
     antialias: bool = False  # shrink as torchvision does, or with a filter as wide as the step
 
 
-class ProposalNetwork(nn.Module):
-    """The region proposal network: ``head`` is its only part with weights."""
+@dataclass(frozen=True)
+class RCNNConfig:
+    """Input, anchors, counts and thresholds; the defaults are torchvision's."""
+
+    inputs: InputSettings
+    anchors: AnchorSettings
+    rpn_pre_nms_top_n: tuple[int, int] = (2000, 1000)  # proposals a level: training, inference
+    rpn_post_nms_top_n: tuple[int, int] = (2000, 1000)  # proposals an image
+    rpn_nms_iou: float = 0.7
+    rpn_score: float = 0.0
+    rpn_batch: int = 256
+    rpn_positive: float = 0.5
+    box_batch: int = 512
+    box_positive: float = 0.25
+    score: float = 0.05
+    nms_iou: float = 0.5
+    class_agnostic_nms: bool = False
+    detections: int = 100
+
+
+class RPN(nn.Module):
+    """The weights of the first stage, under torchvision's name."""
 
     def __init__(self, head: nn.Module) -> None:
         super().__init__()
@@ -75,7 +84,7 @@ class ProposalNetwork(nn.Module):
 
 
 class RoIHeads(nn.Module):
-    """The second stage."""
+    """The weights of the second stage."""
 
     def __init__(self, box_head: nn.Module, box_predictor: nn.Module) -> None:
         super().__init__()
@@ -89,23 +98,26 @@ class FasterRCNN(nn.Module):
     Args:
         backbone: ``[B, 3, H, W]`` -> list of ``[B, C, H, W]``, finest level first; the RoIs are pooled from those
             whose strides are ``backbone.pooled_strides``.
+        rpn_loss, box_loss: of the first and of the second stage.
+        sampler: draws the minibatches of both.
+        nms: boxes ``[N, 4]``, scores ``[N]``, groups ``[N]`` and the IoU -> indices of what is kept, best first.
     """
 
     def __init__(
         self,
         backbone: Backbone,
-        rpn_head: nn.Module,
-        box_head: nn.Module,
-        box_predictor: nn.Module,
-        inputs: InputSettings,
-        anchors: AnchorSettings,
-        limits: RCNNConfig,
+        rpn: RPN,
+        roi_heads: RoIHeads,
+        config: RCNNConfig,
+        *,
+        rpn_loss: StageLoss = fpn_loss,
+        box_loss: StageLoss = fpn_loss,
+        sampler: Sampler = balanced_sample,
+        nms: Callable[[Tensor, Tensor, Tensor, float], Tensor] = batched_nms,
     ) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.rpn = ProposalNetwork(rpn_head)
-        self.roi_heads = RoIHeads(box_head, box_predictor)
-        self.inputs, self.anchors, self.limits = inputs, anchors, limits
+        self.backbone, self.rpn, self.roi_heads, self.config = backbone, rpn, roi_heads, config
+        self.rpn_loss, self.box_loss, self.sampler, self.nms = rpn_loss, box_loss, sampler, nms
 
     def train(self, mode: bool = True) -> FasterRCNN:
         super().train(mode)
@@ -114,9 +126,9 @@ class FasterRCNN(nn.Module):
 
     def set_nms(self, iou: float | None = None, class_agnostic: bool = False) -> None:
         """Changes the last suppression: the IoU above which the weaker box goes, and whether classes compete."""
-        iou = self.limits.nms_iou if iou is None else iou
-        class_agnostic = class_agnostic or self.limits.class_agnostic_nms
-        self.limits = replace(self.limits, nms_iou=iou, class_agnostic_nms=class_agnostic)
+        iou = self.config.nms_iou if iou is None else iou
+        class_agnostic = class_agnostic or self.config.class_agnostic_nms
+        self.config = replace(self.config, nms_iou=iou, class_agnostic_nms=class_agnostic)
 
     def forward(
         self, images: list[Tensor], targets: list[Target] | None = None, shared: Shared = SINGLE_PROCESS
@@ -140,20 +152,20 @@ class FasterRCNN(nn.Module):
     def resize(self, image: Tensor) -> Tensor:
         """``[3, H, W]`` of any size, uint8 or float -> float in 0..1 at the network's size (bilinear, half-pixel)."""
         image = as_float(image)
-        size = fit_size(image.shape[1], image.shape[2], self.inputs.min_size, self.inputs.max_size)
-        filtered = self.inputs.antialias
+        size = fit_size(image.shape[1], image.shape[2], self.config.inputs.min_size, self.config.inputs.max_size)
+        filtered = self.config.inputs.antialias
         return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False, antialias=filtered)[0]
 
     def batch(self, images: list[Tensor], shared: Shared = SINGLE_PROCESS) -> Tensor:
         """Normalised and padded with zeros right and below: ``[B, 3, H, W]`` float32, sides a multiple of 32."""
-        multiple = self.inputs.multiple
+        multiple = self.config.inputs.multiple
         height = -(-max(image.shape[1] for image in images) // multiple) * multiple
         width = -(-max(image.shape[2] for image in images) // multiple) * multiple
         height, width = shared.largest(height, width)
         weight = next(self.parameters())
         batch = torch.zeros(len(images), height, width, 3, device=weight.device, dtype=weight.dtype).permute(0, 3, 1, 2)
-        mean = torch.tensor(self.inputs.mean, device=weight.device, dtype=weight.dtype)[:, None, None]
-        std = torch.tensor(self.inputs.std, device=weight.device, dtype=weight.dtype)[:, None, None]
+        mean = torch.tensor(self.config.inputs.mean, device=weight.device, dtype=weight.dtype)[:, None, None]
+        std = torch.tensor(self.config.inputs.std, device=weight.device, dtype=weight.dtype)[:, None, None]
         for row, image in zip(batch, images, strict=True):
             row[:, : image.shape[1], : image.shape[2]] = (as_float(image.to(weight.device)) - mean) / std
         return batch.contiguous() if weight.is_contiguous() else batch  # in the memory format of the weights
@@ -166,7 +178,7 @@ class FasterRCNN(nn.Module):
         for level, feature in enumerate(features):
             grid = (feature.shape[2], feature.shape[3])
             stride = (batch.shape[2] // grid[0], batch.shape[3] // grid[1])
-            anchors.append(grid_anchors(self.anchors.cell_anchors(level).to(batch.device), grid, stride))
+            anchors.append(grid_anchors(self.config.anchors.cell_anchors(level).to(batch.device), grid, stride))
         return features, logits, deltas, anchors
 
     def detect(self, images: list[Tensor]) -> list[Instances]:
@@ -189,10 +201,9 @@ class FasterRCNN(nn.Module):
         sizes: list[tuple[int, int]],
         training: bool,
     ) -> list[Tensor]:
-        """Proposals ``[P, 4]`` xyxy of each image, best first."""
-        limits = self.limits
-        before = limits.rpn_pre_nms_top_n[0 if training else 1]
-        after = limits.rpn_post_nms_top_n[0 if training else 1]
+        """Proposals ``[P, 4]`` xyxy of each image, best first, after the NMS of the first stage."""
+        config, phase = self.config, 0 if training else 1
+        before, after = config.rpn_pre_nms_top_n[phase], config.rpn_post_nms_top_n[phase]
         proposals = []
         for image, (height, width) in enumerate(sizes):
             boxes, scores, levels = [], [], []
@@ -201,10 +212,10 @@ class FasterRCNN(nn.Module):
                 boxes.append(box_coder.decode(delta[image].detach()[index], anchor[index], RPN_WEIGHTS))
                 scores.append(best.sigmoid())
                 levels.append(torch.full_like(index, level))
-            box, score, lvl = box_coder.clip(torch.cat(boxes), height, width), torch.cat(scores), torch.cat(levels)
-            keep = big_enough(box, 1e-3) & (score >= limits.rpn_score)
+            box, score, lvl = clip(torch.cat(boxes), height, width), torch.cat(scores), torch.cat(levels)
+            keep = big_enough(box, 1e-3) & (score >= config.rpn_score)
             box, score, lvl = box[keep], score[keep], lvl[keep]
-            proposals.append(box[batched_nms(box, score, lvl, limits.rpn_nms_iou)[:after]])
+            proposals.append(box[self.nms(box, score, lvl, config.rpn_nms_iou)[:after]])
         return proposals
 
     def classify(self, features: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -215,15 +226,15 @@ class FasterRCNN(nn.Module):
         return self.roi_heads.box_predictor(self.roi_heads.box_head(rois))
 
     def postprocess_detections(self, scores: Tensor, boxes: Tensor, size: tuple[int, int]) -> Instances:
-        """The detections of one image from class scores ``[P, K + 1]`` and boxes ``[P, K + 1, 4]``."""
-        limits = self.limits
-        boxes = box_coder.clip(boxes, *size)[:, 1:].reshape(-1, 4)
+        """The detections of one image from class scores ``[P, K + 1]`` and boxes ``[P, K + 1, 4]``: the last NMS."""
+        config = self.config
+        boxes = clip(boxes, *size)[:, 1:].reshape(-1, 4)
         labels = torch.arange(scores.shape[1] - 1, device=scores.device).expand(len(scores), -1).reshape(-1)
         scores = scores[:, 1:].reshape(-1)
-        keep = (scores > limits.score) & big_enough(boxes, 1e-2)
+        keep = (scores > config.score) & big_enough(boxes, 1e-2)
         boxes, scores, labels = boxes[keep], scores[keep], labels[keep]
-        groups = torch.zeros_like(labels) if limits.class_agnostic_nms else labels
-        keep = batched_nms(boxes, scores, groups, limits.nms_iou)[: limits.detections]
+        groups = torch.zeros_like(labels) if config.class_agnostic_nms else labels
+        keep = self.nms(boxes, scores, groups, config.nms_iou)[: config.detections]
         return Instances(boxes[keep], scores[keep], labels[keep])
 
     def losses(self, images: list[Tensor], targets: list[Target], shared: Shared = SINGLE_PROCESS) -> dict[str, Tensor]:
@@ -234,7 +245,7 @@ class FasterRCNN(nn.Module):
         """
         features, logits, deltas, anchors = self.features(self.batch(images, shared))
         targets = [target.to(features[0].device) for target in targets]
-        generators = [torch.Generator().manual_seed(target.seed) for target in targets]
+        generators = [Generator().manual_seed(target.seed) for target in targets]
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         objectness, rpn_box = self._rpn_losses(
             torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(anchors), targets, generators, shared
@@ -254,21 +265,21 @@ class FasterRCNN(nn.Module):
         deltas: Tensor,
         anchors: Tensor,
         targets: list[Target],
-        generators: list[torch.Generator],
+        generators: list[Generator],
         shared: Shared,
     ) -> tuple[Tensor, Tensor]:
-        limits, count = self.limits, 0.0
-        box_loss = objectness_loss = logits.new_zeros(())
+        config, count = self.config, 0.0
+        objectness_loss = box_loss = logits.new_zeros(())
         for logit, delta, target, generator in zip(logits, deltas, targets, generators, strict=True):
             objects = target.boxes[~target.crowd]
             matches = matcher.match(box_iou(objects, anchors), 0.7, 0.3, allow_low_quality_matches=True)
             matches = matcher.ignore_crowd(matches, anchors, target.boxes[target.crowd])
-            positive, negative = matcher.sample(matches, limits.rpn_batch, limits.rpn_positive, generator)
+            positive, negative = self.sampler(matches, config.rpn_batch, config.rpn_positive, generator)
+            chosen = logit[torch.cat([positive, negative])]
+            truth = (torch.arange(len(chosen), device=chosen.device) < len(positive)).to(chosen.dtype)
             wanted = box_coder.encode(objects[matches[positive]], anchors[positive], RPN_WEIGHTS)
-            box_loss = box_loss + F.smooth_l1_loss(delta[positive], wanted, beta=1 / 9, reduction="sum")
-            chosen = torch.cat([logit[positive], logit[negative]])
-            truth = torch.cat([torch.ones_like(logit[positive]), torch.zeros_like(logit[negative])])
-            objectness_loss = objectness_loss + F.binary_cross_entropy_with_logits(chosen, truth, reduction="sum")
+            objectness, box = self.rpn_loss(chosen, truth, delta[positive], wanted)
+            objectness_loss, box_loss = objectness_loss + objectness, box_loss + box
             count += len(chosen)
         count = max(shared.count(count), 1)
         return objectness_loss / count, box_loss / count
@@ -278,10 +289,10 @@ class FasterRCNN(nn.Module):
         features: list[Tensor],
         proposals: list[Tensor],
         targets: list[Target],
-        generators: list[torch.Generator],
+        generators: list[Generator],
         shared: Shared,
     ) -> tuple[Tensor, Tensor]:
-        limits = self.limits
+        config = self.config
         boxes, labels, wanted = [], [], []
         for proposal, target, generator in zip(proposals, targets, generators, strict=True):
             objects, classes = target.boxes[~target.crowd], target.labels[~target.crowd] + 1
@@ -289,29 +300,17 @@ class FasterRCNN(nn.Module):
             proposal = torch.cat([proposal, objects])
             matches = matcher.match(box_iou(objects, proposal), 0.5, 0.5, allow_low_quality_matches=False)
             matches = matcher.ignore_crowd(matches, proposal, target.boxes[target.crowd])
-            positive, negative = matcher.sample(matches, limits.box_batch, limits.box_positive, generator)
+            positive, negative = self.sampler(matches, config.box_batch, config.box_positive, generator)
             boxes.append(torch.cat([proposal[positive], proposal[negative]]))
             labels.append(torch.cat([classes[matches[positive]], classes.new_zeros(len(negative))]))
             wanted.append(box_coder.encode(objects[matches[positive]], proposal[positive], BOX_WEIGHTS))
         label = torch.cat(labels)
         scores, deltas = self.classify(features, boxes)
         positives = torch.where(label > 0)[0]
-        box_loss = F.smooth_l1_loss(deltas[positives, label[positives]], torch.cat(wanted), beta=1 / 9, reduction="sum")
-        classifier_loss = F.cross_entropy(scores, label, reduction="sum")
+        class_loss, box_loss = self.box_loss(scores, label, deltas[positives, label[positives]], torch.cat(wanted))
         count = max(shared.count(len(label)), 1)
-        return classifier_loss / count, box_loss / count
+        return class_loss / count, box_loss / count
 
 
 def as_float(image: Tensor) -> Tensor:
     return image.to(torch.float32) / 255 if image.dtype == torch.uint8 else image
-
-
-def big_enough(boxes: Tensor, side: float) -> Tensor:
-    """``[...]`` bool: both sides of the boxes ``[..., 4]`` are ``side`` px or more."""
-    return (boxes[..., 2] - boxes[..., 0] >= side) & (boxes[..., 3] - boxes[..., 1] >= side)
-
-
-def rescale(boxes: Tensor, size: tuple[int, int], to: tuple[int, int]) -> Tensor:
-    """Boxes of an image of ``size`` (height, width) in the pixels of the same image at size ``to``."""
-    y, x = to[0] / size[0], to[1] / size[1]
-    return boxes * torch.tensor([x, y, x, y], dtype=boxes.dtype, device=boxes.device)

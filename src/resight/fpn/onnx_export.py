@@ -19,13 +19,14 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from ..detection import box_coder
+from ..detection.boxes import big_enough
 from ..detection.roi_align import SAMPLES, assign_levels
 from ..inference.detector import Detector
 from ..inference.exported import STAGE, card_of
 from ..inference.onnx_runtime import KEY
 from ..tfod.faster_rcnn import TfodRCNN
 from ..tfod.onnx_export import OPSET, Builder, TfodGraph
-from .faster_rcnn import BOX_WEIGHTS, POOL_SIZE, RPN_WEIGHTS, FasterRCNN, InputSettings, big_enough
+from .faster_rcnn import BOX_WEIGHTS, POOL_SIZE, RPN_WEIGHTS, FasterRCNN, InputSettings
 
 # Steps whose shapes depend on data or on the image are opaque to torch.export: it sees their output shapes only, and
 # each becomes the ONNX operators written below. They are never run in PyTorch.
@@ -96,9 +97,9 @@ class Exportable(nn.Module):
     def __init__(self, model: FasterRCNN) -> None:
         super().__init__()
         self.model = model
-        self.limits = model.limits
-        for level in range(len(model.anchors.sizes)):
-            self.register_buffer(f"cell_anchors{level}", model.anchors.cell_anchors(level))
+        self.config = model.config
+        for level in range(len(model.config.anchors.sizes)):
+            self.register_buffer(f"cell_anchors{level}", model.config.anchors.cell_anchors(level))
 
     def forward(self, batch: Tensor, size: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
         features = self.model.backbone(batch)
@@ -110,7 +111,7 @@ class Exportable(nn.Module):
         boxes = boxes.transpose(0, 1)  # [K, P, 4]
         scores = class_logits.softmax(-1)[:, 1:].transpose(0, 1)
         scores = torch.where(big_enough(proposals, 1e-3)[None] & big_enough(boxes, 1e-2), scores, -1.0)
-        index = torch.ops.resight.nms(boxes, scores, self.limits.nms_iou, self.limits.score, self.limits.detections)
+        index = torch.ops.resight.nms(boxes, scores, self.config.nms_iou, self.config.score, self.config.detections)
         index = index[index >= 0]
         labels = torch.div(index, boxes.shape[1], rounding_mode="floor")
         found = boxes.reshape(-1, 4)[index] * scale, scores.reshape(-1)[index], labels
@@ -119,7 +120,7 @@ class Exportable(nn.Module):
     @property
     def stages(self) -> list[str]:
         """Names of what comes behind the labels."""
-        levels = range(len(self.model.anchors.sizes))
+        levels = range(len(self.model.config.anchors.sizes))
         by_level = [f"{name}{level}" for name in ("rpn_logits", "rpn_deltas", "rpn_best") for level in levels]
         return [STAGE + name for name in (*by_level, "rpn_kept", "proposals", "class_logits", "box_deltas", "kept")]
 
@@ -130,25 +131,25 @@ class Exportable(nn.Module):
 
         Behind them the anchors ``[N]`` of each level that took part, and which of all these ``[P]`` became proposals.
         """
-        limits = self.limits
-        before, after = limits.rpn_pre_nms_top_n[1], limits.rpn_post_nms_top_n[1]
+        config = self.config
+        before, after = config.rpn_pre_nms_top_n[1], config.rpn_post_nms_top_n[1]
         boxes, scores, chosen = [], [], []
         for level, (feature, logit, delta) in enumerate(zip(features, logits, deltas, strict=True)):
             best, index = torch.ops.resight.best(logit[0], before)
             anchors = self._anchors(level, batch, feature, index)
             box = _clip(box_coder.decode(delta[0][index], anchors, RPN_WEIGHTS), size)
             score = best.sigmoid()
-            usable = torch.isfinite(best) & big_enough(box, 1e-3) & (score >= limits.rpn_score)
+            usable = torch.isfinite(best) & big_enough(box, 1e-3) & (score >= config.rpn_score)
             boxes.append(box)
             scores.append(torch.where(usable, score, -1.0))
             chosen.append(index)
         all_boxes, all_scores = torch.stack(boxes), torch.stack(scores)
-        kept = torch.ops.resight.nms(all_boxes, all_scores, limits.rpn_nms_iou, -0.5, after)
+        kept = torch.ops.resight.nms(all_boxes, all_scores, config.rpn_nms_iou, -0.5, after)
         proposals = all_boxes.reshape(-1, 4)[kept.clamp(min=0)]
         return torch.where((kept >= 0)[:, None], proposals, 0.0), chosen, kept
 
     def _anchors(self, level: int, batch: Tensor, feature: Tensor, index: Tensor) -> Tensor:
-        """The anchors ``[N, 4]`` of the level with these indices, as ``models.anchors.grid_anchors`` numbers them."""
+        """The anchors ``[N, 4]`` of the level with these indices, as ``grid_anchors`` numbers them."""
         cell_anchors = self.get_buffer(f"cell_anchors{level}")
         stride = torch.ops.resight.stride(batch, feature)
         place = torch.div(index, len(cell_anchors), rounding_mode="floor")
@@ -171,7 +172,7 @@ class Exportable(nn.Module):
 
 
 def _clip(boxes: Tensor, size: Tensor) -> Tensor:
-    """``models.box_coder.clip`` for a size ``[2]`` (height, width) that is a tensor."""
+    """``detection.boxes.clip`` for a size ``[2]`` (height, width) that is a tensor."""
     return torch.minimum(boxes.clamp(min=0), torch.stack([size[1], size[0], size[1], size[0]]))
 
 
@@ -243,7 +244,7 @@ def to_onnx(model: FasterRCNN) -> onnx.ModelProto:
     assert program is not None
     network = program.model_proto
     del network.graph.output[3:]  # the stages stay in the graph under their names
-    front = _front(model.inputs, network.ir_version)
+    front = _front(model.config.inputs, network.ir_version)
     links = [(front.graph.output[i].name, network.graph.input[i].name) for i in range(3)]
     return onnx.compose.merge_models(
         onnx.compose.add_prefix(front, "input/", rename_inputs=False, rename_outputs=False), network, io_map=links

@@ -150,7 +150,7 @@ class Detector:
         """
         import torch
 
-        from ..fpn.faster_rcnn import rescale
+        from ..detection.boxes import rescale
         from ..input.dataset import as_stored, to_sample
         from ..input.target import Target
 

@@ -47,6 +47,7 @@ def build_model(config: ModelConfig, num_classes: int, anchors: AnchorSettings |
     """
     if config.is_tfod:
         return tfod.build_tfod(config, num_classes)
+    check_name(config.name)
     return fpn.build_fpn(config, num_classes, anchors)
 
 

@@ -53,7 +53,7 @@ class ModelMetadata:
     @classmethod
     def of(cls, model: Model, config: ModelConfig, label_map: LabelMap, score: float | None = None) -> ModelMetadata:
         eps = norm_eps(model) if spec_of(config.name).norm_eps is not None else None
-        anchors = model.anchors if isinstance(model, FasterRCNN) else default_anchors(config)
+        anchors = model.config.anchors if isinstance(model, FasterRCNN) else default_anchors(config)
         return cls(config, label_map, anchors, eps, score)
 
     def build(self) -> Model:

@@ -1,10 +1,21 @@
 """The TFOD dialect: Faster R-CNN (Ren et al. 2015) on ResNet V1 (He et al. 2015), equal in its numbers to TFOD's.
 
 One feature map of stride 16; the fifth stage of the ResNet, applied to each RoI, is the head of the second stage.
+
+Shapes:
+    B images of a batch, all padded to H x W; K classes without background; G objects of an image.
+    The feature map is h x w with A anchors a place; N anchors of an image, N = h * w * A, fewer in training.
+    P proposals of an image, always ``tfod.proposals``: those beyond ``Proposals.count`` are padding.
+Names:
+    logits: of background and object ``[B, N, 2]``, or of classes ``[P, K + 1]``, background first.
+    deltas: ``parts.encode`` of a box beside its anchor ``[B, N, 4]``, or beside its proposal: ``[P, K, 4]``, or
+        ``[P, 1, 4]`` where classes share boxes.
+    size, true_size: height and width of the network's input, and of the image in it without padding.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,13 +23,15 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from ..config.tree import ModelConfig
-from ..detection import box_coder, matcher
+from ..detection import matcher
+from ..detection.boxes import Instances, area, clip
+from ..detection.losses import StageLoss, stage_loss
+from ..detection.nms import stable_nms
 from ..detection.processes import SINGLE_PROCESS, Shared
 from ..errors import ResightError
-from ..fpn.faster_rcnn import Instances
 from ..input.target import Target
-from . import parts as tfod_parts
-from .parts import PlainSelection, Proposals, StaticSelection, single
+from . import parts
+from .parts import Draw, PlainSelection, Proposals, StaticSelection, single
 from .resize import tfod_resize, tfod_size
 from .resnet_v1 import HEAD_CHANNELS, MEAN, TRUNK_CHANNELS, BoxHead, Norm, Trunk
 from .specs import SPECS
@@ -80,27 +93,44 @@ class TfodBoxPredictor(nn.Module):
 
 
 class TfodRCNN(nn.Module):
-    """``model(images, targets) -> losses``; ``model(images) -> list of Instances``."""
+    """``model(images, targets) -> losses``; ``model(images) -> list of Instances``.
 
-    def __init__(self, config: ModelConfig, num_classes: int) -> None:
+    Args:
+        rpn_loss, box_loss: of the first and of the second stage.
+        sampler: draws the minibatches of both in training; by default as ``tfod.static_shapes`` says.
+        nms: as :func:`.nms.stable_nms`, in both stages.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        num_classes: int,
+        *,
+        rpn_loss: StageLoss = stage_loss,
+        box_loss: StageLoss = stage_loss,
+        sampler: Draw | None = None,
+        nms: Callable[..., Tensor] = stable_nms,
+    ) -> None:
         super().__init__()
         assert config.tfod is not None
+        self.rpn_loss, self.box_loss, self.nms = rpn_loss, box_loss, nms
         blocks = SPECS[config.name].blocks
-        self.config, self.limits, self.num_classes = config, config.tfod, num_classes
+        self.config, self.tfod, self.num_classes = config, config.tfod, num_classes
         self.class_agnostic_nms = False
         self.backbone = Trunk(blocks)
-        self.anchors = tfod_parts.anchor_settings(self.limits)
-        self.rpn = RPN(TRUNK_CHANNELS, self.anchors.per_location, self.limits.rpn_stddev)
+        self.rpn = RPN(TRUNK_CHANNELS, parts.anchor_settings(self.tfod).per_location, self.tfod.rpn_stddev)
         self.head = BoxHead(blocks[3])
-        self.predictor = TfodBoxPredictor(HEAD_CHANNELS, num_classes, self.limits.share_boxes)
+        self.predictor = TfodBoxPredictor(HEAD_CHANNELS, num_classes, self.tfod.share_boxes)
         # The exported model never has static shapes.
-        self.serving = PlainSelection()
-        self.learning = StaticSelection() if self.limits.static_shapes else PlainSelection()
-        self.border = tfod_parts.matmul_border if self.limits.matmul_crop else tfod_parts.native_border
+        self.serving = PlainSelection(nms=nms)
+        static = self.tfod.static_shapes
+        draw = sampler or (parts.static_draw if static else parts.balanced_draw)
+        self.learning = (StaticSelection if static else PlainSelection)(draw, nms)
+        self.border = parts.matmul_border if self.tfod.matmul_crop else parts.native_border
 
     def train(self, mode: bool = True) -> TfodRCNN:
         super().train(mode)
-        if not self.limits.train_norms:
+        if not self.tfod.train_norms:
             for module in self.modules():
                 if isinstance(module, Norm):
                     module.eval()
@@ -109,7 +139,7 @@ class TfodRCNN(nn.Module):
     def set_nms(self, iou: float | None = None, class_agnostic: bool = False) -> None:
         """Changes the last suppression: the IoU above which the weaker box goes, and whether classes compete."""
         if iou is not None:
-            self.limits = self.limits.model_copy(update={"nms_iou": iou})
+            self.tfod = self.tfod.model_copy(update={"nms_iou": iou})
         self.class_agnostic_nms = self.class_agnostic_nms or class_agnostic
 
     def forward(
@@ -138,7 +168,7 @@ class TfodRCNN(nn.Module):
         weight = next(self.parameters())
         sizes = {(image.shape[1], image.shape[2]) for image in images}
         height, width = next(iter(sizes))
-        if self.limits.pad and self.limits.fixed_size is None:
+        if self.tfod.pad and self.tfod.fixed_size is None:
             height = width = self.config.max_size
         elif len(sizes) > 1:
             raise ResightError(
@@ -146,7 +176,7 @@ class TfodRCNN(nn.Module):
                 where="model.tfod.pad",
                 fix="Set model.tfod.pad = true, or model.tfod.fixed_size, or train.batch_size = 1.",
             )
-        values = weight.new_tensor(self.limits.pad_value)
+        values = weight.new_tensor(self.tfod.pad_value)
         batch = values.repeat(len(images), height, width, 1).permute(0, 3, 1, 2)
         for row, image in zip(batch, images, strict=True):
             row[:, : image.shape[1], : image.shape[2]] = image.to(weight.device)
@@ -161,14 +191,14 @@ class TfodRCNN(nn.Module):
         size = (batch.shape[2], batch.shape[3])
         features = self.backbone(batch)
         deltas, logits = self.rpn(features)
-        anchors = box_coder.clip(self.anchor_grid(features), *size)
+        anchors = clip(self.anchor_grid(features), *size)
         proposals = self.propose(deltas[0], logits[0], anchors, true_size, self.serving)
         deltas, logits = self.classify(features, [proposals], size)
         return self.postprocess_detections(deltas, logits, proposals, true_size)
 
     def anchor_grid(self, features: Tensor) -> Tensor:
         """The grid's anchors, not clipped."""
-        return tfod_parts.tfod_anchors(self.limits, (features.shape[2], features.shape[3]), features.device)
+        return parts.tfod_anchors(self.tfod, (features.shape[2], features.shape[3]), features.device)
 
     def propose(
         self,
@@ -179,19 +209,19 @@ class TfodRCNN(nn.Module):
         selection: PlainSelection,
     ) -> Proposals:
         """Proposals of one image from the RPN's answer ``[N, 4]`` and ``[N, 2]``, inside the image without padding."""
-        boxes = tfod_parts.decode(deltas.detach(), anchors)
-        return selection.propose(boxes, logits.detach().softmax(1)[:, 1], self.limits, true_size)
+        boxes = parts.decode(deltas.detach(), anchors)
+        return selection.propose(boxes, logits.detach().softmax(1)[:, 1], self.tfod, true_size)
 
     def classify(self, features: Tensor, proposals: list[Proposals], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Box deltas ``[N, K or 1, 4]`` and class logits ``[N, K + 1]`` of all proposals of all images."""
-        limits = self.limits
+        tfod = self.tfod
         boxes = torch.cat([proposal.boxes for proposal in proposals])
         counts = torch.tensor([len(proposal.boxes) for proposal in proposals], device=boxes.device)
         image = torch.arange(len(proposals), device=boxes.device).repeat_interleave(counts)
         boxes = boxes * (1 / boxes.new_tensor([size[1], size[0], size[1], size[0]]))
-        crops = tfod_parts.crop_and_resize(features, boxes, image, limits.crop_size, self.border)
-        if limits.pool_size > 1 or limits.pool_stride > 1:
-            crops = F.max_pool2d(crops, limits.pool_size, limits.pool_stride)
+        crops = parts.crop_and_resize(features, boxes, image, tfod.crop_size, self.border)
+        if tfod.pool_size > 1 or tfod.pool_stride > 1:
+            crops = F.max_pool2d(crops, tfod.pool_size, tfod.pool_stride)
         deltas, logits = self.predictor(self.head(crops))
         return single(deltas), single(logits)
 
@@ -199,20 +229,20 @@ class TfodRCNN(nn.Module):
         self, deltas: Tensor, logits: Tensor, proposals: Proposals, true_size: tuple[int, int]
     ) -> TfodOutputs:
         """Detections of one image from the second stage's answer for its proposals."""
-        limits, count = self.limits, proposals.count
+        tfod, count = self.tfod, proposals.count
         scores = logits.softmax(1)
-        boxes = tfod_parts.decode(deltas, proposals.boxes[:, None])
+        boxes = parts.decode(deltas, proposals.boxes[:, None])
         rows, labels = self._suppressed(boxes[:count], scores[:count, 1:])
         order = scores[rows, labels + 1].sort(descending=True, stable=True).indices
         rows, labels = rows[order], labels[order]
-        chosen = box_coder.clip(boxes[rows, labels if boxes.shape[1] > 1 else 0], *true_size)
-        kept = torch.where(tfod_parts.area(chosen) > 0)[0][: limits.detections]
+        chosen = clip(boxes[rows, labels if boxes.shape[1] > 1 else 0], *true_size)
+        kept = torch.where(area(chosen) > 0)[0][: tfod.detections]
         rows, labels = rows[kept], labels[kept]
         best = scores[:, 1:].argmax(1) if boxes.shape[1] > 1 else torch.zeros_like(scores[:, 0], dtype=torch.int64)
         raw = boxes[torch.arange(len(boxes), device=boxes.device), best]
 
         def full(values: Tensor) -> Tensor:
-            return torch.cat([values, values.new_zeros(limits.detections - len(values), *values.shape[1:])])[None]
+            return torch.cat([values, values.new_zeros(tfod.detections - len(values), *values.shape[1:])])[None]
 
         return TfodOutputs(
             detection_boxes=full(_normalised(chosen[kept], true_size)),
@@ -227,19 +257,19 @@ class TfodRCNN(nn.Module):
 
     def _suppressed(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Proposal and class, each ``[N]`` int64, of what suppression leaves, class after class."""
-        limits = self.limits
+        tfod = self.tfod
         kinds = scores.shape[1]
         if self.class_agnostic_nms:
             flat = boxes.expand(-1, kinds, -1).reshape(-1, 4)
-            kept = tfod_parts.suppress(flat, scores.flatten(), limits.detections, limits.nms_iou, limits.score)
+            kept = self.nms(flat, scores.flatten(), tfod.detections, tfod.nms_iou, tfod.score)
             return kept // kinds, kept % kinds
         rows = [
-            tfod_parts.suppress(
+            self.nms(
                 boxes[:, kind if boxes.shape[1] > 1 else 0],
                 scores[:, kind],
-                limits.detections_per_class,
-                limits.nms_iou,
-                limits.score,
+                tfod.detections_per_class,
+                tfod.nms_iou,
+                tfod.score,
             )
             for kind in range(kinds)
         ]
@@ -257,11 +287,11 @@ class TfodRCNN(nn.Module):
         features = self.backbone(batch)
         deltas, logits = self.rpn(features)
         anchors = self.anchor_grid(features)
-        if self.training and not self.limits.clip_anchors:
-            kept = tfod_parts.inside(anchors, *size)
+        if self.training and not self.tfod.clip_anchors:
+            kept = parts.inside(anchors, *size)
             anchors, deltas, logits = anchors[kept], deltas[:, kept], logits[:, kept]
         else:
-            anchors = box_coder.clip(anchors, *size)
+            anchors = clip(anchors, *size)
         targets = [target.to(features.device) for target in targets]
         generators = [Generator().manual_seed(target.seed) for target in targets]
         rpn_box, objectness = self.rpn_losses(deltas, logits, anchors, targets, generators)
@@ -284,35 +314,36 @@ class TfodRCNN(nn.Module):
         self, deltas: Tensor, logits: Tensor, anchors: Tensor, targets: list[Target], generators: list[Generator]
     ) -> tuple[Tensor, Tensor]:
         """Localisation and objectness loss, each divided by the number of anchors drawn, the mean of the images."""
-        limits = self.limits
+        tfod = self.tfod
         box_losses, object_losses = [], []
         for delta, logit, target, generator in zip(deltas, logits, targets, generators, strict=True):
-            matches = tfod_parts.match_anchors(tfod_parts.iou(target.boxes, anchors))
+            matches = parts.match_anchors(parts.iou(target.boxes, anchors))
             known = matches != matcher.IGNORED
-            drawn = self.learning.draw(matches >= 0, known, limits.rpn_batch, limits.rpn_positive, generator)
+            drawn = self.learning.draw(matches >= 0, known, tfod.rpn_batch, tfod.rpn_positive, generator)
             count = drawn.sum().clamp(min=1)
             positive = torch.where(drawn & (matches >= 0))[0]
-            wanted = tfod_parts.encode(target.boxes[matches[positive]], anchors[positive])
-            box_losses.append(F.smooth_l1_loss(delta[positive], wanted, reduction="sum") / count)
+            wanted = parts.encode(target.boxes[matches[positive]], anchors[positive])
             truth = (matches[drawn] >= 0).long()
-            object_losses.append(F.cross_entropy(logit[drawn], truth, reduction="sum") / count)
+            object_loss, box_loss = self.rpn_loss(logit[drawn], truth, delta[positive], wanted)
+            box_losses.append(box_loss / count)
+            object_losses.append(object_loss / count)
         return (
-            limits.rpn_box_weight * torch.stack(box_losses).mean(),
-            limits.rpn_object_weight * torch.stack(object_losses).mean(),
+            tfod.rpn_box_weight * torch.stack(box_losses).mean(),
+            tfod.rpn_object_weight * torch.stack(object_losses).mean(),
         )
 
     def sample(self, proposals: Proposals, target: Target, generator: Generator) -> Proposals:
         """The minibatch of one image for the second stage."""
-        limits = self.limits
+        tfod = self.tfod
         positive = self._match(proposals, target) >= 0
-        drawn = self.learning.draw(positive, proposals.valid, limits.box_batch, limits.box_positive, generator)
-        return self.learning.take(proposals, drawn, limits.box_batch)
+        drawn = self.learning.draw(positive, proposals.valid, tfod.box_batch, tfod.box_positive, generator)
+        return self.learning.take(proposals, drawn, tfod.box_batch)
 
     def box_losses(
         self, deltas: Tensor, logits: Tensor, proposals: list[Proposals], targets: list[Target]
     ) -> tuple[Tensor, Tensor]:
         """Localisation and classification loss, each divided by the number of proposals, the mean of the images."""
-        limits = self.limits
+        tfod = self.tfod
         lengths = [len(proposal.boxes) for proposal in proposals]
         box_losses, class_losses = [], []
         for delta, logit, proposal, target in zip(
@@ -322,20 +353,21 @@ class TfodRCNN(nn.Module):
             positive = torch.where((matches >= 0) & proposal.valid)[0]
             label = torch.zeros_like(matches)
             label[positive] = target.labels[matches[positive]] + 1
-            wanted = tfod_parts.encode(target.boxes[matches[positive]], proposal.boxes[positive])
+            wanted = parts.encode(target.boxes[matches[positive]], proposal.boxes[positive])
             own = delta[positive, label[positive] - 1 if delta.shape[1] > 1 else 0]
-            count = max(proposal.count, 1)
-            box_losses.append(F.smooth_l1_loss(own, wanted, reduction="sum") / count)
-            class_losses.append(F.cross_entropy(logit[proposal.valid], label[proposal.valid], reduction="sum") / count)
+            count, valid = max(proposal.count, 1), proposal.valid
+            class_loss, box_loss = self.box_loss(logit[valid], label[valid], own, wanted)
+            box_losses.append(box_loss / count)
+            class_losses.append(class_loss / count)
         return (
-            limits.box_weight * torch.stack(box_losses).mean(),
-            limits.class_weight * torch.stack(class_losses).mean(),
+            tfod.box_weight * torch.stack(box_losses).mean(),
+            tfod.class_weight * torch.stack(class_losses).mean(),
         )
 
     @staticmethod
     def _match(proposals: Proposals, target: Target) -> Tensor:
         """Object of every proposal, or ``matcher.NEGATIVE``."""
-        return matcher.match(tfod_parts.iou(target.boxes, proposals.boxes), 0.5, 0.5, allow_low_quality_matches=False)
+        return matcher.match(parts.iou(target.boxes, proposals.boxes), 0.5, 0.5, allow_low_quality_matches=False)
 
     @staticmethod
     def found(outputs: TfodOutputs, height: int, width: int) -> Instances:

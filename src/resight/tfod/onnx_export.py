@@ -69,7 +69,7 @@ class TfodGraph(Builder):
     def __init__(self, model: TfodRCNN) -> None:
         super().__init__()
         self.weights = {name: value.detach().cpu().double().numpy() for name, value in model.state_dict().items()}
-        self.config, self.tfod, self.num_classes = model.config, model.limits, model.num_classes
+        self.config, self.tfod, self.num_classes = model.config, model.tfod, model.num_classes
         self.blocks = SPECS[self.config.name].blocks
 
     def build(self) -> onnx.ModelProto:
@@ -193,7 +193,7 @@ class TfodGraph(Builder):
         return self("Reshape", self("Max", *samples), [-1, 1024])
 
     def taps(self, low: str, high: str, length: str, samples: np.ndarray) -> tuple[str, str]:
-        """Pixels and weights of the samples along one axis, each ``[N, S, 2]``, as ``models.tfod_parts`` has them."""
+        """Pixels and weights of the samples along one axis, each ``[N, S, 2]``, as ``parts`` has them."""
         last = self("Sub", length, 1.0)
         step = self("Div", self("Mul", self("Sub", high, low), last), float(max(self.tfod.crop_size - 1, 1)))
         start = low if self.tfod.crop_size > 1 else self("Mul", self("Add", low, high), 0.5)

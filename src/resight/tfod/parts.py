@@ -14,11 +14,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
-from torchvision.ops import box_iou, nms
+from torchvision.ops import box_iou
 
 from ..config.tree import TfodConfig
-from ..detection import box_coder, matcher
+from ..detection import matcher
 from ..detection.anchors import AnchorSettings, grid_anchors
+from ..detection.boxes import area, clip
+from ..detection.nms import stable_nms
+from ..detection.sampler import balanced_sample
 
 
 def anchor_settings(config: TfodConfig) -> AnchorSettings:
@@ -81,28 +84,6 @@ def match_anchors(overlap: Tensor) -> Tensor:
     return matches
 
 
-def suppress(boxes: Tensor, scores: Tensor, limit: int, threshold: float, least: float, equal: bool = False) -> Tensor:
-    """Greedy non-maximum suppression: indices of at most ``limit`` of ``boxes`` ``[N, 4]``, best first, ties in order.
-
-    Args:
-        threshold: a box goes whose IoU with a better one is more than this (``equal``: this or more).
-        least: boxes count whose score is more than this.
-    """
-    bound = np.float32(threshold)  # the IoU is of single precision too
-    if equal:
-        bound = np.nextafter(bound, np.float32(-1))
-    candidates = torch.where(scores > least)[0]
-    candidates = candidates[scores[candidates].sort(descending=True, stable=True).indices]
-    # What is kept of the best K does not depend on the rest, so a part of them is tried first.
-    count = 8 * limit
-    while True:
-        part = candidates[:count]
-        kept = part[nms(boxes[part], scores[part], float(bound))]
-        if len(kept) >= limit or count >= len(candidates):
-            return kept[:limit]
-        count *= 4
-
-
 @dataclass(frozen=True)
 class Proposals:
     """Of one image: ``boxes`` ``[P, 4]`` and ``scores`` ``[P]``, best first; beyond the first ``count`` is padding."""
@@ -117,59 +98,23 @@ class Proposals:
         return torch.arange(len(self.boxes), device=self.boxes.device) < self.count
 
 
-class PlainSelection:
-    """Proposals and minibatches as the exported model and the gpu-8 configurations choose them."""
-
-    def propose(self, boxes: Tensor, scores: Tensor, config: TfodConfig, window: tuple[int, int]) -> Proposals:
-        """Suppression before clipping to the window; what then is empty goes, and zeros fill up."""
-        kept = suppress(boxes, scores, config.proposals, config.rpn_nms_iou, config.rpn_score)
-        clipped = box_coder.clip(boxes[kept], *window)
-        full = area(clipped) > 0
-        return padded(clipped[full], scores[kept][full], config.proposals)
-
-    def draw(self, positive: Tensor, allowed: Tensor, size: int, share: float, generator: Generator) -> Tensor:
-        """``[N]`` bool, a minibatch of ``size`` at most, of these at most ``share`` from ``positive`` ``[N]``."""
-        matches = torch.where(allowed, torch.where(positive, 0, matcher.NEGATIVE), matcher.IGNORED)
-        drawn = torch.zeros_like(allowed)
-        for indices in matcher.sample(matches, size, stored(share), generator):
-            drawn[indices] = True
-        return drawn
-
-    def take(self, proposals: Proposals, drawn: Tensor, size: int) -> Proposals:
-        """The drawn ones, in their order, filled up with zeros."""
-        return padded(proposals.boxes[drawn], proposals.scores[drawn], size)
+def balanced_draw(positive: Tensor, allowed: Tensor, size: int, share: float, generator: Generator) -> Tensor:
+    """``[N]`` bool, a minibatch of ``size`` at most, of these at most ``share`` from ``positive`` ``[N]``."""
+    matches = torch.where(allowed, torch.where(positive, 0, matcher.NEGATIVE), matcher.IGNORED)
+    drawn = torch.zeros_like(allowed)
+    for indices in balanced_sample(matches, size, stored(share), generator):
+        drawn[indices] = True
+    return drawn
 
 
-class StaticSelection(PlainSelection):
-    """The same with static shapes, as the tpu-8 configurations train: there is no padding that is known as such."""
-
-    def propose(self, boxes: Tensor, scores: Tensor, config: TfodConfig, window: tuple[int, int]) -> Proposals:
-        limit = config.proposals
-        if not len(boxes):
-            return padded(boxes, scores, limit)
-        # TFOD's way through tiles: what does not count becomes -1, and the rest is rounded.
-        boxes = (boxes + 1) * (scores > config.rpn_score)[:, None] - 1
-        seen = torch.where((boxes > 0).any(1), scores, -math.inf)
-        kept = suppress(boxes, seen, limit, config.rpn_nms_iou, config.rpn_score, equal=True)
-        last = scores.sort(descending=True, stable=True).indices[-1:].expand(limit - len(kept))
-        clipped = box_coder.clip(boxes[torch.cat([kept, last])], *window)
-        score = torch.cat([scores[kept], scores.new_full((len(last),), -1)])
-        score, order = torch.where(area(clipped) > 0, score, -1).sort(descending=True, stable=True)
-        return Proposals(clipped[order], score, int((score >= 0).sum()))
-
-    def draw(self, positive: Tensor, allowed: Tensor, size: int, share: float, generator: Generator) -> Tensor:
-        order = torch.randperm(len(allowed), generator=generator).to(allowed.device)
-        return draw_static(positive, allowed, size, share, order)
-
-    def take(self, proposals: Proposals, drawn: Tensor, size: int) -> Proposals:
-        """The drawn ones, in their order, filled up with the best proposal; all of them count."""
-        rows = torch.where(drawn)[0][:size]
-        rows = torch.cat([rows, rows.new_zeros(size - len(rows))])
-        return Proposals(proposals.boxes[rows], proposals.scores[rows], size)
+def static_draw(positive: Tensor, allowed: Tensor, size: int, share: float, generator: Generator) -> Tensor:
+    """The same with static shapes."""
+    order = torch.randperm(len(allowed), generator=generator).to(allowed.device)
+    return draw_in_order(positive, allowed, size, share, order)
 
 
-def draw_static(positive: Tensor, allowed: Tensor, size: int, share: float, order: Tensor) -> Tensor:
-    """A minibatch of ``size`` by the shuffled ``order`` ``[N]``, ``[N]`` bool.
+def draw_in_order(positive: Tensor, allowed: Tensor, size: int, share: float, order: Tensor) -> Tensor:
+    """A minibatch of ``size`` by the shuffled ``order`` ``[N]``, ``[N]`` bool (docs/tfod-semantics.md, 17.4).
 
     Where too few are allowed the first of the forbidden ones are allowed too. Positives and negatives are those last in
     the order; where negatives lack, the places go to the first in the order: to positives, or, where something is
@@ -186,6 +131,59 @@ def draw_static(positive: Tensor, allowed: Tensor, size: int, share: float, orde
     return drawn
 
 
+# Positive [N], allowed [N], most boxes, largest share of positives, generator -> drawn [N].
+Draw = Callable[[Tensor, Tensor, int, float, Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class PlainSelection:
+    """Proposals and minibatches as the exported model and the gpu-8 configurations choose them."""
+
+    draw: Draw = balanced_draw
+    nms: Callable[..., Tensor] = stable_nms
+
+    def propose(self, boxes: Tensor, scores: Tensor, config: TfodConfig, window: tuple[int, int]) -> Proposals:
+        """The NMS of the first stage, before clipping to the window; what then is empty goes, and zeros fill up."""
+        kept = self.nms(boxes, scores, config.proposals, config.rpn_nms_iou, config.rpn_score)
+        clipped = clip(boxes[kept], *window)
+        full = area(clipped) > 0
+        return padded(clipped[full], scores[kept][full], config.proposals)
+
+    def take(self, proposals: Proposals, drawn: Tensor, size: int) -> Proposals:
+        """The drawn ones, in their order, filled up with zeros."""
+        return padded(proposals.boxes[drawn], proposals.scores[drawn], size)
+
+
+@dataclass(frozen=True)
+class StaticSelection(PlainSelection):
+    """The same with static shapes, as the tpu-8 configurations train: there is no padding that is known as such.
+
+    docs/tfod-semantics.md, 17.4, says each rule that differs.
+    """
+
+    draw: Draw = static_draw
+
+    def propose(self, boxes: Tensor, scores: Tensor, config: TfodConfig, window: tuple[int, int]) -> Proposals:
+        limit = config.proposals
+        if not len(boxes):
+            return padded(boxes, scores, limit)
+        # TFOD's way through tiles: what does not count becomes -1, and the rest is rounded.
+        boxes = (boxes + 1) * (scores > config.rpn_score)[:, None] - 1
+        seen = torch.where((boxes > 0).any(1), scores, -math.inf)
+        kept = self.nms(boxes, seen, limit, config.rpn_nms_iou, config.rpn_score, equal=True)
+        last = scores.sort(descending=True, stable=True).indices[-1:].expand(limit - len(kept))
+        clipped = clip(boxes[torch.cat([kept, last])], *window)
+        score = torch.cat([scores[kept], scores.new_full((len(last),), -1)])
+        score, order = torch.where(area(clipped) > 0, score, -1).sort(descending=True, stable=True)
+        return Proposals(clipped[order], score, int((score >= 0).sum()))
+
+    def take(self, proposals: Proposals, drawn: Tensor, size: int) -> Proposals:
+        """The drawn ones, in their order, filled up with the best proposal; all of them count."""
+        rows = torch.where(drawn)[0][:size]
+        rows = torch.cat([rows, rows.new_zeros(size - len(rows))])
+        return Proposals(proposals.boxes[rows], proposals.scores[rows], size)
+
+
 def stored(share: float) -> float:
     """A share as a pipeline.config holds it, in single precision: .35 of 20 is below 7."""
     return float(np.float32(share))
@@ -194,10 +192,6 @@ def stored(share: float) -> float:
 def padded(boxes: Tensor, scores: Tensor, size: int) -> Proposals:
     missing = size - len(boxes)
     return Proposals(F.pad(boxes, (0, 0, 0, missing)), F.pad(scores, (0, missing)), len(boxes))
-
-
-def area(boxes: Tensor) -> Tensor:
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
 Border = Callable[[Tensor, float], tuple[Tensor, Tensor]]

@@ -1,0 +1,40 @@
+"""Boxes ``[..., 4]``, float xyxy in pixels of the image they are in, and what a model says about one image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Instances:
+    """What was detected in one image: boxes ``[N, 4]`` xyxy, scores ``[N]``, labels ``[N]`` int64 from 0."""
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+
+def area(boxes: Tensor) -> Tensor:
+    """``[...]`` square pixels."""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def clip(boxes: Tensor, height: int, width: int) -> Tensor:
+    """``boxes`` cut to the window ``[0, width] x [0, height]``."""
+    x = boxes[..., 0::2].clamp(min=0, max=width)
+    y = boxes[..., 1::2].clamp(min=0, max=height)
+    return torch.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], dim=-1)
+
+
+def big_enough(boxes: Tensor, side: float) -> Tensor:
+    """``[...]`` bool: both sides are ``side`` pixels or more."""
+    return (boxes[..., 2] - boxes[..., 0] >= side) & (boxes[..., 3] - boxes[..., 1] >= side)
+
+
+def rescale(boxes: Tensor, size: tuple[int, int], to: tuple[int, int]) -> Tensor:
+    """Boxes of an image of ``size`` (height, width) in the pixels of the same image at size ``to``."""
+    y, x = to[0] / size[0], to[1] / size[1]
+    return boxes * torch.tensor([x, y, x, y], dtype=boxes.dtype, device=boxes.device)

@@ -1,0 +1,30 @@
+"""Pooling against torchvision's."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torchvision.ops import MultiScaleRoIAlign
+
+from resight.detection.roi_align import pool
+
+
+@given(st.integers(0, 10**6))
+def test_pooling_is_torchvisions(boxes_of, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    features = [torch.randn(2, 5, 32, 40, generator=generator), torch.randn(2, 5, 16, 20, generator=generator)]
+    for feature in features:
+        feature.requires_grad_()
+    # Boxes outside, of no size and over the border take part.
+    boxes = torch.cat([boxes_of(6, seed, 300), torch.tensor([[-30.0, -30, 5, 5], [5, 5, 5, 5], [0, 0, 320, 256]])])
+    image = torch.tensor([0, 1] * 5)[: len(boxes)]
+    theirs = MultiScaleRoIAlign(["0", "1"], output_size=7, sampling_ratio=2)
+    named = {"0": features[0], "1": features[1]}
+    order = torch.argsort(image, stable=True)
+    expected = theirs(named, [boxes[image == 0], boxes[image == 1]], [(256, 320)] * 2)
+    ours = pool(features, [8, 16], boxes[order], image[order], 7)
+    torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
+    weight = torch.randn(expected.shape, generator=generator)
+    want = torch.autograd.grad((expected * weight).sum(), features)
+    got = torch.autograd.grad((ours * weight).sum(), features)
+    for g, w in zip(got, want, strict=True):
+        torch.testing.assert_close(g, w, atol=1e-3, rtol=1e-3)
