@@ -19,12 +19,12 @@ from PIL import Image
 from tfod_step import matrix_rate
 from torch.utils.flop_counter import FlopCounterMode
 
-from resight.config.tree import ModelConfig
 from resight.fpn.onnx_export import write_onnx
 from resight.inference.detector import Detector, load
 from resight.label_map import LabelMap
 from resight.models.build import build_model
 from resight.models.checkpoints import ModelMetadata
+from resight.tfod.config import TfodModelConfig
 from resight.tfod.saved_model import write_export
 
 COLD = [sys.executable, "-m", "resight", "predict", "--force", "-q"]
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=5)
     options = parser.parse_args()
     torch.manual_seed(0)
-    config = ModelConfig(
+    config = TfodModelConfig(
         name="faster_rcnn_resnet101_v1", min_size=options.height, max_size=options.width, tfod={"pad": False}
     )
     model = build_model(config, 3).eval()

@@ -14,9 +14,9 @@ import time
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from resight.config.tree import ModelConfig
 from resight.input.target import Target
 from resight.models.build import build_model
+from resight.tfod.config import TfodModelConfig
 
 
 def matrix_rate(size: int = 2048, times: int = 5) -> float:
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="also list the operators that take the time")
     options = parser.parse_args()
     torch.manual_seed(0)
-    config = ModelConfig(
+    config = TfodModelConfig(
         name="faster_rcnn_resnet101_v1", min_size=options.height, max_size=options.width, tfod={"pad": False}
     )
     model = build_model(config, 3)

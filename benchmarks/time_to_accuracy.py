@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from timm.layers import freeze_batch_norm_2d
 
-from resight.config.tree import load_config, to_toml
+from resight.config.toml_text import to_toml
+from resight.dialect import load_config
 from resight.evaluation.coco import GroundTruth, coco_metrics
 from resight.fpn.backbones import lite0_weights
 from resight.inference.detector import load

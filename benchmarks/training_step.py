@@ -19,9 +19,9 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import FeaturePyramidNetwork, roi_align
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from resight.config.tree import ModelConfig
 from resight.detection.roi_align import pool
 from resight.fpn import build
+from resight.fpn.config import FpnModelConfig
 from resight.input.target import Target
 from resight.models.build import build_model
 
@@ -68,7 +68,7 @@ def main() -> None:
     labels = torch.tensor([0, 2])
 
     def ours(freeze: int) -> Callable[[], None]:
-        model = build_model(ModelConfig(freeze=freeze), 4).train()
+        model = build_model(FpnModelConfig(freeze=freeze), 4).train()
         targets = [Target(boxes, labels, torch.zeros(2, dtype=torch.bool))] * BATCH
 
         def step() -> None:

@@ -153,13 +153,13 @@ def untrained(once):
     """A checkpoint of a small model for ``shapes`` with random weights, which finds something everywhere."""
     import torch
 
-    from resight.config.tree import ModelConfig
+    from resight.fpn.config import FpnModelConfig
     from resight.label_map import LabelMap
     from resight.models.build import build_model
     from resight.models.checkpoints import Checkpoint, ModelMetadata, save_checkpoint
 
     def write(folder: Path) -> None:
-        config = ModelConfig(name="test_efficientnet", min_size=64, max_size=96)
+        config = FpnModelConfig(name="test_efficientnet", min_size=64, max_size=96)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = build_model(config, len(COLOURS))

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import resight
-from resight.config.tree import load_config
+from resight.dialect import load_config
 from resight.models.checkpoints import LAST, load_checkpoint
 from resight.records.reader import open_records
 

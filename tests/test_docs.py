@@ -9,7 +9,7 @@ from unicodedata import category
 import pytest
 
 import resight
-from resight.config.tree import all_keys
+from resight.dialect import all_keys
 
 ROOT = Path(resight.__file__).parents[2]
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]}

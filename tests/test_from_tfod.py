@@ -13,13 +13,15 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from resight.cli.app import app
-from resight.config.defaults import ExportFormat, InputType
-from resight.config.tree import OPERATION_DEFAULTS, Config, ModelConfig, all_keys, load_config, parse_set
+from resight.config.defaults import OPERATION_DEFAULTS, ExportFormat, InputType
+from resight.config.loading import parse_set
+from resight.dialect import all_keys, load_config
 from resight.errors import ResightError
 from resight.evaluation.evaluate import evaluate
 from resight.inference.detector import load
 from resight.label_map import LabelMap, to_pbtxt
 from resight.records.writer import write_records_folder
+from resight.tfod.config import TfodModelConfig, TfodTree
 from resight.tfod.pipeline.text import write_pipeline
 from resight.tfod.zoo import ZOO
 from resight.training.train import train
@@ -40,9 +42,9 @@ def leave(folder, zoo_folder):
     folder.mkdir()
     labels = folder.parent / "labels.pbtxt"
     labels.write_text(to_pbtxt(LabelMap.from_names(NAMES)))
-    model = ModelConfig(name="faster_rcnn_resnet50_v1", min_size=96, max_size=128, tfod=SMALL)
+    model = TfodModelConfig(name="faster_rcnn_resnet50_v1", min_size=96, max_size=128, tfod=SMALL)
     records = {"train": [str(folder.parent / "gone")], "test": ["../records/test-*"]}
-    pipeline = write_pipeline(Config(model=model), len(NAMES), label_map=str(labels), records=records)
+    pipeline = write_pipeline(TfodTree(model=model), len(NAMES), label_map=str(labels), records=records)
     (folder / "pipeline.config").write_text(pipeline)
     (folder / "checkpoint").symlink_to(zoo_folder(50, len(NAMES)) / "checkpoint")
     out = folder.parent / "again"

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from .commands.check import check_data
     from .commands.predict import predict
     from .commands.show import show_data
-    from .config.tree import load_config
     from .datasets.build import build_data, write_records
+    from .dialect import load_config
     from .errors import ResightError
     from .evaluation.evaluate import evaluate
     from .exporting.export import export
@@ -33,7 +33,7 @@ _HOMES = {
     "evaluate": "evaluation.evaluate",
     "export": "exporting.export",
     "load": "inference.detector",
-    "load_config": "config.tree",
+    "load_config": "dialect",
     "predict": "commands.predict",
     "show_data": "commands.show",
     "train": "training.train",

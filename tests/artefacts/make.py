@@ -26,7 +26,9 @@ import torch
 from PIL import Image
 
 import resight
-from resight.config.tree import Config, load_config, to_toml
+from resight.config.toml_text import to_toml
+from resight.config.tree import Config
+from resight.dialect import load_config
 from resight.label_map import LabelMap
 from resight.models.build import build_model
 from resight.models.checkpoints import Checkpoint, ModelMetadata, load_checkpoint, save_checkpoint

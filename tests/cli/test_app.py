@@ -16,8 +16,8 @@ import resight
 from resight.__main__ import main
 from resight.cli.app import app
 from resight.commands.check import CheckReport
-from resight.config.tree import load_config
 from resight.datasets.build import BuildReport
+from resight.dialect import load_config
 from resight.errors import Problem, ResightError
 
 SOURCE = str(Path(resight.__file__).parents[1])

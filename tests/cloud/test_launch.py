@@ -264,7 +264,7 @@ def test_published_weights_go_with_the_launch(deployed, plan, config, monkeypatc
 
 
 def test_a_model_of_tfods_goes_with_its_files(tmp_path):
-    from resight.config.tree import load_config
+    from resight.dialect import load_config
     from resight.training.start import start_files, start_name
 
     (tmp_path / "model/checkpoint").mkdir(parents=True)

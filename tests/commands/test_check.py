@@ -14,9 +14,9 @@ from PIL import Image
 from resight import Annotation, Box, ResightError, build_data, write_records
 from resight.commands import check
 from resight.commands.check import check_data, reachable
-from resight.config.tree import load_config
 from resight.datasets.summary import amounts
 from resight.detection.anchors import AnchorSettings, reachable_iou
+from resight.dialect import load_config
 from resight.records.example import Record, encode_example
 from resight.records.tfrecord import TFRecordWriter
 from resight.training.plan import make_plan

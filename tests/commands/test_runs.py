@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from resight.commands.runs import best_run, read_runs, runs_table
-from resight.config.tree import load_config, to_toml
+from resight.config.toml_text import to_toml
+from resight.dialect import load_config
 from resight.errors import ResightError
 
 

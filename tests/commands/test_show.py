@@ -8,7 +8,7 @@ from PIL import Image
 
 from resight import Annotation, Box, ResightError, show_data, write_records
 from resight.commands import show
-from resight.config.tree import load_config
+from resight.dialect import load_config
 from resight.drawing import colour_of
 
 HEADER = "filename,width,height,class,xmin,ymin,xmax,ymax"

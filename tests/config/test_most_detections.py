@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
 
-from resight.config.most_detections import MostDetections, with_detections
-from resight.config.tree import LARGEST_LIMIT, ModelConfig, TfodConfig
+from resight.config.most_detections import LARGEST_LIMIT, MostDetections
 from resight.errors import ResightError
+from resight.fpn.config import FpnModelConfig
+from resight.tfod.config import TfodConfig, TfodModelConfig
 
-TFOD = ModelConfig(name="faster_rcnn_resnet50_v1", tfod=TfodConfig(detections=300, detections_per_class=100))
+TFOD = TfodModelConfig(name="faster_rcnn_resnet50_v1", tfod=TfodConfig(detections=300, detections_per_class=100))
 
 
 def objects(*counts):
@@ -19,7 +20,7 @@ def crowded(most, *counts):
 
 
 def test_images_with_more_objects_than_detections_are_counted_and_the_fullest_named():
-    most = MostDetections.of(ModelConfig())
+    most = FpnModelConfig().most
     assert crowded(most) is None
     assert crowded(most, {0: 60, 1: 40}, {}) is None  # as many as there can be
     sentence, worst = crowded(most, {}, {0: 61, 1: 40}, {2: 5}, {1: 1_156}, {})
@@ -28,18 +29,18 @@ def test_images_with_more_objects_than_detections_are_counted_and_the_fullest_na
     assert "(100: model.detections)" in sentence and "--set model.detections=1800" in sentence
     assert "--set model.detections=300 " in crowded(most, {0: 156})[0]
     assert f"--set model.detections={LARGEST_LIMIT} " in crowded(most, {0: 8_000})[0]
-    assert crowded(MostDetections.of(ModelConfig(detections=156)), {0: 156}) is None
+    assert crowded(FpnModelConfig(detections=156).most, {0: 156}) is None
 
 
 def test_of_tfods_two_numbers_each_can_be_the_one_that_is_passed():
-    most = MostDetections.of(TFOD)
+    most = TFOD.most
     assert (most.image, most.of_a_class) == (300, 100)
     assert crowded(most, {0: 100, 1: 100}) is None
     sentence, _ = crowded(most, {0: 101, 1: 3})
     assert "--set model.tfod.detections=200 --set model.tfod.detections_per_class=200" in sentence
     assert "proposals" not in sentence and "model.tfod.proposals=400" in crowded(most, {0: 205})[0]
     assert crowded(most, {label: 61 for label in range(5)}) is not None
-    assert MostDetections.of_tfod(TfodConfig(detections=20)).of_a_class == 20
+    assert TFOD.model_copy(update={"tfod": TfodConfig(detections=20)}).most.of_a_class == 20
 
 
 def test_detections_reach_the_most_altogether_or_of_a_class():
@@ -50,10 +51,10 @@ def test_detections_reach_the_most_altogether_or_of_a_class():
 
 
 def test_a_model_with_another_number():
-    assert with_detections(ModelConfig(min_size=64), 300) == ModelConfig(min_size=64, detections=300)
-    more = with_detections(TFOD, 400).tfod
+    assert FpnModelConfig(min_size=64).with_detections(300) == FpnModelConfig(min_size=64, detections=300)
+    more = TFOD.with_detections(400).tfod
     assert (more.detections, more.detections_per_class, more.proposals) == (400, 400, 400)
-    assert with_detections(TFOD, 50).tfod.proposals == TFOD.tfod.proposals
+    assert TFOD.with_detections(50).tfod.proposals == TFOD.tfod.proposals
     for wrong in (0, -1, LARGEST_LIMIT + 1):
         with pytest.raises(ResightError, match="--detections"):
-            with_detections(ModelConfig(), wrong)
+            FpnModelConfig().with_detections(wrong)

@@ -5,7 +5,7 @@ from typer.testing import CliRunner
 
 from resight.cli.app import app
 from resight.config.other_names import _OPTIONS, _full, key_here, option_here, verb_here
-from resight.config.tree import all_keys
+from resight.dialect import all_keys
 
 
 def test_every_key_and_option_that_is_named_exists():

@@ -1,7 +1,7 @@
 import pytest
 
 from resight.config.toml_text import line_of, to_toml, toml_value
-from resight.config.tree import Config, load_config
+from resight.dialect import load_config
 from resight.errors import ResightError
 
 TEXT = """# a comment
@@ -48,7 +48,7 @@ def test_the_line_of_a_key(key, line):
 
 
 def test_lines_of_what_is_written_are_those_of_its_keys():
-    lines = to_toml(Config()).splitlines()
+    lines = to_toml(load_config()).splitlines()
     for key in ("data.path", "train.batch_size", "model.min_size", "augment.flip", "checkpoint.keep"):
         found = line_of("\n".join(lines), key.split("."))
         assert lines[found - 1].startswith(f"{key.split('.')[1]} = ")

@@ -4,8 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resight.config.tree import OPERATION_DEFAULTS, Config, Operation, load_config, parse_set, to_toml
+from resight.config.defaults import OPERATION_DEFAULTS
+from resight.config.loading import parse_set
+from resight.config.toml_text import to_toml
+from resight.config.tree import Operation
+from resight.dialect import load_config
 from resight.errors import ResightError
+from resight.fpn.config import FpnTree
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 SHARE = st.floats(0, 1)
@@ -59,16 +64,16 @@ TREES = section(
 
 @given(TREES)
 def test_what_is_written_reads_back_as_the_same_configuration(tmp_path_factory, tree):
-    config = Config.model_validate(tree)
+    config = FpnTree.model_validate(tree)
     path = tmp_path_factory.getbasetemp() / "damaged.toml"
     path.write_text(to_toml(config), encoding="utf-8", newline="")
     assert load_config(path) == config
 
 
 def test_every_key_is_written_with_a_comment():
-    text = to_toml(Config())
+    text = to_toml(load_config())
     written = tomllib.loads(text)
-    for name, part in Config():
+    for name, part in load_config():
         lines = text.split(f"[{name}]\n")[1].split("\n\n")[0].splitlines()
         fields = {key: field for key, field in type(part).model_fields.items() if key != "tfod"}
         assert len(lines) == len(fields)
@@ -82,7 +87,7 @@ def test_defaults_give_way_to_the_file_and_the_file_to_overrides(tmp_path):
     path = tmp_path / "a.toml"
     path.write_text("[train]\nseed = 1\nbatch_size = 2\n")
     config = load_config(path, {"train.seed": 3})
-    assert (config.train.seed, config.train.batch_size, config.train.patience) == (3, 2, Config().train.patience)
+    assert (config.train.seed, config.train.batch_size, config.train.patience) == (3, 2, load_config().train.patience)
 
 
 def test_all_errors_are_listed_each_with_its_key(tmp_path):
@@ -236,14 +241,14 @@ def test_an_operation_that_makes_no_sense_is_refused(name, options, message):
 def test_operations_are_written_as_they_were():
     given = [{"name": name, "options": options} for name, options in OPERATION_DEFAULTS.items()]
     config = load_config(None, {"augment.operations": [*given, {"name": "random_adjust_hue"}]})
-    assert Config.model_validate(tomllib.loads(to_toml(config))) == config
+    assert FpnTree.model_validate(tomllib.loads(to_toml(config))) == config
 
 
 def test_the_most_detections_are_a_key_of_each_dialect(tmp_path):
     assert load_config(None, {"model.detections": 300}).model.detections == 300
     earlier = tmp_path / "earlier.toml"  # of a version without the key
-    earlier.write_text("".join(line for line in to_toml(Config()).splitlines(True) if "detections" not in line))
-    assert load_config(earlier) == Config() and Config().model.detections == 100
+    earlier.write_text("".join(line for line in to_toml(load_config()).splitlines(True) if "detections" not in line))
+    assert load_config(earlier) == load_config() and load_config().model.detections == 100
     tfod = {"model.name": "faster_rcnn_resnet50_v1"}
     written = tmp_path / "config.toml"
     written.write_text(to_toml(load_config(None, tfod | {"model.tfod.detections": 200})))

@@ -13,7 +13,9 @@ from PIL import Image
 
 import resight
 from resight.config.most_detections import MostDetections
-from resight.config.tree import Config, DataConfig, TfodConfig, load_config, to_toml
+from resight.config.toml_text import to_toml
+from resight.config.tree import DataConfig
+from resight.dialect import exported_config, load_config, model_config
 from resight.errors import ResightError
 from resight.evaluation import evaluate as module
 from resight.evaluation.coco import GroundTruth
@@ -81,6 +83,7 @@ class Oracle:
     score, has_score = 0.8, True
     tfod = None
     most = MostDetections()
+    config = model_config({})
     selected_on = "test"
     answers = ((8, 6, 40, 48, "stop", 0.9),), ((8, 6, 40, 48, "signalAhead", 0.7),), ()
 
@@ -126,7 +129,7 @@ def run(tmp_path, model):
     folder = tmp_path / "run"
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints" / "best.safetensors").write_bytes(b"")
-    config = Config.model_validate({"data": {"path": str(data)}})
+    config = load_config(None, {"data.path": str(data)})
     (folder / "config.toml").write_text(to_toml(config))
     return folder
 
@@ -182,7 +185,7 @@ def test_a_model_without_a_score_gets_the_best_of_the_images_and_says_so(run, mo
 def test_watched_val_leaves_test_fresh(tmp_path, run, model):
     model.selected_on = "val"
     records_folder(tmp_path / "more", {"train": TEST_RECORDS, "val": TEST_RECORDS, "test": TEST_RECORDS})
-    (run / "config.toml").write_text(to_toml(Config.model_validate({"data": {"path": str(tmp_path / "more")}})))
+    (run / "config.toml").write_text(to_toml(load_config(None, {"data.path": str(tmp_path / "more")})))
     test = evaluate(run, out="a")
     val = evaluate(run, split="val", out="b")
     train = evaluate(run, split="train", out="c")
@@ -346,7 +349,7 @@ def test_an_image_that_cannot_be_decoded(run, tmp_path):
     with pytest.raises(ResightError) as error:
         evaluate(run, data)
     assert "test-00000-of-00001.tfrecord, byte" in error.value.where and "--on-bad skip" in error.value.fix
-    config = Config.model_validate({"data": {"path": str(data), "on_bad_record": "skip"}})
+    config = load_config(None, {"data.path": str(data), "data.on_bad_record": "skip"})
     (run / "config.toml").write_text(to_toml(config))
     evaluation = evaluate(run)
     assert evaluation.metrics["num_images"] == 2
@@ -414,7 +417,7 @@ def test_run_folder_is_told_by_its_config_and_checkpoints(tmp_path, run):
 
 
 def test_the_tfod_dialect_is_measured_as_tfod_does(run, model):
-    model.tfod = TfodConfig(evaluated_boxes=1)
+    model.config = exported_config({"evaluated_boxes": 1})
     model.losses = lambda record, labels, image: {"RPNLoss/localization_loss": float(len(labels)), "b": 0.5}
     evaluation = evaluate(run)
     # The first image's second box is of a class that the model does not know, so one of all boxes is cut off.
@@ -438,14 +441,14 @@ def test_a_stored_area_counts_in_one_dialect_only(run, model, tmp_path):
     data = records_folder(tmp_path / "stated", {"test": [stated]})
     plain = evaluate(run, data, out=tmp_path / "plain").metrics
     assert plain["AP_small"] == 1 and plain["AP_medium"] is None
-    model.tfod = TfodConfig()
+    model.config = exported_config({})
     assert evaluate(run, data, out=tmp_path / "tfod").metrics["AP_medium"] == 1
 
 
 def test_a_box_that_ends_before_it_begins_stops_the_tfod_dialect(run, model, tmp_path):
     turned = record(0, [(40, 6, 8, 48, "stop", 0, 0)])
     data = records_folder(tmp_path / "turned", {"test": [turned, TEST_RECORDS[1]]})
-    model.tfod = TfodConfig()
+    model.config = exported_config({})
     with pytest.raises(ResightError, match=r"test-00000-of-00001.tfrecord, byte 0: a box ends before it begins"):
         evaluate(run, data, out=tmp_path / "out")
 
@@ -504,7 +507,7 @@ def test_numbers_at_more_detections_follow_the_model_the_run_and_the_option(run,
     metrics = evaluate(run, require=["mAP_300=0"]).metrics
     assert metrics["max_detections"] == 300 and metrics["mAP_300"] == metrics["mAP"]
     assert metrics["per_class"]["stop"]["AP_300"] == metrics["per_class"]["stop"]["AP"]
-    config = Config.model_validate({"data": {"path": str(data)}, "evaluate": {"max_detections": 200}})
+    config = load_config(None, {"data.path": str(data), "evaluate.max_detections": 200})
     (run / "config.toml").write_text(to_toml(config))
     assert evaluate(run).metrics["max_detections"] == 200
     assert evaluate(run, detections=400).metrics["max_detections"] == 400

@@ -9,6 +9,7 @@ import numpy as np
 from resight.evaluation import report
 from resight.evaluation.coco import GroundTruth, coco_metrics
 from resight.evaluation.operating_point import OperatingPoint
+from resight.tfod.metrics import as_tfod, tfod_table
 from resight.types import Detections
 
 CLASSES = ("stop", "yield", "merge", "noRightTurn")
@@ -113,35 +114,35 @@ LOSSES = {
 
 
 def test_tfods_lines_are_pycocotools_numbers_in_its_order(reference):
-    values = report.as_tfod(measured().summary, LOSSES)
+    values = as_tfod(measured().summary, LOSSES)
     assert list(values) == TFOD_LINES
     stats = reference(example()).stats
     np.testing.assert_allclose(list(values.values())[:12], stats, atol=1e-9)
     assert stats[5] == -1  # there is no large object, and both say so
     assert list(values.values())[12:] == [0.5, 0.25, 0.125, 1.0, 0.0, 1.875]
-    lines = report.tfod_table(values).splitlines()[1:]
+    lines = tfod_table(values).splitlines()[1:]
     assert lines[5] == "\t+ DetectionBoxes_Precision/mAP (large): -1.000000"
     assert lines[-1] == "\t+ Loss/total_loss: 1.875000"
     assert [line.removeprefix("\t+ ").rpartition(": ")[0] for line in lines] == TFOD_LINES
 
 
 def test_of_an_export_tfods_lines_end_with_the_recall():
-    values = report.as_tfod(measured().summary, {})
+    values = as_tfod(measured().summary, {})
     assert list(values) == TFOD_LINES[:12]
 
 
 def test_a_loss_that_is_no_number_is_none_in_json_and_nan_in_the_lines():
-    values = report.as_tfod(measured().summary, LOSSES | {"RPNLoss/objectness_loss": float("inf")})
+    values = as_tfod(measured().summary, LOSSES | {"RPNLoss/objectness_loss": float("inf")})
     assert values["Loss/RPNLoss/objectness_loss"] is values["Loss/total_loss"] is None
     json.dumps(values, allow_nan=False)
-    assert "\t+ Loss/total_loss: nan" in report.tfod_table(values)
+    assert "\t+ Loss/total_loss: nan" in tfod_table(values)
 
 
 def test_tfods_lines_take_the_place_of_the_losses():
     point = OperatingPoint(0.5, 0.9, 0.8, 0.85)
     result = report.as_dict(measured(), point, losses=LOSSES)
     assert "Losses: " in report.text(result) and "As TFOD" not in report.text(result)
-    said = report.text(result | {"tfod": report.as_tfod(measured().summary, LOSSES)})
+    said = report.text(result | {"tfod": as_tfod(measured().summary, LOSSES)})
     assert "Losses: " not in said and "\t+ Loss/total_loss: 1.875000" in said
 
 

@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from resight.config.tree import ModelConfig
 from resight.errors import ResightError
 from resight.fpn import backbones
+from resight.fpn.config import FpnModelConfig
 from resight.fpn.faster_rcnn import FasterRCNN
 from resight.fpn.pretrained import load_pretrained
 from resight.input.target import Target
 from resight.models.build import build_model
 
-SMALL = ModelConfig(min_size=96, max_size=160)
+SMALL = FpnModelConfig(min_size=96, max_size=160)
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +88,11 @@ def test_batch_norm_statistics_stay_as_they_are(model: FasterRCNN) -> None:
 
 def test_freezing_leaves_early_stages_without_gradient() -> None:
     frozen = {
-        depth: sum(not p.requires_grad for p in build_model(ModelConfig(freeze=depth), 2).parameters())
+        depth: sum(not p.requires_grad for p in build_model(FpnModelConfig(freeze=depth), 2).parameters())
         for depth in range(6)
     }
     assert frozen[0] == 0 and all(frozen[d] < frozen[d + 1] for d in range(5))
-    body = build_model(ModelConfig(freeze=2), 2).backbone.body
+    body = build_model(FpnModelConfig(freeze=2), 2).backbone.body
     trained = {
         name.split(".")[1] for name, p in body.named_parameters() if name.startswith("blocks") and p.requires_grad
     }
@@ -102,7 +102,7 @@ def test_freezing_leaves_early_stages_without_gradient() -> None:
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_100"])
 def test_other_timm_backbones(name: str) -> None:
     torch.manual_seed(0)
-    model = build_model(ModelConfig(name=name, min_size=64, max_size=96), 2)
+    model = build_model(FpnModelConfig(name=name, min_size=64, max_size=96), 2)
     losses = model.train()([torch.rand(3, 64, 96)], [_target([[10.0, 10, 40, 40]])])
     sum(losses.values()).backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
@@ -113,7 +113,7 @@ def test_other_timm_backbones(name: str) -> None:
 )
 def test_models_that_cannot_be_built_are_refused_by_name(name: str, word: str) -> None:
     with pytest.raises(ResightError) as error:
-        build_model(ModelConfig(name=name), 2)
+        build_model(FpnModelConfig(name=name), 2)
     assert name in str(error.value) and word in str(error.value)
 
 
@@ -123,7 +123,7 @@ def test_lite0_starts_from_the_packaged_weights_and_knows_imagenet() -> None:
     weights = backbones.lite0_weights()
     net = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
     net.load_state_dict(weights)
-    built = build_model(ModelConfig(), 2)
+    built = build_model(FpnModelConfig(), 2)
     load_pretrained(built, "tf_efficientnet_lite0")
     body = built.backbone.body.state_dict()
     assert body and all(torch.equal(body[key], weights[key]) for key in body)
@@ -167,5 +167,5 @@ def test_batch_norm_without_statistics_update_is_what_evaluation_uses(model: Fas
 )
 def test_an_unknown_model_is_answered_with_a_known_one(name: str, answer: str) -> None:
     with pytest.raises(ResightError) as caught:
-        build_model(ModelConfig(name=name), 3)
+        build_model(FpnModelConfig(name=name), 3)
     assert str(caught.value).startswith(f"model.name: unknown model '{name}'") and answer in str(caught.value)

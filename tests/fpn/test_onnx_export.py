@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from resight.config.most_detections import MostDetections
-from resight.config.tree import ModelConfig
 from resight.errors import ResightError
 from resight.exporting.export import export, probe_images
 from resight.exporting.parity import BOX_TOLERANCE, SCORE_TOLERANCE, Parity, compare
+from resight.fpn.config import FpnModelConfig
 from resight.fpn.onnx_export import write_onnx
 from resight.fpn.pretrained import load_pretrained
 from resight.inference.detector import load
@@ -37,7 +37,7 @@ def exported(checkpoint: Path) -> Path:
 def make(folder: Path) -> None:
     """A model that was not trained, but whose scores and boxes spread so that there is something to compare."""
     torch.manual_seed(3)
-    config = ModelConfig(min_size=192, max_size=320)
+    config = FpnModelConfig(min_size=192, max_size=320)
     model = build_model(config, 3)
     load_pretrained(model, config.name)
     with torch.no_grad():
@@ -185,7 +185,7 @@ def test_another_programs_onnx_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_the_most_detections_of_the_graph_are_not_exceeded(exported: Path) -> None:
-    assert load(exported).detections == 100 == len(load(exported).detect(probe_images()[1]))
+    assert load(exported).most.image == 100 == len(load(exported).detect(probe_images()[1]))
     with pytest.raises(ResightError, match="--detections 300"):
         load(exported, detections=300)
 
@@ -195,7 +195,7 @@ def test_more_detections_are_in_the_graph(checkpoint: Path, tmp_path: Path) -> N
     detector = load(checkpoint, detections=300)
     write_onnx(detector, tmp_path / "many.onnx")
     many, image = load(tmp_path / "many.onnx"), probe_images()[1]
-    assert many.detections == 300 and 100 < len(many.detect(image)) == len(detector.detect(image))
+    assert many.most.image == 300 and 100 < len(many.detect(image)) == len(detector.detect(image))
 
 
 def test_an_export_of_a_version_without_the_number_of_detections_has_100(exported: Path, tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ from urllib.error import URLError
 import pytest
 import torch
 
-from resight.config.tree import ModelConfig
 from resight.errors import ResightError
 from resight.fpn import pretrained as starts
+from resight.fpn.config import FpnModelConfig
+from resight.fpn.dialect import fits_anchors
 from resight.fpn.faster_rcnn import FasterRCNN
 from resight.io import object_store as storage
 from resight.models.build import build_model
@@ -31,7 +32,7 @@ def _old_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def published() -> FasterRCNN:
     torch.manual_seed(1)
-    return build_model(ModelConfig(name=NAME), 90)
+    return build_model(FpnModelConfig(name=NAME), 90)
 
 
 def test_published_coco_weights_load_whole_under_their_old_names(
@@ -42,7 +43,7 @@ def test_published_coco_weights_load_whole_under_their_old_names(
     old = _old_names(published.state_dict())
     assert "rpn.head.conv.weight" in old and "backbone.fpn.inner_blocks.0.weight" in old
     monkeypatch.setattr(Weights, "get_state_dict", lambda *_a, **_k: old)
-    model = build_model(ModelConfig(name=NAME), 3)
+    model = build_model(FpnModelConfig(name=NAME), 3)
     assert starts.load_pretrained(model, NAME) == "COCO (torchvision)"
     for key, value in model.state_dict().items():
         if not key.startswith(tuple(starts.CLASS_HEADS)):
@@ -57,13 +58,13 @@ def test_a_broken_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(Weights, "get_state_dict", broken)
     with pytest.raises(ResightError, match=r"invalid hash.*\n.*none"):
-        starts.load_pretrained(build_model(ModelConfig(name=NAME), 3), NAME)
+        starts.load_pretrained(build_model(FpnModelConfig(name=NAME), 3), NAME)
 
 
 def test_rows_of_the_class_heads_follow_the_names() -> None:
     torch.manual_seed(2)
     had, classes = ["a", "b", "c"], ["c", "new", "a"]
-    old, new = build_model(ModelConfig(), 3), build_model(ModelConfig(), 3)
+    old, new = build_model(FpnModelConfig(), 3), build_model(FpnModelConfig(), 3)
     fresh = {key: value.clone() for key, value in new.state_dict().items()}
     report = starts.load_detector(new, old.state_dict(), "old", had, classes)
     assert sorted(report) == sorted(key for key in fresh if key.startswith(tuple(starts.CLASS_HEADS)))
@@ -82,14 +83,14 @@ def test_rows_of_the_class_heads_follow_the_names() -> None:
 
 def test_weights_of_another_architecture_are_refused(published: FasterRCNN) -> None:
     with pytest.raises(ResightError, match="of another model than"):
-        starts.load_detector(build_model(ModelConfig(), 3), published.state_dict(), "runs/other")
+        starts.load_detector(build_model(FpnModelConfig(), 3), published.state_dict(), "runs/other")
 
 
 def test_only_a_trained_rpn_keeps_its_anchors() -> None:
-    assert not starts.has_detection_weights("tf_efficientnet_lite0", "pretrained")
-    assert not starts.has_detection_weights(NAME, "none")
-    assert starts.has_detection_weights(NAME, "pretrained")
-    assert starts.has_detection_weights("tf_efficientnet_lite0", "runs/first")
+    assert fits_anchors(FpnModelConfig())
+    assert fits_anchors(FpnModelConfig(name=NAME, start="none"))
+    assert not fits_anchors(FpnModelConfig(name=NAME))
+    assert not fits_anchors(FpnModelConfig(start="runs/first"))
 
 
 def test_without_a_network_the_cache_is_asked_once_and_the_way_on_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,11 +133,11 @@ def test_published_weights_are_read_from_a_file_without_a_network(s3, tmp_path, 
     storage.write(address, file)
     for place in (str(file), address):
         monkeypatch.setenv("RESIGHT_PRETRAINED", place)
-        model = build_model(ModelConfig(name=name), 3)
+        model = build_model(FpnModelConfig(name=name), 3)
         assert starts.load_pretrained(model, name) == "ImageNet (timm)"
         key = next(key for key in model.backbone.body.state_dict() if key in given)
         assert torch.equal(model.backbone.body.state_dict()[key], given[key])
-    assert starts.published_weights(ModelConfig().name)  # installed: the file is not theirs
+    assert starts.published_weights(FpnModelConfig().name)  # installed: the file is not theirs
 
 
 def test_published_weights_of_other_shapes_are_refused(tmp_path, monkeypatch) -> None:
@@ -147,7 +148,7 @@ def test_published_weights_of_other_shapes_are_refused(tmp_path, monkeypatch) ->
         starts.write_published(name, file)
     monkeypatch.setenv("RESIGHT_PRETRAINED", str(file))
     with pytest.raises(ResightError, match="have other shapes: conv_stem") as caught:
-        starts.load_pretrained(build_model(ModelConfig(name=name), 3), name)
+        starts.load_pretrained(build_model(FpnModelConfig(name=name), 3), name)
     assert caught.value.where == str(file)
 
 

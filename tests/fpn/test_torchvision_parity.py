@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import detection
 
-from resight.config.tree import ModelConfig
+from resight.fpn.config import FpnModelConfig
 from resight.fpn.faster_rcnn import FasterRCNN, RCNNConfig
 from resight.fpn.specs import TORCHVISION
 from resight.input.target import Target
@@ -75,7 +75,7 @@ def _pair(name: str, detections: int = 100, proposals: int = PROPOSALS) -> tuple
     theirs.eval()
     _calibrate(theirs, images)
     theirs.double()
-    ours = build_model(ModelConfig(name=name, freeze=0, detections=detections, **SIZES), CLASSES - 1)
+    ours = build_model(FpnModelConfig(name=name, freeze=0, detections=detections, **SIZES), CLASSES - 1)
     ours.load_state_dict(theirs.state_dict(), strict=True)
     ours.config = replace(ours.config, score=0.0, rpn_post_nms_top_n=(proposals, proposals))
     return theirs, ours.double().eval()
@@ -136,10 +136,10 @@ def test_more_than_100_detections_are_torchvisions(name: str) -> None:
     assert (distance.amin(1) < 1e-2).all()
 
 
-@pytest.mark.parametrize("name", ["fasterrcnn_mobilenet_v3_large_320_fpn", ModelConfig().name])
+@pytest.mark.parametrize("name", ["fasterrcnn_mobilenet_v3_large_320_fpn", FpnModelConfig().name])
 def test_there_are_proposals_for_all_detections(name: str) -> None:
     def limits(detections: int) -> RCNNConfig:
-        return build_model(ModelConfig(name=name, detections=detections), 1).config
+        return build_model(FpnModelConfig(name=name, detections=detections), 1).config
 
     usual = limits(100)
     assert limits(20) == replace(usual, detections=20)

@@ -18,13 +18,17 @@ from safetensors.numpy import load, save
 
 from resight.commands.predict import _written_before
 from resight.commands.runs import read_runs, runs_table
-from resight.config.tree import Config, ModelConfig, load_config, parse_set, to_toml
+from resight.config.loading import parse_set
+from resight.config.toml_text import to_toml
+from resight.config.tree import Config
 from resight.datasets.formats import read_source
 from resight.datasets.near_duplicates import perceptual_hash
 from resight.datasets.split_file import follow_split_file
 from resight.datasets.summary import findings
 from resight.detection.anchors import AnchorSettings
+from resight.dialect import load_config
 from resight.evaluation.evaluate import _is_ours
+from resight.fpn.config import FpnModelConfig
 from resight.inference.exported import read_card
 from resight.io.images import decode, probe, upright
 from resight.label_map import LabelMap, read_label_map, to_pbtxt
@@ -164,7 +168,7 @@ METRICS = b"".join(
     for step, split in ((1, "train"), (2, "val"))
 )
 CARD = ModelMetadata(
-    ModelConfig(name="resnet18", min_size=64, max_size=96),
+    FpnModelConfig(name="resnet18", min_size=64, max_size=96),
     LabelMap.from_names(["a"]),
     AnchorSettings(((9.0,),)),
     0.0,
@@ -318,7 +322,7 @@ def examples(folder: Path) -> list[bytes]:
 
 def checkpoint_bytes(folder: Path) -> bytes:
     tensors = {"model.a": torch.zeros(2, 3), "ema.a": torch.ones(2, 3), "model.n": torch.tensor(3)}
-    save_checkpoint(folder / "a.safetensors", Checkpoint(CARD, tensors, {"step": 3, "best": None}), Config())
+    save_checkpoint(folder / "a.safetensors", Checkpoint(CARD, tensors, {"step": 3, "best": None}), load_config())
     return (folder / "a.safetensors").read_bytes()
 
 
@@ -351,7 +355,7 @@ def all_targets(folder: Path) -> list[Target]:
     card = {"format": 1, "card": CARD.to_json(), "state": {"step": 3, "best": None}}
     exported = {"classes": ["a"], "score": 0.5, "tile": 0, "input_type": "image_tensor", "digest": "0"}
     found = {"images": [{"file": "a.png", "width": 3, "height": 3, "detections": []}], "model": "m", "classes": ["a"]}
-    config = to_toml(Config()).encode()
+    config = to_toml(load_config()).encode()
     lists = [json.dumps(LABEL_STUDIO[:1]).encode(), json.dumps(LABEL_STUDIO[1:]).encode()]
     return [
         source("annotations.json", "coco", [json.dumps(COCO).encode()]),

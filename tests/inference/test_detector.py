@@ -284,7 +284,7 @@ def test_in_tiles_small_objects_of_a_large_image_are_found_once_each():
         image[y : y + side, x : x + side] = number
     detector = Squares(("square",), 0.5)
     assert len(detector.detect(image)) == 1  # the large one alone
-    detector.tile = 100
+    detector.config = detector.config.model_copy(update={"tile": 100})
     found = detector.detect(image)
     assert sorted(found.boxes.tolist()) == sorted([x, y, x + side, y + side] for x, y, side in placed)
     assert (found.width, found.height) == (410, 330) and (np.diff(found.scores) <= 0).all()

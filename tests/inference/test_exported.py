@@ -7,12 +7,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from resight.config.tree import TfodConfig
 from resight.errors import ResightError
 from resight.inference import saved_model as saved_model_detector
 from resight.inference.detector import load
 from resight.inference.exported import read_card
 from resight.inference.saved_model import NEEDED
+from resight.tfod.config import TfodConfig
 
 GOOD = {"classes": ["stop", "yield"], "score": None, "dialect": "fpn", "digest": "0a", "version": "9"}
 DAMAGED = {
@@ -90,7 +90,8 @@ def test_a_whole_note_is_heard(tmp_path, saved_model):
     tfod = TfodConfig(proposals=7).model_dump()
     noted = json.dumps(GOOD | {"score": 0.4, "tile": 640, "tfod": tfod, "input_type": "tf_example"})
     model = load(onnx_model(tmp_path, noted))
-    assert (model.classes, model.score, model.tile) == (("stop", "yield"), 0.4, 640) and model.tfod.proposals == 7
+    assert (model.classes, model.score) == (("stop", "yield"), 0.4) and model.config.tfod.proposals == 7
+    assert load(onnx_model(tmp_path, json.dumps(GOOD | {"tile": 640}))).tile == 640
     model = load(saved_model(noted.encode()))
     assert (model.score, model.input_type) == (0.4, "tf_example")
     assert not load(onnx_model(tmp_path, json.dumps(GOOD))).has_score

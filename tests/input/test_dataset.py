@@ -4,22 +4,22 @@ import numpy as np
 import pytest
 import torch
 
-from resight.config.tree import ModelConfig, load_config
+from resight.commands.training_view import training_view
+from resight.dialect import load_config, training_set
 from resight.errors import ResightError
+from resight.fpn.config import FpnModelConfig
+from resight.fpn.input import to_sample
 from resight.input.dataset import (
     TrainingExample,
-    TrainingSet,
-    boxes_beyond,
     network_boxes,
-    to_sample,
     training_batches,
-    training_view,
 )
 from resight.input.sampler import SampleKey
 from resight.input.target import input_scale
 from resight.io.images import decode
 from resight.records.reader import open_records
-from resight.tfod.resize import tfod_resize, tfod_size
+from resight.tfod.input import boxes_beyond
+from resight.tfod.resize import tfod_resize
 
 CONFIG = load_config(None, {"model.min_size": 64, "model.max_size": 96, "train.batch_size": 2})
 
@@ -30,7 +30,7 @@ def split(shapes):
 
 
 def test_an_example_depends_on_its_item_alone(split):
-    data = TrainingSet(split, split.label_map.names, CONFIG)
+    data = training_set(split, split.label_map.names, CONFIG)
     items = [SampleKey(0, 0, 1), SampleKey(0, 0, 4), SampleKey(1, 0, 1), SampleKey(0, 0, 1)]
     examples = [data[item] for item in items]
     assert all(isinstance(example, TrainingExample) for example in examples)
@@ -41,7 +41,7 @@ def test_an_example_depends_on_its_item_alone(split):
 
 
 def test_images_of_a_batch_have_one_size(split):
-    data = TrainingSet(split, split.label_map.names, CONFIG)
+    data = training_set(split, split.label_map.names, CONFIG)
     landscape = [n for n, (width, height) in enumerate(split.sizes) if width > height]
     sizes = [{data[SampleKey(0, batch, record)].image.shape for record in landscape} for batch in range(6)]
     assert all(len(found) == 1 for found in sizes)
@@ -51,7 +51,7 @@ def test_images_of_a_batch_have_one_size(split):
 
 def test_a_record_that_cannot_be_used_comes_as_the_error(shapes):
     split = open_records(shapes(broken=1, train=3)).splits["train"]
-    data = TrainingSet(split, split.label_map.names, CONFIG)
+    data = training_set(split, split.label_map.names, CONFIG)
     found = [data[SampleKey(0, 0, record)] for record in range(len(split))]
     (error,) = (item for item in found if isinstance(item, ResightError))
     assert split.shards[0] in error.where and "--on-bad skip" in error.fix and "on_bad_record=skip" in error.fix
@@ -75,7 +75,7 @@ def test_a_sample_leaves_out_what_training_cannot_use(split):
 
 
 def test_boxes_are_measured_at_the_size_of_the_network(split):
-    sizes, centers = network_boxes(split, ModelConfig(min_size=128, max_size=192))
+    sizes, centers = network_boxes(split, FpnModelConfig(min_size=128, max_size=192))
     boxes = np.concatenate([record.boxes for record in split.summaries]) * 2
     np.testing.assert_allclose(sizes, boxes[:, 2:] - boxes[:, :2], atol=1e-3)
     np.testing.assert_allclose(centers, (boxes[:, 2:] + boxes[:, :2]) / 2, atol=1e-3)
@@ -83,7 +83,7 @@ def test_boxes_are_measured_at_the_size_of_the_network(split):
 
 def test_the_view_of_training_is_that_of_the_first_epoch(split):
     order = [item for batch in islice(training_batches(split, CONFIG), 4) for item in batch]
-    data = TrainingSet(split, split.label_map.names, CONFIG)
+    data = training_set(split, split.label_map.names, CONFIG)
     view = list(training_view(split, split.label_map.names, CONFIG, 4))
     for item, (file, image, boxes, names) in zip(order, view, strict=False):
         example = data[item]
@@ -101,11 +101,11 @@ FLIP = [{"name": "random_horizontal_flip", "options": {"probability": 1}}]
 
 
 def test_without_operations_tfod_sees_the_whole_image_at_its_size(split):
-    data = TrainingSet(split, split.label_map.names, load_config(None, TFOD))
+    data = training_set(split, split.label_map.names, load_config(None, TFOD))
     for number, record in enumerate(split.summaries):
         example = data[SampleKey(0, 0, number)]
         original = torch.from_numpy(decode(split[number].encoded)).permute(2, 0, 1)
-        height, width = tfod_size(record.height, record.width, data.config.model)
+        height, width = data.transform.model.fit_size(record.height, record.width)
         assert torch.equal(example.image, tfod_resize(original, (height, width)))
         assert example.image.dtype == torch.float32 and min(height, width) == 60
         factors = np.array([width / record.width, height / record.height] * 2)
@@ -115,7 +115,7 @@ def test_without_operations_tfod_sees_the_whole_image_at_its_size(split):
 
 def test_tfods_operations_come_before_its_resizing(split):
     plain, flipped, square = (
-        TrainingSet(split, split.label_map.names, load_config(None, {**TFOD, **more}))[SampleKey(0, 0, 1)]
+        training_set(split, split.label_map.names, load_config(None, {**TFOD, **more}))[SampleKey(0, 0, 1)]
         for more in (
             {},
             {"augment.operations": FLIP},
@@ -131,7 +131,7 @@ def test_tfods_operations_come_before_its_resizing(split):
 
 
 def test_boxes_beyond_the_limit_are_cut_and_counted(split):
-    data = TrainingSet(split, split.label_map.names, load_config(None, {**TFOD, "model.tfod": {"max_boxes": 1}}))
+    data = training_set(split, split.label_map.names, load_config(None, {**TFOD, "model.tfod": {"max_boxes": 1}}))
     labels = [split.labels(record).tolist() for record in split.summaries]
     taken = [data[SampleKey(0, 0, number)].target.labels.tolist() for number in range(9)]
     assert taken == [given[:1] for given in labels]
@@ -155,7 +155,7 @@ def test_tfod_trains_on_boxes_as_they_are_stored(split):
             return split.labels(record)
 
     stored = Stored()
-    data = TrainingSet(stored, split.label_map.names, load_config(None, TFOD))
+    data = training_set(stored, split.label_map.names, load_config(None, TFOD))
     example, record = data[SampleKey(0, 0, 0)], split.summaries[0]
     factors = np.array([example.image.shape[2] / record.width, example.image.shape[1] / record.height] * 2)
     np.testing.assert_allclose(example.target.boxes, np.array(stored.boxes) * factors, atol=1e-4)
@@ -166,7 +166,7 @@ def test_tfod_trains_on_boxes_as_they_are_stored(split):
 
 def test_tfods_operations_are_refused_elsewhere(split):
     with pytest.raises(ResightError, match=r"augment.operations: TFOD's operations are not for tf_efficientnet_lite0"):
-        TrainingSet(split, split.label_map.names, load_config(None, {"augment.operations": FLIP}))
+        training_set(split, split.label_map.names, load_config(None, {"augment.operations": FLIP}))
 
 
 def test_the_view_of_tfods_training_can_be_drawn(split):
@@ -178,7 +178,7 @@ def test_the_view_of_tfods_training_can_be_drawn(split):
 def test_with_tiles_training_sees_windows_of_large_images_at_the_size_of_a_tile(split):
     config = load_config(None, {"model.min_size": 64, "model.max_size": 96, "model.tile": 70, "augment.flip": 0,
                                 "augment.color": 0, "augment.scale": [1, 1]})  # fmt: skip
-    data = TrainingSet(split, split.label_map.names, config)
+    data = training_set(split, split.label_map.names, config)
     places = set()
     for number, record in enumerate(split.summaries):
         example, whole = data[SampleKey(0, 0, number)], torch.from_numpy(decode(split[number].encoded)).permute(2, 0, 1)

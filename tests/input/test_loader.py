@@ -3,9 +3,8 @@ from itertools import islice
 import pytest
 import torch
 
-from resight.config.tree import load_config
+from resight.dialect import load_config, training_set
 from resight.errors import ResightError
-from resight.input.dataset import TrainingSet
 from resight.input.loader import load_batches
 from resight.input.sampler import BatchSampler
 from resight.records.reader import open_records
@@ -16,7 +15,7 @@ CONFIG = load_config(None, {"model.min_size": 64, "model.max_size": 96})
 @pytest.fixture(scope="module")
 def data(shapes):
     split = open_records(shapes(broken=1, train=5)).splits["train"]
-    return TrainingSet(split, split.label_map.names, CONFIG), BatchSampler(42, split.sizes, 2)
+    return training_set(split, split.label_map.names, CONFIG), BatchSampler(42, split.sizes, 2)
 
 
 def plain(item):

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from resight.config.tree import Config, ModelConfig, load_config
 from resight.detection.anchors import AnchorSettings
+from resight.dialect import load_config
 from resight.errors import ResightError
+from resight.fpn.config import FpnModelConfig
 from resight.io.outputs import is_partial
 from resight.label_map import LabelMap
 from resight.models import checkpoints
@@ -20,7 +21,7 @@ from resight.training.optimizer_state import optimizer_tensors, restore_optimize
 from resight.training.schedule import build_optimizer
 
 CARD = ModelMetadata(
-    ModelConfig(name="resnet18", min_size=64, max_size=96, anchors="default"),
+    FpnModelConfig(name="resnet18", min_size=64, max_size=96, anchors="default"),
     LabelMap.from_names(["stop", 'a "quoted" näme\n']),
     AnchorSettings(((7.3, 11.1), (1 / 3, 45)), (0.5, 1, 2.0)),
     norm_eps=0.0,
@@ -47,7 +48,7 @@ def same(a, b):
 
 def test_what_is_loaded_is_what_was_saved(tmp_path):
     path = tmp_path / "new" / "last.safetensors"
-    save_checkpoint(path, checkpoint(), Config())
+    save_checkpoint(path, checkpoint(), load_config())
     same(load_checkpoint(path), checkpoint())
     assert os.listdir(path.parent) == ["last.safetensors"]
 
@@ -260,7 +261,7 @@ def test_the_state_of_another_optimizer_is_refused(kinds):
 
 
 def test_a_checkpoint_of_a_version_without_the_number_of_detections_has_100():
-    written = ModelMetadata(ModelConfig(detections=300), CARD.label_map, CARD.anchors).to_json()
+    written = ModelMetadata(FpnModelConfig(detections=300), CARD.label_map, CARD.anchors).to_json()
     assert ModelMetadata.from_json(json.loads(json.dumps(written))).model.detections == 300
     del written["model"]["detections"]
-    assert ModelMetadata.from_json(written).model == ModelConfig()
+    assert ModelMetadata.from_json(written).model == FpnModelConfig()

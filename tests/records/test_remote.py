@@ -10,10 +10,10 @@ import pytest
 
 from resight.commands.check import check_data
 from resight.commands.show import show_data
-from resight.config.tree import load_config
 from resight.datasets.formats import read_source
+from resight.dialect import load_config, training_set
 from resight.errors import ResightError
-from resight.input.dataset import TrainingExample, TrainingSet
+from resight.input.dataset import TrainingExample
 from resight.input.loader import load_batches
 from resight.input.sampler import BatchSampler
 from resight.io import block_cache as shard_cache
@@ -175,7 +175,7 @@ def test_what_is_in_the_cache_is_not_asked_for_again(folder, s3):
 def test_a_shard_that_changes_under_way_is_an_error(folder, s3, monkeypatch, cached):
     address = s3.put(folder, "set")
     split = open_records(address).splits["train"]
-    dataset = TrainingSet(split, ("red", "blue"), load_config(None, {"data.on_bad_record": "skip"}))
+    dataset = training_set(split, ("red", "blue"), load_config(None, {"data.on_bad_record": "skip"}))
     item = next(iter(BatchSampler(1, split.sizes, 1)))[0]
     if cached:
         assert isinstance(dataset[item], TrainingExample)
@@ -195,7 +195,7 @@ def test_faults_change_nothing_in_what_training_sees(folder, s3, workers):
     def examples(path, workers):
         split = open_records(path).splits["train"]
         batches = BatchSampler(42, split.sizes, 4, 0, split.shard_numbers, 2)
-        loaded = load_batches(TrainingSet(split, ("red", "blue"), config), itertools.islice(batches, 8), workers)
+        loaded = load_batches(training_set(split, ("red", "blue"), config), itertools.islice(batches, 8), workers)
         return [example for batch in loaded for example in batch]
 
     expected = examples(folder, 0)

@@ -10,11 +10,11 @@ import onnxruntime
 import pytest
 import torch
 
-from resight.config.tree import ModelConfig
 from resight.inference.tensorflow_session import Session
 from resight.models.build import build_model
 from resight.tfod.checkpoint.reader import read_checkpoint
 from resight.tfod.checkpoint.variables import SUFFIX, checkpoint_keys, to_torch
+from resight.tfod.config import TfodModelConfig
 from resight.tfod.onnx_export import TfodGraph
 from resight.tfod.saved_model import write_saved_model
 
@@ -28,7 +28,7 @@ def model_of(depth, classes, **config):
     spec = importlib.util.spec_from_file_location("checkpoint_values", FOLDER / "checkpoint_values.py")
     values = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(values)
-    model = build_model(ModelConfig(name=f"faster_rcnn_resnet{depth}_v1", **config), classes).eval()
+    model = build_model(TfodModelConfig(name=f"faster_rcnn_resnet{depth}_v1", **config), classes).eval()
     variables = checkpoint_keys(depth, classes, model.tfod.share_boxes)
     weights = {v.name: to_torch(values.value(v.key.removesuffix(SUFFIX), v.shape)) for v in variables}
     model.load_state_dict(weights)
@@ -77,7 +77,7 @@ def test_both_exports_find_what_tfod_found(name, tmp_path):
 @pytest.mark.parametrize(("file", "options"), [("", {}), ("_tpu", TPU)])
 def test_the_signature_is_the_documented_one(file, options, tmp_path):
     text = (FOLDER / f"saved_model_signature{file}.txt").read_text()
-    config = ModelConfig(name="faster_rcnn_resnet50_v1", tfod=options)
+    config = TfodModelConfig(name="faster_rcnn_resnet50_v1", tfod=options)
     weights = {v.name: to_torch(np.zeros(v.shape, np.float32)) for v in checkpoint_keys(50, 3, bool(options))}
     write_saved_model(weights, config, 3, tmp_path, "image_tensor")
     session = Session(tmp_path / "saved_model")
@@ -96,7 +96,7 @@ def test_the_checkpoint_is_the_documented_one(tmp_path):
     wanted = {}
     for key, kind, shape in (line.split("\t") for line in lines if not line.startswith("#")):
         wanted[key] = (kind, tuple(int(side) for side in re.findall(r"\d+", shape)))
-    config = ModelConfig(name="faster_rcnn_resnet101_v1")
+    config = TfodModelConfig(name="faster_rcnn_resnet101_v1")
     weights = {v.name: torch.zeros(to_torch(np.zeros(v.shape, np.int8)).shape) for v in checkpoint_keys(101, 90)}
     write_saved_model(weights, config, 90, tmp_path, "image_tensor")
     variables = read_checkpoint(tmp_path / "checkpoint")

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch.nn.functional import log_softmax
 
-from resight.config.tree import ModelConfig
 from resight.errors import ResightError
 from resight.input.target import Target
-from resight.models.build import build_model, default_anchors, level_strides
+from resight.models.build import build_model
+from resight.tfod.build import default_anchors, level_strides
+from resight.tfod.config import TfodModelConfig
 from resight.tfod.faster_rcnn import TfodRCNN
 from resight.tfod.parts import Proposals
 
@@ -28,7 +29,7 @@ STATIC = {"share_boxes": True, "clip_anchors": True, "train_norms": True, "stati
 
 
 def without_weights(**options) -> TfodRCNN:
-    config = ModelConfig(name="faster_rcnn_resnet50_v1", min_size=64, max_size=96, tfod={**SMALL, **options})
+    config = TfodModelConfig(name="faster_rcnn_resnet50_v1", min_size=64, max_size=96, tfod={**SMALL, **options})
     with torch.device("meta"):
         return build_model(config, CLASSES)
 
@@ -284,7 +285,7 @@ def test_half_precision_gives_losses_of_single_precision():
 
 
 def test_its_anchors_are_its_own():
-    config = ModelConfig(name="faster_rcnn_resnet101_v1")
+    config = TfodModelConfig(name="faster_rcnn_resnet101_v1")
     anchors = default_anchors(config)
     assert anchors.sizes == ((64, 128, 256, 512),) and sorted(anchors.ratios) == [0.5, 1, 2]
     assert level_strides(config) == [16]

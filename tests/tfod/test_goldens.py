@@ -11,12 +11,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from resight.config.tree import ModelConfig
 from resight.detection.boxes import clip
 from resight.input.target import Target
 from resight.models.build import build_model
 from resight.tfod import parts as tfod_parts
 from resight.tfod.checkpoint.variables import SUFFIX, checkpoint_keys, to_torch
+from resight.tfod.config import TfodModelConfig
 from resight.tfod.faster_rcnn import TfodRCNN
 from resight.tfod.parts import Proposals
 
@@ -51,7 +51,7 @@ def make(name: str, **options) -> TfodRCNN:
     classes = g["class_logits_with_background"].shape[-1] - 1
     tfod = {"pad": bool(pad), **(TPU if tpu else {}), **options}
     depth = depth_of(name)
-    config = ModelConfig(name=f"faster_rcnn_resnet{depth}_v1", min_size=short, max_size=long, tfod=tfod)
+    config = TfodModelConfig(name=f"faster_rcnn_resnet{depth}_v1", min_size=short, max_size=long, tfod=tfod)
     with torch.device("meta"):
         model = build_model(config, classes)
     spec = importlib.util.spec_from_file_location("checkpoint_values", FOLDER / "checkpoint_values.py")

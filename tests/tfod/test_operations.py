@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resight.config.tree import OPERATION_DEFAULTS, Operation
+from resight.config.defaults import OPERATION_DEFAULTS
+from resight.config.tree import Operation
 from resight.input.augment import Sample, mirror
 from resight.tfod.operations import (
     adjust_brightness,

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resight.config.tree import TfodConfig
 from resight.detection import matcher
 from resight.tfod import parts as tfod_parts
+from resight.tfod.config import TfodConfig
 from resight.tfod.parts import PlainSelection, Proposals, StaticSelection
 
 

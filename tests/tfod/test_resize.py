@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from resight.config.tree import ModelConfig
-from resight.tfod.resize import tfod_resize, tfod_size
+from resight.tfod.config import TfodModelConfig
+from resight.tfod.resize import tfod_resize
 
 
-def config(**options) -> ModelConfig:
-    return ModelConfig(name="faster_rcnn_resnet50_v1", **options)
+def config(**options) -> TfodModelConfig:
+    return TfodModelConfig(name="faster_rcnn_resnet50_v1", **options)
 
 
 @pytest.mark.parametrize(
@@ -23,17 +23,17 @@ def config(**options) -> ModelConfig:
     ],
 )
 def test_the_sides_keep_their_proportion(size, expected):
-    assert tfod_size(*size, config()) == expected
+    assert config().fit_size(*size) == expected
 
 
 def test_a_half_goes_to_the_even_number():
-    assert tfod_size(4, 5, config(min_size=2, max_size=40)) == (2, 2)
-    assert tfod_size(4, 7, config(min_size=2, max_size=40)) == (2, 4)
+    assert config(min_size=2, max_size=40).fit_size(4, 5) == (2, 2)
+    assert config(min_size=2, max_size=40).fit_size(4, 7) == (2, 4)
 
 
 def test_a_fixed_size_is_the_size():
     fixed = config(tfod={"fixed_size": (320, 200)})
-    assert tfod_size(99, 1000, fixed) == tfod_size(7, 7, fixed) == (320, 200)
+    assert fixed.fit_size(99, 1000) == fixed.fit_size(7, 7) == (320, 200)
 
 
 def test_new_pixels_begin_at_the_corner_of_the_old():

@@ -8,19 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from resight.config.tree import ModelConfig
 from resight.tfod import parts as tfod_parts
-from resight.tfod.resize import tfod_size
+from resight.tfod.config import TfodModelConfig
 
 SIZES = [(1, 3000), (3000, 1), (60, 90)]
 GRAPH = """
 import pickle, sys
 import torchvision
 import tensorflow as tf
-from resight.config.tree import ModelConfig
+from resight.tfod.config import TfodModelConfig
 from resight.tfod.saved_model_graph import Graph
 configs, sizes, features, boxes = pickle.load(sys.stdin.buffer)
-graphs = [Graph({}, ModelConfig(**config), 2) for config in configs]
+graphs = [Graph({}, TfodModelConfig(**config), 2) for config in configs]
 answer = [
     [graphs[0].preprocess(tf.zeros([*size, 3]))[1].numpy().tolist() for size in sizes],
     *(graph.crop(features, boxes).numpy() for graph in graphs),
@@ -47,7 +46,7 @@ def both():
 
 
 def test_a_thin_image_keeps_a_pixel_each_way(both):
-    sizes = [list(tfod_size(*size, ModelConfig(**config(False)))) for size in SIZES]
+    sizes = [list(TfodModelConfig(**config(False)).fit_size(*size)) for size in SIZES]
     assert both[2][0] == sizes and sizes[0] == [1, 333]
 
 

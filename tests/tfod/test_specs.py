@@ -2,15 +2,16 @@
 
 import pytest
 
-from resight.config.tree import TFOD_MODELS, ModelConfig
+from resight.config.tree import TFOD_MODELS
 from resight.errors import ResightError
 from resight.tfod.build import check_name
+from resight.tfod.config import TfodModelConfig
 from resight.tfod.specs import SPECS
 
 
 @pytest.mark.parametrize("name", SPECS)
 def test_a_model_is_as_its_spec_says(name):
-    config, spec = ModelConfig(name=name), SPECS[name]
+    config, spec = TfodModelConfig(name=name), SPECS[name]
     assert (config.min_size, config.max_size) == (spec.min_size, spec.max_size)
     assert f"resnet{spec.depth}_" in name and sum(spec.blocks) * 3 + 2 == spec.depth
     check_name(name)

@@ -5,10 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from resight.config.tree import ModelConfig
 from resight.detection.nms import stable_nms
 from resight.tfod import parts as tfod_parts
-from resight.tfod.resize import tfod_resize, tfod_size
+from resight.tfod.config import TfodModelConfig
+from resight.tfod.resize import tfod_resize
 from resight.tfod.resnet_v1 import Bottleneck, Norm, Trunk
 from resight.tfod.specs import BLOCKS
 
@@ -53,20 +53,20 @@ def numbered(arrays, kind):
     return [arrays[f"{kind}/{number}"] for number in range(sum(key.startswith(f"{kind}/") for key in arrays))]
 
 
-def config() -> ModelConfig:
-    return ModelConfig(name="faster_rcnn_resnet50_v1", min_size=24, max_size=40)
+def config() -> TfodModelConfig:
+    return TfodModelConfig(name="faster_rcnn_resnet50_v1", min_size=24, max_size=40)
 
 
 def test_sizes(both):
     given, answer = both
-    found = [tfod_size(height, width, config()) for height, width in given["sizes"].tolist()]
+    found = [config().fit_size(height, width) for height, width in given["sizes"].tolist()]
     assert given["limits"].tolist() == [24, 40] and np.array_equal(found, answer["sizes"])
 
 
 def test_resizing(both):
     given, answer = both
     for image, expected in zip(numbered(given, "image"), numbered(answer, "resized"), strict=True):
-        found = tfod_resize(torch.from_numpy(image).permute(2, 0, 1), tfod_size(*image.shape[:2], config()))
+        found = tfod_resize(torch.from_numpy(image).permute(2, 0, 1), config().fit_size(*image.shape[:2]))
         np.testing.assert_array_equal(found.permute(1, 2, 0).numpy(), expected)
 
 

@@ -5,7 +5,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from resight.config.tree import load_config
+from resight.dialect import load_config
 
 TINY = {
     "model.name": "test_efficientnet",

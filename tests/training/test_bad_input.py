@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from resight.commands.predict import predict
+from resight.dialect import training_set
 from resight.errors import ResightError
 from resight.evaluation.coco import MEASURES, CocoMetrics
 from resight.evaluation.evaluate import evaluate
 from resight.evaluation.operating_point import OperatingPoint
-from resight.input.dataset import SampleKey, TrainingSet
+from resight.input.dataset import SampleKey
 from resight.input.target import Target
 from resight.io.object_store import StorageError
 from resight.label_map import LabelMap
@@ -129,7 +130,7 @@ def test_the_plan_counts_images_and_boxes_of_each_class(shapes, tiny):
 def test_a_batch_without_any_box_gives_finite_gradients(shapes, tiny, tmp_path, dialect):
     config = tiny(shapes(train=3), **dialect)
     plan = make_plan(config)
-    dataset = TrainingSet(plan.train, plan.classes, config)
+    dataset = training_set(plan.train, plan.classes, config)
     batch = [replace(dataset[SampleKey(0, 0, record)], target=Target.empty()) for record in (0, 1)]
     with Trainer(
         plan, start_model(plan.config, plan.start, plan.classes, plan.anchors)[0], tmp_path, torch.device("cpu")

@@ -44,7 +44,7 @@ def launched(config, run, *arguments, **environment):
 
 
 def toml(config):
-    from resight.config.tree import to_toml
+    from resight.config.toml_text import to_toml
 
     return to_toml(config)
 

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from resight.cli.app import app
-from resight.config.tree import to_toml
+from resight.config.toml_text import to_toml
 from resight.io import object_store as storage
 from resight.models.checkpoints import LAST, load_checkpoint, weights_digest
 from resight.models.remote import objects_of, pointed

@@ -68,5 +68,5 @@ def test_a_process_that_imports_the_script_does_not_train(tmp_path):
 
 
 def test_train_looks_for_the_guard(tmp_path):
-    script = "from resight.config.tree import Config\nfrom resight.training.train import train\ntrain(Config())\n"
+    script = "from resight.config.tree import Config\nfrom resight.training.train import train\ntrain(load_config())\n"
     assert TOLD in run(tmp_path, script)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from resight.config.tree import load_config
+from resight.dialect import load_config
 from resight.errors import ResightError
 from resight.label_map import LabelMap
 from resight.records.writer import write_records_folder

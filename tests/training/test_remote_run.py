@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 import resight
 from resight.cli.app import app
-from resight.config.tree import load_config
+from resight.dialect import load_config
 from resight.errors import ResightError
 from resight.evaluation.evaluate import evaluate
 from resight.io import object_store as storage

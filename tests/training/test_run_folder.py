@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from resight.config.tree import load_config
+from resight.dialect import load_config
 from resight.errors import ResightError
 from resight.label_map import LabelMap, read_label_map
 from resight.models.checkpoints import BEST, LAST, find_checkpoint

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from resight.config.tree import load_config
+from resight.dialect import load_config
 from resight.training.schedule import BACKBONE_RATE, ModelEMA, base_lr, build_optimizer, lr_at, set_lr
 
 

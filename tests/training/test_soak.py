@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 
 import resight
 from resight.cli.app import app
-from resight.config.tree import load_config, to_toml
+from resight.config.toml_text import to_toml
+from resight.dialect import load_config
 from resight.models.checkpoints import BEST, LAST, load_checkpoint
 from resight.training.train import train
 from resight.training.trainer import Trainer

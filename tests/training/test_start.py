@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from resight.config.tree import load_config
+from resight.dialect import load_config
 from resight.errors import ResightError
 from resight.models.checkpoints import load_checkpoint, save_checkpoint
 from resight.training import start

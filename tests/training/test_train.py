@@ -15,13 +15,12 @@ import torch
 
 import resight
 from resight.cli.app import app
-from resight.config.tree import load_config
+from resight.dialect import load_config, training_set
 from resight.errors import ResightError
 from resight.evaluation.coco import MEASURES, CocoMetrics
 from resight.evaluation.loop import evaluate_images, measure
 from resight.evaluation.operating_point import OperatingPoint
 from resight.inference.detector import load
-from resight.input.dataset import TrainingSet
 from resight.input.sampler import SampleKey
 from resight.models.checkpoints import BEST, LAST, load_checkpoint
 from resight.training import train as module
@@ -598,7 +597,7 @@ def test_a_loss_scale_goes_on_where_it_was(shapes, tiny, tmp_path, interrupt_aft
 def test_accumulated_batches_are_one_step(shapes, tiny, tmp_path):
     config = tiny(shapes(train=9), train__ema=0.0, **OFTEN)
     plan = make_plan(config)
-    dataset = TrainingSet(plan.train, plan.classes, config)
+    dataset = training_set(plan.train, plan.classes, config)
     examples = [dataset[SampleKey(0, 0, record)] for record in (0, 1, 3, 4)]  # of one shape
     gradients = []
     for parts in ([examples], [examples[:2], examples[2:]], [examples[:1], examples[1:]]):

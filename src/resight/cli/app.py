@@ -198,7 +198,10 @@ def train(
 ) -> int:
     """Trains a detector; with --data alone the defaults train."""
     options = locals()
-    from ..config.tree import LENGTHS, load_config, parse_set, to_toml
+    from ..config.loading import parse_set
+    from ..config.toml_text import to_toml
+    from ..config.tree import LENGTHS
+    from ..dialect import load_config
     from ..tfod.pipeline.config import examine_pipeline, is_pipeline
     from ..tfod.pipeline.fields import refuse_tfod_keys
 

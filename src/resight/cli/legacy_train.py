@@ -15,7 +15,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..config.tree import load_config
+from ..dialect import load_config
 from ..errors import ResightError
 from ..io.outputs import check_output, check_place, write_text
 from ..io.textproto import parse, read

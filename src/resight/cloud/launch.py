@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..config.tree import Config, load_config
+from ..config.tree import Config
+from ..dialect import load_config
 from ..errors import ResightError, counted
 from ..io import object_store as storage
 from ..io.files import IS_RECORD, TEXT, read_file

@@ -19,6 +19,7 @@ from ..datasets.formats.dataset_dir import DatasetDir
 from ..datasets.inspect import Inspection
 from ..datasets.near_duplicates import group_near_duplicates
 from ..datasets.summary import findings, inspect_all, table
+from ..dialect import dialect_of, load_config
 from ..errors import Problem, counted, listed
 from ..io.object_store import is_remote
 from ..records.reader import Records, open_configured
@@ -87,7 +88,7 @@ def check_data(
         ResightError: there is nothing to check, or its format is unknown.
     """
     check_types(locals(), check_data)
-    config = config or Config()
+    config = config or load_config()
     source, records = open_data(path, format, config)
     counts = _count(source.annotations, source.classes)
     problems = [
@@ -119,7 +120,7 @@ def _findings(source: Source, path: str, stored: bool, exif: str, model: ModelCo
     if not any(image.boxes for image in good) and not decision.asks:
         yield Problem("error", "no_box", path, "no usable boxes")
     yield from _out_of_reach(good, model)
-    yield from _crowded(good, MostDetections.of(model))
+    yield from _crowded(good, model.most)
     yield from _duplicate_ids(images, stored)
     yield from _leakage(images, [found.hash for found in inspections])
 
@@ -183,13 +184,12 @@ def reachable(model: ModelConfig, images: np.ndarray, boxes: np.ndarray) -> np.n
     ``[N, 2]`` (width, height): of the model's own anchors, or of those fitted to these boxes, as training does it."""
     # Torch comes with these, so not before there are boxes to compare.
     from ..detection.anchors import fit_anchors, reachable_iou
-    from ..fpn.pretrained import has_detection_weights
     from ..input.target import to_input_frame
-    from ..models.build import default_anchors, level_strides
 
     sizes, centers = to_input_frame(boxes, images, model)
-    anchors, strides = default_anchors(model), level_strides(model)
-    if model.anchors == "fit" and not has_detection_weights(model.name, model.start):
+    dialect = dialect_of(model)
+    anchors, strides = dialect.default_anchors(model), dialect.level_strides(model)
+    if dialect.fits_anchors(model):
         anchors = fit_anchors(sizes, centers, strides, per_level=len(anchors.sizes[0]))
     return reachable_iou(sizes, centers, anchors, strides)
 

@@ -8,8 +8,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config.tree import Config, load_config
+from ..config.tree import Config
 from ..datasets.build import build_data
+from ..dialect import load_config
 from ..evaluation.evaluate import Evaluation, evaluate
 from ..exporting.export import ExportReport, export
 from ..io.outputs import atomic_folder

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from packaging.requirements import Requirement
 
+from ..config import defaults
 from ..errors import ResightError
 
 GB = 1e9
@@ -126,14 +127,15 @@ def _step(device: str) -> Finding:
     """Detects and learns once with the default model, its packaged weights included."""
     import torch
 
-    from ..config.tree import ModelConfig
     from ..fpn.pretrained import load_pretrained
     from ..input.target import Target
     from ..models.build import build_model, device_of
 
     target_device = device_of(device)
-    model = build_model(ModelConfig(min_size=64, max_size=64), num_classes=1)
-    source = load_pretrained(model, ModelConfig().name)
+    from ..dialect import model_config
+
+    model = build_model(model_config({"min_size": 64, "max_size": 64}), num_classes=1)
+    source = load_pretrained(model, defaults.MODEL)
     model.to(target_device)
     image = torch.zeros(3, 64, 64, dtype=torch.uint8)
     truth = Target(torch.tensor([[8.0, 8.0, 40.0, 40.0]]), torch.tensor([0]), torch.tensor([False]))

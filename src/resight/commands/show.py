@@ -20,6 +20,7 @@ from ..config.tree import Config
 from ..datasets.exif import shown_boxes
 from ..datasets.formats import Source
 from ..datasets.summary import inspect_all
+from ..dialect import load_config
 from ..drawing import draw, save_picture
 from ..errors import ResightError, listed, nearest
 from ..io.files import open_file
@@ -77,9 +78,10 @@ def show_data(
     """
     check_types(locals(), show_data)
     check_output(out, force, _is_ours)
-    source, records = open_data(path, format, config or Config())
+    config = config or load_config()
+    source, records = open_data(path, format, config)
     shown = replace(source, path=os.fspath(path))
-    views, total = _views(shown, records, named_split(split), limit, exif, (config or Config()) if augment else None)
+    views, total = _views(shown, records, named_split(split), limit, exif, config if augment else None)
     labelled = not no_labels and len(records.label_map.names if records else source.classes) != 1
     with atomic_folder(out, force, _is_ours) as folder:
         names = _save(track(views, "drawing", total=total), folder, labelled)
@@ -107,7 +109,7 @@ def _views(
     if records is None:
         fix = meant(source.path, "records")
         raise ResightError("--augment needs records, and this is a source", where=source.path, fix=fix)
-    from ..input.dataset import training_view  # torch is needed for nothing else here
+    from .training_view import training_view  # torch is needed for nothing else here
 
     return training_view(records.splits[split], records.label_map.names, training, limit), limit
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import ResightError, counted, one_line
-from .tree import LARGEST_LIMIT, ModelConfig, TfodConfig
 
+LARGEST_LIMIT = 10_000  # of the detections of an image: memory is set aside for them
 STEP = 100  # what is proposed is a multiple of it
 
 
@@ -20,15 +20,6 @@ class MostDetections(NamedTuple):
     of_a_class: int = 100
     keys: tuple[str, ...] = ("model.detections",)
     proposals: int = LARGEST_LIMIT  # where they are set apart: each is one detection of a class at most
-
-    @classmethod
-    def of(cls, model: ModelConfig) -> MostDetections:
-        return cls.of_tfod(model.tfod) if model.tfod else cls(model.detections or 0, model.detections or 0)
-
-    @classmethod
-    def of_tfod(cls, tfod: TfodConfig) -> MostDetections:
-        keys = ("model.tfod.detections", "model.tfod.detections_per_class")
-        return cls(tfod.detections, min(tfod.detections_per_class, tfod.detections), keys, tfod.proposals)
 
     def reached(self, labels: np.ndarray) -> bool:
         """Whether detections of classes ``labels`` ``[N]`` in one image are as many as there can be."""
@@ -79,15 +70,10 @@ class MostDetections(NamedTuple):
         return sentence, worst
 
 
-def with_detections(model: ModelConfig, most: int) -> ModelConfig:
-    """``model`` with ``most`` detections of an image, and of a class in it; it needs as many proposals.
-
+def check_most(most: int) -> None:
+    """
     Raises:
-        ResightError: ``most`` is no such number.
+        ResightError: ``most`` is no number of detections that an image can have.
     """
     if not 0 < most <= LARGEST_LIMIT:
         raise ResightError(f"{most:,} is not from 1 to {LARGEST_LIMIT:,}", where="--detections")
-    if model.tfod is None:
-        return model.model_copy(update={"detections": most})
-    own = {"detections": most, "detections_per_class": most, "proposals": max(model.tfod.proposals, most)}
-    return model.model_copy(update={"tfod": model.tfod.model_copy(update=own)})

@@ -1,30 +1,25 @@
-"""The configuration: one typed tree, frozen, unknown keys refused.
-
-Defaults < a TOML file < ``--set key=value``. ``to_toml`` writes the tree back with a comment for each key, so the
-``config.toml`` of a run folder is itself a configuration.
-"""
+"""The configuration: one typed tree, frozen, unknown keys refused. A dialect completes it with its ``ModelConfig``."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from abc import ABC, abstractmethod
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from ..errors import ResightError, listed, nearest, shown
-from ..io.files import TEXT, check_tree, parse_toml, read_text
-from ..io.misplaced import meant
+from ..errors import nearest
 from . import defaults
-from .defaults import OPERATION_DEFAULTS as OPERATION_DEFAULTS
-from .other_names import instead_of_a_file, key_here
-from .toml_text import flat, line_of
-from .toml_text import to_toml as to_toml
+from .defaults import OPERATION_DEFAULTS
+from .most_detections import LARGEST_LIMIT, MostDetections
 
 TFOD_MODELS = ("faster_rcnn_resnet50_v1", "faster_rcnn_resnet101_v1", "faster_rcnn_resnet152_v1")
-_TFOD = "faster_rcnn_resnet{50,101,152}_v1"
-LARGEST_LIMIT = 10_000  # of the detections of an image: memory is set aside for them
+TFOD_NAMES = "faster_rcnn_resnet{50,101,152}_v1"
+OWN_SECTION = f"model.tfod belongs to the models {TFOD_NAMES}, and they to it; a pipeline.config has both"
+OWN_DETECTIONS = (
+    f"detections is not for the models {TFOD_NAMES}, which have model.tfod.detections and "
+    "model.tfod.detections_per_class"
+)
 LENGTHS = ("train.epochs", "train.steps", "train.max_minutes")  # of a training, in one measure or another
 
 Positive = Annotated[int, Field(gt=0)]
@@ -35,7 +30,7 @@ Globs = Annotated[
 ]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @field_validator("*", mode="before")
@@ -47,7 +42,7 @@ class _Section(BaseModel):
         return value
 
 
-class DataConfig(_Section):
+class DataConfig(Section):
     path: str = Field("", description="records folder")
     train: Globs = Field((), description="globs of the training records, where the folder does not tell")
     val: Globs = Field((), description="globs of the validation records")
@@ -67,57 +62,14 @@ class DataConfig(_Section):
     cache_gb: float = Field(10.0, gt=0, description="gigabytes of the local disk for shards read from s3://")
 
 
-class TfodConfig(_Section):
-    """What the TFOD dialect has beside ``ModelConfig``; the defaults are those of the stock 800x1333 gpu-8 configs."""
+class ModelConfig(Section, ABC):
+    """What the two dialects have in common; each completes it with its own options, defaults and rules."""
 
-    fixed_size: tuple[Positive, Positive] | None = Field(
-        None, description="height and width that every image is stretched to; otherwise min_size and max_size hold"
-    )
-    pad: bool = Field(True, description="pad right and below to a square of max_size")
-    pad_value: tuple[float, float, float] = Field((0.0, 0.0, 0.0), description="RGB 0..255 of the padding")
-    anchor_scales: tuple[float, ...] = Field((0.25, 0.5, 1.0, 2.0), description="factors on anchor_base")
-    anchor_ratios: tuple[float, ...] = Field((0.5, 1.0, 2.0), description="width / height")
-    anchor_base: tuple[float, float] = Field((256.0, 256.0), description="pixels: height and width at scale 1")
-    anchor_stride: tuple[Positive, Positive] = Field((16, 16), description="pixels between anchors, down and across")
-    anchor_offset: tuple[float, float] = Field((0.0, 0.0), description="pixels: y and x of the first anchor's centre")
-    clip_anchors: bool = Field(False, description="in training, clip anchors to the image instead of leaving them out")
-    share_boxes: bool = Field(False, description="one box of a proposal for all classes")
-    train_norms: bool = Field(False, description="BatchNorm normalises with the batch and updates its statistics")
-    static_shapes: bool = Field(False, description="proposals and samples as TFOD takes them with static shapes")
-    matmul_crop: bool = Field(False, description="RoIs cropped as TFOD does by matrix products, for a TPU")
-    rpn_score: float = Field(0.0, description="least objectness of a proposal")
-    rpn_nms_iou: Fraction = Field(0.7, description="IoU above which the weaker proposal goes")
-    proposals: Positive = Field(300, description="proposals an image")
-    rpn_batch: Positive = Field(256, description="anchors drawn for the losses, an image")
-    rpn_positive: Fraction = Field(0.5, description="largest share of objects among them")
-    box_batch: Positive = Field(64, description="proposals drawn for the second stage, an image")
-    box_positive: Fraction = Field(0.25, description="largest share of objects among them")
-    crop_size: Positive = Field(14, description="samples of a RoI, each way")
-    pool_size: Positive = Field(2, description="kernel of the max pooling after it")
-    pool_stride: Positive = Field(2, description="its stride")
-    rpn_stddev: float = Field(0.01, gt=0, description="of the first weights of a new RPN head")
-    rpn_box_weight: float = Field(2.0, ge=0, description="factors of the four losses: boxes of the first stage, ...")
-    rpn_object_weight: float = Field(1.0, ge=0, description="... objectness, ...")
-    box_weight: float = Field(2.0, ge=0, description="... boxes of the second stage, ...")
-    class_weight: float = Field(1.0, ge=0, description="... classes")
-    score: float = Field(0.0, description="least score of a detection")
-    nms_iou: Fraction = Field(0.6, description="IoU above which the weaker detection of a class goes")
-    detections_per_class: Positive = Field(100, description="most detections of a class, an image")
-    detections: Positive = Field(100, description="most detections of an image")
-    max_boxes: Positive = Field(100, description="true boxes an image; what exceeds them is cut off and counted ...")
-    evaluated_boxes: Positive = Field(100, description="... in training and, by this limit, in evaluation")
+    dialect: ClassVar[Literal["fpn", "tfod"]]
 
-    @model_validator(mode="after")
-    def _crop(self) -> TfodConfig:
-        if self.pool_size > self.crop_size:
-            raise ValueError(f"pool_size {self.pool_size} is larger than crop_size {self.crop_size}")
-        return self
-
-
-class ModelConfig(_Section):
     name: str = Field(
         defaults.MODEL,
-        description=f"a timm backbone, one of torchvision's four models, or TFOD's {_TFOD}",
+        description=f"a timm backbone, one of torchvision's four models, or TFOD's {TFOD_NAMES}",
     )
     start: str = Field("pretrained", description="pretrained, none, or a MODEL whose weights to start from")
     start_type: Literal["detection", "full", "classification"] = Field(
@@ -136,50 +88,31 @@ class ModelConfig(_Section):
     detections: int | None = Field(
         100, gt=0, le=LARGEST_LIMIT, description="most detections of an image; TFOD dialect: model.tfod.detections"
     )
-    tfod: TfodConfig | None = None
+    tfod: Any = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _own_sizes(cls, values: Any) -> Any:
-        """torchvision's four models and TFOD's have sizes of their own, which their weights were trained at."""
-        name = values.get("name") if isinstance(values, dict) else None
-        if not isinstance(name, str) or not name.startswith(("fasterrcnn_", "faster_rcnn_")):
-            return values
-        short, long = (320, 640) if "_320_" in name else (800, 1333)
-        if name not in TFOD_MODELS:
-            return {"min_size": short, "max_size": long, **values}
-        tfod = values.get("tfod") or {}
-        fixed = tfod.get("fixed_size") if isinstance(tfod, dict) else getattr(tfod, "fixed_size", None)
-        if isinstance(fixed, list | tuple) and fixed and all(isinstance(side, int) for side in fixed):
-            short, long = min(fixed), max(fixed)
-        own = {"min_size": short, "max_size": long, "anchors": "default", "freeze": 0, "detections": None}
-        return {**own, **values, "tfod": tfod}
+    @property
+    @abstractmethod
+    def most(self) -> MostDetections:
+        """The most detections of an image, and of a class in it."""
+
+    @abstractmethod
+    def fit_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width that an image of ``height`` x ``width`` is resized to for the network, without padding."""
+
+    @abstractmethod
+    def with_detections(self, most: int) -> Self:
+        """The same model with ``most`` detections of an image, and of a class in it."""
 
     @model_validator(mode="after")
-    def _sizes(self) -> ModelConfig:
+    def _sizes(self) -> Self:
         if self.min_size > self.max_size:
             raise ValueError(f"min_size {self.min_size} is larger than max_size {self.max_size}")
         if 0 < self.tile < 64:
             raise ValueError(f"tile {self.tile} is too small; 64 pixels are the least")
-        if self.tile and self.is_tfod:
-            raise ValueError(f"tile is not for the models {_TFOD}, which see images whole")
-        if (self.tfod is not None) != self.is_tfod:
-            raise ValueError(f"model.tfod belongs to the models {_TFOD}, and they to it; a pipeline.config has both")
-        if (self.detections is None) != self.is_tfod:
-            own = "model.tfod.detections and model.tfod.detections_per_class"
-            raise ValueError(f"detections is not for the models {_TFOD}, which have {own}")
-        fixed = self.tfod.fixed_size if self.tfod else None
-        if fixed and sorted(fixed) != [self.min_size, self.max_size]:
-            raise ValueError(f"every image is stretched to {fixed[0]} x {fixed[1]}, so another size would not apply")
         return self
 
-    @property
-    def is_tfod(self) -> bool:
-        """Whether the model is of the TFOD dialect."""
-        return self.name in TFOD_MODELS
 
-
-class TrainConfig(_Section):
+class TrainConfig(Section):
     epochs: float | None = Field(None, gt=0, description="passes over the data; default 40, within 1,000..50,000 steps")
     steps: Positive | None = Field(None, description="optimizer steps; instead of epochs")
     max_minutes: float | None = Field(None, gt=0, description="minutes of training; the schedule follows the clock")
@@ -234,7 +167,7 @@ class TrainConfig(_Section):
         return self
 
 
-class Operation(_Section):
+class Operation(Section):
     """One of TFOD's augmentations, under TFOD's name; options that are absent are ``OPERATION_DEFAULTS``."""
 
     name: str
@@ -268,7 +201,7 @@ class Operation(_Section):
         return self
 
 
-class AugmentConfig(_Section):
+class AugmentConfig(Section):
     flip: Fraction = Field(0.5, description="probability of a left-right flip")
     flip_pairs: dict[str, str] = Field({}, description="classes that change places in a flip: left name = right name")
     scale: tuple[float, float] = Field(
@@ -289,7 +222,7 @@ class AugmentConfig(_Section):
         return self
 
 
-class EvaluateConfig(_Section):
+class EvaluateConfig(Section):
     every: float = Field(1.0, gt=0, description="epochs between evaluations; they take at most a tenth of the time")
     metric: Literal["mAP", "AP50", "AP75"] = Field("mAP", description="decides which checkpoint is best")
     max_detections: int | None = Field(
@@ -300,7 +233,7 @@ class EvaluateConfig(_Section):
     )
 
 
-class CheckpointConfig(_Section):
+class CheckpointConfig(Section):
     every_steps: int = Field(0, ge=0, description="steps between saves; 0: by minutes only")
     every_minutes: float = Field(5.0, gt=0, description="minutes between saves")
     keep: int = Field(
@@ -308,142 +241,12 @@ class CheckpointConfig(_Section):
     )
 
 
-class Config(_Section):
+class Config(Section):
+    """The whole tree; that of a dialect says which ``ModelConfig`` it has."""
+
     data: DataConfig = DataConfig()
-    model: ModelConfig = ModelConfig()
+    model: SerializeAsAny[ModelConfig]
     train: TrainConfig = TrainConfig()
     augment: AugmentConfig = AugmentConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
-
-    @model_validator(mode="after")
-    def _batches(self) -> Config:
-        tfod = self.model.tfod
-        if tfod and not (tfod.pad or tfod.fixed_size) and self.train.batch_size > 1:
-            raise ValueError(
-                f"images of different sizes make no batch of {self.train.batch_size}: take batch_size 1"
-                " (train.accumulate sums the gradients of several), pad them (model.tfod.pad = true;"
-                " pad_to_max_dimension in a pipeline.config) or stretch them (model.tfod.fixed_size;"
-                " fixed_shape_resizer)"
-            )
-        return self
-
-
-def load_config(path: str | os.PathLike[str] | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
-    """Defaults, then the TOML file ``path``, then ``overrides`` of the form ``{"train.steps": 100}``.
-
-    Raises:
-        ResightError: the file cannot be read or parsed, a key is unknown or a value is wrong; all are listed.
-    """
-    tree: dict[str, Any] = {}
-    where, text = str(path or ""), ""
-    if path is not None:
-        try:
-            text = read_text(path, TEXT)
-            tree = parse_toml(text, where)
-        except ResightError as error:
-            fix = meant(path, "config") or error.fix or ("" if text else instead_of_a_file(where))
-            raise ResightError(error.message, where=error.where, fix=fix) from error
-    if wrong := [key for key in overrides or () if key in Config.model_fields]:
-        raise ResightError(_is_section(wrong[0]), where="--set")
-    if wrong := [key for key in overrides or () if "." not in key or key.split(".")[0] not in Config.model_fields]:
-        raise ResightError("; ".join(f"unknown key '{key}'. {_known(key)}".rstrip() for key in wrong), where="--set")
-    for key, value in (overrides or {}).items():
-        *sections, name = key.split(".")
-        branch = tree
-        for section in sections:
-            if isinstance(branch, dict):
-                branch = branch.setdefault(section, {})
-        if isinstance(branch, dict):
-            branch[name] = value
-    check_tree(tree, where or "--set")
-    try:
-        config = Config.model_validate(tree)
-    except ValidationError as error:
-        raise _refused(error, where, text, overrides or {}) from error
-    # A text of digits is a number too, of any length.
-    huge = [key for key, value in flat(config.model_dump()).items() if isinstance(value, int) and abs(value) >> 1000]
-    if huge:
-        raise ResightError(f"{listed(huge)}: has hundreds of digits", where=where or "options")
-    return config
-
-
-def _refused(error: ValidationError, where: str, text: str, overrides: Mapping[str, Any]) -> ResightError:
-    """All that is wrong, each with its line of the file; what an option or ``--set`` gave has none."""
-    found = []
-    for item in error.errors()[:100]:  # to find the line and the nearest name of each takes a while
-        keys = [str(part) for part in item["loc"]]
-        given = any(".".join(keys).startswith(key) for key in overrides)
-        found.append((0 if given or not keys else line_of(text, keys), explain(item)))
-    place = ", ".join(filter(None, (where, "options" if overrides else ""))) or "configuration"
-    if len(found) == 1:
-        ((line, message),) = found
-        return ResightError(message, where=f"{where}:{line}" if line else place)
-    lines = [f"line {line}: {message}" if line else message for line, message in sorted(found)]
-    if more := (total := error.error_count()) - len(found):
-        lines.append(f"and {more:,} more")
-    return ResightError("\n  ".join([f"{total:,} problems", *lines]), where=place)
-
-
-def parse_set(assignments: Iterable[str]) -> dict[str, Any]:
-    """``["train.steps=100", "model.name=resnet18"]`` -> overrides; values are TOML, bare words are strings."""
-    overrides: dict[str, Any] = {}
-    for text in assignments:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise ResightError(f"'{text}' is not of the form key=value", where="--set")
-        try:
-            overrides[key.strip()] = parse_toml(f"x = {value}")["x"]
-        except ResightError:
-            overrides[key.strip()] = value.strip()
-    return overrides
-
-
-def all_keys() -> list[str]:
-    """Every key of the configuration, ``train.steps``."""
-    sections = {**{name: field.annotation for name, field in Config.model_fields.items()}, "model.tfod": TfodConfig}
-    return [f"{section}.{name}" for section, kind in sections.items() for name in kind.model_fields]  # type: ignore[union-attr]
-
-
-def _known(key: str) -> str:
-    same_name = [known for known in all_keys() if known.split(".")[-1] == key.split(".")[-1]]
-    if same_name:
-        return f"Did you mean '{same_name[0]}'?"
-    return key_here(key) or nearest(key, all_keys())
-
-
-_WANTED = {
-    "int": "a whole number",
-    "float": "a number",
-    "finite": "a finite number",
-    "bool": "true or false",
-    "string": "text",
-    "tuple": "a list",
-    "dict": "a table of names and values",
-    "greater_than": "greater than {gt:g}",
-    "greater_than_equal": "{ge:g} or more",
-    "less_than_equal": "{le:g} or less",
-    "literal_error": "{expected}",
-    "too_long": "a list of {max_length}",
-}
-
-
-def _is_section(key: str) -> str:
-    keys = [known.removeprefix(f"{key}.") for known in all_keys() if known.startswith(f"{key}.")]
-    return f"{key} is a section of the configuration; its keys are {listed(keys, 5)}"
-
-
-def explain(item: Any) -> str:
-    """What pydantic found, in the words of the configuration."""
-    key, kind, context = ".".join(str(part) for part in item["loc"]), item["type"], item.get("ctx", {})
-    if kind == "extra_forbidden":
-        return f"unknown key '{key}'. {_known(key)}".rstrip()
-    if kind == "value_error":  # of a validator, whose words are ours
-        return (f"{key}: {context['error']}" if key else str(context["error"])).rstrip()
-    if kind == "missing":
-        return f"{key} is missing"
-    value = shown(item["input"])
-    if kind == "model_type":
-        return f"{key} = {value}: {_is_section(key)}"
-    wanted = _WANTED.get(kind) or _WANTED.get(kind.split("_")[0])
-    return f"{key} = {value}: must be {wanted.format(**context)}" if wanted else f"{key} = {value}: {item['msg']}"

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
 
 from .folding import FoldedNorm
+from .model import DetectionModel
 
 
 class RPNHead(nn.Module):
@@ -77,15 +78,12 @@ def freeze_statistics(module: nn.Module) -> None:
             layer.eval()
 
 
-def set_norm_eps(module: nn.Module, eps: float) -> None:
-    for layer in module.modules():
+def set_norm_eps(model: DetectionModel, eps: float) -> None:
+    """The epsilon that all BatchNorm of trained weights had, where it is not the architecture's."""
+    model.norm_eps = eps
+    for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d | FoldedNorm):
             layer.eps = eps
-
-
-def norm_eps(module: nn.Module) -> float:
-    """The epsilon of the first BatchNorm; 1e-5 where there is none."""
-    return next((layer.eps for layer in module.modules() if isinstance(layer, nn.BatchNorm2d | FoldedNorm)), 1e-5)
 
 
 def count_parameters(module: nn.Module) -> tuple[int, int]:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..arguments import check_types
-from ..config.tree import DataConfig, load_config
+from ..config.tree import DataConfig
+from ..dialect import dialect_of, load_config
 from ..errors import ResightError, counted, listed, nearest
 from ..io import object_store as storage
 from ..io.files import read_json
@@ -141,7 +142,7 @@ def evaluate(
         limit=limit,
         ignore_difficult=ignore_difficult,
         unknown_classes=dict(measurement.class_names.unknown),
-        **({"tfod": report.as_tfod(numbers.summary, means)} if detector.tfod else {}),
+        **dialect_of(detector.config).own_metrics(numbers.summary, means),
     )
     write_text(path, json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     written = str(path)
@@ -171,7 +172,7 @@ class _Measurement:
             notes.append(f"Only the first {measured:,} of the {self.num_images:,} images were measured.")
         if left_out := sum(result.left_out for result in self.results):
             boxes = counted(left_out, "box", "boxes")
-            beyond = "beyond model.tfod.evaluated_boxes of an image or " if self.detector.tfod else ""
+            beyond = dialect_of(self.detector.config).left_out
             notes.append(f"Left out, {beyond}without numbers for corners: {boxes}.")
         notes += _crowded_notes(self.detector.most, self.results, score) + self.class_names.notes()
         return notes + _data_notes(self.records, self.unusable)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..dialect import dialect_of
 from ..errors import ResightError, counted, listed
 from ..records.example import on_image
-from ..tfod.boxes import tfod_boxes
 from ..types import Detections
 from .coco import STANDARD, CocoMetrics, GroundTruth, coco_metrics
 from .operating_point import OperatingPoint, operating_point, point_at
@@ -58,6 +58,7 @@ def evaluate_images(
         on_error: is given the error of a record that cannot be used, which is left out unless it raises.
         class_names: from the classes of the data to the model's, where these are not the same.
     """
+    dialect = dialect_of(detector.config)
     for index in indices:
         record = split[index]
         try:
@@ -65,10 +66,8 @@ def evaluate_images(
             labels = split.labels(record)
             if class_names:
                 labels = class_names(labels, record)
-            counting = record, labels
-            if detector.tfod:
-                counting = tfod_boxes(record, labels, detector.tfod.evaluated_boxes, split.where(index))
-            truth = GroundTruth.of_record(on_image(counting[0], *image.shape[:2]), counting[1])
+            counted_boxes, counted_labels = dialect.ground_truth(record, labels, detector.config, split.where(index))
+            truth = GroundTruth.of_record(on_image(counted_boxes, *image.shape[:2]), counted_labels)
         except ResightError as error:
             on_error(error)
             continue

@@ -7,25 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from ..dialect import own_lines
 from ..errors import counted, one_line
 from .coco import STANDARD, CocoMetrics, measures_of
 from .operating_point import OperatingPoint, sentence
 
-# TFOD's names of the 12 numbers, in its order.
-TFOD_NAMES = {
-    "mAP": "DetectionBoxes_Precision/mAP",
-    "AP50": "DetectionBoxes_Precision/mAP@.50IOU",
-    "AP75": "DetectionBoxes_Precision/mAP@.75IOU",
-    "AP_small": "DetectionBoxes_Precision/mAP (small)",
-    "AP_medium": "DetectionBoxes_Precision/mAP (medium)",
-    "AP_large": "DetectionBoxes_Precision/mAP (large)",
-    "AR_1": "DetectionBoxes_Recall/AR@1",
-    "AR_10": "DetectionBoxes_Recall/AR@10",
-    "AR_100": "DetectionBoxes_Recall/AR@100",
-    "AR_small": "DetectionBoxes_Recall/AR@100 (small)",
-    "AR_medium": "DetectionBoxes_Recall/AR@100 (medium)",
-    "AR_large": "DetectionBoxes_Recall/AR@100 (large)",
-}
 _MODEL, _IMAGES = "model", "images"  # whose score the operating point is at
 
 
@@ -67,8 +53,8 @@ def as_dict(
 def text(result: Mapping[str, Any]) -> str:
     """The dictionary of ``as_dict`` for people."""
     blocks = [summary_table(result), class_table(result["per_class"])]
-    if "tfod" in result:
-        blocks.append(tfod_table(result["tfod"]))
+    if own := own_lines(result):
+        blocks.append(own)
     elif result["losses"]:
         blocks.append("Losses: " + ", ".join(f"{name} {_number(loss)}" for name, loss in result["losses"].items()))
     point = sentence(OperatingPoint(**result["operating_point"]), result["operating_point_of"] == _MODEL)
@@ -87,26 +73,6 @@ def summary_table(result: Mapping[str, Any]) -> str:
             f"| maxDets={measure.max_detections:>3} ] = {_number(result[measure.key])}"
         )
     return "\n".join(lines)
-
-
-def as_tfod(summary: Mapping[str, float | None], losses: Mapping[str, float]) -> dict[str, float | None]:
-    """An evaluation in TFOD's numbers, by its names and in its order; -1 where there is no such object.
-
-    Args:
-        losses: the four of the TFOD dialect; empty for an export, which holds none.
-    """
-    values = {name: -1.0 if summary[key] is None else summary[key] for key, name in TFOD_NAMES.items()}
-    if losses:
-        # A configuration whose weights are regularised is refused.
-        total = {**losses, "regularization_loss": 0.0, "total_loss": math.fsum(losses.values())}
-        values |= {f"Loss/{name}": value if math.isfinite(value) else None for name, value in total.items()}
-    return values
-
-
-def tfod_table(values: Mapping[str, float | None]) -> str:
-    """The numbers of ``as_tfod``, a line each, as TFOD logs them."""
-    rows = [f"\t+ {name}: {math.nan if value is None else value:f}" for name, value in values.items()]
-    return "\n".join(["As TFOD prints it:", *rows])
 
 
 def class_table(per_class: Mapping[str, Mapping[str, float | int | None]]) -> str:

@@ -14,7 +14,8 @@ import numpy as np
 
 from ..arguments import check_types
 from ..config.defaults import ExportFormat, InputType
-from ..config.tree import TFOD_MODELS, ModelConfig
+from ..config.tree import TFOD_MODELS
+from ..dialect import dialect_of
 from ..errors import ResightError, listed
 from ..inference.detector import load
 from ..inference.saved_model import load_saved_model, written_before
@@ -79,8 +80,7 @@ def export(
     detector = load(model, "cpu", labels=labels, detections=detections)
     if not hasattr(detector, "model"):
         raise ResightError("is an exported model already", where=model, fix="Export the run it is from.")
-    tfod = getattr(detector.model, "config", ModelConfig()).tfod
-    if format == "savedmodel" and tfod is None:
+    if format not in dialect_of(detector.config).export_formats:
         raise ResightError(
             f"only {listed(TFOD_MODELS)} can be a SavedModel", where=model, fix="Choose --format onnx for this model."
         )

@@ -92,6 +92,7 @@ def compare(detector: Detector, exported: ExportedDetector, images: list[np.ndar
             if isinstance(detector.model, TfodRCNN):
                 wanted = _look_tfod(tally, detector.model, pixels, stages)
             else:
+                assert isinstance(detector.model, FasterRCNN)
                 wanted = _look_fpn(tally, detector.model, pixels, stages)
         listed = exported.read(found, image)
         boxes, scores, labels = (torch.from_numpy(each.copy()) for each in (listed.boxes, listed.scores, listed.labels))

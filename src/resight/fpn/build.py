@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 import timm
 from torch import nn
 
-from ..config.most_detections import MostDetections
-from ..config.tree import ModelConfig
+from ..config.tree import TFOD_MODELS, ModelConfig
 from ..detection.anchors import AnchorSettings
 from ..detection.folding import example, fold_batchnorm
 from ..detection.heads import ConvFCHead, FPNBoxPredictor, RPNHead, TwoMLPHead, as_channels_last
@@ -31,17 +29,14 @@ def level_strides(config: ModelConfig) -> list[int]:
     return list(spec_of(config.name).strides)
 
 
-def check_name(name: str, others: Iterable[str] = ()) -> None:
+def check_name(name: str) -> None:
     """
-    Args:
-        others: names of models of another dialect, which may have been meant.
-
     Raises:
         ResightError: no model of this dialect is called ``name``.
     """
     if name in TORCHVISION or timm.is_model(name):
         return
-    known = [*TORCHVISION, *others, *timm.list_models()]
+    known = [*TORCHVISION, *TFOD_MODELS, *timm.list_models()]
     example_names = "For instance tf_efficientnet_lite0, resnet50 or fasterrcnn_resnet50_fpn_v2."
     raise ResightError(f"unknown model '{name}'", where="model.name", fix=nearest(name, known) or example_names)
 
@@ -86,7 +81,7 @@ def _rcnn_config(spec: FPNSpec, config: ModelConfig, anchors: AnchorSettings) ->
     inputs = InputSettings(config.min_size, config.max_size, antialias=spec.backbone == "timm")
     if spec.backbone == "timm" and (known := timm.get_pretrained_cfg(spec.name)):
         inputs = replace(inputs, mean=tuple(known.mean), std=tuple(known.std))
-    detections = MostDetections.of(config).image
+    detections = config.most.image
     (pre_training, pre), (post_training, post) = spec.rpn_pre_nms_top_n, spec.rpn_post_nms_top_n
     pre_factor, post_factor = spec.top_n_per_detection
     return RCNNConfig(

@@ -30,11 +30,13 @@ from ..detection.anchors import AnchorSettings, grid_anchors
 from ..detection.boxes import Instances, big_enough, clip, rescale
 from ..detection.heads import freeze_statistics
 from ..detection.losses import StageLoss, stage_loss
+from ..detection.model import DetectionModel
 from ..detection.processes import SINGLE_PROCESS, Shared
 from ..detection.roi_align import pool
 from ..detection.sampler import Sampler, balanced_sample
-from ..input.target import Target, fit_size
+from ..input.target import Target
 from .backbones import Backbone
+from .config import fit_size
 
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 RPN_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
@@ -92,7 +94,7 @@ class RoIHeads(nn.Module):
         self.box_predictor = box_predictor
 
 
-class FasterRCNN(nn.Module):
+class FasterRCNN(DetectionModel):
     """``model(images, targets) -> losses``; ``model(images) -> list of Instances``.
 
     Args:
@@ -119,13 +121,16 @@ class FasterRCNN(nn.Module):
         self.backbone, self.rpn, self.roi_heads, self.config = backbone, rpn, roi_heads, config
         self.rpn_loss, self.box_loss, self.sampler, self.nms = rpn_loss, box_loss, sampler, nms
 
+    @property
+    def anchors(self) -> AnchorSettings:
+        return self.config.anchors
+
     def train(self, mode: bool = True) -> FasterRCNN:
         super().train(mode)
         freeze_statistics(self)
         return self
 
     def set_nms(self, iou: float | None = None, class_agnostic: bool = False) -> None:
-        """Changes the last suppression: the IoU above which the weaker box goes, and whether classes compete."""
         iou = self.config.nms_iou if iou is None else iou
         class_agnostic = class_agnostic or self.config.class_agnostic_nms
         self.config = replace(self.config, nms_iou=iou, class_agnostic_nms=class_agnostic)

@@ -20,6 +20,7 @@ from torchvision.ops import roi_align
 
 from ..detection import box_coder
 from ..detection.boxes import big_enough
+from ..detection.model import DetectionModel
 from ..detection.roi_align import SAMPLES, assign_levels
 from ..inference.detector import Detector
 from ..inference.exported import STAGE, card_of
@@ -217,8 +218,9 @@ def _filter(g: Builder, old: str, new: str) -> str:
     return g("Cast", g("Div", weight, g("ReduceSum", weight, [1])), to=TensorProto.FLOAT)
 
 
-def to_onnx(model: FasterRCNN) -> onnx.ModelProto:
+def to_onnx(model: DetectionModel) -> onnx.ModelProto:
     """The graph of ``model``: ``image`` uint8 ``[1, H, W, 3]`` -> boxes ``[N, 4]``, scores ``[N]``, labels ``[N]``."""
+    assert isinstance(model, FasterRCNN)
     model = model.eval()
     height, width = torch.export.Dim("h32", min=2, max=512), torch.export.Dim("w32", min=2, max=512)
     example = (torch.rand(1, 3, 320, 416), torch.tensor([310.0, 400.0]), torch.ones(4))
@@ -255,6 +257,6 @@ def write_onnx(detector: Detector, path: Path) -> None:
     """Writes the graph with class names, dialect, threshold and a digest of the weights in its metadata."""
     model = detector.model
     dialect, proto = ("tfod", TfodGraph(model).build()) if isinstance(model, TfodRCNN) else ("fpn", to_onnx(model))
-    tfod = detector.tfod.model_dump() if detector.tfod else None
+    tfod = detector.config.model_dump()["tfod"]
     onnx.helper.set_model_props(proto, {KEY: card_of(detector, dialect=dialect, tfod=tfod, tile=detector.tile)})
     onnx.save_model(proto, path)

@@ -18,11 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..detection.heads import set_norm_eps
+from ..detection.model import DetectionModel
 from ..errors import ResightError, listed, shown
 from ..io.files import check_regular
 from ..io.object_store import is_remote
 from ..io.outputs import atomic_file
-from ..models.build import Model
 from ..models.remote import fetch_model
 from . import backbones
 from .faster_rcnn import FasterRCNN
@@ -41,12 +41,7 @@ CLASS_HEADS = {
 }
 
 
-def has_detection_weights(name: str, start: str) -> bool:
-    """Whether the start brings a trained RPN, whose anchors must then stay what they were."""
-    return start != "none" and (start != "pretrained" or spec_of(name).weights == "COCO")
-
-
-def load_pretrained(model: Model, name: str) -> str:
+def load_pretrained(model: DetectionModel, name: str) -> str:
     """Puts the published weights of ``name`` into ``model`` and says what they are; new class heads stay as they are.
 
     The default backbone's come in a package; every other one's are downloaded once by timm or torchvision.
@@ -116,7 +111,7 @@ def _read_published(place: str, name: str) -> dict[str, Tensor]:
 
 
 def load_detector(
-    model: Model,
+    model: DetectionModel,
     weights: Mapping[str, Tensor],
     where: str,
     had: Sequence[str] | None = None,

@@ -15,14 +15,15 @@ import numpy as np
 
 from ..arguments import check_types
 from ..config.defaults import SCORE
-from ..config.most_detections import MostDetections, with_detections
+from ..config.most_detections import MostDetections
+from ..config.tree import ModelConfig
+from ..dialect import dialect_of, model_config
 from ..errors import ResightError
 from ..io.images import read_image, to_rgb, upright_image
 from ..io.object_store import is_remote
 from ..label_map import read_label_map
 from ..random_streams import stream_seed
 from ..records.example import Record
-from ..tfod.boxes import tfod_boxes
 from ..types import Detections
 from .tiles import TILES_NMS_IOU, join_tiles, tile_corners
 
@@ -30,8 +31,7 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-    from ..config.tree import TfodConfig
-    from ..models.build import Model
+    from ..detection.model import DetectionModel
     from ..models.checkpoints import ModelMetadata
 
     ImageLike = str | os.PathLike[str] | np.ndarray | Image
@@ -49,41 +49,47 @@ class Detector:
         name: where the model came from.
         selected_on: the split on which training chose these weights, where that is known.
 
-    ``tile`` is the side in pixels of the overlapping tiles that a larger image is looked at in, beside looking at the
-    whole; 0: at the whole only. ``detections`` is the most of an image. ``tfod`` is the options of a model of the TFOD
-    dialect, which is evaluated as TFOD does; None of any other.
+    ``config`` is the model's configuration; of an exported model as much of it as the export tells.
     """
 
-    model: Model
+    model: DetectionModel
     device: torch.device
-    tile: int = 0
     nms_iou = TILES_NMS_IOU
     class_agnostic_nms = False
-    tfod: TfodConfig | None = None
-    detections: int = MostDetections().image
 
     def __init__(
         self, classes: tuple[str, ...], score: float | None, name: str = "", selected_on: str | None = None
     ) -> None:
         self.classes, self.name, self.selected_on = classes, name, selected_on
+        self.config: ModelConfig = model_config({})
         self.has_score = score is not None
         self.score = SCORE if score is None else score
 
     @classmethod
     def of(
-        cls, model: Model, card: ModelMetadata, device: torch.device, name: str = "", selected_on: str | None = None
+        cls,
+        model: DetectionModel,
+        card: ModelMetadata,
+        device: torch.device,
+        name: str = "",
+        selected_on: str | None = None,
     ) -> Detector:
         """The detector of a model in memory; the model is used as it is, not copied."""
         detector = cls(card.label_map.names, card.score, name, selected_on)
         detector.model, detector.device = model, device
-        detector.tile, detector.tfod = card.model.tile, card.model.tfod
-        detector.detections = MostDetections.of(card.model).image
+        detector.config = card.model
         return detector
 
     @property
     def most(self) -> MostDetections:
         """The most detections of an image, and of a class in it."""
-        return MostDetections.of_tfod(self.tfod) if self.tfod else MostDetections(self.detections, self.detections)
+        return self.config.most
+
+    @property
+    def tile(self) -> int:
+        """Side in pixels of the overlapping tiles that a larger image is looked at in, beside looking at the whole; 0:
+        at the whole only."""
+        return self.config.tile
 
     @overload
     def __call__(self, images: ImageLike, score: float | None = None) -> Detections: ...
@@ -122,7 +128,7 @@ class Detector:
         if len(tiles) < 2:
             return found
         parts = [(x, y, self.detect_whole(image[y : y + self.tile, x : x + self.tile])) for x, y in tiles]
-        return join_tiles(found, parts, self.nms_iou, self.class_agnostic_nms, self.detections)
+        return join_tiles(found, parts, self.nms_iou, self.class_agnostic_nms, self.most.image)
 
     def detect_whole(self, image: np.ndarray) -> Detections:
         """What the network finds in the image at once."""
@@ -151,13 +157,9 @@ class Detector:
         import torch
 
         from ..detection.boxes import rescale
-        from ..input.dataset import as_stored, to_sample
         from ..input.target import Target
 
-        if self.tfod is None:
-            sample = to_sample(record, labels, image)
-        else:
-            sample = as_stored(*tfod_boxes(record, labels, self.tfod.evaluated_boxes), image)
+        sample = dialect_of(self.config).loss_sample(record, labels, image, self.config)
         resized = self.model.resize(sample.image.to(self.device))
         boxes = rescale(sample.boxes, (image.shape[0], image.shape[1]), (resized.shape[1], resized.shape[2]))
         seed = stream_seed(0, f"losses of {record.source_id}")
@@ -218,7 +220,7 @@ def load(
         checkpoint = load_checkpoint(path)
     card = checkpoint.card
     if detections is not None:
-        card = replace(card, model=with_detections(card.model, detections))
+        card = replace(card, model=card.model.with_detections(detections))
     net = card.build()
     try:
         net.load_state_dict(checkpoint.weights())

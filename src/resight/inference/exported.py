@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .._version import __version__
-from ..config.tree import Fraction, TfodConfig, explain
+from ..config.loading import explain
+from ..config.tree import Fraction, ModelConfig
+from ..dialect import exported_config
 from ..errors import ResightError
 from ..records.example import Record
 from ..types import Detections
@@ -52,8 +56,13 @@ class Card(BaseModel):
     score: Fraction | None
     tile: int = Field(0, ge=0)
     detections: int = Field(100, gt=0)
-    tfod: TfodConfig | None = None
+    tfod: dict[str, Any] | None = None
     input_type: str = ""
+
+    @cached_property
+    def model(self) -> ModelConfig:
+        """The model's configuration, as far as the export tells."""
+        return exported_config(self.tfod, tile=self.tile, detections=self.detections)
 
 
 def card_of(detector: Detector, **more: object) -> str:
@@ -80,7 +89,9 @@ def read_card(text: str, where: object) -> Card:
         ResightError: it is damaged; says how.
     """
     try:
-        return Card.model_validate_json(text)
+        card = Card.model_validate_json(text)
+        assert card.model  # its options are looked at now
+        return card
     except ValidationError as error:
         wrong = "; ".join(explain(item) if item["loc"] else item["msg"] for item in error.errors()[:3])
         fix = "Export the model again."

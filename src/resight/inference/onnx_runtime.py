@@ -64,7 +64,7 @@ def load_onnx(path: Path, labels: str | os.PathLike[str] | None = None, stages: 
         raise ResightError("is an ONNX model, but none that Resight exported", where=path)
     card = read_card(stored, path)
     detector = OnnxDetector(session, class_names(card.classes, labels), card.score, str(path))
-    detector.tile, detector.tfod, detector.detections = card.tile, card.tfod, card.detections
+    detector.config = card.model
     return detector
 
 

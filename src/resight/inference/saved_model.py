@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..config.tree import TfodConfig, load_config
+from ..dialect import exported_config, load_config
 from ..errors import ResightError, listed
 from ..io.files import SMALL, check_regular, read_text
 from ..label_map import LabelMap, read_label_map
@@ -97,7 +97,7 @@ def load_saved_model(folder: Path, labels: str | os.PathLike[str] | None = None)
     boxes = session.outputs["detection_boxes"]
     shape = [side.size for side in boxes.tensor_shape.dim] if boxes else []
     most = {"detections": shape[1], "detections_per_class": shape[1]} if len(shape) == 3 and shape[1] > 0 else {}
-    detector.tfod = load_config(None, pipeline.overrides).model.tfod if pipeline else TfodConfig(**most)
+    detector.config = load_config(None, pipeline.overrides).model if pipeline else exported_config(most)
     return detector
 
 

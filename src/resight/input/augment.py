@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 from torchvision.transforms.v2 import functional as F
@@ -32,6 +33,16 @@ class Sample:
     boxes: Tensor
     labels: Tensor
     crowd: Tensor
+
+    @classmethod
+    def of(cls, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, crowd: np.ndarray) -> Sample:
+        """Of an image ``[H, W, 3]``; the arrays are not copied where they have the right type."""
+        return cls(
+            torch.from_numpy(image).permute(2, 0, 1),
+            torch.from_numpy(boxes.astype(np.float32)),
+            torch.from_numpy(labels.astype(np.int64)),
+            torch.from_numpy(crowd),
+        )
 
 
 def suggest_flip_pairs(classes: Sequence[str]) -> dict[str, str]:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ..config.tree import ModelConfig
-from ..tfod.resize import tfod_size
 
 
 @dataclass(frozen=True)
@@ -41,10 +40,7 @@ def crop_size(height: int, width: int, config: ModelConfig) -> tuple[int, int]:
 
 def input_size(height: int, width: int, config: ModelConfig) -> tuple[int, int]:
     """Height and width at the network of what training takes of an image, as the model's dialect has it."""
-    height, width = crop_size(height, width, config)
-    if config.is_tfod:
-        return tfod_size(height, width, config)
-    return fit_size(height, width, config.min_size, config.max_size)
+    return config.fit_size(*crop_size(height, width, config))
 
 
 def input_scale(height: int, width: int, config: ModelConfig) -> tuple[float, float]:
@@ -62,13 +58,3 @@ def to_input_frame(boxes: np.ndarray, images: np.ndarray, config: ModelConfig) -
     scales = [input_scale(height, width, config)[::-1] * 2 for width, height in sizes]
     corners = boxes * np.array(scales).reshape(-1, 4)[which]
     return corners[:, 2:] - corners[:, :2], (corners[:, 2:] + corners[:, :2]) / 2
-
-
-def fit_size(height: int, width: int, min_size: int, max_size: int) -> tuple[int, int]:
-    """Height and width at the network: the short side ``min_size`` unless the long side would exceed ``max_size``.
-
-    Rounded down as ``torch.nn.functional.interpolate`` does with a scale factor, so equal to torchvision's.
-    """
-    scale = min(min_size / min(height, width), max_size / max(height, width))
-    # One pixel at the least: an image of 1 x 4000 is legal.
-    return max(int(height * scale), 1), max(int(width * scale), 1)

@@ -6,36 +6,12 @@ import torch
 
 from ..config.tree import ModelConfig
 from ..detection.anchors import AnchorSettings
+from ..detection.model import DetectionModel
+from ..dialect import dialect_of
 from ..errors import ResightError, listed
-from ..fpn import build as fpn
-from ..fpn.faster_rcnn import FasterRCNN
-from ..tfod import build as tfod
-from ..tfod.faster_rcnn import TfodRCNN
-from ..tfod.specs import SPECS as TFOD_SPECS
-
-Model = FasterRCNN | TfodRCNN
 
 
-def default_anchors(config: ModelConfig) -> AnchorSettings:
-    """The anchors a model has when they are not fitted to a data set; TFOD's models always have their own."""
-    return (tfod if config.is_tfod else fpn).default_anchors(config)
-
-
-def level_strides(config: ModelConfig) -> list[int]:
-    """Nominal strides of the feature maps that carry anchors, the pooled one included."""
-    return (tfod if config.is_tfod else fpn).level_strides(config)
-
-
-def check_name(name: str) -> None:
-    """
-    Raises:
-        ResightError: no model is called ``name``.
-    """
-    if name not in TFOD_SPECS:
-        fpn.check_name(name, TFOD_SPECS)
-
-
-def build_model(config: ModelConfig, num_classes: int, anchors: AnchorSettings | None = None) -> Model:
+def build_model(config: ModelConfig, num_classes: int, anchors: AnchorSettings | None = None) -> DetectionModel:
     """The model with random weights, on the CPU.
 
     Args:
@@ -45,10 +21,7 @@ def build_model(config: ModelConfig, num_classes: int, anchors: AnchorSettings |
     Raises:
         ResightError: the name is not known, or has no features at the strides needed.
     """
-    if config.is_tfod:
-        return tfod.build_tfod(config, num_classes)
-    check_name(config.name)
-    return fpn.build_fpn(config, num_classes, anchors)
+    return dialect_of(config).build(config, num_classes, anchors)
 
 
 def device_of(name: str) -> torch.device:

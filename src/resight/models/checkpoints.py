@@ -20,17 +20,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .._version import __version__
-from ..config.tree import Config, Fraction, ModelConfig, to_toml
+from ..config.toml_text import to_toml
+from ..config.tree import Config, Fraction, ModelConfig
 from ..detection.anchors import AnchorSettings
-from ..detection.heads import norm_eps, set_norm_eps
+from ..detection.heads import set_norm_eps
+from ..detection.model import DetectionModel
+from ..dialect import model_config
 from ..errors import ResightError
-from ..fpn.faster_rcnn import FasterRCNN
-from ..fpn.specs import spec_of
 from ..io.files import check_regular, parse_json
 from ..io.misplaced import meant
 from ..io.outputs import atomic_file
 from ..label_map import LabelMap, parse_label_map, to_pbtxt
-from .build import Model, build_model, default_anchors
+from .build import build_model
 
 FORMAT = 1
 KEY = "resight"
@@ -51,12 +52,12 @@ class ModelMetadata:
     score: float | None = None  # operating point
 
     @classmethod
-    def of(cls, model: Model, config: ModelConfig, label_map: LabelMap, score: float | None = None) -> ModelMetadata:
-        eps = norm_eps(model) if spec_of(config.name).norm_eps is not None else None
-        anchors = model.config.anchors if isinstance(model, FasterRCNN) else default_anchors(config)
-        return cls(config, label_map, anchors, eps, score)
+    def of(
+        cls, model: DetectionModel, config: ModelConfig, label_map: LabelMap, score: float | None = None
+    ) -> ModelMetadata:
+        return cls(config, label_map, model.anchors, model.norm_eps, score)
 
-    def build(self) -> Model:
+    def build(self) -> DetectionModel:
         model = build_model(self.model, len(self.label_map.names), self.anchors)
         if self.norm_eps is not None:
             set_norm_eps(model, self.norm_eps)
@@ -74,7 +75,7 @@ class ModelMetadata:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ModelMetadata:
         return cls(
-            ModelConfig.model_validate(data["model"]),
+            model_config(data["model"]),
             parse_label_map(data["label_map"]),
             _ANCHORS.validate_python(data["anchors"]),
             _NUMBER.validate_python(data["norm_eps"]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..config.tree import ModelConfig, TfodConfig
+from ..config.tree import ModelConfig
 from ..detection.anchors import AnchorSettings
 from ..detection.heads import as_channels_last
 from ..errors import ResightError, listed
@@ -13,7 +13,7 @@ from .specs import SPECS
 
 def default_anchors(config: ModelConfig) -> AnchorSettings:
     """The model's anchors; they are always those of its configuration."""
-    return anchor_settings(config.tfod or TfodConfig())
+    return anchor_settings(config.tfod)
 
 
 def level_strides(config: ModelConfig) -> list[int]:

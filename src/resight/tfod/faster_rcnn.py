@@ -24,15 +24,17 @@ from torch import Generator, Tensor, nn
 
 from ..config.tree import ModelConfig
 from ..detection import matcher
+from ..detection.anchors import AnchorSettings
 from ..detection.boxes import Instances, area, clip
 from ..detection.losses import StageLoss, stage_loss
+from ..detection.model import DetectionModel
 from ..detection.nms import stable_nms
 from ..detection.processes import SINGLE_PROCESS, Shared
 from ..errors import ResightError
 from ..input.target import Target
 from . import parts
 from .parts import Draw, PlainSelection, Proposals, StaticSelection, single
-from .resize import tfod_resize, tfod_size
+from .resize import tfod_resize
 from .resnet_v1 import HEAD_CHANNELS, MEAN, TRUNK_CHANNELS, BoxHead, Norm, Trunk
 from .specs import SPECS
 
@@ -92,7 +94,7 @@ class TfodBoxPredictor(nn.Module):
         return self.box(hidden).unflatten(1, (-1, 4)), self.classes(hidden)
 
 
-class TfodRCNN(nn.Module):
+class TfodRCNN(DetectionModel):
     """``model(images, targets) -> losses``; ``model(images) -> list of Instances``.
 
     Args:
@@ -128,6 +130,10 @@ class TfodRCNN(nn.Module):
         self.learning = (StaticSelection if static else PlainSelection)(draw, nms)
         self.border = parts.matmul_border if self.tfod.matmul_crop else parts.native_border
 
+    @property
+    def anchors(self) -> AnchorSettings:
+        return parts.anchor_settings(self.tfod)
+
     def train(self, mode: bool = True) -> TfodRCNN:
         super().train(mode)
         if not self.tfod.train_norms:
@@ -137,7 +143,6 @@ class TfodRCNN(nn.Module):
         return self
 
     def set_nms(self, iou: float | None = None, class_agnostic: bool = False) -> None:
-        """Changes the last suppression: the IoU above which the weaker box goes, and whether classes compete."""
         if iou is not None:
             self.tfod = self.tfod.model_copy(update={"nms_iou": iou})
         self.class_agnostic_nms = self.class_agnostic_nms or class_agnostic
@@ -157,7 +162,7 @@ class TfodRCNN(nn.Module):
 
     def resize(self, image: Tensor) -> Tensor:
         """``[3, H, W]`` of any size, uint8 or float -> float of 0..255 at the network's size, without padding."""
-        return tfod_resize(image, tfod_size(image.shape[1], image.shape[2], self.config))
+        return tfod_resize(image, self.config.fit_size(image.shape[1], image.shape[2]))
 
     def batch(self, images: list[Tensor]) -> Tensor:
         """``[B, 3, H, W]``, padded right and below and the mean subtracted.

@@ -14,24 +14,10 @@ import torch
 from torch import Generator, Tensor
 from torchvision.transforms.v2 import functional as F
 
-from ..config.tree import Config, Operation
+from ..config.tree import Operation
 from ..input.augment import Sample, area, mirror
-from .resize import tfod_resize, tfod_size
 
 CROP_ATTEMPTS = 100
-
-
-def prepare(sample: Sample, config: Config, generator: Generator) -> Sample:
-    """What TFOD gives the network: all operations, its resizing, and the first ``max_boxes`` of the boxes."""
-    assert config.model.tfod is not None
-    sample = replace(sample, image=sample.image.to(torch.float32))
-    sample = apply_operations(config.augment.operations or (), sample, generator)
-    height, width = sample.image.shape[1:]
-    rows, columns = tfod_size(height, width, config.model)
-    boxes = sample.boxes * torch.tensor([columns / width, rows / height] * 2)
-    most = config.model.tfod.max_boxes
-    image = tfod_resize(sample.image, (rows, columns))
-    return Sample(image, boxes[:most], sample.labels[:most], sample.crowd[:most])
 
 
 def apply_operations(operations: Sequence[Operation], sample: Sample, generator: Generator) -> Sample:

@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 from torchvision.ops import box_iou
 
-from ..config.tree import TfodConfig
 from ..detection import matcher
 from ..detection.anchors import AnchorSettings, grid_anchors
 from ..detection.boxes import area, clip
 from ..detection.nms import stable_nms
 from ..detection.sampler import balanced_sample
+from .config import TfodConfig
 
 
 def anchor_settings(config: TfodConfig) -> AnchorSettings:

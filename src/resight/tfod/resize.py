@@ -2,23 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
-
-from ..config.tree import ModelConfig
-
-
-def tfod_size(height: int, width: int, config: ModelConfig) -> tuple[int, int]:
-    """Height and width at the network, without padding, of an image ``height`` x ``width`` (TFOD dialect only)."""
-    if config.tfod is not None and config.tfod.fixed_size is not None:
-        return config.tfod.fixed_size
-    short, long = config.min_size, config.max_size
-    # A square image is taken as a portrait. All in single precision, and halves go to the even number.
-    wanted = (short, long) if height < width else (long, short)
-    scale = min(np.float32(wanted[0]) / np.float32(height), np.float32(wanted[1]) / np.float32(width))
-    rows, columns = np.rint(scale * np.float32(height)), np.rint(scale * np.float32(width))
-    return max(int(rows), 1), max(int(columns), 1)
 
 
 def tfod_resize(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -21,7 +21,8 @@ with quiet():
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 from torch import Tensor
 
-from ..config.tree import Config, ModelConfig, load_config
+from ..config.tree import Config, ModelConfig
+from ..dialect import load_config
 from ..inference.detector import Detector
 from ..inference.exported import STAGE, card_of
 from ..inference.saved_model import CARD, FILE, LABEL_MAP
@@ -30,6 +31,7 @@ from ..io.textproto import read
 from ..label_map import LabelMap, to_pbtxt
 from .checkpoint.folder import PIPELINE, find_tfod
 from .checkpoint.variables import SUFFIX, checkpoint_keys, to_tensorflow
+from .config import TfodTree
 from .faster_rcnn import TfodRCNN
 from .pipeline.text import merge_pipeline, with_limits, write_pipeline
 from .saved_model_graph import Graph, decode_input, input_spec
@@ -54,7 +56,7 @@ def write_export(detector: Detector, folder: Path, input_type: str) -> None:
     model = detector.model
     assert isinstance(model, TfodRCNN)
     trained = Path(detector.name).parent.parent / "config.toml"  # of the run folder whose checkpoint it is
-    config = load_config(trained) if trained.is_file() else Config()
+    config = load_config(trained) if trained.is_file() else TfodTree()
     config = config.model_copy(update={"model": model.config})
     write_saved_model(model.state_dict(), model.config, model.num_classes, folder, input_type)
     (folder / PIPELINE).write_text(_pipeline_of(detector.name, config, model.num_classes), encoding="utf-8")

@@ -7,6 +7,7 @@ from collections import defaultdict, deque
 from statistics import fmean
 from typing import Literal
 
+from ..dialect import dialect_of
 from ..inference.tiles import forward_passes
 from .plan import Plan
 
@@ -24,7 +25,7 @@ class Pace:
 
     def __init__(self, plan: Plan) -> None:
         config = plan.config
-        cost = 1.0 if config.model.is_tfod else 0.5
+        cost = dialect_of(config.model).evaluation_cost
         watched = plan.validation.sizes.tolist() if plan.validation else []
         seen = sum(forward_passes(height, width, config.model.tile) for width, height in watched)
         self.epoch = plan.batches.per_epoch / config.train.accumulate  # steps

@@ -10,16 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..config.defaults import EPOCHS, MAX_STEPS, MIN_STEPS
-from ..config.most_detections import MostDetections
 from ..config.tree import Config, ModelConfig
 from ..detection.anchors import AnchorSettings, fit_anchors, reachable_iou
+from ..dialect import dialect_of
 from ..errors import ResightError, counted, listed
-from ..fpn.pretrained import has_detection_weights
-from ..input.augment import LEFT_RIGHT, suggest_flip_pairs
-from ..input.dataset import boxes_beyond, network_boxes, training_batches, usable_boxes
+from ..input.dataset import finite_boxes, network_boxes, training_batches
 from ..input.sampler import BatchSampler
 from ..io.object_store import is_remote
-from ..models.build import check_name, default_anchors, level_strides
 from ..models.checkpoints import Checkpoint
 from ..records.reader import Records, RecordSplit, open_configured
 from .schedule import base_lr
@@ -88,22 +85,23 @@ def make_plan(config: Config, resumed: Checkpoint | None = None) -> Plan:
         ResightError: no data, an empty training split, options that contradict each other.
     """
     config = _checked(config)
-    records = open_configured(config.data)
-    if config.model.is_tfod:
-        records = records.by_id()
+    dialect = dialect_of(config.model)
+    records = dialect.class_order(open_configured(config.data))
     train, classes = _training_split(records, config), records.label_map.names
     validation, notes = _validation_split(records)
     start, config = find_start(config, resumed)
-    config, flip_notes = _tfod_notes(config, classes, train) if config.model.is_tfod else _flip_pairs(config, classes)
+    dialect = dialect_of(config.model)
+    config, flip_notes = dialect.prepare_plan(config, classes, train)
     batches = training_batches(train, config)
     sizes, centers = network_boxes(train, config.model)
     if len(sizes) == 0:
         raise ResightError("no training image has a box of a known class", where=train.shards[0])
-    strides = level_strides(config.model)
-    anchors = (start.anchors if start else None) or default_anchors(config.model)
+    dialect = dialect_of(config.model)
+    strides = dialect.level_strides(config.model)
+    anchors = (start.anchors if start else None) or dialect.default_anchors(config.model)
     if resumed is not None:
         anchors = resumed.card.anchors
-    elif config.model.anchors == "fit" and not has_detection_weights(config.model.name, config.model.start):
+    elif dialect.fits_anchors(config.model):
         anchors = fit_anchors(sizes, centers, strides, per_level=len(anchors.sizes[0]))
     iou = reachable_iou(sizes, centers, anchors, strides)
     counts, unknown = _counts(train, classes)
@@ -131,7 +129,7 @@ def _checked(config: Config) -> Config:
     data = config.data
     if not data.path and not data.train:
         raise ResightError("no data", where="data.path", fix="Name a records folder with --data RECORDS.")
-    check_name(config.model.name)
+    dialect_of(config.model).check_name(config.model.name)
     if config.model.min_size < MIN_SIZE:
         raise ResightError(f"is {config.model.min_size} px, and the minimum is {MIN_SIZE}", where="model.min_size")
     if config.model.max_size > MAX_SIZE:
@@ -210,7 +208,7 @@ def _size_notes(model: ModelConfig, sizes: np.ndarray, iou: np.ndarray, stride: 
     if not found:
         return []
     remedy = f"--size {2 * model.min_size},{2 * model.max_size} helps, at the cost of time"
-    tile = "" if model.is_tfod else f"; or --set model.tile={model.max_size} for large images"
+    tile = dialect_of(model).size_remedy.format(model.max_size)
     return [f"{' and '.join(found)}: {remedy}{tile}"]
 
 
@@ -218,18 +216,21 @@ def _box_notes(config: Config, train: RecordSplit, validation: RecordSplit | Non
     """The boxes that are passed over: those without numbers, and in training, though not in TFOD's, without area."""
     notes = []
     for split in filter(None, (train, validation)):
-        alone = config.model.is_tfod or split is validation
-        bad = ~(np.isfinite(split.index.boxes["boxes"]).all(1) if alone else usable_boxes(split))
+        taken, why = (
+            dialect_of(config.model).trained_boxes(split)
+            if split is train
+            else (finite_boxes(split), "corners that are not finite")
+        )
+        bad = ~taken
         if bad.any():
             number = counted(int(bad.sum()), f"{split.name} box", f"{split.name} boxes")
-            why = "corners that are not finite" + ("" if alone else ", or no area in the image")
             notes.append(f"left out: {number} with {why}; the first in {split.where(split.box_records[bad][0])}")
     return notes
 
 
 def _crowded_notes(config: Config, train: RecordSplit, validation: RecordSplit | None) -> list[str]:
     """Images with more objects than the trained model would report, and a number of detections that has no effect."""
-    most, notes = MostDetections.of(config.model), []
+    most, notes = config.model.most, []
     for split in filter(None, (train, validation)):
         keep = (split.box_labels >= 0) & ~split.index.boxes["crowd"]
         images, labels = split.box_records[keep], split.box_labels[keep]
@@ -265,35 +266,3 @@ def _steps(config: Config, per_epoch: int) -> int:
     if train.max_minutes:
         return MAX_STEPS
     return min(max(round(EPOCHS * a_pass), MIN_STEPS), MAX_STEPS)
-
-
-def _flip_pairs(config: Config, classes: tuple[str, ...]) -> tuple[Config, list[str]]:
-    augment = config.augment
-    unknown = [name for pair in augment.flip_pairs.items() for name in pair if name not in classes]
-    if unknown:
-        raise ResightError(f"no class is called {', '.join(unknown)}", where="augment.flip_pairs")
-    if not augment.flip:
-        return config, []
-    pairs = augment.flip_pairs or suggest_flip_pairs(classes)
-    config = config.model_copy(update={"augment": augment.model_copy(update={"flip_pairs": pairs})})
-    notes = []
-    if pairs:
-        notes.append("a flip exchanges " + ", ".join(f"{left} and {right}" for left, right in pairs.items()))
-    paired = {*pairs, *pairs.values()}
-    alone = [name for name in classes if LEFT_RIGHT.search(name) and name not in paired]
-    if alone:
-        notes.append(f"images with {', '.join(alone)} are not flipped: no class is their mirror image")
-    return config, notes
-
-
-def _tfod_notes(config: Config, classes: tuple[str, ...], train: RecordSplit) -> tuple[Config, list[str]]:
-    """What this dialect does as TFOD does, and somebody may not expect."""
-    assert config.model.tfod is not None
-    notes, limit = [], config.model.tfod.max_boxes
-    if beyond := boxes_beyond(train, limit):
-        notes.append(f"{beyond:,} boxes are cut off, beyond the first {limit:,} of their images (model.tfod.max_boxes)")
-    handed = [name for name in classes if LEFT_RIGHT.search(name)]
-    operations = config.augment.operations or ()
-    if handed and any(operation.name == "random_horizontal_flip" for operation in operations):
-        notes.append(f"random_horizontal_flip mirrors {listed(handed)} too, which keep their class, as in TFOD")
-    return config, notes

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..dialect import dialect_of, training_set
 from ..errors import ResightError, counted
-from ..input.dataset import TrainingExample, TrainingSet
+from ..input.dataset import TrainingExample
 from ..input.loader import PREFETCH
 from ..input.target import Target, input_size
 from ..io.progress import duration
@@ -51,7 +52,7 @@ def preflight(
     try:
         precision = plan.config.train.precision
         _step(model, images, targets, precision)
-        dataset = TrainingSet(plan.train, plan.classes, plan.config)
+        dataset = training_set(plan.train, plan.classes, plan.config)
         items = distributed.shard(next(iter(plan.batches)))
         examples = [example for example in map(dataset.__getitem__, items) if isinstance(example, TrainingExample)]
         seconds = (
@@ -80,19 +81,20 @@ def preflight(
 def largest_batch(plan: Plan) -> tuple[list[Tensor], list[Target]]:
     """As many images as a batch has, of the size that takes most, with one object each."""
     config, batch = plan.config.model, plan.config.train.batch_size
+    dialect = dialect_of(config)
     # Of many records few differ in size.
     kinds, counts = np.unique(plan.batches.sizes, axis=0, return_counts=True)
     sizes = np.array([input_size(int(height), int(width), config) for width, height in kinds])
     portrait = sizes[:, 0] > sizes[:, 1]
     tall, all_of = int(counts[portrait].sum()), int(counts.sum())
     # What is left over of both makes a batch of both at the end of an epoch.
-    mixed = not config.is_tfod and tall % batch > 0 and (all_of - tall) % batch > 0
+    mixed = dialect.pads_batches and tall % batch > 0 and (all_of - tall) % batch > 0
     alike = mixed | (portrait == portrait[sizes.prod(1).argmax()])
     height, width = sizes[alike].max(0).tolist()
     noise = torch.randint(256, (3, height, width), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     box = torch.tensor([[width / 4, height / 4, width / 2, height / 2]])
     target = Target(box, torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.bool))
-    return [noise.float() if config.is_tfod else noise] * batch, [target] * batch
+    return [noise.to(dialect.input_dtype)] * batch, [target] * batch
 
 
 def check_shared_memory(plan: Plan) -> None:

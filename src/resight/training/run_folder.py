@@ -16,7 +16,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ..config.tree import Config, to_toml
+from ..config.toml_text import to_toml
+from ..config.tree import Config
 from ..errors import ResightError, listed
 from ..io.files import LARGE, parse_json, read_file
 from ..io.outputs import clear_partials, is_partial, write_text

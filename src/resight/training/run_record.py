@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, overload
 from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from ..config.tree import explain
+from ..config.loading import explain
 from ..errors import ResightError, counted, nearest
 from ..io import object_store as storage
 from ..io.files import SMALL, parse_json, read_file

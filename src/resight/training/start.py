@@ -11,14 +11,17 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from ..config.tree import Config, ModelConfig, explain
+from ..config.loading import explain
+from ..config.tree import Config, ModelConfig
 from ..detection.anchors import AnchorSettings
 from ..detection.heads import count_parameters, set_norm_eps
+from ..detection.model import DetectionModel
+from ..dialect import model_config
 from ..errors import ResightError, nearest
 from ..fpn.pretrained import load_detector, load_pretrained, write_published
 from ..fpn.specs import spec_of
 from ..io.object_store import is_remote
-from ..models.build import Model, build_model
+from ..models.build import build_model
 from ..models.checkpoints import Checkpoint, find_checkpoint, load_checkpoint
 from ..models.remote import fetch_model
 from ..random_streams import stream_seed
@@ -58,8 +61,8 @@ def find_start(config: Config, resumed: Checkpoint | None = None) -> tuple[Start
         # Random weights that stay as they are would be a handicap for good.
         config = _changed(config, {"freeze": 0})
     if resumed is not None:
-        return None, _inherited(config, resumed.card.model, tuple(ModelConfig.model_fields))
-    if model.start == "none" or (model.start == "pretrained" and not model.is_tfod):
+        return None, _inherited(config, resumed.card.model, tuple(type(config.model).model_fields))
+    if model.start == "none" or (model.start == "pretrained" and model.dialect != "tfod"):
         return None, config
     if model.start == "pretrained":
         raise ResightError(
@@ -73,7 +76,7 @@ def find_start(config: Config, resumed: Checkpoint | None = None) -> tuple[Start
     elif is_remote(model.start):
         place = fetch_model(model.start)
     if found := find_tfod(place):
-        if not model.is_tfod:
+        if model.dialect != "tfod":
             if "name" in model.model_fields_set:
                 raise ResightError(
                     f"is a model of TFOD's, and model.name is {model.name}",
@@ -99,7 +102,7 @@ def start_name(config: Config) -> str | None:
     model = config.model
     if model.start == "none" or is_remote(model.start):
         return None
-    if model.start == "pretrained" and not model.is_tfod:
+    if model.start == "pretrained" and model.dialect != "tfod":
         return None if spec_of(model.name).source == "packaged" else PUBLISHED
     return "start" if model.start in NAMES else next(iter(_trained_files(model.start))).partition("/")[0]
 
@@ -135,7 +138,7 @@ def _inherited(config: Config, model: ModelConfig, keys: tuple[str, ...]) -> Con
 
 def _changed(config: Config, changes: dict[str, Any]) -> Config:
     try:
-        model = ModelConfig.model_validate(config.model.model_dump(exclude_unset=True) | changes)
+        model = model_config(config.model.model_dump(exclude_unset=True) | changes)
     except ValidationError as error:  # what is set does not fit the model of the start
         raise ResightError(
             "; ".join(map(explain, error.errors())), where=f"model, started from {config.model.start}"
@@ -145,7 +148,7 @@ def _changed(config: Config, changes: dict[str, Any]) -> Config:
 
 def start_model(
     config: Config, start: Start | None, classes: Sequence[str], anchors: AnchorSettings
-) -> tuple[Model, dict[str, Any]]:
+) -> tuple[DetectionModel, dict[str, Any]]:
     """The model with the weights it starts from, those of ``start`` or published ones, and a report of them."""
     with torch.random.fork_rng(devices=[]):
         # Layers draw their first weights from the global generator.

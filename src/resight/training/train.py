@@ -16,13 +16,16 @@ from typing import Any
 import torch
 
 from ..arguments import check_types
-from ..config.toml_text import flat, toml_value
-from ..config.tree import LENGTHS, Config, ModelConfig, load_config, to_toml
+from ..config import defaults
+from ..config.toml_text import flat, to_toml, toml_value
+from ..config.tree import LENGTHS, Config
+from ..detection.model import DetectionModel
+from ..dialect import load_config
 from ..errors import ResightError, counted
 from ..io.object_store import is_remote
 from ..io.outputs import is_address
 from ..io.progress import speaks_json
-from ..models.build import Model, device_of
+from ..models.build import device_of
 from ..models.checkpoints import LAST, Checkpoint, load_checkpoint, weights_digest
 from .attempt import Watch, watching
 from .control import Control
@@ -186,7 +189,7 @@ def _train(
             watch.describe(to_toml(plan.config), plan.records.digest)
         log.info("%s", preflight(plan, model.to(device), distributed, last.state if last else None))
         if last is None:
-            if device.type == "cuda" and config.model.name == ModelConfig().name:
+            if device.type == "cuda" and config.model.name == defaults.MODEL:
                 log.info("on a GPU a stronger start pays: --model fasterrcnn_resnet50_fpn_v2")
             facts = {"device": str(device), "devices": distributed.size, "dataset": plan.records.digest, **report}
             facts |= {"weights": weights_digest(model.state_dict()), "seed": config.train.seed}
@@ -211,7 +214,7 @@ def _step_of(run: Path) -> int | None:
     return load_checkpoint(run / LAST, tensors=False).state.get("step") if (run / LAST).exists() else None
 
 
-def _model_of(plan: Plan, last: Checkpoint | None, run: Path | str) -> tuple[Model, dict[str, Any]]:
+def _model_of(plan: Plan, last: Checkpoint | None, run: Path | str) -> tuple[DetectionModel, dict[str, Any]]:
     """The model that the training begins with, and a report of the weights it starts from; one that goes on from
     ``last`` has no such report, and gets its weights with the rest of its state.
 

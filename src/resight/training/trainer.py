@@ -16,19 +16,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..detection.model import DetectionModel
+from ..dialect import dialect_of, training_set
 from ..drawing import draw
 from ..errors import ResightError, counted
 from ..evaluation.coco import CocoMetrics
 from ..evaluation.loop import ImageResult, evaluate_images, mean_losses, measure
 from ..evaluation.operating_point import OperatingPoint
-from ..evaluation.report import as_tfod
 from ..inference.detector import Detector
-from ..input.dataset import TrainingExample, TrainingSet
+from ..input.dataset import TrainingExample
 from ..input.loader import load_batches
 from ..input.target import Target
 from ..io.object_store import StorageError
 from ..io.progress import Meter, duration, meter
-from ..models.build import Model
 from ..models.checkpoints import BEST, LAST, Checkpoint, ModelMetadata, save_checkpoint
 from ..types import Detections
 from .control import Control
@@ -54,7 +54,7 @@ class Trainer:
     def __init__(
         self,
         plan: Plan,
-        model: Model,
+        model: DetectionModel,
         run: Path,
         device: torch.device,
         distributed: Distributed = SINGLE_PROCESS,
@@ -159,7 +159,7 @@ class Trainer:
         return self.state.seconds + time.monotonic() - self.started
 
     def _batches(self) -> Generator[list[TrainingExample | ResightError], None, None]:
-        dataset = TrainingSet(self.plan.train, self.plan.classes, self.config)
+        dataset = training_set(self.plan.train, self.plan.classes, self.config)
         order = replace(self.plan.batches, start=self.state.batches)
         parts = order if self.distributed.size == 1 else (self.distributed.shard(batch) for batch in order)
         return load_batches(dataset, parts, self.config.data.workers)
@@ -279,8 +279,8 @@ class Trainer:
         shown: list[tuple[np.ndarray, Detections]] = []  # always of the same images
         results: list[ImageResult] = []
         own = self.distributed.shard(range(len(validation)))
-        losses = detector.tfod is not None
-        images = evaluate_images(detector, validation, own, on_error=self._skip, with_losses=losses)
+        dialect = dialect_of(self.config.model)
+        images = evaluate_images(detector, validation, own, on_error=self._skip, with_losses=dialect.evaluates_losses)
         for number, (image, result) in enumerate(images, start=1):
             self._show(bar, f"evaluating {number:,}/{len(own):,}", number / len(own))
             results.append(result)
@@ -310,10 +310,12 @@ class Trainer:
             picture = draw(image, best.boxes, best.names, best.scores, labels=len(self.plan.classes) > 1)
             self.journal.picture(f"{self.plan.validation_name}/{number}", picture, state.step)
         means = mean_losses([result.losses for result in results])
-        self._keep(model, metrics, point, as_tfod(metrics.summary, means) if detector.tfod else {})
+        self._keep(
+            model, metrics, point, dialect_of(detector.config).own_metrics(metrics.summary, means).get("tfod", {})
+        )
 
     def _keep(
-        self, model: Model, metrics: CocoMetrics, point: OperatingPoint, tfod: Mapping[str, float | None]
+        self, model: DetectionModel, metrics: CocoMetrics, point: OperatingPoint, tfod: Mapping[str, float | None]
     ) -> None:
         state, name = self.state, self.config.evaluate.metric
         summary = metrics.summary
@@ -333,7 +335,7 @@ class Trainer:
             state.score = point.score
             self._save_best(model)
 
-    def _save_best(self, model: Model) -> None:
+    def _save_best(self, model: DetectionModel) -> None:
         if not self.distributed.is_main:
             return
         card = ModelMetadata.of(model, self.config.model, self.plan.records.label_map, self.state.score)

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from resight.config.tree import ModelConfig
 from resight.errors import ResightError
 from resight.tfod.checkpoint.reader import GRAPH, SUFFIX, Entry, Variables, read_checkpoint
 from resight.tfod.checkpoint.variables import checkpoint_keys, load_start, to_state_dict, to_tensorflow, to_torch
+from resight.tfod.config import TfodModelConfig
 from resight.tfod.faster_rcnn import TfodRCNN
 from resight.tfod.specs import BLOCKS
 
@@ -45,7 +45,7 @@ def nameless(arrays):
 def model(num_classes: int = 6, depth: int = 50, **tfod) -> TfodRCNN:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return TfodRCNN(ModelConfig(name=f"faster_rcnn_resnet{depth}_v1", tfod=tfod), num_classes)
+        return TfodRCNN(TfodModelConfig(name=f"faster_rcnn_resnet{depth}_v1", tfod=tfod), num_classes)
 
 
 @pytest.mark.parametrize("depth", BLOCKS)

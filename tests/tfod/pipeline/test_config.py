@@ -6,7 +6,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from resight.config.tree import OPERATION_DEFAULTS, Config, load_config
+from resight.config.defaults import OPERATION_DEFAULTS
+from resight.config.tree import Config
+from resight.dialect import load_config
 from resight.errors import ResightError
 from resight.label_map import parse_label_map
 from resight.tfod.pipeline.config import examine_pipeline, is_pipeline, load_settings

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resight.config.most_detections import with_detections
-from resight.config.tree import OPERATION_DEFAULTS, load_config
+from resight.config.defaults import OPERATION_DEFAULTS
+from resight.dialect import load_config
 from resight.errors import ResightError
 from resight.io.textproto import parse
 from resight.tfod.pipeline.config import examine_pipeline, translate
@@ -190,7 +190,7 @@ def test_limits_of_an_export_are_in_its_config(folder):
     text = text.replace("momentum_optimizer", "adam_optimizer")  # the model runs, however it was trained
     config = load_config(None, tree)
     assert with_limits(text, config, 7) == text
-    more = with_limits(text, config.model_copy(update={"model": with_detections(config.model, 400)}), 7)
+    more = with_limits(text, config.model_copy(update={"model": config.model.with_detections(400)}), 7)
     numbers = ("max_detections_per_class", "max_total_detections", "first_stage_max_proposals")
     assert all(f"{name}: 400\n" in more for name in numbers)
     as_before = {line.strip() for line in text.splitlines() if not line.strip().startswith(numbers)}

@@ -6,7 +6,8 @@ import logging
 import os
 from pathlib import Path
 
-from ...config.tree import Config, load_config
+from ...config.tree import Config
+from ...dialect import load_config
 from ...errors import ResightError
 from ...label_map import LabelMap, read_label_map
 from ...models.checkpoints import Checkpoint, ModelMetadata

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...config.tree import Config, DataConfig, load_config
+from ...config.tree import Config, DataConfig
+from ...dialect import load_config
 from ...errors import ResightError, reading
 from ...io.files import open_file
 from ...io.textproto import Field, parse, read

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ...config.tree import OPERATION_DEFAULTS, all_keys
+from ...config.defaults import OPERATION_DEFAULTS
+from ...dialect import all_keys
 from ...errors import ResightError
 
 EXTRACTORS = {f"faster_rcnn_resnet{depth}_keras": f"faster_rcnn_resnet{depth}_v1" for depth in (50, 101, 152)}

@@ -12,7 +12,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ...config.tree import LENGTHS, TFOD_MODELS, explain, load_config
+from ...config.loading import explain
+from ...config.tree import LENGTHS, TFOD_MODELS
+from ...dialect import load_config
 from ...errors import ResightError, listed, nearest
 from ...io.object_store import is_remote
 from ...io.textproto import Field, quote

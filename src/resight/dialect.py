@@ -1,0 +1,183 @@
+"""The two dialects behind one contract, and the configuration's tree completed by the model's dialect.
+
+Outside of ``fpn/`` and ``tfod/`` no other module asks which dialect a model is of.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .config.loading import keys_of, load
+from .config.tree import TFOD_MODELS, Config, ModelConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from .detection.anchors import AnchorSettings
+    from .detection.model import DetectionModel
+    from .input.augment import Sample
+    from .input.dataset import TrainingSet, Transform
+    from .records.example import Record
+    from .records.reader import Records, RecordSplit
+
+
+class Dialect(Protocol):
+    """What differs between the two dialects; ``fpn/dialect.py`` and ``tfod/dialect.py`` are the two implementations.
+
+    What differs in their configuration is in their ``ModelConfig``.
+    """
+
+    @property
+    def evaluates_losses(self) -> bool:
+        """Whether an evaluation within training takes the losses too."""
+
+    @property
+    def left_out(self) -> str:
+        """Which boxes an evaluation leaves out beside those without numbers, as the beginning of a phrase."""
+
+    def check_name(self, name: str) -> None:
+        """
+        Raises:
+            ResightError: no model of the dialect is called ``name``.
+        """
+
+    def build(self, config: ModelConfig, num_classes: int, anchors: AnchorSettings | None) -> DetectionModel:
+        """The model with random weights; ``num_classes`` is without background."""
+
+    def default_anchors(self, config: ModelConfig) -> AnchorSettings:
+        """The anchors of the model where they are not fitted to a data set."""
+
+    def level_strides(self, config: ModelConfig) -> list[int]:
+        """Nominal strides of the feature maps that carry anchors."""
+
+    def fits_anchors(self, config: ModelConfig) -> bool:
+        """Whether the anchors are fitted to the training boxes: not where a trained RPN comes with its own."""
+
+    def transform(self, config: Config, classes: Sequence[str]) -> Transform:
+        """How an image and its boxes become the network's input."""
+
+    def ground_truth(
+        self, record: Record, labels: np.ndarray, model: ModelConfig, where: str
+    ) -> tuple[Record, np.ndarray]:
+        """The record as it is evaluated, with class indices ``[N]`` of its boxes; -1 is no known class.
+
+        Raises:
+            ResightError: a box of the record, which is at ``where``, is refused.
+        """
+
+    def loss_sample(self, record: Record, labels: np.ndarray, image: np.ndarray, model: ModelConfig) -> Sample:
+        """The record whose losses an evaluation takes; its ``image`` ``[H, W, 3]`` uint8 is not resized."""
+
+    def own_metrics(self, summary: Mapping[str, float | None], losses: Mapping[str, float]) -> dict[str, Any]:
+        """What ``metrics.json`` holds beside the common keys."""
+
+    def prepare_plan(self, config: Config, classes: Sequence[str], train: RecordSplit) -> tuple[Config, list[str]]:
+        """The configuration with what follows from the classes, and the notes of the plan.
+
+        Raises:
+            ResightError: the configuration names classes that are none.
+        """
+
+    def trained_boxes(self, split: RecordSplit) -> tuple[np.ndarray, str]:
+        """``[M]`` bool: which boxes of the index training takes; and what is wrong with the others."""
+
+    def class_order(self, records: Records) -> Records:
+        """The records with class indices as the dialect has them."""
+
+    @property
+    def size_remedy(self) -> str:
+        """What helps with small objects beside a larger network input, with ``{}`` for ``model.max_size``."""
+
+    @property
+    def evaluation_cost(self) -> float:
+        """What evaluating an image costs, in steps on one image."""
+
+    @property
+    def pads_batches(self) -> bool:
+        """Whether a batch is padded to the largest of its images, and not to one size."""
+
+    @property
+    def export_formats(self) -> Sequence[str]:
+        """The formats of ``resight export``."""
+
+    @property
+    def input_dtype(self) -> torch.dtype:
+        """Of an image on its way into training."""
+
+
+def dialect_of(model: ModelConfig) -> Dialect:
+    """The dialect of a model."""
+    if model.dialect == "tfod":
+        from .tfod import dialect as tfod
+
+        return tfod
+    from .fpn import dialect as fpn
+
+    return fpn
+
+
+def training_set(split: RecordSplit, classes: Sequence[str], config: Config) -> TrainingSet:
+    """The records of a split as training sees them.
+
+    Raises:
+        ResightError: the configuration has augmentations of the other dialect.
+    """
+    from .input.dataset import TrainingSet
+
+    return TrainingSet(split, dialect_of(config.model).transform(config, classes), config.train.seed)
+
+
+def own_lines(metrics: Mapping[str, Any]) -> str:
+    """What the report of a ``metrics.json`` says in place of the losses; "" for nothing."""
+    if "tfod" not in metrics:
+        return ""
+    from .tfod.metrics import tfod_table
+
+    return tfod_table(metrics["tfod"])
+
+
+def tree_of(values: Mapping[str, Any]) -> type[Config]:
+    """The tree of the configuration for ``values``, by its ``model.name``."""
+    section = values.get("model")
+    if isinstance(section, Mapping) and section.get("name") in TFOD_MODELS:
+        from .tfod.config import TfodTree
+
+        return TfodTree
+    from .fpn.config import FpnTree
+
+    return FpnTree
+
+
+def model_config(values: Mapping[str, Any]) -> ModelConfig:
+    """The section ``model`` of the configuration; raises pydantic's ValidationError."""
+    kind = tree_of({"model": values}).model_fields["model"].annotation
+    assert isinstance(kind, type) and issubclass(kind, ModelConfig)
+    return kind.model_validate(values)
+
+
+def all_keys() -> list[str]:
+    """Every key of the configuration, ``train.steps``, those of either dialect among them."""
+    from .tfod.config import TfodTree
+
+    return keys_of(TfodTree)
+
+
+def load_config(path: str | os.PathLike[str] | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Defaults, then the TOML file ``path``, then ``overrides`` of the form ``{"train.steps": 100}``.
+
+    Raises:
+        ResightError: the file cannot be read or parsed, a key is unknown or a value is wrong; all are listed.
+    """
+    return load(path, overrides, tree_of, all_keys)
+
+
+def exported_config(tfod: Mapping[str, Any] | None, **known: Any) -> ModelConfig:
+    """The section ``model`` as far as an export tells of it.
+
+    Args:
+        tfod: options of TFOD's dialect; None: the model is of the FPN dialect, with the keys ``known``.
+    """
+    return model_config(known if tfod is None else {"name": TFOD_MODELS[0], "tfod": dict(tfod)})
