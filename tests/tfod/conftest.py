@@ -1,4 +1,4 @@
 import os
 
 # What TFOD itself computed, where RESIGHT_TFOD names a folder that holds it.
-collect_ignore = [] if os.environ.get("RESIGHT_TFOD") else ["test_goldens.py", "test_export_goldens.py"]
+collect_ignore = [] if os.environ.get("RESIGHT_TFOD") else ["test_export_goldens.py"]

@@ -1,8 +1,8 @@
 """The exports beside what TFOD itself found and wrote down. Run where RESIGHT_TFOD names the folder that holds it."""
 
-import importlib.util
 import os
 import re
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +22,13 @@ FOLDER = Path(os.environ["RESIGHT_TFOD"])
 GOLDENS = sorted(path.stem for path in (FOLDER / "goldens").glob("r*_infer_*.npz"))
 TPU = {"share_boxes": True, "clip_anchors": True, "train_norms": True, "matmul_crop": True, "detections": 300}
 TYPES = {"uint8": 4, "float32": 1}
+value_of = runpy.run_path(str(Path(__file__).with_name("goldens") / "weights.py"))["value_of"]
 
 
 def model_of(depth, classes, **config):
-    spec = importlib.util.spec_from_file_location("checkpoint_values", FOLDER / "checkpoint_values.py")
-    values = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(values)
     model = build_model(TfodModelConfig(name=f"faster_rcnn_resnet{depth}_v1", **config), classes).eval()
     variables = checkpoint_keys(depth, classes, model.tfod.share_boxes)
-    weights = {v.name: to_torch(values.value(v.key.removesuffix(SUFFIX), v.shape)) for v in variables}
+    weights = {v.name: to_torch(value_of(v.key.removesuffix(SUFFIX), v.shape)) for v in variables}
     model.load_state_dict(weights)
     return model
 

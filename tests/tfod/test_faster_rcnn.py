@@ -24,7 +24,7 @@ NAMES = [
     "BoxClassifierLoss/classification_loss",
 ]
 # Anchors of 16 and 32 px, so that some lie inside of small images.
-SMALL = {"anchor_scales": (0.0625, 0.125), "proposals": 40, "box_batch": 16, "detections": 20, "pad": False}
+SMALL = {"anchor_scales": (0.0625, 0.125), "proposals": 16, "box_batch": 8, "detections": 20, "pad": False}
 STATIC = {"share_boxes": True, "clip_anchors": True, "train_norms": True, "static_shapes": True, "matmul_crop": True}
 
 
@@ -36,7 +36,9 @@ def without_weights(**options) -> TfodRCNN:
 
 def make(train: bool = True, **options) -> TfodRCNN:
     model = without_weights(**options)
-    values = {name: value_of(name, tensor.shape).clone() for name, tensor in model.state_dict().items()}
+    values = {name: value_of(name, tensor.shape) for name, tensor in model.state_dict().items()}
+    # All models have the same weights, which no test changes, and statistics of their own.
+    values |= {name: value.clone() for name, value in values.items() if "running" in name}
     model.load_state_dict(values, assign=True)
     return model.requires_grad_().train(train)
 
@@ -129,20 +131,6 @@ def test_the_second_stage_has_the_losses_of_plain_loops(share):
 
 
 @pytest.mark.parametrize("options", [{}, STATIC])
-def test_a_step_reaches_every_weight(options):
-    model = make(**options)
-    before = {name: value.clone() for name, value in model.named_buffers()}
-    losses = model([IMAGE], [target()])
-    assert list(losses) == NAMES
-    sum(losses.values()).backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
-        assert parameter.grad.abs().sum() > 0, name
-    changed = {name for name, value in model.named_buffers() if not torch.equal(value, before[name])}
-    assert changed == (set(before) if options else set())
-
-
-@pytest.mark.parametrize("options", [{}, STATIC])
 def test_losses_follow_from_the_seed(options):
     model = make(rpn_batch=16, **options)
     with torch.no_grad():
@@ -183,13 +171,14 @@ def test_a_batch_is_padded_or_of_one_size():
     mean = torch.tensor([123.68, 116.779, 103.939])
     torch.testing.assert_close(batch[0, :, 39, 95], 200 - mean)
     torch.testing.assert_close(batch[0, :, 40, 95], torch.tensor([1.0, 2, 3]) - mean)
-    assert make().batch(images[:1] * 2).shape == (2, 3, 40, 96)
+    model = make()
+    assert model.batch(images[:1] * 2).shape == (2, 3, 40, 96)
     with pytest.raises(ResightError, match="differ in size"):
-        make().batch(images)
+        model.batch(images)
 
 
 def test_a_padded_batch_has_the_mean_of_its_images_losses():
-    model = make(pad=True, rpn_batch=10**6)
+    model = make(pad=True, rpn_batch=10**6, proposals=40, box_batch=16)  # enough that some are on objects
     images, targets = [IMAGE, noise(6, 3, 96, 64) * 255], [target(2), target(3)]
     with torch.no_grad():
         together = model(images, targets)
@@ -210,11 +199,12 @@ def test_detections_of_an_image_of_any_size(options):
     assert found.labels.dtype == torch.int64 and found.labels.min() >= 0 and found.labels.max() < CLASSES
     assert outputs.detection_boxes.shape == (1, 20, 4)
     assert outputs.detection_multiclass_scores.shape == (1, 20, CLASSES + 1)
-    assert outputs.raw_detection_boxes.shape == (1, 40, 4)
-    assert outputs.raw_detection_scores.shape == (1, 40, CLASSES + 1)
+    assert outputs.raw_detection_boxes.shape == (1, 16, 4)
+    assert outputs.raw_detection_scores.shape == (1, 16, CLASSES + 1)
     assert float(outputs.num_detections) == len(found.boxes)
 
 
+@torch.inference_mode()
 def test_nothing_found_is_zeros_and_first_classes():
     model = make(train=False, score=1.0)
     (found,), outputs = model([IMAGE]), model.outputs(IMAGE)
