@@ -74,3 +74,20 @@ def test_the_generated_references_are_complete():
     assert set(re.findall(r":: resight\.(\w+)$", documented, re.MULTILINE)) == set(resight.__all__)
     page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
     assert re.findall(r"<!-- generated: (\w+) -->", page) == ["functions", "classes", "results"]
+
+
+def test_every_section_that_code_cites_exists():
+    page = PAGES["docs/tfod-semantics.md"].read_text(encoding="utf-8")
+    numbers = re.findall(r"^## (\d+)\. ", page, re.MULTILINE)
+    assert numbers == [str(number) for number in range(1, len(numbers) + 1)]
+    files = [path.read_text(encoding="utf-8") for place in ("src", "tests") for path in (ROOT / place).rglob("*.py")]
+    cited = [number for text in files for number in re.findall(r"tfod-semantics\.md, section (\d+)", text)]
+    cited += re.findall(r"\(sections? (\d+)", page)
+    assert len(cited) > 5 and set(cited) <= set(numbers)
+
+
+def test_every_section_on_tfod_names_what_holds_it():
+    sections = re.split(r"^## ", PAGES["docs/tfod-semantics.md"].read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    for section in sections:
+        held = re.search(r"^Held by (.*)", section, re.MULTILINE | re.DOTALL)
+        assert held and "`tests/" in held[1] and ".py`" in held[1], section[:40]

@@ -32,8 +32,8 @@ def base_lr(config: TrainConfig) -> float:
 def lr_at(config: TrainConfig, step: int, progress: float) -> float:
     """Learning rate of the update after ``step`` updates, ``progress`` 0..1 of the way through the training.
 
-    With ``warmup_rate`` as TFOD counts (semantics section 12): the first update of a warm-up has that very rate, and
-    the cosine begins where the warm-up and ``hold_steps`` end.
+    With ``warmup_rate`` as TFOD counts (docs/tfod-semantics.md, section 15): the first update of a warm-up has that
+    very rate, and the cosine begins where the warm-up and ``hold_steps`` end.
     """
     base, begin, warmup = base_lr(config), config.warmup_rate, config.warmup_steps
     if begin is None:
@@ -65,8 +65,8 @@ def _decayed(config: TrainConfig, base: float, step: int, progress: float) -> fl
 class Momentum(torch.optim.Optimizer):
     """Stochastic gradient descent whose velocity holds the rate: ``v = m v - rate g; w = w + v``.
 
-    Keras's and so TFOD's rule (semantics section 12). ``torch.optim.SGD`` multiplies the velocity by the rate of the
-    day, which differs wherever the rate changes.
+    Keras's and so TFOD's rule (docs/tfod-semantics.md, section 15). ``torch.optim.SGD`` multiplies the velocity by the
+    rate of the day, which differs wherever the rate changes.
     """
 
     def __init__(self, params: Iterable[Any], lr: float, momentum: float) -> None:

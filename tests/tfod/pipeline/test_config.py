@@ -684,7 +684,8 @@ def test_keys_of_tfod_are_answered_with_ours(theirs, ours):
 STOCK = sorted(Path(os.environ.get("RESIGHT_TFOD", "none"), "artifacts", "configs").glob("*.config"))
 FLIP, ADJUST = ["random_horizontal_flip"], [f"random_adjust_{what}" for what in ("hue", "contrast", "saturation")]
 CROPS = [*FLIP, *ADJUST, "random_square_crop_by_scale"]
-# Semantics 17.9: sides, fixed, padded, the TPU's options, batch, rate, begin and steps of the warm-up, steps, clipping.
+# docs/tfod-semantics.md, section 19: sides, fixed, padded, the TPU's options, batch, rate, begin and steps of the
+# warm-up, steps, clipping.
 ROWS = {
     "640x640_coco17_tpu-8": (640, 640, False, True, True, 64, 0.04, 0.013333, 2000, 25000, 0.0, FLIP),
     "1024x1024_coco17_tpu-8": (1024, 1024, True, False, True, 64, 0.04, 0.013333, 2000, 100000, 0.0, CROPS),
