@@ -7,6 +7,7 @@ compared too. Each stage after the RPN is given what TFOD's had: one unit in the
 import functools
 import json
 import os
+import re
 import runpy
 from pathlib import Path
 
@@ -26,8 +27,10 @@ from resight.tfod.parts import Proposals
 from resight.training.schedule import Momentum
 
 TRIMMED = Path(__file__).with_name("goldens")
-FOLDERS = [TRIMMED, *(Path(folder) / "goldens" for folder in [os.environ.get("RESIGHT_TFOD")] if folder)]
-PATHS = {f"{folder.parent.name}-{path.stem}": path for folder in FOLDERS for path in sorted(folder.glob("r*_*.npz"))}
+FOLDERS = {"trimmed": TRIMMED}
+if os.environ.get("RESIGHT_TFOD"):
+    FOLDERS["full"] = Path(os.environ["RESIGHT_TFOD"]) / "goldens"
+PATHS = {f"{kind}-{path.stem}": path for kind, folder in FOLDERS.items() for path in sorted(folder.glob("r*_*.npz"))}
 INFERENCE = [name for name in PATHS if "_infer_" in name]
 TRAINING = [name for name in PATHS if "_train_" in name]
 TPU = {"share_boxes": True, "clip_anchors": True, "train_norms": True, "static_shapes": True, "matmul_crop": True}
@@ -50,7 +53,7 @@ class Golden(dict):
         with np.load(self.path) as arrays:
             super().__init__({key: torch.from_numpy(arrays[key]) for key in arrays if arrays[key].dtype.kind in "fiu"})
         self.tpu = "tpu" in name
-        self.depth = 50 if "r50" in name else 101
+        self.depth = int(re.search(r"-r(\d+)", name)[1])
         self.trimmed = self.path.parent == TRIMMED
 
     def error(self, name: str, found: torch.Tensor, relative: bool = False, rows: slice = slice(None)) -> float:
