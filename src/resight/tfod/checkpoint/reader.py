@@ -20,6 +20,8 @@ import google_crc32c
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
+from tensorboard.compat.proto import tensor_shape_pb2
+from tensorboard.compat.proto.trackable_object_graph_pb2 import TrackableObjectGraph
 
 from ...errors import ResightError, listed, reading
 from ...io.files import SMALL, open_file, read_file
@@ -42,39 +44,30 @@ KINDS = {1: "<f4", 2: "<f8", 3: "<i4", 4: "u1", 5: "<i2", 6: "i1", 8: "<c8", 9: 
 _FIX = "Copy or download the checkpoint again."
 
 
-def _message_classes() -> dict[str, Any]:
-    """`tensor_bundle.proto`, `tensor_shape.proto` and `trackable_object_graph.proto`, as far as they are needed."""
+def _message_classes() -> tuple[Any, Any]:
+    """Header and entry of `tensor_bundle.proto`, which TensorBoard does not ship, as far as they are needed."""
     messages = {
-        "Header": ["num_shards int32 1", "endianness int32 2"],
-        "Dim": ["size int64 1"],
-        "Shape": ["dim *Dim 2", "unknown_rank bool 3"],
-        "Entry": ["dtype int32 1", "shape Shape 2", "shard int32 3", "offset int64 4", "size int64 5",
-                  "crc fixed32 6", "slices *bytes 7"],
-        "Attribute": ["full_name string 2", "checkpoint_key string 3"],
-        "Node": ["attributes *Attribute 2"],
-        "Graph": ["nodes *Node 1"],
-    }  # fmt: skip
-    proto = descriptor_pb2.FieldDescriptorProto
+        "Header": "num_shards int32 1, endianness int32 2",
+        "Entry": "dtype int32 1, shape message 2, shard int32 3, offset int64 4, size int64 5, crc fixed32 6, "
+        "slices bytes 7",
+    }
+    proto, shape = descriptor_pb2.FieldDescriptorProto, tensor_shape_pb2.DESCRIPTOR
     file = descriptor_pb2.FileDescriptorProto(name="resight/checkpoint.proto", package="resight", syntax="proto3")
+    file.dependency.append(shape.name)
     for message, fields in messages.items():
         described = file.message_type.add(name=message)
-        for field in fields:
-            name, kind, number = field.split()
-            field_type = kind.removeprefix("*")
-            described.field.add(
-                name=name,
-                number=int(number),
-                label=proto.LABEL_REPEATED if kind.startswith("*") else proto.LABEL_OPTIONAL,
-                type=proto.TYPE_MESSAGE if field_type in messages else proto.Type.Value(f"TYPE_{field_type.upper()}"),
-                type_name=f".resight.{field_type}" if field_type in messages else None,
-            )
-    pool = descriptor_pool.DescriptorPool()
+        for name, kind, number in map(str.split, fields.split(", ")):
+            added = described.field.add(name=name, number=int(number), type=proto.Type.Value(f"TYPE_{kind.upper()}"))
+            added.label = proto.LABEL_REPEATED if name == "slices" else proto.LABEL_OPTIONAL
+            if kind == "message":
+                added.type_name = f".{shape.package}.TensorShapeProto"
+    pool = descriptor_pool.Default()
     pool.Add(file)
     found = message_factory.GetMessageClassesForFiles([file.name], pool)
-    return {name: found[f"resight.{name}"] for name in messages}
+    return found["resight.Header"], found["resight.Entry"]
 
 
-_MESSAGES = _message_classes()
+_Header, _Entry = _message_classes()
 
 
 @dataclass(frozen=True)
@@ -139,7 +132,7 @@ class Variables(Mapping[str, np.ndarray]):
         """What the layers called their variables, by key: `conv1_conv/kernel`. Empty without an object graph."""
         if GRAPH not in self or self.entries[GRAPH].kind != STRING or self.shape(GRAPH) != ():
             return {}
-        graph = _decode("Graph", self[GRAPH].item(), f"{self.prefix}: {GRAPH}")
+        graph = _decode(TrackableObjectGraph, self[GRAPH].item(), f"{self.prefix}: {GRAPH}")
         attributes = (attribute for node in graph.nodes for attribute in node.attributes)
         return {a.checkpoint_key: a.full_name for a in attributes if a.full_name and a.checkpoint_key in self}
 
@@ -184,7 +177,7 @@ def parse_index(table: bytes, where: str = "") -> tuple[int, dict[str, Entry]]:
         if number == 0:
             if key:
                 raise _broken("it does not begin with a header", place)
-            header = _decode("Header", value, place)
+            header = _decode(_Header, value, place)
             if header.endianness:
                 raise ResightError("was written on a big-endian machine, which is not supported", where=where)
             shards = header.num_shards
@@ -193,7 +186,7 @@ def parse_index(table: bytes, where: str = "") -> tuple[int, dict[str, Entry]]:
         length += len(name)
         if length > _MAX_TEXT:
             raise _broken(f"its names are longer than {_MAX_TEXT >> 20} MB together", place)
-        entries[name] = _entry(_decode("Entry", value, f"{where}: {name}"), shards, f"{where}: {name}")
+        entries[name] = _entry(_decode(_Entry, value, f"{where}: {name}"), shards, f"{where}: {name}")
     return shards, entries
 
 
@@ -332,9 +325,9 @@ def _mask(crc: int) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def _decode(message: str, data: bytes, where: str) -> Any:
+def _decode(message: Any, data: bytes, where: str) -> Any:
     try:
-        return _MESSAGES[message].FromString(data)
+        return message.FromString(data)
     except DecodeError as error:
         raise _broken(f"{error}", where) from error
 
