@@ -7,7 +7,6 @@ import hashlib
 import logging
 import os
 import re
-import shutil
 import tarfile
 import urllib.error
 import urllib.request
@@ -175,6 +174,7 @@ class _Content(gzip.GzipFile):
 
 def _unpack(tar: tarfile.TarFile, folder: Path) -> list[str]:
     """Returns what it refused; nothing more is unpacked from there on."""
+    tar.extraction_filter = getattr(tarfile, "data_filter", None)  # from Python 3.11.4 on, as a second look
     refused = []
     for member in tar:
         path = PurePosixPath(member.name)
@@ -184,14 +184,8 @@ def _unpack(tar: tarfile.TarFile, folder: Path) -> list[str]:
             refused.append(f"{member.name} (leads out of the archive)")
         elif not (member.isdir() or member.isfile()) or member.issparse():
             refused.append(f"{member.name} (neither folder nor plain file)")
-        elif refused:
-            continue
-        elif member.isdir():
-            (folder / path).mkdir(parents=True, exist_ok=True)
-        elif (content := tar.extractfile(member)) is not None:
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            with open(folder / path, "wb") as file:
-                shutil.copyfileobj(content, file, _PIECE)
+        elif not refused:
+            tar.extract(member, folder, set_attrs=False)
     return refused
 
 
