@@ -63,18 +63,17 @@ KEYS = {"data": "data.path", "model": "model.name", "start": "model.start", "bat
 KEYS |= {name: f"train.{name}" for name in ("epochs", "steps", "max_minutes", "device", "seed")}
 
 
-def _version(wanted: bool) -> None:
+def _show_version(wanted: bool) -> None:
     if wanted:
         print(f"resight {__version__}")
         raise typer.Exit()
 
 
+Version = Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")]
+
+
 @app.callback()
-def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = (
-        False
-    ),
-) -> None:
+def _root(version: Version = False) -> None:
     pass
 
 
@@ -121,10 +120,7 @@ def build(
     report = build_data(
         source, out, **options | {"classes": _names_of(classes), "rename": pairs_of(rename, "--rename")}
     )
-    if json:
-        console.show_json(asdict(report))
-    else:
-        console.show(report.text())
+    console.show_result(json, lambda: asdict(report), report.text)
     wrote(out, f"data show {quoted(out)} -o look", f"then: resight train --data {quoted(out)}")
 
 
@@ -141,7 +137,7 @@ def check(
     from ..tfod.pipeline.config import load_settings
 
     report = check_data(data, format=format, exif=exif, config=load_settings(config, data) if config else None)
-    console.show_result(report, json)
+    console.show_result(json, lambda: report.json(), report.text)
     if report.errors:
         if any(problem.kind != "exif_rotation" for problem in report.errors):  # which says itself what to do
             say(f"Fix the errors, or leave them out: resight {_build_of(data, exif)} --on-bad skip")
@@ -277,11 +273,9 @@ def evaluate(
     from ..evaluation.evaluate import evaluate as run_evaluate
 
     result = run_evaluate(model, data, **options | {"require": tuple(require or ())})
-    if json:
-        console.show_json(result.metrics)
+    console.show_result(json, lambda: result.metrics, result.text)
+    if json:  # the text says what it wrote
         say(f"Wrote {result.path}")
-    else:
-        console.show(result.text())  # says what it wrote
     for miss in result.missed:
         log.error("required, but missed: %s", miss)
     suggest(f"predict {quoted(model)} PHOTOS -o found")
@@ -309,7 +303,7 @@ def predict(
     from ..inference.saved_model import find_saved_model
 
     report = run_predict(model, inputs, out, **options)
-    console.show_result(report, json)
+    console.show_result(json, lambda: report.json(), report.text)
     exported = model.endswith(".onnx") or find_saved_model(Path(model))
     wrote(out, f"evaluate {quoted(model)} --data RECORDS" if exported else f"export {quoted(model)} -o model.onnx")
     return console.BAD if report.unread else console.DONE
@@ -340,10 +334,7 @@ def zoo_list(json: Json = False) -> None:
     """Shows the models: published mAP, size, licence, and whether they are here already."""
     from ..tfod.zoo import zoo_rows, zoo_table
 
-    if json:
-        console.show_json(zoo_rows())
-    else:
-        console.show(zoo_table())
+    console.show_result(json, zoo_rows, zoo_table)
     suggest("zoo fetch NAME")
 
 
@@ -380,10 +371,7 @@ def runs(
     from ..commands.runs import best_run, read_runs, runs_table
 
     found = read_runs(folder)
-    if json:
-        console.show_json(found)
-    else:
-        console.show(runs_table(found, width_of(sys.stdout) or WIDTH))
+    console.show_result(json, lambda: found, lambda: runs_table(found, width_of(sys.stdout) or WIDTH))
     if best := best_run(found):
         suggest(f"evaluate {quoted(best)}")
 
@@ -394,7 +382,7 @@ def doctor(device: Device = "auto", json: Json = False) -> int:
     from ..commands.doctor import examine
 
     report = examine(device)
-    console.show_result(report, json)
+    console.show_result(json, lambda: report.json(), report.text)
     if report.ok:
         suggest("demo")
     return console.DONE if report.ok else console.BAD

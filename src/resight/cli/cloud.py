@@ -138,10 +138,8 @@ def status(
     from ..cloud import jobs
 
     states = jobs.status(aws, run)
-    if json:
-        console.show_json(states[0].json() if run else [state.json() for state in states])
-    else:
-        console.show("\n\n".join(state.text() for state in states) or "Batch knows no run of this stack.")
+    told = "\n\n".join(state.text() for state in states) or "Batch knows no run of this stack."
+    console.show_result(json, lambda: states[0].json() if run else [state.json() for state in states], lambda: told)
     for state in states[:1]:
         _next(aws, f"{'logs --follow' if state.status in jobs.LIVE else 'fetch'} {quoted(state.run)}")
 

@@ -136,12 +136,12 @@ def show_json(value: Any) -> None:
     print(value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
-def show_result(report: Any, as_json: bool) -> None:
-    """The result of a verb on stdout, for people or for programs."""
+def show_result(as_json: bool, value: Callable[[], Any], text: Callable[[], str]) -> None:
+    """The result of a verb on stdout, for programs or for people."""
     if as_json:
-        show_json(report.json())
+        show_json(value())
     else:
-        show(report.text())
+        show(text())
 
 
 def guard(command: Callable[[], Any], argv: Sequence[str]) -> int:
@@ -171,15 +171,15 @@ def guard(command: Callable[[], Any], argv: Sequence[str]) -> int:
 @contextmanager
 def _sigterm() -> Iterator[None]:
     """SIGTERM ends a verb as Ctrl-C does, so that what it was writing vanishes; a training has its own way."""
-    ours = threading.current_thread() is threading.main_thread()
-    if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
+    of_main = threading.current_thread() is threading.main_thread()
+    takes = of_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     try:
-        signal.signal(signal.SIGTERM, _terminate)
+        if takes:
+            signal.signal(signal.SIGTERM, _terminate)
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if takes:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _terminate(*_: object) -> NoReturn:
@@ -277,15 +277,9 @@ def _usage(error: Any) -> str:
 
 def _report(error: Exception, argv: Sequence[str]) -> str:
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    text = "\n".join(
-        [
-            f"resight {__version__}, Python {platform.python_version()}, {platform.platform()}",
-            f"command line: {list(argv)}",
-            f"folder: {os.environ.get('PWD', '?')}",
-            "",
-            "".join(traceback.format_exception(error)),
-        ]
-    )
+    text = f"resight {__version__}, Python {platform.python_version()}, {platform.platform()}\n"
+    text += f"command line: {list(argv)}\nfolder: {os.environ.get('PWD', '?')}\n\n"
+    text += "".join(traceback.format_exception(error))
     head = f"internal error: {type(error).__name__}: {error}"
     try:
         with tempfile.NamedTemporaryFile(

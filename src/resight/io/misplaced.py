@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from itertools import islice
-from typing import Literal
+from typing import Literal, get_args
 
 from .files import IMAGE_SUFFIXES, IS_RECORD
 from .outputs import beside
@@ -37,11 +37,8 @@ _MEANT = {
     ("images", "records"): "Make records of it first: resight data build {path} -o {records}",
     ("images", "model"): "It holds images or annotations, and the model comes first: resight predict MODEL {path}, or\n"
     "  resight evaluate MODEL --data RECORDS (resight data build {path} -o {records} makes records).",
-    ("config", "model"): "It is a configuration: resight train {path}",
-    ("config", "records"): "It is a configuration: resight train {path}",
-    ("config", "annotations"): "It is a configuration: resight train {path}",
-    ("config", "images"): "It is a configuration: resight train {path}",
 }
+_MEANT |= {("config", wanted): "It is a configuration: resight train {path}" for wanted in get_args(Wanted)[1:]}
 
 
 def meant(path: object, wanted: Wanted) -> str:

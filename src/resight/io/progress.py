@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from ..errors import escaped
 from .terminal import message_stream
@@ -28,8 +28,8 @@ class JsonLines(logging.Formatter):
         return escaped(json.dumps(line | getattr(record, "fields", {}), ensure_ascii=False))
 
 
-class Meter(Protocol):
-    """What a loop tells about itself."""
+class Meter:
+    """What a loop tells about itself; this one shows nothing."""
 
     def advance(self, amount: float = 1, note: str = "", left: float | None = None) -> None:
         """``amount`` more of the total is done; ``note`` is shown beside it, e.g. the loss.
@@ -59,7 +59,7 @@ def track(iterable: Iterable[T], description: str, total: int | None = None) -> 
 def meter(description: str, total: float | None = None) -> Iterator[Meter]:
     """The same for a loop that counts in something else than items or has more to say (see :class:`Meter`)."""
     if not log.isEnabledFor(logging.INFO):
-        yield _Silent()
+        yield Meter()
     elif _draws():
         with _bar(description, total) as bar:
             yield bar
@@ -76,11 +76,6 @@ def speaks_json() -> bool:
 
 def _draws() -> bool:
     return message_stream().isatty() and not speaks_json()
-
-
-class _Silent:
-    def advance(self, amount: float = 1, note: str = "", left: float | None = None) -> None:
-        pass
 
 
 class _Time:
@@ -112,17 +107,12 @@ class _Time:
         return self._before + (1 - self._before) * (passed / (passed + left) if left else 1.0)
 
 
-class _Lines:
+class _Lines(Meter):
     def __init__(self, description: str, total: float | None) -> None:
         self.description, self.total = description, total
         self.said, self.note = 0.0, ""
-        self.time = _Time(total)
-        self.by_time = False
-        self.start = self.last = self.time.start
-
-    @property
-    def done(self) -> float:
-        return self.time.done
+        self.time, self.by_time = _Time(total), False
+        self.last = self.time.start
 
     def advance(self, amount: float = 1, note: str = "", left: float | None = None) -> None:
         self.time.advance(amount, left)
@@ -132,15 +122,15 @@ class _Lines:
             self.say()
 
     def finish(self) -> None:
-        if 0 < self.said < self.done:  # a loop that needed no line needs no last one
+        if 0 < self.said < self.time.done:  # a loop that needed no line needs no last one
             self.say()
 
     def say(self) -> None:
-        self.last, self.said = time.monotonic(), self.done
-        elapsed = self.last - self.start
-        fields: dict[str, object] = {"progress": self.description, "done": self.done, "elapsed": round(elapsed, 1)}
-        digits = 0 if abs(self.done - round(self.done)) < 1e-6 else 1  # minutes are not whole
-        text = f"{self.description}: {self.done:,.{digits}f}"
+        self.last, self.said = time.monotonic(), (done := self.time.done)
+        elapsed = round(self.last - self.time.start, 1)
+        fields: dict[str, object] = {"progress": self.description, "done": done, "elapsed": elapsed}
+        digits = 0 if abs(done - round(done)) < 1e-6 else 1  # minutes are not whole
+        text = f"{self.description}: {done:,.{digits}f}"
         if self.total:
             left, share = self.time.left, self.time.share
             fields |= {"total": self.total, "left": round(left, 1)}
@@ -192,7 +182,7 @@ def _bar(description: str, total: float | None) -> Iterator[Meter]:
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(description, total=total, note="")
 
-        class Bar:
+        class Bar(Meter):
             def advance(self, amount: float = 1, note: str = "", left: float | None = None) -> None:
                 spent.advance(amount, left)
                 if note:
@@ -204,8 +194,7 @@ def _bar(description: str, total: float | None) -> Iterator[Meter]:
 
 def duration(seconds: float) -> str:
     """``45 s``, ``12 min``, ``15 h 51 min``, ``2 d 3 h``: a time as people say it."""
-    minutes = round(seconds / 60)
-    hours = round(seconds / 3600)
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
     if seconds < 59.5:
         return f"{seconds:.0f} s"
     if minutes < 60:
