@@ -11,7 +11,7 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +25,10 @@ from ..io.terminal import WIDTH, width_of
 from . import guard as console
 from .cloud import cloud_app
 from .frame import DryRun, Force, Json, ResightGroup, argument, option, pairs_of, quoted, say, suggest, verb, wrote
+
+if TYPE_CHECKING:
+    from ..config.tree import Config
+    from ..tfod.pipeline.config import Pipeline
 
 log = logging.getLogger(__name__)
 
@@ -193,44 +197,12 @@ def train(
     show_config: Annotated[bool, typer.Option("--show-config", help="Print the configuration and stop.")] = False,
 ) -> int:
     """Trains a detector; with --data alone the defaults train."""
-    options = locals()
-    from ..config.loading import parse_set
-    from ..config.toml_text import to_toml
-    from ..config.tree import LENGTHS
-    from ..dialect import load_config
-    from ..tfod.pipeline.config import examine_pipeline, is_pipeline
-    from ..tfod.pipeline.fields import refuse_tfod_keys
-
-    overrides = {KEYS[name]: value for name, value in options.items() if name in KEYS and value is not None}
-    if size is not None:
-        overrides["model.min_size"], overrides["model.max_size"] = _size_of(size)
-    assigned = parse_set(set or [])
-    refuse_tfod_keys(assigned)
-    overrides |= assigned
-    if any(key in overrides for key in LENGTHS):  # they replace the length that the file says, in whatever measure
-        overrides = dict.fromkeys(LENGTHS) | overrides
+    overrides = _overrides(locals())
     if resume and out is None:
         raise ResightError("needs -o RUN", where="--resume", fix="Name the run: resight train --resume -o RUN")
-    if resume and config is None and is_remote(out):
-        from ..models.remote import fetch_config
+    from ..config.toml_text import to_toml
 
-        config = os.fspath(found) if (found := fetch_config(out)) else None
-    elif resume and config is None and os.path.isfile(stored := os.path.join(str(out), "config.toml")):
-        config = stored
-    local: AbstractContextManager[str | None] = nullcontext(config)
-    if is_remote(config):
-        from ..models.remote import config_at
-
-        local = config_at(config)
-    with local as path:
-        pipeline = examine_pipeline(path, changes=overrides) if path and is_pipeline(path) else None
-        if pipeline and show_config and pipeline.refused:
-            print(pipeline.text())
-        if pipeline and (pipeline.refused or not show_config):
-            pipeline.check()
-        settings = load_config(None, pipeline.overrides) if pipeline else load_config(path, overrides)
-    if pipeline and pipeline.ignored and not show_config:
-        log.info("%d fields of %s have no effect here; --show-config lists them", len(pipeline.ignored), config)
+    settings, pipeline = _configured(config or (_config_of(str(out)) if resume else None), overrides, show_config)
     if show_config:
         print(to_toml(settings))
         if pipeline:
@@ -251,6 +223,54 @@ def train(
     if not dry_run and result.exit_code == console.DONE:
         wrote(str(result.run), f"evaluate {quoted(result.run)}")
     return int(result.exit_code)
+
+
+def _overrides(options: dict[str, Any]) -> dict[str, Any]:
+    """What the options of train set in the configuration, by its keys."""
+    from ..config.loading import parse_set
+    from ..config.tree import LENGTHS
+    from ..tfod.pipeline.fields import refuse_tfod_keys
+
+    overrides = {KEYS[name]: value for name, value in options.items() if name in KEYS and value is not None}
+    if options["size"] is not None:
+        overrides["model.min_size"], overrides["model.max_size"] = _size_of(options["size"])
+    assigned = parse_set(options["set"] or [])
+    refuse_tfod_keys(assigned)
+    overrides |= assigned
+    # They replace the length that the file says, in whatever measure.
+    return dict.fromkeys(LENGTHS) | overrides if any(key in overrides for key in LENGTHS) else overrides
+
+
+def _config_of(run: str) -> str | None:
+    """The configuration of a run that is there already."""
+    if is_remote(run):
+        from ..models.remote import fetch_config
+
+        return os.fspath(found) if (found := fetch_config(run)) else None
+    return stored if os.path.isfile(stored := os.path.join(run, "config.toml")) else None
+
+
+def _configured(config: str | None, overrides: dict[str, Any], shown: bool) -> tuple[Config, Pipeline | None]:
+    """The configuration of a training, and the pipeline.config that it comes from."""
+    from ..dialect import load_config
+    from ..tfod.pipeline.config import examine_pipeline, is_pipeline
+
+    local: AbstractContextManager[str | None] = nullcontext(config)
+    if is_remote(config):
+        from ..models.remote import config_at
+
+        local = config_at(config)
+    with local as path:
+        if not (path and is_pipeline(path)):
+            return load_config(path, overrides), None
+        pipeline = examine_pipeline(path, changes=overrides)
+    if shown and pipeline.refused:
+        print(pipeline.text())
+    if pipeline.refused or not shown:
+        pipeline.check()
+    if pipeline.ignored and not shown:
+        log.info("%d fields of %s have no effect here; --show-config lists them", len(pipeline.ignored), config)
+    return load_config(None, pipeline.overrides), pipeline
 
 
 @verb(app, "evaluate")
