@@ -209,11 +209,8 @@ def train(
             print(pipeline.text())
         return console.DONE
     if not (settings.data.path or settings.data.train):
-        raise ResightError(
-            "there is nothing to train on",
-            where="data.path",
-            fix="Name a records folder: resight train --data RECORDS (resight data build makes one).",
-        )
+        fix = "Name a records folder: resight train --data RECORDS (resight data build makes one)."
+        raise ResightError("there is nothing to train on", where="data.path", fix=fix)
     say(f"Reading {settings.data.path or listed(settings.data.train)}")  # what is imported now takes some seconds
     from ..training.train import train as run_train
 

@@ -53,10 +53,8 @@ class ResightGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         word, known = args[0], self.list_commands(ctx)
         if not word.startswith("-") and word not in known:
-            raise ResightError(
-                f"unknown command '{word}'. {verb_here(word, ctx.command_path) or nearest(word, known)}".rstrip(),
-                fix=f"{ctx.command_path} knows {listed(known, 20)}.",
-            )
+            message = f"unknown command '{word}'. {verb_here(word, ctx.command_path) or nearest(word, known)}".rstrip()
+            raise ResightError(message, fix=f"{ctx.command_path} knows {listed(known, 20)}.")
         return super().resolve_command(ctx, args)
 
 

@@ -90,11 +90,11 @@ def read_arguments(words: Sequence[str]) -> Arguments:
         raise ResightError(f"missing: {' '.join(f'<{name}>' for name in missing)}", fix=USAGE)
     if extra := words[len(NAMES) :]:
         raise ResightError(f"{len(extra)} too many: {' '.join(map(quoted, extra))}", fix=USAGE)
-    values: dict[str, Any] = dict(zip(NAMES, words, strict=True))
-    for name in NUMBERS:
-        if re.fullmatch(r"[0-9]{1,9}", values[name]):
-            values[name] = int(values[name])
-    return Arguments(**values)
+    values: list[Any] = [
+        int(word) if name in NUMBERS and re.fullmatch(r"[0-9]{1,9}", word) else word
+        for name, word in zip(NAMES, words, strict=True)
+    ]
+    return Arguments(*values)
 
 
 def train(arguments: Arguments) -> int:
@@ -174,12 +174,10 @@ def write_config(arguments: Arguments, pretrained: Path, data: Mapping[str, Path
     size = (arguments.min_dim, arguments.max_dim)
     if fixed := before.get("model.tfod.fixed_size"):
         if size != (min(fixed), max(fixed)):
-            raise ResightError(
-                f"stretches every image to {fixed[0]} x {fixed[1]} pixels (height x width), so that <min_dim> "
-                f"{size[0]} and <max_dim> {size[1]} would not apply",
-                where=arguments.pretrained_model_name,
-                fix=f"Give {min(fixed)} and {max(fixed)}, or a pretrained model of another size.",
-            )
+            message = f"stretches every image to {fixed[0]} x {fixed[1]} pixels (height x width), so that <min_dim> "
+            message += f"{size[0]} and <max_dim> {size[1]} would not apply"
+            fix = f"Give {min(fixed)} and {max(fixed)}, or a pretrained model of another size."
+            raise ResightError(message, where=arguments.pretrained_model_name, fix=fix)
     elif "model.tfod.fixed_size" in before:
         resizer = f"{rcnn}.image_resizer.keep_aspect_ratio_resizer"
         changes |= {f"{resizer}.min_dimension": size[0], f"{resizer}.max_dimension": size[1]}

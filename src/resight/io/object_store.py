@@ -13,6 +13,7 @@ import random
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -248,17 +249,13 @@ def _explained(error: BaseException, verb: str, address: str) -> StorageError:
     if _CREDENTIALS.search(text):
         return _Expired(f"the credentials are refused ({reason})", where=address, fix=who)
     if isinstance(error, kinds.PermissionDeniedError | kinds.UnauthenticatedError) or code == "AccessDenied":
-        allow = {"write": "s3:PutObject", "delete": "s3:DeleteObject", "list": "s3:ListBucket"}.get(
-            verb, "s3:GetObject"
-        )
-        fix = f"They need {allow} on it, or are not those you mean. {who}"
-        return StorageError(
-            f"the credentials do not allow to {verb} this ({reason or 'forbidden'})", where=address, fix=fix
-        )
+        action = {"write": "PutObject", "delete": "DeleteObject", "list": "ListBucket"}.get(verb, "GetObject")
+        fix = f"They need s3:{action} on it, or are not those you mean. {who}"
+        message = f"the credentials do not allow to {verb} this ({reason or 'forbidden'})"
+        return StorageError(message, where=address, fix=fix)
     if isinstance(error, kinds.PreconditionError | kinds.AlreadyExistsError):
-        return Conflict(
-            "has changed in the store since it was opened", where=address, fix="Nothing else may write there meanwhile."
-        )
+        fix = "Nothing else may write there meanwhile."
+        return Conflict("has changed in the store since it was opened", where=address, fix=fix)
     # An upload in parts whose last answer was lost is not known any more: it is made again.
     if isinstance(error, FileNotFoundError) and code != "NoSuchUpload":
         return _Missing("there is no such object", where=address)
@@ -279,15 +276,12 @@ def _check_endpoint(endpoint: str) -> None:
     Raises:
         StorageError: it is no address; the client would end the process over it.
     """
-    try:
+    with suppress(ValueError):  # a port or a bracket
         parts = urlsplit(endpoint)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        good = good and re.fullmatch(r"[!-~]+", endpoint) is not None
-    except ValueError:  # a port or a bracket
-        good = False
-    if not good:
-        fix = "It is of the form https://HOST or http://HOST:PORT; unset it for Amazon's own."
-        raise StorageError(f"{redacted(endpoint)!r:.200} is no address of a store", where="AWS_ENDPOINT_URL", fix=fix)
+        if re.fullmatch(r"(?i:https?)://[!-~]+", endpoint) and parts.hostname and parts.port != 0:
+            return
+    fix = "It is of the form https://HOST or http://HOST:PORT; unset it for Amazon's own."
+    raise StorageError(f"{redacted(endpoint)!r:.200} is no address of a store", where="AWS_ENDPOINT_URL", fix=fix)
 
 
 def _settings() -> tuple[tuple[str, str], ...]:
@@ -312,9 +306,8 @@ def _store(bucket: str, _: tuple[tuple[str, str], ...]) -> S3Store:
         fix = "Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run where a role is given."
         raise StorageError("there are no credentials for S3", where=f"s3://{bucket}", fix=fix)
     own = session._session.get_scoped_config() if session.profile_name else {}
-    endpoint = next(
-        filter(None, map(os.environ.get, ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"))), own.get("endpoint_url")
-    )
+    named = map(os.environ.get, ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"))
+    endpoint = next(filter(None, named), own.get("endpoint_url"))
     if endpoint:
         _check_endpoint(endpoint)
     options: Any = {"endpoint": endpoint} if endpoint else {}

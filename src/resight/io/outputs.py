@@ -35,16 +35,12 @@ def check_output(out: str | os.PathLike[str], force: bool, is_ours: Callable[[Pa
     except OSError as error:
         raise ResightError(f"cannot be an output folder: {error.strerror}", where=out) from error
     if present and not force:
-        raise ResightError(
-            "already holds something", where=out, fix="Choose another folder, or replace it with --force."
-        )
+        fix = "Choose another folder, or replace it with --force."
+        raise ResightError("already holds something", where=out, fix=fix)
     others = [path.name for path in present if not is_ours(path)]
     if others:
-        raise ResightError(
-            f"holds what Resight did not write, and is not replaced: {listed(others)}",
-            where=out,
-            fix="Choose another folder, or move these away.",
-        )
+        message = f"holds what Resight did not write, and is not replaced: {listed(others)}"
+        raise ResightError(message, where=out, fix="Choose another folder, or move these away.")
     check_place(os.path.dirname(os.path.realpath(out)))
 
 
@@ -59,11 +55,8 @@ def check_local(out: str | os.PathLike[str] | None) -> None:
         ResightError: ``out`` is an address in a store, where only runs are written.
     """
     if is_address(out):
-        raise ResightError(
-            "this output must be local: only runs are written to a store",
-            where=out,
-            fix="Choose a local folder, and copy it.",
-        )
+        message = "this output must be local: only runs are written to a store"
+        raise ResightError(message, where=out, fix="Choose a local folder, and copy it.")
 
 
 def beside(source: str | os.PathLike[str], name: str = "records") -> str:
@@ -101,9 +94,8 @@ def atomic_folder(out: str | os.PathLike[str], force: bool, is_ours: Callable[[P
             os.rename(partial, target)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and error.filename2 == str(target):
-            raise ResightError(
-                "was written by another process in the meantime, and is kept", where=out, fix="Choose another folder."
-            ) from error
+            message = "was written by another process in the meantime, and is kept"
+            raise ResightError(message, where=out, fix="Choose another folder.") from error
         where = str(error.filename or target).replace(str(partial), str(target))
         raise ResightError(f"cannot be written: {error.strerror or error}", where=where) from error
     finally:
@@ -210,9 +202,8 @@ def check_file(out: str | os.PathLike[str], force: bool, is_ours: Callable[[Path
     if path.exists() and not force:
         raise ResightError("exists already", where=out, fix="Choose another name, or replace it with --force.")
     if path.exists() and is_ours is not None and not is_ours(path):
-        raise ResightError(
-            "was not written by Resight, and is not replaced", where=out, fix="Choose another name, or move it away."
-        )
+        fix = "Choose another name, or move it away."
+        raise ResightError("was not written by Resight, and is not replaced", where=out, fix=fix)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -65,8 +65,6 @@ ZOO = tuple(
     for depth, published in _PUBLISHED.items()
     for size, figures in zip(_SIZES, published, strict=True)
 )
-
-
 NAMES = tuple(model.name for model in ZOO)
 
 
@@ -74,7 +72,7 @@ def zoo_rows() -> list[dict[str, str | float | bool]]:
     """What ``resight zoo list`` shows: of each entry its name, megabytes of weights, published mAP, licence, URL, and
     whether it is in the cache."""
     own = {"licence": LICENCE}
-    return [{**asdict(model), **own, "url": model.url, "cached": model.folder.is_dir()} for model in ZOO]
+    return [asdict(model) | own | {"url": model.url, "cached": model.folder.is_dir()} for model in ZOO]
 
 
 def zoo_table() -> str:
@@ -112,11 +110,8 @@ def fetch(name_or_path: str | Path) -> Path:
         return _model_folder(folder)
     model = next((model for model in ZOO if model.name == str(name_or_path).removesuffix(".tar.gz")), None)
     if model is None:
-        raise ResightError(
-            "there is no such file, and no such model in the zoo",
-            where=name_or_path,
-            fix=nearest(str(name_or_path), NAMES) or "resight zoo list shows those that are.",
-        )
+        fix = nearest(str(name_or_path), NAMES) or "resight zoo list shows those that are."
+        raise ResightError("there is no such file, and no such model in the zoo", where=name_or_path, fix=fix)
     try:
         _zoo_folder().mkdir(parents=True, exist_ok=True)
         with FileLock(_zoo_folder() / f"{model.name}.lock", timeout=0):
@@ -143,15 +138,11 @@ def unpack(archive: Path, folder: Path) -> None:
                 while content.read(_PIECE):  # to the checksum behind the archive
                     pass
         except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError, RecursionError) as error:
-            raise ResightError(
-                f"cannot be unpacked: {error}", where=archive, fix="Is it a whole .tar.gz? Copy or download it again."
-            ) from error
+            fix = "Is it a whole .tar.gz? Copy or download it again."
+            raise ResightError(f"cannot be unpacked: {error}", where=archive, fix=fix) from error
         if refused:
-            raise ResightError(
-                f"holds what is not unpacked: {listed(refused, 5)}",
-                where=archive,
-                fix="Archives of the zoo have no such thing: download it from its own place again.",
-            )
+            fix = "Archives of the zoo have no such thing: download it from its own place again."
+            raise ResightError(f"holds what is not unpacked: {listed(refused, 5)}", where=archive, fix=fix)
         try:
             _model_folder(partial)
         except ResightError as error:
@@ -196,17 +187,16 @@ def _download(model: ZooModel) -> None:
     if not archive.is_file():
         _transfer(model.url, partial)
         source = partial
-    digest = _sha256(source)
+    with open_file(source) as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     known = read_file(remembered).decode("ascii", "replace").split() if remembered.is_file() else []
     if known and known[0] != digest:
-        partial.unlink(missing_ok=True)
-        raise ResightError(
-            f"is not what was downloaded first: SHA-256 {digest[:16]}... instead of {known[0][:16]}...",
-            where=model.url if source == partial else archive,
-            fix=f"If you trust what is there now, delete {remembered} and fetch again."
-            if source == partial
-            else f"Delete it and fetch again. Its digest was remembered in {remembered}.",
-        )
+        where, fix = str(archive), f"Delete it and fetch again. Its digest was remembered in {remembered}."
+        if source == partial:
+            partial.unlink()
+            where, fix = model.url, f"If you trust what is there now, delete {remembered} and fetch again."
+        message = f"is not what was downloaded first: SHA-256 {digest[:16]}... instead of {known[0][:16]}..."
+        raise ResightError(message, where=where, fix=fix)
     try:
         unpack(source, model.folder)
     except ResightError:
@@ -269,25 +259,14 @@ def _model_folder(folder: Path) -> Path:
         if found and found.pipeline and found.folder == candidate:
             read_checkpoint(found.prefix)  # says which data files are missing
             return candidate
-    raise ResightError(
-        "holds no model of TFOD",
-        where=folder,
-        fix="It needs pipeline.config and checkpoint/ckpt-0.index with its data files, as the zoo's archives have.",
-    )
+    fix = "It needs pipeline.config and checkpoint/ckpt-0.index with its data files, as the zoo's archives have."
+    raise ResightError("holds no model of TFOD", where=folder, fix=fix)
 
 
 def _zoo_folder() -> Path:
     return Path(cache_folder()) / "zoo"
 
 
-def _sha256(path: Path) -> str:
-    with open_file(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _unavailable(url: str, why: str) -> ResightError:
-    return ResightError(
-        f"cannot download: {why}",
-        where=url,
-        fix="Try again, and what is there is continued; or give the path of a folder or .tar.gz that you have.",
-    )
+    fix = "Try again, and what is there is continued; or give the path of a folder or .tar.gz that you have."
+    return ResightError(f"cannot download: {why}", where=url, fix=fix)

@@ -149,11 +149,8 @@ def read_checkpoint(path: str | Path) -> Variables:
     """
     prefix = find_checkpoint_prefix(path)
     if prefix is None:
-        raise ResightError(
-            "is no TensorFlow checkpoint",
-            where=path,
-            fix="A checkpoint is named by what its .index and .data-* files have in common, e.g. checkpoint/ckpt-0.",
-        )
+        fix = "A checkpoint is named by what its .index and .data-* files have in common, e.g. checkpoint/ckpt-0."
+        raise ResightError("is no TensorFlow checkpoint", where=path, fix=fix)
     index = prefix.with_name(prefix.name + ".index")
     shards, entries = parse_index(read_file(index, SMALL), str(index))
     variables = Variables(prefix, entries, shards)
@@ -224,19 +221,15 @@ def _check_shards(variables: Variables) -> None:
     beyond = [key for key, entry in variables.entries.items() if entry.offset + entry.size > sizes[entry.shard]]
     if beyond:
         shard = variables.entries[beyond[0]].shard
-        raise ResightError(
-            f"truncated: of {len(variables)} tensors {len(beyond)} lie beyond the end: {listed(beyond, 3)}",
-            where=f"{variables.shard_path(shard)}, {sizes[shard]} bytes",
-            fix=_FIX,
-        )
+        message = f"truncated: of {len(variables)} tensors {len(beyond)} lie beyond the end: {listed(beyond, 3)}"
+        raise ResightError(message, where=f"{variables.shard_path(shard)}, {sizes[shard]} bytes", fix=_FIX)
 
 
 def _table(data: bytes, where: str) -> Iterator[tuple[bytes, bytes, int]]:
     """Keys, values and block offsets of a table, in the order of the file."""
     if len(data) < _FOOTER or int.from_bytes(data[-8:], "little") != _MAGIC:
-        raise ResightError(
-            f"is no index of a TensorFlow checkpoint, or its end is missing ({len(data)} bytes)", where=where, fix=_FIX
-        )
+        message = f"is no index of a TensorFlow checkpoint, or its end is missing ({len(data)} bytes)"
+        raise ResightError(message, where=where, fix=_FIX)
     footer = data[-_FOOTER:]
     _, position = _handle(footer, 0, where)  # of the block of metadata, which TensorFlow leaves empty
     index, _ = _handle(footer, position, where)
@@ -259,9 +252,8 @@ def _block(data: bytes, offset: int, size: int, where: str) -> Iterator[tuple[by
         raise _broken("its checksum does not match", where)
     if compression:
         name = "Snappy" if compression == 1 else f"method {compression}"
-        raise ResightError(
-            f"is compressed ({name}), which TensorFlow's checkpoints are not and Resight does not read", where=where
-        )
+        message = f"is compressed ({name}), which TensorFlow's checkpoints are not and Resight does not read"
+        raise ResightError(message, where=where)
     if size < 4:
         raise _broken("it is too short", where)
     contents = data[offset : offset + size]

@@ -196,11 +196,8 @@ def load_start(model: nn.Module, variables: Variables, start_type: StartType = "
             fix=f"Set model.name = faster_rcnn_resnet{facts.depth}_v1, or choose another start.",
         )
     if start_type == "full" and facts.num_classes is None:
-        raise ResightError(
-            "holds a backbone alone, and a full start needs the heads too",
-            where=where,
-            fix="Set model.start_type = classification.",
-        )
+        fix = "Set model.start_type = classification."
+        raise ResightError("holds a backbone alone, and a full start needs the heads too", where=where, fix=fix)
     loaded, new, ignored = {}, {}, dict(facts.ignored)
     keys = {variable.name: variable.key for variable in checkpoint_keys(facts.depth, 1)}
     for name, value in own.items():
@@ -319,11 +316,9 @@ def _heads(variables: Variables, keys: Mapping[str, str], where: str) -> tuple[i
     expected = {v.name: v.shape for v in checkpoint_keys(50, max(classes, 1), bool(shared), locations)}
     wrong = [f"{name} {list(shape)}" for name, shape in shapes.items() if shape != expected[name]]
     if wrong:
-        raise ResightError(
-            f"the shapes of its detection heads do not go together: {listed(wrong)}",
-            where=where,
-            fix="Are these heads of TFOD's Faster R-CNN ResNet V1 with its own box and class predictors?",
-        )
+        fix = "Are these heads of TFOD's Faster R-CNN ResNet V1 with its own box and class predictors?"
+        message = f"the shapes of its detection heads do not go together: {listed(wrong)}"
+        raise ResightError(message, where=where, fix=fix)
     return classes, shared, locations
 
 
@@ -345,10 +340,7 @@ def _other_architecture(variables: Variables, named: Iterable[str]) -> ResightEr
     if what.endswith("ResNet V1") and any(named):
         what = "Faster R-CNN ResNet V1, but incomplete or with other shapes"
     roots = sorted({"/".join(key.split("/")[:2]) for key in variables if key != GRAPH})
-    return ResightError(
-        f"the checkpoint is of another architecture: {what or 'not one of TFOD’s that is known'}",
-        where=variables.prefix,
-        fix="Faster R-CNN ResNet-50, -101 and -152 V1 of TF2 can be read; this one has "
-        + (listed(roots, 6) or "no variables")
-        + ".",
-    )
+    message = f"the checkpoint is of another architecture: {what or 'not one of TFOD’s that is known'}"
+    has = listed(roots, 6) or "no variables"
+    fix = f"Faster R-CNN ResNet-50, -101 and -152 V1 of TF2 can be read; this one has {has}."
+    return ResightError(message, where=variables.prefix, fix=fix)
