@@ -212,12 +212,10 @@ def _check_shards(variables: Variables) -> None:
         with suppress(OSError):
             sizes[shard] = variables.shard_path(shard).stat().st_size
     if missing := sorted(keys.keys() - sizes.keys()):
-        raise ResightError(
-            f"{len(missing)} of the checkpoint's {variables.shards} data files cannot be read, with "
-            + "; ".join(listed(keys[shard], 2) for shard in missing[:3]),
-            where=listed((variables.shard_path(shard) for shard in missing), 3),
-            fix="A checkpoint is its .index file and all of its .data-* files: copy or download them too.",
-        )
+        contents = "; ".join(listed(keys[shard], 2) for shard in missing[:3])
+        message = f"{len(missing)} of the checkpoint's {variables.shards} data files cannot be read, with {contents}"
+        fix = "A checkpoint is its .index file and all of its .data-* files: copy or download them too."
+        raise ResightError(message, where=listed((variables.shard_path(shard) for shard in missing), 3), fix=fix)
     beyond = [key for key, entry in variables.entries.items() if entry.offset + entry.size > sizes[entry.shard]]
     if beyond:
         shard = variables.entries[beyond[0]].shard

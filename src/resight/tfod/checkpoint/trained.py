@@ -58,9 +58,8 @@ def read_settings(path: str | Path) -> Config:
 def _described(path: str | Path, config: str | Path | None) -> tuple[Config, Pipeline, Variables]:
     found = find_tfod(path)
     if found is None:
-        raise ResightError(
-            "holds no model of TFOD", where=path, fix="It needs checkpoint/ckpt-0.index, or ckpt-N.index of a training."
-        )
+        fix = "It needs checkpoint/ckpt-0.index, or ckpt-N.index of a training."
+        raise ResightError("holds no model of TFOD", where=path, fix=fix)
     if config is None and found.pipeline is None:
         raise ResightError(f"has no {PIPELINE} beside it", where=found.prefix, fix="Name it with --config.")
     pipeline = examine_pipeline(config or found.pipeline or "", model_only=True).check()
@@ -84,11 +83,8 @@ def _agree(facts: Facts, settings: Config, pipeline: Pipeline, prefix: Path) -> 
     }
     differ = [f"{what} {ours} and {theirs}" for what, (ours, theirs) in stated.items() if ours != theirs]
     if differ:
-        raise ResightError(
-            f"the checkpoint and {pipeline.path} are of different models: {'; '.join(differ)}",
-            where=prefix,
-            fix="Name the config it was trained with: --config.",
-        )
+        message = f"the checkpoint and {pipeline.path} are of different models: {'; '.join(differ)}"
+        raise ResightError(message, where=prefix, fix="Name the config it was trained with: --config.")
 
 
 def _label_map(labels: str | os.PathLike[str], count: int) -> LabelMap:

@@ -189,12 +189,10 @@ def load_start(model: nn.Module, variables: Variables, start_type: StartType = "
     unfit = [name for name in own if name.startswith(("backbone.", "head.")) and name not in weights]
     surplus = [name for name in weights if name not in own]
     if unfit or surplus:
-        raise ResightError(
-            f"the checkpoint is of ResNet-{facts.depth}, and the model is not: {listed(unfit or surplus, 3)} "
-            f"{'is missing' if unfit else 'has no place'}",
-            where=where,
-            fix=f"Set model.name = faster_rcnn_resnet{facts.depth}_v1, or choose another start.",
-        )
+        odd = f"{listed(unfit or surplus, 3)} {'is missing' if unfit else 'has no place'}"
+        fix = f"Set model.name = faster_rcnn_resnet{facts.depth}_v1, or choose another start."
+        message = f"the checkpoint is of ResNet-{facts.depth}, and the model is not: {odd}"
+        raise ResightError(message, where=where, fix=fix)
     if start_type == "full" and facts.num_classes is None:
         fix = "Set model.start_type = classification."
         raise ResightError("holds a backbone alone, and a full start needs the heads too", where=where, fix=fix)
