@@ -144,44 +144,11 @@ def test_an_export_is_a_model(exported: Path) -> None:
         export(exported, "onnx", exported.with_name("twice.onnx"))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"format": "onx"}, "Did you mean 'onnx'"),
-        ({"out": "model.bin"}, "ends in .onnx"),
-        ({"out": None}, "export: out is None"),
-        ({"model": 3}, "export: model is 3"),
-        ({"model": "nowhere"}, "no such model"),
-    ],
-)
-def test_what_cannot_be_exported_is_refused(
-    checkpoint: Path, tmp_path: Path, arguments: dict[str, str], words: str
-) -> None:
-    given = {"model": checkpoint, "format": "onnx", "out": tmp_path / "m.onnx"} | arguments
-    with pytest.raises(ResightError, match=words):
-        export(**given)
-
-
 def test_an_existing_file_is_kept_unless_forced(checkpoint: Path, exported: Path) -> None:
     before = exported.read_bytes()
     with pytest.raises(ResightError, match="--force"):
         export(checkpoint, "onnx", exported)
     assert exported.read_bytes() == before
-
-
-@pytest.mark.parametrize("content", [b"", b"not a model", b"\x08\x0a" * 40])
-def test_files_that_are_no_onnx_model(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "bad.onnx"
-    path.write_bytes(content)
-    with pytest.raises(ResightError, match=r"bad\.onnx"):
-        load(path)
-
-
-def test_another_programs_onnx_is_refused_by_name(tmp_path: Path) -> None:
-    text = '<ir_version: 8, opset_import: ["": 18]> other (float[1] x) => (float[1] y) { y = Identity (x) }'
-    onnx.save(onnx.parser.parse_model(text), tmp_path / "other.onnx")
-    with pytest.raises(ResightError, match="none that Resight exported"):
-        load(tmp_path / "other.onnx")
 
 
 def test_the_most_detections_of_the_graph_are_not_exceeded(exported: Path) -> None:

@@ -1,12 +1,14 @@
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
 
 import resight
 from resight.errors import ResightError
+from resight.fpn import onnx_export
 from resight.inference.detector import Detector, as_array, class_names, load
 from resight.io.images import decode
 from resight.label_map import LabelMap, to_pbtxt
@@ -290,7 +292,7 @@ def test_in_tiles_small_objects_of_a_large_image_are_found_once_each():
     assert (found.width, found.height) == (410, 330) and (np.diff(found.scores) <= 0).all()
 
 
-def test_a_model_with_tiles_says_so_in_every_form(untrained, images, tmp_path):
+def test_a_model_with_tiles_says_so_in_every_form(untrained, images, tmp_path, monkeypatch):
     checkpoint = load_checkpoint(untrained)
     card = replace(checkpoint.card, model=checkpoint.card.model.model_copy(update={"tile": 64}))
     save_checkpoint(tmp_path / "tiled.safetensors", replace(checkpoint, card=card))
@@ -298,5 +300,7 @@ def test_a_model_with_tiles_says_so_in_every_form(untrained, images, tmp_path):
     assert tiled.tile == 64 and whole.tile == 0
     assert same(tiled.detect(images[0][:64, :64]), whole.detect(images[0][:64, :64]))
     assert not same(tiled.detect(images[0]), whole.detect(images[0]))
-    report = resight.export(tmp_path / "tiled.safetensors", "onnx", tmp_path / "tiled.onnx")
-    assert report.ok and load(tmp_path / "tiled.onnx").tile == 64
+    graph = '<ir_version: 8, opset_import: ["": 18]> any (float[1] x) => (float[1] y) { y = Identity (x) }'
+    monkeypatch.setattr(onnx_export, "to_onnx", lambda _: onnx.parser.parse_model(graph))  # its own takes seconds
+    onnx_export.write_onnx(tiled, tmp_path / "tiled.onnx")
+    assert load(tmp_path / "tiled.onnx").tile == 64

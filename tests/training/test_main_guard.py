@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 import resight
+from resight.dialect import load_config
+from resight.errors import ResightError
+from resight.training.train import train
 
 IMPORT = "from resight.training.main_guard import check_main_guard"
 CALL = "check_main_guard(1); print('goes on')"
@@ -67,6 +70,10 @@ def test_a_process_that_imports_the_script_does_not_train(tmp_path):
     assert TOLD in said and "goes on" not in said.splitlines()
 
 
-def test_train_looks_for_the_guard(tmp_path):
-    script = "from resight.config.tree import Config\nfrom resight.training.train import train\ntrain(load_config())\n"
-    assert TOLD in run(tmp_path, script)
+def test_train_looks_for_the_guard_before_anything_else(monkeypatch):
+    def refuse(starts_processes):
+        raise ResightError(f"starts {starts_processes}")
+
+    monkeypatch.setattr("resight.training.train.check_main_guard", refuse)
+    with pytest.raises(ResightError, match="starts 1"):
+        train(load_config())

@@ -15,7 +15,7 @@ from resight.evaluation.evaluate import evaluate
 from resight.io import object_store as storage
 from resight.io.object_store import StorageError
 from resight.models.checkpoints import LAST, load_checkpoint, weights_digest
-from resight.models.remote import fetch, fetch_config, fetch_model, objects_of, pointed
+from resight.models.remote import fetch_config, fetch_model, objects_of, pointed
 from resight.training import remote_run
 from resight.training.remote_run import _Lease
 from resight.training.run_folder import METRICS
@@ -111,24 +111,6 @@ def test_a_run_in_a_store_is_a_model(tiny, shapes, s3, tmp_path, monkeypatch):
         resight.load(f"s3://{s3.bucket}/set")
     with pytest.raises(ResightError, match="only runs are written"):
         evaluate(run, out=f"s3://{s3.bucket}/out")
-
-
-def test_a_model_that_changes_in_the_store_is_fetched_anew(s3, untrained):
-    address = f"s3://{s3.bucket}/model.safetensors"
-    storage.write(address, untrained)
-    assert fetch_model(address).read_bytes() == untrained.read_bytes()
-    storage.write(address, b"other")
-    assert fetch_model(address).read_bytes() == b"other"
-
-
-def test_what_holds_no_model_is_refused_before_anything_is_fetched(s3, untrained, monkeypatch):
-    for name in ("a/checkpoints/last-4.safetensors", "a/checkpoints/last", "b/.lock", "b/config.toml"):
-        storage.write(f"s3://{s3.bucket}/runs/{name}", untrained)
-    monkeypatch.setattr(storage, "download", None)
-    for address in (f"s3://{s3.bucket}/runs", f"s3://{s3.bucket}/runs/b"):
-        with pytest.raises(ResightError, match="holds no model") as caught:
-            fetch_model(address)
-        assert caught.value.where == address
 
 
 def test_two_trainings_do_not_write_to_one_run(tiny, shapes, s3):
@@ -245,23 +227,6 @@ def test_a_run_whose_first_copy_was_cut_off_can_go_on(s3, tmp_path):
         patch.setattr(storage, "write", cut_off)
         remote_run._Mirror(address, tmp_path, lease).copy()
     remote_run.check_remote_run(address, resume=True)
-
-
-@pytest.mark.parametrize("pointer", [b"\xff\xfe", b"../../other", b"", b"a" * 1000, b"a\x1b[31m"])
-def test_a_pointer_that_is_no_name_is_refused(pointer, s3):
-    run = f"s3://{s3.bucket}/damaged"
-    storage.write(f"{run}/config.toml", b"")
-    storage.write(f"{run}/checkpoints/best", pointer)
-    with pytest.raises(ResightError, match="names no checkpoint") as caught:
-        fetch_model(run)
-    assert caught.value.where == f"{run}/checkpoints/best"
-
-
-@pytest.mark.parametrize("noted", ["[]", "3", '{"a": 1}', "[" * 100_000, '{"\\ud800": "x"}'])
-def test_damaged_notes_on_what_was_fetched_mean_that_nothing_was(noted, tmp_path):
-    (tmp_path / ".etags.json").write_text(noted)
-    fetch({}, tmp_path)
-    assert (tmp_path / ".etags.json").read_text() == "{}"
 
 
 def test_the_configuration_may_be_an_address(s3, tmp_path, monkeypatch):
