@@ -540,7 +540,7 @@ def test_it_learns_the_pictures_it_is_shown(shapes, tiny, tmp_path):
         shapes(train=6),
         model__name="tf_efficientnet_lite0",
         model__start="pretrained",
-        train__steps=35,
+        train__steps=25,
         train__batch_size=3,
         train__learning_rate=0.002,
         train__warmup_steps=5,
