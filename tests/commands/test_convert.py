@@ -127,6 +127,6 @@ def test_a_model_that_was_trained_without_padding_is_taken(left, tmp_path):
     shutil.copytree(left, tmp_path / "left", copy_function=shutil.copyfile)
     config = tmp_path / "left" / "pipeline.config"
     config.write_text(PIPELINE.replace("pad_to_max_dimension: true", ""))
-    assert not load(tmp_path / "left").tfod.pad
+    assert not load(tmp_path / "left").config.tfod.pad
     convert(tmp_path / "left", tmp_path / "run")
     assert not load_checkpoint(find_checkpoint(tmp_path / "run")).card.model.tfod.pad
