@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .config.defaults import PIPELINE
 from .config.loading import keys_of, load
-from .config.tree import TFOD_MODELS, Config, ModelConfig
+from .config.tree import TFOD_MODELS, Config, DataConfig, ModelConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from .input.dataset import TrainingSet, Transform
     from .records.example import Record
     from .records.reader import Records, RecordSplit
+    from .tfod.checkpoint.folder import TfodModel
 
 
 class Dialect(Protocol):
@@ -100,6 +103,10 @@ class Dialect(Protocol):
         """Whether a batch is padded to the largest of its images, and not to one size."""
 
     @property
+    def publishes_weights(self) -> bool:
+        """Whether ``model.start = "pretrained"`` has weights to begin with."""
+
+    @property
     def export_formats(self) -> Sequence[str]:
         """The formats of ``resight export``."""
 
@@ -117,6 +124,27 @@ def dialect_of(model: ModelConfig) -> Dialect:
     from .fpn import dialect as fpn
 
     return fpn
+
+
+def left_by_tfod(path: Path) -> TfodModel | None:
+    """The checkpoint that TFOD left at ``path``, with its configuration where that is there; None for anything else."""
+    name = path.name.removesuffix(".index")
+    folders = (path, path / "checkpoint") if path.is_dir() else ()
+    if not any(any(folder.glob("*.index")) for folder in folders) and not (path.parent / f"{name}.index").is_file():
+        return None
+    from .tfod.checkpoint.folder import find_tfod
+
+    return find_tfod(path)
+
+
+def records_left_by_tfod(model: Path) -> DataConfig | None:
+    """The records that the `pipeline.config` beside a model names; None where there is none."""
+    if not any((place / PIPELINE).is_file() for place in (model, *model.parents[:3])):
+        return None
+    from .tfod.checkpoint.folder import find_pipeline
+    from .tfod.pipeline.config import records_of
+
+    return records_of(pipeline) if (pipeline := find_pipeline(model)) else None
 
 
 def training_set(split: RecordSplit, classes: Sequence[str], config: Config) -> TrainingSet:

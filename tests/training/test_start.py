@@ -1,3 +1,4 @@
+import pathlib
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -13,11 +14,13 @@ TFOD = load_config(None, {"model.name": "faster_rcnn_resnet50_v1"})
 
 
 @pytest.fixture
-def left_by_tfod(monkeypatch):
+def left_by_tfod(monkeypatch, tmp_path):
     """``model.start`` is what TFOD left, of the model ``TFOD``."""
-    monkeypatch.setattr(start, "find_tfod", lambda _: SimpleNamespace(prefix="ckpt-0"))
-    monkeypatch.setattr(start, "read_settings", lambda _: TFOD)
-    monkeypatch.setattr(start, "read_checkpoint", lambda _: None)
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("old").mkdir()
+    monkeypatch.setattr(start, "left_by_tfod", lambda _: SimpleNamespace(prefix="ckpt-0"))
+    monkeypatch.setattr("resight.tfod.start.read_settings", lambda _: TFOD)
+    monkeypatch.setattr("resight.tfod.checkpoint.reader.read_checkpoint", lambda _: None)
 
 
 def model_of(**keys):

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..arguments import check_types
 from ..config.tree import DataConfig
-from ..dialect import dialect_of, load_config
+from ..dialect import dialect_of, load_config, records_left_by_tfod
 from ..errors import ResightError, counted, listed, nearest
 from ..io import object_store as storage
 from ..io.files import read_json
@@ -21,8 +21,6 @@ from ..io.object_store import is_remote
 from ..io.outputs import check_local, check_place, write_text
 from ..io.progress import track
 from ..label_map import LabelMap
-from ..tfod.checkpoint.folder import find_pipeline
-from ..tfod.pipeline.config import records_of
 from ..types import named_split
 from . import report
 from .coco import STANDARD, measures_of
@@ -250,8 +248,8 @@ def _data_of(
     if data is not None:
         same = trained_on is not None and os.path.realpath(data) == os.path.realpath(trained_on.path)
         return (trained_on if trained_on and same else DataConfig(path=os.fspath(data))), same
-    if run is None and (pipeline := find_pipeline(Path(model))):
-        return records_of(pipeline), False
+    if run is None and (records := records_left_by_tfod(Path(model))):
+        return records, False
     if trained_on is None or not (trained_on.path or trained_on.train or trained_on.test):
         raise ResightError("does not know its data", where=model, fix="Name the records folder: --data RECORDS")
     if trained_on.path and not is_remote(trained_on.path) and not os.path.exists(trained_on.path):

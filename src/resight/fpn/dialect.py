@@ -29,6 +29,7 @@ evaluation_cost = 0.5
 input_dtype = torch.uint8
 left_out = ""
 pads_batches = True
+publishes_weights = True
 size_remedy = "; or --set model.tile={} for large images"
 
 

@@ -17,7 +17,7 @@ from ..arguments import check_types
 from ..config.defaults import SCORE
 from ..config.most_detections import MostDetections
 from ..config.tree import ModelConfig
-from ..dialect import dialect_of, model_config
+from ..dialect import dialect_of, left_by_tfod, model_config
 from ..errors import ResightError
 from ..io.images import read_image, to_rgb, upright_image
 from ..io.object_store import is_remote
@@ -200,10 +200,9 @@ def load(
         from .onnx_runtime import load_onnx
 
         return _as_exported(load_onnx(path, labels), detections)
-    from ..tfod.checkpoint.folder import find_tfod
     from .saved_model import find_saved_model, load_saved_model
 
-    left = find_tfod(path)  # TFOD exports both; the folder of both means its checkpoint
+    left = left_by_tfod(path)  # TFOD exports both; the folder of both means its checkpoint
     if left is None and (saved_model := find_saved_model(path)):
         return _as_exported(load_saved_model(saved_model, labels), detections)
     from ..models.build import device_of

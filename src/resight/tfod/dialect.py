@@ -30,6 +30,7 @@ export_formats = ("onnx", "savedmodel")
 evaluation_cost = 1.0  # the losses are taken too
 input_dtype = torch.float32
 pads_batches = False
+publishes_weights = False
 size_remedy = ""
 left_out = "beyond model.tfod.evaluated_boxes of an image or "
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ..config.defaults import PIPELINE
 from ..config.toml_text import to_toml
 from ..config.tree import Config
 from ..errors import ResightError, listed
@@ -23,7 +24,6 @@ from ..io.files import LARGE, parse_json, read_file
 from ..io.outputs import clear_partials, is_partial, write_text
 from ..label_map import LabelMap, to_pbtxt
 from ..models.checkpoints import LAST
-from ..tfod.checkpoint.folder import PIPELINE
 from .run_record import FILE, LAUNCH, git_commit
 
 METRICS = "metrics.jsonl"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ..config.tree import Config, ModelConfig
 from ..detection.anchors import AnchorSettings
 from ..detection.heads import count_parameters, set_norm_eps
 from ..detection.model import DetectionModel
-from ..dialect import model_config
+from ..dialect import dialect_of, left_by_tfod, model_config
 from ..errors import ResightError, nearest
 from ..fpn.pretrained import load_detector, load_pretrained, write_published
 from ..fpn.specs import spec_of
@@ -25,11 +26,6 @@ from ..models.build import build_model
 from ..models.checkpoints import Checkpoint, find_checkpoint, load_checkpoint
 from ..models.remote import fetch_model
 from ..random_streams import stream_seed
-from ..tfod.checkpoint.folder import PIPELINE, find_tfod
-from ..tfod.checkpoint.reader import Variables, read_checkpoint
-from ..tfod.checkpoint.trained import read_settings
-from ..tfod.checkpoint.variables import load_start
-from ..tfod.zoo import NAMES, fetch
 from .run_record import PUBLISHED
 
 log = logging.getLogger(__name__)
@@ -37,14 +33,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Start:
-    """Trained weights: a checkpoint of ours, or the variables of one of TFOD's."""
+    """Trained weights.
 
-    weights: Checkpoint | Variables
+    Args:
+        anchors: those that a trained RPN comes with; None: those of the configuration.
+        initialize: puts the weights into a model of the classes given, and returns the names of tensors that stay new.
+    """
 
-    @property
-    def anchors(self) -> AnchorSettings | None:
-        """The anchors that a trained RPN comes with; TFOD's are always those of the configuration."""
-        return self.weights.card.anchors if isinstance(self.weights, Checkpoint) else None
+    anchors: AnchorSettings | None
+    initialize: Callable[[DetectionModel, Sequence[str]], list[str]]
 
 
 def find_start(config: Config, resumed: Checkpoint | None = None) -> tuple[Start | None, Config]:
@@ -62,7 +59,7 @@ def find_start(config: Config, resumed: Checkpoint | None = None) -> tuple[Start
         config = _changed(config, {"freeze": 0})
     if resumed is not None:
         return None, _inherited(config, resumed.card.model, tuple(type(config.model).model_fields))
-    if model.start == "none" or (model.start == "pretrained" and model.dialect != "tfod"):
+    if model.start == "none" or (model.start == "pretrained" and dialect_of(model).publishes_weights):
         return None, config
     if model.start == "pretrained":
         raise ResightError(
@@ -70,26 +67,41 @@ def find_start(config: Config, resumed: Checkpoint | None = None) -> tuple[Start
             where="model.start",
             fix="Name a model of TFOD's or of its zoo (resight zoo list), or none for random weights.",
         )
-    place = Path(model.start)
-    if model.start in NAMES:
-        place = fetch(model.start)
-    elif is_remote(model.start):
-        place = fetch_model(model.start)
-    if found := find_tfod(place):
-        if model.dialect != "tfod":
-            if "name" in model.model_fields_set:
-                raise ResightError(
-                    f"is a model of TFOD's, and model.name is {model.name}",
-                    where=place,
-                    fix="Leave model.name out, or choose another start.",
-                )
-            own, given = read_settings(place).model, model.model_dump(exclude_unset=True)
-            config = _changed(config, {**own.model_dump(), "start_type": model.start_type, **given})
-        return Start(read_checkpoint(found.prefix)), config
-    if not place.exists() and (meant := nearest(model.start, NAMES)):
-        raise ResightError("there is no such model", where=model.start, fix=meant)
+    place = _place(model.start)
+    if found := left_by_tfod(place):
+        from ..tfod import start as tfod
+        from ..tfod.checkpoint.reader import read_checkpoint
+
+        if changes := tfod.inherited(model, place):
+            config = _changed(config, changes)
+        variables, start_type = read_checkpoint(found.prefix), config.model.start_type
+        return Start(None, lambda net, _: tfod.initialize(net, variables, start_type)), config
     start = load_checkpoint(find_checkpoint(place))
-    return Start(start), _inherited(config, start.card.model, ("name", "min_size", "max_size", "detections", "tfod"))
+    inherited = _inherited(config, start.card.model, ("name", "min_size", "max_size", "detections", "tfod"))
+    return Start(start.card.anchors, partial(_initialize, start, model.start)), inherited
+
+
+def _place(start: str) -> Path:
+    """The local path of the model that ``model.start`` names; of the zoo's and of one in a store, of its copy."""
+    if is_remote(start):
+        return fetch_model(start)
+    place = Path(start)
+    if len(place.parts) > 1 and place.exists():
+        return place
+    from ..tfod.zoo import NAMES, fetch
+
+    if start in NAMES:
+        return fetch(start)
+    if not place.exists() and not Path(f"{start}.index").exists():
+        raise ResightError("there is no such model", where=f"model.start = {start}", fix=nearest(start, NAMES))
+    return place
+
+
+def _initialize(start: Checkpoint, where: str, model: DetectionModel, classes: Sequence[str]) -> list[str]:
+    new = load_detector(model, start.weights(), where, start.card.label_map.names, classes)
+    if start.card.norm_eps is not None:
+        set_norm_eps(model, start.card.norm_eps)
+    return new
 
 
 def start_name(config: Config) -> str | None:
@@ -102,9 +114,9 @@ def start_name(config: Config) -> str | None:
     model = config.model
     if model.start == "none" or is_remote(model.start):
         return None
-    if model.start == "pretrained" and model.dialect != "tfod":
+    if model.start == "pretrained" and dialect_of(model).publishes_weights:
         return None if spec_of(model.name).source == "packaged" else PUBLISHED
-    return "start" if model.start in NAMES else next(iter(_trained_files(model.start))).partition("/")[0]
+    return next(iter(_trained_files(model.start))).partition("/")[0]
 
 
 def start_files(config: Config, folder: Path) -> dict[str, Path]:
@@ -121,13 +133,11 @@ def start_files(config: Config, folder: Path) -> dict[str, Path]:
 
 
 def _trained_files(start: str) -> dict[str, Path]:
-    place = fetch(start) if start in NAMES else Path(start)
-    if found := find_tfod(place):
-        files = {file.name: file for file in found.prefix.parent.iterdir() if file.stem == found.prefix.name}
-        named = {f"start/checkpoint/{name}": file for name, file in files.items()}
-        return named | ({f"start/{PIPELINE}": found.pipeline} if found.pipeline else {})
-    if not place.exists():
-        raise ResightError("there is no such model", where=f"model.start = {start}", fix=nearest(start, NAMES))
+    place = _place(start)
+    if found := left_by_tfod(place):
+        from ..tfod import start as tfod
+
+        return {f"start/{name}": file for name, file in tfod.files(found).items()}
     return {"start.safetensors": find_checkpoint(place)}
 
 
@@ -158,14 +168,7 @@ def start_model(
     if start is None:
         if config.model.start == "pretrained":
             report["start"] = load_pretrained(model, config.model.name)
-    elif isinstance(start.weights, Variables):
-        loaded = load_start(model, start.weights, config.model.start_type)
-        log.info("start     %s", loaded.text())
-        report["new"] = list(loaded.new)
     else:
-        card = start.weights.card
-        report["new"] = load_detector(model, start.weights.weights(), config.model.start, card.label_map.names, classes)
-        if card.norm_eps is not None:
-            set_norm_eps(model, card.norm_eps)
+        report["new"] = start.initialize(model, classes)
     report["parameters"], report["trained"] = count_parameters(model)
     return model, report

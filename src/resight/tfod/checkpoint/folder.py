@@ -7,13 +7,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...config.defaults import PIPELINE as PIPELINE
 from ...errors import ResightError
 from ...io.textproto import parse, read
 from ...records.index import INDEX
 
 log = logging.getLogger(__name__)
-
-PIPELINE = "pipeline.config"
 
 
 @dataclass(frozen=True)
