@@ -1,7 +1,5 @@
 import itertools
 import json
-import os
-import pickle
 import shutil
 from pathlib import Path
 
@@ -13,12 +11,9 @@ from resight.commands.show import show_data
 from resight.datasets.formats import read_source
 from resight.dialect import load_config, training_set
 from resight.errors import ResightError
-from resight.input.dataset import TrainingExample
 from resight.input.loader import load_batches
 from resight.input.sampler import BatchSampler
-from resight.io import block_cache as shard_cache
 from resight.io import object_store as storage
-from resight.io.object_store import Conflict, StorageError
 from resight.label_map import LabelMap
 from resight.records.index import INDEX
 from resight.records.reader import open_records
@@ -148,45 +143,6 @@ def test_a_damaged_remote_record_is_told_as_a_local_one(folder, s3, tmp_path):
     assert str(remote.value) == str(local.value).replace(str(copy), address)
 
 
-def test_the_cache_keeps_to_its_limit_and_reads_on(folder, s3, monkeypatch, tmp_path):
-    monkeypatch.setattr(shard_cache, "BLOCK", 4096)
-    address = s3.put(folder, "set")
-    limit = 12 * 4096  # the shards are some 40 blocks
-    split = open_records(address, cache_gb=limit / 1e9).splits["train"]
-    assert sum(os.path.getsize(folder / name.rpartition("/")[2]) for name in split.shards) > 3 * limit
-    local = open_records(folder).splits["train"]
-    for i in np.random.default_rng(0).permutation(len(split)).tolist():
-        assert split[i].encoded == local[i].encoded
-        assert sum(file.stat().st_size for file in (tmp_path / "cache/blocks").iterdir()) <= limit
-    with pytest.raises(ResightError, match="cannot hold 3 shards") as caught:
-        split.check_window(2)
-    assert caught.value.where == "data.cache_gb"
-
-
-def test_what_is_in_the_cache_is_not_asked_for_again(folder, s3):
-    split = open_records(s3.put(folder, "set")).splits["train"]
-    first = [record.encoded for record in split]
-    seen = len(s3.requests)
-    assert [record.encoded for record in pickle.loads(pickle.dumps(split))] == first
-    assert s3.requests[seen:] == []
-
-
-@pytest.mark.parametrize("cached", [False, True])
-def test_a_shard_that_changes_under_way_is_an_error(folder, s3, monkeypatch, cached):
-    address = s3.put(folder, "set")
-    split = open_records(address).splits["train"]
-    dataset = training_set(split, ("red", "blue"), load_config(None, {"data.on_bad_record": "skip"}))
-    item = next(iter(BatchSampler(1, split.sizes, 1)))[0]
-    if cached:
-        assert isinstance(dataset[item], TrainingExample)
-        monkeypatch.setattr(shard_cache, "RECHECK", 0)
-    for name in split.shards:
-        storage.write(name, storage.read(name) + b"more")
-    error = dataset[item]
-    assert isinstance(error, Conflict)
-    assert "has changed" in error.message and error.where in split.shards
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_faults_change_nothing_in_what_training_sees(folder, s3, workers):
     config = load_config(None, {"model.min_size": 64, "model.max_size": 96, "train.batch_size": 4})
@@ -206,29 +162,6 @@ def test_faults_change_nothing_in_what_training_sees(folder, s3, workers):
     for left, right in zip(found, expected, strict=True):
         assert left.record == right.record
         assert left.image.equal(right.image)
-
-
-def test_a_full_disk_is_told(folder, s3, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    split = open_records(s3.put(folder, "set")).splits["train"]
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(StorageError, match="disk is full") as caught:
-        split[0]
-    assert "data.cache_gb" in caught.value.fix
-
-
-def test_a_cache_of_somebody_else_is_told(folder, s3, monkeypatch):
-    def refused(*_):
-        raise PermissionError(1, "Operation not permitted")
-
-    split = open_records(s3.put(folder, "set")).splits["train"]
-    assert split[0]
-    monkeypatch.setattr(os, "utime", refused)  # nor can anything be written there
-    monkeypatch.setattr(Path, "write_bytes", refused)
-    with pytest.raises(StorageError, match=r"cannot keep shards.*not permitted"):
-        split[0]
 
 
 def test_a_dataset_json_that_is_none_is_a_problem_only(folder, s3):

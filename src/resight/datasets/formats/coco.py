@@ -19,9 +19,8 @@ from ..file_search import stem_of
 from .dataset_dir import DatasetDir, folders_of, peek, split_of
 from .labelme import is_labelme
 from .labelstudio import is_labelstudio
-from .shapes import around
 from .source import LABEL_STUDIO, AnnotationCollector, Source, is_label_studio
-from .values import number, size, text
+from .values import around, number, size, text
 
 NAME = "coco"
 LOOKS_FOR = "a JSON with the lists 'images' (of 'file_name's) and 'annotations' (of 'bbox'es)"

@@ -15,9 +15,8 @@ from ...io.files import LARGE
 from ...types import Box
 from ..exif import Habit
 from .dataset_dir import DatasetDir, folders_of, peek, split_of
-from .shapes import Corners, Size, around, around_ellipse, around_rotated, point
 from .source import AnnotationCollector, Source
-from .values import flag, number, size, text
+from .values import Corners, Size, around, around_ellipse, around_rotated, flag, number, point, size, text
 
 NAME = "cvat"
 LOOKS_FOR = "CVAT's XML with the root element <annotations> (its export 'CVAT for images 1.1')"

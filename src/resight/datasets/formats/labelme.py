@@ -18,9 +18,8 @@ from ...types import Box
 from ..exif import Habit
 from ..file_search import stem_of
 from .dataset_dir import DatasetDir, peek, told_split
-from .shapes import Corners, Size, around, around_ellipse, point
 from .source import AnnotationCollector, Source
-from .values import size, text
+from .values import Corners, Size, around, around_ellipse, point, size, text
 
 NAME = "labelme"
 LOOKS_FOR = "JSON files with 'shapes' and 'imagePath', as LabelMe writes them"

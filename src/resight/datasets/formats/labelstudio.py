@@ -19,9 +19,8 @@ from ...io.images import probe_file
 from ...types import Box, Split
 from ..file_search import PATH
 from .dataset_dir import DatasetDir, peek, split_of_file
-from .shapes import Corners, Size, around, around_ellipse, around_rotated, point
 from .source import LABEL_STUDIO, AnnotationCollector, Source
-from .values import number, size, text
+from .values import Corners, Size, around, around_ellipse, around_rotated, number, point, size, text
 
 NAME = "labelstudio"
 LOOKS_FOR = "a JSON list of tasks with 'data' and 'annotations', as Label Studio exports it (JSON or JSON-MIN)"

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from resight.datasets.formats.shapes import around, around_ellipse, around_rotated, point
+from resight.datasets.formats.values import around, around_ellipse, around_rotated, number, point
 
 
 def test_the_box_around_points_is_cut_to_the_image():
@@ -35,3 +35,9 @@ def test_the_box_around_an_ellipse_touches_it(degrees):
 def test_what_is_no_point(value):
     with pytest.raises(ValueError, match=r"point|number"):
         point(value)
+
+
+@pytest.mark.parametrize("value", ["1_0", "", "1,5", "one", None, True, [1], 10**400])
+def test_what_is_no_number(value):
+    with pytest.raises(ValueError, match="xmin is"):
+        number(value, "xmin")
