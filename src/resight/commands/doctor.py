@@ -90,8 +90,7 @@ def _packages() -> list[Finding]:
 
 
 def _package(wanted: Requirement) -> Finding:
-    version = _version(wanted.name)
-    if version is None:
+    if (version := _version(wanted.name)) is None:
         return Finding(wanted.name, "broken", f"not installed: pip install '{wanted.name}{wanted.specifier}'")
     if not wanted.specifier.contains(version, prereleases=True):
         return Finding(wanted.name, "broken", f"{version}, but {wanted.specifier} is needed")

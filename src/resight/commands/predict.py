@@ -173,25 +173,29 @@ def find_images(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
         if not path.is_dir():
             files.append(path)
             continue
-        try:
-            # A link to nowhere is tried too, and told of; what else is no file, a pipe say, could be read for ever.
-            files_there: list[Path] = []
-            special: list[Path] = []
-            for file in _below(path):
-                (files_there if file.is_file() or not file.exists() else special).append(file)
-            inside = sorted(file for file in files_there if file.suffix.lower() in IMAGE_SUFFIXES)
-        except OSError as error:
-            raise ResightError(f"cannot be read: {error.strerror}", where=error.filename or path) from error
-        if not inside:
-            video = next((remedy for file in files_there if (remedy := _no_image(str(file)))), "")
-            fix = meant(path, "images") or video or f"Images are {listed(sorted(IMAGE_SUFFIXES), 20)}."
-            raise ResightError("holds no image" if files_there else "is empty and holds no image", where=path, fix=fix)
-        if passed := passed_over(map(str, files_there)):
-            log.warning("%s: passed over %s", path, passed)
-        if special:
-            log.warning("%s: passed over what is no regular file: %s", path, listed(special, 5))
-        files += inside
+        files += _images_below(path)
     return list(dict.fromkeys(files))
+
+
+def _images_below(folder: Path) -> list[Path]:
+    try:
+        # A link to nowhere is tried too, and reported; what else is no file, a pipe say, could be read for ever.
+        regular: list[Path] = []
+        special: list[Path] = []
+        for file in _below(folder):
+            (regular if file.is_file() or not file.exists() else special).append(file)
+    except OSError as error:
+        raise ResightError(f"cannot be read: {error.strerror}", where=error.filename or folder) from error
+    images = sorted(file for file in regular if file.suffix.lower() in IMAGE_SUFFIXES)
+    if not images:
+        video = next((remedy for file in regular if (remedy := _no_image(str(file)))), "")
+        fix = meant(folder, "images") or video or f"Images are {listed(sorted(IMAGE_SUFFIXES), 20)}."
+        raise ResightError("holds no image" if regular else "is empty and holds no image", where=folder, fix=fix)
+    if passed := passed_over(map(str, regular)):
+        log.warning("%s: passed over %s", folder, passed)
+    if special:
+        log.warning("%s: passed over what is no regular file: %s", folder, listed(special, 5))
+    return images
 
 
 def _no_image(text: str) -> str:

@@ -102,9 +102,7 @@ def _differences(runs: Sequence[dict[str, Any]]) -> list[str]:
             said = "default" if value is None else _cut(str(value), MAX_VALUE)
             of_value.setdefault(said, []).append(_cut(_name(run), 24))
         if len(of_value) > 1:
-            lines.append(
-                f"  {key}: " + "; ".join(f"{value} in {listed(names, 5)}" for value, names in of_value.items())
-            )
+            lines.append(f"  {key}: " + "; ".join(f"{v} in {listed(names, 5)}" for v, names in of_value.items()))
     return ["", "What differs in their configurations:", *lines] if lines else []
 
 

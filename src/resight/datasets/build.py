@@ -136,23 +136,20 @@ def write_records(
         split: "given" keeps that of the annotations, "group" keeps groups whole, "random" shuffles images, "auto" is
             "given" where two splits or more are named, else "group"; or a file of lines ``filename,split``.
         group_by: "track", "video", or a regular expression on file names whose first capture or match is the group.
-        test_fraction, val_fraction: share of all images, and of the boxes of every class.
-        seed: of the split.
+        test_fraction, val_fraction: share of all images, and of the boxes of every class; ``seed`` is the split's.
         shards: files per split; by default by size.
         background: "none" leaves out images without boxes, "empty" keeps those the source lists without any, "all"
             keeps also those whose boxes are all of classes not selected.
         on_bad: "error" writes nothing if an image or a box is bad, "skip" leaves the bad ones out; an image all of
             whose boxes are bad is left out too, as it is no background.
-        layout: names of the files, Resight's or those TFOD users know; these hold no AVIF and HEIC, which TFOD does not
-            read.
+        layout: names of the files, Resight's or TFOD's; in the latter no AVIF and HEIC, which TFOD does not read.
         force: replace a records folder that exists.
 
     Raises:
         ResightError: bad options, bad input (all of it is listed), nothing left to write, or ``out`` cannot be written.
     """
     check_types(locals(), write_records)
-    shares = {"test_fraction": test_fraction, "val_fraction": val_fraction}
-    rules: dict[str, Any] = {"group_by": group_by, **shares, "seed": seed}
+    rules = {"group_by": group_by, "test_fraction": test_fraction, "val_fraction": val_fraction, "seed": seed}
     options = BuildOptions(classes, rename or {}, labels, split, rules, shards, background, on_bad, exif, layout)
     if isinstance(annotations, Source):
         _check_apart(annotations.path, out)
@@ -290,18 +287,12 @@ class _Build:
         by_split: dict[str, list[Annotation]] = defaultdict(list)
         for item in sorted(result.annotations, key=lambda item: (item.source_id, item.where)):
             by_split[item.split or ""].append(item)
-        info: dict[str, Any] = {
-            "source": source.path,
-            "format": source.format,
-            "split": {"rule": self.rule, **options.rules},
-            "leakage": {"share": result.leakage, **result.leaked_by},
-            "left_out": dict(+self.left_out),
-            "mended": dict(+self.mended),
-            "resight": __version__,
-        }
-        info = write_records_folder(
-            by_split, out, label_map, info=info, shards=options.shards, layout=options.layout, force=force
-        )
+        info: dict[str, Any] = {"source": source.path, "format": source.format}
+        info["split"] = {"rule": self.rule, **options.rules}
+        info["leakage"] = {"share": result.leakage, **result.leaked_by}
+        info |= {"left_out": dict(+self.left_out), "mended": dict(+self.mended), "resight": __version__}
+        files: dict[str, Any] = {"shards": options.shards, "layout": options.layout, "force": force}
+        info = write_records_folder(by_split, out, label_map, info=info, **files)
         return BuildReport(
             out=os.fspath(out),
             source=f"{source.path} ({source.format})" if source.path else source.format,

@@ -81,10 +81,8 @@ class _Names:
         stem = os.path.splitext(name)[0]
         among = {i for end in (stem, name) for i in self.by_tail.get(_tail(end), ())}
         whole = [i for i in among if any(known.endswith(f"/{name}") for known in self.names[i])]
-        ends = (f"/{name}", f"/{stem}")
-        return whole or [
-            i for i in among if any(f"/{os.path.splitext(known)[0]}".endswith(ends) for known in self.names[i])
-        ]
+        stems = {i: [f"/{os.path.splitext(known)[0]}" for known in self.names[i]] for i in among}
+        return whole or [i for i in among if any(known.endswith((f"/{name}", f"/{stem}")) for known in stems[i])]
 
 
 def _tail(name: str) -> str:

@@ -71,12 +71,8 @@ class FlipRule:
     def of(cls, classes: Sequence[str], pairs: Mapping[str, str]) -> FlipRule:
         both = {**pairs, **{right: left for left, right in pairs.items()}}
         index = {name: i for i, name in enumerate(classes)}
-        return cls(
-            tuple(
-                index.get(both[name], -1) if name in both else -1 if LEFT_RIGHT.search(name) else index[name]
-                for name in classes
-            )
-        )
+        own = {name: -1 if LEFT_RIGHT.search(name) else place for name, place in index.items()}
+        return cls(tuple(index.get(both[name], -1) if name in both else own[name] for name in classes))
 
 
 def augment(

@@ -48,9 +48,8 @@ class BlockCache:
         self._check(shard)
         end = min(offset + length, shard.size)
         blocks = range(offset // BLOCK, -(-end // BLOCK))
-        return b"".join(
-            self._read_block(shard, block, max(offset - block * BLOCK, 0), end - block * BLOCK) for block in blocks
-        )
+        parts = [self._read_block(shard, b, max(offset - b * BLOCK, 0), end - b * BLOCK) for b in blocks]
+        return b"".join(parts)
 
     def _read_block(self, shard: Object, block: int, start: int, stop: int) -> bytes:
         key = f"{shard.address}\0{shard.etag}\0{shard.size}\0{os.environ.get('AWS_ENDPOINT_URL', '')}"

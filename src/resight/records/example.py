@@ -86,14 +86,11 @@ def encode_example(record: Record) -> bytes:
     feature = example.features.feature
 
     def put(key: str, *values: bytes | str) -> None:
-        feature[key].bytes_list.value.extend(
-            v if isinstance(v, bytes) else v.encode("utf-8", "backslashreplace") for v in values
-        )
+        encoded = (v if isinstance(v, bytes) else v.encode("utf-8", "backslashreplace") for v in values)
+        feature[key].bytes_list.value.extend(encoded)
 
-    put("image/encoded", record.encoded)
-    put("image/format", record.format)
-    put("image/filename", record.filename)
-    put("image/source_id", record.source_id)
+    for name in ("encoded", "format", "filename", "source_id"):
+        put(f"image/{name}", getattr(record, name))
     put("image/key/sha256", hashlib.sha256(record.encoded).hexdigest())
     if record.group:
         put("image/source_group", record.group)

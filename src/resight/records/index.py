@@ -256,11 +256,8 @@ def _union(index: Index, rows: list[int]) -> list[int]:
     for row in rows:
         own: Counter[tuple[object, ...]] = Counter()
         for box in range(index.starts[row], index.starts[row + 1]):
-            key = (
-                *index.boxes["boxes"][box].tolist(),
-                int(index.boxes["text"][box]),
-                int(index.boxes["label_ids"][box]),
-            )
+            names = int(index.boxes["text"][box]), int(index.boxes["label_ids"][box])
+            key = (*index.boxes["boxes"][box].tolist(), *names)
             own[key] += 1
             if own[key] > kept[key]:
                 kept[key] += 1

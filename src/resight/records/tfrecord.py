@@ -197,11 +197,10 @@ class _LocalFile:
 
     def read(self, length: int, offset: int) -> bytes:
         with _explained("read", self.path):
-            data = os.pread(self.descriptor, length, offset)
-            while 0 < len(data) < length and (
-                more := os.pread(self.descriptor, length - len(data), offset + len(data))
-            ):
-                data += more  # one call reads at most 2 GB
+            data = more = os.pread(self.descriptor, length, offset)
+            while more and len(data) < length:  # one call reads at most 2 GB
+                more = os.pread(self.descriptor, length - len(data), offset + len(data))
+                data += more
             return data
 
 

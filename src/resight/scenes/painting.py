@@ -205,10 +205,8 @@ class Painter:
         self.upright(x - radius, x + radius, 0, height, s, s, wall(tint(colour), 1.0, self.look))
 
     def post(self, sign: Sign) -> None:
-        if sign.ground % 3 == 0:
-            self.pole(sign.x, sign.s + 0.02, sign.y, 0.055, (112, 90, 66))
-        else:
-            self.pole(sign.x, sign.s + 0.02, sign.y, 0.035, (146, 148, 150))
+        radius, colour = (0.055, (112, 90, 66)) if sign.ground % 3 == 0 else (0.035, (146, 148, 150))
+        self.pole(sign.x, sign.s + 0.02, sign.y, radius, colour)
 
     def face(self, sign: Sign, number: int) -> None:
         if sign not in self.scenery.faces:
@@ -285,9 +283,7 @@ def compose(video: Video, scenery: Scenery, track: Track, index: int, without: S
     painter = Painter(video, scenery, track, index)
     view, shown = painter.view, []
     for prop in _plan_props(track, scenery.look, view.s):
-        if prop.s - view.s < 1.5:
-            continue
-        if prop.sign is not None and view.box(prop.sign) is None:
+        if prop.s - view.s < 1.5 or (prop.sign is not None and view.box(prop.sign) is None):
             continue
         if prop.kind == "sign" and prop.sign is not None:
             painter.post(prop.sign)

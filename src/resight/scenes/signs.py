@@ -35,10 +35,7 @@ class Pen:
         self.draw.polygon(self.pixels(points), fill=fill)
 
     def disc(self, x: float, y: float, radius: float, fill: Colour) -> None:
-        self.draw.ellipse(
-            [value for point in self.pixels([(x - radius, y - radius), (x + radius, y + radius)]) for value in point],
-            fill=fill,
-        )
+        self.draw.ellipse(self.pixels([(x - radius, y - radius), (x + radius, y + radius)]), fill=fill)
 
     def stroke(self, points: Sequence[Point], width: float, fill: Colour = BLACK) -> None:
         """A line with round joints and ends."""

@@ -85,13 +85,8 @@ def _explain(path: str, tree: DatasetDir, format: str, by_name: dict[str, Format
         fix = f"{seen}\n  Choose with --format {'|'.join(found)}, or name one annotation file instead of the folder."
         return ResightError(f"holds annotations in {len(found)} formats", where=path, fix=fix)
     count = "" if tree.only else f" among its {counted(len(tree.files), 'file')}, {len(tree.images):,} of them images"
+    nothing = f"no annotations of a known format found{count}"
     if packed := [name for name in ([tree.only] if tree.only else tree.files) if name.lower().endswith(_PACKED)]:
-        return ResightError(
-            f"no annotations of a known format found{count}", where=path, fix=f"Unpack {listed(packed, 3)}"
-        )
+        return ResightError(nothing, where=path, fix=f"Unpack {listed(packed, 3)}")
     looked = "\n  ".join(f"{name}: {module.LOOKS_FOR}" for name, module in by_name.items())
-    return ResightError(
-        f"no annotations of a known format found{count}",
-        where=path,
-        fix=meant(path, "annotations") or f"Looked for\n  {looked}",
-    )
+    return ResightError(nothing, where=path, fix=meant(path, "annotations") or f"Looked for\n  {looked}")

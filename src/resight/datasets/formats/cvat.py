@@ -49,17 +49,15 @@ def read(tree: DatasetDir, classes: Sequence[str] = ()) -> Source:
             continue
         if (root := collector.xml(file, LARGE)) is None:
             continue
-        names += [
-            label.findtext("name") or "" for label in root.iterfind("meta//label") if label.find("parent") is None
-        ]
+        labels = [label for label in root.iterfind("meta//label") if label.find("parent") is None]
+        names += [label.findtext("name") or "" for label in labels]
         if found := len(root.findall("track")):
             tracks[file] = found
         for element in root.iter("image"):
             _read_image(collector, name, element)
     fix = "Export the task as 'CVAT for images 1.1', with its images."
     for file, count in tracks.items():
-        message = f"holds {counted(count, 'track')} of a video, left out. {fix}"
-        collector.problem("video_tracks", file, message)
+        collector.problem("video_tracks", file, f"holds {counted(count, 'track')} of a video, left out. {fix}")
     if not collector.images and tracks:
         raise ResightError("holds tracks of a video and no images", where=listed(tracks, 1), fix=fix)
     return replace(collector.source(NAME, list(filter(None, names))), habit=_HABIT)

@@ -94,10 +94,8 @@ def _tasks(collector: AnnotationCollector, file: str, document: object) -> Itera
         if not valid:
             left_out["skipped by the annotator" if annotations else "not annotated"] += 1
         for annotation in valid:
-            age = (
-                bool(annotation.get("ground_truth")),
-                str(annotation.get("updated_at") or annotation.get("created_at")),
-            )
+            changed = str(annotation.get("updated_at") or annotation.get("created_at"))
+            age = bool(annotation.get("ground_truth")), changed
             results = [result for result in annotation["result"] if isinstance(result, dict)]
             key = image if entry.get("id") is None else entry["id"] if isinstance(entry["id"], int | str) else at
             left_out["second annotations of a task"] += key in chosen

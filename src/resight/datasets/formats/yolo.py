@@ -280,12 +280,11 @@ def _keypoints(collector: AnnotationCollector, config: dict[str, Any], labels: I
     if len(counts) != 1 or config.get("task") == "segment":
         return False
     after = counts.pop() - 4
-    where = f"{collector.tree.root}"
+    where = collector.tree.root
     if after % 3 == 0 and all(value in (0, 1, 2) for line in lines for value in line[6::3]):
         message = f"lines of {after + 4} numbers hold a box and {after // 3} key points: the box is taken"
-        collector.problem(
-            "keypoints", where, f"{message} (kpt_shape: [{after // 3}, 3] in data.yaml says so)", "warning"
-        )
+        message = f"{message} (kpt_shape: [{after // 3}, 3] in data.yaml says so)"
+        collector.problem("keypoints", where, message, "warning")
         return True
     if after % 2 or sum(map(_is_box_with_points, lines)) < 0.9 * len(lines):
         return False
