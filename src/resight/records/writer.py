@@ -85,7 +85,7 @@ class _FolderWriter:
 
     def write(self, split: str, annotations: Iterable[Annotation]) -> None:
         writers: list[TFRecordWriter] = []
-        size = 0
+        size, boxes = 0, Counter(dict.fromkeys(self.label_map.names, 0))
         with ExitStack() as stack:
             for number, annotation in enumerate(track(annotations, f"writing {split}")):
                 if len(writers) < (self.shards or 1) or (not self.shards and size > _SHARD_BYTES):
@@ -98,11 +98,11 @@ class _FolderWriter:
                 self.builder.add(len(self.files) + shard, offset, payload, annotation.where)
                 self.rotated += turned
                 self.images[split] += 1
-                none = dict.fromkeys(self.label_map.names, 0)
-                self.boxes.setdefault(split, Counter(none)).update(record.label_texts)
+                boxes.update(record.label_texts)
         for number, writer in enumerate(writers):
             self.files.append(_shard_name(self.layout, split, number, len(writers)))
             os.rename(writer.path, self.folder / self.files[-1])
+            self.boxes[split] = boxes
 
     def finish(self, info: Mapping[str, Any]) -> dict[str, Any]:
         stats = {name: (self.folder / name).stat() for name in self.files}
