@@ -159,7 +159,7 @@ def _remarks(annotation: Annotation, found: Inspection, stored: bool) -> Iterato
 
 
 def _out_of_reach(images: Sequence[Annotation], model: ModelConfig) -> Iterator[Problem]:
-    """The training boxes that no anchor overlaps by half: the first stage hardly learns to find their like."""
+    """The training boxes without an anchor of IoU >= .5: the RPN hardly learns to propose such boxes."""
     boxes = [(image, box) for image in images if image.split in ("train", None) for box in image.boxes if not box.crowd]
     if not boxes:
         return
@@ -209,7 +209,7 @@ def _duplicate_ids(images: Sequence[Annotation], stored: bool) -> Iterator[Probl
         holders[image.source_id].append(image.place)
     for source_id, places in holders.items():
         if source_id and len(places) > 1:
-            # Records are split and written again under names of their own; a source with the like is refused.
+            # Records are split and written again under names of their own; a source with repeated ids is refused.
             level: Literal["error", "warning"] = "warning" if stored else "error"
             message = f"'{source_id}' names {len(places)} images: {listed(places, 4)}"
             yield Problem(level, "duplicate_id", places[0], message)

@@ -179,7 +179,7 @@ def find_images(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
 
 def _images_below(folder: Path) -> list[Path]:
     try:
-        # A link to nowhere is tried too, and reported; what else is no file, a pipe say, could be read for ever.
+        # A dangling link is tried too, and reported; reading a pipe or a device might never end.
         regular: list[Path] = []
         special: list[Path] = []
         for file in _below(folder):

@@ -134,7 +134,7 @@ def _chosen(source: Source, split: str, limit: int, exif: str | None) -> list[An
     if decision.asks:
         raise decision.question(source.path)
     rotated = {at: one.image for at, one in enumerate(found) if one.image and one.rotated and items[at].boxes}
-    if exif != "auto":  # whoever names it wants to see what it does
+    if exif != "auto":  # given explicitly: only images that it affects
         chosen = _spread(list(rotated), limit) or chosen
     drawn = []
     for at in chosen:

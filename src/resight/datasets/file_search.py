@@ -17,7 +17,7 @@ from ..io.files import IMAGE_SUFFIXES
 
 # Other suffixes that names of images carry: a file may have been converted since.
 _SUFFIXES = frozenset((*IMAGE_SUFFIXES, ".jp2", ".tga", ".txt"))
-_MAX_COMPARED = 64  # candidates that are told apart one by one
+_MAX_COMPARED = 64  # candidates that are compared one by one
 
 # In what a name may differ from its file's, the least difference first; after an exact name.
 STEM, SAME_SUFFIX, SUFFIX, CASE, UNICODE, PERCENT, SEVERAL, PATH = range(1, 9)
@@ -171,7 +171,7 @@ class _Sharing:
         return _loose(path[: -len(self.tail(path)) - 1])
 
     def near(self, folders: Sequence[str]) -> list[str]:
-        """The files; of more than are told apart one by one, those below the rarest of the ``folders`` that are here:
+        """The files; of more than are compared one by one, those below the rarest of the ``folders`` that are here:
         frames of all videos may have the same names."""
         if len(self.files) <= _MAX_COMPARED:
             return self.files

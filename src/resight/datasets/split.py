@@ -152,7 +152,7 @@ def _tracks(items: Sequence[Annotation], group_by: str | None) -> list[str | Non
 
 
 def _searched(pattern: re.Pattern[str], names: Sequence[str]) -> list[re.Match[str] | None]:
-    """``pattern.search`` of each name, as long as that may take: nested repetitions can take for ever.
+    """``pattern.search`` of each name, within a time limit: nested repetitions can take exponential time.
 
     Raises:
         ResightError: it takes longer.

@@ -34,7 +34,7 @@ def stratify(
     parts = _Parts({split: share for split, share in wanted.items() if share > 0}, columns)
 
     def size(group: int) -> tuple[int, bytes]:
-        # Groups of about one size are shuffled, keyed by their first image so that the order of the input is nothing.
+        # Groups of about one size are shuffled, keyed by their first image: the order of the input must not matter.
         largest = max(share for _, share in shares[group])
         draw = hashlib.blake2b(f"{seed}\0{items[group].source_id}\0{items[group].filename}".encode(), digest_size=8)
         return int(largest * 2**32).bit_length(), draw.digest()

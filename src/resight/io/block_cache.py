@@ -24,8 +24,7 @@ RECHECK = 60.0  # seconds after which a process asks again whether a shard is st
 class BlockCache:
     """Reads objects through blocks that all processes share; the least recently used go when there are too many.
 
-    Whoever reads a record fetches the block that it lies in, so loader workers, which are ahead of the training, fetch
-    ahead of it. Can be pickled.
+    A read fetches the blocks it needs, so loader workers fetch ahead of the training. Can be pickled.
 
     Args:
         limit: bytes that all blocks on this machine may take.

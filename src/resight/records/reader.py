@@ -1,4 +1,4 @@
-"""Folders of records: opened with their splits and label map, whoever wrote them, and written."""
+"""Folders of records: opened with their splits and label map, whichever tool wrote them."""
 
 from __future__ import annotations
 

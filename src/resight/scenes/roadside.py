@@ -55,7 +55,7 @@ def tint(colour: Sequence[float]) -> Tint:
 
 
 def draw_look(rng: np.random.Generator) -> Look:
-    """Chances upon a look."""
+    """A random look."""
     time = str(rng.choice(list(LIGHTS), p=[0.42, 0.28, 0.18, 0.12]))
     light, top, low = (np.array(values, np.float32) for values in LIGHTS[time])
     dusk, rain = time == "dusk", time == "overcast" and rng.random() < 0.35

@@ -152,7 +152,7 @@ def _locate(collector: AnnotationCollector, name: str, task: _Task, split: Split
     plain = _UPLOADED.sub("", os.path.basename(called))
     if not match.path and not match.candidates and plain != os.path.basename(called):
         match = collector.find(plain, places, file=file, split=split)
-        match = replace(match, rung=PATH) if match.path else match  # two uploads of one name are told from each other
+        match = replace(match, rung=PATH) if match.path else match  # two uploads of one name stay apart
     return collector.found(called, match, os.path.join(places[0], called), file=file, where=task.where)
 
 

@@ -214,7 +214,7 @@ class AnnotationCollector:
         return path
 
     def unclear(self, where: str, message: str, *images: str, kind: str = "ambiguous_image") -> None:
-        """Something that may mean several images; those that are told are left out, as guesses would mislead."""
+        """Something that may mean several images; those named are left out rather than guessed."""
         fresh = [path for path in images if path not in self.images or not self.images[path].spoiled]
         for path in fresh:
             self.images.setdefault(path, _Image(where)).spoiled = True

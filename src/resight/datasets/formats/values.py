@@ -25,7 +25,7 @@ def number(value: object, name: str) -> float:
 
 
 def size(value: object, name: str) -> int | None:
-    """An image side in pixels; None where it is not told (absent, blank or 0)."""
+    """An image side in pixels; None where it is not stated (absent, blank or 0)."""
     if value is None or value == "":
         return None
     side = number(value, name)

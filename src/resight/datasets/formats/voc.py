@@ -113,7 +113,7 @@ def _image(collector: AnnotationCollector, name: str, split: Split | None, decla
         # Files are renamed in pairs more often than <filename> is kept up.
         message = f"its <filename> is {declared}, but {os.path.basename(own.path)} has its own name and is taken"
         collector.problem("name_mismatch", file, message, "warning")
-    # That an XML has no image's suffix goes without saying.
+    # An XML never has an image's suffix: not worth a warning.
     own = replace(own, rung=0) if own.rung == STEM else own
     return collector.found(stem, own, f"{places[0]}/{stem}.jpg", **place)
 

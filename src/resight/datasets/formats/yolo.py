@@ -274,7 +274,7 @@ def _keypoints(collector: AnnotationCollector, config: dict[str, Any], labels: I
     for label in islice(labels, 2_000):
         try:
             lines += [[number(cell, "") for cell in cells[1:]] for _, cells in _rows(label) if len(cells) > 5]
-        except (ResightError, ValueError):  # is told where it is read
+        except (ResightError, ValueError):  # reported where it is read
             continue
     counts = {len(line) for line in lines}
     if len(counts) != 1 or config.get("task") == "segment":
