@@ -8,6 +8,7 @@ from typing import Any, get_type_hints
 
 import resight
 from resight.config.toml_text import toml_value
+from resight.tfod.config import TfodTree
 
 project = "Resight"
 author = copyright = "the authors of Resight"
@@ -29,7 +30,7 @@ html_theme_options = {"show_prev_next": False, "navigation_with_keys": False}
 
 def configuration() -> Iterator[str]:
     """A table for each section of the configuration's types: key, type, default, description."""
-    schema = type(resight.load_config()).model_json_schema()
+    schema = TfodTree.model_json_schema()  # which has every key
     for name, field in schema["properties"].items():
         yield from _section(name, field, schema["$defs"])
 
