@@ -14,7 +14,7 @@ ELSEWHERE = {
     "cloud/test_template.py": "cloud/resources",
     "cloud/test_walk.py": "cli/cloud",
     "commands/test_check.py": "datasets/summary",
-    "commands/test_convert.py": "tfod/checkpoint/trained tfod/start",
+    "commands/test_convert.py": "tfod/checkpoint/trained",
     "config/test_tree.py": "config/defaults config/loading dialect fpn/config tfod/config",
     "evaluation/test_evaluate.py": "evaluation/loop",
     "evaluation/test_report.py": "tfod/metrics",
@@ -29,6 +29,7 @@ ELSEWHERE = {
     "training/test_attempt.py": "training/control",
     "training/test_distributed.py": "detection/processes",
     "training/test_plan.py": "fpn/dialect tfod/dialect",
+    "training/test_start.py": "tfod/start",
     "training/test_train.py": "arguments training/diverged training/journal training/state training/trainer",
 }
 
