@@ -16,7 +16,6 @@ version = release = resight.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 myst_heading_anchors = 4  # page.md#heading means here what it means on GitHub
-suppress_warnings = ["toc.not_included"]
 nitpicky = True
 nitpick_ignore_regex = [("py:class", ".*")]  # types in signatures: no other site is asked for
 autodoc_member_order = "bysource"
