@@ -19,13 +19,13 @@ from PIL import Image
 from tfod_step import matrix_rate
 from torch.utils.flop_counter import FlopCounterMode
 
-from resight.fpn.onnx_export import write_onnx
+from resight.exporting.export import write_onnx
+from resight.exporting.saved_model import write_export
 from resight.inference.detector import Detector, load
 from resight.label_map import LabelMap
 from resight.models.build import build_model
 from resight.models.checkpoints import ModelMetadata
 from resight.tfod.config import TfodModelConfig
-from resight.tfod.saved_model import write_export
 
 COLD = [sys.executable, "-m", "resight", "predict", "--force", "-q"]
 

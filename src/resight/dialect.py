@@ -17,9 +17,13 @@ from .config.tree import TFOD_MODELS, Config, DataConfig, ModelConfig
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from onnx import ModelProto
+    from torch import Tensor
 
     from .detection.anchors import AnchorSettings
+    from .detection.boxes import Instances
     from .detection.model import DetectionModel
+    from .detection.parity import Parity, Stages
     from .input.augment import Sample
     from .input.dataset import TrainingSet, Transform
     from .records.example import Record
@@ -109,6 +113,13 @@ class Dialect(Protocol):
     @property
     def export_formats(self) -> Sequence[str]:
         """The formats of ``resight export``."""
+
+    def to_onnx(self, model: DetectionModel) -> ModelProto:
+        """The graph of the model: ``image`` uint8 ``[1, H, W, 3]`` RGB -> detections; its stages are named."""
+
+    def compare_stages(self, parity: Parity, model: DetectionModel, pixels: Tensor, stages: Stages) -> Instances:
+        """Adds to ``parity`` how far the ``stages`` of an exported graph for an image ``[3, H, W]`` are from what the
+        model makes of it; returns what the graph's detections must be."""
 
     @property
     def input_dtype(self) -> torch.dtype:

@@ -41,6 +41,6 @@ def test_what_cannot_be_a_saved_model_is_refused(untrained, tfod_checkpoint, tfo
     with pytest.raises(ResightError, match="did not write"):
         export(tfod_checkpoint(), "savedmodel", tmp_path / "mine", force=True)
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    sys.modules.pop("resight.tfod.saved_model", None)
+    sys.modules.pop("resight.exporting.saved_model", None)
     with pytest.raises(ResightError, match=r"resight\[tensorflow\]"):
         export(tfod_checkpoint(), "savedmodel", tmp_path / "out")

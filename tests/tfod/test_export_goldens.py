@@ -10,13 +10,13 @@ import onnxruntime
 import pytest
 import torch
 
+from resight.exporting.saved_model import write_saved_model
 from resight.inference.tensorflow_session import Session
 from resight.models.build import build_model
 from resight.tfod.checkpoint.reader import read_checkpoint
 from resight.tfod.checkpoint.variables import SUFFIX, checkpoint_keys, to_torch
 from resight.tfod.config import TfodModelConfig
 from resight.tfod.onnx_export import TfodGraph
-from resight.tfod.saved_model import write_saved_model
 
 FOLDER = Path(os.environ["RESIGHT_TFOD"])
 GOLDENS = sorted(path.stem for path in (FOLDER / "goldens").glob("r*_infer_*.npz"))

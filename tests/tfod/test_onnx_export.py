@@ -9,9 +9,8 @@ import onnxruntime
 import pytest
 import torch
 
-from resight.exporting.export import export, probe_images
+from resight.exporting.export import export, probe_images, write_onnx
 from resight.exporting.parity import compare
-from resight.fpn.onnx_export import write_onnx
 from resight.inference.detector import load
 from resight.inference.onnx_runtime import load_onnx
 

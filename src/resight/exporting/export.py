@@ -17,7 +17,8 @@ from ..config.defaults import ExportFormat, InputType
 from ..config.tree import TFOD_MODELS
 from ..dialect import dialect_of
 from ..errors import ResightError, listed
-from ..inference.detector import load
+from ..inference.detector import Detector, load
+from ..inference.exported import card_of
 from ..inference.saved_model import load_saved_model, written_before
 from ..io.outputs import atomic_file, atomic_folder, check_file, check_output
 from ..random_streams import numpy_stream
@@ -88,15 +89,14 @@ def export(
     # Nothing lies under its name before it was compared.
     with _extra(format):
         if format == "savedmodel":
-            from ..tfod.saved_model import with_stages, write_export
             from .parity import compare
+            from .saved_model import with_stages, write_export
 
             with atomic_folder(out, force, written_before(Path(out))) as folder:
                 write_export(detector, folder, input_type)
                 with with_stages(folder) as model_with_stages:
                     parity = compare(detector, load_saved_model(model_with_stages), probe_images())
         else:
-            from ..fpn.onnx_export import write_onnx
             from ..inference.onnx_runtime import load_onnx
             from .parity import compare
 
@@ -106,6 +106,18 @@ def export(
     place = Path(out) / "saved_model" if format == "savedmodel" else Path(out)
     files = [file for file in place.rglob("*") if file.is_file()] or [place]
     return ExportReport(str(out), str(place), parity, sum(file.stat().st_size for file in files) / 1e6)
+
+
+def write_onnx(detector: Detector, path: Path) -> None:
+    """Writes the graph with class names, dialect, threshold and a digest of the weights in its metadata."""
+    import onnx
+
+    from ..inference.onnx_runtime import KEY
+
+    proto, config = dialect_of(detector.config).to_onnx(detector.model), detector.config
+    card = card_of(detector, dialect=config.dialect, tfod=config.model_dump()["tfod"], tile=detector.tile)
+    onnx.helper.set_model_props(proto, {KEY: card})
+    onnx.save_model(proto, path)
 
 
 @contextmanager

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from ..config.tree import Config, ModelConfig
 from ..detection.anchors import AnchorSettings
+from ..detection.model import DetectionModel
 from ..errors import ResightError
 from ..input.augment import LEFT_RIGHT, Sample, suggest_flip_pairs
 from ..input.dataset import Transform, usable_boxes
@@ -21,7 +22,11 @@ from .build import default_anchors as default_anchors
 from .build import level_strides as level_strides
 from .faster_rcnn import FasterRCNN
 from .input import FpnTransform, to_sample
+from .parity import compare_stages as compare_stages
 from .specs import spec_of
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 evaluates_losses = False
 export_formats = ("onnx",)
@@ -84,3 +89,9 @@ def trained_boxes(split: RecordSplit) -> tuple[np.ndarray, str]:
 
 def class_order(records: Records) -> Records:
     return records
+
+
+def to_onnx(model: DetectionModel) -> ModelProto:
+    from .onnx_export import to_onnx as written  # with onnx, an extra
+
+    return written(model)

@@ -7,7 +7,6 @@ what keeps the graph free of data-dependent shapes; resizing is a small graph of
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,12 +20,9 @@ from torchvision.ops import roi_align
 from ..detection import box_coder
 from ..detection.boxes import big_enough
 from ..detection.model import DetectionModel
+from ..detection.onnx_graph import OPSET, Builder
 from ..detection.roi_align import SAMPLES, assign_levels
-from ..inference.detector import Detector
-from ..inference.exported import STAGE, card_of
-from ..inference.onnx_runtime import KEY
-from ..tfod.faster_rcnn import TfodRCNN
-from ..tfod.onnx_export import OPSET, Builder, TfodGraph
+from ..detection.stages import STAGE
 from .faster_rcnn import BOX_WEIGHTS, POOL_SIZE, RPN_WEIGHTS, FasterRCNN, InputSettings
 
 # Steps whose shapes depend on data or on the image are opaque to torch.export: it sees their output shapes only, and
@@ -251,12 +247,3 @@ def to_onnx(model: DetectionModel) -> onnx.ModelProto:
     return onnx.compose.merge_models(
         onnx.compose.add_prefix(front, "input/", rename_inputs=False, rename_outputs=False), network, io_map=links
     )
-
-
-def write_onnx(detector: Detector, path: Path) -> None:
-    """Writes the graph with class names, dialect, threshold and a digest of the weights in its metadata."""
-    model = detector.model
-    dialect, proto = ("tfod", TfodGraph(model).build()) if isinstance(model, TfodRCNN) else ("fpn", to_onnx(model))
-    tfod = detector.config.model_dump()["tfod"]
-    onnx.helper.set_model_props(proto, {KEY: card_of(detector, dialect=dialect, tfod=tfod, tile=detector.tile)})
-    onnx.save_model(proto, path)

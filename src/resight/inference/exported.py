@@ -19,9 +19,6 @@ from ..records.example import Record
 from ..types import Detections
 from .detector import Detector
 
-# What a graph works out on the way to its detections has a name that begins so; a comparison asks for it.
-STAGE = "stage/"
-
 
 class ExportedDetector(Detector):
     """The same calls as a :class:`Detector`; losses and NMS are not for it to tell or change."""

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from ..detection.stages import STAGE
 from ..errors import ResightError
 from ..io.files import check_regular
 from ..types import Detections
 from .detector import class_names
-from .exported import STAGE, ExportedDetector, detections_of, read_card
+from .exported import ExportedDetector, detections_of, read_card
 
 KEY = "resight"
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from ..config.tree import Config, ModelConfig
 from ..detection.anchors import AnchorSettings
+from ..detection.model import DetectionModel
 from ..errors import listed
 from ..input.augment import LEFT_RIGHT, Sample
 from ..input.dataset import Transform, finite_boxes
@@ -24,6 +25,10 @@ from .config import TfodModelConfig
 from .faster_rcnn import TfodRCNN
 from .input import TfodTransform, boxes_beyond, to_sample
 from .metrics import as_tfod
+from .parity import compare_stages as compare_stages
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 evaluates_losses = True
 export_formats = ("onnx", "savedmodel")
@@ -79,3 +84,9 @@ def trained_boxes(split: RecordSplit) -> tuple[np.ndarray, str]:
 
 def class_order(records: Records) -> Records:
     return records.by_id()
+
+
+def to_onnx(model: DetectionModel) -> ModelProto:
+    from .onnx_export import to_onnx as written  # with onnx, an extra
+
+    return written(model)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import tensorflow as tf
 
 from ..config.tree import ModelConfig
-from ..inference.exported import STAGE
+from ..detection.stages import STAGE
 from .resnet_v1 import EPS, MEAN
 from .specs import SPECS
 

@@ -22,20 +22,21 @@ with quiet():
 from torch import Tensor
 
 from ..config.tree import Config, ModelConfig
+from ..detection.stages import STAGE
 from ..dialect import load_config
 from ..inference.detector import Detector
-from ..inference.exported import STAGE, card_of
+from ..inference.exported import card_of
 from ..inference.saved_model import CARD, FILE, LABEL_MAP
 from ..io.files import read_json
 from ..io.textproto import read
 from ..label_map import LabelMap, to_pbtxt
-from .checkpoint.folder import PIPELINE, find_tfod
-from .checkpoint.variables import SUFFIX, checkpoint_keys, to_tensorflow
-from .config import TfodTree
-from .faster_rcnn import TfodRCNN
-from .pipeline.text import merge_pipeline, with_limits, write_pipeline
-from .saved_model_graph import Graph, decode_input, input_spec
-from .specs import SPECS
+from ..tfod.checkpoint.folder import PIPELINE, find_tfod
+from ..tfod.checkpoint.variables import SUFFIX, checkpoint_keys, to_tensorflow
+from ..tfod.config import TfodTree
+from ..tfod.faster_rcnn import TfodRCNN
+from ..tfod.pipeline.text import merge_pipeline, with_limits, write_pipeline
+from ..tfod.saved_model_graph import Graph, decode_input, input_spec
+from ..tfod.specs import SPECS
 
 
 class Serving(tf.Module):

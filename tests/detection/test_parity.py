@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from resight.exporting.parity import NEAR, Parity, nms_faults
+from resight.detection.parity import NEAR, Parity, nms_faults
 
 # Two that overlap by 2/3, one apart.
 BOXES = torch.tensor([[0.0, 0, 10, 10], [2, 0, 12, 10], [50, 50, 60, 60]])
