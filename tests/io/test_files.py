@@ -182,7 +182,7 @@ NOT_THE_USERS = {
     "io/files.py": "the one place",
     "cli/guard.py": "/dev/null",
     "inference/tensorflow_session.py": "/dev/null",
-    "tfod/saved_model.py": "what it has just written",
+    "exporting/saved_model.py": "what it has just written",
     "models/checkpoints.py": "what it has just written, to sync it",
     "fpn/backbones.py": "the weights of a package",
     "cloud/stack.py": "the package's own template",
