@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from resight.detection.sampler import balanced_sample
 from resight.errors import ResightError
 from resight.fpn import backbones
 from resight.fpn.config import FpnModelConfig
-from resight.fpn.faster_rcnn import FasterRCNN
+from resight.fpn.faster_rcnn import FasterRCNN, fpn_loss
 from resight.fpn.pretrained import load_pretrained
 from resight.input.target import Target
 from resight.models.build import build_model
@@ -65,6 +66,33 @@ def test_the_seed_of_an_image_decides_its_minibatch(model: FasterRCNN) -> None:
 
     assert losses(1) == losses(1)
     assert losses(1) != losses(2)
+
+
+def test_losses_sampler_and_nms_are_replaced_by_arguments(model: FasterRCNN) -> None:
+    def doubled(*given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        entropy, box = fpn_loss(*given)
+        return 2 * entropy, 3 * box
+
+    def first(*given: object) -> torch.Tensor:
+        return torch.arange(3)
+
+    drawn = []
+
+    def sampler(*given):
+        drawn.append(given[1])
+        return balanced_sample(*given)
+
+    parts, given = (model.backbone, model.rpn, model.roi_heads, model.config), ([torch.rand(3, 96, 128)],)
+    given += ([_target([[20.0, 20, 60, 60]])],)
+    other = FasterRCNN(
+        *parts, rpn_loss=doubled, box_loss=doubled, sampler=sampler, nms=lambda boxes, *_: torch.arange(3)
+    )
+    with torch.no_grad():
+        usual, found = model.train()(*given), FasterRCNN(*parts, rpn_loss=doubled, box_loss=doubled).train()(*given)
+        assert other.train()(*given).keys() == usual.keys() and drawn == [256, 128]
+        assert len(other.eval()(given[0])[0].boxes) == 3
+    for name, factor in zip(usual, (2, 3, 2, 3), strict=True):
+        torch.testing.assert_close(found[name], factor * usual[name])
 
 
 def test_a_crowd_is_neither_object_nor_background(model: FasterRCNN) -> None:

@@ -8,13 +8,15 @@ import pytest
 import torch
 from torch.nn.functional import log_softmax
 
+from resight.detection.losses import stage_loss
+from resight.detection.nms import stable_nms
 from resight.errors import ResightError
 from resight.input.target import Target
 from resight.models.build import build_model
 from resight.tfod.build import default_anchors, level_strides
 from resight.tfod.config import TfodModelConfig
 from resight.tfod.faster_rcnn import TfodRCNN
-from resight.tfod.parts import Proposals
+from resight.tfod.parts import Proposals, balanced_draw
 
 CLASSES = 3
 NAMES = [
@@ -136,6 +138,32 @@ def test_losses_follow_from_the_seed(options):
     with torch.no_grad():
         first, again, other = (model([IMAGE], [target(seed=seed)]) for seed in (1, 1, 2))
     assert first == again and first != other
+
+
+def test_losses_sampler_and_nms_are_replaced_by_arguments():
+    usual, drawn = make(), []
+
+    def doubled(*given):
+        entropy, box = stage_loss(*given)
+        return 2 * entropy, 3 * box
+
+    def sampler(*given):
+        drawn.append(given[2])
+        return balanced_draw(*given)
+
+    def nms(*given):
+        return stable_nms(*given)[:1]
+
+    other = TfodRCNN(usual.config, CLASSES, rpn_loss=doubled, box_loss=doubled, sampler=sampler).train()
+    one = TfodRCNN(usual.config, CLASSES, nms=nms).eval()
+    for model in (other, one):
+        model.load_state_dict(usual.state_dict())
+    with torch.no_grad():
+        wanted, found = usual([IMAGE], [target()]), other([IMAGE], [target()])
+        assert int(one.outputs(IMAGE).num_detections) <= CLASSES < int(usual.eval().outputs(IMAGE).num_detections)
+    assert drawn == [usual.tfod.rpn_batch, usual.tfod.box_batch]
+    for name, factor in zip(NAMES, (3, 2, 3, 2), strict=True):
+        torch.testing.assert_close(found[name], factor * wanted[name])
 
 
 @pytest.mark.parametrize("options", [{}, STATIC])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -14,6 +15,8 @@ from .processes import SINGLE_PROCESS, Shared
 class DetectionModel(nn.Module, ABC):
     """``model(images, targets) -> losses``; ``model(images) -> list of Instances``."""
 
+    # Heads with a row (or four) for each class, by their names, and whether the first is background's.
+    class_heads: ClassVar[dict[str, bool]]
     norm_eps: float | None = None  # of its BatchNorm, where that is not the architecture's own
 
     @property

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -104,6 +105,8 @@ class FasterRCNN(DetectionModel):
         sampler: draws the minibatches of both.
         nms: boxes ``[N, 4]``, scores ``[N]``, groups ``[N]`` and the IoU -> indices of what is kept, best first.
     """
+
+    class_heads: ClassVar = {"roi_heads.box_predictor.cls_score": True, "roi_heads.box_predictor.bbox_pred": True}
 
     def __init__(
         self,

@@ -6,18 +6,18 @@ import logging
 import os
 import re
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import timm
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ..detection.heads import set_norm_eps
+from ..detection.initialization import load_detector
 from ..detection.model import DetectionModel
 from ..errors import ResightError, listed, shown
 from ..io.files import check_regular
@@ -32,14 +32,6 @@ REACHED_WITHIN = 5.0  # seconds
 VARIABLE = "RESIGHT_PRETRAINED"  # of the environment
 _MODEL = "resight_pretrained"  # in the metadata of a file of published weights: the model's name
 
-# Heads with a row (or four) for each class, and whether the first is background's.
-CLASS_HEADS = {
-    "roi_heads.box_predictor.cls_score": True,
-    "roi_heads.box_predictor.bbox_pred": True,
-    "predictor.classes": True,
-    "predictor.box": False,
-}
-
 
 def load_pretrained(model: DetectionModel, name: str) -> str:
     """Puts the published weights of ``name`` into ``model`` and says what they are; new class heads stay as they are.
@@ -52,7 +44,7 @@ def load_pretrained(model: DetectionModel, name: str) -> str:
     assert isinstance(model, FasterRCNN), "TFOD's models come with no weights"
     weights, spec = published_weights(name), spec_of(name)
     if spec.weights == "COCO":
-        load_detector(model, weights, f"COCO weights of {name}")
+        load_detector(model, modern_names(weights), f"COCO weights of {name}")
         if spec.norm_eps is not None:
             set_norm_eps(model, spec.norm_eps)
         return "COCO (torchvision)"
@@ -108,52 +100,6 @@ def _read_published(place: str, name: str) -> dict[str, Tensor]:
         message, where = (error.message, error.where) if isinstance(error, ResightError) else (str(error), place)
         fix = f"{VARIABLE} names a file of the published weights of {name}; unset it to have them downloaded."
         raise ResightError(message, where=where, fix=fix) from error
-
-
-def load_detector(
-    model: DetectionModel,
-    weights: Mapping[str, Tensor],
-    where: str,
-    had: Sequence[str] | None = None,
-    classes: Sequence[str] | None = None,
-) -> list[str]:
-    """Puts a trained detector's weights into ``model``; returns the names of tensors that stay new, at least in part.
-
-    Everything but the class heads must be there and fit. Of the class heads, background and the rows of classes that
-    both know by name are taken over, where the names ``had`` by the weights and ``classes`` of the model are given.
-
-    Raises:
-        ResightError: the weights are of another architecture; says where they differ.
-    """
-    weights = modern_names(weights)
-    own = model.state_dict()
-    heads = {key: CLASS_HEADS[key.rpartition(".")[0]] for key in own if key.rpartition(".")[0] in CLASS_HEADS}
-    counters = {key: own[key] for key in own if key.endswith("num_batches_tracked") and key not in weights}
-    missing = [key for key in own if key not in weights and key not in counters and key not in heads]
-    unfit = [key for key in own if key in weights and key not in heads and weights[key].shape != own[key].shape]
-    if missing or unfit:
-        what = f"lack {listed(missing, 3)}" if missing else f"have other shapes: {listed(unfit, 3)}"
-        raise ResightError(
-            f"the weights are of another model than model.name says: they {what}",
-            where=where,
-            fix="Choose the same model.name, or leave it out to take the start's.",
-        )
-    model.load_state_dict({key: weights[key] for key in own if key in weights and key not in heads} | counters, False)
-    if had is None or classes is None:
-        return list(heads)
-    rows = [(had.index(name), i) for i, name in enumerate(classes) if name in had]
-    with torch.no_grad():
-        for key, background in heads.items():
-            if key.startswith("predictor.box") and len(own[key]) == len(weights[key]) == 4 != 4 * len(classes):
-                model.get_parameter(key).copy_(weights[key])  # one box for all classes
-                continue
-            pairs = [(0, 0), *((a + 1, b + 1) for a, b in rows)] if background else rows
-            new = own[key].unflatten(0, (len(classes) + background, -1))
-            old = weights[key].unflatten(0, (len(had) + background, -1))
-            for source, target in pairs:
-                new[target] = old[source]
-            model.get_parameter(key).copy_(new.flatten(0, 1))
-    return [] if len(rows) == len(classes) else list(heads)
 
 
 def modern_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -102,6 +103,8 @@ class TfodRCNN(DetectionModel):
         sampler: draws the minibatches of both in training; by default as ``tfod.static_shapes`` says.
         nms: as :func:`.nms.stable_nms`, in both stages.
     """
+
+    class_heads: ClassVar = {"predictor.classes": True, "predictor.box": False}
 
     def __init__(
         self,

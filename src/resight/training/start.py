@@ -16,10 +16,11 @@ from ..config.loading import explain
 from ..config.tree import Config, ModelConfig
 from ..detection.anchors import AnchorSettings
 from ..detection.heads import count_parameters, set_norm_eps
+from ..detection.initialization import load_detector
 from ..detection.model import DetectionModel
 from ..dialect import dialect_of, left_by_tfod, model_config
 from ..errors import ResightError, nearest
-from ..fpn.pretrained import load_detector, load_pretrained, write_published
+from ..fpn.pretrained import load_pretrained, write_published
 from ..fpn.specs import spec_of
 from ..io.object_store import is_remote
 from ..models.build import build_model
