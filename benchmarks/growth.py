@@ -55,14 +55,14 @@ def measured_training(data: str, run: str, steps: int) -> None:
     from resight.training.trainer import Trainer
 
     moments: list[tuple[float, float, float]] = []
-    step = Trainer._step
+    step = Trainer.step
 
     def watched(self: Trainer, *arguments: object) -> None:
         step(self, *arguments)  # type: ignore[arg-type]
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         moments.append((time.time(), time.process_time(), pages * os.sysconf("SC_PAGE_SIZE") / 1e6))
 
-    Trainer._step = watched  # type: ignore[method-assign]
+    Trainer.step = watched  # type: ignore[method-assign]
     options = f"--start none --size 64,96 --batch 4 --device cpu --steps {steps} --set data.workers=0"
     options += " --set augment.scale=[1,1]"  # few shapes, so that no step prepares code for another
     try:

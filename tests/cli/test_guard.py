@@ -15,10 +15,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from resight.cli.app import app
-from resight.cli.guard import BAD, BUG, DONE, USAGE, close_with, explain, guard, listen, show_json
+from resight.cli.guard import close_with, explain, guard, show_json
 from resight.datasets.summary import findings, table
 from resight.errors import Problem, ResightError, listed
+from resight.io.logs import listen
 from resight.io.progress import meter
+from resight.outcome import BAD, BUG, DONE, USAGE
 
 MEMORY = "smaller --batch or --size"
 WORKERS = "--set data.workers=0"

@@ -169,7 +169,7 @@ def train_twice(work, zoo_folder):
     (model / "checkpoint").symlink_to(zoo_folder() / "checkpoint")
     (model / "pipeline.config").write_text(PIPELINE)
     command = ["models", "model", "exported", "lisa/records", model.name, "3", "96", "128", "2", "2", "1"]
-    step = Trainer._step
+    step = Trainer.step
 
     def step_and_stop(self, *arguments):
         step(self, *arguments)
@@ -177,7 +177,7 @@ def train_twice(work, zoo_folder):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(work)
-        patch.setattr(Trainer, "_step", step_and_stop)
+        patch.setattr(Trainer, "step", step_and_stop)
         patch.setattr(sys, "argv", ["train", *command])
         with pytest.raises(SystemExit) as stopped:
             main()

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from resight.cli.guard import listen
 from resight.io import progress
+from resight.io.logs import listen
 from resight.io.progress import duration, meter, track
 
 

@@ -17,8 +17,7 @@ from resight.io.outputs import is_partial
 from resight.label_map import LabelMap
 from resight.models import checkpoints
 from resight.models.checkpoints import Checkpoint, ModelMetadata, load_checkpoint, save_checkpoint
-from resight.training.optimizer_state import optimizer_tensors, restore_optimizer
-from resight.training.schedule import build_optimizer
+from resight.training.optim import build_optimizer, optimizer_tensors, restore_optimizer
 
 CARD = ModelMetadata(
     FpnModelConfig(name="resnet18", min_size=64, max_size=96, anchors="default"),

@@ -14,7 +14,6 @@ from resight.models.checkpoints import LAST, load_checkpoint
 from resight.training import attempt
 from resight.training import train as module
 from resight.training.attempt import Watch, watching
-from resight.training.control import Control
 from resight.training.distributed import Distributed
 from resight.training.diverged import Diverged
 from resight.training.run_record import (
@@ -27,6 +26,7 @@ from resight.training.run_record import (
     update_run_record,
     write_run_record,
 )
+from resight.training.state import Control
 from resight.training.train import train
 from resight.training.trainer import Trainer
 
@@ -45,7 +45,7 @@ def clock(monkeypatch):
     """Seconds as the attempts see them: a step takes as many as ``clock.step``."""
     clock = Clock()
     monkeypatch.setattr(attempt, "Watch", partial(Watch, clock=lambda: clock.now))
-    step = Trainer._step
+    step = Trainer.step
 
     def timed(self, *arguments):
         step(self, *arguments)
@@ -60,7 +60,7 @@ def clock(monkeypatch):
         watch(self)
         clock.looked.set()
 
-    monkeypatch.setattr(Trainer, "_step", timed)
+    monkeypatch.setattr(Trainer, "step", timed)
     monkeypatch.setattr(Watch, "_look_at_clock", looked)
     return clock
 
@@ -221,7 +221,7 @@ def test_every_end_is_noted_with_its_exit_code(tiny, shapes, tmp_path, monkeypat
     def fails(*_):
         raise error
 
-    monkeypatch.setattr(Trainer, "run", fails)
+    monkeypatch.setattr(Trainer, "train", fails)
     with pytest.raises(type(error)):
         train(tiny(shapes(train=3), train__steps=2), tmp_path)
     (only,) = record_of(tmp_path).attempts
@@ -243,7 +243,7 @@ def test_in_a_store_what_fails_is_paid_for_and_noted(tiny, s3, tmp_path):
 
 
 def test_an_interruption_is_counted_and_after_a_kill_the_steps_that_were_lost(tiny, shapes, tmp_path, monkeypatch):
-    step = Trainer._step
+    step = Trainer.step
 
     def interrupted(self, *arguments):
         step(self, *arguments)
@@ -252,7 +252,7 @@ def test_an_interruption_is_counted_and_after_a_kill_the_steps_that_were_lost(ti
 
     config = tiny(shapes(train=3), train__steps=4)
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", interrupted)
+        patch.setattr(Trainer, "step", interrupted)
         assert train(config, tmp_path).exit_code == 75
     record = record_of(tmp_path)
     assert (record.interruptions, record.lost_steps, record.attempts[0].step) == (1, 0, 3)
@@ -335,7 +335,7 @@ def test_on_a_notice_it_saves_and_works_on_and_stops_before_the_end(
     tiny, shapes, tmp_path, clock, metadata, monkeypatch
 ):
     saved, watches = [], []
-    save, step, look = Trainer.save, Trainer._step, Watch.look
+    save, step, look = Trainer.save, Trainer.step, Watch.look
 
     def saves(self):
         save(self)
@@ -358,7 +358,7 @@ def test_on_a_notice_it_saves_and_works_on_and_stops_before_the_end(
 
     monkeypatch.setattr(Watch, "look", lambda self: watches.append(self) or look(self))
     monkeypatch.setattr(Trainer, "save", saves)
-    monkeypatch.setattr(Trainer, "_step", steps)
+    monkeypatch.setattr(Trainer, "step", steps)
     result = train(tiny(shapes(train=3), train__steps=100, evaluate__every=1e6), tmp_path)
     assert result.exit_code == 75 and saved == [2, 4] and result.steps == 4
     (only,) = record_of(tmp_path).attempts

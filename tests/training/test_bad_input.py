@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,10 @@ from resight.records.example import encode_example
 from resight.records.reader import open_records
 from resight.records.tfrecord import TFRecordWriter
 from resight.records.writer import write_records_folder
-from resight.training import trainer
-from resight.training.journal import MetricLogger
+from resight.training import evaluator
+from resight.training.learner import Learner
+from resight.training.metric_logger import MetricLogger
+from resight.training.optim import build_optimizer, lr_at
 from resight.training.plan import make_plan
 from resight.training.run_folder import check_run, lock_run, new_run
 from resight.training.start import start_model
@@ -105,7 +108,7 @@ def test_an_evaluation_that_measures_nothing_does_not_count_for_patience(shapes,
             0.4
         )
 
-    monkeypatch.setattr(trainer, "measure", measured)
+    monkeypatch.setattr(evaluator, "measure", measured)
     config = tiny(shapes(train=6, val=1), train__steps=3, train__patience=2, train__batch_size=6)
     assert train(config, tmp_path).steps == 3
 
@@ -127,20 +130,18 @@ def test_the_plan_counts_images_and_boxes_of_each_class(shapes, tiny):
 
 
 @pytest.mark.parametrize("dialect", [{}, TFOD], ids=["FPN", "TFOD"])
-def test_a_batch_without_any_box_gives_finite_gradients(shapes, tiny, tmp_path, dialect):
+def test_a_batch_without_any_box_gives_finite_gradients(shapes, tiny, dialect):
     config = tiny(shapes(train=3), **dialect)
     plan = make_plan(config)
     dataset = training_set(plan.train, plan.classes, config)
     batch = [replace(dataset[SampleKey(0, 0, record)], target=Target.empty()) for record in (0, 1)]
-    with Trainer(
-        plan, start_model(plan.config, plan.start, plan.classes, plan.anchors)[0], tmp_path, torch.device("cpu")
-    ) as training:
-        training.model.train()
-        losses = training._backward([batch])
-        assert losses and all(np.isfinite(value) and value >= 0 for value in losses.values())
-        gradients = [p.grad for p in training.model.parameters() if p.grad is not None]
-        assert gradients and all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
-        assert training._gradient_norm() > 0  # the background is learnt
+    model, _ = start_model(plan.config, plan.start, plan.classes, plan.anchors)
+    learner = Learner(model.train(), build_optimizer(model, config.train), partial(lr_at, config.train), config.train)
+    losses = learner.backward([batch])
+    assert losses and all(np.isfinite(value) and value >= 0 for value in losses.values())
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert gradients and all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+    assert learner.clip_gradients() > 0  # the background is learnt
 
 
 def test_boxes_that_are_no_numbers_are_counted_with_their_record(records, tiny, tmp_path):
@@ -170,7 +171,7 @@ def test_boxes_that_are_no_numbers_are_counted_with_their_record(records, tiny, 
 def test_a_record_that_goes_bad_under_way(records, tiny, tmp_path, monkeypatch, caplog, policy, workers):
     folder = records(train=4)
     split = open_records(folder).splits["train"]
-    step = Trainer._step
+    step = Trainer.step
 
     def then_damage(self, *arguments):
         step(self, *arguments)
@@ -179,7 +180,7 @@ def test_a_record_that_goes_bad_under_way(records, tiny, tmp_path, monkeypatch, 
                 file.seek(split.index.records["offset"][3] + 200)
                 file.write(b"damaged")
 
-    monkeypatch.setattr(Trainer, "_step", then_damage)
+    monkeypatch.setattr(Trainer, "step", then_damage)
     options = {"train__steps": 12, "data__workers": workers, "checkpoint__every_steps": 1}
     config = tiny(folder, data__on_bad_record=policy, **options)
     if policy == "skip":

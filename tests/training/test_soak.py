@@ -113,13 +113,13 @@ def test_a_file_that_cannot_be_written_whole_leaves_the_checkpoint_before_it(sha
 @pytest.mark.parametrize("steps", [30, pytest.param(2000, marks=pytest.mark.soak)])
 def test_memory_does_not_grow(shapes, tiny, tmp_path, monkeypatch, steps):
     resident = []
-    step = Trainer._step
+    step = Trainer.step
 
     def watched(self, *arguments):
         step(self, *arguments)
         resident.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6)
 
-    monkeypatch.setattr(Trainer, "_step", watched)
+    monkeypatch.setattr(Trainer, "step", watched)
     options = {"train__steps": steps, "evaluate__every": 1e6, "augment__scale": (1.0, 1.0)}
     train(tiny(shapes(train=5, val=1), **options), tmp_path)
     middle, end = resident[steps // 3 : 2 * steps // 3], resident[2 * steps // 3 :]

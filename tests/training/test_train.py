@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,13 @@ from resight.evaluation.loop import evaluate_images, measure
 from resight.evaluation.operating_point import OperatingPoint
 from resight.inference.detector import load
 from resight.input.sampler import SampleKey
+from resight.io.signals import stop_on_signal
 from resight.models.checkpoints import BEST, LAST, load_checkpoint
+from resight.training import evaluator, learner
 from resight.training import train as module
-from resight.training import trainer
 from resight.training.diverged import Diverged
+from resight.training.learner import Learner
+from resight.training.optim import build_optimizer, lr_at
 from resight.training.plan import make_plan
 from resight.training.start import start_model
 from resight.training.train import train
@@ -41,14 +45,14 @@ def interrupt_after(monkeypatch):
     """A SIGTERM to this process after so many steps."""
 
     def after(steps):
-        step = Trainer._step
+        step = Trainer.step
 
         def then_stop(self, *arguments):
             step(self, *arguments)
             if self.state.step == steps:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        monkeypatch.setattr(Trainer, "_step", then_stop)
+        monkeypatch.setattr(Trainer, "step", then_stop)
 
     return after
 
@@ -109,7 +113,7 @@ def test_a_run_that_was_killed_while_it_evaluated_evaluates_at_the_same_step(
 
     config = tiny(shapes(train=5, val=1), train__steps=8, **OFTEN)
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(Trainer, "_evaluate", killed)
+        patch.setattr(Trainer, "evaluate", killed)
         train(config, tmp_path)
     assert load_checkpoint(tmp_path / LAST).state["step"] == 3
     train(config, tmp_path, resume=True)
@@ -124,7 +128,7 @@ def test_an_evaluation_ends_at_a_signal_and_is_made_again(whole, shapes, tiny, t
 
     config = tiny(shapes(train=5, val=1), train__steps=8, **OFTEN)
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "evaluate_images", then_stop)
+        patch.setattr(evaluator, "evaluate_images", then_stop)
         assert train(config, tmp_path).exit_code == 75
     state = load_checkpoint(tmp_path / LAST).state
     assert (state["step"], state["evaluated_at"], state["best"]) == (3, 0, None)
@@ -200,7 +204,7 @@ def test_a_signal_within_the_handling_of_another_waits_for_nothing(monkeypatch):
 
     before = signal.signal(signal.SIGALRM, late)
     try:
-        with module._signals(tell=False) as stop:
+        with stop_on_signal(announced=False) as stop:
             monkeypatch.setattr(threading.Condition, "notify_all", again)
             signal.alarm(5)
             signal.raise_signal(signal.SIGTERM)
@@ -218,7 +222,7 @@ def workers_of(group):
 
 @pytest.mark.parametrize(("number", "then"), [(signal.SIGINT, "Ctrl-C again"), (signal.SIGTERM, "Ctrl-C")])
 def test_the_first_signal_is_answered_at_once(number, then, caplog):
-    with module._signals(tell=True) as stop:
+    with stop_on_signal(announced=True) as stop:
         signal.raise_signal(number)
         assert stop.is_set()
         for thread in threading.enumerate():
@@ -228,7 +232,7 @@ def test_the_first_signal_is_answered_at_once(number, then, caplog):
 
 
 def test_a_training_that_is_not_interrupted_says_nothing_of_it(caplog):
-    with module._signals(tell=True):
+    with stop_on_signal(announced=True):
         pass
     for thread in threading.enumerate():
         if thread.name == "signals":
@@ -296,17 +300,17 @@ def test_a_signal_after_the_training_does_not_change_how_it_ended(whole, tmp_pat
 
 def test_resume_starts_where_there_is_nothing_and_where_nothing_was_saved(shapes, tiny, tmp_path, monkeypatch):
     config = tiny(shapes(train=3), train__steps=1)
-    step = Trainer._step
+    step = Trainer.step
 
     def killed(*_):
         raise SystemExit
 
-    monkeypatch.setattr(Trainer, "_step", killed)
+    monkeypatch.setattr(Trainer, "step", killed)
     for folder in ("missing", "empty"):
         (tmp_path / "empty").mkdir(exist_ok=True)
         with pytest.raises(SystemExit):
             train(config, tmp_path / folder, resume=True)
-    monkeypatch.setattr(Trainer, "_step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     run = tmp_path / "missing"
     assert (run / "config.toml").exists() and not (run / LAST).exists()
     (run / "metrics.jsonl").write_text('{"step": 1, "split": "train"}\n{"st')
@@ -475,10 +479,9 @@ def test_a_loss_that_is_not_finite_ends_with_the_batch_and_the_last_good_checkpo
 
 
 def test_a_gradient_that_is_not_finite_spoils_no_weight(shapes, tiny, tmp_path, monkeypatch):
-    norm = Trainer._gradient_norm
-    monkeypatch.setattr(Trainer, "_gradient_norm", lambda self: norm(self) if self.state.step < 1 else float("nan"))
-    spoiled = []
-    monkeypatch.setattr(Trainer, "_update", lambda self, _: spoiled.append(self.state.step))
+    norm, spoiled = Learner.clip_gradients, []
+    monkeypatch.setattr(Learner, "clip_gradients", lambda self: float("nan") if spoiled else norm(self))
+    monkeypatch.setattr(Learner, "update", lambda self, step, _: spoiled.append(step))
     with pytest.raises(Diverged, match="the gradient is not finite at step 2"):
         train(tiny(shapes(train=5), train__steps=9), tmp_path)
     assert spoiled == [0]
@@ -491,7 +494,7 @@ def measured(value):
 
 def test_patience_ends_a_training_that_does_not_get_better(shapes, tiny, tmp_path, monkeypatch):
     values = iter([0.1, 0.3, 0.3, 0.2, 0.25])
-    monkeypatch.setattr(trainer, "measure", lambda *_, **__: measured(next(values)))
+    monkeypatch.setattr(evaluator, "measure", lambda *_, **__: measured(next(values)))
     config = tiny(shapes(train=6, test=1), train__steps=50, train__patience=3, train__batch_size=6, **SMALLEST)
     result = train(config, tmp_path)
     assert (result.exit_code, result.steps, result.best) == (0, 5, 0.3)
@@ -505,7 +508,7 @@ def test_minutes_end_a_training_and_drive_its_schedule(shapes, tiny, tmp_path, m
     config = tiny(shapes(train=3), train__max_minutes=2, train__warmup_steps=0, train__learning_rate=0.001)
     monkeypatch.setattr(Trainer, "seconds", lambda self: 30.0 * self.state.step)
     rates = []
-    monkeypatch.setattr(trainer, "set_lr", lambda _, rate: rates.append(rate))
+    monkeypatch.setattr(learner, "set_lr", lambda _, rate: rates.append(rate))
     result = train(config, tmp_path)
     assert (result.exit_code, result.steps) == (0, 4)
     assert rates == pytest.approx([0.001 * (1 + math.cos(math.pi * share)) / 2 for share in (0, 0.25, 0.5, 0.75)])
@@ -594,19 +597,17 @@ def test_a_loss_scale_goes_on_where_it_was(shapes, tiny, tmp_path, interrupt_aft
     assert whole == parts and whole["scale"] > 0
 
 
-def test_accumulated_batches_are_one_step(shapes, tiny, tmp_path):
+def test_accumulated_batches_are_one_step(shapes, tiny):
     config = tiny(shapes(train=9), train__ema=0.0, **OFTEN)
     plan = make_plan(config)
     dataset = training_set(plan.train, plan.classes, config)
     examples = [dataset[SampleKey(0, 0, record)] for record in (0, 1, 3, 4)]  # of one shape
     gradients = []
     for parts in ([examples], [examples[:2], examples[2:]], [examples[:1], examples[1:]]):
-        with Trainer(
-            plan, start_model(plan.config, plan.start, plan.classes, plan.anchors)[0], tmp_path, torch.device("cpu")
-        ) as training:
-            training.model.train()
-            training._backward(parts)
-            gradients.append(torch.cat([p.grad.flatten() for p in training.model.parameters() if p.grad is not None]))
+        model, _ = start_model(plan.config, plan.start, plan.classes, plan.anchors)
+        optimizer = build_optimizer(model.train(), config.train)
+        Learner(model, optimizer, partial(lr_at, config.train), config.train).backward(parts)
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
     # Equal but for images whose minibatch is not full, which count a little less or more.
     for other in gradients[1:]:
         assert (other - gradients[0]).norm() < 0.02 * gradients[0].norm()
@@ -631,16 +632,16 @@ def test_a_training_that_can_use_nothing_ends(shapes, tiny, tmp_path, monkeypatc
 
 
 def test_a_run_that_was_killed_after_an_evaluation_does_not_tell_it_twice(whole, shapes, tiny, tmp_path, monkeypatch):
-    keep = Trainer._keep
+    evaluate = Trainer.evaluate
 
     def killed(self, *arguments):
-        keep(self, *arguments)
+        evaluate(self, *arguments)
         if self.state.step == 3:
             raise SystemExit
 
     config = tiny(shapes(train=5, val=1), train__steps=8, **OFTEN)
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(Trainer, "_keep", killed)
+        patch.setattr(Trainer, "evaluate", killed)
         train(config, tmp_path)
     assert [row["step"] for row in lines(tmp_path) if row["split"] == "val"] == [3]
     train(config, tmp_path, resume=True)
@@ -651,7 +652,7 @@ def test_a_run_that_was_killed_after_an_evaluation_does_not_tell_it_twice(whole,
 def test_gradients_that_are_never_finite_end_a_training_in_half_precision(shapes, tiny, tmp_path, monkeypatch):
     norms = iter([math.inf, math.nan, math.nan])
     scales = iter([65536.0, 0.5])
-    monkeypatch.setattr(Trainer, "_gradient_norm", lambda self: next(norms))
+    monkeypatch.setattr(Learner, "clip_gradients", lambda self: next(norms))
     monkeypatch.setattr(torch.amp.GradScaler, "get_scale", lambda _: next(scales))
     config = tiny(shapes(train=5), train__steps=500, **HALF)
     with pytest.raises(Diverged, match="the gradient is not finite at step 2"):

@@ -22,6 +22,7 @@ from ..io.misplaced import kind_of
 from ..io.object_store import is_remote
 from ..io.outputs import beside
 from ..io.terminal import WIDTH, width_of
+from ..outcome import BAD
 from . import guard as console
 from .cloud import cloud_app
 from .frame import DryRun, Force, Json, ResightGroup, argument, option, pairs_of, quoted, say, suggest, verb, wrote
@@ -145,7 +146,7 @@ def check(
     if report.errors:
         if any(problem.kind != "exif_rotation" for problem in report.errors):  # which says itself what to do
             say(f"Fix the errors, or leave them out: resight {_build_of(data, exif)} --on-bad skip")
-        return console.BAD
+        return BAD
     suggest(f"train --data {quoted(data)}" if report.format == "records" else _build_of(data, exif))
     return console.DONE
 
@@ -296,7 +297,7 @@ def evaluate(
     for miss in result.missed:
         log.error("required, but missed: %s", miss)
     suggest(f"predict {quoted(model)} PHOTOS -o found")
-    return console.BAD if result.missed else console.DONE
+    return BAD if result.missed else console.DONE
 
 
 @verb(app, "predict")
@@ -323,7 +324,7 @@ def predict(
     console.show_result(json, lambda: report.json(), report.text)
     exported = model.endswith(".onnx") or find_saved_model(Path(model))
     wrote(out, f"evaluate {quoted(model)} --data RECORDS" if exported else f"export {quoted(model)} -o model.onnx")
-    return console.BAD if report.unread else console.DONE
+    return BAD if report.unread else console.DONE
 
 
 @verb(app, "export")
@@ -343,7 +344,7 @@ def export(
     report = run_export(model, format, out, force=force, labels=labels, input_type=input_type, detections=detections)
     console.show(report.text())
     wrote(out, f"predict {quoted(report.model)} PHOTOS -o found")
-    return console.DONE if report.ok else console.BAD
+    return console.DONE if report.ok else BAD
 
 
 @verb(zoo_app, "list")
@@ -402,7 +403,7 @@ def doctor(device: Device = "auto", json: Json = False) -> int:
     console.show_result(json, lambda: report.json(), report.text)
     if report.ok:
         suggest("demo")
-    return console.DONE if report.ok else console.BAD
+    return console.DONE if report.ok else BAD
 
 
 def _without(given: dict[str, Any], *names: str) -> dict[str, Any]:

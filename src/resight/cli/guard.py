@@ -23,36 +23,12 @@ from typing import Any, NoReturn, TextIO, cast
 from .._version import __version__
 from ..config.other_names import option_here
 from ..errors import ResightError, escaped, nearest
-from ..io.progress import JsonLines, speaks_json
-from ..io.terminal import check_message_stream, fitted, message_stream
+from ..io.logs import listen
+from ..io.progress import speaks_json
+from ..io.terminal import fitted, message_stream
+from ..outcome import DONE, INTERRUPTED, TERMINATED, USAGE, exit_code_of, explained
 
 log = logging.getLogger("resight")
-
-DONE, BAD, USAGE, BUG, INTERRUPTED, TERMINATED = 0, 1, 2, 70, 130, 143
-
-# What an extra of the package installs, by the name that is imported.
-_EXTRAS = {"onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx"}
-
-# How torch and the system tell, in a RuntimeError or an OSError, that the machine has not enough of something.
-_OF_THE_WORKERS = (
-    "dataloader worker (pid",  # killed, a bus error for want of shared memory, or gone
-    "unable to open shared memory",
-    "unable to allocate shared memory",
-    "unable to write to file </torch_",
-    "too many open files",
-)
-_OF_MEMORY = ("defaultcpuallocator", "cuda error: out of memory", "cannot allocate memory")
-
-
-class _Messages(logging.StreamHandler[TextIO]):
-    """Writes to what the stream is at that moment, so that lines go above a progress bar and not through it."""
-
-    def __init__(self) -> None:
-        logging.Handler.__init__(self)
-
-    @property
-    def stream(self) -> TextIO:  # type: ignore[override]
-        return message_stream()
 
 
 class _Output:
@@ -94,13 +70,6 @@ class _Output:
                 os.dup2(nowhere.fileno(), self.stream.fileno())
 
 
-class _Plain(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        text = escaped(record.getMessage())
-        leveled = text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
-        return fitted(leveled, message_stream())
-
-
 def show(text: str) -> None:
     """A result for people, on stdout."""
     print(fitted(text, sys.stdout))
@@ -112,23 +81,6 @@ def close_with(text: str) -> None:
         log.handle(log.makeRecord(log.name, logging.INFO, __file__, 0, "%s", (text,), None))  # also with --quiet
     else:
         show(text)
-
-
-def listen(*, quiet: bool = False, debug: bool = False, as_json: bool = False) -> None:
-    """Sends the package's messages to stderr, or where the environment says: all of them, or with ``quiet`` only
-    warnings.
-
-    Raises:
-        ResightError: the environment names no stream.
-    """
-    check_message_stream()
-    handler = _Messages()
-    handler.setFormatter(JsonLines() if as_json else _Plain())
-    log.handlers = [handler]
-    log.propagate = False
-    log.setLevel(logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO)
-    if not debug:
-        warnings.filterwarnings("ignore")  # libraries' advice to programmers
 
 
 def show_json(value: Any) -> None:
@@ -192,25 +144,15 @@ def _run(command: Callable[[], Any], argv: Sequence[str]) -> int:
         _check_working_folder()
         code = command()
     except (KeyboardInterrupt, SystemExit) as stop:
-        code = code_of(stop)
+        code = exit_code_of(stop)
     except Exception as error:
         if "--debug" in argv:
             traceback.print_exc()
         _complain(explain(error) or _report(error, argv), argv)
-        return code_of(error)
+        return exit_code_of(error)
     if code in (INTERRUPTED, TERMINATED):
         _complain("interrupted" if code == INTERRUPTED else "terminated", argv)
     return code if isinstance(code, int) else DONE
-
-
-def code_of(error: BaseException) -> int:
-    """The exit code of a verb that ends with ``error``."""
-    if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED
-    if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else USAGE
-    known = isinstance(error, Exception) and explain(error) is not None
-    return getattr(error, "exit_code", USAGE) if known else BUG
 
 
 def _check_working_folder() -> None:
@@ -223,41 +165,7 @@ def _check_working_folder() -> None:
 
 def explain(error: Exception) -> str | None:
     """The message for an error that is not our bug, else None."""
-    if isinstance(error, ResightError):
-        return str(error)
-    if hasattr(error, "format_message"):  # the option parser's
-        return _usage(error)
-    if type(error).__name__ == "Abort":
-        return "stopped"
-    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("resight"):
-        package = error.name.split(".")[0]
-        extra = f"[{_EXTRAS[package]}]" if package in _EXTRAS else ""
-        return f"the package '{package}' is not installed\n  pip install 'resight{extra}'"
-    if shortage := _shortage(error):
-        return shortage
-    if isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror}"
-    return None
-
-
-def _shortage(error: Exception) -> str | None:
-    """The message where the machine, or what the process may have of it, does not suffice; else None."""
-    first = next(iter(str(error).splitlines()), "no more to be had")
-    said = str(error).lower()
-    # Before memory: "unable to open shared memory object ... Cannot allocate memory" is of the workers.
-    if isinstance(error, RuntimeError | OSError) and any(words in said for words in _OF_THE_WORKERS):
-        return (
-            f"the data cannot be loaded any further: {first}\n"
-            "  The processes that load it ran out of memory, shared memory or open files. Try --set data.workers=0,\n"
-            "  a larger /dev/shm (--shm-size=2g for a container), a smaller --batch, a higher limit of open files."
-        )
-    if isinstance(error, OSError) and "af_unix path too long" in said:  # Linux takes 107 bytes
-        return f"{first}: there are sockets in {tempfile.gettempdir()}\n  Set TMPDIR to a shorter one."
-    of_memory = isinstance(error, RuntimeError | OSError) and any(words in said for words in _OF_MEMORY)
-    if of_memory or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return f"out of memory: {first}\n  Try a smaller --batch or --size, or leave more memory to this process."
-    return None
+    return _usage(error) if hasattr(error, "format_message") else explained(error)  # the option parser's
 
 
 def _usage(error: Any) -> str:

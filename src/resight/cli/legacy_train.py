@@ -20,6 +20,7 @@ from ..errors import ResightError
 from ..io.outputs import check_output, check_place, write_text
 from ..io.textproto import parse, read
 from ..label_map import read_label_map
+from ..outcome import BAD
 from ..tfod.checkpoint.folder import PIPELINE, find_tfod
 from ..tfod.pipeline.config import examine_pipeline, translate
 from ..tfod.pipeline.text import edit_pipeline
@@ -145,7 +146,7 @@ def train(arguments: Arguments) -> int:
     report = export(run, "savedmodel", exported, force=True)
     print(report.text())
     wrote(str(exported), f"predict {quoted(report.model)} PHOTOS -o found")
-    return console.DONE if report.ok else console.BAD
+    return console.DONE if report.ok else BAD
 
 
 def write_config(arguments: Arguments, pretrained: Path, data: Mapping[str, Path]) -> str:

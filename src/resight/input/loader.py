@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import threading
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable
 from functools import partial
-from multiprocessing import resource_tracker
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
 from ..errors import ResightError
+from ..io.signals import ignore_signals, signals_blocked
 from .dataset import SampleKey, TrainingExample, TrainingSet
 
 PREFETCH = 3  # batches a worker holds ready
@@ -52,30 +50,10 @@ def load_batches(
     yield from loaded
 
 
-@contextmanager
-def signals_blocked() -> Iterator[None]:
-    """Processes that are started within begin with Ctrl-C and SIGTERM blocked, as this thread is then.
-
-    Otherwise one that comes while they import would end them, which is to be left to the training.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    resource_tracker.ensure_running()  # it would lift the block
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _start_worker(environment: dict[str, str], _: int) -> None:
     # The fork server may be older than what the environment says now, of credentials for instance.
     os.environ.update(environment)
-    # The parent decides when training stops, and needs its batches until then; a Ctrl-C reaches the whole group, and
-    # so does the SIGTERM of many a supervisor.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ignore_signals()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
 

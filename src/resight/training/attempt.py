@@ -22,7 +22,7 @@ from typing import Any
 from ..errors import ResightError, counted
 from ..io.object_store import is_remote
 from ..io.progress import duration
-from .control import Control
+from ..outcome import exit_code_of
 from .distributed import Distributed
 from .instance_metadata import InstanceMetadata, Notice, find_service
 from .run_record import (
@@ -40,7 +40,7 @@ from .run_record import (
     update_run_record,
     with_attempt,
 )
-from .state import TrainResult
+from .state import Control, TrainResult
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +69,7 @@ def watching(run: Path | str, control: Control, distributed: Distributed) -> Ite
     try:
         yield watch
     except BaseException as error:
-        from ..cli.guard import code_of  # above this in the order of things, and needed for a failure alone
-
-        watch.end("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", code_of(error))
+        watch.end("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", exit_code_of(error))
         raise
     watch.end(watch.ended, watch.exit_code)
 

@@ -7,9 +7,7 @@ the gradients; the counts that losses are divided by are added here, so that the
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..detection.processes import Shared
 from ..errors import ResightError
-from ..input.loader import signals_blocked
+from ..io.signals import join_forwarding_signals, signals_blocked
 
 log = logging.getLogger(__name__)
 
@@ -158,49 +156,18 @@ def launch(count: int, function: Callable[..., T], *arguments: Any) -> T:
     # In a thread of its own the launcher leaves the signals to us: it would kill the processes while they save.
     thread = threading.Thread(target=run, name="launcher")
     thread.start()
-    asked: list[int] = []
-    told: set[int | None] = set()
-    answered = False
-    with signals_to(lambda number, _: asked.append(number)):
-        while thread.is_alive():
-            thread.join(0.1)
-            if asked and not answered:
-                answered = True
-                log.warning("%s", stopping(asked[0]))
-            for child in multiprocessing.active_children() if asked else ():  # also those only now started
-                if signal.SIGINT in asked[1:]:
-                    child.kill()
-                elif child.pid not in told:
-                    child.terminate()
-                    told.add(child.pid)
-    if signal.SIGINT in asked[1:]:
-        raise KeyboardInterrupt
+    join_forwarding_signals(thread)
     if failed := done.get("failed"):
-        rank, failure = failed.get_first_failure()
-        message = failure.message
-        text = str(message.get("message", message) if isinstance(message, dict) else message)
-        if text.startswith("ResightError: "):
-            raise ResightError(text.removeprefix("ResightError: "))
-        fix = "What was saved last is whole; --resume goes on from it."
-        raise ResightError(f"process {rank} of {count} ended with {failure.exitcode}: {text}", fix=fix)
+        raise _told(failed, count)
     return done[0]  # type: ignore[index]
 
 
-def stopping(signal_number: int) -> str:
-    """What a training says at once when it is asked to end."""
-    again = " again" if signal_number == signal.SIGINT else ""
-    return f"stopping after this step and saving; press Ctrl-C{again} to quit without saving"
-
-
-@contextmanager
-def signals_to(handler: Callable[[int, object], None]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM go to ``handler``, also what waited while the program was loaded; afterwards they do what they
-    did."""
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        for number, handler_before in before.items():
-            signal.signal(number, handler_before)
+def _told(failed: Any, count: int) -> ResightError:
+    """The error that ended the first process to fail."""
+    rank, failure = failed.get_first_failure()
+    message = failure.message
+    text = str(message.get("message", message) if isinstance(message, dict) else message)
+    if text.startswith("ResightError: "):
+        return ResightError(text.removeprefix("ResightError: "))
+    fix = "What was saved last is whole; --resume goes on from it."
+    return ResightError(f"process {rank} of {count} ended with {failure.exitcode}: {text}", fix=fix)

@@ -10,6 +10,7 @@ from typing import Literal
 from ..dialect import dialect_of
 from ..inference.tiles import forward_passes
 from .plan import Plan
+from .state import State
 
 RECENT = 50  # steps by which the next ones are judged
 
@@ -17,8 +18,8 @@ RECENT = 50  # steps by which the next ones are judged
 class Pace:
     """Steps between evaluations, and the seconds of what a training does.
 
-    An evaluation comes once in ``evaluate.every`` epochs, or less often where the watched split is large beside the
-    training split. A look at an image costs about half as much as training on it, so a fifth of the images is a tenth
+    An evaluation comes once in ``evaluate.every`` epochs, or less often where the validation split is large beside the
+    training split. To evaluate an image costs about half as much as to train on it, so a fifth of the images is a tenth
     of the time; with the losses, which the TFOD dialect takes too, about as much. That is counted and not timed: equal
     runs evaluate at equal steps.
     """
@@ -26,8 +27,8 @@ class Pace:
     def __init__(self, plan: Plan) -> None:
         config = plan.config
         cost = dialect_of(config.model).evaluation_cost
-        watched = plan.validation.sizes.tolist() if plan.validation else []
-        seen = sum(forward_passes(height, width, config.model.tile) for width, height in watched)
+        sizes = plan.validation.sizes.tolist() if plan.validation else []
+        seen = sum(forward_passes(height, width, config.model.tile) for width, height in sizes)
         self.epoch = plan.batches.per_epoch / config.train.accumulate  # steps
         epochs = max(config.evaluate.every, 10 * cost * seen / len(plan.train))
         self.interval = epochs * self.epoch if plan.validation else math.inf  # steps
@@ -35,6 +36,16 @@ class Pace:
         self.steps = plan.steps
         self.minutes = config.train.max_minutes
         self._seconds: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=RECENT))
+
+    def evaluation_is_due(self, state: State) -> bool:
+        return state.step - state.evaluated_at >= self.interval
+
+    def at(self, step: int) -> str:
+        """``step 30/1,000, epoch 1.5/50``, without the ends where minutes decide."""
+        if self.minutes:
+            return f"step {step:,}, epoch {step / self.epoch:,.1f}"
+        epochs = f"epoch {step / self.epoch:,.1f}/{self.steps / self.epoch:,.1f}".removesuffix(".0")
+        return f"step {step:,}/{self.steps:,}, {epochs}"
 
     def took(self, what: Literal["step", "evaluation", "save"], seconds: float, waited: float = 0.0) -> None:
         """One more of its kind has taken so long; ``waited`` for its batches, which the first step does for all."""

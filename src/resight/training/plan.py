@@ -19,7 +19,7 @@ from ..input.sampler import BatchSampler
 from ..io.object_store import is_remote
 from ..models.checkpoints import Checkpoint
 from ..records.reader import Records, RecordSplit, open_configured
-from .schedule import base_lr
+from .optim import base_lr
 from .start import Start, find_start
 
 MIN_SIZE = 32  # pixels: the stride of the coarsest features

@@ -7,7 +7,6 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from ..input.loader import PREFETCH
 from ..input.target import Target, input_size
 from ..io.progress import duration
 from .distributed import SINGLE_PROCESS, Distributed
+from .learner import autocast
 from .pace import Pace
 from .plan import Plan
 
@@ -125,15 +125,10 @@ def peak_memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def arithmetic(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """In which the model computes its losses."""
-    return nullcontext() if precision == "float32" else torch.autocast(device.type, getattr(torch, precision))
-
-
 def _step(model: nn.Module, images: list[Tensor], targets: list[Target], precision: str) -> float:
     began = time.monotonic()
     device = next(model.parameters()).device
-    with arithmetic(precision, device):
+    with autocast(precision, device):
         losses = model([image.to(device) for image in images], targets)
     torch.stack(list(losses.values())).sum().backward()
     model.zero_grad(set_to_none=True)

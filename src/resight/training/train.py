@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-import signal
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +21,25 @@ from ..config.tree import LENGTHS, Config
 from ..detection.model import DetectionModel
 from ..dialect import load_config
 from ..errors import ResightError, counted
+from ..io.logs import listen
 from ..io.object_store import is_remote
 from ..io.outputs import is_address
 from ..io.progress import speaks_json
+from ..io.signals import stop_on_signal
 from ..models.build import device_of
 from ..models.checkpoints import LAST, Checkpoint, load_checkpoint, weights_digest
 from .attempt import Watch, watching
-from .control import Control
-from .distributed import Distributed, join, launch, processes, signals_to, stopping
+from .distributed import Distributed, join, launch, processes
 from .diverged import Diverged
 from .main_guard import check_main_guard
+from .metric_logger import MetricLogger
 from .plan import Plan, make_plan
 from .preflight import preflight
 from .remote_run import Workplace, check_remote_run, named, workplace
 from .run_folder import METRICS, check_run, describe_run, forget_metrics, lock_run, new_run
 from .start import start_model
-from .state import TrainResult, order_of
-from .trainer import Trainer
+from .state import Control, TrainResult, order_of
+from .trainer import build_trainer
 
 log = logging.getLogger(__name__)
 
@@ -71,105 +72,126 @@ def train(
     check_types(locals(), train)
     check_main_guard(config.data.workers or devices > 1)
     check_devices(devices, config)
-    run: Path | str
-    if is_remote(out):
-        run = out.rstrip("/")
-        check_remote_run(run, resume)
-    else:
-        if is_address(out):
-            fix = "Name a folder, or an s3:// address as a text."
-            raise ResightError("no run can be written there", where=out, fix=fix)
-        run = Path(out) if out else Path("runs") / time.strftime("%Y%m%d-%H%M%S")
-        check_run(run, resume)
+    run = _checked_run(out, resume)
     if dry_run:
-        last = load_checkpoint(run / LAST) if resume and isinstance(run, Path) and (run / LAST).exists() else None
-        plan = make_plan(config, last)
-        with _deterministic(config):
-            model, _ = _model_of(plan, last, run)
-            time_needed = preflight(plan, model.to(device_of(config.train.device)), taken=last.state if last else None)
-        return TrainResult(str(run), 0, f"run folder {run}\n{plan.text()}\n{time_needed}\nnothing was trained")
-    if devices > 1:
-        result = launch(devices, _in_a_process, config, run, resume, pipeline, log.getEffectiveLevel(), speaks_json())
-        if isinstance(result, Diverged):
-            raise result
-        return result
-    return _run(config, run, resume, pipeline, tell=True)
+        return _dry_run(config, run, resume)
+    request = _Request(config, run, resume, pipeline)
+    if devices == 1:
+        return _run(request, announced=True)
+    result = launch(devices, _in_a_process, request, log.getEffectiveLevel(), speaks_json())
+    if isinstance(result, Diverged):
+        raise result
+    return result
 
 
-def _run(config: Config, run: Path | str, resume: bool, pipeline: str | None, *, tell: bool) -> TrainResult:
-    with (
-        join(device_of(config.train.device).type) as distributed,
-        _signals(tell) as stop,
-        watching(run, Control(stop), distributed) as watch,
-    ):
-        if watch.over:
-            return watch.nothing_left()
-        with workplace(run, resume, distributed) as place, _deterministic(config):
-            if place.locked and distributed.is_main:
-                watch.begin(_step_of(place.path) or 0)
-            result = _train(config, place, resume, pipeline, distributed, watch)
-            return watch.result(named(result, place))
+@dataclass(frozen=True)
+class _Request:
+    """What :func:`train` was asked for."""
+
+    config: Config
+    run: Path | str
+    resume: bool
+    pipeline: str | None
 
 
-def check_devices(devices: int, config: Config) -> None:
-    """
-    Raises:
-        ResightError: there are not so many, or not as many images in a batch; or torchrun has started processes; or
-            PyTorch sees none of the GPUs that a job of AWS Batch was given.
-    """
-    given = os.environ.get("NVIDIA_VISIBLE_DEVICES", "") if "AWS_BATCH_JOB_ID" in os.environ else ""  # set by ECS
-    if given not in ("", "void", "none") and config.train.device == "auto" and not torch.cuda.is_available():
-        raise ResightError(
-            "the job has GPUs, which are paid for, and PyTorch sees none of them",
-            where="train.device",
-            fix="Launch an image with PyTorch's CUDA build (make image without a TORCH_INDEX for CPUs).",
-        )
-    if devices > 1 and processes() > 1:
-        raise ResightError(
-            f"torchrun has started {processes()} processes, which share the batches",
-            where="--devices",
-            fix="Leave it out, or start without torchrun.",
-        )
-    gpus = torch.cuda.device_count() if device_of(config.train.device).type == "cuda" else 0
-    if gpus and devices > gpus:
-        raise ResightError(f"{devices} devices are asked for, {gpus} are here", where="--devices")
-    if (sharing := max(devices, processes())) > config.train.batch_size:
-        raise ResightError(
-            f"{sharing} devices share a batch of {config.train.batch_size}",
-            where="train.batch_size",
-            fix="Set it to their number or more.",
-        )
+def _checked_run(out: str | os.PathLike[str] | None, resume: bool) -> Path | str:
+    """The run folder or address, which a training may use."""
+    if is_remote(out):
+        address = out.rstrip("/")
+        check_remote_run(address, resume)
+        return address
+    if is_address(out):
+        fix = "Name a folder, or an s3:// address as a text."
+        raise ResightError("no run can be written there", where=out, fix=fix)
+    run = Path(out) if out else Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+    check_run(run, resume)
+    return run
 
 
-def _in_a_process(
-    config: Config, run: Path | str, resume: bool, pipeline: str | None, level: int, as_json: bool
-) -> TrainResult | Diverged:
+def _dry_run(config: Config, run: Path | str, resume: bool) -> TrainResult:
+    last = _last_checkpoint(run) if resume and isinstance(run, Path) else None
+    plan = make_plan(config, last)
+    with _deterministic(config):
+        model, _ = _model_of(plan, last, run)
+        time_needed = preflight(plan, model.to(device_of(config.train.device)), taken=last.state if last else None)
+    return TrainResult(str(run), 0, f"run folder {run}\n{plan.text()}\n{time_needed}\nnothing was trained")
+
+
+def _in_a_process(request: _Request, level: int, as_json: bool) -> TrainResult | Diverged:
     """The same in a process that ``launch`` started; that a training diverged all of them find at once."""
-    from ..cli.guard import listen
-
     listen(as_json=as_json)
     logging.getLogger("resight").setLevel(level)
     try:
-        return _run(config, run, resume, pipeline, tell=False)  # ``launch`` does
+        return _run(request, announced=False)  # ``launch`` does
     except Diverged as error:
         return error
     except ResightError as error:  # ``launch`` knows it by this name
         raise ResightError(error.message, where=error.where, fix=error.fix) from error
 
 
-def _train(
-    config: Config, place: Workplace, resume: bool, pipeline: str | None, distributed: Distributed, watch: Watch
-) -> TrainResult:
-    run = place.path
-    if not distributed.is_main:
+def _run(request: _Request, *, announced: bool) -> TrainResult:
+    """One attempt at the run, from the first signal that is heeded to the last line of run.json."""
+    config, run = request.config, request.run
+    with (
+        join(device_of(config.train.device).type) as distributed,
+        stop_on_signal(announced=announced) as stop,
+        watching(run, Control(stop), distributed) as watch,
+    ):
+        if watch.over:
+            return watch.nothing_left()
+        with workplace(run, request.resume, distributed) as place, _deterministic(config):
+            if place.locked and distributed.is_main:
+                watch.begin(_step_of(place.path) or 0)
+            result = _train(request, place, distributed, watch)
+            return watch.result(named(result, place))
+
+
+def _train(request: _Request, place: Workplace, distributed: Distributed, watch: Watch) -> TrainResult:
+    run, is_main = place.path, distributed.is_main
+    if not is_main:
         logging.getLogger("resight").setLevel(logging.ERROR)
-    device = distributed.device(device_of(config.train.device))
-    last = load_checkpoint(run / LAST) if distributed.broadcast(resume and (run / LAST).exists()) else None
-    plan = make_plan(config, last)
+    last = _last_checkpoint(run) if distributed.broadcast(request.resume and (run / LAST).exists()) else None
+    plan = make_plan(request.config, last)
     log.info("run folder %s\n%s", place.name, plan.text())
-    if last is None and resume and (run / METRICS).exists():
+    if last is None and request.resume and (run / METRICS).exists():
         log.warning("%s holds no checkpoint: the training begins again, and so do its metrics", run)
     model, report = _model_of(plan, last, run)
+    with _locked(run, last, request.resume, distributed):
+        if is_main:
+            if not place.locked:
+                watch.begin(last.state["step"] if last else 0)
+            watch.describe(to_toml(plan.config), plan.records.digest)
+        device = distributed.device(device_of(request.config.train.device))
+        log.info("%s", preflight(plan, model.to(device), distributed, last.state if last else None))
+        if last is None:
+            if device.type == "cuda" and request.config.model.name == defaults.MODEL:
+                log.info("on a GPU a stronger start pays: --model fasterrcnn_resnet50_fpn_v2")
+            facts = {"device": str(device), "devices": distributed.size, "dataset": plan.records.digest, **report}
+            facts |= {"weights": weights_digest(model.state_dict()), "seed": plan.config.train.seed}
+            facts |= {"pipeline": request.pipeline} if request.pipeline else {}
+            if is_main:
+                describe_run(run, plan.config, plan.records.label_map, facts)
+        if is_main:
+            forget_metrics(run, *((last.state["step"], last.state["evaluated_at"]) if last else (0, 0)))
+        with closing(MetricLogger(run if is_main else None)) as logger:
+            trainer = build_trainer(plan, model, run, logger, last, distributed, place.saved)
+            if last:
+                log.info("%s", _changes(plan.config, run))
+                if (taken := trainer.state.step) >= plan.steps:
+                    log.info("the run has taken %s of %s: nothing is left", counted(taken, "step"), f"{plan.steps:,}")
+                # Only now: a resumption that is refused must not change what the run says of itself.
+                if is_main:
+                    describe_run(run, plan.config, plan.records.label_map, None)
+            return trainer.train(watch.control)
+
+
+@contextmanager
+def _locked(run: Path, last: Checkpoint | None, resume: bool, distributed: Distributed) -> Iterator[None]:
+    """The run folder, new or with ``last`` in it, kept from other trainings.
+
+    Raises:
+        ResightError: it cannot be used, or another training has written to it since; in all processes.
+    """
     with ExitStack() as stack:
         refused = None
         if distributed.is_main:
@@ -177,37 +199,18 @@ def _train(
                 if last is None:
                     new_run(run, resume)
                 stack.enter_context(lock_run(run))
+                if (_step_of(run) if resume else None) != (last.state.get("step") if last else None):
+                    message = "another training has just written to this run"
+                    raise ResightError(message, where=run, fix="Start again.")
             except ResightError as error:
                 refused = error
-            if not refused and (_step_of(run) if resume else None) != (last.state.get("step") if last else None):
-                refused = ResightError("another training has just written to this run", where=run, fix="Start again.")
         if refused := distributed.broadcast(refused):
             raise refused
-        if distributed.is_main:
-            if not place.locked:
-                watch.begin(last.state["step"] if last else 0)
-            watch.describe(to_toml(plan.config), plan.records.digest)
-        log.info("%s", preflight(plan, model.to(device), distributed, last.state if last else None))
-        if last is None:
-            if device.type == "cuda" and config.model.name == defaults.MODEL:
-                log.info("on a GPU a stronger start pays: --model fasterrcnn_resnet50_fpn_v2")
-            facts = {"device": str(device), "devices": distributed.size, "dataset": plan.records.digest, **report}
-            facts |= {"weights": weights_digest(model.state_dict()), "seed": config.train.seed}
-            facts |= {"pipeline": pipeline} if pipeline else {}
-            if distributed.is_main:
-                describe_run(run, plan.config, plan.records.label_map, facts)
-        if distributed.is_main:
-            forget_metrics(run, *((last.state["step"], last.state["evaluated_at"]) if last else (0, 0)))
-        training = stack.enter_context(Trainer(plan, model, run, device, distributed, place.saved))
-        if last:
-            training.restore(last)
-            log.info("%s", _changes(plan.config, run))
-            if (taken := training.state.step) >= plan.steps:
-                log.info("the run has taken %s of %s: nothing is left", counted(taken, "step"), f"{plan.steps:,}")
-            # Only now: a resumption that is refused must not change what the run says of itself.
-            if distributed.is_main:
-                describe_run(run, plan.config, plan.records.label_map, None)
-        return training.run(watch.control)
+        yield
+
+
+def _last_checkpoint(run: Path) -> Checkpoint | None:
+    return load_checkpoint(run / LAST) if (run / LAST).exists() else None
 
 
 def _step_of(run: Path) -> int | None:
@@ -294,36 +297,6 @@ def _said(value: Any) -> str:
 
 
 @contextmanager
-def _signals(tell: bool) -> Iterator[threading.Event]:
-    """SIGTERM and the first Ctrl-C ask to stop after the step, and with ``tell`` are answered at once; a second Ctrl-C
-    ends at once."""
-    stop, asked = threading.Event(), list[int]()
-
-    def ask(number: int, _: object) -> None:
-        asked.append(number)
-        if len(asked) == 1:
-            stop.set()  # once only: a signal that comes within this would wait for its lock for ever
-        elif number == signal.SIGINT:
-            raise KeyboardInterrupt
-
-    def answer() -> None:  # in a thread of its own: a handler may have interrupted another message
-        stop.wait()
-        if asked:
-            log.warning("%s", stopping(asked[0]))
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    if tell:
-        threading.Thread(target=answer, name="signals", daemon=True).start()
-    try:
-        with signals_to(ask):
-            yield stop
-    finally:
-        stop.set()
-
-
-@contextmanager
 def _deterministic(config: Config) -> Iterator[None]:
     """Deterministic algorithms on a CPU, and elsewhere where asked for; afterwards as it was."""
     on_cpu = device_of(config.train.device).type == "cpu"
@@ -339,3 +312,33 @@ def _deterministic(config: Config) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         settings.fill_uninitialized_memory = filled
+
+
+def check_devices(devices: int, config: Config) -> None:
+    """
+    Raises:
+        ResightError: there are not so many, or not as many images in a batch; or torchrun has started processes; or
+            PyTorch sees none of the GPUs that a job of AWS Batch was given.
+    """
+    given = os.environ.get("NVIDIA_VISIBLE_DEVICES", "") if "AWS_BATCH_JOB_ID" in os.environ else ""  # set by ECS
+    if given not in ("", "void", "none") and config.train.device == "auto" and not torch.cuda.is_available():
+        raise ResightError(
+            "the job has GPUs, which are paid for, and PyTorch sees none of them",
+            where="train.device",
+            fix="Launch an image with PyTorch's CUDA build (make image without a TORCH_INDEX for CPUs).",
+        )
+    if devices > 1 and processes() > 1:
+        raise ResightError(
+            f"torchrun has started {processes()} processes, which share the batches",
+            where="--devices",
+            fix="Leave it out, or start without torchrun.",
+        )
+    gpus = torch.cuda.device_count() if device_of(config.train.device).type == "cuda" else 0
+    if gpus and devices > gpus:
+        raise ResightError(f"{devices} devices are asked for, {gpus} are here", where="--devices")
+    if (sharing := max(devices, processes())) > config.train.batch_size:
+        raise ResightError(
+            f"{sharing} devices share a batch of {config.train.batch_size}",
+            where="train.batch_size",
+            fix="Set it to their number or more.",
+        )

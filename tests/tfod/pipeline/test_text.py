@@ -12,7 +12,7 @@ from resight.tfod.pipeline.config import examine_pipeline, translate
 from resight.tfod.pipeline.fields import EXTRACTORS
 from resight.tfod.pipeline.text import edit_pipeline, merge_pipeline, with_limits, write_pipeline
 from resight.tfod.pipeline.translation import WITHOUT
-from resight.training.schedule import lr_at
+from resight.training.optim import lr_at
 
 COUNT = st.integers(1, 4000)
 AMOUNT = st.floats(0, 100)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from resight.dialect import load_config
-from resight.training.schedule import BACKBONE_RATE, ModelEMA, base_lr, build_optimizer, lr_at, set_lr
+from resight.training.optim import BACKBONE_RATE, ModelEMA, base_lr, build_optimizer, lr_at, set_lr
 
 
 def settings(**train):

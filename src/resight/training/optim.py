@@ -1,10 +1,10 @@
-"""Learning rate, optimizer and averaged weights."""
+"""Learning rate, optimizer and its state in a checkpoint, averaged weights."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -112,6 +112,42 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     if config.optimizer == "sgd":
         return torch.optim.SGD(options, lr=base_lr(config), momentum=config.momentum, foreach=True)
     return torch.optim.AdamW(options, lr=base_lr(config), foreach=True)
+
+
+_STATES: dict[type, set[str]] = {
+    torch.optim.AdamW: {"exp_avg", "exp_avg_sq", "step"},
+    torch.optim.SGD: {"momentum_buffer"},
+    Momentum: {"velocity"},
+}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state as tensors named ``<parameter number>.<name>``."""
+    return {
+        f"{number}.{name}": torch.as_tensor(value)
+        for number, values in optimizer.state_dict()["state"].items()
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """
+    Raises:
+        ValueError: the tensors are not those of this optimizer and its parameters.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        number, _, name = key.partition(".")
+        # A file knows no memory format; the arithmetic goes on exactly as before only in the parameter's own.
+        like = parameters[int(number)]
+        value = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+        state.setdefault(int(number), {})[name] = value
+    known = _STATES[type(optimizer)]
+    if any(values.keys() != known for values in state.values()):
+        raise ValueError(f"it is of another optimizer than {type(optimizer).__name__}")
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def set_lr(optimizer: torch.optim.Optimizer, rate: float) -> None:

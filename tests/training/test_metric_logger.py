@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 from resight.errors import ResightError
-from resight.training.events import EventWriter
-from resight.training.journal import MetricLogger
+from resight.training.metric_logger import EventWriter, MetricLogger
 
 
 def test_tensorboard_reads_what_is_written(tmp_path, monkeypatch):
