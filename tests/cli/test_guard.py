@@ -17,10 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 from resight.cli.app import app
 from resight.cli.guard import close_with, explain, guard, show_json
 from resight.datasets.summary import findings, table
-from resight.errors import Problem, ResightError, listed
+from resight.errors import BAD, BUG, DONE, USAGE, Problem, ResightError, listed
 from resight.io.logs import listen
 from resight.io.progress import meter
-from resight.outcome import BAD, BUG, DONE, USAGE
 
 MEMORY = "smaller --batch or --size"
 WORKERS = "--set data.workers=0"

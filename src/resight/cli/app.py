@@ -17,12 +17,11 @@ import typer
 
 from .._version import __version__
 from ..config import defaults
-from ..errors import ResightError, counted, listed
+from ..errors import BAD, ResightError, counted, listed
 from ..io.misplaced import kind_of
 from ..io.object_store import is_remote
 from ..io.outputs import beside
 from ..io.terminal import WIDTH, width_of
-from ..outcome import BAD
 from . import guard as console
 from .cloud import cloud_app
 from .frame import DryRun, Force, Json, ResightGroup, argument, option, pairs_of, quoted, say, suggest, verb, wrote

@@ -22,11 +22,10 @@ from typing import Any, NoReturn, TextIO, cast
 
 from .._version import __version__
 from ..config.other_names import option_here
-from ..errors import ResightError, escaped, nearest
+from ..errors import DONE, INTERRUPTED, TERMINATED, USAGE, ResightError, escaped, exit_code_of, explained, nearest
 from ..io.logs import listen
 from ..io.progress import speaks_json
 from ..io.terminal import fitted, message_stream
-from ..outcome import DONE, INTERRUPTED, TERMINATED, USAGE, exit_code_of, explained
 
 log = logging.getLogger("resight")
 

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..dialect import load_config
-from ..errors import ResightError
+from ..errors import BAD, ResightError
 from ..io.outputs import check_output, check_place, write_text
 from ..io.textproto import parse, read
 from ..label_map import read_label_map
-from ..outcome import BAD
 from ..tfod.checkpoint.folder import PIPELINE, find_tfod
 from ..tfod.pipeline.config import examine_pipeline, translate
 from ..tfod.pipeline.text import edit_pipeline

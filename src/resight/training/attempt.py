@@ -19,10 +19,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..errors import ResightError, counted
+from ..errors import ResightError, counted, exit_code_of
 from ..io.object_store import is_remote
 from ..io.progress import duration
-from ..outcome import exit_code_of
 from .distributed import Distributed
 from .instance_metadata import InstanceMetadata, Notice, find_service
 from .run_record import (
