@@ -270,7 +270,7 @@ class Second(Distributed):
 
     told: object = None
 
-    def from_first(self, value):
+    def broadcast(self, value):
         return self.told
 
 
