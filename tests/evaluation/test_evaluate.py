@@ -394,18 +394,6 @@ def test_no_object_at_all(run, tmp_path):
     assert len(evaluation.missed) == 1 and "no object to find" in evaluation.text()
 
 
-def test_measure_touches_no_disk(tmp_path, model):
-    images = [np.full((60, 80, 3), 0, np.uint8)] * 2
-    truth = GroundTruth.of(np.array([(8, 6, 40, 48)], np.float32), np.array([0]))
-    before = sorted(tmp_path.rglob("*"))
-    found = [truth] * 2, [model.detect(image) for image in images]
-    metrics, point = measure(*found, MODEL_CLASSES)
-    assert metrics.summary["mAP"] == 1.0 and point.recall == 1.0
-    _, at_stored = measure(*found, MODEL_CLASSES, score=0.95)
-    assert (at_stored.score, at_stored.recall) == (0.95, 0.0)
-    assert sorted(tmp_path.rglob("*")) == before
-
-
 def test_run_folder_is_told_by_its_config_and_checkpoints(tmp_path, run):
     assert module.run_folder(run) == run
     assert module.run_folder(run / "checkpoints" / "best.safetensors") == run
@@ -514,10 +502,13 @@ def test_numbers_at_more_detections_follow_the_model_the_run_and_the_option(run,
     assert model.loaded[-1][1]["detections"] == 400
 
 
-def test_the_operating_point_is_of_all_detections():
-    boxes = np.array([(4 * n, 0, 4 * n + 3, 3) for n in range(150)], np.float32)
-    labels = np.zeros(150, np.int64)
-    found = Detections(boxes, np.full(150, 0.7, np.float32), labels, MODEL_CLASSES)
-    metrics, point = measure([GroundTruth.of(boxes, labels)], [found], MODEL_CLASSES, max_detections=300)
-    assert (point.recall, point.precision) == (1.0, 1.0)
-    assert metrics.summary["AR_100"] == pytest.approx(100 / 150) and metrics.summary["AR_300"] == 1
+def test_measure_touches_no_disk(tmp_path, model):
+    images = [np.full((60, 80, 3), 0, np.uint8)] * 2
+    truth = GroundTruth.of(np.array([(8, 6, 40, 48)], np.float32), np.array([0]))
+    before = sorted(tmp_path.rglob("*"))
+    found = [truth] * 2, [model.detect(image) for image in images]
+    metrics, point = measure(*found, MODEL_CLASSES)
+    assert metrics.summary["mAP"] == 1.0 and point.recall == 1.0
+    _, at_stored = measure(*found, MODEL_CLASSES, score=0.95)
+    assert (at_stored.score, at_stored.recall) == (0.95, 0.0)
+    assert sorted(tmp_path.rglob("*")) == before

@@ -1,3 +1,5 @@
+import os
+import signal
 import threading
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -5,7 +7,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from fixtures.runs import OFTEN
 from resight.dialect import load_config
+from resight.training.train import train
+from resight.training.trainer import Trainer
 
 TINY = {
     "model.name": "test_efficientnet",
@@ -28,6 +33,34 @@ def tiny():
         )
 
     return settings
+
+
+@pytest.fixture
+def interrupt_after(monkeypatch):
+    """A SIGTERM to this process after so many steps."""
+
+    def after(steps):
+        step = Trainer.step
+
+        def then_stop(self, *arguments):
+            step(self, *arguments)
+            if self.state.step == steps:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        monkeypatch.setattr(Trainer, "step", then_stop)
+
+    return after
+
+
+@pytest.fixture(scope="module")
+def whole(shapes, tiny, once):
+    """A run of 8 steps, which are 3 an epoch."""
+
+    def make(folder):
+        result = train(tiny(shapes(train=5, val=1), train__steps=8, **OFTEN), folder / "run")
+        assert (result.exit_code, result.steps, result.run) == (0, 8, str(folder / "run"))
+
+    return once("whole", make) / "run"
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import shutil
 import tempfile
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +12,8 @@ import pytest
 import torch
 
 from resight.commands.predict import predict
-from resight.dialect import training_set
 from resight.errors import ResightError
-from resight.evaluation.coco import MEASURES, CocoMetrics
 from resight.evaluation.evaluate import evaluate
-from resight.evaluation.operating_point import OperatingPoint
-from resight.input.dataset import SampleKey
-from resight.input.target import Target
 from resight.io.object_store import StorageError
 from resight.label_map import LabelMap
 from resight.models.checkpoints import BEST, LAST, load_checkpoint, save_checkpoint
@@ -27,13 +21,9 @@ from resight.records.example import encode_example
 from resight.records.reader import open_records
 from resight.records.tfrecord import TFRecordWriter
 from resight.records.writer import write_records_folder
-from resight.training import evaluator
-from resight.training.learner import Learner
 from resight.training.metric_logger import MetricLogger
-from resight.training.optim import build_optimizer, lr_at
 from resight.training.plan import make_plan
 from resight.training.run_folder import check_run, lock_run, new_run
-from resight.training.start import start_model
 from resight.training.train import train
 from resight.training.trainer import Trainer
 
@@ -100,19 +90,6 @@ def test_a_split_without_boxes_is_not_watched_and_the_last_weights_serve(records
     predict(tmp_path / "run", [tmp_path / "a.png"], out=tmp_path / "predictions", device="cpu")
 
 
-def test_an_evaluation_that_measures_nothing_does_not_count_for_patience(shapes, tiny, tmp_path, monkeypatch):
-    values = iter([None, None, 0.3])
-
-    def measured(*_, **__):
-        return CocoMetrics({item.key: None for item in MEASURES} | {"mAP": next(values)}, {}, 1, 1, 0), OperatingPoint(
-            0.4
-        )
-
-    monkeypatch.setattr(evaluator, "measure", measured)
-    config = tiny(shapes(train=6, val=1), train__steps=3, train__patience=2, train__batch_size=6)
-    assert train(config, tmp_path).steps == 3
-
-
 def test_a_class_without_examples_is_told_and_the_others_are_trained(records, tiny, tmp_path, caplog):
     config = tiny(records(classes=("red", "blue", "green"), train=3, val=1), train__steps=2)
     with caplog.at_level("INFO"):
@@ -127,21 +104,6 @@ def test_the_plan_counts_images_and_boxes_of_each_class(shapes, tiny):
         name: (sum(index in row for row in labels), sum(row.count(index) for row in labels))
         for index, name in enumerate(plan.classes)
     }
-
-
-@pytest.mark.parametrize("dialect", [{}, TFOD], ids=["FPN", "TFOD"])
-def test_a_batch_without_any_box_gives_finite_gradients(shapes, tiny, dialect):
-    config = tiny(shapes(train=3), **dialect)
-    plan = make_plan(config)
-    dataset = training_set(plan.train, plan.classes, config)
-    batch = [replace(dataset[SampleKey(0, 0, record)], target=Target.empty()) for record in (0, 1)]
-    model, _ = start_model(plan.config, plan.start, plan.classes, plan.anchors)
-    learner = Learner(model.train(), build_optimizer(model, config.train), partial(lr_at, config.train), config.train)
-    losses = learner.backward([batch])
-    assert losses and all(np.isfinite(value) and value >= 0 for value in losses.values())
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    assert gradients and all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
-    assert learner.clip_gradients() > 0  # the background is learnt
 
 
 def test_boxes_that_are_no_numbers_are_counted_with_their_record(records, tiny, tmp_path):

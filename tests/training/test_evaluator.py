@@ -1,0 +1,75 @@
+import os
+import signal
+
+import pytest
+
+from fixtures.runs import OFTEN, lines, state_of
+from resight.evaluation.coco import MEASURES, CocoMetrics
+from resight.evaluation.loop import evaluate_images
+from resight.evaluation.operating_point import OperatingPoint
+from resight.models.checkpoints import BEST, LAST, load_checkpoint
+from resight.training import evaluator
+from resight.training.train import train
+from resight.training.trainer import Trainer
+
+
+def test_an_evaluation_ends_at_a_signal_and_is_made_again(whole, shapes, tiny, tmp_path, monkeypatch):
+    def then_stop(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield from evaluate_images(*arguments, **options)
+
+    config = tiny(shapes(train=5, val=1), train__steps=8, **OFTEN)
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluator, "evaluate_images", then_stop)
+        assert train(config, tmp_path).exit_code == 75
+    state = load_checkpoint(tmp_path / LAST).state
+    assert (state["step"], state["evaluated_at"], state["best"]) == (3, 0, None)
+    train(config, tmp_path, resume=True)
+    assert state_of(tmp_path) == state_of(whole)
+
+
+def test_a_run_that_was_killed_while_it_evaluated_evaluates_at_the_same_step(
+    whole, shapes, tiny, tmp_path, monkeypatch
+):
+    def killed(*_):
+        raise SystemExit
+
+    config = tiny(shapes(train=5, val=1), train__steps=8, **OFTEN)
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(Trainer, "evaluate", killed)
+        train(config, tmp_path)
+    assert load_checkpoint(tmp_path / LAST).state["step"] == 3
+    train(config, tmp_path, resume=True)
+    assert state_of(tmp_path) == state_of(whole)
+    assert load_checkpoint(tmp_path / BEST).state == load_checkpoint(whole / BEST).state
+
+
+def test_a_run_that_was_killed_after_an_evaluation_does_not_tell_it_twice(whole, shapes, tiny, tmp_path, monkeypatch):
+    evaluate = Trainer.evaluate
+
+    def killed(self, *arguments):
+        evaluate(self, *arguments)
+        if self.state.step == 3:
+            raise SystemExit
+
+    config = tiny(shapes(train=5, val=1), train__steps=8, **OFTEN)
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(Trainer, "evaluate", killed)
+        train(config, tmp_path)
+    assert [row["step"] for row in lines(tmp_path) if row["split"] == "val"] == [3]
+    train(config, tmp_path, resume=True)
+    assert [row["step"] for row in lines(tmp_path) if row["split"] == "val"] == [3, 6, 8]
+    assert state_of(tmp_path) == state_of(whole)
+
+
+def test_an_evaluation_that_measures_nothing_does_not_count_for_patience(shapes, tiny, tmp_path, monkeypatch):
+    values = iter([None, None, 0.3])
+
+    def measured(*_, **__):
+        return CocoMetrics({item.key: None for item in MEASURES} | {"mAP": next(values)}, {}, 1, 1, 0), OperatingPoint(
+            0.4
+        )
+
+    monkeypatch.setattr(evaluator, "measure", measured)
+    config = tiny(shapes(train=6, val=1), train__steps=3, train__patience=2, train__batch_size=6)
+    assert train(config, tmp_path).steps == 3

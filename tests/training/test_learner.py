@@ -1,0 +1,96 @@
+import math
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from fixtures.runs import HALF, OFTEN, lines
+from resight.dialect import training_set
+from resight.input.sampler import SampleKey
+from resight.input.target import Target
+from resight.models.checkpoints import LAST, load_checkpoint
+from resight.training.diverged import Diverged
+from resight.training.learner import Learner
+from resight.training.optim import build_optimizer, lr_at
+from resight.training.plan import make_plan
+from resight.training.start import start_model
+from resight.training.train import train
+
+
+def first_step(shapes, tiny, folder, **switches):
+    """The velocity after one step: the gradient."""
+    options = {"train__optimizer": "sgd", "train__warmup_steps": 0, "train__ema": 0.0, **OFTEN, **switches}
+    train(tiny(shapes(train=5), train__steps=1, train__batch_size=4, **options), folder)
+    return load_checkpoint(folder / LAST).part("optimizer")
+
+
+def test_accumulated_batches_are_one_step(shapes, tiny):
+    config = tiny(shapes(train=9), train__ema=0.0, **OFTEN)
+    plan = make_plan(config)
+    dataset = training_set(plan.train, plan.classes, config)
+    examples = [dataset[SampleKey(0, 0, record)] for record in (0, 1, 3, 4)]  # of one shape
+    gradients = []
+    for parts in ([examples], [examples[:2], examples[2:]], [examples[:1], examples[1:]]):
+        model, _ = start_model(plan.config, plan.start, plan.classes, plan.anchors)
+        optimizer = build_optimizer(model.train(), config.train)
+        Learner(model, optimizer, partial(lr_at, config.train), config.train).backward(parts)
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    # Equal but for images whose minibatch is not full, which count a little less or more.
+    for other in gradients[1:]:
+        assert (other - gradients[0]).norm() < 0.02 * gradients[0].norm()
+
+
+@pytest.mark.parametrize(
+    ("switch", "value", "tolerance"),
+    [
+        ("train__channels_last", False, 5e-3),
+        ("train__precision", "bfloat16", 0.3),
+        ("train__precision", "float16", 0.3),
+    ],
+)
+def test_a_switch_changes_the_arithmetic_only(shapes, tiny, tmp_path, switch, value, tolerance):
+    plain = first_step(shapes, tiny, tmp_path / "plain")
+    switched = first_step(shapes, tiny, tmp_path / "switched", **{switch: value})
+    difference = math.sqrt(sum(float((plain[key] - switched[key]).square().sum()) for key in plain))
+    assert 0 < difference < tolerance * math.sqrt(sum(float(value.square().sum()) for value in plain.values()))
+
+
+def test_a_gradient_that_is_not_finite_spoils_no_weight(shapes, tiny, tmp_path, monkeypatch):
+    norm, spoiled = Learner.clip_gradients, []
+    monkeypatch.setattr(Learner, "clip_gradients", lambda self: float("nan") if spoiled else norm(self))
+    monkeypatch.setattr(Learner, "update", lambda self, step, _: spoiled.append(step))
+    with pytest.raises(Diverged, match="the gradient is not finite at step 2"):
+        train(tiny(shapes(train=5), train__steps=9), tmp_path)
+    assert spoiled == [0]
+    assert list((tmp_path / "diverged").glob("record-*.png"))
+
+
+def test_gradients_that_are_never_finite_end_a_training_in_half_precision(shapes, tiny, tmp_path, monkeypatch):
+    norms = iter([math.inf, math.nan, math.nan])
+    scales = iter([65536.0, 0.5])
+    monkeypatch.setattr(Learner, "clip_gradients", lambda self: next(norms))
+    monkeypatch.setattr(torch.amp.GradScaler, "get_scale", lambda _: next(scales))
+    config = tiny(shapes(train=5), train__steps=500, **HALF)
+    with pytest.raises(Diverged, match="the gradient is not finite at step 2"):
+        train(config, tmp_path)
+    assert lines(tmp_path)[0]["gradient_norm"] is None  # JSON knows no infinity
+
+
+TFOD = {"model__name": "faster_rcnn_resnet50_v1", "model__tfod": {"pad": True}}
+
+
+@pytest.mark.parametrize("dialect", [{}, TFOD], ids=["FPN", "TFOD"])
+def test_a_batch_without_any_box_gives_finite_gradients(shapes, tiny, dialect):
+    config = tiny(shapes(train=3), **dialect)
+    plan = make_plan(config)
+    dataset = training_set(plan.train, plan.classes, config)
+    batch = [replace(dataset[SampleKey(0, 0, record)], target=Target.empty()) for record in (0, 1)]
+    model, _ = start_model(plan.config, plan.start, plan.classes, plan.anchors)
+    learner = Learner(model.train(), build_optimizer(model, config.train), partial(lr_at, config.train), config.train)
+    losses = learner.backward([batch])
+    assert losses and all(np.isfinite(value) and value >= 0 for value in losses.values())
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert gradients and all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+    assert learner.clip_gradients() > 0  # the background is learnt
