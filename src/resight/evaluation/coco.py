@@ -134,6 +134,39 @@ def coco_metrics(
     """
     if len(truths) != len(detections):
         raise ValueError(f"{len(truths)} images with objects, but {len(detections)} with detections")
+    measures = measures_of(max_detections)
+    limits = sorted({measure.max_detections for measure in measures})
+    counts = _count(truths, detections, classes, ignore_difficult, limits)
+
+    def average(measure: Measure, class_index: int | None = None) -> float | None:
+        return _average(counts[measure.kind][..., limits.index(measure.max_detections)], measure, class_index)
+
+    of_class = {"AP": MEASURES[0], "AP50": MEASURES[1]}
+    of_class |= {f"AP_{more.max_detections}": more for more in measures[len(MEASURES) :] if more.kind == "AP"}
+    labels = _column([truth.labels for truth in truths], np.int64)
+    ignored = _column([truth.ignored(ignore_difficult) for truth in truths], bool)
+    boxes_of = np.bincount(labels[~ignored], minlength=len(classes))
+    return CocoMetrics(
+        summary={measure.key: average(measure) for measure in measures},
+        per_class={
+            name: {key: average(measure, index) for key, measure in of_class.items()} | {"boxes": int(boxes_of[index])}
+            for index, name in enumerate(classes)
+        },
+        num_images=len(truths),
+        num_boxes=int((~ignored).sum()),
+        num_ignored=int(ignored.sum()),
+        max_detections=max_detections,
+    )
+
+
+def _count(
+    truths: Sequence[GroundTruth],
+    detections: Sequence[Detections],
+    classes: Sequence[str],
+    ignore_difficult: bool,
+    limits: list[int],
+) -> dict[str, np.ndarray]:
+    """ "AP": precision ``[IoU, recall, class, size, limit]``; "AR": recall ``[IoU, class, size, limit]``; -1: none."""
     labels = _column([truth.labels for truth in truths], np.int64)
     crowd = _column([truth.crowd for truth in truths], bool)
     ignored = _column([truth.ignored(ignore_difficult) for truth in truths], bool)
@@ -159,32 +192,11 @@ def coco_metrics(
         ]
     )
     counting = COCOeval(ground_truth, ground_truth.load_res(rows), "bbox")
-    measures = measures_of(max_detections)
-    limits = sorted({measure.max_detections for measure in measures})
     counting.params.max_dets = limits
     counting.evaluate()
     counting.accumulate()
     assert counting.eval is not None
-    precision, recall = counting.eval["precision"], counting.eval["recall"]
-
-    def average(measure: Measure, class_index: int | None = None) -> float | None:
-        counted = precision if measure.kind == "AP" else recall
-        return _average(counted[..., limits.index(measure.max_detections)], measure, class_index)
-
-    of_class = {"AP": MEASURES[0], "AP50": MEASURES[1]}
-    of_class |= {f"AP_{more.max_detections}": more for more in measures[len(MEASURES) :] if more.kind == "AP"}
-    boxes_of = np.bincount(labels[~ignored], minlength=len(classes))
-    return CocoMetrics(
-        summary={measure.key: average(measure) for measure in measures},
-        per_class={
-            name: {key: average(measure, index) for key, measure in of_class.items()} | {"boxes": int(boxes_of[index])}
-            for index, name in enumerate(classes)
-        },
-        num_images=len(truths),
-        num_boxes=int((~ignored).sum()),
-        num_ignored=int(ignored.sum()),
-        max_detections=max_detections,
-    )
+    return {"AP": counting.eval["precision"], "AR": counting.eval["recall"]}
 
 
 def _average(counted: np.ndarray, measure: Measure, class_index: int | None) -> float | None:

@@ -13,7 +13,7 @@ from ..random_streams import numpy_stream
 
 @dataclass(frozen=True, slots=True)
 class SampleKey:
-    """One place in a batch: the record, and the numbers its draws depend on.
+    """What one example of a batch is made of: the record, and the numbers its random draws depend on.
 
     ``copy`` counts the places that a record has in one epoch.
     """
@@ -125,7 +125,22 @@ def _stretches(seed: int, epoch: int, shards: np.ndarray, window: int, batch_siz
 
 @dataclass(frozen=True)
 class BatchSampler:
-    """The batches of all epochs, from a place on: the one order that training follows."""
+    """The batches of all epochs, without end: the one order that training follows, from batch ``start`` on.
+
+    Five images in batches of two, the images 1 and 4 in portrait format::
+
+        sizes = np.array([[96, 64], [64, 96], [96, 64], [96, 64], [64, 96]])  # width, height
+        for keys in itertools.islice(BatchSampler(42, sizes, 2), 4):
+            print([(key.epoch, key.record) for key in keys])
+
+        [(0, 2)]
+        [(0, 1), (0, 4)]
+        [(0, 0), (0, 3)]
+        [(1, 2), (1, 3)]
+
+    A batch is of one format, but for what is left over of both. A training that is resumed after three batches has
+    ``start=3`` and goes on with ``[(1, 2), (1, 3)]``.
+    """
 
     seed: int
     sizes: np.ndarray

@@ -27,7 +27,7 @@ ENDPOINT = "AWS_EC2_METADATA_SERVICE_ENDPOINT"
 DISABLED = "AWS_EC2_METADATA_DISABLED"
 _TIMEOUT = 1.0  # seconds of silence: the service is on the machine itself
 _WHOLE = 2.0  # seconds that an answer may take
-_MOST = 1 << 16  # bytes of an answer
+_MAX_BYTES = 1 << 16  # bytes of an answer
 _UNREACHED = (OSError, HTTPException, ValueError)
 
 
@@ -83,7 +83,7 @@ class InstanceMetadata:
         try:
             connection.request(method, parts.path + path, headers={header: value})
             answer = connection.getresponse()
-            text = answer.read(_MOST).decode().strip() if answer.status == 200 else ""
+            text = answer.read(_MAX_BYTES).decode().strip() if answer.status == 200 else ""
             answer.close()
         finally:
             end.cancel()

@@ -48,7 +48,7 @@ def check_remote_run(address: str, resume: bool) -> None:
     """
     present = objects_of(address)
     if "" in present:
-        raise ResightError("is an object, and a run is a folder", where=address, fix="Choose another with -o.")
+        raise ResightError("expected a folder, found an object", where=address, fix="Choose another with -o.")
     if not resume and ("config.toml" in present or POINTERS[LAST] in present):
         fix = f"Continue it with --resume -o {shlex.quote(address)}, or choose another address."
         raise ResightError("holds a run already", where=address, fix=fix)
