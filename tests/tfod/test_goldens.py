@@ -24,7 +24,7 @@ from resight.tfod.checkpoint.variables import SUFFIX, checkpoint_keys, to_tensor
 from resight.tfod.config import TfodModelConfig
 from resight.tfod.faster_rcnn import TfodRCNN
 from resight.tfod.parts import Proposals
-from resight.training.schedule import Momentum
+from resight.training.optim import Momentum
 
 TRIMMED = Path(__file__).with_name("goldens")
 FOLDERS = {"trimmed": TRIMMED}
