@@ -63,6 +63,9 @@ class Dialect(Protocol):
     def fits_anchors(self, config: ModelConfig) -> bool:
         """Whether the anchors are fitted to the training boxes: not where a trained RPN comes with its own."""
 
+    def stronger_start(self, config: ModelConfig) -> str:
+        """Options of a model that is worth its time on a GPU; "" where the model is one, or was chosen."""
+
     def transform(self, config: Config, classes: Sequence[str]) -> Transform:
         """How an image and its boxes become the network's input."""
 
@@ -211,6 +214,25 @@ def load_config(path: str | os.PathLike[str] | None = None, overrides: Mapping[s
         ResightError: the file cannot be read or parsed, a key is unknown or a value is wrong; all are listed.
     """
     return load(path, overrides, tree_of, all_keys)
+
+
+def load_settings(path: str | os.PathLike[str], data: str = "") -> Config:
+    """The configuration in a TOML file, or in a `pipeline.config` of which no path has to exist.
+
+    Args:
+        data: what is looked at in the place of a `pipeline.config`'s own records.
+
+    Raises:
+        ResightError: it cannot be read, or something in it is wrong or not supported.
+    """
+    from .tfod.pipeline.config import examine_pipeline, is_pipeline
+
+    if not is_pipeline(path):
+        return load_config(path)
+    pipeline = examine_pipeline(path, data=data)
+    if pipeline.refused:
+        pipeline.check()
+    return load_config(None, pipeline.overrides)
 
 
 def exported_config(tfod: Mapping[str, Any] | None, **known: Any) -> ModelConfig:

@@ -72,8 +72,8 @@ def test_a_run_folder_is_made(left, tmp_path):
 
 def test_labels_of_ones_own(left, tmp_path):
     (tmp_path / "mine.pbtxt").write_text(to_pbtxt(LabelMap.from_names(["a", "b"])))
-    checkpoint, _, _ = read_tfod(left / "checkpoint" / "ckpt-0", labels=tmp_path / "mine.pbtxt")
-    assert checkpoint.card.label_map.names == ("a", "b", "class 3", "class 4", "class 5", "class 6")
+    trained = read_tfod(left / "checkpoint" / "ckpt-0", labels=tmp_path / "mine.pbtxt")
+    assert trained.label_map.names == ("a", "b", "class 3", "class 4", "class 5", "class 6")
 
 
 def test_settings_are_read_without_the_weights(left, monkeypatch):

@@ -4,7 +4,8 @@ import pytest
 
 from resight.errors import ResightError
 from resight.io import object_store as storage
-from resight.models.remote import fetch, fetch_model
+from resight.io.store_copies import fetch
+from resight.models.remote import fetch_model
 
 
 def test_a_model_that_changes_in_the_store_is_fetched_anew(s3, untrained):

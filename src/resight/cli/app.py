@@ -138,7 +138,7 @@ def check(
 ) -> int:
     """Says what is wrong with a source or a records folder; exit code 1 when anything is an error."""
     from ..commands.check import check_data
-    from ..tfod.pipeline.config import load_settings
+    from ..dialect import load_settings
 
     report = check_data(data, format=format, exif=exif, config=load_settings(config, data) if config else None)
     console.show_result(json, lambda: report.json(), report.text)
@@ -167,7 +167,7 @@ def show(
     options = _without(locals(), "data", "out")
     from ..commands.check import holds_records
     from ..commands.show import show_data
-    from ..tfod.pipeline.config import load_settings
+    from ..dialect import load_settings
 
     written = show_data(data, out, **options | {"config": load_settings(config, data) if config else None})
     print(f"{counted(len(written), 'picture')} in {out}")

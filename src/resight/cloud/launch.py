@@ -277,7 +277,7 @@ def _standing(aws: Aws, outputs: dict[str, str], run: str, limits: Limits) -> tu
 
 def _read_config(config: str, changes: Mapping[str, Any]) -> tuple[str, bytes, Config]:
     """The name that the file gets and its content, and what it means with ``changes``."""
-    from ..models.remote import named_as
+    from ..io.store_copies import named_as
 
     if is_remote(config):
         with tempfile.TemporaryDirectory(prefix="resight-") as folder:

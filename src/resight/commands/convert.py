@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..io.outputs import atomic_folder
 from ..io.textproto import read
-from ..models.checkpoints import BEST, save_checkpoint
+from ..models.checkpoints import BEST, Checkpoint, save_checkpoint
 from ..tfod.checkpoint.folder import find_tfod
 from ..tfod.checkpoint.trained import read_tfod
 from ..tfod.zoo import fetch
@@ -19,18 +19,17 @@ def convert(
     """Makes a run folder of a model of TFOD's; returns what it is of.
 
     Args:
-        checkpoint: what :func:`read_tfod` takes, a `.tar.gz`, or the name of an entry of
-            the zoo.
+        checkpoint: what :func:`read_tfod` takes, a `.tar.gz`, or the name of an entry of the zoo.
 
     Raises:
         ResightError: as ``read_tfod``; or ``out`` holds something already.
     """
     source = checkpoint if find_tfod(checkpoint) else fetch(checkpoint)
-    converted, settings, facts = read_tfod(source, config=config, labels=labels)
+    trained = read_tfod(source, config=config, labels=labels)
     beside = find_tfod(source)
     pipeline = config or (beside.pipeline if beside else None)
-    told = {"start": str(source), "converted": facts.text(), "pipeline": read(pipeline) if pipeline else ""}
+    told = {"start": str(source), "converted": trained.facts.text(), "pipeline": read(pipeline) if pipeline else ""}
     with atomic_folder(out, False, lambda path: False) as run:
-        describe_run(run, settings, converted.card.label_map, told)
-        save_checkpoint(run / BEST, converted, settings)
-    return facts.text()
+        describe_run(run, trained.config, trained.label_map, told)
+        save_checkpoint(run / BEST, Checkpoint.left_by_tfod(trained), trained.config)
+    return trained.facts.text()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..config.defaults import MODEL
 from ..config.tree import Config, ModelConfig
 from ..detection.anchors import AnchorSettings
 from ..detection.model import DetectionModel
@@ -45,6 +46,10 @@ def build(config: ModelConfig, num_classes: int, anchors: AnchorSettings | None)
 def fits_anchors(config: ModelConfig) -> bool:
     trained = config.start != "none" and (config.start != "pretrained" or spec_of(config.name).weights == "COCO")
     return config.anchors == "fit" and not trained
+
+
+def stronger_start(config: ModelConfig) -> str:
+    return "--model fasterrcnn_resnet50_fpn_v2" if config.name == MODEL else ""
 
 
 def transform(config: Config, classes: Sequence[str]) -> Transform:

@@ -23,7 +23,7 @@ from ..errors import ResightError, listed, shown
 from ..io.files import check_regular
 from ..io.object_store import is_remote
 from ..io.outputs import atomic_file
-from ..models.remote import fetch_model
+from ..io.store_copies import fetch_file
 from . import backbones
 from .faster_rcnn import FasterRCNN
 from .specs import spec_of
@@ -88,7 +88,7 @@ def write_published(name: str, path: Path) -> None:
 
 def _read_published(place: str, name: str) -> dict[str, Tensor]:
     try:
-        path = fetch_model(place) if is_remote(place) else Path(place)
+        path = fetch_file(place) if is_remote(place) else Path(place)
         check_regular(path)
         with safe_open(path, framework="pt") as file:
             found = (file.metadata() or {}).get(_MODEL)

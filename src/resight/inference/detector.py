@@ -206,13 +206,13 @@ def load(
     if left is None and (saved_model := find_saved_model(path)):
         return _as_exported(load_saved_model(saved_model, labels), detections)
     from ..models.build import device_of
-    from ..models.checkpoints import find_checkpoint, load_checkpoint
+    from ..models.checkpoints import Checkpoint, find_checkpoint, load_checkpoint
 
     if left is not None:
         from ..tfod.checkpoint.trained import read_tfod
 
         path = left.prefix
-        checkpoint, _, _ = read_tfod(path, labels=labels)
+        checkpoint = Checkpoint.left_by_tfod(read_tfod(path, labels=labels))
         labels = None  # taken
     else:
         path = find_checkpoint(model)

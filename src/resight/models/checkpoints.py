@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
@@ -25,13 +25,16 @@ from ..config.tree import Config, Fraction, ModelConfig
 from ..detection.anchors import AnchorSettings
 from ..detection.heads import set_norm_eps
 from ..detection.model import DetectionModel
-from ..dialect import model_config
+from ..dialect import dialect_of, model_config
 from ..errors import ResightError
 from ..io.files import check_regular, parse_json
 from ..io.misplaced import meant
 from ..io.outputs import atomic_file
 from ..label_map import LabelMap, parse_label_map, to_pbtxt
 from .build import build_model
+
+if TYPE_CHECKING:
+    from ..tfod.checkpoint.trained import Trained
 
 FORMAT = 1
 KEY = "resight"
@@ -88,6 +91,13 @@ class Checkpoint:
     card: ModelMetadata
     tensors: dict[str, Tensor]
     state: dict[str, Any]  # of the training: step, elapsed seconds, best so far
+
+    @classmethod
+    def left_by_tfod(cls, trained: Trained) -> Checkpoint:
+        """What TFOD trained, as a checkpoint of ours."""
+        model = trained.config.model
+        metadata = ModelMetadata(model, trained.label_map, dialect_of(model).default_anchors(model))
+        return cls(metadata, {f"model.{name}": value for name, value in trained.weights.items()}, {})
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """The tensors under ``prefix.``, without it."""

@@ -6,36 +6,28 @@ under a new name before the pointer names it, so whoever follows the pointer fin
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import re
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import ResightError, shown
 from ..io import object_store as storage
-from ..io.files import IS_RECORD, SMALL, cache_folder, read_json
-from ..io.object_store import Object, StorageError
-from ..io.outputs import check_place, write_text
+from ..io.files import IS_RECORD, SMALL
+from ..io.object_store import Object
+from ..io.outputs import check_place
+from ..io.store_copies import ETAGS, fetch, local_folder, named_as
 from .checkpoints import BEST, LAST
 
 log = logging.getLogger(__name__)
 
 POINTERS = {BEST: "checkpoints/best", LAST: "checkpoints/last"}  # file of a run folder -> what it is in a store
 _RUN = ("config.toml", "label_map.pbtxt", "environment.json")
-_ETAGS = ".etags.json"
 _IN_STORES = re.compile(r"\.lock|checkpoints/(last|best)(-.*)?")  # what a run has nowhere else
 # A file alone, and in a folder an export or what TFOD left: nothing else is worth fetching all that lies below.
 _MODEL = re.compile(r"[^/]+\.(safetensors|onnx)|(saved_model/)?saved_model\.pb|(checkpoint/)?[^/]+\.index")
-
-
-def local_folder(address: str, kind: str) -> Path:
-    """Where copies of what lies at ``address`` are kept."""
-    key = hashlib.sha256(address.encode()).hexdigest()[:24]
-    return Path(cache_folder()) / kind / key
 
 
 def objects_of(address: str) -> dict[str, Object]:
@@ -114,36 +106,6 @@ def config_at(address: str) -> Iterator[str]:
         yield str(copy)
 
 
-@contextmanager
-def named_as(address: str, path: Path) -> Iterator[None]:
-    """Errors in the block tell ``address`` in place of its local copy at ``path``; those of the store tell both."""
-    try:
-        yield
-    except ResightError as error:
-        if not isinstance(error, StorageError):
-            parts = (part.replace(str(path), address) for part in (error.message, error.where, error.fix))
-            error.message, error.where, error.fix = parts
-        raise
-
-
-def fetch(wanted: dict[str, Object], folder: Path) -> None:
-    """Makes ``folder`` hold the objects under the names that they have in ``wanted``."""
-    have: dict[str, str] = {}
-    with suppress(ResightError):
-        noted = read_json(folder / _ETAGS)
-        have = noted if isinstance(noted, dict) else {}
-    for name in have.keys() - wanted.keys():
-        with suppress(OSError, ValueError):
-            (folder / name).unlink()
-    for name, found in wanted.items():
-        if have.get(name) != found.etag or not (folder / name).is_file():
-            log.info("fetching %s (%.1f MB)", found.address, found.size / 1e6)
-            storage.download(found, folder / name)
-            have[name] = found.etag
-            write_text(folder / _ETAGS, json.dumps(have))  # of what is whole, where this is cut short
-    write_text(folder / _ETAGS, json.dumps({name: found.etag for name, found in wanted.items()}))
-
-
 def fetch_run(address: str, folder: Path) -> None:
     """Copies the run at ``address`` into ``folder``, where it is as if it had been trained there. A copy that was cut
     short goes on.
@@ -153,7 +115,7 @@ def fetch_run(address: str, folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise ResightError("expected a folder, found a file", where=folder, fix="Choose another with -o.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / _ETAGS).exists():
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / ETAGS).exists():
         raise ResightError("already holds something", where=folder, fix="Choose another folder with -o.")
     check_place(folder)
     present = objects_of(address)
@@ -162,4 +124,4 @@ def fetch_run(address: str, folder: Path) -> None:
     checkpoints = {name: found for name in POINTERS if (found := pointed(present, name))}
     others = {name: found for name, found in present.items() if not _IN_STORES.fullmatch(name)}
     fetch(others | checkpoints, folder)
-    (folder / _ETAGS).unlink()
+    (folder / ETAGS).unlink()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field, SerializeAsAny, model_validator
 
+from ..config.loading import keys_of, load
 from ..config.most_detections import MostDetections, check_most
 from ..config.tree import (
     OWN_DETECTIONS,
@@ -135,3 +138,10 @@ class TfodTree(Config):
                 " fixed_shape_resizer)"
             )
         return self
+
+
+def load_tfod(overrides: Mapping[str, Any], path: str | os.PathLike[str] | None = None) -> TfodTree:
+    """The configuration of a model of this dialect, as :func:`resight.load_config` makes it."""
+    config = load(path, overrides, lambda _: TfodTree, lambda: keys_of(TfodTree))
+    assert isinstance(config, TfodTree)
+    return config

@@ -48,6 +48,10 @@ def fits_anchors(config: ModelConfig) -> bool:
     return config.anchors == "fit" and config.start in ("none", "pretrained")
 
 
+def stronger_start(config: ModelConfig) -> str:
+    return ""
+
+
 def transform(config: Config, classes: Sequence[str]) -> Transform:
     return TfodTransform(config)
 

@@ -17,8 +17,9 @@ from ..errors import ResightError
 from ..io import object_store as storage
 from ..io.object_store import Conflict, Passing, StorageError
 from ..io.outputs import is_partial
+from ..io.store_copies import fetch, local_folder, named_as
 from ..models.checkpoints import LAST
-from ..models.remote import POINTERS, fetch, local_folder, named_as, objects_of, pointed
+from ..models.remote import POINTERS, objects_of, pointed
 from .distributed import Distributed
 from .run_folder import METRICS
 from .run_record import FILE, LAUNCH

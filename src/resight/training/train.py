@@ -15,11 +15,10 @@ from typing import Any
 import torch
 
 from ..arguments import check_types
-from ..config import defaults
 from ..config.toml_text import flat, to_toml, toml_value
 from ..config.tree import LENGTHS, Config
 from ..detection.model import DetectionModel
-from ..dialect import load_config
+from ..dialect import dialect_of, load_config
 from ..errors import ResightError, counted
 from ..io.logs import listen
 from ..io.object_store import is_remote

@@ -1,17 +1,17 @@
-"""A model that TFOD trained, as a checkpoint of ours."""
+"""A model that TFOD trained: its weights, configuration and classes."""
 
 from __future__ import annotations
 
 import logging
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
-from ...config.tree import Config
-from ...dialect import load_config
+from torch import Tensor
+
 from ...errors import ResightError
 from ...label_map import LabelMap, read_label_map
-from ...models.checkpoints import Checkpoint, ModelMetadata
-from ..build import default_anchors
+from ..config import TfodTree, load_tfod
 from ..pipeline.config import Pipeline, examine_pipeline
 from ..specs import SPECS
 from .folder import PIPELINE, find_tfod
@@ -23,13 +23,21 @@ log = logging.getLogger(__name__)
 COCO_IDS = 90  # ids of COCO's 80 classes go up to it
 
 
+@dataclass(frozen=True)
+class Trained:
+    weights: dict[str, Tensor]  # by the names of our model's state dict
+    config: TfodTree
+    label_map: LabelMap
+    facts: Facts
+
+
 def read_tfod(
     path: str | Path,
     *,
     config: str | Path | None = None,
     labels: str | os.PathLike[str] | None = None,
-) -> tuple[Checkpoint, Config, Facts]:
-    """A model that TFOD left, and its configuration.
+) -> Trained:
+    """A model that TFOD left.
 
     Args:
         path: an exported model, one of the zoo's, the folder of a training, or the prefix of a checkpoint.
@@ -45,17 +53,15 @@ def read_tfod(
         log.warning("%s: layers told apart by their order, because %s", variables.prefix, facts.by_order)
     beside = Path(pipeline.path).with_name("label_map.pbtxt")
     labels = labels or pipeline.label_map or (beside if beside.is_file() else "")
-    label_map = _label_map(labels, pipeline.num_classes)
-    card = ModelMetadata(settings.model, label_map, default_anchors(settings.model))
-    return Checkpoint(card, {f"model.{name}": value for name, value in weights.items()}, {}), settings, facts
+    return Trained(weights, settings, _label_map(labels, pipeline.num_classes), facts)
 
 
-def read_settings(path: str | Path) -> Config:
+def read_settings(path: str | Path) -> TfodTree:
     """The configuration of a model that TFOD left, without reading its weights; raises as :func:`read_tfod`."""
     return _described(path, None)[0]
 
 
-def _described(path: str | Path, config: str | Path | None) -> tuple[Config, Pipeline, Variables]:
+def _described(path: str | Path, config: str | Path | None) -> tuple[TfodTree, Pipeline, Variables]:
     found = find_tfod(path)
     if found is None:
         fix = "It needs checkpoint/ckpt-0.index, or ckpt-N.index of a training."
@@ -63,13 +69,13 @@ def _described(path: str | Path, config: str | Path | None) -> tuple[Config, Pip
     if config is None and found.pipeline is None:
         raise ResightError(f"has no {PIPELINE} beside it", where=found.prefix, fix="Name it with --config.")
     pipeline = examine_pipeline(config or found.pipeline or "", model_only=True).check()
-    settings = load_config(None, pipeline.overrides)
+    settings = load_tfod(pipeline.overrides)
     variables = read_checkpoint(found.prefix)
     _agree(examine(variables)[1], settings, pipeline, found.prefix)
     return settings, pipeline, variables
 
 
-def _agree(facts: Facts, settings: Config, pipeline: Pipeline, prefix: Path) -> None:
+def _agree(facts: Facts, settings: TfodTree, pipeline: Pipeline, prefix: Path) -> None:
     tfod = settings.model.tfod
     assert tfod is not None
     if facts.num_classes is None:

@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...config.tree import Config, DataConfig
-from ...dialect import load_config
+from ...config.tree import DataConfig
 from ...errors import ResightError, reading
 from ...io.files import open_file
 from ...io.textproto import Field, parse, read
@@ -113,23 +112,6 @@ def translate(
     honoured, ignored, refused, missing = (tuple(part) for part in translation.sorted_lines())
     overrides = {**translation.overrides, **given}
     return Pipeline(path, overrides, classes, labels, honoured, ignored, refused, missing)
-
-
-def load_settings(path: str | os.PathLike[str], data: str = "") -> Config:
-    """The configuration in a TOML file, or in a `pipeline.config` of which no path has to exist.
-
-    Args:
-        data: what is looked at in the place of a `pipeline.config`'s own records.
-
-    Raises:
-        ResightError: it cannot be read, or something in it is wrong or not supported.
-    """
-    if not is_pipeline(path):
-        return load_config(path)
-    pipeline = examine_pipeline(path, data=data)
-    if pipeline.refused:
-        pipeline.check()
-    return load_config(None, pipeline.overrides)
 
 
 def records_of(path: str | os.PathLike[str]) -> DataConfig:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ...config.defaults import OPERATION_DEFAULTS
-from ...dialect import all_keys
+from ...config.loading import keys_of
 from ...errors import ResightError
+from ..config import TfodTree
 
 EXTRACTORS = {f"faster_rcnn_resnet{depth}_keras": f"faster_rcnn_resnet{depth}_v1" for depth in (50, 101, 152)}
 
@@ -406,7 +407,7 @@ def refuse_tfod_keys(keys: Iterable[str]) -> None:
     Raises:
         ResightError: a key of ``--set`` is not ours but TFOD's; names ours.
     """
-    ours = {key: tfod_equivalent(key) for key in keys if key not in all_keys()}
+    ours = {key: tfod_equivalent(key) for key in keys if key not in keys_of(TfodTree)}
     if found := {key: name for key, name in ours.items() if name}:
         fix = "; ".join(f"'{key}' is '{name}' here" for key, name in found.items())
         raise ResightError(f"TFOD's names, not Resight's: {', '.join(found)}", where="--set", fix=f"{fix}.")

@@ -14,12 +14,12 @@ from pydantic import ValidationError
 
 from ...config.loading import explain
 from ...config.tree import LENGTHS, TFOD_MODELS
-from ...dialect import load_config
 from ...errors import ResightError, listed, nearest
 from ...io.object_store import is_remote
 from ...io.textproto import Field, quote
 from ...label_map import LabelMap
 from ...records.discover import find_label_map
+from ..config import load_tfod
 from .fields import EXTRACTORS, MESSAGES, ONLY_FASTER_RCNN
 from .reading import Reading
 
@@ -378,7 +378,7 @@ class Translation(Reading):
         """
         tree = {"model.name": TFOD_MODELS[0], **self.overrides, **self.given}
         try:
-            load_config(None, tree)
+            load_tfod(tree)
         except ResightError as error:
             if not isinstance(error.__cause__, ValidationError):
                 raise
