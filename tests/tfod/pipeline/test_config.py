@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from resight.config.defaults import OPERATION_DEFAULTS
 from resight.config.tree import Config
-from resight.dialect import load_config
+from resight.dialect import load_config, load_settings
 from resight.errors import ResightError
 from resight.label_map import parse_label_map
-from resight.tfod.pipeline.config import examine_pipeline, is_pipeline, load_settings
+from resight.tfod.pipeline.config import examine_pipeline, is_pipeline
 from resight.tfod.pipeline.fields import refuse_tfod_keys, tfod_equivalent
 from resight.tfod.pipeline.translation import classes_of
 
