@@ -138,7 +138,7 @@ def test_a_file_of_other_or_damaged_published_weights_is_refused(s3, tmp_path, m
         (cut, "ncomplete|buffer|header"),
         (untrained, "does not say whose weights it holds"),
         (tmp_path / "none.safetensors", "No such file"),
-        (f"s3://{s3.bucket}/none.safetensors", "no such model"),
+        (f"s3://{s3.bucket}/none.safetensors", "no such file"),
     ):
         monkeypatch.setenv("RESIGHT_PRETRAINED", str(place))
         with pytest.raises(ResightError, match=message) as caught:

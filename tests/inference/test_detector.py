@@ -8,6 +8,7 @@ from PIL import Image
 
 import resight
 from resight.errors import ResightError
+from resight.exporting.export import write_onnx
 from resight.fpn import onnx_export
 from resight.inference.detector import Detector, as_array, class_names, load
 from resight.io.images import decode
@@ -302,5 +303,5 @@ def test_a_model_with_tiles_says_so_in_every_form(untrained, images, tmp_path, m
     assert not same(tiled.detect(images[0]), whole.detect(images[0]))
     graph = '<ir_version: 8, opset_import: ["": 18]> any (float[1] x) => (float[1] y) { y = Identity (x) }'
     monkeypatch.setattr(onnx_export, "to_onnx", lambda _: onnx.parser.parse_model(graph))  # its own takes seconds
-    onnx_export.write_onnx(tiled, tmp_path / "tiled.onnx")
+    write_onnx(tiled, tmp_path / "tiled.onnx")
     assert load(tmp_path / "tiled.onnx").tile == 64

@@ -19,7 +19,6 @@ from ..dialect import dialect_of
 from ..errors import ResightError, listed
 from ..inference.detector import Detector, load
 from ..inference.exported import card_of
-from ..inference.saved_model import load_saved_model, written_before
 from ..io.outputs import atomic_file, atomic_folder, check_file, check_output
 from ..random_streams import numpy_stream
 
@@ -67,17 +66,7 @@ def export(
         ResightError: the format is not known, the model cannot be exported, or ``out`` cannot be written.
     """
     check_types(locals(), export)
-    if format == "savedmodel":
-        check_output(out, force, written_before(Path(out)))
-    elif input_type != "image_tensor":
-        raise ResightError("is for a SavedModel alone", where="--input-type", fix="Add --format savedmodel.")
-    elif Path(out).suffix != ".onnx":
-        raise ResightError("the name of an ONNX model ends in .onnx", where=out)
-    else:
-        with _extra(format):
-            from ..inference.onnx_runtime import is_ours
-
-            check_file(out, force, is_ours)
+    _check_output(out, format, input_type, force)
     detector = load(model, "cpu", labels=labels, detections=detections)
     if not hasattr(detector, "model"):
         raise ResightError("is an exported model already", where=model, fix="Export the run it is from.")
@@ -86,26 +75,52 @@ def export(
             f"only {listed(TFOD_MODELS)} can be a SavedModel", where=model, fix="Choose --format onnx for this model."
         )
     log.info("writing %s, then comparing it with the model", out)
-    # Nothing lies under its name before it was compared.
+    with _extra(format):
+        if format == "onnx":
+            return _export_onnx(detector, Path(out))
+        return _export_saved_model(detector, Path(out), force, input_type)
+
+
+def _check_output(out: str | os.PathLike[str], format: ExportFormat, input_type: InputType, force: bool) -> None:
     with _extra(format):
         if format == "savedmodel":
-            from .parity import compare
-            from .saved_model import with_stages, write_export
+            from ..inference.saved_model import written_before
 
-            with atomic_folder(out, force, written_before(Path(out))) as folder:
-                write_export(detector, folder, input_type)
-                with with_stages(folder) as model_with_stages:
-                    parity = compare(detector, load_saved_model(model_with_stages), probe_images())
+            check_output(out, force, written_before(Path(out)))
+        elif input_type != "image_tensor":
+            raise ResightError("is for a SavedModel alone", where="--input-type", fix="Add --format savedmodel.")
+        elif Path(out).suffix != ".onnx":
+            raise ResightError("the name of an ONNX model ends in .onnx", where=out)
         else:
-            from ..inference.onnx_runtime import load_onnx
-            from .parity import compare
+            from ..inference.onnx_runtime import is_ours
 
-            with atomic_file(out) as file:
-                write_onnx(detector, file)
-                parity = compare(detector, load_onnx(file, stages=True), probe_images())
-    place = Path(out) / "saved_model" if format == "savedmodel" else Path(out)
-    files = [file for file in place.rglob("*") if file.is_file()] or [place]
-    return ExportReport(str(out), str(place), parity, sum(file.stat().st_size for file in files) / 1e6)
+            check_file(out, force, is_ours)
+
+
+# Nothing lies under the name of an export before it was compared.
+
+
+def _export_onnx(detector: Detector, out: Path) -> ExportReport:
+    from ..inference.onnx_runtime import load_onnx
+    from .parity import compare
+
+    with atomic_file(out) as file:
+        write_onnx(detector, file)
+        parity = compare(detector, load_onnx(file, stages=True), probe_images())
+    return ExportReport(str(out), str(out), parity, out.stat().st_size / 1e6)
+
+
+def _export_saved_model(detector: Detector, out: Path, force: bool, input_type: InputType) -> ExportReport:
+        from .parity import compare
+    from .saved_model import with_stages, write_export
+
+    with atomic_folder(out, force, written_before(out)) as folder:
+        write_export(detector, folder, input_type)
+        with with_stages(folder) as model_with_stages:
+            parity = compare(detector, load_saved_model(model_with_stages), probe_images())
+    place = out / "saved_model"
+    size = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
+    return ExportReport(str(out), str(place), parity, size / 1e6)
 
 
 def write_onnx(detector: Detector, path: Path) -> None:

@@ -33,7 +33,6 @@ from ..label_map import LabelMap, to_pbtxt
 from ..tfod.checkpoint.folder import PIPELINE, find_tfod
 from ..tfod.checkpoint.variables import SUFFIX, checkpoint_keys, to_tensorflow
 from ..tfod.config import TfodTree
-from ..tfod.faster_rcnn import TfodRCNN
 from ..tfod.pipeline.text import merge_pipeline, with_limits, write_pipeline
 from ..tfod.saved_model_graph import Graph, decode_input, input_spec
 from ..tfod.specs import SPECS
@@ -54,13 +53,12 @@ class Serving(tf.Module):
 
 def write_export(detector: Detector, folder: Path, input_type: str) -> None:
     """Writes what TFOD's export writes, a label map and Resight's own card into ``folder``."""
-    model = detector.model
-    assert isinstance(model, TfodRCNN)
+    weights, count = detector.model.state_dict(), len(detector.classes)
     trained = Path(detector.name).parent.parent / "config.toml"  # of the run folder whose checkpoint it is
     config = load_config(trained) if trained.is_file() else TfodTree()
-    config = config.model_copy(update={"model": model.config})
-    write_saved_model(model.state_dict(), model.config, model.num_classes, folder, input_type)
-    (folder / PIPELINE).write_text(_pipeline_of(detector.name, config, model.num_classes), encoding="utf-8")
+    config = config.model_copy(update={"model": detector.config})
+    write_saved_model(weights, detector.config, count, folder, input_type)
+    (folder / PIPELINE).write_text(_pipeline_of(detector.name, config, count), encoding="utf-8")
     (folder / LABEL_MAP).write_text(to_pbtxt(LabelMap.from_names(detector.classes)), encoding="utf-8")
     (folder / CARD).write_text(card_of(detector, input_type=input_type), encoding="utf-8")
 
@@ -87,7 +85,6 @@ def write_saved_model(
         weights: by the names of the PyTorch model's ``state_dict``, in its layout.
         input_type: one of ``defaults.InputType``.
     """
-    assert config.tfod is not None
     anchors = len(config.tfod.anchor_scales) * len(config.tfod.anchor_ratios)
     model, variables = tf.Module("model"), {}
     for given in checkpoint_keys(SPECS[config.name].depth, num_classes, config.tfod.share_boxes, anchors):
