@@ -111,7 +111,8 @@ def _export_onnx(detector: Detector, out: Path) -> ExportReport:
 
 
 def _export_saved_model(detector: Detector, out: Path, force: bool, input_type: InputType) -> ExportReport:
-        from .parity import compare
+    from ..inference.saved_model import load_saved_model, written_before
+    from .parity import compare
     from .saved_model import with_stages, write_export
 
     with atomic_folder(out, force, written_before(out)) as folder:
