@@ -1,4 +1,4 @@
-# make demo   the whole job on generated road scenes
+# make demo   the complete workflow on generated road scenes
 # make test   every test
 # make soak   the long tests: trainings interrupted at 20 random moments a signal, whole matrices (an hour)
 # make fuzz   damaged inputs for every parser, MINUTES=5 in all; what fails is kept in fuzz-failures/

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-LONGEST, MOST_LINES = 2_000, 200  # characters of a line, lines of a message
+MAX_LENGTH, MAX_LINES = 2_000, 200  # characters of a line, lines of a message
 # What a terminal would obey and not show: control characters, changes of the writing direction; and what is no text.
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -115,12 +115,12 @@ def one_line(name: str) -> str:
 
 def shortened(text: str) -> str:
     """``text`` for a message: a damaged file can hold names of megabytes, or a million of them."""
-    if len(text) <= LONGEST:
+    if len(text) <= MAX_LENGTH:
         return text
-    half = LONGEST // 2 - 4
-    lines = [line if len(line) <= LONGEST else f"{line[:half]} ... {line[-half:]}" for line in text.split("\n")]
-    if (more := len(lines) - MOST_LINES) > 0:
-        lines[MOST_LINES - 1 :] = [f"and {more + 1:,} more lines"]
+    half = MAX_LENGTH // 2 - 4
+    lines = [line if len(line) <= MAX_LENGTH else f"{line[:half]} ... {line[-half:]}" for line in text.split("\n")]
+    if (more := len(lines) - MAX_LINES) > 0:
+        lines[MAX_LINES - 1 :] = [f"and {more + 1:,} more lines"]
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""``resight demo``: the whole job on generated road scenes, offline, on a CPU, in a few minutes."""
+"""``resight demo``: the complete workflow on generated road scenes, offline, on a CPU, in a few minutes."""
 
 from __future__ import annotations
 

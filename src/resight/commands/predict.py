@@ -85,8 +85,8 @@ def predict(
         model: a run folder, a checkpoint or an exported model.
         inputs: image files, and folders whose images are all taken; or one of them.
         score: threshold of what is drawn; by default the model's operating point.
-        nms_iou: overlap above which the weaker of two boxes of a class goes; by default the model's.
-        class_agnostic_nms: boxes of all classes compete.
+        nms_iou: IoU threshold of NMS; by default the model's.
+        class_agnostic_nms: NMS among the boxes of all classes.
         no_labels: draw boxes alone; a model of one class is drawn so anyway.
         labels: label map that names the classes, in the model's order.
         detections: the most detections of an image; by default the model's own number.

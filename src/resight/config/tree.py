@@ -84,7 +84,7 @@ class ModelConfig(Section, ABC):
         description="pixels: larger images are seen whole and in overlapping tiles of this side; 0: only whole",
     )
     anchors: Literal["fit", "default"] = Field("fit", description="fit to the training boxes, or the model's own")
-    freeze: int = Field(2, ge=0, le=5, description="backbone stages whose weights stay as they are, from the stem")
+    freeze: int = Field(2, ge=0, le=5, description="number of frozen backbone stages, counted from the stem")
     detections: int | None = Field(
         100, gt=0, le=LARGEST_LIMIT, description="most detections of an image; TFOD dialect: model.tfod.detections"
     )
@@ -116,7 +116,7 @@ class TrainConfig(Section):
     epochs: float | None = Field(None, gt=0, description="passes over the data; default 40, within 1,000..50,000 steps")
     steps: Positive | None = Field(None, description="optimizer steps; instead of epochs")
     max_minutes: float | None = Field(None, gt=0, description="minutes of training; the schedule follows the clock")
-    batch_size: Positive = Field(defaults.BATCH_SIZE, description="images a step")
+    batch_size: Positive = Field(defaults.BATCH_SIZE, description="images of a batch")
     accumulate: Positive = Field(1, description="batches whose gradients are summed into one step")
     optimizer: Literal["adamw", "sgd", "momentum"] = Field(
         "adamw", description="adamw, sgd (momentum .9), or momentum: TFOD's, with the rate inside the velocity"
@@ -148,7 +148,7 @@ class TrainConfig(Section):
     )
     channels_last: bool = Field(True, description="memory format of the convolutions; faster nearly everywhere")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    seed: int = Field(defaults.SEED, ge=0, description="every random draw follows from it")
+    seed: int = Field(defaults.SEED, ge=0, description="random seed")
     deterministic: bool = Field(False, description="ask for determinism on CUDA too (a CPU always is)")
 
     @model_validator(mode="after")

@@ -87,7 +87,7 @@ def evaluate(
         data: records folder; by default the one the run was trained with, or for what TFOD left the records that its
             `pipeline.config` names.
         split: "train", "val" or "test".
-        limit: only the first so many images of it, in the order of the records.
+        limit: evaluate only the first so many images, in the order of the records.
         out: folder of ``metrics.json``; by default ``evaluation`` in the run folder, else in the current one, and of
             other splits than "test" a folder with the split's name in that.
         require: lower bounds such as ``"AP50=.80"`` on the numbers; what is below is listed in ``missed``.

@@ -262,7 +262,7 @@ def _explained(error: BaseException, verb: str, address: str) -> StorageError:
     if code == "PermanentRedirect" or "region" in code.lower():
         return StorageError(f"the bucket is in another region ({reason})", where=address, fix="Set AWS_REGION to its.")
     if isinstance(error, kinds.BaseError) or code == "NoSuchUpload":
-        return Passing(f"the store does not answer as it should: {reason}", where=address, fix=f"Check {_endpoint()}.")
+        return Passing(f"unexpected response of the store: {reason}", where=address, fix=f"Check {_endpoint()}.")
     return StorageError(f"the store cannot be used: {reason}", where=address, fix=who)
 
 

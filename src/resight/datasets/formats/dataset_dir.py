@@ -95,7 +95,7 @@ class DatasetDir:
 
 
 def split_of(*names: str) -> Split | None:
-    """The split that the first telling name tells: "images/train2017" -> "train"; "train_val" tells nothing."""
+    """The split of the first name that contains a split word: "images/train2017" -> "train"; "train_val" has none."""
     return next((split for name in names if (split := _split_told_by(name))), None)
 
 

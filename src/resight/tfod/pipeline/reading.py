@@ -15,7 +15,7 @@ from .fields import CHOICES, MESSAGES, Known
 
 _WANTED = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text in quotes"}
 _BOOLS = {**dict.fromkeys(("true", "True", "t", "1"), True), **dict.fromkeys(("false", "False", "f", "0"), False)}
-MOST_STRANGE = 20  # unknown fields of one message that are named
+MAX_STRANGE = 20  # unknown fields of one message that are named
 
 
 class Reading:
@@ -59,16 +59,16 @@ class Reading:
         for field in fields:
             given[field.name].append(field)
         strange = [name for name in given if name not in table]
-        for name in strange[:MOST_STRANGE]:
+        for name in strange[:MAX_STRANGE]:
             first = given[name][0]
             if kind in CHOICES:
                 text = f"{_shown(first.value)} (supported is {' or '.join(table)})"
             else:
                 text = f"no such field. {nearest(name, table)}".rstrip()
             self.note(self.refused, first.line, _join(path, name), text)
-        if len(strange) > MOST_STRANGE:
+        if len(strange) > MAX_STRANGE:
             self.note(
-                self.refused, line, path, f"{len(strange):,} fields that there are not, these {MOST_STRANGE} among them"
+                self.refused, line, path, f"{len(strange):,} fields that there are not, these {MAX_STRANGE} among them"
             )
         present = [name for name in table if given[name]]
         if kind in CHOICES and len(present) > 1:
