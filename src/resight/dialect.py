@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .input.augment import Sample
     from .input.dataset import TrainingSet, Transform
     from .records.example import Record
-    from .records.reader import Records, RecordSplit
+    from .records.reader import RecordSplit
     from .tfod.checkpoint.folder import TfodModel
 
 
@@ -37,13 +37,15 @@ class Dialect(Protocol):
     What differs in their configuration is in their ``ModelConfig``.
     """
 
-    @property
-    def evaluates_losses(self) -> bool:
-        """Whether an evaluation within training takes the losses too."""
-
-    @property
-    def left_out(self) -> str:
-        """Which boxes an evaluation leaves out beside those without numbers, as the beginning of a phrase."""
+    classes_by_id: bool  # class indices are in the order of the label map's ids
+    evaluates_losses: bool  # an evaluation within training takes the losses too
+    export_formats: tuple[str, ...]  # of ``resight export``
+    input_dtype: torch.dtype  # of an image on its way into training
+    left_out: str  # by an evaluation, beside boxes without numbers; the beginning of a phrase
+    pads_batches: bool  # to the largest image of the batch, and not to one size
+    publishes_weights: bool  # ``model.start = "pretrained"`` has weights to begin with
+    size_remedy: str  # for small objects beside a larger network input, with ``{}`` for ``model.max_size``
+    stronger_models: dict[str, str]  # worth their time on a GPU, by the model that they would replace
 
     def check_name(self, name: str) -> None:
         """
@@ -63,9 +65,6 @@ class Dialect(Protocol):
     def fits_anchors(self, config: ModelConfig) -> bool:
         """Whether the anchors are fitted to the training boxes: not where a trained RPN comes with its own."""
 
-    def stronger_start(self, config: ModelConfig) -> str:
-        """Options of a model that is worth its time on a GPU; "" where the model is one, or was chosen."""
-
     def transform(self, config: Config, classes: Sequence[str]) -> Transform:
         """How an image and its boxes become the network's input."""
 
@@ -78,8 +77,8 @@ class Dialect(Protocol):
             ResightError: a box of the record, which is at ``where``, is refused.
         """
 
-    def loss_sample(self, record: Record, labels: np.ndarray, image: np.ndarray, model: ModelConfig) -> Sample:
-        """The record whose losses an evaluation takes; its ``image`` ``[H, W, 3]`` uint8 is not resized."""
+    def to_sample(self, record: Record, labels: np.ndarray, image: np.ndarray) -> Sample:
+        """The record with its decoded ``image`` ``[H, W, 3]`` uint8, not resized."""
 
     def own_metrics(self, summary: Mapping[str, float | None], losses: Mapping[str, float]) -> dict[str, Any]:
         """What ``metrics.json`` holds beside the common keys."""
@@ -94,39 +93,12 @@ class Dialect(Protocol):
     def trained_boxes(self, split: RecordSplit) -> tuple[np.ndarray, str]:
         """``[M]`` bool: which boxes of the index training takes; and what is wrong with the others."""
 
-    def class_order(self, records: Records) -> Records:
-        """The records with class indices as the dialect has them."""
-
-    @property
-    def size_remedy(self) -> str:
-        """What helps with small objects beside a larger network input, with ``{}`` for ``model.max_size``."""
-
-    @property
-    def evaluation_cost(self) -> float:
-        """What evaluating an image costs, in steps on one image."""
-
-    @property
-    def pads_batches(self) -> bool:
-        """Whether a batch is padded to the largest of its images, and not to one size."""
-
-    @property
-    def publishes_weights(self) -> bool:
-        """Whether ``model.start = "pretrained"`` has weights to begin with."""
-
-    @property
-    def export_formats(self) -> Sequence[str]:
-        """The formats of ``resight export``."""
-
     def to_onnx(self, model: DetectionModel) -> ModelProto:
         """The graph of the model: ``image`` uint8 ``[1, H, W, 3]`` RGB -> detections; its stages are named."""
 
     def compare_stages(self, parity: Parity, model: DetectionModel, pixels: Tensor, stages: Stages) -> Instances:
         """Adds to ``parity`` how far the ``stages`` of an exported graph for an image ``[3, H, W]`` are from what the
         model makes of it; returns what the graph's detections must be."""
-
-    @property
-    def input_dtype(self) -> torch.dtype:
-        """Of an image on its way into training."""
 
 
 def dialect_of(model: ModelConfig) -> Dialect:
@@ -195,9 +167,8 @@ def tree_of(values: Mapping[str, Any]) -> type[Config]:
 
 def model_config(values: Mapping[str, Any]) -> ModelConfig:
     """The section ``model`` of the configuration; raises pydantic's ValidationError."""
-    kind = tree_of({"model": values}).model_fields["model"].annotation
-    assert isinstance(kind, type) and issubclass(kind, ModelConfig)
-    return kind.model_validate(values)
+    defaults = tree_of({"model": values}).model_validate({})
+    return type(defaults.model).model_validate(values)
 
 
 def all_keys() -> list[str]:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from resight.fpn.build import build_fpn, default_anchors, level_strides
 from resight.fpn.config import FpnModelConfig
+from resight.fpn.dialect import build, default_anchors, level_strides
 from resight.fpn.specs import SPECS, TORCHVISION, spec_of
 
 
@@ -18,4 +18,4 @@ def test_what_is_not_in_the_table_is_a_backbone_of_timms():
     spec = spec_of("resnet18")
     assert (spec.name, spec.source, spec.weights) == ("resnet18", "timm", "ImageNet")
     assert len(TORCHVISION) == 4 and all(spec_of(name).weights == "COCO" for name in TORCHVISION)
-    assert build_fpn(FpnModelConfig(name="resnet18"), 2).backbone.out_channels == spec.pyramid_channels
+    assert build(FpnModelConfig(name="resnet18"), 2).backbone.out_channels == spec.pyramid_channels

@@ -13,8 +13,8 @@ from resight.detection.nms import stable_nms
 from resight.errors import ResightError
 from resight.input.target import Target
 from resight.models.build import build_model
-from resight.tfod.build import default_anchors, level_strides
 from resight.tfod.config import TfodModelConfig
+from resight.tfod.dialect import default_anchors, level_strides
 from resight.tfod.faster_rcnn import TfodRCNN
 from resight.tfod.parts import Proposals, balanced_draw
 

@@ -4,8 +4,8 @@ import pytest
 
 from resight.config.tree import TFOD_MODELS
 from resight.errors import ResightError
-from resight.tfod.build import check_name
 from resight.tfod.config import TfodModelConfig
+from resight.tfod.dialect import check_name
 from resight.tfod.specs import SPECS
 
 

@@ -3,44 +3,112 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import timm
 import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from ..config.defaults import MODEL
-from ..config.tree import Config, ModelConfig
+from ..config.tree import TFOD_MODELS, Config, ModelConfig
+from ..detection import box_coder
 from ..detection.anchors import AnchorSettings
+from ..detection.boxes import Instances, clip, rescale
+from ..detection.folding import example, fold_batchnorm
+from ..detection.heads import ConvFCHead, FPNBoxPredictor, RPNHead, TwoMLPHead, as_channels_last
 from ..detection.model import DetectionModel
-from ..errors import ResightError
-from ..input.augment import LEFT_RIGHT, Sample, suggest_flip_pairs
-from ..input.dataset import Transform, usable_boxes
+from ..detection.parity import Parity, Stages, nms_faults
+from ..errors import ResightError, nearest
+from ..input.augment import LEFT_RIGHT, suggest_flip_pairs
+from ..input.dataset import usable_boxes
 from ..records.example import Record
-from ..records.reader import Records, RecordSplit
-from .build import build_fpn
-from .build import check_name as check_name
-from .build import default_anchors as default_anchors
-from .build import level_strides as level_strides
-from .faster_rcnn import FasterRCNN
-from .input import FpnTransform, to_sample
-from .parity import compare_stages as compare_stages
-from .specs import spec_of
+from ..records.reader import RecordSplit
+from . import backbones
+from .faster_rcnn import BOX_WEIGHTS, POOL_SIZE, RPN, RPN_WEIGHTS, FasterRCNN, InputSettings, RCNNConfig, RoIHeads
+from .input import FpnTransform
+from .input import to_sample as to_sample
+from .specs import TORCHVISION, FPNSpec, spec_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+classes_by_id = False
 evaluates_losses = False
-export_formats = ("onnx",)
-evaluation_cost = 0.5
+export_formats: tuple[str, ...] = ("onnx",)
 input_dtype = torch.uint8
 left_out = ""
 pads_batches = True
 publishes_weights = True
 size_remedy = "; or --set model.tile={} for large images"
+stronger_models = {MODEL: "fasterrcnn_resnet50_fpn_v2"}
+transform = FpnTransform
+
+SCORE_FLOOR = 0.001  # detections below can hardly move a COCO number
 
 
-def build(config: ModelConfig, num_classes: int, anchors: AnchorSettings | None) -> FasterRCNN:
-    return build_fpn(config, num_classes, anchors)
+def default_anchors(config: ModelConfig) -> AnchorSettings:
+    return AnchorSettings(spec_of(config.name).anchor_sizes)
+
+
+def level_strides(config: ModelConfig) -> list[int]:
+    return list(spec_of(config.name).strides)
+
+
+def check_name(name: str) -> None:
+    if name in TORCHVISION or timm.is_model(name):
+        return
+    known = [*TORCHVISION, *TFOD_MODELS, *timm.list_models()]
+    example_names = "For instance tf_efficientnet_lite0, resnet50 or fasterrcnn_resnet50_fpn_v2."
+    raise ResightError(f"unknown model '{name}'", where="model.name", fix=nearest(name, known) or example_names)
+
+
+def build(config: ModelConfig, num_classes: int, anchors: AnchorSettings | None = None) -> FasterRCNN:
+    check_name(config.name)
+    spec = spec_of(config.name)
+    anchors = anchors or default_anchors(config)
+    # In this order: a seed makes the same weights of each part for ever.
+    backbone = _backbone(spec, config.freeze)
+    rpn = RPN(RPNHead(spec.pyramid_channels, anchors.per_location, spec.rpn_depth))
+    box_head = (ConvFCHead if spec.norm else TwoMLPHead)(spec.pyramid_channels, POOL_SIZE, spec.box_width)
+    roi_heads = RoIHeads(box_head, FPNBoxPredictor(spec.box_width, num_classes))
+    model = FasterRCNN(backbone, rpn, roi_heads, _rcnn_config(spec, config, anchors))
+    model.eval()
+    fold_batchnorm(model.backbone, example((1, 3, 64, 64)))
+    if spec.norm:
+        fold_batchnorm(nn.Sequential(*list(box_head.children())[:4]), example((1, spec.pyramid_channels, 7, 7)))
+    as_channels_last(model)
+    return model.train()
+
+
+def _backbone(spec: FPNSpec, freeze: int) -> backbones.Backbone:
+    if spec.backbone == "resnet50":
+        return backbones.resnet50(spec.norm, freeze)
+    if spec.backbone == "mobilenet_v3_large":
+        return backbones.mobilenet_v3_large(freeze)
+    return backbones.timm_backbone(spec.name, freeze, spec.pyramid_channels)
+
+
+def _rcnn_config(spec: FPNSpec, config: ModelConfig, anchors: AnchorSettings) -> RCNNConfig:
+    """Each detection needs a proposal, of which a model may have fewer by default than detections are asked for."""
+    inputs = InputSettings(config.min_size, config.max_size, antialias=spec.backbone == "timm")
+    if spec.backbone == "timm" and (known := timm.get_pretrained_cfg(spec.name)):
+        inputs = replace(inputs, mean=tuple(known.mean), std=tuple(known.std))
+    detections = config.most.image
+    (pre_training, pre), (post_training, post) = spec.rpn_pre_nms_top_n, spec.rpn_post_nms_top_n
+    pre_factor, post_factor = spec.top_n_per_detection
+    return RCNNConfig(
+        inputs,
+        anchors,
+        rpn_pre_nms_top_n=(pre_training, max(pre, int(pre_factor * detections))),
+        rpn_post_nms_top_n=(post_training, max(post, post_factor * detections)),
+        rpn_score=spec.rpn_score,
+        box_batch=spec.box_batch,
+        score=SCORE_FLOOR,
+        detections=detections,
+    )
 
 
 def fits_anchors(config: ModelConfig) -> bool:
@@ -48,20 +116,8 @@ def fits_anchors(config: ModelConfig) -> bool:
     return config.anchors == "fit" and not trained
 
 
-def stronger_start(config: ModelConfig) -> str:
-    return "--model fasterrcnn_resnet50_fpn_v2" if config.name == MODEL else ""
-
-
-def transform(config: Config, classes: Sequence[str]) -> Transform:
-    return FpnTransform(config, classes)
-
-
 def ground_truth(record: Record, labels: np.ndarray, model: ModelConfig, where: str) -> tuple[Record, np.ndarray]:
     return record, labels
-
-
-def loss_sample(record: Record, labels: np.ndarray, image: np.ndarray, model: ModelConfig) -> Sample:
-    return to_sample(record, labels, image)
 
 
 def own_metrics(summary: Mapping[str, float | None], losses: Mapping[str, float]) -> dict[str, Any]:
@@ -92,11 +148,48 @@ def trained_boxes(split: RecordSplit) -> tuple[np.ndarray, str]:
     return usable_boxes(split), "corners that are not finite, or no area in the image"
 
 
-def class_order(records: Records) -> Records:
-    return records
-
-
 def to_onnx(model: DetectionModel) -> ModelProto:
     from .onnx_export import to_onnx as written  # with onnx, an extra
 
     return written(model)
+
+
+def compare_stages(parity: Parity, model: DetectionModel, pixels: Tensor, stages: Stages) -> Instances:
+    assert isinstance(model, FasterRCNN)
+    config = model.config
+    before, after = config.rpn_pre_nms_top_n[1], config.rpn_post_nms_top_n[1]
+    small = model.resize(pixels)
+    size = (small.shape[1], small.shape[2])
+    features, logits, deltas, anchors = model.features(model.batch([small]))
+    boxes, scores = [], []
+    for level, anchor in enumerate(anchors):
+        theirs, delta = stages[f"rpn_logits{level}"][0], stages[f"rpn_deltas{level}"][0]
+        parity.scores(logits[level][0].sigmoid(), theirs.sigmoid())
+        parity.heads(logits[level][0], theirs)
+        parity.heads(deltas[level][0], delta)
+        best = stages[f"rpn_best{level}"][: len(theirs)]  # filled up where these are fewer
+        parity.wrong += len(best) - len(best.unique()) + int((theirs[best] < theirs.topk(len(best)).values[-1]).sum())
+        boxes.append(clip(box_coder.decode(delta[best], anchor[best], RPN_WEIGHTS), *size))
+        scores.append(theirs[best].sigmoid())
+    kept = stages["rpn_kept"][stages["rpn_kept"] >= 0]
+    levels, places = kept // before, kept % before
+    kept_scores = pad_sequence(scores)[places, levels]
+    parity.ordered(kept_scores)
+    floor = float(kept_scores.min()) if len(kept) == after else config.rpn_score
+    for level, (box, score) in enumerate(zip(boxes, scores, strict=True)):
+        own = places[levels == level]
+        parity.wrong += nms_faults(box, score, own, config.rpn_nms_iou, config.rpn_score, floor, 1e-3)
+    proposals = stages["proposals"][: len(kept)]
+    parity.listed(pad_sequence(boxes)[places, levels], proposals, max(size))
+    class_logits, box_deltas = stages["class_logits"][: len(kept)], stages["box_deltas"][: len(kept)]
+    parity.second_stage(lambda rois: model.classify(features, [rois]), proposals, class_logits, box_deltas)
+    score = class_logits.softmax(1)[:, 1:]
+    box = clip(box_coder.decode(box_deltas, proposals[:, None], BOX_WEIGHTS), *size)[:, 1:]
+    rows, labels = stages["kept"] % len(stages["proposals"]), stages["kept"] // len(stages["proposals"])
+    found = Instances(rescale(box[rows, labels], size, (pixels.shape[1], pixels.shape[2])), score[rows, labels], labels)
+    floor = float(found.scores.min()) if len(rows) == config.detections else config.score
+    for kind in range(score.shape[1]):
+        own = rows[labels == kind]
+        parity.wrong += nms_faults(box[:, kind], score[:, kind], own, config.nms_iou, config.score, floor, 1e-2)
+    parity.ordered(found.scores)
+    return found

@@ -159,7 +159,8 @@ class Detector:
         from ..detection.boxes import rescale
         from ..input.target import Target
 
-        sample = dialect_of(self.config).loss_sample(record, labels, image, self.config)
+        dialect = dialect_of(self.config)
+        sample = dialect.to_sample(*dialect.ground_truth(record, labels, self.config, ""), image)
         resized = self.model.resize(sample.image.to(self.device))
         boxes = rescale(sample.boxes, (image.shape[0], image.shape[1]), (resized.shape[1], resized.shape[2]))
         seed = stream_seed(0, f"losses of {record.source_id}")

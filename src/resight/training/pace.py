@@ -26,7 +26,7 @@ class Pace:
 
     def __init__(self, plan: Plan) -> None:
         config = plan.config
-        cost = dialect_of(config.model).evaluation_cost
+        cost = 1.0 if dialect_of(config.model).evaluates_losses else 0.5
         sizes = plan.validation.sizes.tolist() if plan.validation else []
         seen = sum(forward_passes(height, width, config.model.tile) for width, height in sizes)
         self.epoch = plan.batches.per_epoch / config.train.accumulate  # steps

@@ -85,8 +85,9 @@ def make_plan(config: Config, resumed: Checkpoint | None = None) -> Plan:
         ResightError: no data, an empty training split, options that contradict each other.
     """
     config = _checked(config)
-    dialect = dialect_of(config.model)
-    records = dialect.class_order(open_configured(config.data))
+    records = open_configured(config.data)
+    if dialect_of(config.model).classes_by_id:
+        records = records.by_id()
     train, classes = _training_split(records, config), records.label_map.names
     validation, notes = _validation_split(records)
     start, config = find_start(config, resumed)
@@ -96,7 +97,6 @@ def make_plan(config: Config, resumed: Checkpoint | None = None) -> Plan:
     sizes, centers = network_boxes(train, config.model)
     if len(sizes) == 0:
         raise ResightError("no training image has a box of a known class", where=train.shards[0])
-    dialect = dialect_of(config.model)
     strides = dialect.level_strides(config.model)
     anchors = (start.anchors if start else None) or dialect.default_anchors(config.model)
     if resumed is not None:

@@ -163,9 +163,9 @@ def _train(request: _Request, place: Workplace, distributed: Distributed, watch:
         device = distributed.device(device_of(request.config.train.device))
         log.info("%s", preflight(plan, model.to(device), distributed, last.state if last else None))
         if last is None:
-            model_config = request.config.model
-            if device.type == "cuda" and (stronger := dialect_of(model_config).stronger_start(model_config)):
-                log.info("on a GPU a stronger start pays: %s", stronger)
+            stronger = dialect_of(request.config.model).stronger_models.get(request.config.model.name)
+            if device.type == "cuda" and stronger:
+                log.info("on a GPU a stronger start pays: --model %s", stronger)
             facts = {"device": str(device), "devices": distributed.size, "dataset": plan.records.digest, **report}
             facts |= {"weights": weights_digest(model.state_dict()), "seed": plan.config.train.seed}
             facts |= {"pipeline": request.pipeline} if request.pipeline else {}
