@@ -62,10 +62,7 @@ class ResightError(Exception):
 
 @contextmanager
 def reading(where: object) -> Iterator[None]:
-    """
-    Raises:
-        ResightError: what is done in the block cannot read ``where``; the cause says why.
-    """
+    """Raises ResightError: what is done in the block cannot read ``where``; the cause says why."""
     try:
         yield
     except (OSError, ValueError) as error:  # a path may hold what no path can

@@ -18,8 +18,7 @@ from resight.cli.app import app
 from resight.cli.guard import close_with, explain, guard, show_json
 from resight.datasets.summary import findings, table
 from resight.errors import BAD, BUG, DONE, USAGE, Problem, ResightError, listed
-from resight.io.logs import listen
-from resight.io.progress import meter
+from resight.io.progress import listen, meter
 
 MEMORY = "smaller --batch or --size"
 WORKERS = "--set data.workers=0"

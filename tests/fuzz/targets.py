@@ -31,7 +31,7 @@ from resight.evaluation.evaluate import _is_ours
 from resight.fpn.config import FpnModelConfig
 from resight.inference.exported import read_card
 from resight.io.images import decode, probe, upright
-from resight.io.store_copies import fetch
+from resight.io.object_store import fetch
 from resight.label_map import LabelMap, read_label_map, to_pbtxt
 from resight.models.checkpoints import Checkpoint, ModelMetadata, load_checkpoint, save_checkpoint
 from resight.records.example import decode_example

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from resight.commands.training_view import training_view
+from resight.commands.show import training_view
 from resight.dialect import load_config, training_set
 from resight.errors import ResightError
 from resight.fpn.config import FpnModelConfig

@@ -7,8 +7,7 @@ import sys
 import pytest
 
 from resight.io import progress
-from resight.io.logs import listen
-from resight.io.progress import duration, meter, track
+from resight.io.progress import duration, listen, meter, track
 
 
 class Terminal(io.StringIO):

@@ -4,7 +4,7 @@ import pytest
 
 from resight.errors import ResightError
 from resight.io import object_store as storage
-from resight.io.store_copies import fetch
+from resight.io.object_store import fetch
 from resight.models.remote import fetch_model
 
 

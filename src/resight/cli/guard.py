@@ -23,8 +23,7 @@ from typing import Any, NoReturn, TextIO, cast
 from .._version import __version__
 from ..config.other_names import option_here
 from ..errors import DONE, INTERRUPTED, TERMINATED, USAGE, ResightError, escaped, exit_code_of, explained, nearest
-from ..io.logs import listen
-from ..io.progress import speaks_json
+from ..io.progress import listen, speaks_json
 from ..io.terminal import fitted, message_stream
 
 log = logging.getLogger("resight")

@@ -82,10 +82,7 @@ USAGE = f"usage: train.sh {' '.join(f'<{name}>' for name in NAMES)}"
 
 
 def read_arguments(words: Sequence[str]) -> Arguments:
-    """
-    Raises:
-        ResightError: there are not eleven, or one of them cannot be.
-    """
+    """Raises ResightError: there are not eleven, or one of them cannot be."""
     if missing := NAMES[len(words) :]:
         raise ResightError(f"missing: {' '.join(f'<{name}>' for name in missing)}", fix=USAGE)
     if extra := words[len(NAMES) :]:
@@ -196,10 +193,7 @@ def write_config(arguments: Arguments, pretrained: Path, data: Mapping[str, Path
 
 
 def _check_outputs(run: Path, exported: Path) -> None:
-    """
-    Raises:
-        ResightError: a folder to write holds what is not ours, lies in the other, or cannot be written to.
-    """
+    """Raises ResightError: a folder to write holds what is not ours, lies in the other, or cannot be written to."""
     places = [Path(os.path.realpath(path)) for path in (run, exported)]
     if places[0].is_relative_to(places[1]) or places[1].is_relative_to(places[0]):
         raise ResightError("one of <model_dir> and <exported_model_dir> lies in the other", where=exported, fix=USAGE)
@@ -213,10 +207,8 @@ def _check_outputs(run: Path, exported: Path) -> None:
 
 
 def _check_records(folder: Path, num_classes: int) -> dict[str, Path]:
-    """
-    Raises:
-        ResightError: a file is missing or damaged, holds nothing, or the label map has not ``num_classes`` classes.
-    """
+    """Raises ResightError: a file is missing or damaged, holds nothing, or the label map has not ``num_classes``
+    classes."""
     found = {name: folder / name for name in (TRAINING, TESTING, LABELS)}
     if missing := [name for name, path in found.items() if not path.is_file()]:
         command = "resight data build SOURCE -o RECORDS --layout tfod --shards 1"

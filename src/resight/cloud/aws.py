@@ -16,9 +16,8 @@ from ..errors import ResightError, nearest
 
 SUMMARY = "Resight: "  # how the description of every stack of ours begins
 WHOLE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE")  # how the status of such a stack ends
-_STACK_NAME = re.compile(
-    r"(?=.{2,30}$)(?!sg-)[a-z](?:-?[a-z0-9])+"
-)  # names of buckets, roles and repositories begin with it
+# Names of buckets, roles and repositories begin with it.
+_STACK_NAME = re.compile(r"(?=.{2,30}$)(?!sg-)[a-z](?:-?[a-z0-9])+")
 _ATTEMPTS = 10  # of one call
 PAUSE = 2.0  # seconds, growing, before a call that may not be repeated blindly is looked for or made again
 _HOMES = {"pricing": "us-east-1"}  # services with an endpoint in few regions
@@ -108,24 +107,16 @@ class Aws:
         self._client = functools.cache(self._new_client)
 
     def call(self, service: str, action: str, attempts: int = _ATTEMPTS, /, **arguments: Any) -> dict[str, Any]:
-        """One call that may be repeated: after throttling, failures of the service, lost connections.
-
-        Raises:
-            AwsError: says what is wrong, and names the missing permission.
-        """
+        """One call that may be repeated: after throttling, failures of the service, lost connections. Raises AwsError:
+        says what is wrong, and names the missing permission."""
         return self._tried(service, action, attempts, lambda client: dict(getattr(client, action)(**arguments)))
 
     def once(
         self, service: str, action: str, find: Callable[[], dict[str, Any] | None], **arguments: Any
     ) -> dict[str, Any]:
-        """One call that would make a second thing if it were repeated.
-
-        Where it is unclear whether it was carried out, ``find`` looks for what it made, and gives an answer like the
-        call's, or None: then it is made again.
-
-        Raises:
-            AwsError: as :meth:`call`.
-        """
+        """One :meth:`call` that would make a second thing if it were repeated: where it is unclear whether it was
+        carried out, ``find`` looks for what it made, and gives an answer like the call's, or None: then it is made
+        again."""
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 return self.call(service, action, 1, **arguments)
@@ -133,8 +124,7 @@ class Aws:
                 if not (error.unclear or re.search(_THROTTLED, error.code)):
                     raise
                 time.sleep(PAUSE * attempt)
-                found = find() if error.unclear else None
-                if found is not None:
+                if error.unclear and (found := find()) is not None:
                     return found
                 if attempt == _ATTEMPTS:
                     raise
@@ -160,15 +150,10 @@ class Aws:
 
     @functools.cached_property
     def account(self) -> str:
-        """The number of the account."""
         return str(self.call("sts", "get_caller_identity")["Account"])
 
     def describe(self) -> dict[str, Any] | None:
-        """The stack as CloudFormation describes it; None where there is none.
-
-        Raises:
-            AwsError: it is not one of Resight's.
-        """
+        """The stack as CloudFormation describes it; None where there is none. Raises AwsError: it is not Resight's."""
         answer = self.found("cloudformation", "describe_stacks", "ValidationError", StackName=self.stack)
         stack = answer["Stacks"][0] if answer else None
         if stack and not str(stack.get("Description", SUMMARY)).startswith(SUMMARY):
@@ -176,11 +161,7 @@ class Aws:
         return stack
 
     def outputs(self) -> dict[str, str]:
-        """The stack's outputs.
-
-        Raises:
-            AwsError: there is no such stack here, or it is not whole; says what is the matter and what to do.
-        """
+        """The stack's outputs. Raises AwsError: there is no such stack here, or it is not whole."""
         stack = self.describe()
         if stack is None:
             fix = "Is it the right --region, --profile and --stack? resight cloud init makes it."
@@ -228,7 +209,6 @@ class Aws:
         raise AssertionError("every attempt returns or raises")
 
     def _explained(self, error: Exception, service: str, operation: str) -> AwsError:
-        """The error in words of ours."""
         response = getattr(error, "response", None)
         answer = response if isinstance(response, dict) else {}
         told = answer.get("Error", {"Code": type(error).__name__, "Message": str(error)})

@@ -29,10 +29,6 @@ class InstanceType:
         """MiB that a job can have."""
         return int(self.memory * USABLE)
 
-    def fits(self, job: InstanceType) -> bool:
-        """Whether a job made for the type ``job`` can be placed on this one."""
-        return self.gpus >= job.gpus and self.vcpus >= job.vcpus and self.memory >= job.job_memory
-
     def text(self) -> str:
         return f"{self.name} ({counted(self.gpus, 'GPU')}, ${self.usd:.3f}/h)"
 
@@ -58,17 +54,15 @@ def choose_types(aws: Aws, allowed: Sequence[str], wanted: str | None, price: fl
         why = "has no GPU" if (wanted or allowed[0]) in found else f"is not offered in {aws.region}"
         fix = f"Usable here: {listed(one.name for one in usable)}." if usable else "Choose another --region."
         raise ResightError(f"{wanted or listed(allowed)} {why}", where="--instance", fix=fix)
-    return [job, *(one for one in usable if one.fits(job) and one != job)]
+    fit = [one for one in usable if one.gpus >= job.gpus and one.vcpus >= job.vcpus and one.memory >= job.job_memory]
+    return [job, *(one for one in fit if one != job)]
 
 
 def _listed_types(aws: Aws, names: Sequence[str]) -> dict[str, InstanceType]:
-    """The types as AWS's price list has them, which also says what an instance has.
-
-    Raises:
-        ResightError: it cannot be read, or lacks one of them: a job could be placed there at an unknown price.
-    """
-    filters = [{"Type": "TERM_MATCH", "Field": key, "Value": value} for key, value in _LINUX.items()]
-    filters.append({"Type": "TERM_MATCH", "Field": "regionCode", "Value": aws.region})
+    """The types as AWS's price list has them, which also says what an instance has. A job could be placed on one that
+    it lacks, at an unknown price: that is refused."""
+    matched = _LINUX | {"regionCode": aws.region}
+    filters = [{"Type": "TERM_MATCH", "Field": key, "Value": value} for key, value in matched.items()]
     filters.append({"Type": "ANY_OF", "Field": "instanceType", "Value": ",".join(names)})
     own = "Give the price of the dearest yourself, in USD per hour: --price USD"
     try:

@@ -50,7 +50,6 @@ class State:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
     def json(self) -> dict[str, Any]:
-        """``run.json``, and the rest."""
         told = parse_json(self.record.text()) if self.record else {}
         return told | {"run": self.run, "status": self.status, "reason": self.reason, "metrics": dict(self.metrics)}
 
@@ -70,11 +69,7 @@ def run_address(outputs: dict[str, str], run: str) -> str:
 
 
 def find_run(outputs: dict[str, str], run: str) -> tuple[str, RunRecord, Launch]:
-    """The address and the record of a run that was launched, and its launch.
-
-    Raises:
-        ResightError: there is none.
-    """
+    """The address and the record of a run that was launched, and its launch. Raises ResightError: there is none."""
     address = run_address(outputs, run)
     record = (read_run_record(address) or (None,))[0]
     if record is None or record.launch is None:
@@ -86,19 +81,14 @@ def find_run(outputs: dict[str, str], run: str) -> tuple[str, RunRecord, Launch]
 def find_job(aws: Aws, outputs: dict[str, str], launch: Launch) -> dict[str, Any] | None:
     """The last job of a run as Batch describes it; None where it knows none (it forgets after a week or more).
 
-    One submitted a moment ago is waited for, since Batch lists it late. Of two, where a submission was repeated
-    after an unclear answer, it is the one that has not ended.
-
-    Raises:
-        ResightError: the run is another stack's.
+    One submitted a moment ago is waited for, since Batch lists it late. Of two, where a submission was repeated after
+    an unclear answer, it is the one that has not ended. Raises ResightError: the run is another stack's.
     """
     if not launch.jobs:
         return None
     if (launch.stack, launch.region) != (aws.stack, aws.region):
-        asked = {"StackName": launch.stack}
-        if launch.region == aws.region and not aws.found(
-            "cloudformation", "describe_stacks", "ValidationError", **asked
-        ):
+        look = ("cloudformation", "describe_stacks", "ValidationError")
+        if launch.region == aws.region and not aws.found(*look, StackName=launch.stack):
             return None  # its stack has gone, and its jobs before it
         fix = f"--stack {launch.stack} --region {launch.region}"
         raise ResightError(f"its job is one of the stack '{launch.stack}' in {launch.region}", where="--stack", fix=fix)
@@ -125,11 +115,8 @@ def jobs_named(aws: Aws, queue: str, name: str) -> list[dict[str, Any]]:
 
 
 def status(aws: Aws, run: str | None = None) -> list[State]:
-    """The state of a run, or of all runs that Batch knows in the stack's queues, the latest first.
-
-    Raises:
-        ResightError: there is no such run, or AWS refuses.
-    """
+    """The state of a run, or of all runs that Batch knows in the stack's queues, the latest first. Raises ResightError:
+    there is no such run, or AWS refuses."""
     outputs = aws.outputs()
     if run is not None:
         address, record, launch = find_run(outputs, run)
@@ -167,9 +154,8 @@ def _quotas(aws: Aws, instance: str, on_demand: bool, container: Mapping[str, An
     """The quotas of the account that are too small for a job on that type, as far as they can be read."""
     family = "G and VT" if instance.startswith("g") else f"(P|.*{instance[:2].upper()}.*)"
     wanted = f"Running On-Demand {family} instances" if on_demand else f"All {family} Spot Instance Requests"
-    needs = max(
-        (float(one["value"]) for one in container.get("resourceRequirements", ()) if one["type"] == "VCPU"), default=0
-    )
+    asked = {one["type"]: float(one["value"]) for one in container.get("resourceRequirements", ())}
+    needs = asked.get("VCPU", 0.0)
     with suppress(AwsError):  # it takes a permission that nothing else needs
         return [
             f"the quota '{one['QuotaName']}' is {one['Value']:g} vCPUs, and the job needs {needs:g}"
@@ -199,11 +185,8 @@ def _message(event: str) -> str:
 
 
 def logs(aws: Aws, run: str, follow: bool = False) -> Iterator[str]:
-    """The messages of a run, of all its jobs and attempts; with ``follow`` until its job ends.
-
-    Raises:
-        ResightError: there is no such run, or no log: says what state its job is in.
-    """
+    """The messages of a run, of all its jobs and attempts; with ``follow`` until its job ends. Raises ResightError:
+    there is no such run, or no log: says what state its job is in."""
     outputs = aws.outputs()
     address, _, launch = find_run(outputs, run)
     told, latest, live = set[str](), 0, True
@@ -238,10 +221,7 @@ def plan_stop(aws: Aws, run: str) -> str:
 
 def stop(aws: Aws, run: str) -> State:
     """Ends the job of a run, which saves first, and waits for it; where none runs, nothing is done. Returns the state.
-
-    Raises:
-        ResightError: there is no such run, or it has not ended after ``STOPPING`` seconds.
-    """
+    Raises ResightError: there is no such run, or it has not ended after ``STOPPING`` seconds."""
     outputs = aws.outputs()
     address, _, launch = find_run(outputs, run)
     job, until = find_job(aws, outputs, launch), time.monotonic() + STOPPING
@@ -256,8 +236,7 @@ def stop(aws: Aws, run: str) -> State:
 
 
 def fetch(aws: Aws, run: str, out: str | None = None) -> Path:
-    """Copies a run into the folder ``out`` (default ``runs/NAME``). Raises ResightError as
-    :func:`resight.models.remote.fetch_run`."""
+    """Copies a run into the folder ``out`` (default ``runs/NAME``), as :func:`resight.models.remote.fetch_run` does."""
     from ..models.remote import fetch_run
 
     address = run_address(aws.outputs(), run)

@@ -87,11 +87,8 @@ class LaunchPlan:
 
 def launch(aws: Aws, plan: LaunchPlan) -> RunRecord:
     """Does what is planned, and returns the record of the run. After a failure the same launch can be planned again:
-    the job comes last, and a run whose job was not submitted goes on.
-
-    Raises:
-        ResightError: nothing was submitted; or another launch of the same run has come before.
-    """
+    the job comes last, and a run whose job was not submitted goes on. Raises ResightError: nothing was submitted; or
+    another launch of the same run has come before."""
     run, files = plan.record.run, dict[str, bytes | Path](plan.files)
     try:  # first, since of two launches at once only one may bring its files
         write_run_record(run, plan.record, plan.replacing)
@@ -115,20 +112,15 @@ def launch(aws: Aws, plan: LaunchPlan) -> RunRecord:
         wanted = {"jobDefinitionName": job, "status": "ACTIVE"}
         return next(iter(aws.pages("batch", "describe_job_definitions", "jobDefinitions", **wanted)), None)
 
-    def submitted() -> dict[str, Any] | None:
-        return next(iter(jobs_named(aws, queue, job)), None)
-
     made = aws.once("batch", "register_job_definition", registered, **plan.definition)
-    aws.once("batch", "submit_job", submitted, jobDefinition=made["jobDefinitionArn"], **plan.submission)
+    submission = {"jobDefinition": made["jobDefinitionArn"], **plan.submission}
+    aws.once("batch", "submit_job", lambda: next(iter(jobs_named(aws, queue, job)), None), **submission)
     return plan.record
 
 
 def plan_launch(aws: Aws, request: Request) -> LaunchPlan:
-    """Everything a launch needs, looked at and worked out; nothing is changed.
-
-    Raises:
-        ResightError: something is wrong or missing.
-    """
+    """Everything a launch needs, looked at and worked out; nothing is changed. Raises ResightError: something is wrong
+    or missing."""
     from ..training.start import start_name
 
     outputs = aws.outputs()
@@ -214,11 +206,8 @@ def _repeated(outputs: dict[str, str], request: Request) -> Request:
 
 
 def _addresses(outputs: Mapping[str, str], asked: Request) -> tuple[str, str, str]:
-    """Where the configuration, the data and the run are.
-
-    Raises:
-        ResightError: something is not given or no amount, or the job may not read or write there.
-    """
+    """Where the configuration, the data and the run are; refuses what is not given, or where the job may not read or
+    write."""
     amounts = {"--max-hours": asked.max_hours, "--max-cost": asked.max_cost, "--price": asked.price}
     needed = {"CONFIG": asked.config, "--data": asked.data, "--out": asked.out, **amounts}
     for option, value in needed.items():
@@ -245,11 +234,8 @@ def _check_readable(outputs: Mapping[str, str], address: str, where: str) -> Non
 
 
 def _standing(aws: Aws, outputs: dict[str, str], run: str, limits: Limits) -> tuple[RunRecord | None, str, str]:
-    """The record of a run that goes on, its ETag, and how it stands.
-
-    Raises:
-        ResightError: it is under way, done, not of a launch, or has used up the limits.
-    """
+    """The record of a run that goes on, its ETag, and how it stands; refuses one that is under way, done, not of a
+    launch, or has used up the limits."""
     if (found := read_run_record(run)) is None:
         return None, "", "(new)"
     record, etag = found
@@ -277,13 +263,11 @@ def _standing(aws: Aws, outputs: dict[str, str], run: str, limits: Limits) -> tu
 
 def _read_config(config: str, changes: Mapping[str, Any]) -> tuple[str, bytes, Config]:
     """The name that the file gets and its content, and what it means with ``changes``."""
-    from ..io.store_copies import named_as
-
     if is_remote(config):
         with tempfile.TemporaryDirectory(prefix="resight-") as folder:
             copy = Path(folder, config.rpartition("/")[2])
             copy.write_bytes(storage.read(config))
-            with named_as(config, copy):
+            with storage.named_as(config, copy):
                 return _read_config(str(copy), changes)
     if is_pipeline(config):
         pipeline = examine_pipeline(config, changes=changes).check()
@@ -292,30 +276,25 @@ def _read_config(config: str, changes: Mapping[str, Any]) -> tuple[str, bytes, C
 
 
 def _check_seen(outputs: Mapping[str, str], settings: Config, data: str) -> None:
-    """
-    Raises:
-        ResightError: the data has no records, or the configuration names something that the job does not see.
-    """
+    """Refuses data without records, and a configuration that names something that the job does not see."""
     objects = storage.find(data, most=LISTED)
     if len(objects) < LISTED and not any(IS_RECORD.search(one.address) for one in objects):
         what = "holds no records" if objects else "there is nothing at this address"
         raise ResightError(what, where=data, fix=f"Copy a records folder there: aws s3 sync RECORDS {data}")
     named = {f"data.{key}": getattr(settings.data, key) for key in ("train", "val", "test")}
     named |= {"data.label_map": (settings.data.label_map,), "model.start": (settings.model.start,)}
-    for key, place in [(key, place) for key, places in named.items() for place in places]:
-        if is_remote(place):
-            _check_readable(outputs, place, key)
-        elif key != "model.start" and os.path.isabs(place):
-            fix = f"Copy it to {data} and name it as it is called there, or leave {key} out."
-            raise ResightError(f"{place} is of this machine, and the job does not see it", where=key, fix=fix)
+    for key, places in named.items():
+        for place in places:
+            if is_remote(place):
+                _check_readable(outputs, place, key)
+            elif key != "model.start" and os.path.isabs(place):
+                fix = f"Copy it to {data} and name it as it is called there, or leave {key} out."
+                raise ResightError(f"{place} is of this machine, and the job does not see it", where=key, fix=fix)
 
 
 def _find_image(aws: Aws, outputs: Mapping[str, str], image: str | None) -> tuple[str, str]:
-    """The address of an image by its digest, and what is known of it.
-
-    Raises:
-        ResightError: it is not in the stack's repository, or is of another one and not named by its digest.
-    """
+    """The address of an image by its digest, and what is known of it. One of another repository than the stack's has to
+    be named by its digest."""
     own = outputs["Repository"]
     named = _BY_DIGEST.fullmatch(image or "")
     if named and named["repository"] not in (None, own):

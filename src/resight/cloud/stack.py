@@ -16,21 +16,11 @@ import yaml
 
 from .._version import __version__
 from ..errors import ResightError, counted, listed, nearest
+from . import resources
 from .aws import Aws, AwsError
 from .instances import offered_types
 from .jobs import LIVE
-from .resources import (
-    Thing,
-    delete_bucket,
-    empty_repository,
-    existing,
-    made,
-    named,
-    names_of,
-    parameters_of,
-    remove,
-    wait_until,
-)
+from .resources import Thing, existing, made, named, names_of, parameters_of, wait_until
 
 log = logging.getLogger(__name__)
 
@@ -100,11 +90,8 @@ def plan_init(aws: Aws, parameters: Mapping[str, str] | None = None) -> Plan:
             raise ResightError(f"the bucket is in {region}, not in {aws.region}", where=values["Bucket"], fix=fix)
     if stack is None:
         return _plan_create(aws, values, left)
-    changed = [
-        f"  {name}: {before.get(name) or '(none)'} -> {value or '(none)'}"
-        for name, value in values.items()
-        if value != before.get(name)
-    ]
+    other = {name: value for name, value in values.items() if value != before.get(name)}
+    changed = [f"  {name}: {before.get(name) or '(none)'} -> {value or '(none)'}" for name, value in other.items()]
     body = aws.call("cloudformation", "get_template", StackName=aws.stack, TemplateStage="Original")["TemplateBody"]
     if body != template():
         changed.append(f"  the template: that of Resight {__version__}")
@@ -129,11 +116,8 @@ def _plan_create(aws: Aws, values: dict[str, str], left: str) -> Plan:
 
 
 def init(aws: Aws, plan: Plan) -> dict[str, str]:
-    """Makes or changes the stack as planned, waits, and returns its outputs.
-
-    Raises:
-        ResightError: it failed: says which resource did and why, what is left and how to remove it.
-    """
+    """Makes or changes the stack as planned, waits, and returns its outputs. Raises ResightError: it failed: says which
+    resource did and why, what is left and how to remove it."""
     if plan.action == "nothing":
         return aws.outputs()
     values = dict(plan.parameters)
@@ -206,11 +190,8 @@ def plan_down(aws: Aws, *, stop_jobs: bool = False, delete_bucket: bool = False)
 
 
 def down(aws: Aws, plan: Plan) -> None:
-    """Removes what :func:`plan_down` planned, waits, and looks by name whether anything is left.
-
-    Raises:
-        ResightError: something is; says what, and why.
-    """
+    """Removes what :func:`plan_down` planned, waits, and looks by name whether anything is left. Raises ResightError:
+    something is; says what, and why."""
     if plan.action == "nothing":
         return
     _jobs(aws, plan.things, plan.stop_jobs)
@@ -224,17 +205,17 @@ def down(aws: Aws, plan: Plan) -> None:
         aws.call("batch", "deregister_job_definition", jobDefinition=arn)
     left = list(plan.things)
     for name in [name for kind, name in left if kind == "repository"]:
-        empty_repository(aws, name)  # with images it can be in the way
+        resources.empty_repository(aws, name)  # with images it can be in the way
     for _ in range(2):  # what kept the stack from being deleted is removed after the first time
         if aws.describe() is not None:
             aws.call("cloudformation", "delete_stack", StackName=aws.stack)
             _settled(aws)
         for kind, name in reversed(left):  # queues before their environments
-            remove(aws, kind, name)
+            resources.remove(aws, kind, name)
         if not (left := existing(aws, left)):
             break
     if plan.bucket:
-        delete_bucket(aws, plan.bucket)
+        resources.delete_bucket(aws, plan.bucket)
     told = names_of([*left, *existing(aws, [("bucket", plan.bucket)] if plan.bucket else [])])
     if aws.describe() is not None:
         why = "; ".join(aws.failures()) or "no reason is given"

@@ -149,12 +149,9 @@ class _Drawing:
 
 
 def find_images(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """The files named, and the images of the folders named, with those of their subfolders, sorted.
-
-    Raises:
-        ResightError: an input does not exist or is neither a file nor a folder, or a folder holds no image or cannot
-            be read.
-    """
+    """The files named, and the images of the folders named, with those of their subfolders, sorted. Raises
+    ResightError: an input does not exist or is neither a file nor a folder, or a folder holds no image or cannot be
+    read."""
     fix = "Name images or folders of images."
     if not inputs:
         raise ResightError("there is none", where="INPUT", fix=fix)

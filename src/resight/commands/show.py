@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,7 +29,7 @@ from ..io.images import decode, read_bytes, upright
 from ..io.misplaced import meant
 from ..io.outputs import atomic_folder, check_output
 from ..io.progress import track
-from ..records.reader import Records
+from ..records.reader import Records, RecordSplit
 from ..types import Annotation, named_split
 from .check import open_data
 
@@ -109,9 +110,28 @@ def _views(
     if records is None:
         fix = meant(source.path, "records")
         raise ResightError("--augment needs records, and this is a source", where=source.path, fix=fix)
-    from .training_view import training_view  # torch is needed for nothing else here
-
     return training_view(records.splits[split], records.label_map.names, training, limit), limit
+
+
+def training_view(split: RecordSplit, classes: Sequence[str], config: Config, limit: int) -> Iterator[View]:
+    """The first ``limit`` images that training takes, as it sees them."""
+    import torch  # which nothing else here needs
+
+    from ..dialect import training_set
+    from ..input.dataset import training_batches
+
+    dataset = training_set(split, classes, config)
+    for item in islice(chain.from_iterable(training_batches(split, config)), limit):
+        example = dataset[item]
+        if isinstance(example, ResightError):
+            raise example
+        labels, crowd = example.target.labels.tolist(), example.target.crowd.tolist()
+        names = [
+            f"{classes[label]} (ignored)" if ignored else classes[label]
+            for label, ignored in zip(labels, crowd, strict=True)
+        ]
+        file = split.index.strings["filename"][item.record]
+        yield file, example.image.round().to(torch.uint8).permute(1, 2, 0).numpy(), example.target.boxes.numpy(), names
 
 
 def _spread(items: Sequence[T], limit: int) -> list[T]:

@@ -21,9 +21,8 @@ from ..detection.initialization import load_detector
 from ..detection.model import DetectionModel
 from ..errors import ResightError, listed, shown
 from ..io.files import check_regular
-from ..io.object_store import is_remote
+from ..io.object_store import fetch_file, is_remote
 from ..io.outputs import atomic_file
-from ..io.store_copies import fetch_file
 from . import backbones
 from .faster_rcnn import FasterRCNN
 from .specs import spec_of

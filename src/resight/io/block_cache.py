@@ -39,11 +39,8 @@ class BlockCache:
         return {**self.__dict__, "_seen": {}}
 
     def read(self, shard: Object, length: int, offset: int) -> bytes:
-        """The bytes of a shard, fewer at its end.
-
-        Raises:
-            ResightError: the store fails, the shard is no more what it was when it was opened, or the disk is full.
-        """
+        """The bytes of a shard, fewer at its end. Raises ResightError: the store fails, the shard is no more what it
+        was when it was opened, or the disk is full."""
         self._check(shard)
         end = min(offset + length, shard.size)
         blocks = range(offset // BLOCK, -(-end // BLOCK))

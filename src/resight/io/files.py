@@ -49,11 +49,8 @@ _KINDS = (
 
 
 def open_file(path: str | os.PathLike[str]) -> BufferedReader:
-    """Opens a file to read its bytes.
-
-    Raises:
-        ResightError: it is not there, may not be read, or is a folder, device, pipe or socket.
-    """
+    """Opens a file to read its bytes. Raises ResightError: it is not there, may not be read, or is a folder, device,
+    pipe or socket."""
     with reading(path):
         return open(path, "rb", opener=_open_regular)
 
@@ -93,11 +90,7 @@ def _refuse_odd(found: os.stat_result, path: str) -> None:
 
 
 def read_file(path: str | os.PathLike[str], most: int = SMALL) -> bytes:
-    """All bytes of a file of at most ``most``.
-
-    Raises:
-        ResightError: as :func:`open_file`; or the file is larger.
-    """
+    """All bytes of a file of at most ``most``. Raises ResightError: as :func:`open_file`; or the file is larger."""
     with open_file(path) as file, reading(path):
         return _read(file, most, path)
 
@@ -119,11 +112,8 @@ def _read(file: BufferedReader, most: int, where: object, text: bool = False) ->
 
 
 def read_text(path: str | os.PathLike[str], most: int = LARGE) -> str:
-    """A whole text file, in UTF-8 or UTF-16, without its byte order mark.
-
-    Raises:
-        ResightError: as :func:`read_file`; or it is no text; names the byte.
-    """
+    """A whole text file, in UTF-8 or UTF-16, without its byte order mark. Raises ResightError: as :func:`read_file`; or
+    it is no text; names the byte."""
     with open_file(path) as file, reading(path):
         data = _read(file, most, path, text=True)
     return decode_text(data, path)
@@ -144,10 +134,7 @@ def encoding_of(start: bytes) -> str:
 
 
 def parse_json(text: str | bytes, where: object = "") -> Any:
-    """
-    Raises:
-        ResightError: it is no JSON, with line and column; or is nested too deeply.
-    """
+    """Raises ResightError: it is no JSON, with line and column; or is nested too deeply."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -165,10 +152,7 @@ def read_json(path: str | os.PathLike[str], most: int = SMALL) -> Any:
 
 
 def parse_toml(text: str, where: object = "") -> dict[str, Any]:
-    """
-    Raises:
-        ResightError: it is no TOML, or nested too deeply for any configuration.
-    """
+    """Raises ResightError: it is no TOML, or nested too deeply for any configuration."""
     if _LONG_KEY.search(text):  # the parser keeps every beginning of a dotted key
         raise ResightError(f"is nested more than {_MAX_DEPTH} deep", where=where)
     try:
@@ -182,11 +166,8 @@ def parse_toml(text: str, where: object = "") -> dict[str, Any]:
 
 
 def check_tree(tree: Any, where: object = "") -> None:
-    """
-    Raises:
-        ResightError: mappings and lists in ``tree`` are nested more deeply than a configuration can be, or it holds an
-            integer of hundreds of digits.
-    """
+    """Raises ResightError: mappings and lists in ``tree`` are nested more deeply than a configuration can be, or it
+    holds an integer of hundreds of digits."""
     level = [tree]
     for _ in range(_MAX_DEPTH):
         if any(isinstance(one, int) and abs(one) >> 1000 for one in level):
@@ -217,11 +198,8 @@ def read_xml(path: str | os.PathLike[str], most: int = SMALL) -> Element:
 
 
 def read_yaml(path: str | os.PathLike[str]) -> Any:
-    """
-    Raises:
-        ResightError: as :func:`read_text`; it is no YAML (with the line), is nested too deeply, or its aliases and
-            merge keys stand for too much.
-    """
+    """Raises ResightError: as :func:`read_text`; it is no YAML (with the line), is nested too deeply, or its aliases
+    and merge keys stand for too much."""
     import yaml
 
     text = read_text(path, TEXT)

@@ -66,10 +66,8 @@ class ImageInfo:
 
 def open_image(data: bytes | BinaryIO, where: object = "") -> Image.Image:
     """Opens encoded bytes, or a file, by their header; pixels are not decoded yet, and may still turn out damaged.
-
-    Raises:
-        ResightError: no image, of an unknown format, or one whose decoding would take more memory than is allowed.
-    """
+    Raises ResightError: no image, of an unknown format, or one whose decoding would take more memory than is
+    allowed."""
     file = io.BytesIO(data) if isinstance(data, bytes) else data
     if not (head := file.read(12)):
         raise ResightError("the image is empty (0 bytes)", where=where, fix="Copy or download it again.")
@@ -164,11 +162,8 @@ def upright_image(image: Image.Image) -> Image.Image:
 
 
 def read_bytes(image: str | os.PathLike[str] | bytes) -> bytes:
-    """The encoded bytes of ``Annotation.image``: a file's, given ones, or those a records folder holds.
-
-    Raises:
-        ResightError: the file cannot be read.
-    """
+    """The encoded bytes of ``Annotation.image``: a file's, given ones, or those a records folder holds. Raises
+    ResightError: the file cannot be read."""
     if isinstance(image, bytes):
         return image
     if isinstance(image, StoredImage):
@@ -193,11 +188,8 @@ def _load(data: bytes, where: object) -> Image.Image:
 
 
 def to_rgb(image: Image.Image, where: object = "") -> Image.Image:
-    """The image in 8-bit RGB, as ``decode`` has it; ``image`` itself where it is that.
-
-    Raises:
-        ResightError: the pixels are damaged, or have no conversion.
-    """
+    """The image in 8-bit RGB, as ``decode`` has it; ``image`` itself where it is that. Raises ResightError: the pixels
+    are damaged, or have no conversion."""
     if image.mode == "RGB":
         return image
     try:
@@ -238,11 +230,7 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
 
 
 def max_image_mb() -> float:
-    """The megabytes that decoding one image may take.
-
-    Raises:
-        ResightError: the environment says what is no number.
-    """
+    """The megabytes that decoding one image may take. Raises ResightError: the environment says what is no number."""
     said = os.environ.get(ALLOWED) or MAX_IMAGE_MB
     try:
         if 0 < (most := float(said)) < math.inf:

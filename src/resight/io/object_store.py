@@ -7,13 +7,15 @@ An address is ``s3://bucket/key``. Credentials and region are boto3's (environme
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import logging
 import os
 import random
 import re
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -21,8 +23,8 @@ from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 from urllib.parse import urlsplit
 
 from ..errors import ResightError, redacted
-from .files import SMALL
-from .outputs import atomic_file
+from .files import SMALL, cache_folder, read_json
+from .outputs import atomic_file, write_text
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
+ETAGS = ".etags.json"  # in a folder of copies, the ETag of each
 BLOCK = 8 << 20  # bytes of one request for a part of an object
 _ATTEMPTS = 4  # of a whole operation; the store's client repeats a single request by itself
 _PAUSE = 0.5  # seconds before the second attempt
@@ -39,9 +42,7 @@ _RETRY: dict[str, Any] = {
     "retry_timeout": timedelta(minutes=2),
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5), "base": 2},
 }
-_CREDENTIALS = re.compile(
-    r"InvalidAccessKeyId|SignatureDoesNotMatch|InvalidToken|ExpiredToken|TokenRefreshRequired|AuthFailure"
-)
+_CREDENTIALS = "InvalidAccessKeyId|SignatureDoesNotMatch|InvalidToken|ExpiredToken|TokenRefreshRequired|AuthFailure"
 _REASON = re.compile(r"<Code>(\w+)</Code>(?:\s*<Message>([^<]*)</Message>)?")
 
 
@@ -99,10 +100,9 @@ def stat(address: str) -> Object | None:
 
         return _object(address, obstore.head(store, _named(key)))
 
-    try:
+    with suppress(_Missing):
         return _attempts(address, "read", run)
-    except _Missing:
-        return None
+    return None
 
 
 def read(address: str) -> bytes:
@@ -112,10 +112,9 @@ def read(address: str) -> bytes:
 
 def read_if_there(address: str) -> tuple[bytes, str] | None:
     """A small object, whole, and its ETag; None where there is none."""
-    try:
+    with suppress(_Missing):
         return _read(address)
-    except _Missing:
-        return None
+    return None
 
 
 def _read(address: str) -> tuple[bytes, str]:
@@ -131,11 +130,7 @@ def _read(address: str) -> tuple[bytes, str]:
 
 
 def read_range(wanted: Object, start: int, length: int) -> bytes:
-    """``length`` bytes from ``start`` on, or all up to the end.
-
-    Raises:
-        Conflict: the object is another one by now.
-    """
+    """``length`` bytes from ``start`` on, or all up to the end. Raises Conflict: the object is another one by now."""
     length = min(length, wanted.size - start)
 
     def run(store: S3Store, key: str) -> bytes:
@@ -183,6 +178,50 @@ def delete(address: str) -> None:
         obstore.delete(store, key)
 
     _attempts(address, "delete", run)
+
+
+def local_folder(address: str, kind: str) -> Path:
+    """Where copies of what lies at ``address`` are kept."""
+    key = hashlib.sha256(address.encode()).hexdigest()[:24]
+    return Path(cache_folder()) / kind / key
+
+
+def fetch(wanted: dict[str, Object], folder: Path) -> None:
+    """Makes ``folder`` hold the objects under the names that they have in ``wanted``."""
+    have: dict[str, str] = {}
+    with suppress(ResightError):
+        have = noted if isinstance(noted := read_json(folder / ETAGS), dict) else {}
+    for name in have.keys() - wanted.keys():
+        with suppress(OSError, ValueError):
+            (folder / name).unlink()
+    for name, found in wanted.items():
+        if have.get(name) != found.etag or not (folder / name).is_file():
+            log.info("fetching %s (%.1f MB)", found.address, found.size / 1e6)
+            download(found, folder / name)
+            have[name] = found.etag
+            write_text(folder / ETAGS, json.dumps(have))  # of what is whole, where this is cut short
+    write_text(folder / ETAGS, json.dumps({name: found.etag for name, found in wanted.items()}))
+
+
+def fetch_file(address: str) -> Path:
+    """A local copy of the object at ``address``. Raises ResightError: there is none, or it cannot be read."""
+    if not (found := stat(address)):
+        raise ResightError("there is no such file", where=address)
+    copy = local_folder(address, "files") / address.rpartition("/")[2]
+    fetch({copy.name: found}, copy.parent)
+    return copy
+
+
+@contextmanager
+def named_as(address: str, path: Path) -> Iterator[None]:
+    """Errors in the block tell ``address`` in place of its local copy at ``path``; those of the store tell both."""
+    try:
+        yield
+    except ResightError as error:
+        if not isinstance(error, StorageError):
+            parts = (part.replace(str(path), address) for part in (error.message, error.where, error.fix))
+            error.message, error.where, error.fix = parts
+        raise
 
 
 class _Missing(StorageError):
@@ -246,7 +285,7 @@ def _explained(error: BaseException, verb: str, address: str) -> StorageError:
     who = "Credentials are looked for as by the AWS command line: AWS_PROFILE, AWS_ACCESS_KEY_ID, SSO, a role."
     if code == "NoSuchBucket":
         return StorageError(f"there is no bucket '{bucket}'", where=address, fix=f"Check its name, and {_endpoint()}.")
-    if _CREDENTIALS.search(text):
+    if re.search(_CREDENTIALS, text):
         return _Expired(f"the credentials are refused ({reason})", where=address, fix=who)
     if isinstance(error, kinds.PermissionDeniedError | kinds.UnauthenticatedError) or code == "AccessDenied":
         action = {"write": "PutObject", "delete": "DeleteObject", "list": "ListBucket"}.get(verb, "GetObject")
@@ -272,10 +311,7 @@ def _endpoint() -> str:
 
 
 def _check_endpoint(endpoint: str) -> None:
-    """
-    Raises:
-        StorageError: it is no address; the client would end the process over it.
-    """
+    """Refuses what is no address: the client would end the process over it."""
     with suppress(ValueError):  # a port or a bracket
         parts = urlsplit(endpoint)
         if re.fullmatch(r"(?i:https?)://[!-~]+", endpoint) and parts.hostname and parts.port != 0:

@@ -22,11 +22,8 @@ _PARTS = ("images", "jpegimages", "annotations", "labels", "train", "val", "vali
 
 
 def check_output(out: str | os.PathLike[str], force: bool, is_ours: Callable[[Path], bool]) -> None:
-    """
-    Raises:
-        ResightError: ``out`` holds something and ``force`` is off, it holds files that are not ours, or nothing can be
-            made beside it.
-    """
+    """Raises ResightError: ``out`` holds something and ``force`` is off, it holds files that are not ours, or nothing
+    can be made beside it."""
     check_local(out)
     try:
         present = sorted(Path(out).iterdir())
@@ -50,10 +47,7 @@ def is_address(out: str | os.PathLike[str] | None) -> bool:
 
 
 def check_local(out: str | os.PathLike[str] | None) -> None:
-    """
-    Raises:
-        ResightError: ``out`` is an address in a store, where only runs are written.
-    """
+    """Raises ResightError: ``out`` is an address in a store, where only runs are written."""
     if is_address(out):
         message = "this output must be local: only runs are written to a store"
         raise ResightError(message, where=out, fix="Choose a local folder, and copy it.")
@@ -75,11 +69,8 @@ def beside(source: str | os.PathLike[str], name: str = "records") -> str:
 
 @contextmanager
 def atomic_folder(out: str | os.PathLike[str], force: bool, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
-    """A new folder beside ``out`` that takes its place when the block ends, and vanishes when it fails.
-
-    Raises:
-        ResightError: see :func:`check_output`; or a file in the block or the folder cannot be written.
-    """
+    """A new folder beside ``out`` that takes its place when the block ends, and vanishes when it fails. Raises
+    ResightError: see :func:`check_output`; or a file in the block or the folder cannot be written."""
     check_output(out, force, is_ours)
     target = Path(os.path.realpath(out))
     partial = replaced = target
@@ -144,10 +135,7 @@ def clear_partials(parent: Path, name: str = "") -> None:
 
 
 def check_place(path: str | os.PathLike[str], fix: str = "") -> None:
-    """
-    Raises:
-        ResightError: no folder can be made at ``path``, or nothing written into the one there.
-    """
+    """Raises ResightError: no folder can be made at ``path``, or nothing written into the one there."""
     there = next(place for place in (Path(path), *Path(path).absolute().parents) if os.path.exists(place))
     if not there.is_dir():
         raise ResightError("is not a folder", where=there, fix=fix)
@@ -165,11 +153,8 @@ def is_partial(name: str) -> bool:
 @contextmanager
 def atomic_file(out: str | os.PathLike[str]) -> Iterator[Path]:
     """A name in a hidden folder beside ``out`` for a file that takes its place when the block ends, and vanishes when
-    it fails, with whatever a library keeps beside it meanwhile. The file gets the umask's mode.
-
-    Raises:
-        ResightError: it cannot be written.
-    """
+    it fails, with whatever a library keeps beside it meanwhile. The file gets the umask's mode. Raises ResightError: it
+    cannot be written."""
     target = Path(out)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -189,12 +174,8 @@ def write_text(out: str | os.PathLike[str], text: str) -> None:
 
 
 def check_file(out: str | os.PathLike[str], force: bool, is_ours: Callable[[Path], bool] | None = None) -> None:
-    """Makes the folder of ``out`` where it is missing.
-
-    Raises:
-        ResightError: the file exists and ``force`` is off, or it is not ours; or its folder cannot be made
-            or written to.
-    """
+    """Makes the folder of ``out`` where it is missing. Raises ResightError: the file exists and ``force`` is off, or it
+    is not ours; or its folder cannot be made or written to."""
     check_local(out)
     path = Path(out)
     if path.is_dir():

@@ -1,16 +1,21 @@
-"""Progress of long loops: a bar on a terminal, a plain log line every ten seconds elsewhere, nothing when quiet."""
+"""The package's messages, and the progress of long loops: on stderr, or where RESIGHT_LOG_STREAM says.
+
+Progress is a bar on a terminal, a plain log line every ten seconds elsewhere, nothing when quiet.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
-from ..errors import escaped
-from .terminal import message_stream
+from ..errors import ResightError, escaped
+from .terminal import LOG_STREAM, fitted, message_stream
 
 log = logging.getLogger(__name__)
 
@@ -28,22 +33,46 @@ class JsonLines(logging.Formatter):
         return escaped(json.dumps(line | getattr(record, "fields", {}), ensure_ascii=False))
 
 
-class Meter:
-    """What a loop tells about itself; this one shows nothing."""
+class _Plain(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = escaped(record.getMessage())
+        leveled = text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
+        return fitted(leveled, message_stream())
 
-    def advance(self, amount: float = 1, note: str = "", left: float | None = None) -> None:
-        """``amount`` more of the total is done; ``note`` is shown beside it, e.g. the loss.
 
-        ``left`` is the seconds until the end where the loop knows better than by what it has advanced: then the share
-        that is shown is one of the time.
-        """
+class _Messages(logging.StreamHandler[TextIO]):
+    """Writes to what the stream is at that moment, so that lines go above a progress bar and not through it."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return message_stream()
+
+
+def listen(*, quiet: bool = False, debug: bool = False, as_json: bool = False) -> None:
+    """Sends the package's messages to stderr, or where the environment says: all, or with ``quiet`` only warnings.
+    Raises ResightError: the environment names no stream."""
+    if (named := os.environ.get(LOG_STREAM)) and named not in ("stdout", "stderr"):
+        raise ResightError(f"'{named}' is neither stdout nor stderr", where=LOG_STREAM, fix="stderr is the default.")
+    handler, messages = _Messages(), logging.getLogger("resight")
+    handler.setFormatter(JsonLines() if as_json else _Plain())
+    messages.handlers, messages.propagate = [handler], False
+    messages.setLevel(logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO)
+    if not debug:
+        warnings.filterwarnings("ignore")  # libraries' advice to programmers
+
+
+def speaks_json() -> bool:
+    """Whether messages are JSON lines."""
+    return any(isinstance(handler.formatter, JsonLines) for handler in logging.getLogger("resight").handlers)
 
 
 def track(iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
     """Yields the items of ``iterable`` and shows how far it is.
 
     Args:
-        iterable: anything to loop over.
         description: what is being done, e.g. "writing train".
         total: number of items; by default ``len(iterable)`` where it has one.
     """
@@ -59,41 +88,45 @@ def track(iterable: Iterable[T], description: str, total: int | None = None) -> 
 def meter(description: str, total: float | None = None) -> Iterator[Meter]:
     """The same for a loop that counts in something else than items or has more to say (see :class:`Meter`)."""
     if not log.isEnabledFor(logging.INFO):
-        yield Meter()
-    elif _draws():
+        yield Meter(description, total)
+    elif message_stream().isatty() and not speaks_json():
         with _bar(description, total) as bar:
             yield bar
     else:
         lines = _Lines(description, total)
         yield lines
-        lines.finish()
+        if 0 < lines.said < lines.done:  # a loop that needed no line needs no last one
+            lines.say()
 
 
-def speaks_json() -> bool:
-    """Whether messages are JSON lines."""
-    return any(isinstance(handler.formatter, JsonLines) for handler in logging.getLogger("resight").handlers)
+class Meter:
+    """What a loop tells about itself; this one shows nothing."""
 
-
-def _draws() -> bool:
-    return message_stream().isatty() and not speaks_json()
-
-
-class _Time:
-    """The share of a loop that is done and the seconds that are left, by what it has advanced or says itself."""
-
-    def __init__(self, total: float | None) -> None:
-        self.total, self.done, self.start = total, 0.0, time.monotonic()
+    def __init__(self, description: str, total: float | None) -> None:
+        self.description, self.total, self.note = description, total, ""
+        self.done, self.start = 0.0, time.monotonic()
         self._before, self._end = 0.0, None  # type: tuple[float, float | None]
 
-    def advance(self, amount: float, left: float | None) -> None:
+    def advance(self, amount: float = 1, note: str = "", left: float | None = None) -> None:
+        """``amount`` more of the total is done; ``note`` is shown beside it, e.g. the loss.
+
+        ``left`` is the seconds until the end where the loop knows better than by what it has advanced: then the share
+        that is shown is one of the time.
+        """
         self.done += amount
+        self.note = note or self.note
         if left is not None:
             if self._end is None and self.total:
                 self._before = (self.done - amount) / self.total  # of a loop that goes on where another one stopped
             self._end = time.monotonic() + left
+        self.show()
+
+    def show(self) -> None:
+        pass
 
     @property
     def left(self) -> float:
+        """Seconds until the end."""
         now = time.monotonic()
         if self._end is not None:
             return max(self._end - now, 0.0)
@@ -101,6 +134,7 @@ class _Time:
 
     @property
     def share(self) -> float:
+        """The share of the loop that is done."""
         if self._end is None:
             return self.done / self.total if self.total else 0.0
         passed, left = time.monotonic() - self.start, self.left
@@ -109,32 +143,23 @@ class _Time:
 
 class _Lines(Meter):
     def __init__(self, description: str, total: float | None) -> None:
-        self.description, self.total = description, total
-        self.said, self.note = 0.0, ""
-        self.time, self.by_time = _Time(total), False
-        self.last = self.time.start
+        super().__init__(description, total)
+        self.last, self.said = self.start, 0.0
 
-    def advance(self, amount: float = 1, note: str = "", left: float | None = None) -> None:
-        self.time.advance(amount, left)
-        self.by_time = self.by_time or left is not None
-        self.note = note or self.note
+    def show(self) -> None:
         if time.monotonic() - self.last >= SECONDS_BETWEEN_LINES:
             self.say()
 
-    def finish(self) -> None:
-        if 0 < self.said < self.time.done:  # a loop that needed no line needs no last one
-            self.say()
-
     def say(self) -> None:
-        self.last, self.said = time.monotonic(), (done := self.time.done)
-        elapsed = round(self.last - self.time.start, 1)
-        fields: dict[str, object] = {"progress": self.description, "done": done, "elapsed": elapsed}
-        digits = 0 if abs(done - round(done)) < 1e-6 else 1  # minutes are not whole
-        text = f"{self.description}: {done:,.{digits}f}"
+        self.last, self.said = time.monotonic(), self.done
+        elapsed = round(self.last - self.start, 1)
+        fields: dict[str, object] = {"progress": self.description, "done": self.done, "elapsed": elapsed}
+        digits = 0 if abs(self.done - round(self.done)) < 1e-6 else 1  # minutes are not whole
+        text = f"{self.description}: {self.done:,.{digits}f}"
         if self.total:
-            left, share = self.time.left, self.time.share
+            left, share = self.left, self.share
             fields |= {"total": self.total, "left": round(left, 1)}
-            if self.by_time:  # and what is counted is in the note
+            if self._end is not None:  # and what is counted is in the note
                 text = f"{self.description}: {share:.0%}, {clock(left)} left"
             else:
                 text += f" of {self.total:,.{digits}f} ({share:.0%}), {clock(left)} left"
@@ -151,26 +176,23 @@ def _bar(description: str, total: float | None) -> Iterator[Meter]:
     from rich.table import Column
     from rich.text import Text
 
-    spent = _Time(total)
-
-    class Left(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            if not total or not spent.done:
-                return Text("")
-            if task.finished:
-                return Text(clock(task.finished_time or 0.0))
-            return Text(f"{clock(spent.left)} left")
-
     console = Console(stderr=message_stream() is sys.stderr)
     bar_width = 10 if console.width < 100 else 30
     room = console.width - len(description) - bar_width - len(" 100% 00:00:00 left  ")
 
-    def fitting(note: str) -> str:
-        """As many of its parts, the first ones, as there is room for."""
-        parts = note.split(", ")
-        while len(parts) > 1 and len(", ".join(parts)) > room:
-            parts.pop()
-        return ", ".join(parts)
+    class Bar(Meter):
+        def show(self) -> None:
+            parts = self.note.split(", ")
+            while len(parts) > 1 and len(", ".join(parts)) > room:  # as many, the first ones, as there is room for
+                parts.pop()
+            done = self.share * self.total if self.total else self.done
+            progress.update(task, completed=done, note=", ".join(parts))
+
+    class Left(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            if not total or not bar.done:
+                return Text("")
+            return Text(clock(task.finished_time or 0.0) if task.finished else f"{clock(bar.left)} left")
 
     columns = [
         TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
@@ -179,17 +201,10 @@ def _bar(description: str, total: float | None) -> Iterator[Meter]:
         Left(table_column=Column(no_wrap=True)),
         TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
     ]
+    bar = Bar(description, total)
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(description, total=total, note="")
-
-        class Bar(Meter):
-            def advance(self, amount: float = 1, note: str = "", left: float | None = None) -> None:
-                spent.advance(amount, left)
-                if note:
-                    progress.update(task, note=fitting(note))
-                progress.update(task, completed=spent.share * total if total else spent.done)
-
-        yield Bar()
+        yield bar
 
 
 def duration(seconds: float) -> str:

@@ -8,8 +8,6 @@ import sys
 import textwrap
 from typing import TextIO
 
-from ..errors import ResightError
-
 WIDTH = 80  # of what is no terminal
 LOG_STREAM = "RESIGHT_LOG_STREAM"  # of the environment: stdout, where a container's log is that; else stderr
 
@@ -17,15 +15,6 @@ LOG_STREAM = "RESIGHT_LOG_STREAM"  # of the environment: stdout, where a contain
 def message_stream() -> TextIO:
     """Where messages and progress go: what ``sys.stderr``, or ``sys.stdout``, is at that moment."""
     return sys.stdout if os.environ.get(LOG_STREAM) == "stdout" else sys.stderr
-
-
-def check_message_stream() -> None:
-    """
-    Raises:
-        ResightError: the environment names another stream than stdout and stderr.
-    """
-    if (named := os.environ.get(LOG_STREAM)) and named not in ("stdout", "stderr"):
-        raise ResightError(f"'{named}' is neither stdout nor stderr", where=LOG_STREAM, fix="stderr is the default.")
 
 
 def fitted(text: str, stream: TextIO | None) -> str:

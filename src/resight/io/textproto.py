@@ -68,11 +68,7 @@ class _Token(NamedTuple):
 
 
 def read(path: str | os.PathLike[str]) -> str:
-    """The text of a file.
-
-    Raises:
-        ResightError: it cannot be read, is no text, or is larger than what people write.
-    """
+    """The text of a file. Raises ResightError: it cannot be read, is no text, or is larger than what people write."""
     return read_text(path, MAX_BYTES)
 
 
@@ -82,11 +78,8 @@ def normalized(text: str) -> str:
 
 
 def parse(text: str, where: object = "") -> list[Field]:
-    """The fields of ``text`` in their order.
-
-    Raises:
-        ResightError: a syntax error, with line and column; messages nested more than 100 deep.
-    """
+    """The fields of ``text`` in their order. Raises ResightError: a syntax error, with line and column; messages nested
+    more than 100 deep."""
     parser = _Parser(_tokens(normalized(text), str(where)), str(where))
     return parser.fields("", 0)
 

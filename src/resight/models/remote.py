@@ -16,9 +16,8 @@ from pathlib import Path
 from ..errors import ResightError, shown
 from ..io import object_store as storage
 from ..io.files import IS_RECORD, SMALL
-from ..io.object_store import Object
+from ..io.object_store import ETAGS, Object, fetch, local_folder, named_as
 from ..io.outputs import check_place
-from ..io.store_copies import ETAGS, fetch, local_folder, named_as
 from .checkpoints import BEST, LAST
 
 log = logging.getLogger(__name__)

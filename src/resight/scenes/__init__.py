@@ -1,7 +1,6 @@
 """LISA-style dash-cam scenes drawn in code, written in LISA's own layout.
 
-A video is a drive past a few signs; each sign has a track, from which a handful of frames is kept while the sign
-grows. What LISA annotates under other class names (about two signs in five) is drawn and annotated too.
+A video is a drive past a few signs; each sign has a track, from which a handful of frames is kept while the sign grows.
 """
 
 from __future__ import annotations

@@ -151,11 +151,9 @@ def plan_video(index: int, *, frames: int, seed: int) -> Video:
 def _plan_track(rng: np.random.Generator, video: Video, label: str, start: int, kept: int, stamp: str) -> Track:
     sign = _plan_sign(rng, label, 1 if rng.random() < 0.85 else -1)
     s = rng.uniform(100, 900)
-    sign = replace(sign, s=s)
-    signs = [sign]
+    signs = [sign := replace(sign, s=s)]
     if rng.random() < 0.24:
-        twin = label if rng.random() < 0.3 else ""
-        other = _plan_sign(rng, twin, -1 if sign.x > 0 else 1)
+        other = _plan_sign(rng, label if rng.random() < 0.3 else "", -1 if sign.x > 0 else 1)
         crossroad = rng.random() < 0.15
         turned = other.yaw + (0.7 if crossroad else 0)
         signs.append(replace(other, s=s + rng.uniform(-3, 9), yaw=turned, other_road=crossroad))

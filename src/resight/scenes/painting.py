@@ -9,26 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
+from . import roadside
 from .drives import Sign, Track, Video, View
-from .roadside import (
-    HEIGHT,
-    SKY,
-    TURN,
-    WIDTH,
-    Look,
-    draw_car,
-    draw_grain,
-    draw_ground,
-    draw_lights,
-    draw_look,
-    draw_sky,
-    draw_textures,
-    draw_tree,
-    fade,
-    fractal,
-    tint,
-    wall,
-)
+from .roadside import HEIGHT, SKY, TURN, WIDTH, Look, fade, fractal, tint, wall
 from .signs import Colour, paint_face, warp_face
 
 
@@ -37,17 +20,17 @@ class Scenery:
 
     def __init__(self, video: Video) -> None:
         rng = np.random.default_rng((*video.seed, 2))
-        self.look: Look = draw_look(rng)
-        self.sky = draw_sky(rng, self.look)
-        self.textures, self.grain = draw_textures(rng), draw_grain(rng, self.look)
+        self.look = look = roadside.draw_look(rng)
+        self.sky = roadside.draw_sky(rng, look)
+        self.textures, self.grain = roadside.draw_textures(rng), roadside.draw_grain(rng, look)
         kinds = ["fir" if rng.random() < 0.3 else "round" for _ in range(4)]
         drawn = {
-            "tree": [draw_tree(rng, self.look, kind) for kind in kinds],
-            "bush": [draw_tree(rng, self.look, "bush") for _ in range(2)],
-            "branch": [draw_tree(rng, self.look, "branch") for _ in range(2)],
-            "oncoming": [draw_car(rng, self.look, rear=False) for _ in range(2)],
-            "parked": [draw_car(rng, self.look, rear=True) for _ in range(3)],
-            "lights": [draw_lights(rng, self.look)],
+            "tree": [roadside.draw_tree(rng, look, kind) for kind in kinds],
+            "bush": [roadside.draw_tree(rng, look, "bush") for _ in range(2)],
+            "branch": [roadside.draw_tree(rng, look, "branch") for _ in range(2)],
+            "oncoming": [roadside.draw_car(rng, look, rear=False) for _ in range(2)],
+            "parked": [roadside.draw_car(rng, look, rear=True) for _ in range(3)],
+            "lights": [roadside.draw_lights(rng, look)],
         }
         # Each in full, half, quarter and eighth size: scaling down from the nearest is far cheaper.
         self.sprites = {
@@ -71,6 +54,8 @@ class Prop:
 
 WALLS = ((178, 150, 128), (196, 190, 178), (150, 96, 80), (120, 130, 140))
 BOARDS = ((190, 40, 40), (230, 180, 40), (40, 90, 160), (40, 120, 80), (220, 220, 220))
+GAPS = {"tree": (6, 26), "bush": (5, 20), "house": (9, 16), "pole": (4.6, 7), "parked": (2.9, 3.3)}  # from the lane
+HEIGHTS = {"tree": (4, 11), "bush": (0.7, 2), "house": (3.5, 10), "pole": (6, 9), "parked": (1.4, 1.8)}
 # How many of each stand along a hundred metres, by place.
 CROWD: dict[str, dict[str, float]] = {
     "town": {"tree": 8, "bush": 4, "house": 9, "pole": 5, "parked": 7},
@@ -87,11 +72,9 @@ def _plan_props(track: Track, look: Look, s0: float) -> list[Prop]:
     for kind, amount in CROWD[look.place].items():
         for _ in range(rng.poisson(amount * length / 100)):
             right, s, which = rng.random() < 0.5, first + rng.uniform(2, length), int(rng.integers(1000))
-            gap = {"tree": (6, 26), "bush": (5, 20), "house": (9, 16), "pole": (4.6, 7), "parked": (2.9, 3.3)}[kind]
-            x = rng.uniform(*gap)
-            height = {"tree": rng.uniform(4, 11), "bush": rng.uniform(0.7, 2), "house": rng.uniform(3.5, 10),
-                      "pole": rng.uniform(6, 9), "parked": rng.uniform(1.4, 1.8)}[kind]  # fmt: skip
-            props.append(Prop(kind, x if right else -3.6 - x, s, height, which))
+            x = rng.uniform(*GAPS[kind])
+            heights = {kind: rng.uniform(*span) for kind, span in HEIGHTS.items()}  # all are drawn, and one taken
+            props.append(Prop(kind, x if right else -3.6 - x, s, heights[kind], which))
     here = s0 - first
     for _ in range(rng.poisson(0.9)):
         props.append(Prop("oncoming", -3.6, first + rng.uniform(20, 120) - 0.8 * here, 1.5, int(rng.integers(1000))))
@@ -131,7 +114,7 @@ class Painter:
         columns = (np.arange(WIDTH) + 0.5 - view.middle)[None, :]
         x = (columns * (depth / focal)[:, None] - view.sideways(s)[:, None]).astype(np.float32)
         crossing = float(np.random.default_rng((*self.track.seed, 4)).uniform(-30, 60)) + self.track.places[-1]
-        ground = draw_ground(x, s, depth, look, self.scenery.textures, focal, crossing)
+        ground = roadside.draw_ground(x, s, depth, look, self.scenery.textures, focal, crossing)
         keep = np.exp(-depth / look.haze)[:, None, None]
         picture[first:] = ground * keep + look.sky[1] * (1 - keep)
         return picture
@@ -155,14 +138,11 @@ class Painter:
         left, top = base[0] - image.width * zoom / 2, head[1]
         x1, y1 = max(0, math.floor(left)), max(0, math.floor(top))
         x2, y2 = min(WIDTH, math.ceil(left + image.width * zoom)), min(HEIGHT, math.ceil(base[1]))
-        if x2 - x1 < 1 or y2 - y1 < 1:
-            return
-        region = (max(0.0, (x1 - left) / zoom), max(0.0, (y1 - top) / zoom),
-                  min(image.width, (x2 - left) / zoom), min(image.height, (y2 - top) / zoom))  # fmt: skip
-        if region[2] - region[0] < 0.1 or region[3] - region[1] < 0.1:
-            return
-        patch = image.resize((x2 - x1, y2 - y1), Image.Resampling.BILINEAR, box=region)
-        self.lay(patch, (x1, y1), s)
+        across = max(0.0, (x1 - left) / zoom), min(image.width, (x2 - left) / zoom)
+        down = max(0.0, (y1 - top) / zoom), min(image.height, (y2 - top) / zoom)
+        if min(x2 - x1, y2 - y1) >= 1 and min(across[1] - across[0], down[1] - down[0]) >= 0.1:
+            region = (across[0], down[0], across[1], down[1])
+            self.lay(image.resize((x2 - x1, y2 - y1), Image.Resampling.BILINEAR, box=region), (x1, y1), s)
 
     def polygon(self, points: Sequence[tuple[float, float, float]], colour: Colour) -> None:
         """Fills ``points (x, y, s)`` with a colour as it looks through the air."""
@@ -204,10 +184,6 @@ class Painter:
     def pole(self, x: float, s: float, height: float, radius: float, colour: Colour) -> None:
         self.upright(x - radius, x + radius, 0, height, s, s, wall(tint(colour), 1.0, self.look))
 
-    def post(self, sign: Sign) -> None:
-        radius, colour = (0.055, (112, 90, 66)) if sign.ground % 3 == 0 else (0.035, (146, 148, 150))
-        self.pole(sign.x, sign.s + 0.02, sign.y, radius, colour)
-
     def face(self, sign: Sign, number: int) -> None:
         if sign not in self.scenery.faces:
             self.scenery.faces[sign] = self._lit_face(sign, number)
@@ -229,18 +205,16 @@ class Painter:
         face[..., :3] *= shade[..., None] * lamps * sign.brightness
         return Image.fromarray(face.clip(0, 255).astype(np.uint8))
 
-    def hider(self, prop: Prop) -> None:
-        assert prop.sign is not None
-        if prop.sign.hidden_by == "pole":
-            self.pole(prop.x, prop.s, 7, 0.05 + prop.which % 5 * 0.01, (92, 84, 76))
-        else:
-            leaves = self.scenery.sprites["branch"]
-            height = prop.sign.size[1] * 0.8
-            low = prop.sign.y - height * (0.1 + prop.which % 7 / 10)
-            self.sprite(leaves[prop.which % 2], prop.x, low, prop.s, height)
-
     def paint(self, prop: Prop) -> None:
-        if prop.kind == "house":
+        if prop.sign and prop.kind == "sign":
+            radius, colour = (0.055, (112, 90, 66)) if prop.sign.ground % 3 == 0 else (0.035, (146, 148, 150))
+            self.pole(prop.sign.x, prop.sign.s + 0.02, prop.sign.y, radius, colour)
+        elif prop.sign and prop.sign.hidden_by == "pole":
+            self.pole(prop.x, prop.s, 7, 0.05 + prop.which % 5 * 0.01, (92, 84, 76))
+        elif prop.sign:
+            leaves, height = self.scenery.sprites["branch"][prop.which % 2], prop.sign.size[1] * 0.8
+            self.sprite(leaves, prop.x, prop.sign.y - height * (0.1 + prop.which % 7 / 10), prop.s, height)
+        elif prop.kind == "house":
             self.house(prop)
         elif prop.kind == "pole":
             self.pole(prop.x, prop.s, prop.height, 0.13, (96, 84, 72))
@@ -250,16 +224,9 @@ class Painter:
             self.upright(prop.x - 3.5, prop.x + 1.5, 5.5, 5.65, prop.s, prop.s, (90, 92, 92))
             for aside in (0.0, -3.2):
                 self.sprite(self.scenery.sprites["lights"][0], prop.x + aside, 4.6, prop.s, 1.0)
-        elif prop.kind == "hider":
-            self.hider(prop)
         else:
             sprites = self.scenery.sprites[prop.kind]
             self.sprite(sprites[prop.which % len(sprites)], prop.x, 0, prop.s, prop.height)
-
-    def finish(self) -> None:
-        if self.look.bonnet:
-            colour = wall(tint((52, 54, 60)), 1.0, self.look)
-            self.draw.ellipse((-160, HEIGHT - 46, WIDTH + 160, HEIGHT + 140), fill=colour)
 
     def seen(self, sign: Sign, number: int) -> float:
         """The share of the sign's face that nothing hides."""
@@ -285,15 +252,14 @@ def compose(video: Video, scenery: Scenery, track: Track, index: int, without: S
     for prop in _plan_props(track, scenery.look, view.s):
         if prop.s - view.s < 1.5 or (prop.sign is not None and view.box(prop.sign) is None):
             continue
-        if prop.kind == "sign" and prop.sign is not None:
-            painter.post(prop.sign)
-            if prop.sign is not without:
-                number = track.signs.index(prop.sign)
-                painter.face(prop.sign, number)
-                shown.append((prop.sign, number))
-        else:
-            painter.paint(prop)
-    painter.finish()
+        painter.paint(prop)
+        if prop.sign is not None and prop.kind == "sign" and prop.sign is not without:
+            number = track.signs.index(prop.sign)
+            painter.face(prop.sign, number)
+            shown.append((prop.sign, number))
+    if scenery.look.bonnet:
+        colour = wall(tint((52, 54, 60)), 1.0, scenery.look)
+        painter.draw.ellipse((-160, HEIGHT - 46, WIDTH + 160, HEIGHT + 140), fill=colour)
     found = []
     for sign, number in shown:
         box, seen = view.box(sign), painter.seen(sign, number)

@@ -15,9 +15,8 @@ from pathlib import Path
 
 from ..errors import ResightError
 from ..io import object_store as storage
-from ..io.object_store import Conflict, Passing, StorageError
+from ..io.object_store import Conflict, Passing, StorageError, fetch, local_folder, named_as
 from ..io.outputs import is_partial
-from ..io.store_copies import fetch, local_folder, named_as
 from ..models.checkpoints import LAST
 from ..models.remote import POINTERS, objects_of, pointed
 from .distributed import Distributed

@@ -20,10 +20,9 @@ from ..config.tree import LENGTHS, Config
 from ..detection.model import DetectionModel
 from ..dialect import dialect_of, load_config
 from ..errors import ResightError, counted
-from ..io.logs import listen
 from ..io.object_store import is_remote
 from ..io.outputs import is_address
-from ..io.progress import speaks_json
+from ..io.progress import listen, speaks_json
 from ..io.signals import stop_on_signal
 from ..models.build import device_of
 from ..models.checkpoints import LAST, Checkpoint, load_checkpoint, weights_digest
