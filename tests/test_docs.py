@@ -36,7 +36,7 @@ def test_every_link_leads_somewhere(name):
 
 
 def test_every_module_that_a_page_names_exists():
-    """`tfod/resize.py` is in the package, `training/test_train.py` among the tests, `io/` a package."""
+    """`tfod/parts.py` is in the package, `training/test_train.py` among the tests, `io/` a package."""
     missing = []
     for name, page in PAGES.items():
         code = "\n".join(CODE.findall(page.read_text(encoding="utf-8")))

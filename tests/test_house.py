@@ -20,14 +20,13 @@ ELSEWHERE = {
     "evaluation/test_report.py": "tfod/metrics",
     "fpn/test_faster_rcnn.py": "detection/folding detection/heads detection/model fpn/backbones",
     "fpn/test_specs.py": "models/build",
-    "input/test_dataset.py": "fpn/input input/target tfod/input",
+    "input/test_dataset.py": "fpn/input input/target",
     "test_wheel.py": "_version commands/demo",
     "tfod/pipeline/test_config.py": "tfod/pipeline/fields tfod/pipeline/reading tfod/pipeline/translation",
     "tfod/test_onnx_export.py": "detection/onnx_graph",
     "tfod/test_zoo.py": "tfod/checkpoint/folder",
     "training/test_distributed.py": "detection/processes",
     "training/test_plan.py": "fpn/dialect tfod/dialect",
-    "training/test_start.py": "tfod/start",
     "training/test_train.py": "arguments training/state",
 }
 

@@ -19,7 +19,7 @@ from resight.input.target import input_scale
 from resight.io.images import decode
 from resight.records.reader import open_records
 from resight.tfod.input import boxes_beyond
-from resight.tfod.resize import tfod_resize
+from resight.tfod.parts import tfod_resize
 
 CONFIG = load_config(None, {"model.min_size": 64, "model.max_size": 96, "train.batch_size": 2})
 

@@ -99,7 +99,7 @@ def test_the_checkpoint_is_the_documented_one(tmp_path):
     write_saved_model(weights, config, 90, tmp_path, "image_tensor")
     variables = read_checkpoint(tmp_path / "checkpoint")
     kinds = {key: "string" if array.dtype == object else array.dtype.name for key, array in variables.items()}
-    assert {key: (kinds[key], variables.shape(key)) for key in variables} == wanted
+    assert {key: (kinds[key], variables.entries[key].shape) for key in variables} == wanted
     lines = (FOLDER / "r101_key_to_keras_name.txt").read_text().splitlines()
     names = dict(line.split("\t")[:2] for line in lines if line.startswith("model/"))
     ours = {key.removesuffix(SUFFIX): f"{name}:0" for key, name in variables.full_names.items() if "model/" in key}

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from resight.detection.nms import stable_nms
 from resight.tfod import parts as tfod_parts
 from resight.tfod.config import TfodModelConfig
-from resight.tfod.resize import tfod_resize
+from resight.tfod.parts import tfod_resize
 from resight.tfod.resnet_v1 import Bottleneck, Norm, Trunk
 from resight.tfod.specs import BLOCKS
 

@@ -19,7 +19,7 @@ def left_by_tfod(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     pathlib.Path("old").mkdir()
     monkeypatch.setattr(start, "left_by_tfod", lambda _: SimpleNamespace(prefix="ckpt-0"))
-    monkeypatch.setattr("resight.tfod.start.read_settings", lambda _: TFOD)
+    monkeypatch.setattr("resight.tfod.checkpoint.trained.read_settings", lambda _: TFOD)
     monkeypatch.setattr("resight.tfod.checkpoint.reader.read_checkpoint", lambda _: None)
 
 

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from ..dialect import load_config
 from ..errors import BAD, ResightError
 from ..io.outputs import check_output, check_place, write_text
-from ..io.textproto import parse, read
+from ..io.textproto import read
 from ..label_map import read_label_map
 from ..tfod.checkpoint.folder import PIPELINE, find_tfod
 from ..tfod.pipeline.config import examine_pipeline, translate
@@ -126,7 +126,7 @@ def train(arguments: Arguments) -> int:
         raise ResightError(f"<model_dir> {error.message}", where=error.where, fix="Choose another folder.") from error
     pretrained = fetch(arguments.pretrained_model_name)
     text = write_config(arguments, pretrained, data)
-    config = load_config(None, translate(parse(text), str(run / PIPELINE)).overrides)
+    config = load_config(None, translate(text, str(run / PIPELINE)).overrides)
     if not (run / "config.toml").exists():
         write_text(run / PIPELINE, text)
     result = train_run(config, run, resume=True, pipeline=text)
@@ -188,7 +188,7 @@ def write_config(arguments: Arguments, pretrained: Path, data: Mapping[str, Path
             }
         }
     text = edit_pipeline(read(found.pipeline), changes)
-    translate(parse(text), str(found.pipeline)).check()
+    translate(text, str(found.pipeline)).check()
     return f"{MARK}\n{text}"
 
 

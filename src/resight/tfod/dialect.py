@@ -21,10 +21,9 @@ from ..input.dataset import Transform, finite_boxes
 from ..records.example import Record
 from ..records.reader import RecordSplit
 from . import parts
-from .boxes import tfod_boxes
 from .config import TfodModelConfig
 from .faster_rcnn import TfodRCNN
-from .input import TfodTransform, boxes_beyond
+from .input import TfodTransform, boxes_beyond, tfod_boxes
 from .input import to_sample as to_sample
 from .metrics import as_tfod
 from .specs import SPECS
@@ -97,9 +96,10 @@ def trained_boxes(split: RecordSplit) -> tuple[np.ndarray, str]:
 
 
 def to_onnx(model: DetectionModel) -> ModelProto:
-    from .onnx_export import to_onnx as written  # with onnx, an extra
+    from .onnx_export import TfodGraph  # with onnx, an extra
 
-    return written(model)
+    assert isinstance(model, TfodRCNN)
+    return TfodGraph(model).build()
 
 
 def compare_stages(parity: Parity, model: DetectionModel, pixels: Tensor, stages: Stages) -> Instances:

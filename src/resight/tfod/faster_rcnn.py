@@ -35,7 +35,6 @@ from ..errors import ResightError
 from ..input.target import Target
 from . import parts
 from .parts import Draw, PlainSelection, Proposals, StaticSelection, single
-from .resize import tfod_resize
 from .resnet_v1 import HEAD_CHANNELS, MEAN, TRUNK_CHANNELS, BoxHead, Norm, Trunk
 from .specs import SPECS
 
@@ -165,7 +164,7 @@ class TfodRCNN(DetectionModel):
 
     def resize(self, image: Tensor) -> Tensor:
         """``[3, H, W]`` of any size, uint8 or float -> float of 0..255 at the network's size, without padding."""
-        return tfod_resize(image, self.config.fit_size(image.shape[1], image.shape[2]))
+        return parts.tfod_resize(image, self.config.fit_size(image.shape[1], image.shape[2]))
 
     def batch(self, images: list[Tensor]) -> Tensor:
         """``[B, 3, H, W]``, padded right and below and the mean subtracted.
@@ -179,11 +178,8 @@ class TfodRCNN(DetectionModel):
         if self.tfod.pad and self.tfod.fixed_size is None:
             height = width = self.config.max_size
         elif len(sizes) > 1:
-            raise ResightError(
-                "the images of one batch differ in size",
-                where="model.tfod.pad",
-                fix="Set model.tfod.pad = true, or model.tfod.fixed_size, or train.batch_size = 1.",
-            )
+            fix = "Set model.tfod.pad = true, or model.tfod.fixed_size, or train.batch_size = 1."
+            raise ResightError("the images of one batch differ in size", where="model.tfod.pad", fix=fix)
         values = weight.new_tensor(self.tfod.pad_value)
         batch = values.repeat(len(images), height, width, 1).permute(0, 3, 1, 2)
         for row, image in zip(batch, images, strict=True):
@@ -209,12 +205,7 @@ class TfodRCNN(DetectionModel):
         return parts.tfod_anchors(self.tfod, (features.shape[2], features.shape[3]), features.device)
 
     def propose(
-        self,
-        deltas: Tensor,
-        logits: Tensor,
-        anchors: Tensor,
-        true_size: tuple[int, int],
-        selection: PlainSelection,
+        self, deltas: Tensor, logits: Tensor, anchors: Tensor, true_size: tuple[int, int], selection: PlainSelection
     ) -> Proposals:
         """Proposals of one image from the RPN's answer ``[N, 4]`` and ``[N, 2]``, inside the image without padding."""
         boxes = parts.decode(deltas.detach(), anchors)
@@ -265,22 +256,13 @@ class TfodRCNN(DetectionModel):
 
     def _suppressed(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Proposal and class, each ``[N]`` int64, of what suppression leaves, class after class."""
-        tfod = self.tfod
-        kinds = scores.shape[1]
+        tfod, kinds = self.tfod, scores.shape[1]
+        of_class = boxes.expand(-1, kinds, -1)
         if self.class_agnostic_nms:
-            flat = boxes.expand(-1, kinds, -1).reshape(-1, 4)
-            kept = self.nms(flat, scores.flatten(), tfod.detections, tfod.nms_iou, tfod.score)
+            kept = self.nms(of_class.reshape(-1, 4), scores.flatten(), tfod.detections, tfod.nms_iou, tfod.score)
             return kept // kinds, kept % kinds
-        rows = [
-            self.nms(
-                boxes[:, kind if boxes.shape[1] > 1 else 0],
-                scores[:, kind],
-                tfod.detections_per_class,
-                tfod.nms_iou,
-                tfod.score,
-            )
-            for kind in range(kinds)
-        ]
+        limits = tfod.detections_per_class, tfod.nms_iou, tfod.score
+        rows = [self.nms(of_class[:, kind], scores[:, kind], *limits) for kind in range(kinds)]
         counts = torch.tensor([len(row) for row in rows], device=boxes.device)
         return torch.cat(rows), torch.arange(kinds, device=boxes.device).repeat_interleave(counts)
 
@@ -335,10 +317,8 @@ class TfodRCNN(DetectionModel):
             object_loss, box_loss = self.rpn_loss(logit[drawn], truth, delta[positive], wanted)
             box_losses.append(box_loss / count)
             object_losses.append(object_loss / count)
-        return (
-            tfod.rpn_box_weight * torch.stack(box_losses).mean(),
-            tfod.rpn_object_weight * torch.stack(object_losses).mean(),
-        )
+        box, objectness = torch.stack(box_losses).mean(), torch.stack(object_losses).mean()
+        return tfod.rpn_box_weight * box, tfod.rpn_object_weight * objectness
 
     def sample(self, proposals: Proposals, target: Target, generator: Generator) -> Proposals:
         """The minibatch of one image for the second stage."""
@@ -351,12 +331,10 @@ class TfodRCNN(DetectionModel):
         self, deltas: Tensor, logits: Tensor, proposals: list[Proposals], targets: list[Target]
     ) -> tuple[Tensor, Tensor]:
         """Localisation and classification loss, each divided by the number of proposals, the mean of the images."""
-        tfod = self.tfod
         lengths = [len(proposal.boxes) for proposal in proposals]
+        each = zip(deltas.split(lengths), logits.split(lengths), proposals, targets, strict=True)
         box_losses, class_losses = [], []
-        for delta, logit, proposal, target in zip(
-            deltas.split(lengths), logits.split(lengths), proposals, targets, strict=True
-        ):
+        for delta, logit, proposal, target in each:
             matches = self._match(proposal, target)
             positive = torch.where((matches >= 0) & proposal.valid)[0]
             label = torch.zeros_like(matches)
@@ -367,10 +345,8 @@ class TfodRCNN(DetectionModel):
             class_loss, box_loss = self.box_loss(logit[valid], label[valid], own, wanted)
             box_losses.append(box_loss / count)
             class_losses.append(class_loss / count)
-        return (
-            tfod.box_weight * torch.stack(box_losses).mean(),
-            tfod.class_weight * torch.stack(class_losses).mean(),
-        )
+        box, classes = torch.stack(box_losses).mean(), torch.stack(class_losses).mean()
+        return self.tfod.box_weight * box, self.tfod.class_weight * classes
 
     @staticmethod
     def _match(proposals: Proposals, target: Target) -> Tensor:

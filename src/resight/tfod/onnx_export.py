@@ -13,7 +13,6 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from ..detection.model import DetectionModel
 from ..detection.onnx_graph import Builder
 from .faster_rcnn import TfodRCNN
 from .resnet_v1 import EPS, MEAN
@@ -35,22 +34,11 @@ class TfodGraph(Builder):
         size = self.sides(batch)
         features = self.trunk(batch)
         proposals, count = self.propose(features, size, true_size)
-        deltas, logits = self.second_stage(
-            self.crop(features, self("Mul", proposals, self("Div", 1.0, self.yxyx(size))))
-        )
+        crops = self.crop(features, self("Mul", proposals, self("Div", 1.0, self.yxyx(size))))
+        deltas, logits = self.second_stage(crops)
         found = self.detections(proposals, count, deltas, self("Softmax", logits, axis=1), true_size)
-        detections, limit, kinds = self.tfod.detections, self.tfod.proposals, self.num_classes + 1
-        shapes: dict[str, list[Any]] = {
-            "detection_anchor_indices": [1, detections],
-            "detection_boxes": [1, detections, 4],
-            "detection_classes": [1, detections],
-            "detection_multiclass_scores": [1, detections, kinds],
-            "detection_scores": [1, detections],
-            "num_detections": [1],
-            "raw_detection_boxes": [1, limit, 4],
-            "raw_detection_scores": [1, limit, kinds],
-        }
-        return self.model({name: self("Reshape", found[name], shape) for name, shape in shapes.items()}, shapes, 8)
+        outputs = {name: self("Reshape", value, shape) for name, (value, shape) in found.items()}
+        return self.model(outputs, {name: shape for name, (_, shape) in found.items()}, 8)
 
     # Input
 
@@ -205,8 +193,8 @@ class TfodGraph(Builder):
         )
         scores = self("Gather", self("Softmax", logits, axis=1), 1, axis=1)
         boxes = self.decode(deltas, self.anchors(self.sides(features), size))
-        limits = self.tfod.proposals, self.tfod.rpn_nms_iou, self.tfod.rpn_score
-        kept = self.suppress(self("Unsqueeze", boxes, [0]), self("Unsqueeze", scores, [0, 1]), *limits)
+        limits = [self.tfod.proposals], [self.tfod.rpn_nms_iou], [self.tfod.rpn_score]
+        kept = self("NonMaxSuppression", self("Unsqueeze", boxes, [0]), self("Unsqueeze", scores, [0, 1]), *limits)
         row = self("Gather", kept, 2, axis=1)
         kept = self.stage("rpn_kept", self("Gather", row, self.order(self("Gather", scores, row))))
         boxes = self.clip(self("Gather", boxes, kept), true_size)
@@ -230,8 +218,11 @@ class TfodGraph(Builder):
         corners = self("Concat", self("Sub", centre, half), self("Add", centre, half), axis=3)
         return self.clip(self("Reshape", corners, [-1, 4]), size)
 
-    def detections(self, proposals: str, count: str, deltas: str, scores: str, true_size: str) -> dict[str, str]:
-        tfod, kinds = self.tfod, self.num_classes
+    def detections(
+        self, proposals: str, count: str, deltas: str, scores: str, true_size: str
+    ) -> dict[str, tuple[str, list[Any]]]:
+        """TFOD's outputs by their names, each with its shape."""
+        tfod, kinds, limit = self.tfod, self.num_classes, self.tfod.detections
         boxes = self.decode(deltas, self("Unsqueeze", proposals, [1]))  # [P, C or 1, 4]
         valid = self("Slice", boxes, [0], count, [0])
         own = self("Slice", scores, [0, 1], self("Concat", count, [kinds + 1], axis=0), [0, 1])
@@ -239,7 +230,7 @@ class TfodGraph(Builder):
         shared = tfod.share_boxes
         most = min(tfod.detections_per_class, tfod.proposals)
         score_of = self("Unsqueeze", score_of, [0 if shared else 1])
-        kept = self.suppress(by_class, score_of, most, tfod.nms_iou, tfod.score)
+        kept = self("NonMaxSuppression", by_class, score_of, [most], [tfod.nms_iou], [tfod.score])
         label, row = self("Gather", kept, [1 if shared else 0], axis=1), self("Gather", kept, [2], axis=1)
         score = self("GatherND", own, self("Concat", row, label, axis=1))
         order = self.order(score)
@@ -249,32 +240,28 @@ class TfodGraph(Builder):
         box = self.clip(self("GatherND", valid, place), true_size)
         whole = self.has_area(box)
         row, label, score, box = (
-            self("Slice", self("Compress", each, whole, axis=0), [0], [tfod.detections], [0])
-            for each in (row, label, score, box)
+            self("Slice", self("Compress", each, whole, axis=0), [0], [limit], [0]) for each in (row, label, score, box)
         )
         found = self("Shape", score, end=1)
         best: Any = np.zeros((tfod.proposals, 1), np.int64)
         if not shared:
-            foreground = self("Slice", scores, [1], [kinds + 1], [1])
-            best = self("ArgMax", foreground, axis=1)
+            best = self("ArgMax", self("Slice", scores, [1], [kinds + 1], [1]), axis=1)
         raw = self("Div", self("GatherND", boxes, best, batch_dims=1), self.yxyx(true_size))
         numbers = (self("Cast", each, to=TensorProto.FLOAT) for each in (row, label, found))
         row_number, label_number, found_number = numbers
         multiclass = self("Gather", scores, self("Squeeze", row, [1]))
+        box = self("Div", box, self.yxyx(true_size))
+        score = self("Pad", score, self("Concat", [0], self("Sub", [limit], found), axis=0))
         return {
-            "detection_anchor_indices": self.filled(row_number, found, tfod.detections),
-            "detection_boxes": self.filled(self("Div", box, self.yxyx(true_size)), found, tfod.detections),
-            "detection_classes": self("Add", self.filled(label_number, found, tfod.detections), 1.0),
-            "detection_multiclass_scores": self.filled(multiclass, found, tfod.detections),
-            "detection_scores": self("Pad", score, self("Concat", [0], self("Sub", [tfod.detections], found), axis=0)),
-            "num_detections": found_number,
-            "raw_detection_boxes": self("Clip", raw, 0.0, 1.0),
-            "raw_detection_scores": scores,
+            "detection_anchor_indices": (self.filled(row_number, found, limit), [1, limit]),
+            "detection_boxes": (self.filled(box, found, limit), [1, limit, 4]),
+            "detection_classes": (self("Add", self.filled(label_number, found, limit), 1.0), [1, limit]),
+            "detection_multiclass_scores": (self.filled(multiclass, found, limit), [1, limit, kinds + 1]),
+            "detection_scores": (score, [1, limit]),
+            "num_detections": (found_number, [1]),
+            "raw_detection_boxes": (self("Clip", raw, 0.0, 1.0), [1, tfod.proposals, 4]),
+            "raw_detection_scores": (scores, [1, tfod.proposals, kinds + 1]),
         }
-
-    def suppress(self, boxes: str, scores: str, most: int, iou: float, least: float) -> str:
-        """``[K, 3]``: image, class and box of what is kept, class after class."""
-        return self("NonMaxSuppression", boxes, scores, [most], [iou], [least])
 
     def order(self, scores: str) -> str:
         """Best first, of equals the earlier."""
@@ -316,9 +303,3 @@ class TfodGraph(Builder):
     def filled(self, values: str, count: str, limit: int) -> str:
         """``[count, n]`` -> ``[limit, n]``, zeros behind the last."""
         return self("Pad", values, self("Concat", [0, 0], self("Sub", [limit], count), [0], axis=0))
-
-
-def to_onnx(model: DetectionModel) -> onnx.ModelProto:
-    """The graph of ``model``: ``image`` uint8 ``[1, H, W, 3]`` -> TFOD's serving outputs."""
-    assert isinstance(model, TfodRCNN)
-    return TfodGraph(model).build()

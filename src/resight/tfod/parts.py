@@ -1,4 +1,4 @@
-"""What TFOD computes in its own way: anchors, box deltas, suppression, minibatches and RoI crops.
+"""What TFOD computes in its own way: resizing, anchors, box deltas, minibatches and RoI crops.
 
 Boxes are xyxy in pixels of the padded network input, as everywhere here; only box deltas keep TFOD's order, so that
 its weights fit as they are.
@@ -40,6 +40,30 @@ def tfod_anchors(config: TfodConfig, grid: tuple[int, int], device: torch.device
     y, x = config.anchor_offset
     cells = torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], dim=1)
     return grid_anchors(cells, grid, config.anchor_stride)
+
+
+def tfod_resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """``[3, H, W]`` uint8 or float -> ``[3, *size]`` float of the same range, interpolated as TensorFlow 1 does.
+
+    That is bilinear, without half-pixel centres.
+    """
+    image = image if image.is_floating_point() else image.to(torch.float32)
+    if tuple(image.shape[1:]) == tuple(size):
+        return image
+    top, bottom, down = _neighbours(image.shape[1], size[0], image)
+    left, right, across = _neighbours(image.shape[2], size[1], image)
+    upper, lower = image[:, top], image[:, bottom]
+    upper = upper[:, :, left] + (upper[:, :, right] - upper[:, :, left]) * across
+    lower = lower[:, :, left] + (lower[:, :, right] - lower[:, :, left]) * across
+    return upper + (lower - upper) * down[:, None]
+
+
+def _neighbours(length: int, wanted: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each new pixel: the old one before it, the one after it, and how far it lies between them."""
+    at = torch.arange(wanted, device=like.device, dtype=torch.float32) * torch.tensor(length / wanted)
+    before = at.floor().clamp(max=length - 1)
+    after = (before + 1).clamp(max=length - 1)
+    return before.long(), after.long(), (at - before).to(like.dtype)
 
 
 def inside(boxes: Tensor, height: int, width: int) -> Tensor:

@@ -15,8 +15,6 @@ from ..detection.stages import STAGE
 from .resnet_v1 import EPS, MEAN
 from .specs import SPECS
 
-DELTA_SCALES = (10.0, 10.0, 5.0, 5.0)
-
 
 def input_spec(input_type: str) -> tf.TensorSpec:
     if input_type in ("encoded_image_string_tensor", "tf_example"):
@@ -30,9 +28,8 @@ def decode_input(given: tf.Tensor, input_type: str) -> tf.Tensor:
         return tf.cast(given[0], tf.float32)
     encoded = given[0]
     if input_type == "tf_example":
-        encoded = tf.io.parse_single_example(encoded, {"image/encoded": tf.io.FixedLenFeature([], tf.string)})[
-            "image/encoded"
-        ]
+        features = {"image/encoded": tf.io.FixedLenFeature([], tf.string)}
+        encoded = tf.io.parse_single_example(encoded, features)["image/encoded"]
     image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
     return tf.cast(tf.ensure_shape(image, [None, None, 3]), tf.float32)
 
@@ -70,9 +67,8 @@ class Graph:
             margin = [[0, 0], [0, below], [0, right], [0, 0]]
             batch = tf.pad(batch, margin)
             if any(self.tfod.pad_value):
-                batch += tf.pad(tf.zeros_like(batch[:, : size[0], : size[1], :1]), margin, constant_values=1.0) * list(
-                    self.tfod.pad_value
-                )
+                inside = tf.zeros_like(batch[:, : size[0], : size[1], :1])
+                batch += tf.pad(inside, margin, constant_values=1.0) * list(self.tfod.pad_value)
         return batch - list(MEAN), tf.cast(size, tf.float32)
 
     # Network
@@ -114,19 +110,16 @@ class Graph:
             side = tf.cast(tf.shape(features)[1:3], tf.float32)
             features = tf.pad(features, [[0, 0], [0, 1], [0, 1], [0, 0]])
             boxes = boxes * tf.tile((side - 1) / side, [2])
-        crops = tf.image.crop_and_resize(
-            features, boxes, tf.zeros(self.tfod.proposals, tf.int32), [self.tfod.crop_size] * 2
-        )
+        images = tf.zeros(self.tfod.proposals, tf.int32)
+        crops = tf.image.crop_and_resize(features, boxes, images, [self.tfod.crop_size] * 2)
         return tf.nn.max_pool2d(crops, self.tfod.pool_size, self.tfod.pool_stride, "VALID")
 
     def second_stage(self, crops: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Box deltas ``[N, C or 1, 4]`` and logits ``[N, C + 1]``, background first."""
         x = tf.reduce_mean(self.stage("head.conv5", crops, 3, 2), [1, 2])
         deltas, logits = (
-            tf.nn.bias_add(
-                tf.matmul(x, self.weights[f"predictor.{name}.weight"]), self.weights[f"predictor.{name}.bias"]
-            )
-            for name in ("box", "classes")
+            tf.nn.bias_add(tf.matmul(x, self.weights[f"{name}.weight"]), self.weights[f"{name}.bias"])
+            for name in ("predictor.box", "predictor.classes")
         )
         deltas = tf.reshape(deltas, [self.tfod.proposals, 1 if self.tfod.share_boxes else self.num_classes, 4])
         return _stage("box_deltas", deltas), _stage("class_logits", logits)
@@ -206,11 +199,8 @@ class Graph:
             room = [[0, most - tf.shape(kept)[0]]]
             return tf.pad(kept, room), tf.pad(kept_scores, room, constant_values=-1.0)
 
-        rows, kept_scores = tf.map_fn(
-            of_class,
-            tf.range(self.num_classes),
-            fn_output_signature=(tf.TensorSpec([most], tf.int32), tf.TensorSpec([most], tf.float32)),
-        )
+        kinds = tf.TensorSpec([most], tf.int32), tf.TensorSpec([most], tf.float32)
+        rows, kept_scores = tf.map_fn(of_class, tf.range(self.num_classes), fn_output_signature=kinds)
         labels = tf.repeat(tf.range(self.num_classes), most)
         ordered, order = tf.math.top_k(tf.reshape(kept_scores, [-1]), self.num_classes * most)  # of equals the earlier
         order = tf.boolean_mask(order, ordered > -1)
@@ -240,7 +230,7 @@ def _area(boxes: tf.Tensor) -> tf.Tensor:
 def _decode(deltas: tf.Tensor, anchors: tf.Tensor) -> tf.Tensor:
     size = anchors[..., 2:] - anchors[..., :2]
     centre = anchors[..., :2] + size / 2
-    deltas = deltas / list(DELTA_SCALES)
+    deltas = deltas / [10.0, 10.0, 5.0, 5.0]
     centre += deltas[..., :2] * size
     half = tf.exp(deltas[..., 2:]) * size / 2
     return tf.concat([centre - half, centre + half], -1)

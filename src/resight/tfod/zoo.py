@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import logging
 import os
-import re
 import tarfile
 import urllib.error
 import urllib.request
@@ -37,12 +36,11 @@ _LARGEST_SHARE = 20
 
 @dataclass(frozen=True)
 class ZooModel:
-    """An entry of the zoo; ``coco_map`` is the published mAP on COCO 2017 in percent, ``weights_mb`` the size of the
-    unpacked weights."""
+    """An entry of the zoo."""
 
     name: str
-    coco_map: float
-    weights_mb: float
+    coco_map: float  # mAP on COCO 2017 as published, percent
+    weights_mb: float  # size of the unpacked weights
 
     @property
     def url(self) -> str:
@@ -71,13 +69,12 @@ NAMES = tuple(model.name for model in ZOO)
 def zoo_rows() -> list[dict[str, str | float | bool]]:
     """What ``resight zoo list`` shows: of each entry its name, megabytes of weights, published mAP, licence, URL, and
     whether it is in the cache."""
-    own = {"licence": LICENCE}
-    return [asdict(model) | own | {"url": model.url, "cached": model.folder.is_dir()} for model in ZOO]
+    return [asdict(model) | {"licence": LICENCE, "url": model.url, "cached": model.folder.is_dir()} for model in ZOO]
 
 
 def zoo_table() -> str:
     """One line an entry."""
-    width = max(len(model.name) for model in ZOO)
+    width = max(map(len, NAMES))
     lines = [
         f"{row['name']:<{width}}  {row['coco_map']:>8}  {row['weights_mb']:>10}  {row['licence']}  "
         + ("cached" if row["cached"] else "not yet fetched")
@@ -210,43 +207,42 @@ def _download(model: ZooModel) -> None:
 def _transfer(url: str, partial: Path) -> None:
     """Appends to ``partial`` what is still missing."""
     with open(partial, "ab") as file:
-        for begin in (os.fstat(file.fileno()).st_size, 0):
+        begin = file.tell()
+        try:
             try:
                 _receive(url, file, begin)
-                return
             except urllib.error.HTTPError as error:
-                if error.code == 416 and begin:  # nothing is left to send, or another file is there now
-                    if error.headers.get("Content-Range") == f"bytes */{begin}":
-                        return
-                    continue
-                raise _unavailable(url, f"{error.code} {error.reason}") from error
-            except (OSError, HTTPException, ValueError) as error:  # urllib's kinds are OSErrors; a proxy that is none
-                file.flush()
-                kept = os.fstat(file.fileno()).st_size
-                what = getattr(error, "reason", None) or error or type(error).__name__
-                so_far = f" (after {kept / 1e6:,.1f} MB, which are kept)" if kept else ""
-                raise _unavailable(url, f"{what}{so_far}") from error
+                if error.code != 416 or not begin:
+                    raise
+                if error.headers.get("Content-Range") != f"bytes */{begin}":  # another file is there now
+                    _receive(url, file, 0)
+        except (OSError, HTTPException, ValueError) as error:  # urllib's kinds are OSErrors; a proxy that is none
+            if isinstance(error, urllib.error.HTTPError):
+                why = f"{error.code} {error.reason}"
+            else:
+                why = str(getattr(error, "reason", None) or error or type(error).__name__)
+                why += f" (after {file.tell() / 1e6:,.1f} MB, which are kept)" if file.tell() else ""
+            fix = "Try again, and what is there is continued; or give the path of a folder or .tar.gz that you have."
+            raise ResightError(f"cannot download: {why}", where=url, fix=fix) from error
 
 
 def _receive(url: str, file: IO[bytes], begin: int) -> None:
     request = urllib.request.Request(url, headers={"Range": f"bytes={begin}-"} if begin else {})
     answer: HTTPResponse
     with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
-        sent = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer.headers.get("Content-Range", ""))
-        if answer.status != 206 or sent is None or int(sent[1]) != begin:
-            if answer.status == 206 and begin:
-                raise OSError("the server sent another part than was asked for")
+        if answer.status != 206:
             begin = 0
-        file.truncate(begin)
+        elif begin and not answer.headers.get("Content-Range", "").startswith(f"bytes {begin}-"):
+            raise OSError("the server sent another part than was asked for")
+        file.seek(begin)
+        file.truncate()
         length = int(answer.headers.get("Content-Length") or 0)
         with meter(f"downloading {url.rpartition('/')[2]}, MB", (begin + length) / 1e6 if length else None) as progress:
             progress.advance(begin / 1e6)
-            received = 0
             while piece := answer.read(_PIECE):
                 file.write(piece)
-                received += len(piece)
                 progress.advance(len(piece) / 1e6)
-        if received < length:
+        if file.tell() < begin + length:
             raise OSError("the connection was closed before the end")
 
 
@@ -265,8 +261,3 @@ def _model_folder(folder: Path) -> Path:
 
 def _zoo_folder() -> Path:
     return Path(cache_folder()) / "zoo"
-
-
-def _unavailable(url: str, why: str) -> ResightError:
-    fix = "Try again, and what is there is continued; or give the path of a folder or .tar.gz that you have."
-    return ResightError(f"cannot download: {why}", where=url, fix=fix)

@@ -70,16 +70,17 @@ def find_start(config: Config, resumed: Checkpoint | None = None) -> tuple[Start
         )
     place = _place(model.start)
     if found := left_by_tfod(place):
-        from ..tfod import start as tfod
         from ..tfod.checkpoint.reader import read_checkpoint
+        from ..tfod.checkpoint.trained import inherited
+        from ..tfod.checkpoint.variables import load_start
 
-        if changes := tfod.inherited(model, place):
+        if changes := inherited(model, place):
             config = _changed(config, changes)
         variables, start_type = read_checkpoint(found.prefix), config.model.start_type
-        return Start(None, lambda net, _: tfod.initialize(net, variables, start_type)), config
+        return Start(None, lambda net, _: list(load_start(net, variables, start_type).new)), config
     start = load_checkpoint(find_checkpoint(place))
-    inherited = _inherited(config, start.card.model, ("name", "min_size", "max_size", "detections", "tfod"))
-    return Start(start.card.anchors, partial(_initialize, start, model.start)), inherited
+    config = _inherited(config, start.card.model, ("name", "min_size", "max_size", "detections", "tfod"))
+    return Start(start.card.anchors, partial(_initialize, start, model.start)), config
 
 
 def _place(start: str) -> Path:
@@ -136,9 +137,7 @@ def start_files(config: Config, folder: Path) -> dict[str, Path]:
 def _trained_files(start: str) -> dict[str, Path]:
     place = _place(start)
     if found := left_by_tfod(place):
-        from ..tfod import start as tfod
-
-        return {f"start/{name}": file for name, file in tfod.files(found).items()}
+        return {f"start/{name}": file for name, file in found.files().items()}
     return {"start.safetensors": find_checkpoint(place)}
 
 

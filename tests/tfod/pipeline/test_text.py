@@ -153,7 +153,7 @@ READER = """train_input_reader {
 
 
 def overrides(text: str) -> dict:
-    return dict(translate(parse(text), "pipeline.config").overrides)
+    return dict(translate(text).overrides)
 
 
 @settings(max_examples=25)

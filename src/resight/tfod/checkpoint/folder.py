@@ -23,6 +23,12 @@ class TfodModel:
     prefix: Path
     pipeline: Path | None
 
+    def files(self) -> dict[str, Path]:
+        """Its files by the names under which a copy of them is a model, too."""
+        checkpoint = (file for file in self.prefix.parent.iterdir() if file.stem == self.prefix.name)
+        named = {f"checkpoint/{file.name}": file for file in checkpoint}
+        return named | ({PIPELINE: self.pipeline} if self.pipeline else {})
+
 
 def find_tfod(path: str | Path) -> TfodModel | None:
     """The model that ``path`` is, or None where it is nothing of TFOD's.

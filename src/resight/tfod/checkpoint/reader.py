@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 import struct
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -51,16 +53,17 @@ def _message_classes() -> tuple[Any, Any]:
         "Entry": "dtype int32 1, shape message 2, shard int32 3, offset int64 4, size int64 5, crc fixed32 6, "
         "slices bytes 7",
     }
-    proto, shape = descriptor_pb2.FieldDescriptorProto, tensor_shape_pb2.DESCRIPTOR
+    shape = tensor_shape_pb2.TensorShapeProto.DESCRIPTOR
     file = descriptor_pb2.FileDescriptorProto(name="resight/checkpoint.proto", package="resight", syntax="proto3")
-    file.dependency.append(shape.name)
+    file.dependency.append(shape.file.name)
     for message, fields in messages.items():
         described = file.message_type.add(name=message)
         for name, kind, number in map(str.split, fields.split(", ")):
-            added = described.field.add(name=name, number=int(number), type=proto.Type.Value(f"TYPE_{kind.upper()}"))
-            added.label = proto.LABEL_REPEATED if name == "slices" else proto.LABEL_OPTIONAL
+            added = described.field.add(name=name, number=int(number))
+            added.label = added.LABEL_REPEATED if name == "slices" else added.LABEL_OPTIONAL
+            added.type = added.Type.Value(f"TYPE_{kind.upper()}")
             if kind == "message":
-                added.type_name = f".{shape.package}.TensorShapeProto"
+                added.type_name = f".{shape.full_name}"
     pool = descriptor_pool.Default()
     pool.Add(file)
     found = message_factory.GetMessageClassesForFiles([file.name], pool)
@@ -104,9 +107,6 @@ class Variables(Mapping[str, np.ndarray]):
     def __contains__(self, key: object) -> bool:
         return key in self.entries
 
-    def shape(self, key: str) -> tuple[int, ...]:
-        return self.entries[key].shape
-
     def shard_path(self, shard: int) -> Path:
         return self.prefix.with_name(f"{self.prefix.name}.data-{shard:05}-of-{self.shards:05}")
 
@@ -122,15 +122,17 @@ class Variables(Mapping[str, np.ndarray]):
         if len(data) < entry.size:
             raise ResightError(f"truncated: '{key}' lies beyond the end", where=where, fix=_FIX)
         if entry.kind == STRING:
-            return _strings(data.tobytes(), entry, key, where)
-        if _mask(google_crc32c.value(data)) != entry.crc:
-            raise _damaged(key, where)
-        return data.view(KINDS[entry.kind]).reshape(entry.shape)
+            found = _strings(data.tobytes(), entry, where)
+        else:
+            found = data.view(KINDS[entry.kind]) if _mask(google_crc32c.value(data)) == entry.crc else None
+        if found is None:
+            raise ResightError(f"'{key}' is damaged: its checksum does not match", where=where, fix=_FIX)
+        return found.reshape(entry.shape)
 
     @cached_property
     def full_names(self) -> dict[str, str]:
         """What the layers called their variables, by key: `conv1_conv/kernel`. Empty without an object graph."""
-        if GRAPH not in self or self.entries[GRAPH].kind != STRING or self.shape(GRAPH) != ():
+        if GRAPH not in self or self.entries[GRAPH].kind != STRING or self.entries[GRAPH].shape:
             return {}
         graph = _decode(TrackableObjectGraph, self[GRAPH].item(), f"{self.prefix}: {GRAPH}")
         attributes = (attribute for node in graph.nodes for attribute in node.attributes)
@@ -165,12 +167,9 @@ def parse_index(table: bytes, where: str = "") -> tuple[int, dict[str, Entry]]:
         ResightError: the file is truncated, damaged or none of TensorFlow's.
     """
     entries: dict[str, Entry] = {}
-    shards, last, length = 0, b"", 0
+    shards, length, last = 0, 0, b""
     for number, (key, value, offset) in enumerate(_table(table, where)):
         place = f"{where}, block at byte {offset}"
-        if number and key <= last:
-            raise _broken("its keys are not sorted", place)
-        last = key
         if number == 0:
             if key:
                 raise _broken("it does not begin with a header", place)
@@ -179,6 +178,9 @@ def parse_index(table: bytes, where: str = "") -> tuple[int, dict[str, Entry]]:
                 raise ResightError("was written on a big-endian machine, which is not supported", where=where)
             shards = header.num_shards
             continue
+        if key <= last:
+            raise _broken("its keys are not sorted", place)
+        last = key
         name = key.decode("utf-8", "backslashreplace")
         length += len(name)
         if length > _MAX_TEXT:
@@ -205,9 +207,9 @@ def _entry(message: Any, shards: int, where: str) -> Entry:
 
 def _check_shards(variables: Variables) -> None:
     sizes: dict[int, int] = {}
-    keys: dict[int, list[str]] = {}
+    keys = defaultdict[int, list[str]](list)
     for key, entry in variables.entries.items():
-        keys.setdefault(entry.shard, []).append(key)
+        keys[entry.shard].append(key)
     for shard in keys:
         with suppress(OSError):
             sizes[shard] = variables.shard_path(shard).stat().st_size
@@ -252,8 +254,6 @@ def _block(data: bytes, offset: int, size: int, where: str) -> Iterator[tuple[by
         name = "Snappy" if compression == 1 else f"method {compression}"
         message = f"is compressed ({name}), which TensorFlow's checkpoints are not and Resight does not read"
         raise ResightError(message, where=where)
-    if size < 4:
-        raise _broken("it is too short", where)
     contents = data[offset : offset + size]
     end = size - 4 - 4 * int.from_bytes(contents[-4:], "little")  # of the entries; restart points and their number
     if end < 0:
@@ -280,35 +280,29 @@ def _handle(data: bytes, position: int, where: str) -> tuple[tuple[int, int], in
 
 def _varint(data: bytes, position: int, where: str) -> tuple[int, int]:
     value = 0
-    for shift in range(0, 70, 7):
-        if position >= len(data):
-            break
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
+    for i, byte in enumerate(data[position : position + 10]):
+        value |= (byte & 0x7F) << 7 * i
         if byte < 0x80:
-            return value, position
+            return value, position + i + 1
     raise _broken("a number does not end", where)
 
 
-def _strings(data: bytes, entry: Entry, key: str, where: str) -> np.ndarray:
-    """Lengths, the masked CRC of these as numbers of fixed width, strings; the entry's CRC is of all three parts."""
+def _strings(data: bytes, entry: Entry, where: str) -> np.ndarray | None:
+    """Lengths, the masked CRC of these as numbers of fixed width, strings; the entry's CRC is of all three parts.
+    None where they are damaged."""
     lengths, position = [], 0
     for _ in range(math.prod(entry.shape)):
         length, position = _varint(data, position, where)
         lengths.append(length)
     texts = position + 4
     if texts + sum(lengths) != len(data):
-        raise _damaged(key, where)
+        return None
     crc = google_crc32c.value(b"".join(n.to_bytes(4 if n < 1 << 32 else 8, "little") for n in lengths))
     stored = data[position:texts]
     if _mask(crc).to_bytes(4, "little") != stored or _mask(google_crc32c.extend(crc, data[position:])) != entry.crc:
-        raise _damaged(key, where)
-    strings = np.empty(len(lengths), object)
-    for number, length in enumerate(lengths):
-        strings[number] = data[texts : texts + length]
-        texts += length
-    return strings.reshape(entry.shape)
+        return None
+    ends = accumulate(lengths, initial=texts)
+    return np.array([data[begin:end] for begin, end in pairwise(ends)], object)
 
 
 def _mask(crc: int) -> int:
@@ -324,7 +318,3 @@ def _decode(message: Any, data: bytes, where: str) -> Any:
 
 def _broken(what: str, where: str) -> ResightError:
     return ResightError(f"the checkpoint's index is damaged: {what}", where=where, fix=_FIX)
-
-
-def _damaged(key: str, where: str) -> ResightError:
-    return ResightError(f"'{key}' is damaged: its checksum does not match", where=where, fix=_FIX)

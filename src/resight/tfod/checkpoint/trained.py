@@ -6,12 +6,14 @@ import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
+from ...config.tree import ModelConfig
 from ...errors import ResightError
 from ...label_map import LabelMap, read_label_map
-from ..config import TfodTree, load_tfod
+from ..config import TfodModelConfig, TfodTree, load_tfod
 from ..pipeline.config import Pipeline, examine_pipeline
 from ..specs import SPECS
 from .folder import PIPELINE, find_tfod
@@ -32,10 +34,7 @@ class Trained:
 
 
 def read_tfod(
-    path: str | Path,
-    *,
-    config: str | Path | None = None,
-    labels: str | os.PathLike[str] | None = None,
+    path: str | Path, *, config: str | Path | None = None, labels: str | os.PathLike[str] | None = None
 ) -> Trained:
     """A model that TFOD left.
 
@@ -61,6 +60,22 @@ def read_settings(path: str | Path) -> TfodTree:
     return _described(path, None)[0]
 
 
+def inherited(model: ModelConfig, place: Path) -> dict[str, Any]:
+    """The keys of ``model`` that the model at ``place`` decides, where the configuration names no model.
+
+    Raises:
+        ResightError: the configuration names a model of the other dialect.
+    """
+    if isinstance(model, TfodModelConfig):
+        return {}
+    if "name" in model.model_fields_set:
+        message = f"is a model of TFOD's, and model.name is {model.name}"
+        fix = "Leave model.name out, or choose another start."
+        raise ResightError(message, where=place, fix=fix)
+    own, given = read_settings(place).model, model.model_dump(exclude_unset=True)
+    return {**own.model_dump(), "start_type": model.start_type, **given}
+
+
 def _described(path: str | Path, config: str | Path | None) -> tuple[TfodTree, Pipeline, Variables]:
     found = find_tfod(path)
     if found is None:
@@ -77,15 +92,13 @@ def _described(path: str | Path, config: str | Path | None) -> tuple[TfodTree, P
 
 def _agree(facts: Facts, settings: TfodTree, pipeline: Pipeline, prefix: Path) -> None:
     tfod = settings.model.tfod
-    assert tfod is not None
     if facts.num_classes is None:
         raise ResightError("holds a backbone alone, and no detector", where=prefix, fix="Train from it: --start.")
-    anchors = len(tfod.anchor_scales) * len(tfod.anchor_ratios)
     stated = {
         "ResNet": (facts.depth, SPECS[settings.model.name].depth),
         "number of classes": (facts.num_classes, pipeline.num_classes),
         "share_box_across_classes": (facts.share_boxes, tfod.share_boxes if facts.share_boxes is not None else None),
-        "anchors a location": (facts.anchors, anchors),
+        "anchors a location": (facts.anchors, len(tfod.anchor_scales) * len(tfod.anchor_ratios)),
     }
     differ = [f"{what} {ours} and {theirs}" for what, (ours, theirs) in stated.items() if ours != theirs]
     if differ:

@@ -7,8 +7,10 @@ easily swapped, so the names that the layers gave their variables decide, where 
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -20,35 +22,32 @@ from ...errors import ResightError, listed
 from ..specs import BLOCKS
 from .reader import GRAPH, SUFFIX, Variables
 
+log = logging.getLogger(__name__)
+
 _TRUNK = "model/_feature_extractor_for_proposal_features"  # conv1 .. conv4
 _CONV5 = "model/_feature_extractor_for_box_classifier_features"
 _CLASSIFIER = "feature_extractor"  # of an image classifier: conv1 .. conv5
 _RPN = "model/_first_stage_box_predictor"
+_RPN_HEADS = f"{_RPN}/_prediction_heads"
 _BOX = "model/_mask_rcnn_box_predictor"
-# Our module, the path of its variables in a checkpoint, the name that TFOD's layer gave them.
-_HEADS = (
-    ("rpn.conv", f"{_RPN}_first_conv/layer_with_weights-0", "RPNConv"),
-    (
-        "rpn.box",
-        f"{_RPN}/_prediction_heads/box_encodings/0/_box_encoder_layers/0",
-        "FirstStageBoxPredictor/ConvolutionalBoxHead_0/BoxEncodingPredictor",
+_HEAD, _DENSE = "FirstStageBoxPredictor/Convolutional", "mask_rcnn_keras_box_predictor/mask_rcnn"
+# Our module: the path of its variables in a checkpoint, the name that TFOD's layer gave them.
+_HEADS = {
+    "rpn.conv": (f"{_RPN}_first_conv/layer_with_weights-0", "RPNConv"),
+    "rpn.box": (f"{_RPN_HEADS}/box_encodings/0/_box_encoder_layers/0", f"{_HEAD}BoxHead_0/BoxEncodingPredictor"),
+    "rpn.objectness": (
+        f"{_RPN_HEADS}/class_predictions_with_background/0/_class_predictor_layers/0",
+        f"{_HEAD}ClassHead_0/ClassPredictor",
     ),
-    (
-        "rpn.objectness",
-        f"{_RPN}/_prediction_heads/class_predictions_with_background/0/_class_predictor_layers/0",
-        "FirstStageBoxPredictor/ConvolutionalClassHead_0/ClassPredictor",
-    ),
-    (
-        "predictor.box",
+    "predictor.box": (
         f"{_BOX}/_box_prediction_head/_box_encoder_layers/1",
-        "mask_rcnn_keras_box_predictor/mask_rcnn_box_head/BoxEncodingPredictor_dense",
+        f"{_DENSE}_box_head/BoxEncodingPredictor_dense",
     ),
-    (
-        "predictor.classes",
+    "predictor.classes": (
         f"{_BOX}/_class_prediction_head/_class_predictor_layers/1",
-        "mask_rcnn_keras_box_predictor/mask_rcnn_class_head/ClassPredictor_dense",
+        f"{_DENSE}_class_head/ClassPredictor_dense",
     ),
-)
+}
 _PARAMETERS = {"kernel": "weight", "bias": "bias", "gamma": "weight", "beta": "bias",
                "moving_mean": "running_mean", "moving_variance": "running_var"}  # fmt: skip
 _LAYER_NAME = re.compile(
@@ -98,7 +97,7 @@ def checkpoint_keys(depth: int, num_classes: int, share_boxes: bool = False, anc
     kernels = ((3, 3, 1024, 512), (1, 1, 512, 4 * anchors), (1, 1, 512, 2 * anchors), (2048, boxes),
                (2048, num_classes + 1))  # fmt: skip
     found = list(_resnet(depth, _TRUNK, _CONV5))
-    for (module, path, full_name), kernel in zip(_HEADS, kernels, strict=True):
+    for (module, (path, full_name)), kernel in zip(_HEADS.items(), kernels, strict=True):
         for leaf, shape in (("kernel", kernel), ("bias", kernel[-1:])):
             name = f"{module}.{_PARAMETERS[leaf]}"
             found.append(Variable(f"{path}/{leaf}{SUFFIX}", name, f"{full_name}/{leaf}", shape))
@@ -108,21 +107,13 @@ def checkpoint_keys(depth: int, num_classes: int, share_boxes: bool = False, anc
 def to_torch(values: np.ndarray) -> Tensor:
     """A variable as float32 in PyTorch's layout."""
     tensor = torch.from_numpy(np.ascontiguousarray(values)).float()
-    if tensor.ndim == 4:
-        tensor = tensor.permute(3, 2, 0, 1)
-    elif tensor.ndim == 2:
-        tensor = tensor.T
-    return tensor.contiguous()
+    return (tensor.permute(3, 2, 0, 1) if tensor.ndim == 4 else tensor.t()).contiguous()
 
 
 def to_tensorflow(tensor: Tensor) -> np.ndarray:
     """The inverse of :func:`to_torch`."""
     tensor = tensor.detach().cpu()
-    if tensor.ndim == 4:
-        tensor = tensor.permute(2, 3, 1, 0)
-    elif tensor.ndim == 2:
-        tensor = tensor.T
-    return tensor.contiguous().numpy()
+    return (tensor.permute(2, 3, 1, 0) if tensor.ndim == 4 else tensor.t()).contiguous().numpy()
 
 
 def to_state_dict(variables: Variables) -> tuple[dict[str, Tensor], Facts]:
@@ -141,17 +132,24 @@ def examine(variables: Variables) -> tuple[dict[str, str], Facts]:
     Raises:
         ResightError: it is of another architecture (says which), or incomplete.
     """
-    where = str(variables.prefix)
     resnet, depth, by_order = _map_resnet(variables)
-    keys = dict(resnet)
-    for module, path, _ in _HEADS:
-        for leaf in ("kernel", "bias"):
-            if (key := f"{path}/{leaf}{SUFFIX}") in variables:
-                keys[f"{module}.{_PARAMETERS[leaf]}"] = key
-    num_classes, share_boxes, anchors = _heads(variables, keys, where)
+    heads = {
+        f"{module}.{_PARAMETERS[leaf]}": f"{path}/{leaf}{SUFFIX}"
+        for module, (path, _) in _HEADS.items()
+        for leaf in ("kernel", "bias")
+    }
+    missing = [name for name, key in heads.items() if key not in variables]
+    if 0 < len(missing) < len(heads):
+        message = f"the checkpoint lacks a part of the detection heads: {listed(missing)}"
+        raise ResightError(message, where=variables.prefix)
+    keys = resnet
+    found: tuple[int | None, bool | None, int | None] = (None, None, None)
+    if not missing:
+        keys = {**resnet, **heads}
+        found = _heads({name: variables.entries[key].shape for name, key in heads.items()}, variables)
     used = set(keys.values())
     ignored = {key: _why_ignored(key) for key in variables if key not in used}
-    return keys, Facts(depth, num_classes, share_boxes, anchors, by_order, ignored)
+    return keys, Facts(depth, *found, by_order, ignored)
 
 
 @dataclass(frozen=True)
@@ -169,9 +167,9 @@ class StartReport:
     def text(self) -> str:
         lines = [f"{self.where}: {self.facts.text()}; loaded {len(self.loaded)} tensors ({self.start_type})"]
         for title, tensors in (("newly initialised", self.new), ("ignored", self.ignored)):
-            reasons: dict[str, list[str]] = {}
+            reasons = defaultdict[str, list[str]](list)
             for name, reason in tensors.items():
-                reasons.setdefault(reason, []).append(name.removesuffix(SUFFIX))
+                reasons[reason].append(name.removesuffix(SUFFIX))
             lines += [f"{title}: {listed(names, 4)} ({reason})" for reason, names in reasons.items()]
         return "\n".join(lines)
 
@@ -196,23 +194,19 @@ def load_start(model: nn.Module, variables: Variables, start_type: StartType = "
     if start_type == "full" and facts.num_classes is None:
         fix = "Set model.start_type = classification."
         raise ResightError("holds a backbone alone, and a full start needs the heads too", where=where, fix=fix)
-    loaded, new, ignored = {}, {}, dict(facts.ignored)
-    keys = {variable.name: variable.key for variable in checkpoint_keys(facts.depth, 1)}
+    new = {}
     for name, value in own.items():
-        backbone = name.startswith(("backbone.", "head."))
-        if not backbone and start_type != "full":
+        if start_type != "full" and not name.startswith(("backbone.", "head.")):
             new[name] = f"a {start_type} start takes the backbone only"
-        elif name not in weights:
-            new[name] = "the checkpoint has no such head"
         elif weights[name].shape != value.shape:
             new[name] = _why_unfit(name, weights[name], value, facts)
-        else:
-            loaded[name] = weights[name]
-            continue
-        if name in weights:
-            ignored[keys[name]] = new[name]
+    keys = {variable.name: variable.key for variable in checkpoint_keys(facts.depth, 1)}
+    ignored = facts.ignored | {keys[name]: reason for name, reason in new.items() if name in weights}
+    loaded = {name: weights[name] for name in own if name not in new}
     model.load_state_dict(loaded, strict=False)
-    return StartReport(start_type, where, facts, tuple(loaded), new, ignored)
+    report = StartReport(start_type, where, facts, tuple(loaded), new, ignored)
+    log.info("start     %s", report.text())
+    return report
 
 
 def _why_unfit(name: str, stored: Tensor, own: Tensor, facts: Facts) -> str:
@@ -250,17 +244,14 @@ def _layers(depth: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     channels = 64
     for stage, blocks in enumerate(BLOCKS[depth], start=2):
         width = 32 << stage - 1
-        shapes = {"1": (1, 1, channels, width), "2": (3, 3, width, width), "3": (1, 1, width, 4 * width),
-                  "0": (1, 1, channels, 4 * width)}  # fmt: skip
-        order = ("1_conv", "1_bn", "2_conv", "2_bn", "0_conv", "3_conv", "0_bn", "3_bn")
         for block in range(1, blocks + 1):
-            for part in order:
-                if block > 1 and part[0] == "0":
-                    continue
-                shape = shapes[part[0]]
-                yield f"conv{stage}_block{block}_{part}", shape if part.endswith("conv") else shape[-1:]
+            shapes = {"1": (1, 1, channels, width), "2": (3, 3, width, width), "3": (1, 1, width, 4 * width),
+                      "0": (1, 1, channels, 4 * width)}  # fmt: skip
+            for part in ("1_conv", "1_bn", "2_conv", "2_bn", "0_conv", "3_conv", "0_bn", "3_bn"):
+                if block == 1 or part[0] != "0":
+                    shape = shapes[part[0]]
+                    yield f"conv{stage}_block{block}_{part}", shape if part.endswith("conv") else shape[-1:]
             channels = 4 * width
-            shapes["1"] = (1, 1, channels, width)
 
 
 def _our_name(layer: str, leaf: str) -> str:
@@ -295,32 +286,27 @@ def _map_resnet(variables: Variables) -> tuple[dict[str, str], int, str]:
             mapped, by_order = numbered[depth], f"the object graph names {len(named)} of their {len(shapes)} variables"
         else:
             continue
-        if all(variables.shape(key) == shapes[name] for name, key in mapped.items()):
+        if all(variables.entries[key].shape == shapes[name] for name, key in mapped.items()):
             return mapped, depth, by_order
     raise _other_architecture(variables, named)
 
 
-def _heads(variables: Variables, keys: Mapping[str, str], where: str) -> tuple[int | None, bool | None, int | None]:
-    shapes = {name: variables.shape(key) for name, key in keys.items() if name.startswith(("rpn.", "predictor."))}
-    if not shapes:
-        return None, None, None
-    wanted = [f"{module}.{parameter}" for module, *_ in _HEADS for parameter in ("weight", "bias")]
-    if missing := [name for name in wanted if name not in shapes]:
-        raise ResightError(f"the checkpoint lacks a part of the detection heads: {listed(missing)}", where=where)
-    num_classes, anchors = shapes["predictor.classes.bias"][-1:], shapes["rpn.box.bias"][-1:]
-    classes, locations = (num_classes or (0,))[0] - 1, (anchors or (0,))[0] // 4
-    box_columns = (shapes["predictor.box.bias"][-1:] or (0,))[0]
+def _heads(shapes: Mapping[str, tuple[int, ...]], variables: Variables) -> tuple[int, bool | None, int]:
+    """Number of classes, whether they share boxes (None of a single one), and anchors a location."""
+    columns, box_columns, rpn_columns = (
+        (shapes[f"{name}.bias"] or (0,))[-1] for name in ("predictor.classes", "predictor.box", "rpn.box")
+    )
+    classes, anchors = columns - 1, rpn_columns // 4
     shared = None if classes == 1 else box_columns == 4
-    expected = {v.name: v.shape for v in checkpoint_keys(50, max(classes, 1), bool(shared), locations)}
-    wrong = [f"{name} {list(shape)}" for name, shape in shapes.items() if shape != expected[name]]
-    if wrong:
+    expected = {v.name: v.shape for v in checkpoint_keys(50, max(classes, 1), bool(shared), anchors)}
+    if wrong := [f"{name} {list(shape)}" for name, shape in shapes.items() if shape != expected[name]]:
         fix = "Are these heads of TFOD's Faster R-CNN ResNet V1 with its own box and class predictors?"
         message = f"the shapes of its detection heads do not go together: {listed(wrong)}"
-        raise ResightError(message, where=where, fix=fix)
-    return classes, shared, locations
+        raise ResightError(message, where=variables.prefix, fix=fix)
+    return classes, shared, anchors
 
 
-def _other_architecture(variables: Variables, named: Iterable[str]) -> ResightError:
+def _other_architecture(variables: Variables, named: Mapping[str, str]) -> ResightError:
     """An error that says what the checkpoint is of, as far as its names tell."""
     keys = "\n".join([*variables, *variables.full_names.values()])
     known = (
@@ -335,7 +321,7 @@ def _other_architecture(variables: Variables, named: Iterable[str]) -> ResightEr
     if SUFFIX not in keys:
         slim = re.search(r"(?:resnet|inception|mobilenet|vgg|nasnet|pnasnet)_?v?\w*", keys, re.IGNORECASE)
         what = f"TF1 (slim{f', {slim[0]}' if slim else ''})"
-    if what.endswith("ResNet V1") and any(named):
+    if what.endswith("ResNet V1") and named:
         what = "Faster R-CNN ResNet V1, but incomplete or with other shapes"
     roots = sorted({"/".join(key.split("/")[:2]) for key in variables if key != GRAPH})
     message = f"the checkpoint is of another architecture: {what or 'not one of TFOD’s that is known'}"

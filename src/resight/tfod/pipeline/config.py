@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from ...config.defaults import PIPELINE
 from ...config.tree import DataConfig
 from ...errors import ResightError, reading
 from ...io.files import open_file
-from ...io.textproto import Field, parse, read
+from ...io.textproto import parse, read
 from .fields import MESSAGES
 from .translation import Translation, matches
 
@@ -39,7 +40,7 @@ class Pipeline:
     ignored: tuple[str, ...]
     refused: tuple[str, ...]
     missing: tuple[str, ...]
-    source: str = ""
+    source: str
 
     def text(self) -> str:
         """What became of each field, as lines of comment."""
@@ -91,27 +92,21 @@ def examine_pipeline(
     Raises:
         ResightError: it cannot be read, or has a syntax error (line and column).
     """
-    name = os.fspath(path)
-    source = read(name)
-    fields = parse(source, name)
     given = {**(changes or {}), **({"data.path": data} if data else {}), **({"model.start": start} if start else {})}
-    return replace(translate(fields, name, given, model_only=model_only), source=source)
+    return translate(read(path), os.fspath(path), given, model_only=model_only)
 
 
 def translate(
-    fields: Sequence[Field], path: str, changes: Mapping[str, Any] | None = None, *, model_only: bool = False
+    text: str, path: str = PIPELINE, changes: Mapping[str, Any] | None = None, *, model_only: bool = False
 ) -> Pipeline:
-    """:func:`examine_pipeline` of fields that are read already, from ``path``."""
-    given = changes or {}
+    """:func:`examine_pipeline` of a text that is read already, from ``path``."""
+    fields, given = parse(text, path), changes or {}
     translation = Translation(os.path.dirname(os.path.abspath(path)), given)
-    if model_only:
-        classes, labels = translation.trained_model(fields)
-    else:
-        classes, labels = translation.all_of_it(fields)
+    classes, labels = (translation.trained_model if model_only else translation.all_of_it)(fields)
     translation.validate()
-    honoured, ignored, refused, missing = (tuple(part) for part in translation.sorted_lines())
     overrides = {**translation.overrides, **given}
-    return Pipeline(path, overrides, classes, labels, honoured, ignored, refused, missing)
+    honoured, ignored, refused, missing = translation.sorted_lines()
+    return Pipeline(path, overrides, classes, labels, honoured, ignored, refused, missing, text)
 
 
 def records_of(path: str | os.PathLike[str]) -> DataConfig:
@@ -126,7 +121,6 @@ def records_of(path: str | os.PathLike[str]) -> DataConfig:
         for split in ("train", "test")
     }
     if not any(globs.values()):
-        raise ResightError(
-            "the records it names are not there", where=os.fspath(path), fix="Name the records folder: --data RECORDS"
-        )
+        fix = "Name the records folder: --data RECORDS"
+        raise ResightError("the records it names are not there", where=path, fix=fix)
     return DataConfig(label_map=pipeline.label_map, **globs)

@@ -51,46 +51,47 @@ def _only(default: Any, *supported: Any, note: str, kind: type | tuple[str, ...]
     return Known(kind or type(default), default, only=supported or (default,), note=note)
 
 
+def _each(names: str, known: Known) -> dict[str, Known]:
+    return dict.fromkeys(names.split(), known)
+
+
 def _harmless(note: str, names: str) -> dict[str, Known]:
-    return dict.fromkeys(names.split(), Known(use="ignored", note=note))
+    return _each(names, Known(use="ignored", note=note))
 
 
 def _refused(note: str, names: str) -> dict[str, Known]:
-    return dict.fromkeys(names.split(), Known(use="refused", note=note))
+    return _each(names, Known(use="refused", note=note))
 
 
-RESIZE = ("BILINEAR", "NEAREST_NEIGHBOR", "BICUBIC", "AREA")
-CONVERTERS = ("IDENTITY", "SIGMOID", "SOFTMAX")
 ONLY_FASTER_RCNN = f"supported is faster_rcnn with {', '.join(EXTRACTORS)}"
-_NO_NORM = "this layer has no normalisation"
-_DECAY = "weight decay is not supported for TFOD's models; supported is weight: 0.0"
 _BOXES_ONLY = "masks and keypoints are not used"
 _READING = "how records are read ahead does not change what is learned"
 _DRAWN = "a matter of pictures and files"
-_TF1 = "TF2's loop has no use for it"
+# Our names of the schedules and the fields that choose them.
+SCHEDULES = {
+    "cosine": "cosine_decay_learning_rate",
+    "constant": "constant_learning_rate",
+    "steps": "manual_step_learning_rate",
+    "exponential": "exponential_decay_learning_rate",
+}
+_RESIZE = ("BILINEAR", "NEAREST_NEIGHBOR", "BICUBIC", "AREA")
 
 _IMAGE = {
-    "resize_method": _only("BILINEAR", note="supported is BILINEAR", kind=RESIZE),
+    "resize_method": _only("BILINEAR", note="supported is BILINEAR", kind=_RESIZE),
     "convert_to_grayscale": _only(False, note="images are RGB"),
 }
-_NORMS = _refused(_NO_NORM, "batch_norm sync_batch_norm group_norm")
+_NORMS = _refused("this layer has no normalisation", "batch_norm sync_batch_norm group_norm")
 _LAYER = _harmless("TFOD does not use it in this layer", "op activation regularize_depthwise force_use_bias")
 
+_INPUTS = ("INPUT_DEFAULT", "TF_EXAMPLE", "TF_SEQUENCE_EXAMPLE")
 _READER = {
     "label_map_path": Known(str, "", "data.label_map", by_hand=True),
     "shuffle": Known(use="ignored", note="evaluation has no order"),
     "sample_1_of_n_examples": _only(1, note="supported is 1: build records of fewer images"),
     "num_additional_channels": _only(0, note="images are RGB"),
-    "input_type": _only(
-        "TF_EXAMPLE",
-        "TF_EXAMPLE",
-        "INPUT_DEFAULT",
-        note="supported is TF_EXAMPLE",
-        kind=("INPUT_DEFAULT", "TF_EXAMPLE", "TF_SEQUENCE_EXAMPLE"),
-    ),
+    "input_type": _only("TF_EXAMPLE", *_INPUTS[:2], note="supported is TF_EXAMPLE", kind=_INPUTS),
     "expand_labels_hierarchy": _only(False, note="a box has the one class it is stored with"),
-    "load_context_features": _only(False, note="Context R-CNN is not supported"),
-    "load_context_image_ids": _only(False, note="Context R-CNN is not supported"),
+    **_each("load_context_features load_context_image_ids", _only(False, note="Context R-CNN is not supported")),
     **_refused("supported is tf_record_input_reader with one input_path or several", "external_input_reader"),
     **_refused("all records count alike; supported are several input_path", "sample_from_datasets_weights"),
     **_harmless(_READING, "shuffle_buffer_size filenames_shuffle_buffer_size num_readers num_parallel_batches"),
@@ -105,17 +106,8 @@ _READER = {
 }
 
 # Messages of which one field alone may be given; what others TFOD has beside those in the table is not supported.
-CHOICES = {
-    "DetectionModel",
-    "ImageResizer",
-    "AnchorGenerator",
-    "BoxPredictor",
-    "Regularizer",
-    "Initializer",
-    "ClassificationLoss",
-    "LearningRate",
-    "PreprocessingStep",
-}
+CHOICES = {"DetectionModel", "ImageResizer", "AnchorGenerator", "BoxPredictor", "Regularizer", "Initializer"}
+CHOICES |= {"ClassificationLoss", "LearningRate", "PreprocessingStep"}
 
 MESSAGES: dict[str, dict[str, Known]] = {
     "Pipeline": {
@@ -173,10 +165,7 @@ MESSAGES: dict[str, dict[str, Known]] = {
         **_harmless("they change no detection", "return_raw_detections_during_predict output_final_box_features"),
         **_harmless("they change no detection", "output_final_box_rpn_features"),
     },
-    "ImageResizer": {
-        "keep_aspect_ratio_resizer": Known("KeepAspect"),
-        "fixed_shape_resizer": Known("FixedShape"),
-    },
+    "ImageResizer": {"keep_aspect_ratio_resizer": Known("KeepAspect"), "fixed_shape_resizer": Known("FixedShape")},
     "KeepAspect": {
         "min_dimension": Known(int, 600, "model.min_size"),
         "max_dimension": Known(int, 1024, "model.max_size"),
@@ -185,8 +174,7 @@ MESSAGES: dict[str, dict[str, Known]] = {
         **_IMAGE,
     },
     "FixedShape": {
-        "height": Known(int, 300, "model.tfod.fixed_size", by_hand=True),
-        "width": Known(int, 300, "model.tfod.fixed_size", by_hand=True),
+        **_each("height width", Known(int, 300, "model.tfod.fixed_size", by_hand=True)),
         **_IMAGE,
     },
     "FeatureExtractor": {
@@ -200,12 +188,9 @@ MESSAGES: dict[str, dict[str, Known]] = {
     },
     "AnchorGenerator": {"grid_anchor_generator": Known("GridAnchors")},
     "GridAnchors": {
-        "height": Known(int, 256, "model.tfod.anchor_base", by_hand=True),
-        "width": Known(int, 256, "model.tfod.anchor_base", by_hand=True),
-        "height_stride": Known(int, 16, "model.tfod.anchor_stride", by_hand=True),
-        "width_stride": Known(int, 16, "model.tfod.anchor_stride", by_hand=True),
-        "height_offset": Known(int, 0, "model.tfod.anchor_offset", by_hand=True),
-        "width_offset": Known(int, 0, "model.tfod.anchor_offset", by_hand=True),
+        **_each("height width", Known(int, 256, "model.tfod.anchor_base", by_hand=True)),
+        **_each("height_stride width_stride", Known(int, 16, "model.tfod.anchor_stride", by_hand=True)),
+        **_each("height_offset width_offset", Known(int, 0, "model.tfod.anchor_offset", by_hand=True)),
         "scales": Known(float, (), "model.tfod.anchor_scales"),
         "aspect_ratios": Known(float, (), "model.tfod.anchor_ratios"),
     },
@@ -217,7 +202,9 @@ MESSAGES: dict[str, dict[str, Known]] = {
         **_LAYER,
     },
     "Regularizer": {"l2_regularizer": Known("Weight"), "l1_regularizer": Known("Weight")},
-    "Weight": {"weight": _only(1.0, 0.0, note=_DECAY)},
+    "Weight": {
+        "weight": _only(1.0, 0.0, note="weight decay is not supported for TFOD's models; supported is weight: 0.0")
+    },
     "Initializer": {"truncated_normal_initializer": Known("TruncatedNormal")},
     "TruncatedNormal": {
         "mean": _only(0.0, note="supported is 0.0"),
@@ -238,7 +225,9 @@ MESSAGES: dict[str, dict[str, Known]] = {
     },
     "PostProcessing": {
         "batch_non_max_suppression": Known("Nms"),
-        "score_converter": _only("IDENTITY", "SOFTMAX", note="supported is SOFTMAX", kind=CONVERTERS),
+        "score_converter": _only(
+            "IDENTITY", "SOFTMAX", note="supported is SOFTMAX", kind=("IDENTITY", "SIGMOID", "SOFTMAX")
+        ),
         "logit_scale": _only(1.0, note="supported is 1.0"),
         **_refused("scores are as the model gives them", "calibration_config"),
     },
@@ -247,12 +236,10 @@ MESSAGES: dict[str, dict[str, Known]] = {
         "iou_threshold": Known(float, 0.6, "model.tfod.nms_iou"),
         "max_detections_per_class": Known(int, 100, "model.tfod.detections_per_class"),
         "max_total_detections": Known(int, 100, "model.tfod.detections"),
-        "use_static_shapes": _only(False, note="supported is false"),
+        **_each("use_static_shapes use_combined_nms use_hard_nms", _only(False, note="supported is false")),
         "use_class_agnostic_nms": _only(False, note="supported is false; later: resight predict --class-agnostic-nms"),
         "soft_nms_sigma": _only(0.0, note="supported is 0.0, the plain suppression"),
-        "use_combined_nms": _only(False, note="supported is false"),
         "change_coordinate_frame": _only(True, note="supported is true"),
-        "use_hard_nms": _only(False, note="supported is false"),
         **_harmless("where it is computed", "use_cpu_nms"),
         **_harmless("without static shapes here it has no effect", "use_partitioned_nms"),
         **_harmless("with suppression by class it has no effect", "max_classes_per_detection"),
@@ -274,8 +261,7 @@ MESSAGES: dict[str, dict[str, Known]] = {
         "load_all_detection_checkpoint_vars": _only(False, note='TF2 has fine_tune_checkpoint_type: "full" for it'),
         "num_steps": Known(int, 0, "train.steps", by_hand=True),
         "bias_grad_multiplier": _only(0.0, 0.0, 1.0, note="supported is none"),
-        "merge_multiple_label_boxes": _only(False, note="supported is false"),
-        "use_multiclass_scores": _only(False, note="supported is false"),
+        **_each("merge_multiple_label_boxes use_multiclass_scores", _only(False, note="supported is false")),
         **_refused("all of the model is trained", "freeze_variables update_trainable_variables"),
         **_harmless("training here is in float32, as TFOD's without a TPU", "use_bfloat16"),
         **_harmless("TF2's loop has one step for all devices", "sync_replicas startup_delay_steps"),
@@ -347,10 +333,9 @@ MESSAGES: dict[str, dict[str, Known]] = {
         "metrics_set": Known(str, (), "evaluate.metric", by_hand=True),
         "use_moving_averages": _only(False, note="supported is false: averaged weights are not kept"),
         "eval_instance_masks": _only(False, note="Mask R-CNN is not supported"),
-        "ignore_groundtruth": _only(False, note="supported is false"),
         "force_no_resize": _only(False, note="evaluation resizes as training does"),
         "use_dummy_loss_in_eval": _only(False, note="the losses are computed"),
-        "skip_predictions_for_unlabeled_class": _only(False, note="supported is false"),
+        **_each("ignore_groundtruth skip_predictions_for_unlabeled_class", _only(False, note="supported is false")),
         **_refused("supported is coco_detection_metrics", "parameterized_metric"),
         **_harmless("one image is measured at a time", "batch_size"),
         **_harmless("every record is measured, as in TF2", "num_examples"),
@@ -359,7 +344,7 @@ MESSAGES: dict[str, dict[str, Known]] = {
         **_harmless("the AP of every class is printed anyway", "all_metrics_per_category super_categories"),
         **_harmless("no such metric is among coco_detection_metrics", "recall_lower_bound recall_upper_bound"),
         **_harmless("no such metric is among coco_detection_metrics", "image_classes_field_map_empty_to_ones"),
-        **_harmless(_TF1, "save_graph eval_master"),
+        **_harmless("TF2's loop has no use for it", "save_graph eval_master"),
         **_harmless(_DRAWN, "num_visualizations visualization_export_dir export_path min_score_threshold"),
         **_harmless(_DRAWN, "max_num_boxes_to_visualize skip_scores skip_labels visualize_groundtruth_boxes"),
         **_harmless(_DRAWN, "groundtruth_box_visualization_color keep_image_id_for_visualization_export"),
@@ -368,25 +353,24 @@ MESSAGES: dict[str, dict[str, Known]] = {
     "PreprocessingStep": {name: Known(name) for name in OPERATION_DEFAULTS},
 }
 
-_WHOLE = ("max_border", "num_scales")
+_KINDS: dict[str, type] = {"clip_boxes": bool, "max_border": int, "num_scales": int}
 for _name, _options in OPERATION_DEFAULTS.items():
     MESSAGES[_name] = {
-        option: Known(
-            bool if option == "clip_boxes" else int if option in _WHOLE else float,
-            bool(default) if option == "clip_boxes" else default,
-            "augment.operations",
-            by_hand=True,
-        )
+        option: Known(_KINDS.get(option, float), default, "augment.operations", by_hand=True)
         for option, default in _options.items()
     }
 for _name in ("random_horizontal_flip", "random_vertical_flip"):
     MESSAGES[_name] |= _harmless(_BOXES_ONLY, "keypoint_flip_permutation")
 
 
+def join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
 def paths(kind: str = "Pipeline", path: str = "") -> Iterator[tuple[str, Known]]:
     """Every field below a message with its path, `train_config.batch_size`."""
     for name, known in MESSAGES[kind].items():
-        place = f"{path}.{name}" if path else name
+        place = join(path, name)
         yield place, known
         if known.is_message and known.use == "read":
             yield from paths(str(known.kind), place)
@@ -407,7 +391,7 @@ def refuse_tfod_keys(keys: Iterable[str]) -> None:
     Raises:
         ResightError: a key of ``--set`` is not ours but TFOD's; names ours.
     """
-    ours = {key: tfod_equivalent(key) for key in keys if key not in keys_of(TfodTree)}
-    if found := {key: name for key, name in ours.items() if name}:
+    found = {key: name for key in keys if key not in keys_of(TfodTree) and (name := tfod_equivalent(key))}
+    if found:
         fix = "; ".join(f"'{key}' is '{name}' here" for key, name in found.items())
         raise ResightError(f"TFOD's names, not Resight's: {', '.join(found)}", where="--set", fix=f"{fix}.")

@@ -6,14 +6,14 @@ As TFOD merges a file: of a field given twice the last counts, a message given t
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ...errors import nearest, shortened
 from ...io.textproto import Field, Word, quote
-from .fields import CHOICES, MESSAGES, Known
+from .fields import CHOICES, MESSAGES, Known, join
 
-_WANTED = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text in quotes"}
+_TYPE: dict[Any, str] = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text in quotes"}
 _BOOLS = {**dict.fromkeys(("true", "True", "t", "1"), True), **dict.fromkeys(("false", "False", "f", "0"), False)}
 MAX_STRANGE = 20  # unknown fields of one message that are named
 
@@ -31,9 +31,9 @@ class Reading:
         self.refused: list[tuple[int, str]] = []
         self.missing: list[tuple[int, str]] = []
 
-    def sorted_lines(self) -> list[list[str]]:
-        found = (self.honoured, self.ignored, self.refused, self.missing)
-        return [[text for _, text in sorted(lines, key=lambda item: item[0])] for lines in found]
+    def sorted_lines(self) -> Iterator[tuple[str, ...]]:
+        for lines in (self.honoured, self.ignored, self.refused, self.missing):
+            yield tuple(text for _, text in sorted(lines, key=lambda item: item[0]))
 
     def note(self, lines: list[tuple[int, str]], line: int, place: str, text: str) -> None:
         lines.append((line, shortened(f"line {line}, {place}: {text}")))
@@ -55,36 +55,32 @@ class Reading:
 
     def message(self, fields: Sequence[Field], kind: str, path: str, line: int) -> dict[str, Any]:
         """The values of a message, with defaults; of a choice only what is given."""
-        table, given = MESSAGES[kind], defaultdict[str, list[Field]](list)
+        table, choice, given = MESSAGES[kind], kind in CHOICES, defaultdict[str, list[Field]](list)
         for field in fields:
             given[field.name].append(field)
-        strange = [name for name in given if name not in table]
-        for name in strange[:MAX_STRANGE]:
-            first = given[name][0]
-            if kind in CHOICES:
-                text = f"{_shown(first.value)} (supported is {' or '.join(table)})"
-            else:
-                text = f"no such field. {nearest(name, table)}".rstrip()
-            self.note(self.refused, first.line, _join(path, name), text)
+        strange = [found[0] for name, found in given.items() if name not in table]
+        for field in strange[:MAX_STRANGE]:
+            text = f"no such field. {nearest(field.name, table)}".rstrip()
+            text = f"{_shown(field.value)} (supported is {' or '.join(table)})" if choice else text
+            self.note(self.refused, field.line, join(path, field.name), text)
         if len(strange) > MAX_STRANGE:
-            self.note(
-                self.refused, line, path, f"{len(strange):,} fields that there are not, these {MAX_STRANGE} among them"
-            )
-        present = [name for name in table if given[name]]
-        if kind in CHOICES and len(present) > 1:
+            text = f"{len(strange):,} fields that there are not, these {MAX_STRANGE} among them"
+            self.note(self.refused, line, path, text)
+        present = [name for name in table if name in given]
+        if choice and len(present) > 1:
             text = f"{' and '.join(present)} are given, and one can hold; a block for each, or one of them"
             self.note(self.refused, line, path, text)
         values: dict[str, Any] = {}
-        for name, known in table.items():
-            place, found = _join(path, name), given[name]
+        for name in present if choice else table:
+            known, place, found = table[name], join(path, name), given[name]
             if found:
                 self.lines[place] = found[-1].line
-            if known.use != "read":
-                for item in found:
-                    lines = self.ignored if known.use == "ignored" else self.refused
-                    self.note(lines, item.line, place, f"{_shown(item.value)} ({known.note})")
-            elif found or kind not in CHOICES:
+            if known.use == "read":
                 values[name] = self.value(found, known, place, line)
+                continue
+            for item in found:
+                lines = self.ignored if known.use == "ignored" else self.refused
+                self.note(lines, item.line, place, f"{_shown(item.value)} ({known.note})")
         return values
 
     def value(self, found: Sequence[Field], known: Known, place: str, line: int) -> Any:
@@ -94,9 +90,8 @@ class Reading:
             if len(blocks) < len(found):
                 self.refuse(place, "is a message, { ... }, and holds no value of its own")
             if known.repeated:
-                if known.kind in CHOICES:
-                    for at in (at for block, at in blocks if not block):
-                        self.note(self.refused, at, place, "{} names no augmentation")
+                for at in (at for block, at in blocks if not block and known.kind in CHOICES):
+                    self.note(self.refused, at, place, "{} names no augmentation")
                 return [self.message(block, str(known.kind), place, at) for block, at in blocks]
             merged = [inner for block, _ in blocks for inner in block]
             return self.message(merged, str(known.kind), place, found[-1].line if found else line)
@@ -128,33 +123,27 @@ class Reading:
                 return Word(kind[value])
             if isinstance(value, Word) and value in kind:
                 return value
-            wanted = f"one of {', '.join(kind)}"
-        else:
-            if kind is bool and isinstance(value, Word | int) and str(value) in _BOOLS:
-                return _BOOLS[str(value)]
-            if kind is int and isinstance(value, int) and abs(value) < 2**32:
-                return value
-            if kind is float and isinstance(value, int | float) and abs(value) < 1e38:
-                return float(value)
-            if kind is str and isinstance(value, str) and not isinstance(value, Word):
-                return value
-            wanted = _WANTED[kind] if isinstance(kind, type) else ""
+        elif kind is bool and isinstance(value, Word | int) and str(value) in _BOOLS:
+            return _BOOLS[str(value)]
+        elif kind is int and isinstance(value, int) and abs(value) < 2**32:
+            return value
+        elif kind is float and isinstance(value, int | float) and abs(value) < 1e38:
+            return float(value)
+        elif kind is str and isinstance(value, str) and not isinstance(value, Word):
+            return value
+        wanted = f"one of {', '.join(kind)}" if isinstance(kind, tuple) else _TYPE[kind]
         self.note(self.refused, item.line, place, f"{_shown(value)} is not {wanted}")
         return None
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
 
 
 def _shown(value: Any) -> str:
     """A value as a config has it; of a message the type of its feature extractor, where it has one."""
     if isinstance(value, list):
         inner = {item.name: item.value for item in value}
-        extractor = inner.get("feature_extractor") or inner.get("type") or ""
-        return (
-            f"{{ {_shown(extractor)} }}" if isinstance(extractor, list) else _shown(extractor) if extractor else "{...}"
-        )
+        extractor = inner.get("feature_extractor") or inner.get("type")
+        if not extractor:
+            return "{...}"
+        return f"{{ {_shown(extractor)} }}" if isinstance(extractor, list) else _shown(extractor)
     if isinstance(value, bool):
         return str(value).lower()
     text = str(value) if isinstance(value, Word) or not isinstance(value, str) else quote(value)

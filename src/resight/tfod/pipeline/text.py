@@ -11,12 +11,9 @@ from ...config.tree import Config
 from ...errors import ResightError, nearest
 from ...io.textproto import Field, Word, normalized, parse, quote
 from .config import translate
-from .fields import CHOICES, EXTRACTORS, MESSAGES, paths
+from .fields import CHOICES, EXTRACTORS, MESSAGES, SCHEDULES, join, paths
 
-_RATES = {"cosine": "cosine_decay", "constant": "constant", "steps": "manual_step", "exponential": "exponential_decay"}
 _RATE = "train_config.optimizer.momentum_optimizer.learning_rate"
-
-
 # Messages of choices: where one of their values changes they are written anew.
 _WHOLE = (_RATE, "model.faster_rcnn.image_resizer", "train_config.data_augmentation_options")
 
@@ -51,7 +48,7 @@ def merge_pipeline(text: str, config: Config, num_classes: int) -> str:
     otherwise. The readers stay; a comment says where their records were not those that were trained on."""
     text = normalized(text)
     changes = _changes(_unsaid(text, config), config, num_classes)
-    if translate(parse(text), "pipeline.config").num_classes != num_classes:
+    if translate(text).num_classes != num_classes:
         changes["model.faster_rcnn.num_classes"] = num_classes
     text = edit_pipeline(text, changes)
     comments = _no_word(_unsaid(text, config), config)
@@ -73,13 +70,13 @@ def _changes(keys: Sequence[str], config: Config, num_classes: int) -> dict[str,
     for place, known in paths():
         if known.use == "read" and known.key in keys:
             whole = next((whole for whole in _WHOLE if place.startswith(whole)), place)
-            changes[whole] = _at(message, whole)
+            changes[whole] = _get(message, whole)
     return changes
 
 
 def _unsaid(text: str, config: Config, model_only: bool = False) -> list[str]:
     """Our keys, but those of the data, whose value in ``config`` is another than ``text`` says."""
-    said = dict(translate(parse(text), "pipeline.config", model_only=model_only).overrides)
+    said = dict(translate(text, model_only=model_only).overrides)
     if Path(config.model.start).match(said.get("model.start") or "none"):  # named from another folder
         said["model.start"] = config.model.start
     return [key for key, value in said.items() if not key.startswith("data.") and not _same(_get(config, key), value)]
@@ -87,12 +84,6 @@ def _unsaid(text: str, config: Config, model_only: bool = False) -> list[str]:
 
 def _no_word(keys: Sequence[str], config: Config) -> list[str]:
     return [f"# TFOD has no word for {key} = {_get(config, key)!r}." for key in keys]
-
-
-def _at(message: Any, place: str) -> Any:
-    for name in place.split("."):
-        message = message.get(name) if isinstance(message, dict) else None
-    return message
 
 
 def _everything(
@@ -167,8 +158,7 @@ def _training(config: Config, warmup: int) -> dict[str, Any]:
     begin, rate = train.warmup_rate, train.learning_rate
     if begin is None and rate is not None and warmup:
         begin = rate / train.warmup_steps
-    cosine, manual = f"{_RATE}.cosine_decay_learning_rate", f"{_RATE}.manual_step_learning_rate"
-    exponential = f"{_RATE}.exponential_decay_learning_rate"
+    cosine, manual, exponential = (f"{_RATE}.{SCHEDULES[name]}" for name in ("cosine", "steps", "exponential"))
     first = [(warmup, rate)] if warmup else []
     return {
         "train_config.num_steps": train.steps,
@@ -200,7 +190,7 @@ def _choices(config: Config, warmup: int) -> dict[str, str]:
         "BoxPredictor": "mask_rcnn_box_predictor",
         "Regularizer": "l2_regularizer",
         "Initializer": "truncated_normal_initializer",
-        "LearningRate": f"{_RATES[rate]}_learning_rate",
+        "LearningRate": SCHEDULES[rate],
     }
 
 
@@ -212,7 +202,7 @@ def _message(
     for name, known in MESSAGES[kind].items():
         if known.use != "read" or (kind in CHOICES and name != choices.get(kind)):
             continue
-        place = f"{path}.{name}" if path else name
+        place = join(path, name)
         value: Any = None
         if place in values:
             value = values[place]
@@ -227,10 +217,10 @@ def _message(
     return found
 
 
-def _get(config: Config, key: str) -> Any:
-    value: Any = config
-    for name in key.split("."):
-        value = getattr(value, name, None)
+def _get(value: Any, path: str) -> Any:
+    """What lies at a path of names in our configuration or in a message; None where nothing does."""
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict) else getattr(value, name, None)
     return value
 
 

@@ -20,7 +20,7 @@ from ...io.textproto import Field, quote
 from ...label_map import LabelMap
 from ...records.discover import find_label_map
 from ..config import load_tfod
-from .fields import EXTRACTORS, MESSAGES, ONLY_FASTER_RCNN
+from .fields import EXTRACTORS, MESSAGES, ONLY_FASTER_RCNN, SCHEDULES
 from .reading import Reading
 
 # What TFOD does not have, so that a config says nothing of it.
@@ -59,10 +59,8 @@ def other_model(fields: Sequence[Field]) -> tuple[str, int, str] | None:
     for path, name in OTHER_MODELS.items():
         found = _inside(fields, ("model", *path.split(".")))
         if found and str(found[-1].value) not in ("false", "False", "f", "0"):
-            family = path.partition(".")[0]
-            extractor = "".join(
-                str(each.value) for each in _inside(fields, ("model", family, "feature_extractor", "type"))[-1:]
-            )
+            types = _inside(fields, ("model", path.partition(".")[0], "feature_extractor", "type"))
+            extractor = str(types[-1].value) if types else ""
             name = "EfficientDet" if name == "SSD" and "efficientnet" in extractor else name
             return f"model.{path}", found[-1].line, name + (f" with {quote(extractor)}" if extractor else "")
     return None
@@ -128,15 +126,11 @@ class Translation(Reading):
             self.refuse(f"{place}.num_classes", f"{rcnn['num_classes']} classes are too few")
         self.resizer(rcnn["image_resizer"], f"{place}.image_resizer")
         self.anchors(rcnn["first_stage_anchor_generator"], f"{place}.first_stage_anchor_generator")
-        for message, choice in {
-            "first_stage_box_predictor_conv_hyperparams.initializer": "truncated_normal_initializer",
-            "second_stage_box_predictor": "mask_rcnn_box_predictor",
-        }.items():
-            given: Any = rcnn
-            for name in message.split("."):
-                given = given[name]
-            if choice not in given:
-                self.required(f"{place}.{message}", choice)
+        layer = "first_stage_box_predictor_conv_hyperparams"
+        if "truncated_normal_initializer" not in rcnn[layer]["initializer"]:
+            self.required(f"{place}.{layer}.initializer", "truncated_normal_initializer")
+        if "mask_rcnn_box_predictor" not in rcnn["second_stage_box_predictor"]:
+            self.required(f"{place}.second_stage_box_predictor", "mask_rcnn_box_predictor")
         self.limits(rcnn, place)
         return int(rcnn["num_classes"])
 
@@ -148,15 +142,13 @@ class Translation(Reading):
     def resizer(self, values: Mapping[str, Any], place: str) -> None:
         if (keep := values.get("keep_aspect_ratio_resizer")) is not None:
             where = f"{place}.keep_aspect_ratio_resizer.per_channel_pad_value"
-            colour = keep["per_channel_pad_value"] or (0.0, 0.0, 0.0)
             self.set("model.tfod.fixed_size", None, place)
-            self.set("model.tfod.pad_value", colour, where)
+            self.set("model.tfod.pad_value", keep["per_channel_pad_value"] or (0.0, 0.0, 0.0), where)
         elif (fixed := values.get("fixed_shape_resizer")) is not None:
             size = (fixed["height"], fixed["width"])
-            self.set("model.tfod.fixed_size", size, f"{place}.fixed_shape_resizer")
-            self.set("model.tfod.pad", False, f"{place}.fixed_shape_resizer")
-            self.set("model.min_size", min(size), f"{place}.fixed_shape_resizer")
-            self.set("model.max_size", max(size), f"{place}.fixed_shape_resizer")
+            sizes = {"tfod.fixed_size": size, "tfod.pad": False, "min_size": min(size), "max_size": max(size)}
+            for key, value in sizes.items():
+                self.set(f"model.{key}", value, f"{place}.fixed_shape_resizer")
         else:
             self.required(place, "keep_aspect_ratio_resizer or fixed_shape_resizer")
 
@@ -179,36 +171,33 @@ class Translation(Reading):
             self.refuse(f"{place}.{given}", f"true (supported together with {other}: true)")
         if rcnn["use_static_shapes"] and not rcnn["use_partitioned_nms_in_first_stage"]:
             self.refuse(f"{place}.use_partitioned_nms_in_first_stage", "false (supported with static shapes is true)")
-        drawn, proposals = rcnn["second_stage_batch_size"], rcnn["first_stage_max_proposals"]
-        if drawn > proposals:
-            text = f"{drawn} is more than the {proposals} of first_stage_max_proposals"
-            self.refuse(f"{place}.second_stage_batch_size", text)
+        self.at_most(rcnn, place, "second_stage_batch_size", "first_stage_max_proposals")
         nms = rcnn["second_stage_post_processing"]["batch_non_max_suppression"]
-        one, total = nms["max_detections_per_class"], nms["max_total_detections"]
-        if one > total:
-            where = f"{place}.second_stage_post_processing.batch_non_max_suppression.max_detections_per_class"
-            self.refuse(where, f"{one} is more than the {total} of max_total_detections")
+        where = f"{place}.second_stage_post_processing.batch_non_max_suppression"
+        self.at_most(nms, where, "max_detections_per_class", "max_total_detections")
+
+    def at_most(self, values: Mapping[str, Any], place: str, name: str, limit: str) -> None:
+        if values[name] > values[limit]:
+            self.refuse(f"{place}.{name}", f"{values[name]} is more than the {values[limit]} of {limit}")
 
     # Training
 
     def train(self, values: Mapping[str, Any]) -> None:
         place = "train_config"
-        if values["num_steps"] > 0:
-            self.set("train.steps", values["num_steps"], f"{place}.num_steps")
-        elif values["num_steps"] < 0:
-            self.refuse(f"{place}.num_steps", f"{values['num_steps']} is less than 0")
+        if (steps := values["num_steps"]) > 0:
+            self.set("train.steps", steps, f"{place}.num_steps")
+        elif steps < 0:
+            self.refuse(f"{place}.num_steps", f"{steps} is less than 0")
         elif not any(self.given.get(key) for key in LENGTHS):
             text = "absent (the training is as long as it is without a config; --steps N says another length)"
             self.note(self.ignored, self.line(place), f"{place}.num_steps", text)
-        steps = [(name, options) for step in values["data_augmentation_options"] for name, options in step.items()]
-        for number, (name, _) in enumerate(steps):
-            where = f"{place}.data_augmentation_options.{name}"
-            self.places[f"augment.operations.{number}"] = where
-            self.note(self.honoured, self.line(where), where, "-> augment.operations")
-        operations = [
-            {"name": name, "options": {key: float(options[key]) for key in options}} for name, options in steps
-        ]
+        operations: list[dict[str, Any]] = []
         self.set("augment.operations", operations, f"{place}.data_augmentation_options")
+        for name, options in (item for step in values["data_augmentation_options"] for item in step.items()):
+            where = f"{place}.data_augmentation_options.{name}"
+            self.places[f"augment.operations.{len(operations)}"] = where
+            self.note(self.honoured, self.line(where), where, "-> augment.operations")
+            operations.append({"name": name, "options": {key: float(value) for key, value in options.items()}})
         where = f"{place}.optimizer"
         if f"{where}.momentum_optimizer" in self.lines:
             rate = values["optimizer"]["momentum_optimizer"]["learning_rate"]
@@ -238,12 +227,10 @@ class Translation(Reading):
             self.refuse(f"{place}_version", "V1 (supported is V2; V1 is of TF1)")
         elif written and f"{place}_version" not in self.lines:
             self.note(self.honoured, self.line(place), f"{place}_version", "absent (V2 is assumed)")
-        self.set("model.start", "none", place)
-        if written:
-            found = self.find(written, lambda path: os.path.isfile(f"{path}.index") or os.path.exists(path))
-            self.set("model.start", found or written, place)
-            if not found:
-                self.absent(place, written, "--start MODEL")
+        found = written and self.find(written, lambda path: os.path.isfile(f"{path}.index") or os.path.exists(path))
+        self.set("model.start", found or written or "none", place)
+        if written and not found:
+            self.absent(place, written, "--start MODEL")
 
     def schedule(self, values: Mapping[str, Any], place: str) -> None:
         if not values:
@@ -251,21 +238,21 @@ class Translation(Reading):
             return
         name, rate = next(iter(values.items()))
         where = f"{place}.{name}"
-        kinds = {"cosine_decay": "cosine", "exponential_decay": "exponential", "manual_step": "steps"}
-        self.set("train.schedule", kinds.get(name.removesuffix("_learning_rate"), "constant"), where)
+        schedule = next(ours for ours, theirs in SCHEDULES.items() if theirs == name)
+        self.set("train.schedule", schedule, where)
         self.set("train.warmup_steps", 0, where)
-        if name == "cosine_decay_learning_rate" and rate["warmup_steps"] > 0:
+        if schedule == "cosine" and rate["warmup_steps"] > 0:
             self.set("train.warmup_steps", rate["warmup_steps"], f"{where}.warmup_steps")
             self.set("train.warmup_rate", rate["warmup_learning_rate"], f"{where}.warmup_learning_rate")
             if rate["warmup_learning_rate"] > rate["learning_rate_base"]:
                 text = f"{rate['warmup_learning_rate']} is more than the {rate['learning_rate_base']} to rise to"
                 self.refuse(f"{where}.warmup_learning_rate", text)
-        elif name == "exponential_decay_learning_rate" and rate["burnin_steps"] > 0:
+        elif schedule == "exponential" and rate["burnin_steps"] > 0:
             begin = rate["burnin_learning_rate"] or rate["initial_learning_rate"]
             self.set("train.warmup", "constant", where)
             self.set("train.warmup_steps", rate["burnin_steps"], f"{where}.burnin_steps")
             self.set("train.warmup_rate", max(begin, rate["min_learning_rate"]), f"{where}.burnin_learning_rate")
-        elif name == "manual_step_learning_rate":
+        elif schedule == "steps":
             self.manual_steps(rate, where)
 
     def manual_steps(self, rate: Mapping[str, Any], where: str) -> None:
@@ -358,11 +345,9 @@ class Translation(Reading):
             return written
         for folder in (os.getcwd(), self.folder):
             path = os.path.normpath(os.path.join(glob.escape(folder) if escape else folder, written))
-            try:
+            with suppress(OSError, ValueError, re.error):  # no path at all, to the system or to glob
                 if exists(path):
                     return path
-            except (OSError, ValueError, re.error):  # no path at all, to the system or to glob
-                continue
         return ""
 
     def absent(self, place: str, written: str, option: str) -> None:
@@ -386,7 +371,11 @@ class Translation(Reading):
             if own := [text for key, text in wrong if self.source(key, text) in self.given]:
                 raise ResightError("; ".join(own), where="options") from error
             for key, text in wrong:
-                self.invalid(self.source(key, text), text)
+                place = self.places.get(self.source(key, text))
+                if place is None:
+                    self.refused.append((0, text))
+                elif not any(f", {place}:" in line for _, line in self.refused):
+                    self.refuse(place, text)
 
     def source(self, key: str, text: str) -> str:
         """Our key, of the options or of the config, that what is said of ``key`` comes from; "" where none does."""
@@ -397,13 +386,6 @@ class Translation(Reading):
         words = {one.rpartition(".")[2]: one for one in known}
         near = [words[word] for word in re.findall(r"\w+", text.partition(":")[2] or text) if word in words]
         return next((one for one in near if one in self.given), near[0] if near else "")
-
-    def invalid(self, key: str, text: str) -> None:
-        place = self.places.get(key, "")
-        if not place:
-            self.refused.append((0, text))
-        elif not any(f", {place}:" in line for _, line in self.refused):
-            self.refuse(place, text)
 
 
 def matches(pattern: str) -> bool:
