@@ -56,22 +56,18 @@ def find_checkpoint_prefix(path: str | Path) -> Path | None:
     """The prefix that ``path`` names, or the latest of the folder ``path`` or of the `checkpoint` in it, or None."""
     path = Path(path)
     if path.is_dir():
-        for folder in (path, path / "checkpoint"):
-            if folder.is_dir() and (prefix := _latest(folder)):
-                return prefix
-        return None
+        return next(filter(None, map(_latest, (path, path / "checkpoint"))), None)
     name = path.name.removesuffix(".index")
-    if not name:
-        return None
-    prefix = path.with_name(name)
-    return prefix if prefix.with_name(prefix.name + ".index").is_file() else None
+    return path.with_name(name) if name and path.with_name(f"{name}.index").is_file() else None
 
 
 def _latest(folder: Path) -> Path | None:
     """What the file `checkpoint` of TensorFlow says, else the `ckpt-N` (or any other) with the highest number."""
-    found = {index.name.removesuffix(".index"): index for index in folder.glob("*.index") if index.name != INDEX}
+    found = {index.name.removesuffix(".index") for index in folder.glob("*.index") if index.name != INDEX}
+    if not found:
+        return None
     state = folder / "checkpoint"
-    if found and state.is_file():
+    if state.is_file():
         try:
             fields = parse(read(state), state)
         except ResightError as error:
@@ -83,6 +79,4 @@ def _latest(folder: Path) -> Path | None:
             return folder / names[0]
         if names:
             log.warning("%s: names %s, which is not there; the highest number counts", state, names[0])
-    if not found:
-        return None
     return folder / max(found, key=lambda name: (int((re.findall(r"-(\d+)$", name) or [-1])[0]), name))

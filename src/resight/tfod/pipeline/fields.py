@@ -12,6 +12,7 @@ from typing import Any, Literal
 from ...config.defaults import OPERATION_DEFAULTS
 from ...config.loading import keys_of
 from ...errors import ResightError
+from ...io.textproto import Word, quote
 from ..config import TfodTree
 
 EXTRACTORS = {f"faster_rcnn_resnet{depth}_keras": f"faster_rcnn_resnet{depth}_v1" for depth in (50, 101, 152)}
@@ -361,6 +362,13 @@ for _name, _options in OPERATION_DEFAULTS.items():
     }
 for _name in ("random_horizontal_flip", "random_vertical_flip"):
     MESSAGES[_name] |= _harmless(_BOXES_ONLY, "keypoint_flip_permutation")
+
+
+def scalar(value: Any) -> str:
+    """A value as a config has it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return quote(value) if isinstance(value, str) and not isinstance(value, Word) else str(value)
 
 
 def join(path: str, name: str) -> str:

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ...errors import nearest, shortened
-from ...io.textproto import Field, Word, quote
-from .fields import CHOICES, MESSAGES, Known, join
+from ...io.textproto import Field, Word
+from .fields import CHOICES, MESSAGES, Known, join, scalar
 
 _TYPE: dict[Any, str] = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text in quotes"}
 _BOOLS = {**dict.fromkeys(("true", "True", "t", "1"), True), **dict.fromkeys(("false", "False", "f", "0"), False)}
@@ -144,7 +144,5 @@ def _shown(value: Any) -> str:
         if not extractor:
             return "{...}"
         return f"{{ {_shown(extractor)} }}" if isinstance(extractor, list) else _shown(extractor)
-    if isinstance(value, bool):
-        return str(value).lower()
-    text = str(value) if isinstance(value, Word) or not isinstance(value, str) else quote(value)
+    text = scalar(value)
     return text if len(text) <= 120 else f"{text[:110]} ..."

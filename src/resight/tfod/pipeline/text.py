@@ -11,7 +11,7 @@ from ...config.tree import Config
 from ...errors import ResightError, nearest
 from ...io.textproto import Field, Word, normalized, parse, quote
 from .config import translate
-from .fields import CHOICES, EXTRACTORS, MESSAGES, SCHEDULES, join, paths
+from .fields import CHOICES, EXTRACTORS, MESSAGES, SCHEDULES, join, paths, scalar
 
 _RATE = "train_config.optimizer.momentum_optimizer.learning_rate"
 # Messages of choices: where one of their values changes they are written anew.
@@ -112,7 +112,9 @@ def _everything(
     if train.warmup_rate is None and train.steps:
         warmup = min(warmup, -(-train.steps // 10), train.steps - 1)  # such a one takes a tenth of the training at most
     values = {**_model(config, num_classes), **_training(config, warmup), **named}
-    return _message(config, values, _choices(config, warmup))
+    rate = "constant" if train.schedule == "steps" and not (train.milestones or warmup) else train.schedule
+    resizer = "fixed_shape_resizer" if config.model.tfod.fixed_size else "keep_aspect_ratio_resizer"
+    return _message(config, values, {"ImageResizer": resizer, "LearningRate": SCHEDULES[rate]})
 
 
 def edit_pipeline(text: str, changes: Mapping[str, Any]) -> str:
@@ -178,29 +180,17 @@ def _training(config: Config, warmup: int) -> dict[str, Any]:
     }
 
 
-def _choices(config: Config, warmup: int) -> dict[str, str]:
-    """The field of each message that has one of several."""
-    train = config.train
-    rate = "constant" if train.schedule == "steps" and not (train.milestones or warmup) else train.schedule
-    fixed = config.model.tfod and config.model.tfod.fixed_size
-    return {
-        "DetectionModel": "faster_rcnn",
-        "ImageResizer": "fixed_shape_resizer" if fixed else "keep_aspect_ratio_resizer",
-        "AnchorGenerator": "grid_anchor_generator",
-        "BoxPredictor": "mask_rcnn_box_predictor",
-        "Regularizer": "l2_regularizer",
-        "Initializer": "truncated_normal_initializer",
-        "LearningRate": SCHEDULES[rate],
-    }
-
-
 def _message(
     config: Config, values: Mapping[str, Any], choices: Mapping[str, str], kind: str = "Pipeline", path: str = ""
 ) -> dict[str, Any]:
-    """A message by the table: what ``values`` says of a path, else the value of our key."""
-    found = {}
-    for name, known in MESSAGES[kind].items():
-        if known.use != "read" or (kind in CHOICES and name != choices.get(kind)):
+    """A message by the table: what ``values`` says of a path, else the value of our key.
+
+    Args:
+        choices: the field of a message of which one alone may be given; by default the first.
+    """
+    found, table = {}, MESSAGES[kind]
+    for name, known in table.items():
+        if known.use != "read" or (kind in CHOICES and name != choices.get(kind, next(iter(table)))):
             continue
         place = join(path, name)
         value: Any = None
@@ -237,15 +227,9 @@ def _render(name: str, value: Any, indent: int = 0) -> list[str]:
         return [f"{margin}{name} {{", *inner, f"{margin}}}"]
     if isinstance(value, list | tuple):
         if all(isinstance(item, int | float) for item in value):
-            return [f"{margin}{name}: [{', '.join(map(_scalar, value))}]"]
+            return [f"{margin}{name}: [{', '.join(map(scalar, value))}]"]
         return [line for item in value for line in _render(name, item, indent)]
-    return [f"{margin}{name}: {_scalar(value)}"]
-
-
-def _scalar(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return quote(value) if isinstance(value, str) and not isinstance(value, Word) else str(value)
+    return [f"{margin}{name}: {scalar(value)}"]
 
 
 def _edit(text: str, path: str, value: Any) -> str:
