@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from ...errors import nearest, shortened
 from ...io.textproto import Field, Word
 from .fields import CHOICES, MESSAGES, Known, join, scalar
 
-_TYPE: dict[Any, str] = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text in quotes"}
+_WANTED = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text in quotes"}
 _BOOLS = {**dict.fromkeys(("true", "True", "t", "1"), True), **dict.fromkeys(("false", "False", "f", "0"), False)}
 MAX_STRANGE = 20  # unknown fields of one message that are named
 
@@ -117,7 +117,7 @@ class Reading:
 
     def scalar(self, item: Field, known: Known, place: str) -> Any:
         """The value of a field; None where it is of a wrong type, which is then refused."""
-        value, kind = item.value, known.kind
+        value, kind = item.value, cast(Any, known.kind)
         if isinstance(kind, tuple):
             if isinstance(value, int) and 0 <= value < len(kind):
                 return Word(kind[value])
@@ -131,7 +131,7 @@ class Reading:
             return float(value)
         elif kind is str and isinstance(value, str) and not isinstance(value, Word):
             return value
-        wanted = f"one of {', '.join(kind)}" if isinstance(kind, tuple) else _TYPE[kind]
+        wanted = f"one of {', '.join(kind)}" if isinstance(kind, tuple) else _WANTED[kind]
         self.note(self.refused, item.line, place, f"{_shown(value)} is not {wanted}")
         return None
 
