@@ -77,10 +77,7 @@ class RPN(nn.Module):
 
 
 class TfodBoxPredictor(nn.Module):
-    """``[N, width]`` -> box deltas ``[N, K, 4]``, ``[N, 1, 4]`` where classes share boxes, and logits ``[N, K + 1]``.
-
-    Class 0 of the logits is background, which has no box.
-    """
+    """``[N, width]`` -> box deltas ``[N, K, 4]``, ``[N, 1, 4]`` where classes share boxes, and logits ``[N, K + 1]``."""
 
     def __init__(self, width: int, num_classes: int, share_boxes: bool) -> None:
         super().__init__()
@@ -157,6 +154,7 @@ class TfodRCNN(DetectionModel):
         Args:
             images: ``[3, H, W]`` RGB each, uint8 or float, of 0..255. Without targets they are resized here and the
                 detections are in their own pixels; with targets they come at the network's size.
+            shared: where other processes have other images of the same batch.
         """
         if targets is not None:
             return self.losses(images, targets, shared)
@@ -267,11 +265,7 @@ class TfodRCNN(DetectionModel):
         return torch.cat(rows), torch.arange(kinds, device=boxes.device).repeat_interleave(counts)
 
     def losses(self, images: list[Tensor], targets: list[Target], shared: Shared = SINGLE_PROCESS) -> dict[str, Tensor]:
-        """The four losses, as TFOD weighs and names them; in eval mode those of its evaluation loop.
-
-        Args:
-            shared: where other processes have other images of the same batch.
-        """
+        """The four losses, as TFOD weighs and names them; in eval mode those of its evaluation loop."""
         batch = self.batch(images)
         size = (batch.shape[2], batch.shape[3])
         features = self.backbone(batch)

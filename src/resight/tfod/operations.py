@@ -1,8 +1,7 @@
-"""TFOD's augmentations, under its names and with its options.
+"""TFOD's augmentations, under its names and with its options, of images of float32 0..255 in their own size.
 
-They work on images of float32 0..255 in their own size, one after the other in the order of the configuration. Each is
-a draw from the generator and a pure function of what was drawn. A flip flips always, as TFOD's does: it knows nothing
-of classes that have a left and a right. Crowd boxes are boxes like any other.
+Each is a draw from the generator and a pure function of what was drawn. As in TFOD a flip knows nothing of classes that
+have a left and a right, and crowd boxes are boxes like any other.
 """
 
 from __future__ import annotations
@@ -21,11 +20,7 @@ CROP_ATTEMPTS = 100
 
 
 def apply_operations(operations: Sequence[Operation], sample: Sample, generator: Generator) -> Sample:
-    """The sample after all operations.
-
-    Args:
-        sample: its image is ``[3, H, W]`` float32 0..255; the operations keep that and may change H and W.
-    """
+    """The sample, of an image ``[3, H, W]`` float32 0..255, after all operations, which may change H and W."""
     for operation in operations:
         sample = _apply(operation.name, operation.values, sample, generator)
     return sample
@@ -39,16 +34,12 @@ def _apply(name: str, options: Mapping[str, float], sample: Sample, generator: G
     if name == "random_square_crop_by_scale":
         return square_crop(sample, *draw_square(height, width, options, generator))
     chance = _uniform(0, 1, generator)
-    if name == "random_horizontal_flip":
-        return mirror(sample) if chance < options["probability"] else sample
-    if name == "random_vertical_flip":
-        return flip_vertical(sample) if chance < options["probability"] else sample
-    if name == "random_crop_image":
-        if chance < options["random_coef"]:
-            return sample
-        window = draw_window(sample.boxes, height, width, options, generator)
-        return crop(sample, window, options["overlap_thresh"], bool(options["clip_boxes"]))
-    raise AssertionError(name)
+    if name in FLIPS:
+        return FLIPS[name](sample) if chance < options["probability"] else sample
+    if chance < options["random_coef"]:
+        return sample
+    window = draw_window(sample.boxes, height, width, options, generator)
+    return crop(sample, window, options["overlap_thresh"], bool(options["clip_boxes"]))
 
 
 def _uniform(low: float, high: float, generator: Generator) -> float:
@@ -108,6 +99,9 @@ def flip_vertical(sample: Sample) -> Sample:
     x1, y1, x2, y2 = sample.boxes.unbind(1)
     height = sample.image.shape[1]
     return replace(sample, image=sample.image.flip(1), boxes=torch.stack([x1, height - y2, x2, height - y1], 1))
+
+
+FLIPS = {"random_horizontal_flip": mirror, "random_vertical_flip": flip_vertical}
 
 
 # Crops

@@ -43,10 +43,7 @@ def tfod_anchors(config: TfodConfig, grid: tuple[int, int], device: torch.device
 
 
 def tfod_resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """``[3, H, W]`` uint8 or float -> ``[3, *size]`` float of the same range, interpolated as TensorFlow 1 does.
-
-    That is bilinear, without half-pixel centres.
-    """
+    """``[3, H, W]`` uint8 or float -> ``[3, *size]`` float of the same range, bilinear without half-pixel centres."""
     image = image if image.is_floating_point() else image.to(torch.float32)
     if tuple(image.shape[1:]) == tuple(size):
         return image
@@ -180,10 +177,8 @@ class PlainSelection:
 
 @dataclass(frozen=True)
 class StaticSelection(PlainSelection):
-    """The same with static shapes, as the tpu-8 configurations train: there is no padding that is known as such.
-
-    docs/tfod-semantics.md, 17.4, says each rule that differs.
-    """
+    """The same with static shapes, as the tpu-8 configurations train, without padding that is known as such; each rule
+    that differs is in docs/tfod-semantics.md, 17.4."""
 
     draw: Draw = static_draw
 

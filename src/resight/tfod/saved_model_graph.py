@@ -184,11 +184,8 @@ class Graph:
         }
 
     def suppress(self, boxes: tf.Tensor, scores: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        """What each class keeps, best score first: boxes, scores, classes from 0, and rows of ``boxes``.
-
-        boxes ``[n, C or 1, 4]``, scores ``[n, C]``. One class after the other in a loop, which loads faster than as
-        many copies of its operations as there are classes.
-        """
+        """What each class keeps of boxes ``[n, C or 1, 4]`` and scores ``[n, C]``, best first: boxes, scores, classes
+        from 0, rows. A loop over the classes loads faster than as many copies of its operations."""
         most = min(self.tfod.detections_per_class, self.tfod.proposals)
         shared = self.tfod.share_boxes
 

@@ -67,8 +67,7 @@ NAMES = tuple(model.name for model in ZOO)
 
 
 def zoo_rows() -> list[dict[str, str | float | bool]]:
-    """What ``resight zoo list`` shows: of each entry its name, megabytes of weights, published mAP, licence, URL, and
-    whether it is in the cache."""
+    """What ``resight zoo list`` shows of each entry, and whether it is in the cache."""
     return [asdict(model) | {"licence": LICENCE, "url": model.url, "cached": model.folder.is_dir()} for model in ZOO]
 
 

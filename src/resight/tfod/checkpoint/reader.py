@@ -1,8 +1,7 @@
 """TensorFlow's checkpoints, read without TensorFlow.
 
-A checkpoint ``PREFIX`` is a table ``PREFIX.index`` and shards ``PREFIX.data-00000-of-0000N``. The table (the format of
-LevelDB's) maps sorted names to small messages that say where in the shards a tensor lies; the shards are tensors end to
-end. Everything is guarded by a masked CRC-32C.
+A table ``PREFIX.index`` in LevelDB's format maps sorted names to places in the shards ``PREFIX.data-00000-of-0000N``,
+which are tensors end to end. Everything is guarded by a masked CRC-32C.
 """
 
 from __future__ import annotations
@@ -87,9 +86,8 @@ class Entry:
 
 
 class Variables(Mapping[str, np.ndarray]):
-    """The tensors of a checkpoint by their keys, each read and verified when it is asked for.
-
-    ``dict(variables)`` reads them all. Strings are arrays of ``bytes`` objects.
+    """The tensors of a checkpoint by their keys, each read and verified when it is asked for; strings are arrays of
+    ``bytes`` objects.
 
     Raises:
         ResightError: on reading, the tensor is damaged; names it, the file and the byte offset.
@@ -161,11 +159,7 @@ def read_checkpoint(path: str | Path) -> Variables:
 
 
 def parse_index(table: bytes, where: str = "") -> tuple[int, dict[str, Entry]]:
-    """The number of shards, and the entries by their keys, of the bytes of an ``.index`` file.
-
-    Raises:
-        ResightError: the file is truncated, damaged or none of TensorFlow's.
-    """
+    """The number of shards, and the entries by their keys, of the bytes of an ``.index`` file."""
     entries: dict[str, Entry] = {}
     shards, length, last = 0, 0, b""
     for number, (key, value, offset) in enumerate(_table(table, where)):

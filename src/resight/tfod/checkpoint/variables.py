@@ -1,8 +1,7 @@
 """TFOD's variables and our weights: which is which, and how one becomes the other.
 
-A checkpoint of TFOD's Faster R-CNN numbers the layers of its ResNet in the order in which keras sorts them, and that
-order puts the parts of a projection shortcut between those of the block's third convolution. Equal shapes are then
-easily swapped, so the names that the layers gave their variables decide, where the object graph has them.
+Checkpoints number layers as keras sorts them: the parts of a projection shortcut lie between those of the block's third
+convolution. Equal shapes are easily swapped, so the layers' own names decide where the object graph has them.
 """
 
 from __future__ import annotations
@@ -127,11 +126,8 @@ def to_state_dict(variables: Variables) -> tuple[dict[str, Tensor], Facts]:
 
 
 def examine(variables: Variables) -> tuple[dict[str, str], Facts]:
-    """Which key holds which of our weights, and what the checkpoint is of, by names and shapes; no tensor is read.
-
-    Raises:
-        ResightError: it is of another architecture (says which), or incomplete.
-    """
+    """Which key holds which of our weights, and what the checkpoint is of, by names and shapes; no tensor is read. Raises as
+    :func:`to_state_dict`."""
     resnet, depth, by_order = _map_resnet(variables)
     heads = {
         f"{module}.{_PARAMETERS[leaf]}": f"{path}/{leaf}{SUFFIX}"

@@ -1,7 +1,4 @@
-"""A TFOD `pipeline.config` as our configuration: what is honoured, what has no effect, what is refused.
-
-Nothing is dropped without a word.
-"""
+"""A TFOD `pipeline.config` as our configuration: what is honoured, what has no effect, what is refused."""
 
 from __future__ import annotations
 
@@ -51,14 +48,9 @@ class Pipeline:
         return "\n".join(lines)
 
     def check(self) -> Pipeline:
-        """Itself, where all of it is understood and there.
-
-        Raises:
-            ResightError: something is refused or a path is missing; all of it is listed.
-        """
+        """Itself; raises a ResightError that lists all that is refused, and the paths that are missing."""
         parts = {"not supported": self.refused, "not found": self.missing}
-        found = [line for title, lines in parts.items() if lines for line in (f"{title}:", *(f"  {x}" for x in lines))]
-        if found:
+        if found := ["\n  ".join([f"{title}:", *lines]) for title, lines in parts.items() if lines]:
             raise ResightError("\n".join(found), where=self.path)
         return self
 

@@ -1,7 +1,4 @@
-"""The fields of a TFOD `pipeline.config` (its protos of release 2.8): what they hold, mean here, and do to the numbers.
-
-One table for reading, writing and editing a config, and for naming the key of ours that a field of theirs answers to.
-"""
+"""The fields of a TFOD `pipeline.config` (its protos of release 2.8), in one table for reading, writing and editing it."""
 
 from __future__ import annotations
 

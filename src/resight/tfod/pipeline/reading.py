@@ -1,7 +1,5 @@
-"""A `pipeline.config` read by the table of its fields: values, with the protos' defaults, and a line for each field.
-
-As TFOD merges a file: of a field given twice the last counts, a message given twice is joined.
-"""
+"""A `pipeline.config` read by the table of its fields. As in TFOD, of a field given twice the last counts, and a message
+given twice is joined."""
 
 from __future__ import annotations
 

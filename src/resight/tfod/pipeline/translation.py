@@ -337,11 +337,8 @@ class Translation(Reading):
         return first[0]
 
     def find(self, written: str, exists: Callable[[str], bool], escape: bool = False) -> str:
-        """The absolute path, looked for in the working directory and then beside the config; "" where it is not.
-
-        What lies in a remote store is asked for when it is read.
-        """
-        if is_remote(written):
+        """The absolute path, looked for in the working directory and then beside the config; "" where it is not."""
+        if is_remote(written):  # asked for when it is read
             return written
         for folder in (os.getcwd(), self.folder):
             path = os.path.normpath(os.path.join(glob.escape(folder) if escape else folder, written))
@@ -356,11 +353,8 @@ class Translation(Reading):
         self.note(self.missing, self.line(place), place, f"{text}; {option} takes its place")
 
     def validate(self) -> None:
-        """Refuses values that our configuration does not take, with the field that each comes from.
-
-        Raises:
-            ResightError: options have such values, whatever the fields say that they replace.
-        """
+        """Refuses values that our configuration does not take, by the field that each comes from; raises where options
+        have such values."""
         tree = {"model.name": TFOD_MODELS[0], **self.overrides, **self.given}
         try:
             load_tfod(tree)
