@@ -77,7 +77,7 @@ class RPN(nn.Module):
 
 
 class TfodBoxPredictor(nn.Module):
-    """``[N, width]`` -> box deltas ``[N, K, 4]``, ``[N, 1, 4]`` where classes share boxes, and logits ``[N, K + 1]``."""
+    """``[N, width]`` -> box deltas ``[N, K, 4]``, ``[N, 1, 4]`` where classes share them, and logits ``[N, K + 1]``."""
 
     def __init__(self, width: int, num_classes: int, share_boxes: bool) -> None:
         super().__init__()

@@ -75,8 +75,7 @@ class Graph:
 
     def trunk(self, batch: tf.Tensor) -> tf.Tensor:
         """``[1, ceil(h / 16), ceil(w / 16), 1024]``."""
-        x = self.conv("backbone.conv1", tf.pad(batch, [[0, 0], [3, 3], [3, 3], [0, 0]]), 2, "VALID")
-        x = tf.nn.relu(self.norm("backbone.norm1", x))
+        x = tf.nn.relu(self.normed("backbone", 1, tf.pad(batch, [[0, 0], [3, 3], [3, 3], [0, 0]]), 2, "VALID"))
         x = tf.nn.max_pool2d(x, 3, 2, "SAME")
         for stage, blocks in zip(("conv2", "conv3", "conv4"), SPECS[self.config.name].blocks, strict=False):
             x = self.stage(f"backbone.{stage}", x, blocks, 1 if stage == "conv2" else 2)
@@ -85,23 +84,23 @@ class Graph:
     def stage(self, name: str, x: tf.Tensor, blocks: int, stride: int) -> tf.Tensor:
         for i in range(blocks):
             block, step = f"{name}.{i}", stride if i == 0 else 1
-            shortcut = self.norm(f"{block}.norm0", self.conv(f"{block}.conv0", x, step)) if i == 0 else x
-            y = tf.nn.relu(self.norm(f"{block}.norm1", self.conv(f"{block}.conv1", x, step)))
-            y = tf.nn.relu(self.norm(f"{block}.norm2", self.conv(f"{block}.conv2", y)))
-            x = tf.nn.relu(shortcut + self.norm(f"{block}.norm3", self.conv(f"{block}.conv3", y)))
+            shortcut = self.normed(block, 0, x, step) if i == 0 else x
+            y = tf.nn.relu(self.normed(block, 1, x, step))
+            y = tf.nn.relu(self.normed(block, 2, y))
+            x = tf.nn.relu(shortcut + self.normed(block, 3, y))
         return x
 
-    def conv(self, name: str, x: tf.Tensor, stride: int = 1, padding: str = "SAME") -> tf.Tensor:
-        return tf.nn.conv2d(x, self.weights[f"{name}.weight"], stride, padding)
+    def normed(self, block: str, number: int, x: tf.Tensor, stride: int = 1, padding: str = "SAME") -> tf.Tensor:
+        """A convolution of the block and the norm after it."""
+        x = tf.nn.conv2d(x, self.weights[f"{block}.conv{number}.weight"], stride, padding)
+        parts = ("weight", "bias", "running_mean", "running_var")
+        values = [self.weights[f"{block}.norm{number}.{part}"] for part in parts]
+        return tf.compat.v1.nn.fused_batch_norm(x, *values, EPS, is_training=False)[0]
 
     def biased(self, name: str, x: tf.Tensor) -> tf.Tensor:
-        return tf.nn.bias_add(self.conv(name, x), self.weights[f"{name}.bias"])
-
-    def norm(self, name: str, x: tf.Tensor) -> tf.Tensor:
-        gamma, beta, mean, variance = (
-            self.weights[f"{name}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")
-        )
-        return tf.compat.v1.nn.fused_batch_norm(x, gamma, beta, mean, variance, EPS, is_training=False)[0]
+        weight = self.weights[f"{name}.weight"]
+        x = tf.matmul(x, weight) if len(weight.shape) == 2 else tf.nn.conv2d(x, weight, 1, "SAME")
+        return tf.nn.bias_add(x, self.weights[f"{name}.bias"])
 
     def crop(self, features: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
         """``[N, 7, 7, 1024]`` of normalised boxes."""
@@ -117,11 +116,8 @@ class Graph:
     def second_stage(self, crops: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Box deltas ``[N, C or 1, 4]`` and logits ``[N, C + 1]``, background first."""
         x = tf.reduce_mean(self.stage("head.conv5", crops, 3, 2), [1, 2])
-        deltas, logits = (
-            tf.nn.bias_add(tf.matmul(x, self.weights[f"{name}.weight"]), self.weights[f"{name}.bias"])
-            for name in ("predictor.box", "predictor.classes")
-        )
-        deltas = tf.reshape(deltas, [self.tfod.proposals, 1 if self.tfod.share_boxes else self.num_classes, 4])
+        shape = [self.tfod.proposals, 1 if self.tfod.share_boxes else self.num_classes, 4]
+        deltas, logits = tf.reshape(self.biased("predictor.box", x), shape), self.biased("predictor.classes", x)
         return _stage("box_deltas", deltas), _stage("class_logits", logits)
 
     # Boxes

@@ -84,16 +84,10 @@ def _described(path: str | Path, config: str | Path | None) -> tuple[TfodTree, P
     if config is None and found.pipeline is None:
         raise ResightError(f"has no {PIPELINE} beside it", where=found.prefix, fix="Name it with --config.")
     pipeline = examine_pipeline(config or found.pipeline or "", model_only=True).check()
-    settings = load_tfod(pipeline.overrides)
-    variables = read_checkpoint(found.prefix)
-    _agree(examine(variables)[1], settings, pipeline, found.prefix)
-    return settings, pipeline, variables
-
-
-def _agree(facts: Facts, settings: TfodTree, pipeline: Pipeline, prefix: Path) -> None:
-    tfod = settings.model.tfod
+    settings, variables = load_tfod(pipeline.overrides), read_checkpoint(found.prefix)
+    tfod, facts = settings.model.tfod, examine(variables)[1]
     if facts.num_classes is None:
-        raise ResightError("holds a backbone alone, and no detector", where=prefix, fix="Train from it: --start.")
+        raise ResightError("holds a backbone alone, and no detector", where=found.prefix, fix="Train from it: --start.")
     stated = {
         "ResNet": (facts.depth, SPECS[settings.model.name].depth),
         "number of classes": (facts.num_classes, pipeline.num_classes),
@@ -103,7 +97,8 @@ def _agree(facts: Facts, settings: TfodTree, pipeline: Pipeline, prefix: Path) -
     differ = [f"{what} {ours} and {theirs}" for what, (ours, theirs) in stated.items() if ours != theirs]
     if differ:
         message = f"the checkpoint and {pipeline.path} are of different models: {'; '.join(differ)}"
-        raise ResightError(message, where=prefix, fix="Name the config it was trained with: --config.")
+        raise ResightError(message, where=found.prefix, fix="Name the config it was trained with: --config.")
+    return settings, pipeline, variables
 
 
 def _label_map(labels: str | os.PathLike[str], count: int) -> LabelMap:

@@ -126,7 +126,7 @@ def to_state_dict(variables: Variables) -> tuple[dict[str, Tensor], Facts]:
 
 
 def examine(variables: Variables) -> tuple[dict[str, str], Facts]:
-    """Which key holds which of our weights, and what the checkpoint is of, by names and shapes; no tensor is read. Raises as
+    """Which key holds which of our weights, and what the checkpoint is of, by names and shapes alone; raises as
     :func:`to_state_dict`."""
     resnet, depth, by_order = _map_resnet(variables)
     heads = {

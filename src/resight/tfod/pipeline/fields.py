@@ -1,4 +1,4 @@
-"""The fields of a TFOD `pipeline.config` (its protos of release 2.8), in one table for reading, writing and editing it."""
+"""The fields of a TFOD `pipeline.config` (protos of release 2.8), in one table for reading, writing and editing it."""
 
 from __future__ import annotations
 

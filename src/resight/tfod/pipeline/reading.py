@@ -1,4 +1,4 @@
-"""A `pipeline.config` read by the table of its fields. As in TFOD, of a field given twice the last counts, and a message
+"""A `pipeline.config` read by the table of its fields. As in TFOD, of a field given twice the last counts, a message
 given twice is joined."""
 
 from __future__ import annotations
