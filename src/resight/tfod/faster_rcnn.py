@@ -72,8 +72,7 @@ class RPN(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         hidden = F.relu6(self.conv(features))
-        deltas, logits = self.box(hidden), self.objectness(hidden)
-        return single(_by_anchor(deltas, 4)), single(_by_anchor(logits, 2))
+        return single(_by_anchor(self.box(hidden), 4)), single(_by_anchor(self.objectness(hidden), 2))
 
 
 class TfodBoxPredictor(nn.Module):
@@ -113,7 +112,6 @@ class TfodRCNN(DetectionModel):
         nms: Callable[..., Tensor] = stable_nms,
     ) -> None:
         super().__init__()
-        assert config.tfod is not None
         self.rpn_loss, self.box_loss, self.nms = rpn_loss, box_loss, nms
         blocks = SPECS[config.name].blocks
         self.config, self.tfod, self.num_classes = config, config.tfod, num_classes

@@ -38,7 +38,6 @@ class Graph:
     """Faster R-CNN ResNet V1 with these weights."""
 
     def __init__(self, weights: Mapping[str, tf.Variable], config: ModelConfig, num_classes: int) -> None:
-        assert config.tfod is not None
         self.weights, self.config, self.tfod, self.num_classes = weights, config, config.tfod, num_classes
 
     def outputs(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
