@@ -196,7 +196,7 @@ def test_a_run_that_exists(deployed, plan):
     update_run_record(deployed.out, lambda before: replace(before, git_commit="c0ffee"))
     more = plan(max_cost=9)
     assert ", commit c0ffee)" in more.rows["image"]
-    with pytest.raises(ResightError, match="0 is no amount"):
+    with pytest.raises(ResightError, match="0 is not a valid amount"):
         plan(again=deployed.out, max_cost=0, config=None, data=None)
     # As the training itself says when it ends at a limit.
     again = plan(again=deployed.out, max_cost=9, config=None, data=None, out=None)
@@ -297,11 +297,11 @@ DIGEST = "sha256:" + "ab" * 32
 BAD = [
     ({"max_hours": None}, "--max-hours: is missing"),
     ({"max_cost": None}, "--max-cost: is missing"),
-    ({"max_hours": 0}, "--max-hours: 0 is no amount"),
-    ({"max_cost": -1.0}, "--max-cost: -1 is no amount"),
-    ({"max_cost": float("nan")}, "--max-cost: nan is no amount"),
-    ({"max_hours": float("inf")}, "--max-hours: inf is no amount"),
-    ({"price": 0}, "--price: 0 is no amount"),
+    ({"max_hours": 0}, "--max-hours: 0 is not a valid amount"),
+    ({"max_cost": -1.0}, "--max-cost: -1 is not a valid amount"),
+    ({"max_cost": float("nan")}, "--max-cost: nan is not a valid amount"),
+    ({"max_hours": float("inf")}, "--max-hours: inf is not a valid amount"),
+    ({"price": 0}, "--price: 0 is not a valid amount"),
     ({"config": None}, "CONFIG: is missing"),
     ({"data": None}, "--data: is missing"),
     ({"out": None}, "--out: is missing"),
@@ -319,7 +319,7 @@ BAD = [
     ({"instance": "m5.large"}, "m5.large is not one of the stack's"),
     ({"image": DIGEST}, "is not in 123456789012.dkr.ecr"),
     ({"image": "0.2.0"}, "0.2.0 is not in 123456789012.dkr.ecr"),
-    ({"image": "ghcr.io/me/resight:latest"}, "a tag can move"),
+    ({"image": "ghcr.io/me/resight:latest"}, "a tag is not fixed"),
     ({"again": "none"}, "there is no such run"),
 ]
 
@@ -338,8 +338,8 @@ def test_bad_input_is_refused_before_anything_is_made(deployed, plan):
 
 UNSEEN = [
     ("[trian]\nsteps = 3", "unknown key 'trian'"),
-    ('[data]\nlabel_map = "/home/me/map.pbtxt"', "data.label_map: /home/me/map.pbtxt is of this machine"),
-    ('[data]\ntrain = "/home/me/*.tfrecord"', "data.train: /home/me/*.tfrecord is of this machine"),
+    ('[data]\nlabel_map = "/home/me/map.pbtxt"', "data.label_map: /home/me/map.pbtxt is a local path"),
+    ('[data]\ntrain = "/home/me/*.tfrecord"', "data.train: /home/me/*.tfrecord is a local path"),
     ('[data]\nval = "s3://elsewhere/val-*"', "data.val: s3://elsewhere/val-* is not below"),
     ('[model]\nstart = "s3://elsewhere/model"', "model.start: s3://elsewhere/model is not below"),
     ('[model]\nstart = "no/such/model"', "there is no such model"),

@@ -87,7 +87,7 @@ def test_the_accounts_own_roles_are_made_once(aws, here, direct):
         for role in direct("iam").list_roles(PathPrefix=f"/aws-service-role/{service}.amazonaws.com/")["Roles"]:
             direct("iam").delete_role(RoleName=role["RoleName"])
     plan = stack.plan_init(here)
-    line = "  the account's role for batch.amazonaws.com and for spot.amazonaws.com, which stays: "
+    line = "  the account's role for batch.amazonaws.com and for spot.amazonaws.com, which is kept: "
     assert any(one.startswith(line) for one in plan.lines)
     stack.init(here, plan)
     assert aws.count("iam:CreateServiceLinkedRole") == 2
@@ -270,7 +270,7 @@ def test_a_name_that_is_taken(aws, here, direct):
         stack.plan_init(here)
     with pytest.raises(AwsError, match="already exists") as error:
         stack.init(here, plan)
-    assert f"there is by name: bucket {aws.stack}-123456789012-us-east-1, repository {aws.stack}." in str(error.value)
+    assert f"already exist: bucket {aws.stack}-123456789012-us-east-1, repository {aws.stack}." in str(error.value)
     for one in of_the_imitation(aws.stack):  # it keeps a stack that it cannot describe
         del cloudformation_backends[ACCOUNT]["us-east-1"].stacks[one.stack_id]
 

@@ -91,9 +91,9 @@ def test_coco_and_nameless_classes(write_checkpoint, values, tmp_path, monkeypat
     names = module._label_map("", 90).names
     assert len(names) == 90
     assert (names[0], names[11], names[12], names[89]) == ("person", "class 12", "stop sign", "toothbrush")
-    assert "taken for COCO's" in caplog.text
+    assert "assuming the 90 classes are COCO's" in caplog.text
     assert module._label_map("", 2).names == ("class 1", "class 2")
-    assert "called by their numbers" in caplog.text
+    assert "named by their numbers" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def test_sizes_that_contradict_each_other_are_refused():
         ("augment.scale", "x", "augment.scale = 'x': must be a list"),
         ("augment.scale", [1], "augment.scale.1 is missing"),
         ("augment.scale", [1, 2, 3], "augment.scale = [1, 2, 3]: must be a list of 2"),
-        ("augment.scale", [3, 2], "augment: scale [3.0, 2.0] is no range of positive factors"),
+        ("augment.scale", [3, 2], "augment: scale [3.0, 2.0] is not a range of positive factors"),
         ("augment.flip_pairs", 3, "augment.flip_pairs = 3: must be a table of names and values"),
     ],
 )

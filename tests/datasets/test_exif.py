@@ -95,7 +95,7 @@ def test_the_evidence_decides_for_the_whole_source(images, habit, frame):
 def test_what_was_done_is_said_with_the_evidence():
     images = [rotated(BOTH, BOTH), rotated(STORED_ONLY, name="b.jpg")]
     said = decide(images).text()
-    assert said.startswith("3 boxes in 2 images with an EXIF rotation were turned with their images: ")
+    assert said.startswith("3 boxes in 2 images with an EXIF rotation were rotated with their images: ")
     assert "b.jpg (500, 100, 600, 200) fits only the pixels as stored" in said
     assert decide([rotated(SHOWN_ONLY)]).text().startswith("1 box in 1 image with an EXIF rotation was drawn on the ")
     assert decide([]).text() == "" and not decide([]).asks

@@ -221,7 +221,7 @@ def test_checkpoint_of_a_run_knows_its_data_too(run):
 
 def test_any_other_model_needs_data(tmp_path, run, monkeypatch):
     (tmp_path / "model.onnx").write_bytes(b"")
-    with pytest.raises(ResightError, match="does not know its data") as error:
+    with pytest.raises(ResightError, match="has no record of its data set") as error:
         evaluate("model.onnx")
     assert "--data" in error.value.fix
     evaluation = evaluate("model.onnx", tmp_path / "records")
@@ -410,10 +410,7 @@ def test_the_tfod_dialect_is_measured_as_tfod_does(run, model):
     evaluation = evaluate(run)
     # The first image's second box is of a class that the model does not know, so one of all boxes is cut off.
     assert evaluation.metrics["num_boxes"] == 2
-    assert (
-        "Left out, beyond model.tfod.evaluated_boxes of an image or without numbers for corners: 1 box."
-        in evaluation.text()
-    )
+    assert "Skipped 1 box beyond model.tfod.evaluated_boxes per image or with non-finite corners." in evaluation.text()
     lines = evaluation.metrics["tfod"]
     assert lines["DetectionBoxes_Precision/mAP"] == evaluation.metrics["mAP"]
     assert lines["DetectionBoxes_Precision/mAP (large)"] == -1
@@ -477,13 +474,13 @@ def test_images_that_the_most_detections_bind_are_told(run, model, tmp_path, mos
     text = evaluate(run, dense(model, tmp_path, most), out=tmp_path / "out").text()
     assert (f"{crowded} image has more objects" in text) == (crowded > 0)
     assert ("3 in 0.png: --detections 100" in text) == (crowded > 0)
-    assert (f"{full} image" in text and "as many detections as" in text) == (full > 0)
+    assert (f"{full} image" in text and "reached the limit" in text) == (full > 0)
 
 
 def test_what_lies_below_the_score_does_not_fill_an_image(run, model, tmp_path):
     data = dense(model, tmp_path, 3)
     model.score = 0.95
-    assert "as many detections as" not in evaluate(run, data, out=tmp_path / "out").text()
+    assert "reached the limit" not in evaluate(run, data, out=tmp_path / "out").text()
 
 
 def test_numbers_at_more_detections_follow_the_model_the_run_and_the_option(run, model, tmp_path):

@@ -131,7 +131,7 @@ def test_a_notice_and_a_signal_reach_all_and_the_caller_is_told(shapes, tiny, tm
     messages, _ = process.communicate(timeout=120)
     assert process.returncode == 75 and "--resume" in messages
     assert messages.count("stopping after this step and saving; press Ctrl-C to quit without saving") == 1
-    assert "saving, and training on" in messages and all(json.loads(line) for line in messages.splitlines())
+    assert "saving a checkpoint and continuing" in messages and all(json.loads(line) for line in messages.splitlines())
     (attempt,) = read_run_record(tmp_path / "run")[0].attempts
     assert load_checkpoint(tmp_path / "run" / LAST).state["step"] == attempt.step >= 1
     assert attempt.notice and (attempt.ended, attempt.exit_code) == ("interrupted", 75)

@@ -153,7 +153,7 @@ def test_a_job_whose_instance_is_taken_away_has_saved_before(job, expected, meta
     needed, process, job.request = 1, None, request
     process = job.start()
     out, _ = process.communicate(timeout=120)
-    assert process.returncode == -signal.SIGKILL and "saving, and training on" in out
+    assert process.returncode == -signal.SIGKILL and "saving a checkpoint and continuing" in out
     (killed,) = job.record().attempts
     assert killed.notice and killed.ended is None and (killed.instance_type, killed.usd_per_hour) == ("g5.xlarge", 1.0)
 

@@ -51,7 +51,7 @@ def test_what_is_trained_and_what_is_watched(shapes, tiny):
         "test_efficientnet, 64-96 px, start: none",
         "9 images to train on, 3 for validation (val)",
         "30 steps (6.0 epochs) in batches of 2 images",
-        "of the boxes can be reached at IoU .5",
+        "anchor recall 100.0% at IoU .5",
         # Pictures 0, 2, ... show one square, 1, 3, ... two; the colours take turns.
         "classes   red 9 in 9 images, blue 4 in 4 images",
     ):

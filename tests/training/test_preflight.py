@@ -68,7 +68,7 @@ def test_too_little_shared_memory_for_the_workers_is_named(plan, tiny, shapes, m
     full = type("Full", (), {"f_bavail": 16, "f_frsize": 4096})
     monkeypatch.setattr(module.os, "statvfs", lambda _: full)
     check_shared_memory(plan)  # no workers
-    with pytest.raises(ResightError, match=r"2 loader workers want .* 0 MB are free") as caught:
+    with pytest.raises(ResightError, match=r"2 loader workers need .* 0 MB is free") as caught:
         check_shared_memory(make_plan(tiny(shapes(train=5), data__workers=2)))
     assert "--shm-size" in str(caught.value.fix)
 

@@ -38,7 +38,7 @@ def test_what_is_no_model_is_said_with_what_would_be_one(tmp_path):
     for name, answer in (
         ("records", f"Train on it: resight train --data {tmp_path / 'records'}"),
         (".", "holds no checkpoint"),
-        ("a.txt", "is no model"),
+        ("a.txt", "is not a model"),
         ("a run", f"resight train --resume -o '{tmp_path / 'a run'}'"),
         ("pipe.safetensors", "is neither a file nor a folder"),
         ("none", "there is no such model"),

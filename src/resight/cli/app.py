@@ -55,10 +55,10 @@ NoLabels = Annotated[bool, typer.Option("--no-labels", help="Draw boxes without 
 Device = Annotated[str, option("DEVICE", "auto, cpu, cuda or cuda:N")]
 Model = Annotated[str, argument("MODEL", "A run folder, a checkpoint or an exported model")]
 Labels = Annotated[str | None, option("MAP", "A label map that names the classes")]
-Detections = Annotated[int | None, option("N", "Most detections of an image", "the model's", min=1)]
+Detections = Annotated[int | None, option("N", "Maximum detections per image", "the model's", min=1)]
 Format = Annotated[str, option("FORMAT", f"Format of the annotations: auto, {FORMATS}")]
 FRAMES = "stored (its pixels as they are in the file), upright (the image as shown), or auto"
-Exif = Annotated[defaults.Exif, option(None, f"What boxes fit on an image with an EXIF rotation: {FRAMES}")]
+Exif = Annotated[defaults.Exif, option(None, f"Pixel frame of the boxes on EXIF-rotated images: {FRAMES}")]
 ConfigFile = Annotated[str | None, option("TOML", "Configuration of the training")]
 
 
@@ -156,7 +156,7 @@ def show(
     out: Out,
     format: Format = "auto",
     exif: Exif = "auto",
-    augment: Annotated[bool, typer.Option("--augment", help="As training sees them.")] = False,
+    augment: Annotated[bool, typer.Option("--augment", help="Draw augmented samples.")] = False,
     limit: Annotated[int, option("N", "Number of pictures", min=1)] = 32,
     split: Annotated[str, option("SPLIT", "train, val or test")] = "train",
     config: ConfigFile = None,
@@ -196,7 +196,7 @@ def train(
     dry_run: DryRun = False,
     show_config: Annotated[bool, typer.Option("--show-config", help="Print the configuration and stop.")] = False,
 ) -> int:
-    """Trains a detector; with --data alone the defaults train."""
+    """Trains a detector. Only --data is required."""
     overrides = _overrides(locals())
     if resume and out is None:
         raise ResightError("needs -o RUN", where="--resume", fix="Name the run: resight train --resume -o RUN")
@@ -294,7 +294,7 @@ def evaluate(
     if json:  # the text says what it wrote
         say(f"Wrote {result.path}")
     for miss in result.missed:
-        log.error("required, but missed: %s", miss)
+        log.error("requirement not met: %s", miss)
     suggest(f"predict {quoted(model)} PHOTOS -o found")
     return BAD if result.missed else console.DONE
 
@@ -328,9 +328,9 @@ def predict(
 
 @verb(app, "export")
 def export(
-    model: Model,
+    model: Annotated[str, argument("MODEL", "A run folder, a checkpoint or a model folder of TFOD's")],
     out: Out,
-    format: Annotated[defaults.ExportFormat, option(None, "savedmodel is TFOD's, for models of its dialect")] = "onnx",
+    format: Annotated[defaults.ExportFormat, option(None, "savedmodel: TFOD models only")] = "onnx",
     input_type: Annotated[defaults.InputType, option(None, "What a client sends to a SavedModel")] = "image_tensor",
     labels: Labels = None,
     detections: Detections = None,
@@ -367,7 +367,7 @@ def zoo_fetch(name: Annotated[str, argument("NAME", "A name of zoo list, or a .t
 
 @verb(zoo_app, "convert")
 def zoo_convert(
-    checkpoint: Annotated[str, argument("CHECKPOINT", "What TFOD left: a folder, a checkpoint; or a name of zoo list")],
+    checkpoint: Annotated[str, argument("CHECKPOINT", "A TFOD model folder or checkpoint, or a name from zoo list")],
     out: Out,
     config: Annotated[str | None, option("CONFIG", "Its pipeline.config, if elsewhere")] = None,
     labels: Labels = None,

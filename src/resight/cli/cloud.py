@@ -87,7 +87,7 @@ def init(
     yes: Yes = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Makes or changes the stack: bucket, image repository, queues, roles, logs. Idle it costs what is stored."""
+    """Creates or updates the stack: bucket, image repository, queues, roles, logs. When idle, only storage costs."""
     from ..cloud import stack
 
     plan = stack.plan_init(aws, pairs_of(set, "--set", "NAME=VALUE", empty=True))
@@ -102,14 +102,14 @@ def init(
 @_verb("launch")
 def launch(
     aws: Aws,
-    config: Annotated[str | None, argument("CONFIG", "A TOML file or a pipeline.config; s3://, too")] = None,
+    config: Annotated[str | None, argument("CONFIG", "A TOML file or a pipeline.config: local path or s3://")] = None,
     *,
     out: Annotated[str | None, option("S3", "Address of the run", "that of --again", "--out", "-o")] = None,
     data: Annotated[str | None, option("S3", "Address of the records folder")] = None,
     max_hours: Annotated[float | None, option("N", "Hours of training, over all attempts")] = None,
     max_cost: Annotated[float | None, option("USD", "US dollars of training, over all attempts")] = None,
     instance: Annotated[str | None, option("TYPE", "Type whose size the job asks for", "the cheapest")] = None,
-    on_demand: Annotated[bool, typer.Option("--on-demand", help="On demand, in place of Spot.")] = False,
+    on_demand: Annotated[bool, typer.Option("--on-demand", help="Use On-Demand instead of Spot.")] = False,
     price: Annotated[float | None, option("USD", "Price of an hour", "AWS's, on demand")] = None,
     image: Annotated[str | None, option("IMAGE", "REPOSITORY@sha256:...", "the stack's newest")] = None,
     notify: Annotated[str | None, option("EMAIL", "Who gets mails about the stack's jobs")] = None,
@@ -131,7 +131,7 @@ def launch(
 @_verb("status")
 def status(
     aws: Aws,
-    run: Annotated[str | None, argument("RUN", "A run (default all that Batch knows)")] = None,
+    run: Annotated[str | None, argument("RUN", "A run (default: all runs known to Batch)")] = None,
     json: Json = False,
 ) -> None:
     """Shows job, attempts, steps, AP, hours, dollars, and why a job does not start."""
@@ -146,7 +146,7 @@ def status(
 
 @_verb("logs")
 def logs(
-    aws: Aws, run: Run, follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the job ends.")] = False
+    aws: Aws, run: Run, follow: Annotated[bool, typer.Option("--follow", "-f", help="Stream until it ends.")] = False
 ) -> None:
     """Prints what the attempts of a run have said."""
     from ..cloud import jobs
@@ -172,7 +172,7 @@ def fetch(
     run: Run,
     out: Annotated[str | None, option("PATH", "Folder to write", "runs/NAME", "--out", "-o")] = None,
 ) -> None:
-    """Copies a run here, where evaluate, predict and train --resume take it; what was cut short goes on."""
+    """Copies a run here, for evaluate, predict and train --resume. An incomplete download is resumed."""
     from ..cloud import jobs
 
     folder = jobs.fetch(aws, run, out)
@@ -187,7 +187,7 @@ def down(
     yes: Yes = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Removes all that init and launch made, and looks whether it is gone; the bucket is kept."""
+    """Removes all that init and launch made, and verifies that it is gone. The bucket is kept."""
     from ..cloud import stack
 
     plan = stack.plan_down(aws, stop_jobs=stop_jobs, delete_bucket=delete_bucket)

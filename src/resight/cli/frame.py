@@ -1,6 +1,6 @@
 """The frame of the command line: how a function becomes a verb, and how every verb speaks and ends.
 
-What a verb does is in ``cli``.
+What a verb does is in ``app`` and ``cloud``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 Force = Annotated[bool, typer.Option("--force", help="Overwrite files that Resight wrote.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="The plan only.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and exit.")]
 
 
 def option(metavar: str | None, help: str, default: object = "", *names: str, **limits: float) -> Any:

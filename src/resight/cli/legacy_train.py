@@ -133,7 +133,7 @@ def train(arguments: Arguments) -> int:
     write_text(run / PIPELINE, text)  # a run that refused to go on so keeps what it had
     print(result.text())
     if result.exit_code:
-        say("The same command goes on from there, evaluates and exports.")
+        say("Run the same command again to continue, evaluates and exports.")
         return result.exit_code
     evaluation, wanted = evaluate(run, limit=arguments.num_test_examples), arguments.num_test_examples
     print(evaluation.text())

@@ -162,7 +162,7 @@ def plan_launch(aws: Aws, request: Request) -> LaunchPlan:
         "start": settings.model.start + (f", as {LAUNCH}/{copied} of the run" if copied else ""),
         "image": f"{image} ({known})",
         **_terms(record, types, submission["timeout"]["attemptDurationSeconds"]),
-        "mails": f"to {asked.notify}, once it has confirmed the mail that comes first" if asked.notify else "",
+        "mails": f"to {asked.notify}, after the subscription e-mail is confirmed" if asked.notify else "",
         "command": " ".join(command),
     }
     mail = {"TopicArn": outputs["Topic"], "Protocol": "email", "Endpoint": asked.notify} if asked.notify else {}
@@ -216,7 +216,7 @@ def _addresses(outputs: Mapping[str, str], asked: Request) -> tuple[str, str, st
             raise ResightError("is missing", where=option, fix=f"resight cloud {fix}")
     for option, amount in amounts.items():
         if amount is not None and not 0 < amount <= 1e6:  # which NaN is not, either
-            raise ResightError(f"{amount:g} is no amount", where=option, fix="A number above 0, 1,000,000 at most.")
+            raise ResightError(f"{amount:g} is not a valid amount", where=option, fix="Above 0, 1,000,000 at most.")
     data, run, prefix = str(asked.data).rstrip("/"), str(asked.out).rstrip("/"), outputs["Runs"]
     if not run.startswith(prefix) or not _RUN_NAME.fullmatch(run.removeprefix(prefix)) or len(run) > 256:
         fix = f"--out {prefix}NAME, of letters, digits and . _ = -. The parameters Bucket and RunsPrefix say where."
@@ -289,7 +289,7 @@ def _check_seen(outputs: Mapping[str, str], settings: Config, data: str) -> None
                 _check_readable(outputs, place, key)
             elif key != "model.start" and os.path.isabs(place):
                 fix = f"Copy it to {data} and name it as it is called there, or leave {key} out."
-                raise ResightError(f"{place} is of this machine, and the job does not see it", where=key, fix=fix)
+                raise ResightError(f"{place} is a local path; the job cannot read it", where=key, fix=fix)
 
 
 def _find_image(aws: Aws, outputs: Mapping[str, str], image: str | None) -> tuple[str, str]:
@@ -298,10 +298,10 @@ def _find_image(aws: Aws, outputs: Mapping[str, str], image: str | None) -> tupl
     own = outputs["Repository"]
     named = _BY_DIGEST.fullmatch(image or "")
     if named and named["repository"] not in (None, own):
-        return str(image), "of another registry, not looked at"
+        return str(image), "in another registry, not checked"
     if image and not named and re.search("[/:@]", image):
         fix = f"Name it REPOSITORY@sha256:DIGEST, or push it to {own} (make push)."
-        raise ResightError(f"{image} is of another registry, and a tag can move", where="--image", fix=fix)
+        raise ResightError(f"{image} is in another registry, where a tag is not fixed", where="--image", fix=fix)
     wanted = {"imageDigest": named["digest"]} if named else {"imageTag": image}
     asked = {"imageIds": [wanted]} if image else {"maxResults": 1000, "filter": {"tagStatus": "TAGGED"}}
     answer = aws.found("ecr", "describe_images", "NotFound", repositoryName=own.partition("/")[2], **asked)

@@ -139,6 +139,6 @@ def wait_until(look: Callable[[], T], otherwise: str) -> T:
     until = time.monotonic() + PATIENCE
     while not (seen := look()):
         if time.monotonic() > until:
-            raise AwsError(f"{otherwise}, after an hour", fix="The same command goes on from there.")
+            raise AwsError(f"{otherwise}, after an hour", fix="Run the same command again to continue.")
         time.sleep(POLL)
     return seen

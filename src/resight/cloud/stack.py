@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 _BATCH, _SPOT = "batch.amazonaws.com", "spot.amazonaws.com"  # services that have a role of their own in the account
 _COSTS = (
-    "Idle it costs what is stored in S3, as images and as logs, and nothing else: no instance runs while no job does.",
+    "When idle, you pay only for what is stored: S3, images and logs; no instance runs while no job does.",
     "A job costs its instance, and the instance's volume, for as long as it runs: resight cloud launch says how much.",
 )
 
@@ -110,7 +110,7 @@ def _plan_create(aws: Aws, values: dict[str, str], left: str) -> Plan:
     missing = tuple(service for service in (_BATCH, _SPOT) if not _own_role(aws, service))
     if missing:
         for_services = " and for ".join(missing)
-        lines.append(f"  the account's role for {for_services}, which stays: all that uses these needs it")
+        lines.append(f"  the account's role for {for_services}, which is kept: other services share it")
     lines += ["With the parameters:", *(f"  {name} = {value or '(none)'}" for name, value in values.items())]
     return Plan("create", (*lines, *_COSTS), values, missing)
 
@@ -142,7 +142,7 @@ def init(aws: Aws, plan: Plan) -> dict[str, str]:
         if not re.search("No updates are to be performed|_IN_PROGRESS state", error.message):
             if plan.action == "create":
                 there = names_of(existing(aws, named(aws, values).values())) or "nothing"
-                error.fix = f"{error.fix} Of what it would make there is by name: {there}.".strip()
+                error.fix = f"{error.fix} These resources already exist: {there}.".strip()
             raise
     status = _settled(aws)
     if re.fullmatch("(CREATE|UPDATE)_COMPLETE", status):
@@ -150,7 +150,7 @@ def init(aws: Aws, plan: Plan) -> dict[str, str]:
     fix = "Change what it says, then resight cloud init again."
     if plan.action == "create":
         left = names_of(made(aws, aws.describe())) or "nothing else"
-        fix = f"Left are the failed stack and {left}. resight cloud down removes it; then init again."
+        fix = f"The failed stack and {left} remain. Run resight cloud down, then init again."
     done, why = "made" if plan.action == "create" else "changed", "\n  ".join(["", *aws.failures()])
     raise AwsError(f"the stack could not be {done} ({status}):{why}", where=aws.stack, fix=fix)
 

@@ -191,7 +191,7 @@ def _images_below(folder: Path) -> list[Path]:
     if passed := passed_over(map(str, regular)):
         log.warning("%s: passed over %s", folder, passed)
     if special:
-        log.warning("%s: passed over what is no regular file: %s", folder, listed(special, 5))
+        log.warning("%s: skipped non-regular files: %s", folder, listed(special, 5))
     return images
 
 

@@ -28,8 +28,8 @@ class MostDetections(NamedTuple):
     def full(self, images: int) -> str:
         """Says in how many images the most was reached."""
         return (
-            f"{counted(images, 'image has', 'images have')} as many detections as an image can have ({self.limit}), "
-            "so more may be missing: --detections N reports more"
+            f"{counted(images, 'image has', 'images have')} reached the limit of detections per image ({self.limit}), "
+            "so more may be missing; raise it with --detections N"
         )
 
     @property
@@ -64,7 +64,7 @@ class MostDetections(NamedTuple):
         keys = (*self.keys, *["model.tfod.proposals"] * (self.proposals < enough))
         remedy = (remedy or " ".join(f"--set {key}={{}}" for key in keys)).replace("{}", str(enough))
         sentence = (
-            f"{counted(len(beyond), 'image has', 'images have')} more objects than an image can have detections "
+            f"{counted(len(beyond), 'image has', 'images have')} more objects than the detection limit "
             f"({self.limit}), {in_image[worst]:,} in {one_line(name_of(worst))}: {remedy} reports more"
         )
         return sentence, worst

@@ -44,17 +44,17 @@ class Section(BaseModel):
 
 class DataConfig(Section):
     path: str = Field("", description="records folder")
-    train: Globs = Field((), description="globs of the training records, where the folder does not tell")
+    train: Globs = Field((), description="globs of the training records, if the folder does not say")
     val: Globs = Field((), description="globs of the validation records")
     test: Globs = Field((), description="globs of the test records")
-    label_map: str = Field("", description="label map (.pbtxt), where the folder does not tell")
+    label_map: str = Field("", description="label map (.pbtxt), if the folder has none")
     num_classes: Positive | None = Field(None, description="classes that the label map must have; default: any number")
     workers: int = Field(1, ge=0, description="processes that decode and augment; 0: in the training process")
     on_bad_record: Literal["stop", "skip"] = Field("stop", description="a damaged record: stop, or skip and count")
     as_stored: bool = Field(False, description="keep records that repeat an image as they are")
     window: Positive = Field(16, description="shards that are shuffled together; fewer than that: all records")
     repeat_threshold: Fraction = Field(
-        0.0, description="classes on a smaller share of the images are repeated, by its square root; 0: none"
+        0.0, description="repeat-factor sampling (LVIS): oversample classes in fewer images than this fraction; 0: off"
     )
     max_image_mb: float | None = Field(
         None, gt=0, description="megabytes that decoding one image may take; default 1000, 142 megapixels in RGB"
@@ -81,12 +81,12 @@ class ModelConfig(Section, ABC):
         0,
         ge=0,
         le=16_384,
-        description="pixels: larger images are seen whole and in overlapping tiles of this side; 0: only whole",
+        description="pixels: larger images are processed whole and in overlapping tiles of this side; 0: only whole",
     )
     anchors: Literal["fit", "default"] = Field("fit", description="fit to the training boxes, or the model's own")
     freeze: int = Field(2, ge=0, le=5, description="number of frozen backbone stages, counted from the stem")
     detections: int | None = Field(
-        100, gt=0, le=LARGEST_LIMIT, description="most detections of an image; TFOD dialect: model.tfod.detections"
+        100, gt=0, le=LARGEST_LIMIT, description="maximum detections per image; TFOD dialect: model.tfod.detections"
     )
     tfod: Any = None
 
@@ -108,7 +108,7 @@ class ModelConfig(Section, ABC):
         if self.min_size > self.max_size:
             raise ValueError(f"min_size {self.min_size} is larger than max_size {self.max_size}")
         if 0 < self.tile < 64:
-            raise ValueError(f"tile {self.tile} is too small; 64 pixels are the least")
+            raise ValueError(f"tile {self.tile} is too small; the minimum is 64 pixels")
         return self
 
 
@@ -116,35 +116,35 @@ class TrainConfig(Section):
     epochs: float | None = Field(None, gt=0, description="passes over the data; default 40, within 1,000..50,000 steps")
     steps: Positive | None = Field(None, description="optimizer steps; instead of epochs")
     max_minutes: float | None = Field(None, gt=0, description="minutes of training; the schedule follows the clock")
-    batch_size: Positive = Field(defaults.BATCH_SIZE, description="images of a batch")
+    batch_size: Positive = Field(defaults.BATCH_SIZE, description="images per batch")
     accumulate: Positive = Field(1, description="batches whose gradients are summed into one step")
     optimizer: Literal["adamw", "sgd", "momentum"] = Field(
-        "adamw", description="adamw, sgd (momentum .9), or momentum: TFOD's, with the rate inside the velocity"
+        "adamw", description="adamw, sgd, or momentum: Keras/TFOD's (learning rate folded into velocity)"
     )
-    momentum: Fraction = Field(0.9, description="share of the velocity that an update keeps (sgd and momentum)")
-    learning_rate: float | None = Field(None, gt=0, description="default: of the optimizer, scaled to the batch")
-    weight_decay: float | None = Field(None, ge=0, description="decay of the weights; default .05 (adamw), .0001 (sgd)")
+    momentum: Fraction = Field(0.9, description="momentum coefficient (sgd and momentum)")
+    learning_rate: float | None = Field(None, gt=0, description="default: depends on the optimizer and the batch")
+    weight_decay: float | None = Field(None, ge=0, description="weight decay; default .05 (adamw), .0001 (sgd)")
     schedule: Literal["cosine", "constant", "steps", "exponential"] = Field(
         "cosine", description="learning rate after the warm-up"
     )
     schedule_steps: Positive | None = Field(
         None, description="steps to the end of the cosine (default: the training's), or to one exponential decay"
     )
-    hold_steps: int = Field(0, ge=0, description="steps between the warm-up and the beginning of the cosine")
+    hold_steps: int = Field(0, ge=0, description="steps between the warm-up and the start of the cosine")
     milestones: tuple[tuple[int, float], ...] = Field((), description="steps: [step, learning rate from there on]")
     decay: float = Field(0.96, gt=0, description="exponential: factor each schedule_steps")
-    staircase: bool = Field(True, description="exponential: at once every schedule_steps, or little by little")
-    least_rate: float = Field(0.0, ge=0, description="exponential: the rate is never smaller")
+    staircase: bool = Field(True, description="exponential: decay once every schedule_steps, or continuously")
+    least_rate: float = Field(0.0, ge=0, description="exponential: minimum learning rate")
     warmup_steps: int = Field(
-        100, ge=0, description="steps of warm-up; without warmup_rate a tenth of the training at most"
+        100, ge=0, description="steps of warm-up; capped at 10% of the training unless warmup_rate is set"
     )
-    warmup_rate: float | None = Field(None, ge=0, description="rate the warm-up begins at; default: one step of it")
+    warmup_rate: float | None = Field(None, ge=0, description="initial rate; default: base rate / warmup_steps")
     warmup: Literal["linear", "constant"] = Field("linear", description="the warm-up rises, or stays at warmup_rate")
-    clip_norm: float = Field(10.0, ge=0, description="largest gradient norm; 0: no clipping")
+    clip_norm: float = Field(10.0, ge=0, description="maximum gradient norm; 0: no clipping")
     ema: Fraction = Field(0.998, description="decay of the averaged weights that are evaluated; 0: off")
     patience: int = Field(0, ge=0, description="evaluations without improvement before stopping; 0: off")
     precision: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="arithmetic of the model; float16 with a loss scale that adjusts itself"
+        "float32", description="arithmetic of the model; float16 uses dynamic loss scaling"
     )
     channels_last: bool = Field(True, description="memory format of the convolutions; faster nearly everywhere")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
@@ -203,12 +203,12 @@ class Operation(Section):
 
 class AugmentConfig(Section):
     flip: Fraction = Field(0.5, description="probability of a left-right flip")
-    flip_pairs: dict[str, str] = Field({}, description="classes that change places in a flip: left name = right name")
+    flip_pairs: dict[str, str] = Field({}, description="classes swapped by a flip: left name = right name")
     scale: tuple[float, float] = Field(
-        (0.5, 1.6), description="random factor on the image size; what exceeds the window is cropped"
+        (0.5, 1.6), description="random factor on the image size; what exceeds the crop window is cut off"
     )
     crop: Annotated[float, Field(gt=0, le=1)] = Field(
-        1.0, description="largest window, as a share of the sides at training size"
+        1.0, description="maximum random-crop size as a fraction of the training size"
     )
     color: Fraction = Field(0.5, description="strength of brightness, contrast, saturation and hue jitter")
     operations: tuple[Operation, ...] | None = Field(
@@ -218,27 +218,25 @@ class AugmentConfig(Section):
     @model_validator(mode="after")
     def _order(self) -> AugmentConfig:
         if not 0 < self.scale[0] <= self.scale[1]:
-            raise ValueError(f"scale {list(self.scale)} is no range of positive factors")
+            raise ValueError(f"scale {list(self.scale)} is not a range of positive factors")
         return self
 
 
 class EvaluateConfig(Section):
-    every: float = Field(1.0, gt=0, description="epochs between evaluations; they take at most a tenth of the time")
+    every: float = Field(1.0, gt=0, description="epochs between evaluations; they take at most 10% of the time")
     metric: Literal["mAP", "AP50", "AP75"] = Field("mAP", description="decides which checkpoint is best")
     max_detections: int | None = Field(
         None,
         ge=100,
         le=LARGEST_LIMIT,
-        description="detections of a class that mAP and AR beside COCO's count; default: the model's most",
+        description="maxDets for the mAP and AR beyond COCO's; default: the model's limit",
     )
 
 
 class CheckpointConfig(Section):
     every_steps: int = Field(0, ge=0, description="steps between saves; 0: by minutes only")
     every_minutes: float = Field(5.0, gt=0, description="minutes between saves")
-    keep: int = Field(
-        0, ge=0, description="checkpoints kept beside last and best under the names of their steps, the latest too"
-    )
+    keep: int = Field(0, ge=0, description="number of step-numbered checkpoints to keep besides last and best")
 
 
 class Config(Section):

@@ -63,7 +63,7 @@ class Decision:
         what = f"{counted(self.boxes, 'box', 'boxes')} in {counted(self.images, 'image')} with an EXIF rotation"
         were = "was" if self.boxes == 1 else "were"
         image = "its image" if self.boxes == 1 else "their images" if self.images > 1 else "the image"
-        turned = f"{what} {were} turned with {image}"
+        turned = f"{what} {were} rotated with {image}"
         shown = f"{what} {were} drawn on the {'image' if self.images == 1 else 'images'} as shown"
         return f"{turned if self.frame == 'stored' else shown}: {self.why}"
 

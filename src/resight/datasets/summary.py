@@ -29,7 +29,7 @@ def inspect_all(
     exif: str = "auto",
     habit: Habit | None = None,
 ) -> tuple[list[Inspection], Decision]:
-    """``validate.inspect`` of every item, in order, and in which frame the boxes of rotated images are.
+    """``inspect`` of every item, in order, and in which frame the boxes of rotated images are.
 
     Where that has to be asked for, those images are left ``undecided``.
     """

@@ -171,7 +171,7 @@ class _Measurement:
         if left_out := sum(result.left_out for result in self.results):
             boxes = counted(left_out, "box", "boxes")
             beyond = dialect_of(self.detector.config).left_out
-            notes.append(f"Left out, {beyond}without numbers for corners: {boxes}.")
+            notes.append(f"Skipped {boxes} {beyond}with non-finite corners.")
         notes += _crowded_notes(self.detector.most, self.results, score) + self.class_names.notes()
         return notes + _data_notes(self.records, self.unusable)
 
@@ -251,7 +251,7 @@ def _data_of(
     if run is None and (records := records_left_by_tfod(Path(model))):
         return records, False
     if trained_on is None or not (trained_on.path or trained_on.train or trained_on.test):
-        raise ResightError("does not know its data", where=model, fix="Name the records folder: --data RECORDS")
+        raise ResightError("has no record of its data set", where=model, fix="Name the records folder: --data RECORDS")
     if trained_on.path and not is_remote(trained_on.path) and not os.path.exists(trained_on.path):
         raise ResightError(
             f"was trained on {trained_on.path}, which is not there now", where=model, fix="Name it: --data RECORDS"

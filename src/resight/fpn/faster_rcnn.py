@@ -65,7 +65,7 @@ class RCNNConfig:
     inputs: InputSettings
     anchors: AnchorSettings
     rpn_pre_nms_top_n: tuple[int, int] = (2000, 1000)  # proposals a level: training, inference
-    rpn_post_nms_top_n: tuple[int, int] = (2000, 1000)  # proposals an image
+    rpn_post_nms_top_n: tuple[int, int] = (2000, 1000)  # proposals per image
     rpn_nms_iou: float = 0.7
     rpn_score: float = 0.0
     rpn_batch: int = 256

@@ -22,7 +22,7 @@ class FPNSpec:
     box_width: int = 1024  # of the box head's linear layers
     rpn_score: float = 0.0
     rpn_pre_nms_top_n: tuple[int, int] = (2000, 1000)  # proposals a level: training, inference
-    rpn_post_nms_top_n: tuple[int, int] = (2000, 1000)  # proposals an image
+    rpn_post_nms_top_n: tuple[int, int] = (2000, 1000)  # proposals per image
     top_n_per_detection: tuple[float, int] = (0.5, 1)  # the least of both in inference, times `model.detections`
     box_batch: int = 512
     weights: Literal["COCO", "ImageNet"] = "COCO"

@@ -134,7 +134,7 @@ def find_checkpoint(model: str | os.PathLike[str]) -> Path:
     if not path.is_file():
         raise ResightError("is neither a file nor a folder", where=path, fix="A model is a run folder or a file.")
     fix = meant(path, "model") or "A model is a run folder, a .safetensors checkpoint or an .onnx."
-    raise ResightError("is no model", where=path, fix=fix)
+    raise ResightError("is not a model", where=path, fix=fix)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint, config: Config | None = None) -> None:

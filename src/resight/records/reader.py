@@ -246,7 +246,7 @@ def _pixel_problem(split: RecordSplit) -> Problem | None:
         return None
     message = (
         f"{beyond:,} of {counted(len(boxes), 'box', 'boxes')} of {split.name} have corners far above 1: these look "
-        "like pixels, and records hold shares of the image's sides"
+        "like pixel coordinates; records store normalised ones"
     )
     return Problem("error", "pixel_box", split.shards[0], message)
 

@@ -42,7 +42,7 @@ def make_scenes(out: str | os.PathLike[str], *, videos: int = 40, frames: int = 
     """
     out = Path(out)
     if videos < 1 or frames < 1:
-        raise ResightError(f"{videos} videos of {frames} frames are no scenes", fix="Ask for one of each at least.")
+        raise ResightError(f"cannot make {videos} videos of {frames} frames", fix="Ask for one of each at least.")
     with atomic_folder(out, False, lambda path: False) as work:
         lines = _render_all([plan_video(index, frames=frames, seed=seed) for index in range(videos)], work)
         (work / "allAnnotations.csv").write_text("\n".join([HEADER, *lines]) + "\n", encoding="utf-8", newline="\n")

@@ -135,7 +135,7 @@ def static_draw(positive: Tensor, allowed: Tensor, size: int, share: float, gene
 
 
 def draw_in_order(positive: Tensor, allowed: Tensor, size: int, share: float, order: Tensor) -> Tensor:
-    """A minibatch of ``size`` by the shuffled ``order`` ``[N]``, ``[N]`` bool (docs/tfod-semantics.md, 17.4).
+    """A minibatch of ``size`` by the shuffled ``order`` ``[N]``, ``[N]`` bool (docs/tfod-semantics.md, section 13).
 
     Where too few are allowed the first of the forbidden ones are allowed too. Positives and negatives are those last in
     the order; where negatives lack, the places go to the first in the order: to positives, or, where something is
@@ -178,7 +178,7 @@ class PlainSelection:
 @dataclass(frozen=True)
 class StaticSelection(PlainSelection):
     """The same with static shapes, as the tpu-8 configurations train, without padding that is known as such; each rule
-    that differs is in docs/tfod-semantics.md, 17.4."""
+    that differs is in docs/tfod-semantics.md, sections 9 and 13."""
 
     draw: Draw = static_draw
 

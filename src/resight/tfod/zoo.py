@@ -138,7 +138,7 @@ def unpack(archive: Path, folder: Path) -> None:
             raise ResightError(f"cannot be unpacked: {error}", where=archive, fix=fix) from error
         if refused:
             fix = "Archives of the zoo have no such thing: download it from its own place again."
-            raise ResightError(f"holds what is not unpacked: {listed(refused, 5)}", where=archive, fix=fix)
+            raise ResightError(f"contains entries that are not allowed: {listed(refused, 5)}", where=archive, fix=fix)
         try:
             _model_folder(partial)
         except ResightError as error:

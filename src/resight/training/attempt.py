@@ -226,7 +226,7 @@ class Watch:
         if ahead > 0:
             self._stop_at = min(self._stop_at, self.clock() + ahead - MARGIN)
         when = f" in {ahead:.0f} s" if ahead > 0 else ""
-        log.warning("the instance will be taken away%s (%s): saving, and training on", when, notice.action)
+        log.warning("Spot interruption%s (%s): saving a checkpoint and continuing", when, notice.action)
         self._noticed = seen
         self.control.save.set()
         self._wake.set()

@@ -131,5 +131,5 @@ def find_service(run: object) -> tuple[InstanceMetadata, str] | None:
         return None
     if not re.fullmatch(r"[\w.-]{1,40}", kind or ""):  # something else that answers there
         return None
-    log.info("on an instance %s, %s", kind, life or "whose life cycle is not told")
+    log.info("running on %s (%s)", kind, life or "purchase option unknown")
     return service, kind or ""

@@ -63,8 +63,8 @@ class Plan:
             f"data      {counted(len(self.train), 'image')} to train on, {held_out or 'none for validation'}",
             f"training  {length} in batches of {batch}, {config.train.optimizer}, learning rate "
             f"{base_lr(config.train):.2g}",
-            f"anchors   from {min(self.anchors.sizes[0]):g} px; {self.recall[0]:.1%} of the boxes can be reached at "
-            f"IoU .5, {self.recall[1]:.1%} at .7",
+            f"anchors   from {min(self.anchors.sizes[0]):g} px; anchor recall {self.recall[0]:.1%} at "
+            f"IoU .5, {self.recall[1]:.1%} at IoU .7",
             "classes   "
             + ", ".join(f"{name} {boxes:,} in {images:,} images" for name, (images, boxes) in self.counts.items()),
         ]

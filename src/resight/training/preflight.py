@@ -111,7 +111,7 @@ def check_shared_memory(plan: Plan) -> None:
     free = there.f_bavail * there.f_frsize
     if needed > free:
         raise ResightError(
-            f"{workers} loader workers want {needed / 1e6:,.0f} MB of shared memory, and {free / 1e6:,.0f} MB are free",
+            f"{workers} loader workers need {needed / 1e6:,.0f} MB of shared memory, only {free / 1e6:,.0f} MB is free",
             where=SHARED_MEMORY,
             fix="Start the container with more (docker run --shm-size=2g), set data.workers = 0, or a smaller batch.",
         )

@@ -203,7 +203,7 @@ class _Lease:
             return
         except Conflict:
             found = storage.stat(self.address)
-        log.info("%s is locked; waiting %.0f s whether its training still lives", self.run, LEASE)
+        log.info("%s is locked; waiting %.0f s to see whether the other training is still running", self.run, LEASE)
         until = time.monotonic() + LEASE
         while found and time.monotonic() < until:
             time.sleep(LEASE / 10)

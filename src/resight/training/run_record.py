@@ -274,7 +274,7 @@ def parse_run_record(text: str | bytes, where: str) -> RunRecord:
     Raises:
         ResightError: as :func:`read_run_record`.
     """
-    fix = "Correct it, or remove it: the attempts in it are counted no more then, and --again does not know the run."
+    fix = "Correct it, or remove it: its attempts will no longer count, and --again will not find the run."
     try:
         tree = parse_json(text, where)
         if not isinstance(tree, dict):

@@ -164,7 +164,7 @@ def _train(request: _Request, place: Workplace, distributed: Distributed, watch:
         if last is None:
             stronger = dialect_of(request.config.model).stronger_models.get(request.config.model.name)
             if device.type == "cuda" and stronger:
-                log.info("on a GPU a stronger start pays: --model %s", stronger)
+                log.info("on a GPU, a larger pretrained model is worth trying: --model %s", stronger)
             facts = {"device": str(device), "devices": distributed.size, "dataset": plan.records.digest, **report}
             facts |= {"weights": weights_digest(model.state_dict()), "seed": plan.config.train.seed}
             facts |= {"pipeline": request.pipeline} if request.pipeline else {}
@@ -252,7 +252,7 @@ def _check_same(plan: Plan, last: Checkpoint, run: Path | str) -> None:
     if was != is_now:
         gone, new = (", ".join(a for a in parts if a not in b) for parts, b in ((was, is_now), (is_now, was)))
         raise ResightError(
-            f"cannot resume, data or order changed: that was {gone or 'without it'}, now it is {new or 'without it'}",
+            f"cannot resume, data or order changed: was {gone or 'none'}, now {new or 'none'}",
             where=run,
             fix=f"Start a new run from its weights: --start {shlex.quote(str(run))}",
         )
@@ -322,7 +322,7 @@ def check_devices(devices: int, config: Config) -> None:
     given = os.environ.get("NVIDIA_VISIBLE_DEVICES", "") if "AWS_BATCH_JOB_ID" in os.environ else ""  # set by ECS
     if given not in ("", "void", "none") and config.train.device == "auto" and not torch.cuda.is_available():
         raise ResightError(
-            "the job has GPUs, which are paid for, and PyTorch sees none of them",
+            "PyTorch sees none of the job's GPUs",
             where="train.device",
             fix="Launch an image with PyTorch's CUDA build (make image without a TORCH_INDEX for CPUs).",
         )
@@ -334,7 +334,7 @@ def check_devices(devices: int, config: Config) -> None:
         )
     gpus = torch.cuda.device_count() if device_of(config.train.device).type == "cuda" else 0
     if gpus and devices > gpus:
-        raise ResightError(f"{devices} devices are asked for, {gpus} are here", where="--devices")
+        raise ResightError(f"{devices} devices requested, {gpus} available", where="--devices")
     if (sharing := max(devices, processes())) > config.train.batch_size:
         raise ResightError(
             f"{sharing} devices share a batch of {config.train.batch_size}",

@@ -41,7 +41,7 @@ def test_a_file_name_that_is_no_text_is_a_problem(tmp_path, put):
 def test_shares_of_the_image_are_no_pixels(tmp_path, put, images, name, text):
     images("a.jpg")
     put(name, text)
-    with pytest.raises(ResightError, match="shares of the image") as caught:
+    with pytest.raises(ResightError, match="look normalised") as caught:
         read_source(tmp_path)
     assert name in caught.value.where and "pixels" in caught.value.fix
 

@@ -287,7 +287,7 @@ class AnnotationCollector:
                     pixels.add(file)
                 elif any(box.xmax > box.xmin and box.ymax > box.ymin for box in boxes):
                     shares[file].append(path)
-        says = f"all corners lie within 0 to 1: these look like shares of the image, and '{format}' has pixels"
+        says = f"all corners lie within 0 to 1: these look normalised, but '{format}' uses pixels"
         suspects = {file: paths for file, paths in shares.items() if file not in pixels}
         if suspects and not pixels:
             where = next(iter(suspects)) if len(suspects) == 1 else self.tree.root

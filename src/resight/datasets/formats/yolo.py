@@ -282,7 +282,7 @@ def _keypoints(collector: AnnotationCollector, config: dict[str, Any], labels: I
     after = counts.pop() - 4
     where = collector.tree.root
     if after % 3 == 0 and all(value in (0, 1, 2) for line in lines for value in line[6::3]):
-        message = f"lines of {after + 4} numbers hold a box and {after // 3} key points: the box is taken"
+        message = f"lines of {after + 4} numbers hold a box and {after // 3} key points: the box is used"
         message = f"{message} (kpt_shape: [{after // 3}, 3] in data.yaml says so)"
         collector.problem("keypoints", where, message, "warning")
         return True
@@ -347,7 +347,7 @@ def _class(cell: str, names: dict[int, str]) -> str:
 
 def _corners(values: list[float], keypoints: bool) -> tuple[float, float, float, float]:
     if any(_PIXELS < abs(value) < math.inf for value in values[:4]):
-        raise ValueError("coordinates must be shares of the image's sides, 0 to 1; these look like pixels")
+        raise ValueError("coordinates must be normalised, 0 to 1; these look like pixels")
     if len(values) == 4 or (keypoints and len(values) > 4):
         x, y, width, height = values[:4]
         return x - width / 2, y - height / 2, x + width / 2, y + height / 2

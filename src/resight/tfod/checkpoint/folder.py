@@ -71,12 +71,12 @@ def _latest(folder: Path) -> Path | None:
         try:
             fields = parse(read(state), state)
         except ResightError as error:
-            log.warning("%s: cannot be read, and the highest number counts: %s", state, error)
+            log.warning("%s: cannot be read; using the highest-numbered checkpoint: %s", state, error)
             fields = []
         # Only the name: the folder may have been moved since.
         names = [Path(str(field.value)).name for field in fields if field.name == "model_checkpoint_path"]
         if names and names[0] in found:
             return folder / names[0]
         if names:
-            log.warning("%s: names %s, which is not there; the highest number counts", state, names[0])
+            log.warning("%s: names %s, which is not there; using the highest-numbered checkpoint", state, names[0])
     return folder / max(found, key=lambda name: (int((re.findall(r"-(\d+)$", name) or [-1])[0]), name))

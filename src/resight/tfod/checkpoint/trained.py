@@ -106,10 +106,10 @@ def _label_map(labels: str | os.PathLike[str], count: int) -> LabelMap:
     if labels:
         return read_label_map(labels).by_id(count)
     if count != COCO_IDS:
-        log.warning("there is no label map: classes are called by their numbers; --labels MAP names them")
+        log.warning("no label map: classes are named by their numbers; --labels MAP names them")
         return LabelMap(()).by_id(count)
     from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
-    log.info("there is no label map: %d classes are taken for COCO's; --labels MAP names them", count)
+    log.info("no label map: assuming the %d classes are COCO's; --labels MAP names them", count)
     names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]  # by id, "N/A" where there is none
     return LabelMap.from_names(name if name != "N/A" else f"class {id}" for id, name in enumerate(names) if id)

@@ -64,7 +64,7 @@ def _refused(note: str, names: str) -> dict[str, Known]:
 ONLY_FASTER_RCNN = f"supported is faster_rcnn with {', '.join(EXTRACTORS)}"
 _BOXES_ONLY = "masks and keypoints are not used"
 _READING = "how records are read ahead does not change what is learned"
-_DRAWN = "a matter of pictures and files"
+_DRAWN = "affects only output files"
 # Our names of the schedules and the fields that choose them.
 SCHEDULES = {
     "cosine": "cosine_decay_learning_rate",
@@ -84,7 +84,7 @@ _LAYER = _harmless("TFOD does not use it in this layer", "op activation regulari
 _INPUTS = ("INPUT_DEFAULT", "TF_EXAMPLE", "TF_SEQUENCE_EXAMPLE")
 _READER = {
     "label_map_path": Known(str, "", "data.label_map", by_hand=True),
-    "shuffle": Known(use="ignored", note="evaluation has no order"),
+    "shuffle": Known(use="ignored", note="order does not matter in evaluation"),
     "sample_1_of_n_examples": _only(1, note="supported is 1: build records of fewer images"),
     "num_additional_channels": _only(0, note="images are RGB"),
     "input_type": _only("TF_EXAMPLE", *_INPUTS[:2], note="supported is TF_EXAMPLE", kind=_INPUTS),
@@ -99,7 +99,7 @@ _READER = {
     **_harmless(_BOXES_ONLY, "num_keypoints keypoint_type_weight load_instance_masks mask_type load_dense_pose"),
     **_harmless(_BOXES_ONLY, "load_track_id load_keypoint_depth_features use_keypoint_label_map"),
     **_harmless("a class text is looked up among both kinds of names", "use_display_name"),
-    **_harmless("a model of single images has no use for it", "load_multiclass_scores include_source_id frame_index"),
+    **_harmless("not used by a model of single images", "load_multiclass_scores include_source_id frame_index"),
     **_harmless("a name for messages", "name"),
 }
 
@@ -181,8 +181,8 @@ MESSAGES: dict[str, dict[str, Known]] = {
         "batch_norm_trainable": Known(bool, False, "model.tfod.train_norms"),
         **_refused("TFOD's ResNet extractors take none", "conv_hyperparams"),
         **_refused("a feature pyramid is not TFOD's here; Resight's own is --model fasterrcnn_resnet50_fpn", "fpn"),
-        **_harmless("ResNet extractors have no use for it", "override_base_feature_extractor_hyperparams"),
-        **_harmless("ResNet extractors have no use for it", "pad_to_multiple"),
+        **_harmless("not used by ResNet extractors", "override_base_feature_extractor_hyperparams"),
+        **_harmless("not used by ResNet extractors", "pad_to_multiple"),
     },
     "AnchorGenerator": {"grid_anchor_generator": Known("GridAnchors")},
     "GridAnchors": {
@@ -342,7 +342,7 @@ MESSAGES: dict[str, dict[str, Known]] = {
         **_harmless("the AP of every class is printed anyway", "all_metrics_per_category super_categories"),
         **_harmless("no such metric is among coco_detection_metrics", "recall_lower_bound recall_upper_bound"),
         **_harmless("no such metric is among coco_detection_metrics", "image_classes_field_map_empty_to_ones"),
-        **_harmless("TF2's loop has no use for it", "save_graph eval_master"),
+        **_harmless("ignored by the TF2 loop", "save_graph eval_master"),
         **_harmless(_DRAWN, "num_visualizations visualization_export_dir export_path min_score_threshold"),
         **_harmless(_DRAWN, "max_num_boxes_to_visualize skip_scores skip_labels visualize_groundtruth_boxes"),
         **_harmless(_DRAWN, "groundtruth_box_visualization_color keep_image_id_for_visualization_export"),

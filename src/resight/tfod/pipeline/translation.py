@@ -91,7 +91,7 @@ class Translation(Reading):
         evaluation = next((field for field in fields if field.name == "eval_input_reader"), None)
         for field in fields:
             if field.name not in ("model", *MESSAGES["Model"]):
-                self.note(self.ignored, field.line, field.name, "a trained model has no need of it")
+                self.note(self.ignored, field.line, field.name, "not needed by a trained model")
             for inner in field.value if isinstance(field.value, list) else ():
                 if inner.name == "label_map_path" and isinstance(inner.value, str):
                     labels = labels or self.find(inner.value, os.path.isfile)
@@ -189,7 +189,7 @@ class Translation(Reading):
         elif steps < 0:
             self.refuse(f"{place}.num_steps", f"{steps} is less than 0")
         elif not any(self.given.get(key) for key in LENGTHS):
-            text = "absent (the training is as long as it is without a config; --steps N says another length)"
+            text = "absent (Resight's default length applies; --steps N sets another)"
             self.note(self.ignored, self.line(place), f"{place}.num_steps", text)
         operations: list[dict[str, Any]] = []
         self.set("augment.operations", operations, f"{place}.data_augmentation_options")
@@ -278,7 +278,7 @@ class Translation(Reading):
             self.set("model.tfod.evaluated_boxes", limit, "eval_input_reader.max_number_of_boxes")
         if len(values["eval_input_reader"]) > 1:
             place = "eval_input_reader"
-            self.note(self.ignored, self.line(place), place, "all but the first, as in TFOD unless it is told")
+            self.note(self.ignored, self.line(place), place, "all but the first, as TFOD does by default")
         if data := self.given.get("data.path"):
             for place, _ in readers.values():
                 self.note(self.ignored, self.line(place), place, f"records and label map ({data} takes their place)")
