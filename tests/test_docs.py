@@ -89,5 +89,5 @@ def test_every_section_that_code_cites_exists():
 def test_every_section_on_tfod_names_what_holds_it():
     sections = re.split(r"^## ", PAGES["docs/tfod-semantics.md"].read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
     for section in sections:
-        held = re.search(r"^(?:Code: .*?; tests|Tests): (.*)", section, re.MULTILINE | re.DOTALL)
+        held = re.search(r"^(?:Code: .*?; tests|Tests):\s(.*)", section, re.MULTILINE | re.DOTALL)
         assert held and "`tests/" in held[1] and ".py`" in held[1], section[:40]
