@@ -87,19 +87,15 @@ def read_label_map(path: str | os.PathLike[str]) -> LabelMap:
     """Reads a ``.pbtxt`` label map (UTF-8, or UTF-16 with its mark).
 
     Raises:
-        ResightError: it cannot be read, is not text protobuf (line and column are named) or holds no class.
+        ResightError: it cannot be read, is not text protobuf (line and column are named), has a value of a wrong type,
+            or holds no class.
     """
     return parse_label_map(textproto.read(path), os.fspath(path))
 
 
 def parse_label_map(text: str, where: str = "") -> LabelMap:
-    """The label map written in ``text``; what is odd but readable is in ``.problems``.
-
-    An item ``background`` with id 0 is no class and left out, as TFOD does. A missing id counts as 0.
-
-    Raises:
-        ResightError: syntax errors, values of a wrong type, or no class at all.
-    """
+    """The label map written in ``text``; what is odd but readable is in ``.problems``. An item ``background`` with id 0
+    is no class and left out, as TFOD does. A missing id counts as 0. Raises ResightError as ``read_label_map``."""
     items: list[LabelItem] = []
     problems: list[Problem] = []
     stated: list[int] = []
@@ -115,25 +111,22 @@ def parse_label_map(text: str, where: str = "") -> LabelMap:
             items.append(item)
             stated += [item.id] * has_id
     if not items:
-        raise ResightError(
-            "the label map holds no class", where=where, fix="It needs items like item { id: 1 name: 'stop' }."
-        )
+        fix = "It needs items like item { id: 1 name: 'stop' }."
+        raise ResightError("the label map holds no class", where=where, fix=fix)
     return LabelMap(tuple(items), (*problems, *_oddities(items, stated, where)))
 
 
 def to_pbtxt(label_map: LabelMap) -> str:
     """The label map as text protobuf, which TFOD reads too."""
-    blocks = []
+    text = ""
     for item in label_map.items:
-        lines = [f"  id: {item.id}", f"  name: {textproto.quote(item.name)}"]
-        if item.display_name:
-            lines.append(f"  display_name: {textproto.quote(item.display_name)}")
-        blocks.append("\n".join(["item {", *lines, "}"]))
-    return "\n".join(blocks) + "\n"
+        shown = f"  display_name: {textproto.quote(item.display_name)}\n" if item.display_name else ""
+        text += f"item {{\n  id: {item.id}\n  name: {textproto.quote(item.name)}\n{shown}}}\n"
+    return text
 
 
 def _item(fields: list[textproto.Field], place: str, problems: list[Problem]) -> tuple[LabelItem, bool]:
-    values: dict[str, str] = {}
+    stated = {"name": "", "display_name": ""}
     id: int | None = None
     for field in fields:
         if field.name == "id":
@@ -141,18 +134,16 @@ def _item(fields: list[textproto.Field], place: str, problems: list[Problem]) ->
                 value = "{...}" if isinstance(field.value, list) else repr(field.value)
                 raise ResightError(f"id {value} is not a 32-bit number", where=f"{place}, column {field.column}")
             id = field.value
-        elif field.name in ("name", "display_name"):
+        elif field.name in stated:
             if isinstance(field.value, list):
                 raise ResightError(f"{field.name} is not a text", where=f"{place}, column {field.column}")
-            values[field.name] = str(field.value)
+            stated[field.name] = str(field.value)
+    name, display_name = stated.values()
     if id is None:
-        problems.append(Problem("warning", "label_map_no_id", place, f"item {values.get('name', '')!r} has no id"))
-    display_name = values.get("display_name", "")
-    name = values.get("name", "") or display_name
-    if not name:
-        name = f"unnamed-{id}"
+        problems.append(Problem("warning", "label_map_no_id", place, f"item {name!r} has no id"))
+    if not (name or display_name):
         problems.append(Problem("error", "label_map_no_name", place, f"the item with id {id} has no name"))
-    return LabelItem(id or 0, name, display_name), id is not None
+    return LabelItem(id or 0, name or display_name or f"unnamed-{id}", display_name), id is not None
 
 
 def _oddities(items: list[LabelItem], stated: list[int], where: str) -> Iterator[Problem]:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from resight.datasets.inspect import inspect
+from resight.datasets.inspect import inspect, judge
 from resight.datasets.near_duplicates import perceptual_hash
 from resight.types import Annotation, Box
 
@@ -122,7 +122,7 @@ def test_boxes_of_a_rotated_image_wait_for_their_frame() -> None:
     item = annotation(Box("stop", 200, 10, 290, 40), image=encoded(picture(), "JPEG", 6), width=WIDTH, height=HEIGHT)
     found = inspect(item)
     assert found.undecided and found.rotated and (found.annotation, found.problems) == (None, ())
-    found = inspect(item, frame="stored")
+    found = judge(item, found.image, frame="stored")
     assert found.annotation is not None and not found.undecided and found.problems == ()
     assert found.annotation.boxes == (Box("stop", 80, 200, 110, 290),)
     assert (found.annotation.width, found.annotation.height) == (HEIGHT, WIDTH)

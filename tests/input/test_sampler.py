@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resight.input.sampler import BatchSampler, epoch_batches, repeat_factors
+from resight.input.sampler import BatchSampler, repeat_factors
 
 
 def sizes_of(portraits):
@@ -22,7 +22,7 @@ orders = st.tuples(
 def test_an_epoch_holds_each_record_once_and_mixes_shapes_only_in_what_is_left_over(order):
     seed, epoch, portraits, batch_size = order
     sizes = sizes_of(portraits)
-    batches = list(epoch_batches(seed, epoch, sizes, batch_size))
+    batches = list(BatchSampler(seed, sizes, batch_size).epoch(epoch))
     assert Counter(item.record for batch in batches for item in batch) == Counter(range(len(portraits)))
     assert all(item.epoch == epoch and item.batch == n for n, batch in enumerate(batches) for item in batch)
     assert len(batches) == -(-len(portraits) // batch_size)
@@ -35,15 +35,15 @@ def test_an_epoch_holds_each_record_once_and_mixes_shapes_only_in_what_is_left_o
 def test_the_order_is_a_pure_function(order):
     seed, epoch, portraits, batch_size = order
     sizes = sizes_of(portraits)
-    first = list(epoch_batches(seed, epoch, sizes, batch_size))
+    first = list(BatchSampler(seed, sizes, batch_size).epoch(epoch))
     np.random.rand(3), torch.rand(3)
-    assert list(epoch_batches(seed, epoch, sizes.copy(), batch_size)) == first
+    assert list(BatchSampler(seed, sizes.copy(), batch_size).epoch(epoch)) == first
 
 
 def test_seed_and_epoch_change_the_order():
     sizes = sizes_of([False] * 40)
     orders = {
-        tuple(item.record for batch in list(epoch_batches(seed, epoch, sizes, 4)) for item in batch)
+        tuple(item.record for batch in list(BatchSampler(seed, sizes, 4).epoch(epoch)) for item in batch)
         for seed in range(3)
         for epoch in range(3)
     }
@@ -58,7 +58,7 @@ def test_endless_batches_from_anywhere_are_the_rest_of_the_whole(order, start):
     rest = BatchSampler(seed, sizes, batch_size, start)
     assert list(islice(rest, 7)) == list(islice(whole, start, start + 7))
     epoch = list(islice(whole, whole.per_epoch))
-    assert epoch == list(epoch_batches(seed, 0, sizes, batch_size))
+    assert epoch == list(BatchSampler(seed, sizes, batch_size).epoch(0))
 
 
 @given(
@@ -71,12 +71,12 @@ def test_endless_batches_from_anywhere_are_the_rest_of_the_whole(order, start):
 def test_a_window_of_shards_has_its_turn_at_a_time(seed, epoch, counts, window, batch_size):
     shards = np.repeat(np.arange(len(counts)), counts)
     sizes = sizes_of(np.random.default_rng(seed).random(len(shards)) < 0.3)
-    batches = list(epoch_batches(seed, epoch, sizes, batch_size, shards, window))
+    batches = list(BatchSampler(seed, sizes, batch_size, shards=shards, window=window).epoch(epoch))
     assert Counter(item.record for batch in batches for item in batch) == Counter(range(len(shards)))
     assert len(batches) == -(-len(shards) // batch_size)
     assert sum(len(batch) < batch_size for batch in batches) <= 1
     if len(counts) <= window:
-        assert batches == list(epoch_batches(seed, epoch, sizes, batch_size))
+        assert batches == list(BatchSampler(seed, sizes, batch_size).epoch(epoch))
     # Shards that hold more than a batch follow one another: of those begun, no more than the window's are unfinished.
     if min(counts) > 2 * batch_size:
         order = [shards[item.record] for batch in batches for item in batch]
@@ -88,10 +88,11 @@ def test_a_window_of_shards_has_its_turn_at_a_time(seed, epoch, counts, window, 
 
 def test_neighbouring_records_come_from_all_shards_of_the_window():
     shards = np.repeat(np.arange(40), 50)
-    batches = list(epoch_batches(1, 0, sizes_of(np.zeros(len(shards), bool)), 10, shards, 8))
+    sampler = BatchSampler(1, sizes_of(np.zeros(len(shards), bool)), 10, shards=shards, window=8)
+    batches = list(sampler.epoch(0))
     middle = batches[len(batches) // 4 : -len(batches) // 4]
     assert np.mean([len({shards[item.record] for item in batch}) for batch in middle]) > 4
-    assert batches != list(epoch_batches(1, 1, sizes_of(np.zeros(len(shards), bool)), 10, shards, 8))
+    assert batches != list(sampler.epoch(1))
 
 
 # Repeats
@@ -102,7 +103,7 @@ factors = st.lists(st.floats(1, 6), min_size=1, max_size=40).map(np.array)
 @given(st.integers(0, 2**40), st.integers(0, 1000), factors, st.integers(1, 9))
 def test_a_record_has_the_integers_next_to_its_factor_and_all_epochs_are_equally_long(seed, epoch, repeats, batch_size):
     sizes = sizes_of([False] * len(repeats))
-    batches = list(epoch_batches(seed, epoch, sizes, batch_size, repeats=repeats))
+    batches = list(BatchSampler(seed, sizes, batch_size, repeats=repeats).epoch(epoch))
     items = [item for batch in batches for item in batch]
     times = Counter(item.record for item in items)
     assert len(items) == round(repeats.sum())
@@ -118,7 +119,7 @@ def test_over_many_epochs_a_record_is_seen_as_often_as_its_factor_says():
     seen = Counter(
         item.record
         for epoch in range(2000)
-        for batch in epoch_batches(3, epoch, sizes_of([False] * 6), 4, repeats=repeats)
+        for batch in BatchSampler(3, sizes_of([False] * 6), 4, repeats=repeats).epoch(epoch)
         for item in batch
     )
     assert np.allclose([seen[n] / 2000 for n in range(6)], repeats, atol=0.05)

@@ -19,7 +19,7 @@ from ..records.writer import is_own, write_records_folder
 from ..types import Annotation
 from .formats import Source, read_source
 from .inspect import Inspection
-from .split import RULES, SplitResult, split_annotations
+from .split import RULES, split_annotations
 from .split_file import follow_split_file
 from .summary import amounts, findings, inspect_all, table
 
@@ -125,11 +125,9 @@ def write_records(
     layout: Layout = "resight",
     force: bool = False,
 ) -> BuildReport:
-    """Writes annotated images as a records folder.
+    """Writes annotated images as the records folder ``out``.
 
     Args:
-        annotations: any iterable of ``Annotation``.
-        out: the folder to write.
         classes: only boxes of these classes (named as after ``rename``); empty: all.
         rename: ``{old name: new name}``; two classes with one new name become one.
         labels: a label map whose ids and order are kept; its classes are the only known ones.
@@ -138,10 +136,9 @@ def write_records(
         group_by: "track", "video", or a regular expression on file names whose first capture or match is the group.
         test_fraction, val_fraction: share of all images, and of the boxes of every class; ``seed`` is the split's.
         shards: files per split; by default by size.
-        background: "none" leaves out images without boxes, "empty" keeps those the source lists without any, "all"
-            keeps also those whose boxes are all of classes not selected.
-        on_bad: "error" writes nothing if an image or a box is bad, "skip" leaves the bad ones out; an image all of
-            whose boxes are bad is left out too, as it is no background.
+        background: of images without a selected box "none", those the source lists without any ("empty"), or "all".
+        on_bad: "error" writes nothing if an image or a box is bad, "skip" leaves out bad ones, and images all of whose
+            boxes are bad.
         layout: names of the files, Resight's or TFOD's; in the latter no AVIF and HEIC, which TFOD does not read.
         force: replace a records folder that exists.
 
@@ -149,154 +146,64 @@ def write_records(
         ResightError: bad options, bad input (all of it is listed), nothing left to write, or ``out`` cannot be written.
     """
     check_types(locals(), write_records)
-    rules = {"group_by": group_by, "test_fraction": test_fraction, "val_fraction": val_fraction, "seed": seed}
-    options = BuildOptions(classes, rename or {}, labels, split, rules, shards, background, on_bad, exif, layout)
-    if isinstance(annotations, Source):
-        _check_apart(annotations.path, out)
+    rename = rename or {}
+    for option, words in (("--classes", classes), ("--rename", [*rename, *rename.values()])):
+        if strangers := [word for word in words if not isinstance(word, str) or not word]:
+            raise ResightError(f"{shown(strangers[0])} is not a name", where=option)
+    _check_apart(annotations, out)
     check_output(out, force, is_own)  # before the work, not after it
     source = annotations if isinstance(annotations, Source) else Source("annotations", "", _checked(annotations))
-    return _Build(source, options).run(out, force)
+    known = labels if isinstance(labels, LabelMap) or labels is None else read_label_map(labels)
+    rules = {"group_by": group_by, "test_fraction": test_fraction, "val_fraction": val_fraction, "seed": seed}
+    return _Build(source, classes, rename, known, split, rules, background, on_bad, exif, layout).run(
+        out, shards, force
+    )
 
 
-@dataclass(frozen=True)
-class BuildOptions:
-    """What ``write_records`` is asked for; ``rules`` are the options of ``split_annotations``.
+@dataclass
+class _Build:
+    """The stages of ``write_records``: its options, and what the stages find and count. ``rules`` are the options of
+    ``split_annotations``."""
 
-    Raises:
-        ResightError: a class has no name.
-    """
-
+    source: Source
     classes: Sequence[str]
     rename: Mapping[str, str]
-    labels: str | os.PathLike[str] | LabelMap | None
-    split: str
+    known: LabelMap | None
+    rule: str
     rules: Mapping[str, Any]
-    shards: int | None
     background: Background
     on_bad: OnBad
     exif: Exif
     layout: Layout
+    problems: list[Problem] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    mended: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        for option, words in (("--classes", self.classes), ("--rename", [*self.rename, *self.rename.values()])):
-            if strangers := [word for word in words if not isinstance(word, str) or not word]:
-                raise ResightError(f"{shown(strangers[0])} is not a name", where=option)
-
-
-class _Build:
-    """The four stages of ``write_records``: select, inspect, split, write; and what they find and count."""
-
-    def __init__(self, source: Source, options: BuildOptions) -> None:
-        self.source, self.options = source, options
-        self.rule = options.split
-        labels = options.labels
-        self.known = labels if isinstance(labels, LabelMap) or labels is None else read_label_map(labels)
-        self.names: dict[str, str] = {}  # selected classes of the source: the names they are written under
-        self.problems: list[Problem] = []
-        self.left_out: Counter[str] = Counter()
-        self.mended: Counter[str] = Counter()
-        self.notes: list[str] = []
-        self.needs_hashes = False
-
-    def run(self, out: str | os.PathLike[str], force: bool) -> BuildReport:
-        good, hashes = self.inspect(self.select())
-        return self.write(self.split(good, hashes), self.label_map(good), out, force)
-
-    @property
-    def errors(self) -> list[Problem]:
-        return [problem for problem in self.problems if problem.level == "error"]
-
-    def select(self) -> list[Annotation]:
-        """The images and boxes of the selected classes, under the names they are written with."""
-        options = self.options
-        if options.split not in RULES:  # followed before the selection: it may well name images that are not selected
-            parted, self.notes = follow_split_file(options.split, self.source.annotations)
-            self.source, self.rule = replace(self.source, annotations=parted), "given"
-        self.names = _class_names(self.source, options.rename, options.classes, self.known)
-        selected = _select(self.source.annotations, self.names, options.background, self.left_out)
-        items, self.problems = _unique_ids(selected)
-        for problem in self.source.problems:
-            # What the source's own splits contradict does not matter where they are not followed.
-            ignored = problem.kind == "split_conflict" and options.split not in ("auto", "given")
-            self.problems.append(replace(problem, level="warning") if ignored else problem)
+    def run(self, out: str | os.PathLike[str], shards: int | None, force: bool) -> BuildReport:
+        source, rules, stated = self.source, self.rules, self.rule
+        names, items = self.select()
         # Splitting once without hashes finds a bad rule before the long part, and tells whether hashes are needed.
-        self.needs_hashes = len(split_annotations(items, self.rule, **options.rules).counts) > 1
-        return items
-
-    def inspect(self, items: Sequence[Annotation]) -> tuple[list[Annotation], list[int | None]]:
-        """The images that can be written, each with its perceptual hash, and its boxes repaired."""
-        options, source = self.options, self.source
-        known = self.known.names if self.known else ()
-        # Every image is decoded, hashes or not: what is truncated would stop the training.
-        inspections, frame = inspect_all(items, known, deep=True, exif=options.exif, habit=source.habit)
-        if frame.asks:  # whatever on_bad says: these images are not bad
-            raise frame.question(source.path)
-        if said := frame.text():
-            self.notes.append(said)
-            self.mended["turned_boxes"] += frame.boxes if frame.frame == "stored" else 0
-        good: list[Annotation] = []
-        hashes: list[int | None] = []
-        for item, found in zip(items, inspections, strict=True):
-            if self._is_good(item, found) and found.annotation:
-                good.append(found.annotation)
-                hashes.append(found.hash)
-        if self.errors and options.on_bad == "error":
-            raise _refusal(self.errors, source.path)
-        self.left_out.update(Counter(problem.kind for problem in self.errors))
-        return good, hashes
-
-    def label_map(self, good: Sequence[Annotation]) -> LabelMap:
-        """The one that was given, else the classes in the source's order, and those it does not list by name."""
-        if self.known is not None:
-            return self.known
-        in_order = [self.names[name] for name in self.source.classes if name in self.names]
-        return LabelMap.from_names(dict.fromkeys([*in_order, *sorted({b.label for a in good for b in a.boxes})]))
-
-    def _is_good(self, item: Annotation, found: Inspection) -> bool:
-        """Whether an image is to be written; counts what was found of it."""
-        self.problems += found.problems
-        self.mended["clipped_boxes"] += found.clipped
-        self.mended["duplicate_boxes"] += sum(problem.kind == "duplicate_box" for problem in found.problems)
-        if found.annotation is None:
-            return False
-        if self.options.layout == "tfod" and found.image and found.image.format in ("avif", "heif"):
-            message = f"{item.filename}: TFOD does not read {found.image.format.upper()}; convert it to JPEG"
-            self.problems.append(Problem("error", "tfod_format", item.place, message))
-            return False
-        if item.boxes and not found.annotation.boxes:
-            self.left_out["images_without_a_good_box"] += 1
-            return False
-        self.mended["rotated_images"] += found.rotated
-        return True
-
-    def split(self, good: Sequence[Annotation], hashes: Sequence[int | None]) -> SplitResult:
-        rules, source = self.options.rules, self.source
-        result = split_annotations(good, self.rule, **rules, hashes=hashes if self.needs_hashes else None)
-        self.rule = result.rule if self.options.split in RULES else self.options.split
+        needs_hashes = len(split_annotations(items, self.rule, **rules).counts) > 1
+        good, hashes = self.inspect(items)
+        result = split_annotations(good, self.rule, **rules, hashes=hashes if needs_hashes else None)
         if result.unsplit:
             self.left_out["images_in_no_split"] = len(result.unsplit)
         if not any(item.boxes for item in result.annotations):
-            reasons = f"; left out: {amounts(self.left_out)}" if any(self.left_out.values()) else ""
-            message = "\n".join([f"no box is left to write{reasons}", *findings(self.errors, "  ")])
-            fix = "Correct the annotations." if self.errors else ""
-            raise ResightError(message, where=source.path or "write_records", fix=fix)
-        return result
-
-    def write(self, result: SplitResult, label_map: LabelMap, out: str | os.PathLike[str], force: bool) -> BuildReport:
-        options, source = self.options, self.source
+            raise self.nothing_left()
+        rule = result.rule if stated in RULES else stated
         by_split: dict[str, list[Annotation]] = defaultdict(list)
         for item in sorted(result.annotations, key=lambda item: (item.source_id, item.where)):
             by_split[item.split or ""].append(item)
-        info: dict[str, Any] = {"source": source.path, "format": source.format}
-        info["split"] = {"rule": self.rule, **options.rules}
+        info: dict[str, Any] = {"source": source.path, "format": source.format, "split": {"rule": rule, **rules}}
         info["leakage"] = {"share": result.leakage, **result.leaked_by}
         info |= {"left_out": dict(+self.left_out), "mended": dict(+self.mended), "resight": __version__}
-        files: dict[str, Any] = {"shards": options.shards, "layout": options.layout, "force": force}
-        info = write_records_folder(by_split, out, label_map, info=info, **files)
+        label_map = self.known or self.label_map(names, good)
+        info = write_records_folder(by_split, out, label_map, info=info, shards=shards, layout=self.layout, force=force)
         return BuildReport(
             out=os.fspath(out),
             source=f"{source.path} ({source.format})" if source.path else source.format,
-            rule=self.rule,
+            rule=rule,
             classes=label_map.names,
             images=info["images"],
             counts=info["boxes"],
@@ -308,10 +215,80 @@ class _Build:
             notes=(*self.notes, *result.notes),
         )
 
+    def select(self) -> tuple[dict[str, str], list[Annotation]]:
+        """``_class_names``; and the images and boxes of the selected classes, under the names they are written with."""
+        stated, annotations = self.rule, self.source.annotations
+        if stated not in RULES:  # followed before the selection: it may well name images that are not selected
+            annotations, self.notes = follow_split_file(stated, annotations)
+            self.rule = "given"
+        names = _class_names(self.source, self.rename, self.classes, self.known)
+        items, self.problems = _unique_ids(_select(annotations, names, self.background, self.left_out))
+        for problem in self.source.problems:
+            # What the source's own splits contradict does not matter where they are not followed.
+            ignored = problem.kind == "split_conflict" and stated not in ("auto", "given")
+            self.problems.append(replace(problem, level="warning") if ignored else problem)
+        return names, items
 
-def _check_apart(source: str, out: str | os.PathLike[str]) -> None:
+    def inspect(self, items: Sequence[Annotation]) -> tuple[list[Annotation], list[int | None]]:
+        """The images that can be written, each with its perceptual hash, and its boxes repaired."""
+        source, known = self.source, self.known.names if self.known else ()
+        # Every image is decoded, hashes or not: what is truncated would stop the training.
+        inspections, frame = inspect_all(items, known, deep=True, exif=self.exif, habit=source.habit)
+        if frame.asks:  # whatever on_bad says: these images are not bad
+            raise frame.question(source.path)
+        if said := frame.text():
+            self.notes.append(said)
+            self.mended["turned_boxes"] += frame.boxes if frame.frame == "stored" else 0
+        good: list[Annotation] = []
+        hashes: list[int | None] = []
+        for item, found in zip(items, inspections, strict=True):
+            if self._is_good(item, found) and found.annotation:
+                good.append(found.annotation)
+                hashes.append(found.hash)
+        if self.errors and self.on_bad == "error":
+            count = counted(len(self.errors), "problem")
+            message = "\n".join([f"{count}, nothing was written", *findings(self.errors, "  ")])
+            fix = "Fix them, or leave bad images and boxes out with --on-bad skip."
+            raise ResightError(message, where=source.path, fix=fix)
+        self.left_out.update(problem.kind for problem in self.errors)
+        return good, hashes
+
+    @property
+    def errors(self) -> list[Problem]:
+        return [problem for problem in self.problems if problem.level == "error"]
+
+    def label_map(self, names: Mapping[str, str], good: Sequence[Annotation]) -> LabelMap:
+        """Of the classes in the source's order, and those it does not list by name."""
+        in_order = [names[name] for name in self.source.classes if name in names]
+        return LabelMap.from_names(dict.fromkeys([*in_order, *sorted({b.label for a in good for b in a.boxes})]))
+
+    def _is_good(self, item: Annotation, found: Inspection) -> bool:
+        """Whether an image is to be written; counts what was found of it."""
+        self.problems += found.problems
+        self.mended["clipped_boxes"] += found.clipped
+        self.mended["duplicate_boxes"] += sum(problem.kind == "duplicate_box" for problem in found.problems)
+        if found.annotation is None:
+            return False
+        if self.layout == "tfod" and found.image and found.image.format in ("avif", "heif"):
+            message = f"{item.filename}: TFOD does not read {found.image.format.upper()}; convert it to JPEG"
+            self.problems.append(Problem("error", "tfod_format", item.place, message))
+            return False
+        if item.boxes and not found.annotation.boxes:
+            self.left_out["images_without_a_good_box"] += 1
+            return False
+        self.mended["rotated_images"] += found.rotated
+        return True
+
+    def nothing_left(self) -> ResightError:
+        reasons = f"; left out: {amounts(self.left_out)}" if any(self.left_out.values()) else ""
+        message = "\n".join([f"no box is left to write{reasons}", *findings(self.errors, "  ")])
+        fix = "Correct the annotations." if self.errors else ""
+        return ResightError(message, where=self.source.path or "write_records", fix=fix)
+
+
+def _check_apart(annotations: Iterable[Annotation] | Source, out: str | os.PathLike[str]) -> None:
     """A source that held the records made of it would be in two formats from then on."""
-    if not source:
+    if not isinstance(annotations, Source) or not (source := annotations.path):
         return
     of_source, of_out = os.path.realpath(source), os.path.realpath(out)
     common = os.path.commonpath([of_source, of_out])
@@ -389,14 +366,8 @@ def _unique_ids(items: Iterable[Annotation]) -> tuple[list[Annotation], list[Pro
             if image in by_image:
                 message = f"{source_id} is annotated more than once"
                 problems.append(Problem("error", "duplicate_id", item.place, message))
-            else:
-                by_image[image] = item
+            by_image.setdefault(image, item)
         common = os.path.commonpath(by_image) if len(by_image) > 1 and all(map(os.path.isabs, by_image)) else ""
         for image, item in by_image.items():
             unique.append(replace(item, source_id=os.path.relpath(image, common)) if common else item)
     return unique, problems
-
-
-def _refusal(errors: Sequence[Problem], where: str) -> ResightError:
-    message = "\n".join([f"{counted(len(errors), 'problem')}, nothing was written", *findings(errors, "  ")])
-    return ResightError(message, where=where, fix="Fix them, or leave bad images and boxes out with --on-bad skip.")

@@ -41,11 +41,8 @@ class Habit:
 
 @dataclass(frozen=True)
 class Decision:
-    """The frame of a source's boxes; None where it has to be asked for, or where no image with boxes is rotated.
-
-    ``images`` and ``boxes`` are the numbers of rotated images that have boxes, and of their boxes; ``why`` is the
-    evidence, or what is missing of it.
-    """
+    """The frame of a source's boxes, None where it has to be asked for, and why; with the number of rotated images that
+    have boxes (where there are none, there is no frame), and that of their boxes."""
 
     frame: Frame | None = None
     why: str = ""
@@ -61,25 +58,21 @@ class Decision:
         if self.frame is None or not self.images:
             return ""
         what = f"{counted(self.boxes, 'box', 'boxes')} in {counted(self.images, 'image')} with an EXIF rotation"
-        were = "was" if self.boxes == 1 else "were"
         image = "its image" if self.boxes == 1 else "their images" if self.images > 1 else "the image"
-        turned = f"{what} {were} rotated with {image}"
-        shown = f"{what} {were} drawn on the {'image' if self.images == 1 else 'images'} as shown"
-        return f"{turned if self.frame == 'stored' else shown}: {self.why}"
+        shown = f"drawn on the {'image' if self.images == 1 else 'images'} as shown"
+        done = f"rotated with {image}" if self.frame == "stored" else shown
+        return f"{what} {'was' if self.boxes == 1 else 'were'} {done}: {self.why}"
 
     def question(self, source: str) -> ResightError:
         """The error that asks which frame it is."""
         who = f"{counted(self.images, 'image')} with {counted(self.boxes, 'box', 'boxes')}"
         message = f"{who} {'has' if self.images == 1 else 'have'} an EXIF rotation, and {self.why}"
+        look = f"resight data show {shlex.quote(source)} --exif"
+        fix = f"Look at both: {look} stored -o look-stored and {look} upright -o look-upright. "
+        fix += "Then give the one whose boxes are on the objects: --exif stored or --exif upright."
         if not source:
             fix = 'Give exif="stored" or exif="upright", whichever puts the boxes on the objects.'
-            return ResightError(message, where="write_records", fix=fix)
-        look = f"resight data show {shlex.quote(source)} --exif"
-        fix = (
-            f"Look at both: {look} stored -o look-stored and {look} upright -o look-upright. "
-            "Then give the one whose boxes are on the objects: --exif stored or --exif upright."
-        )
-        return ResightError(message, where=source, fix=fix)
+        return ResightError(message, where=source or "write_records", fix=fix)
 
     def problem(self, source: str) -> Problem:
         """The same as a finding."""
@@ -99,7 +92,6 @@ def decide(
     Args:
         rotated: the images of the source that have an EXIF rotation and boxes, with their headers.
         choice: "auto", or the frame itself.
-        habit: what is known of the source.
     """
     habit = habit or Habit()
     images, boxes = len(rotated), sum(len(annotation.boxes) for annotation, _ in rotated)
@@ -114,8 +106,7 @@ def decide(
     if habit.frame and not (evidence and habit.sized):
         evidence.setdefault(habit.frame, habit.why)
     if len(evidence) == 1:
-        ((only, why),) = evidence.items()
-        return Decision(only, why, images, boxes)
+        return Decision(*evidence.popitem(), images, boxes)
     if evidence:
         signs = "; ".join(f"for {_FRAMES[frame]}: {why}" for frame, why in evidence.items())
         return Decision(None, f"the evidence for the frame of the boxes is contradictory: {signs}", images, boxes)

@@ -61,7 +61,7 @@ class FileSearch:
         self._paths = dict.fromkeys(paths)
         self._all = _Sharing(list(self._paths), 0)
         self._below = f"{below}/" if below else "\0"
-        self._places: dict[tuple[str, ...], tuple[list[str], set[str]]] = {}
+        self._places: dict[tuple[str, ...], list[str]] = {}
 
     @cached_property
     def _folders(self) -> set[str]:
@@ -88,8 +88,7 @@ class FileSearch:
             elsewhere: whether other folders count, or which of the files there do.
         """
         name, folders = _rooted(name, folders)
-        existing, loosened = self._places.get(tuple(folders)) or self._add_places(tuple(folders))
-        for folder in existing:
+        for folder in self._existing(tuple(folders)):
             if (path := f"{folder}/{name}") in self._paths or (not self._is_listed(path) and os.path.isfile(path)):
                 return Match(path)
         parts = [part for part in name.split("/") if part]
@@ -101,7 +100,7 @@ class FileSearch:
         if not sharing.depth:
             return Match()
         end = parts[-sharing.depth :]
-        here = sharing.within(loosened)
+        here = sharing.within(set(map(_loose, folders)))
         if not elsewhere or (here and sharing.depth == len(parts)):
             return _best(here if sharing.depth == len(parts) else [], sharing, end)
         hints = [*near, *parts[: -sharing.depth]]
@@ -130,9 +129,9 @@ class FileSearch:
         """Whether ``path``, if it were there, would be among the paths."""
         return path.startswith(self._below) and path.lower().endswith(IMAGE_SUFFIXES) and "/." not in path
 
-    def _add_places(self, folders: tuple[str, ...]) -> tuple[list[str], set[str]]:
-        existing = [folder.rstrip("/") for folder in folders if not folder or os.path.isdir(folder)]
-        self._places[folders] = existing, set(map(_loose, folders))
+    def _existing(self, folders: tuple[str, ...]) -> list[str]:
+        if folders not in self._places:
+            self._places[folders] = [folder.rstrip("/") for folder in folders if not folder or os.path.isdir(folder)]
         return self._places[folders]
 
 
@@ -149,9 +148,7 @@ class _Sharing:
 
     @cached_property
     def _children(self) -> dict[str, _Sharing]:
-        groups = defaultdict(list)
-        for path in self.files:
-            groups[self._part(path)].append(path)
+        groups = _grouped(self.files, lambda path: [self._part(path)])
         return {part: _Sharing(files, self.depth + 1) for part, files in groups.items()}
 
     def within(self, folders: set[str]) -> list[str]:
@@ -162,10 +159,7 @@ class _Sharing:
 
     @cached_property
     def _by_place(self) -> dict[str, list[str]]:
-        by_place = defaultdict(list)
-        for path in self.files:
-            by_place[self._place(path)].append(path)
-        return by_place
+        return _grouped(self.files, lambda path: [self._place(path)])
 
     def _place(self, path: str) -> str:
         return _loose(path[: -len(self.tail(path)) - 1])
@@ -180,11 +174,7 @@ class _Sharing:
 
     @cached_property
     def _by_folder(self) -> dict[str, list[str]]:
-        by_folder = defaultdict(list)
-        for path in self.files:
-            for folder in _folders(path):
-                by_folder[folder].append(path)
-        return by_folder
+        return _grouped(self.files, _folders)
 
     def _part(self, path: str) -> str:
         parts = path.rsplit("/", self.depth + 1)
@@ -204,20 +194,24 @@ def _best(files: Sequence[str], sharing: _Sharing, end: Sequence[str], hints: It
         if len(same) != 1:
             return Match(candidates=tuple((same or files)[:_MAX_COMPARED]))
         files = same
-    if len(files) == 1:
-        return Match(files[0], rung(name, sharing.tail(files[0])))
-    by_rung = defaultdict(list)
-    for path in files:
-        by_rung[rung(name, sharing.tail(path))].append(path)
-    if not by_rung:
+    if not files:
         return Match()
-    least = min(by_rung)
-    best = by_rung[least]
+    rungs = {path: rung(name, sharing.tail(path)) for path in files}
+    least = min(rungs.values())
+    best = [path for path in files if rungs[path] == least]
     if len(best) > 1:
         likely = {_loose(hint) for hint in hints}
         shared = [len(likely & _folders(path)) for path in best]
         best = [path for path, number in zip(best, shared, strict=True) if number == max(shared)]
     return Match(best[0], least) if len(best) == 1 else Match(candidates=tuple(sorted(best)))
+
+
+def _grouped(paths: Iterable[str], keys: Callable[[str], Iterable[str]]) -> dict[str, list[str]]:
+    groups = defaultdict(list)
+    for path in paths:
+        for key in keys(path):
+            groups[key].append(path)
+    return groups
 
 
 def _folders(path: str) -> set[str]:
@@ -282,9 +276,9 @@ def _rooted(name: str, folders: Sequence[str]) -> tuple[str, list[str]]:
         name = os.path.normpath(name)
     if name.startswith("/"):
         return os.path.normpath(name).lstrip("/"), [""]
-    up = re.match(r"(\.\./)*", name)
-    dots = up[0] if up else ""
-    return name[len(dots) :], [os.path.normpath(f"{folder}/{dots}") for folder in folders] if dots else list(folders)
+    rest = re.sub(r"^(\.\./)*", "", name)
+    dots = name.removesuffix(rest)
+    return rest, [os.path.normpath(f"{folder}/{dots}") for folder in folders] if dots else list(folders)
 
 
 def did_you_mean(path: str) -> str:

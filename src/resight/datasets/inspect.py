@@ -21,8 +21,6 @@ class Inspection:
         annotation: with the image's true size after its EXIF rotation, its boxes in that frame, clipped, without
             repeats and without bad ones; None where the image itself is bad, or its frame is ``undecided``.
         image: the image's header; None where it cannot be read.
-        problems: kinds ``missing_image``, ``unreadable_image``, ``size_mismatch``, ``bad_box``, ``outside_box`` and
-            ``unknown_class`` are errors, ``duplicate_box`` is a warning.
         clipped: number of boxes that were clipped to the image.
         hash: perceptual hash of the image, None for a flat image or where ``deep`` was not asked for.
         undecided: the image has an EXIF rotation and boxes, and the frame of the boxes was not given.
@@ -41,23 +39,13 @@ class Inspection:
         return self.image is not None and self.image.orientation != 1
 
 
-def inspect(
-    annotation: Annotation,
-    classes: Sequence[str] = (),
-    *,
-    deep: bool = False,
-    frame: Frame | None = None,
-    habit: Habit | None = None,
-) -> Inspection:
+def inspect(annotation: Annotation, classes: Sequence[str] = (), *, deep: bool = False) -> Inspection:
     """Opens the image and checks the annotation against it. Raises nothing: all it finds is in the result.
 
     Args:
-        annotation: as a source gives it.
         classes: the class names that are known; empty: any is.
         deep: decode the pixels as well (at reduced size where the format can), which finds truncated files and gives
             the hash; else only the header is read.
-        frame: the frame its boxes are in where the image has an EXIF rotation, as ``exif.decide`` tells.
-        habit: what is known of its source.
     """
     try:
         image, fingerprint = _look(annotation, deep)
@@ -65,7 +53,7 @@ def inspect(
         if isinstance(error.__cause__, FileNotFoundError):
             return _bad(annotation, "missing_image", f"not found: {annotation.image!s}")
         return _bad(annotation, "unreadable_image", error.message)
-    return judge(annotation, image, classes, frame=frame, habit=habit, fingerprint=fingerprint)
+    return judge(annotation, image, classes, fingerprint=fingerprint)
 
 
 def judge(
@@ -77,10 +65,10 @@ def judge(
     habit: Habit | None = None,
     fingerprint: int | None = None,
 ) -> Inspection:
-    """The second half of ``inspect``, of an image that was opened."""
-    where, name = annotation.place, annotation.filename or annotation.source_id
+    """The second half of ``inspect``, of an image that was opened; with the frame that ``exif.decide`` found, where the
+    image has an EXIF rotation, and what is known of the source."""
+    where, name, boxes = annotation.place, annotation.filename or annotation.source_id, annotation.boxes
     width, height = image.upright_size
-    boxes = annotation.boxes
     said = (annotation.width or 0, annotation.height or 0)
     if 0 not in said and said not in ((image.width, image.height), (width, height)):
         message = f"the annotation says {said[0]} x {said[1]} pixels, the image has {width} x {height}"
@@ -119,12 +107,10 @@ def _look(annotation: Annotation, deep: bool) -> tuple[ImageInfo, int | None]:
         return probe_file(source), None
     data = read_bytes(source)
     image = probe(data, annotation.filename)
-    if not deep:
-        return image, None
-    if image.mode in ("F", "LAB", "HSV", "YCbCr"):  # rare: whether these can be read is for the whole decoder to say
+    if image.mode in ("F", "LAB", "HSV", "YCbCr") and deep:  # rare: the whole decoder says whether these can be read
         decode(data, annotation.filename)
     try:
-        return image, perceptual_hash(open_image(data, annotation.filename))
+        return image, perceptual_hash(open_image(data, annotation.filename)) if deep else None
     except ResightError:
         raise
     except Exception as error:  # PIL's parsers raise nearly anything on damaged bytes
@@ -142,8 +128,7 @@ def _fault(box: Box, width: int, height: int, classes: Sequence[str]) -> tuple[s
         return "bad_box", f"has corners that are not numbers: {corners}"
     if box.xmax <= box.xmin or box.ymax <= box.ymin:
         return "bad_box", f"has no positive width and height: {corners}"
-    within = _clip(box, width, height)
-    if within.xmax <= within.xmin or within.ymax <= within.ymin:
+    if box.xmax <= 0 or box.ymax <= 0 or box.xmin >= width or box.ymin >= height:
         return "outside_box", f"lies wholly outside the image of {width} x {height} pixels: {corners}"
     if beyond(box, width, height) > 0:
         by = max(-box.xmin, box.xmax - width, -box.ymin, box.ymax - height)

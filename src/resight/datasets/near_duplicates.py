@@ -18,16 +18,10 @@ DISTANCE = 4
 FLAT = 2.0  # grey levels of standard deviation; below this the hash would describe noise
 
 
-def _frequencies() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of the DCT-II matrix that are needed, and the 64 lowest frequencies after the constant as (row, column)."""
-    rows, columns = np.mgrid[:SIDE, :SIDE]
-    lowest = np.lexsort((rows.ravel(), (rows + columns).ravel()))[1:65]
-    rows, columns = rows.ravel()[lowest], columns.ravel()[lowest]
-    order = np.arange(int(max(rows.max(), columns.max())) + 1)[:, None]
-    return np.cos(np.pi / SIDE * (np.arange(SIDE)[None] + 0.5) * order), rows, columns
-
-
-_COSINES, _ROWS, _COLUMNS = _frequencies()
+# The 64 lowest frequencies after the constant as (row, column), and the rows of the DCT-II matrix that they need.
+_ALL = np.indices((SIDE, SIDE)).reshape(2, -1)
+_ROWS, _COLUMNS = _ALL[:, np.lexsort((_ALL[0], _ALL.sum(0)))[1:65]]
+_COSINES = np.cos(np.pi / SIDE * (np.arange(SIDE)[None] + 0.5) * np.arange(max(*_ROWS, *_COLUMNS) + 1)[:, None])
 
 
 def perceptual_hash(image: Image.Image | np.ndarray) -> int | None:
@@ -40,19 +34,15 @@ def perceptual_hash(image: Image.Image | np.ndarray) -> int | None:
     Raises:
         whatever PIL raises on damaged pixels.
     """
-    grey = _grey(Image.fromarray(image) if isinstance(image, np.ndarray) else image)
+    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    image.draft("L", (2 * SIDE, 2 * SIDE))
+    image = high_byte(image) if image.mode.startswith("I") else image
+    small = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=2.0)
+    grey = np.asarray(small, dtype=np.float64)
     if grey.std() < FLAT:
         return None
     values = (_COSINES @ grey @ _COSINES.T)[_ROWS, _COLUMNS]
     return int.from_bytes(np.packbits(values > np.median(values)).tobytes(), "big")
-
-
-def _grey(image: Image.Image) -> np.ndarray:
-    image.draft("L", (2 * SIDE, 2 * SIDE))
-    if image.mode.startswith("I"):
-        image = high_byte(image)
-    small = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=2.0)
-    return np.asarray(small, dtype=np.float64)
 
 
 def group_near_duplicates(hashes: Sequence[int | None], distance: int = DISTANCE) -> np.ndarray:
@@ -78,41 +68,32 @@ def group_near_duplicates(hashes: Sequence[int | None], distance: int = DISTANCE
 
 
 def _representatives(values: np.ndarray, distance: int) -> np.ndarray:
-    """``[U]`` int64 index of the representative of each of the ``[U]`` uint64 values, which are sorted and distinct.
-
-    Two values that differ in at most ``distance`` bits agree wholly in one of ``distance + 1`` bands of bits, so only
-    values that share a band are compared.
-    """
-    bands = [_Band(values, distance, index) for index in range(min(distance + 1, 64))]
+    """``[U]`` int64 index of the representative of each of the ``[U]`` uint64 values, which are sorted and distinct."""
+    # Two that differ in at most ``distance`` bits agree wholly in one of ``distance + 1`` bands of bits.
+    bands = [_band(values, distance, index) for index in range(min(distance + 1, 64))]
     taken_by = np.full(len(values), -1, dtype=np.int64)
     for i, value in enumerate(values):
         if taken_by[i] >= 0:
             continue
         taken_by[i] = i
-        for band in bands:
-            start, end = band.place[i] + 1, band.end[i]
-            if start == end:
+        for order, ordered, place, end in bands:
+            start = place[i] + 1
+            if start == end[i]:
                 continue
-            near = np.flatnonzero(np.bitwise_count(band.values[start:end] ^ value) <= distance)
+            near = np.flatnonzero(np.bitwise_count(ordered[start : end[i]] ^ value) <= distance)
             if len(near):
-                members = band.order[start + near]
+                members = order[start + near]
                 taken_by[members[taken_by[members] < 0]] = i
     return taken_by
 
 
-class _Band:
-    """The values in the order of some of their bits: those that agree with value ``i`` there and come after it in the
-    whole order lie at ``place[i] + 1 : end[i]``."""
-
-    def __init__(self, values: np.ndarray, distance: int, index: int) -> None:
-        # Neighbouring bits of the hash are correlated: every band takes bits from all over.
-        mask = sum(1 << bit for bit in range(index, 64, distance + 1))
-        keys = values & np.uint64(mask)
-        self.order = np.argsort(keys, kind="stable")
-        self.values = values[self.order]
-        keys = keys[self.order]
-        end = np.searchsorted(keys, keys, side="right")
-        place = np.empty(len(values), dtype=np.int64)
-        place[self.order] = np.arange(len(values))
-        self.place: list[int] = place.tolist()
-        self.end: list[int] = end[place].tolist()
+def _band(values: np.ndarray, distance: int, index: int) -> tuple[np.ndarray, np.ndarray, list[int], list[int]]:
+    """``order, values[order], place, end`` by some of the bits of the values: those that agree with value ``i`` there
+    and come after it in the whole order lie at ``place[i] + 1 : end[i]``."""
+    # Neighbouring bits of the hash are correlated: every band takes bits from all over.
+    keys = values & np.uint64(sum(1 << bit for bit in range(index, 64, distance + 1)))
+    order = np.argsort(keys, kind="stable")
+    keys = keys[order]
+    place = np.empty(len(values), dtype=np.int64)
+    place[order] = np.arange(len(values))
+    return order, values[order], place.tolist(), np.searchsorted(keys, keys, side="right")[place].tolist()

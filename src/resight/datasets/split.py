@@ -11,7 +11,7 @@ import re
 import signal
 import threading
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
@@ -32,9 +32,8 @@ class SplitResult:
         annotations: in the order given, each with its ``split``; images of no split are left out.
         rule: "given", "group" or "random".
         leakage: share (0..1) of the test images (of val, where there is no test) whose track or near-duplicate is in
-            train.
-        leaked_by: the same images counted by reason, "track" and "near_duplicate"; one image may count in both.
-        counts: boxes per class, by split: ``counts["train"]["stop"]``.
+            train; ``leaked_by`` counts them by reason, "track" and "near_duplicate", an image perhaps in both.
+        counts: boxes per class, by split: ``counts["train"]["stop"]``; of splits that have images.
         unsplit: file names of the images that are in no split.
         notes: sentences for the user.
     """
@@ -61,10 +60,7 @@ def split_annotations(
     """Gives every image a split. The order of ``annotations`` does not matter.
 
     Args:
-        annotations: the images.
-        rule: "given" keeps ``Annotation.split``; "group" keeps groups whole and gives every class its share of boxes
-            in each split as well as the groups allow; "random" shuffles images; "auto" is "given" where the
-            annotations name two splits or more, else "group".
+        rule: as ``write_records`` has it; "group" gives every class its share of each split as the groups allow.
         group_by: "track" (``Annotation.group``), "video" (the part of it before ``#``), a regular expression whose
             first capture or whole match on the file name is the group; None: ``Annotation.group`` where there is one.
         test_fraction, val_fraction: share of all images, and of the boxes of every class.
@@ -74,28 +70,30 @@ def split_annotations(
     Raises:
         ResightError: unknown fractions, expression or splits, or no split to keep.
     """
-    _check_fractions(test_fraction, val_fraction)
+    if not (0 <= test_fraction < 1 and 0 <= val_fraction < 1 and test_fraction + val_fraction < 1):
+        asked = f"test fraction {test_fraction:g} and val fraction {val_fraction:g}"
+        message = f"{asked} leave nothing to train on or are no fractions"
+        fix = "Both are 0 or more and together less than 1."
+        raise ResightError(message, where="--test-fraction, --val-fraction", fix=fix)
     order = sorted(range(len(annotations)), key=lambda i: _identity(annotations[i]))
     items = [annotations[i] for i in order]
     tracks = _tracks(items, group_by)
     near = group_near_duplicates([hashes[i] for i in order]).tolist() if hashes is not None else None
-    given = {item.split for item in items} - {None}
     if rule == "auto":
-        rule = "given" if len(given) > 1 else "group"
-    if rule == "given" and not given:
-        raise ResightError("the source has no split to keep", where="--split given", fix="Use '--split group'.")
+        rule = "given" if len({item.split for item in items} - {None}) > 1 else "group"
     fractions = {"test": test_fraction, "val": val_fraction}
     splits, notes = _assign(items, rule, fractions, seed, tracks, near)
-    if stray := sorted({split for split in splits if split is not None} - set(SPLITS)):
-        raise ResightError(f"unknown split {listed(stray)}; a split is one of {listed(SPLITS)}")
     leakage, leaked_by = _leakage(splits, tracks, near)
     parted = {i: replace(item, split=split) for i, item, split in zip(order, items, splits, strict=True)}
     unsplit = tuple(item.filename for item in parted.values() if item.split is None)
     if unsplit:
         notes.append(f"in no split and left out: {listed(unsplit, 5)}")
-    counts = _count(parted.values())
+    counts = {split: _boxes(parted.values(), split) for split in SPLITS if split in splits}
+    for split, boxes in counts.items():
+        if missing := sorted(set().union(*counts.values()) - boxes.keys()):
+            notes.append(f"{split} has no box of {listed(missing)}")
     kept = tuple(parted[i] for i in range(len(items)) if parted[i].split is not None)
-    return SplitResult(kept, rule, leakage, leaked_by, counts, unsplit, (*notes, *_missing_classes(counts)))
+    return SplitResult(kept, rule, leakage, leaked_by, counts, unsplit, tuple(notes))
 
 
 def _assign(
@@ -108,6 +106,11 @@ def _assign(
 ) -> tuple[list[str | None], list[str]]:
     """The split of each image by ``rule``, and notes on parts and groups."""
     if rule == "given":
+        given = {item.split for item in items if item.split is not None}
+        if not given:
+            raise ResightError("the source has no split to keep", where="--split given", fix="Use '--split group'.")
+        if stray := sorted(given - set(SPLITS)):
+            raise ResightError(f"unknown split {listed(stray)}; a split is one of {listed(SPLITS)}")
         return [item.split for item in items], []
     if rule == "random":
         splits = _random(len(items), fractions["test"], fractions["val"], seed)
@@ -116,13 +119,6 @@ def _assign(
     splits = stratify(items, groups, fractions, seed)
     notes = _empty_parts(splits, fractions, counted(len(set(groups)), "group"))
     return [*splits], notes + _large_groups(items, groups, tracks, splits.count("test"), fractions["test"])
-
-
-def _check_fractions(test: float, val: float) -> None:
-    if not (0 <= test < 1 and 0 <= val < 1 and test + val < 1):
-        message = f"test fraction {test:g} and val fraction {val:g} leave nothing to train on or are no fractions"
-        fix = "Both are 0 or more and together less than 1."
-        raise ResightError(message, where="--test-fraction, --val-fraction", fix=fix)
 
 
 def _identity(item: Annotation) -> tuple[str, str, str, str]:
@@ -152,11 +148,7 @@ def _tracks(items: Sequence[Annotation], group_by: str | None) -> list[str | Non
 
 
 def _searched(pattern: re.Pattern[str], names: Sequence[str]) -> list[re.Match[str] | None]:
-    """``pattern.search`` of each name, within a time limit: nested repetitions can take exponential time.
-
-    Raises:
-        ResightError: it takes longer.
-    """
+    """``pattern.search`` of each name; refuses one that takes too long: nested repetitions can, exponentially."""
 
     def give_up(*_: object) -> NoReturn:
         fix = "Write it without a repetition within a repetition, such as (a+)+."
@@ -195,10 +187,8 @@ def _random(count: int, test: float, val: float, seed: int) -> list[str]:
     order = list(range(count))
     random.Random(seed).shuffle(order)
     tests, vals = round(count * test), round(count * val)
-    splits = ["train"] * count
-    for at, i in enumerate(order[: tests + vals]):
-        splits[i] = "test" if at < tests else "val"
-    return splits
+    of = dict.fromkeys(order[:tests], "test") | dict.fromkeys(order[tests : tests + vals], "val")
+    return [of.get(i, "train") for i in range(count)]
 
 
 def _empty_parts(splits: Sequence[str], fractions: Mapping[str, float], amount: str) -> list[str]:
@@ -209,13 +199,11 @@ def _empty_parts(splits: Sequence[str], fractions: Mapping[str, float], amount: 
 def _large_groups(
     items: Sequence[Annotation], groups: Sequence[int], tracks: Sequence[str | None], tested: int, test_fraction: float
 ) -> list[str]:
-    notes = []
-    for group, size in Counter(groups).items():
-        if size > 1 and size > (tested or len(items) * test_fraction) / 2:
-            name = tracks[group] or f"those that look like {items[group].filename}"
-            share = "more than half the test part" if tested else f"of {len(items):,} in all"
-            notes.append(f"the group of {name} holds {size:,} images, {share}")
-    return notes
+    share = "more than half the test part" if tested else f"of {len(items):,} in all"
+    half = (tested or len(items) * test_fraction) / 2
+    large = {group: size for group, size in Counter(groups).items() if size > max(half, 1)}
+    names = {group: tracks[group] or f"those that look like {items[group].filename}" for group in large}
+    return [f"the group of {names[group]} holds {size:,} images, {share}" for group, size in large.items()]
 
 
 def _leakage(
@@ -232,15 +220,6 @@ def _leakage(
     return share, {"track": len(by_track), "near_duplicate": len(by_near)}
 
 
-def _count(items: Collection[Annotation]) -> dict[str, dict[str, int]]:
-    counts: dict[str, Counter[str]] = {split: Counter() for split in SPLITS if any(i.split == split for i in items)}
-    for item in items:
-        if item.split:
-            counts[item.split].update(box.label for box in item.boxes)
-    return {split: dict(sorted(count.items())) for split, count in counts.items()}
-
-
-def _missing_classes(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
-    classes = sorted({label for count in counts.values() for label in count})
-    missing = {split: [label for label in classes if label not in counts[split]] for split in counts}
-    return [f"{split} has no box of {listed(labels)}" for split, labels in missing.items() if labels]
+def _boxes(items: Iterable[Annotation], split: str) -> dict[str, int]:
+    """The number of boxes of each class that a split has."""
+    return dict(sorted(Counter(box.label for item in items if item.split == split for box in item.boxes).items()))

@@ -66,12 +66,11 @@ class _Names:
         self.exact: dict[str, list[int]] = defaultdict(list)
         self.by_tail: dict[str, set[int]] = defaultdict(set)
         self.loose: dict[str, set[int]] = defaultdict(set)
-        for i, names in enumerate(self.names):
-            for name in names:
-                self.exact[name].append(i)
-                self.by_tail[stem_of(name)].add(i)
-                self.by_tail[_tail(os.path.splitext(name)[0])].add(i)
-                self.loose[loosened(name)].add(i)
+        for i, name in ((i, name) for i, names in enumerate(self.names) for name in names):
+            self.exact[name].append(i)
+            self.by_tail[stem_of(name)].add(i)
+            self.by_tail[_tail(os.path.splitext(name)[0])].add(i)
+            self.loose[loosened(name)].add(i)
 
     def find(self, name: str) -> list[int]:
         return self.exact.get(name) or self._ending(name) or list(self.loose.get(loosened(name), ()))

@@ -31,7 +31,9 @@ def stratify(
     """
     wanted = {"test": fractions["test"], "val": fractions["val"], "train": 1 - fractions["test"] - fractions["val"]}
     shares, columns = _shares(items, groups)
-    parts = _Parts({split: share for split, share in wanted.items() if share > 0}, columns)
+    # By split and column: the share that is missing, and how many groups have any of it.
+    missing = {split: [share] * columns for split, share in wanted.items() if share > 0}
+    holders = {split: [0] * columns for split in missing}
 
     def size(group: int) -> tuple[int, bytes]:
         # Groups of about one size are shuffled, keyed by their first image: the order of the input must not matter.
@@ -39,14 +41,27 @@ def stratify(
         draw = hashlib.blake2b(f"{seed}\0{items[group].source_id}\0{items[group].filename}".encode(), digest_size=8)
         return int(largest * 2**32).bit_length(), draw.digest()
 
+    def move(group: int, split: str, sign: int) -> None:
+        for at, share in shares[group]:
+            missing[split][at] -= sign * share
+            holders[split][at] += sign
+
     order = sorted(shares, key=size, reverse=True)
-    chosen = dict.fromkeys(order, "")
+    chosen: dict[int, str] = {}
     for _ in range(_ROUNDS):
         moved = 0
         for group in order:
-            before = chosen[group]
-            chosen[group] = parts.place(shares[group], before)
-            moved += chosen[group] != before
+            before = chosen.get(group)
+            if before:
+                move(group, before, -1)
+            best, highest = "", float("-inf")
+            for split in (before, *missing) if before else missing:
+                gain = _gain(shares[group], missing[split], holders[split])
+                if gain > highest + _TIE:
+                    best, highest = split, gain
+            move(group, best, 1)
+            chosen[group] = best
+            moved += best != before
         if moved <= len(order) // 1000:
             break
     return [chosen[group] for group in groups]
@@ -66,35 +81,9 @@ def _shares(items: Sequence[Annotation], groups: Sequence[int]) -> tuple[dict[in
     return shares, len(total)
 
 
-class _Parts:
-    """The splits as they fill: by split and column the share that is missing, and how many groups have any of it."""
-
-    def __init__(self, wanted: Mapping[str, float], columns: int) -> None:
-        self.missing = {split: [share] * columns for split, share in wanted.items()}
-        self.holders = {split: [0] * columns for split in wanted}
-
-    def place(self, shares: Shares, current: str) -> str:
-        """Puts a group, which is in the split ``current`` or in none yet, in the split that gains most by it."""
-        if current:
-            self._move(shares, current, -1)
-        chosen, highest = "", float("-inf")
-        for split in (current, *self.missing) if current else self.missing:
-            gain = self._gain(shares, split)
-            if gain > highest + _TIE:
-                chosen, highest = split, gain
-        self._move(shares, chosen, 1)
-        return chosen
-
-    def _gain(self, shares: Shares, split: str) -> float:
-        """By how much the sum of squares would shrink; where equally, a class that the split lacks decides."""
-        missing, holders = self.missing[split], self.holders[split]
-        gain = 0.0
-        for at, share in shares:
-            gain += share * missing[at] + (0.0 if holders[at] else _FIRST_OF_CLASS)
-        return gain
-
-    def _move(self, shares: Shares, split: str, sign: int) -> None:
-        missing, holders = self.missing[split], self.holders[split]
-        for at, share in shares:
-            missing[at] -= sign * share
-            holders[at] += sign
+def _gain(shares: Shares, missing: Sequence[float], holders: Sequence[int]) -> float:
+    """By how much the sum of squares would shrink; where equally, a class that the split lacks decides."""
+    gain = 0.0
+    for at, share in shares:
+        gain += share * missing[at] + (0.0 if holders[at] else _FIRST_OF_CLASS)
+    return gain

@@ -46,11 +46,10 @@ def inspect_all(
                     message = f"{missing[0].message}. {did_you_mean(str(item.image))}".removesuffix(". ")
                     one = replace(one, problems=(replace(missing[0], message=message),))
                 found.append(one)
-    undecided = [(at, one.image) for at, one in enumerate(found) if one.undecided and one.image]
-    decision = decide([(items[at], image) for at, image in undecided], exif, habit)
-    for at, image in undecided if decision.frame else ():
-        judged = judge(items[at], image, known, frame=decision.frame, habit=habit, fingerprint=found[at].hash)
-        found[at] = judged
+    undecided = {at: one.image for at, one in enumerate(found) if one.undecided and one.image}
+    decision = decide([(items[at], image) for at, image in undecided.items()], exif, habit)
+    for at, image in undecided.items() if decision.frame else ():
+        found[at] = judge(items[at], image, known, frame=decision.frame, habit=habit, fingerprint=found[at].hash)
     return found, decision
 
 

@@ -47,18 +47,12 @@ class Sample:
 
 def suggest_flip_pairs(classes: Sequence[str]) -> dict[str, str]:
     """``{"turnLeft": "turnRight"}`` for the classes whose names say so."""
+    sides = ("left", "right"), ("Left", "Right"), ("LEFT", "RIGHT")
+    swapped = {**dict(sides), **{right: left for left, right in sides}}
     known = set(classes)
-    pairs = {name: _mirrored(name) for name in sorted(classes) if "left" in name.lower()}
+    left = sorted(name for name in known if "left" in name.lower())
+    pairs = {name: LEFT_RIGHT.sub(lambda found: swapped[found[0]], name) for name in left}
     return {name: other for name, other in pairs.items() if other in known and other != name}
-
-
-def _mirrored(name: str) -> str:
-    def swap(match: re.Match[str]) -> str:
-        word = match.group()
-        other = "right" if word.lower() == "left" else "left"
-        return other.upper() if word.isupper() else other.capitalize() if word[0].isupper() else other
-
-    return LEFT_RIGHT.sub(swap, name)
 
 
 @dataclass(frozen=True)
@@ -86,11 +80,9 @@ def augment(
             window is cut out that keeps at least one box whole.
     """
     height, width = (max(round(side * scale), 1) for side in size)
-    window = tuple(
-        min(full, max(round(side * config.crop), 32)) for full, side in zip((height, width), size, strict=True)
-    )
-    sample = crop(sample, window[0] / height, window[1] / width, generator)
-    sample = resize(sample, window[0], window[1])
+    rows = min(height, max(round(size[0] * config.crop), 32))
+    columns = min(width, max(round(size[1] * config.crop), 32))
+    sample = resize(crop(sample, rows / height, columns / width, generator), rows, columns)
     if torch.rand((), generator=generator) < config.flip:
         sample = flip(sample, rule)
     return replace(sample, image=jitter_color(sample.image, config.color, generator))
@@ -118,16 +110,15 @@ def crop(sample: Sample, share_y: float, share_x: float, generator: Generator) -
         chosen = choice[torch.randint(len(choice), (), generator=generator)]
         low, high = torch.minimum(first[chosen], last[chosen]), torch.maximum(first[chosen], last[chosen])
     corners = (low + places * (high - low)).floor().to(torch.int64)
-    best: tuple[float, Sample] | None = None
+    best, fewest = sample, math.inf
     for x, y in corners.tolist():
         window = _window(sample, x, y, columns, rows)
         cut = float(window.crowd.sum()) + 0.01 * (len(sample.boxes) - len(window.boxes))
-        if best is None or cut < best[0]:
-            best = (cut, window)
+        if cut < fewest:
+            best, fewest = window, cut
         if cut == 0:
             break
-    assert best is not None
-    return best[1]
+    return best
 
 
 def _window(sample: Sample, x: int, y: int, width: int, height: int) -> Sample:
@@ -161,9 +152,7 @@ def resize(sample: Sample, height: int, width: int) -> Sample:
 def flip(sample: Sample, rule: FlipRule) -> Sample:
     """The mirror image with classes changed by ``rule``; the sample itself where a class of it has no mirror class."""
     partner = torch.tensor(rule.partner, dtype=torch.int64)[sample.labels] if len(sample.labels) else sample.labels
-    if bool((partner < 0).any()):
-        return sample
-    return replace(mirror(sample), labels=partner)
+    return sample if bool((partner < 0).any()) else replace(mirror(sample), labels=partner)
 
 
 def mirror(sample: Sample) -> Sample:

@@ -25,10 +25,7 @@ SCALES = 8
 
 @dataclass(frozen=True)
 class TrainingExample:
-    """What a loader worker hands over.
-
-    image ``[3, H, W]`` at the network's size, uint8 or, in the TFOD dialect, float32 0..255.
-    """
+    """What a loader worker hands over; image ``[3, H, W]`` at the network's size, uint8 or, TFOD's, float32 0..255."""
 
     image: torch.Tensor
     target: Target
@@ -74,16 +71,14 @@ class TrainingSet(Dataset[TrainingExample | ResightError]):
 
 def training_batches(split: RecordSplit, config: Config) -> BatchSampler:
     """The batches that training takes, from its first step on."""
-    sizes, threshold = split.sizes, config.data.repeat_threshold
-    labels = np.split(split.box_labels, split.index.starts[1:-1]) if threshold else []
-    return BatchSampler(
-        config.train.seed,
-        np.minimum(sizes, config.model.tile) if config.model.tile else sizes,
-        config.train.batch_size,
-        shards=split.shard_numbers,
-        window=config.data.window,
-        repeats=repeat_factors(labels, len(split.label_map.names), threshold) if threshold else None,
-    )
+    sizes, repeats = split.sizes, None
+    if config.model.tile:
+        sizes = np.minimum(sizes, config.model.tile)
+    if threshold := config.data.repeat_threshold:
+        labels = np.split(split.box_labels, split.index.starts[1:-1])
+        repeats = repeat_factors(labels, len(split.label_map.names), threshold)
+    seed, size, window = config.train.seed, config.train.batch_size, config.data.window
+    return BatchSampler(seed, sizes, size, shards=split.shard_numbers, window=window, repeats=repeats)
 
 
 def finite_boxes(split: RecordSplit) -> np.ndarray:

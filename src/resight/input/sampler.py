@@ -13,114 +13,13 @@ from ..random_streams import numpy_stream
 
 @dataclass(frozen=True, slots=True)
 class SampleKey:
-    """What one example of a batch is made of: the record, and the numbers its random draws depend on.
-
-    ``copy`` counts the places that a record has in one epoch.
-    """
+    """What one example of a batch is made of: the record, which of its copies in the epoch, and the numbers that its
+    random draws depend on."""
 
     epoch: int
     batch: int
     record: int
     copy: int = 0
-
-
-def epoch_batches(
-    seed: int,
-    epoch: int,
-    sizes: np.ndarray,
-    batch_size: int,
-    shards: np.ndarray | None = None,
-    window: int = 1,
-    repeats: np.ndarray | None = None,
-) -> Iterator[list[SampleKey]]:
-    """The batches of an epoch, a pure function of its arguments.
-
-    Records are permuted, then landscape and portrait images are put in batches of their own, so that little of a batch
-    is padding; what is left over of both makes the last ones. Where there are more shards than ``window``, no more than
-    so many have their turn at a time, and this is done in one stretch of the order after another.
-
-    Args:
-        sizes: ``[N, 2]`` widths and heights of all records.
-        shards: ``[N]`` int64, the shard of each; by default one for all.
-        repeats: ``[N]`` float64, how often an epoch has each on average, 1 or more; by default once.
-    """
-    records, copies = _copies(seed, epoch, len(sizes), repeats)
-    sizes = sizes[records]
-    shards = np.zeros(len(records), np.int64) if shards is None else shards[records]
-    mixing = numpy_stream(seed, "batches", epoch)
-    mixed: list[np.ndarray] = []
-    for order in _stretches(seed, epoch, shards, window, batch_size):
-        portrait = sizes[order, 1] > sizes[order, 0]
-        kinds = order[~portrait], order[portrait]
-        full = [len(kind) // batch_size * batch_size for kind in kinds]
-        rest = np.concatenate([kind[end:] for kind, end in zip(kinds, full, strict=True)])
-        batches = [row for kind, end in zip(kinds, full, strict=True) for row in kind[:end].reshape(-1, batch_size)]
-        batches += [rest[start : start + batch_size] for start in range(0, len(rest), batch_size)]
-        mixed += [batches[place] for place in mixing.permutation(len(batches))]
-    for number, batch in enumerate(mixed):
-        places = zip(records[batch].tolist(), copies[batch].tolist(), strict=True)
-        yield [SampleKey(epoch, number, *place) for place in places]
-
-
-def repeat_factors(labels: Sequence[np.ndarray], num_classes: int, threshold: float) -> np.ndarray:
-    """``[N]`` float64, how often an epoch is to have each image, that rare classes are seen more often.
-
-    A class that a share ``f`` of the images has asks for ``max(1, sqrt(threshold / f))``, and an image is repeated as
-    the rarest of its classes asks (Gupta, Dollar and Girshick, LVIS, 2019, appendix B.2).
-
-    Args:
-        labels: class indices of each image; -1 is no class.
-    """
-    present = [np.unique(some[some >= 0]) for some in labels]
-    images = np.bincount(np.concatenate([*present, np.zeros(0, np.int64)]), minlength=num_classes)
-    share = np.maximum(images, 1) / max(len(labels), 1)
-    wanted = np.maximum(np.sqrt(threshold / share), 1.0)
-    return np.array([wanted[some].max(initial=1.0) for some in present])
-
-
-def epoch_length(count: int, repeats: np.ndarray | None) -> int:
-    """How many places all epochs of ``count`` records have, each in the same number."""
-    return count if repeats is None else round(float(repeats.sum()))
-
-
-def _copies(seed: int, epoch: int, count: int, repeats: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """The record of each place in an epoch, and which of its copies it is.
-
-    Every record has one place. The others are dealt systematically over a random order of the records, so that all
-    epochs are of one length and a record has the integers next to its factor.
-    """
-    if repeats is None:
-        return np.arange(count), np.zeros(count, np.int64)
-    draw = numpy_stream(seed, "repeats", epoch)
-    order = draw.permutation(count)
-    more = np.cumsum((repeats - 1)[order])
-    total = epoch_length(count, repeats) - count
-    marks = np.floor(more / max(more[-1], 1e-9) * total + draw.random()).astype(np.int64)
-    marks[-1] = total  # whatever was lost in rounding
-    times = np.empty(count, np.int64)
-    times[order] = 1 + np.diff(marks, prepend=0)
-    records = np.repeat(np.arange(count), times)
-    return records, np.arange(len(records)) - np.repeat(np.cumsum(times) - times, times)
-
-
-def _stretches(seed: int, epoch: int, shards: np.ndarray, window: int, batch_size: int) -> Iterator[np.ndarray]:
-    """The permuted places, cut between batches where the next shard has its turn."""
-    draw = numpy_stream(seed, "order", epoch)
-    count = int(shards.max(initial=0)) + 1
-    if count <= window:
-        yield draw.permutation(len(shards))
-        return
-    # Shard after shard begins; its records are spread evenly over the turns of the window - 1 that follow it.
-    turn = draw.permutation(count)[shards] + (window - 1) * draw.random(len(shards))
-    order = np.lexsort((draw.random(len(shards)), turn))
-    turn = turn[order]
-    start = 0
-    while start < len(order):
-        end = int(np.searchsorted(turn, turn[start] + 1, "right"))
-        if end < len(order):
-            end = start + max((end - start) // batch_size, 1) * batch_size
-        yield order[start:end]
-        start = end
 
 
 @dataclass(frozen=True)
@@ -140,24 +39,107 @@ class BatchSampler:
 
     A batch is of one format, but for what is left over of both. A training that is resumed after three batches has
     ``start=3`` and goes on with ``[(1, 2), (1, 3)]``.
+
+    Args:
+        sizes: ``[N, 2]`` widths and heights of all records.
+        start: batches already taken.
+        shards: ``[N]`` int64, the shard of each record; by default one for all.
+        window: where there are more shards, no more than so many have their turn at a time.
+        repeats: ``[N]`` float64, how often an epoch has each record on average, 1 or more; by default once.
     """
 
     seed: int
     sizes: np.ndarray
     batch_size: int
-    start: int = 0  # batches already taken
+    start: int = 0
     shards: np.ndarray | None = None
     window: int = 1
     repeats: np.ndarray | None = None
 
     @property
+    def places(self) -> int:
+        """How many places each epoch has."""
+        return len(self.sizes) if self.repeats is None else round(float(self.repeats.sum()))
+
+    @property
     def per_epoch(self) -> int:
-        return -(-epoch_length(len(self.sizes), self.repeats) // self.batch_size)
+        return -(-self.places // self.batch_size)
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         first, skip = divmod(self.start, self.per_epoch)
         for epoch in itertools.count(first):
-            batches = epoch_batches(
-                self.seed, epoch, self.sizes, self.batch_size, self.shards, self.window, self.repeats
-            )
-            yield from itertools.islice(batches, skip if epoch == first else 0, None)
+            yield from itertools.islice(self.epoch(epoch), skip if epoch == first else 0, None)
+
+    def epoch(self, epoch: int) -> Iterator[list[SampleKey]]:
+        """The batches of an epoch: records are permuted, then landscape and portrait images are put in batches of their
+        own, so that little of a batch is padding; what is left over of both makes the last ones."""
+        records, copies = self._copies(epoch)
+        sizes, size = self.sizes[records], self.batch_size
+        mixing = numpy_stream(self.seed, "batches", epoch)
+        mixed: list[np.ndarray] = []
+        for order in self._stretches(epoch, records):
+            portrait = sizes[order, 1] > sizes[order, 0]
+            kinds = order[~portrait], order[portrait]
+            full = [len(kind) // size * size for kind in kinds]
+            rest = np.concatenate([kind[end:] for kind, end in zip(kinds, full, strict=True)])
+            batches = [row for kind, end in zip(kinds, full, strict=True) for row in kind[:end].reshape(-1, size)]
+            batches += [rest[start : start + size] for start in range(0, len(rest), size)]
+            mixed += [batches[place] for place in mixing.permutation(len(batches))]
+        for number, batch in enumerate(mixed):
+            places = zip(records[batch].tolist(), copies[batch].tolist(), strict=True)
+            yield [SampleKey(epoch, number, *place) for place in places]
+
+    def _copies(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The record of each place in an epoch, and which of its copies it is.
+
+        Every record has one place. The others are dealt systematically over a random order of the records, so that all
+        epochs are of one length and a record has the integers next to its factor.
+        """
+        count = len(self.sizes)
+        if self.repeats is None:
+            return np.arange(count), np.zeros(count, np.int64)
+        draw = numpy_stream(self.seed, "repeats", epoch)
+        order = draw.permutation(count)
+        more = np.cumsum((self.repeats - 1)[order])
+        total = self.places - count
+        marks = np.floor(more / max(more[-1], 1e-9) * total + draw.random()).astype(np.int64)
+        marks[-1] = total  # whatever was lost in rounding
+        times = np.empty(count, np.int64)
+        times[order] = 1 + np.diff(marks, prepend=0)
+        records = np.repeat(np.arange(count), times)
+        return records, np.arange(len(records)) - np.repeat(np.cumsum(times) - times, times)
+
+    def _stretches(self, epoch: int, records: np.ndarray) -> Iterator[np.ndarray]:
+        """The permuted places, cut between batches where the next shard has its turn."""
+        draw = numpy_stream(self.seed, "order", epoch)
+        count = 1 if self.shards is None else int(self.shards.max(initial=0)) + 1
+        if self.shards is None or count <= self.window:
+            yield draw.permutation(len(records))
+            return
+        # Shard after shard begins; its records are spread evenly over the turns of the window - 1 that follow it.
+        turn = draw.permutation(count)[self.shards[records]] + (self.window - 1) * draw.random(len(records))
+        order = np.lexsort((draw.random(len(records)), turn))
+        turn = turn[order]
+        start = 0
+        while start < len(order):
+            end = int(np.searchsorted(turn, turn[start] + 1, "right"))
+            if end < len(order):
+                end = start + max((end - start) // self.batch_size, 1) * self.batch_size
+            yield order[start:end]
+            start = end
+
+
+def repeat_factors(labels: Sequence[np.ndarray], num_classes: int, threshold: float) -> np.ndarray:
+    """``[N]`` float64, how often an epoch is to have each image, that rare classes are seen more often.
+
+    A class that a share ``f`` of the images has asks for ``max(1, sqrt(threshold / f))``, and an image is repeated as
+    the rarest of its classes asks (Gupta, Dollar and Girshick, LVIS, 2019, appendix B.2).
+
+    Args:
+        labels: class indices of each image; -1 is no class.
+    """
+    present = [np.unique(some[some >= 0]) for some in labels]
+    images = np.bincount(np.concatenate([*present, np.zeros(0, np.int64)]), minlength=num_classes)
+    share = np.maximum(images, 1) / max(len(labels), 1)
+    wanted = np.maximum(np.sqrt(threshold / share), 1.0)
+    return np.array([wanted[some].max(initial=1.0) for some in present])

@@ -36,7 +36,10 @@ def find_records(root: str, globs: Mapping[str, str | Sequence[str]], problems: 
     """
     if not root and not globs:
         raise ResightError("no records are named", where="data.path", fix="Give a records folder: --data RECORDS.")
-    found = {split: _by_globs(root, split, patterns) for split, patterns in globs.items()}
+    found = {}
+    for split, patterns in globs.items():
+        several = [patterns] if isinstance(patterns, str) else patterns
+        found[split] = list(dict.fromkeys(file for pattern in several for file in _by_glob(root, split, pattern)))
     given = {file for files in found.values() for file in files}
     files = [file for file in _files(root) if IS_RECORD.search(file) and file not in given]
     if is_file(root):
@@ -49,16 +52,15 @@ def find_records(root: str, globs: Mapping[str, str | Sequence[str]], problems: 
         if untold:
             raise ResightError(f"no file name contains a split word: {listed(untold)}", where=root, fix=_KEYS)
         _no_records(root)
-    several = {split: keys for split, keys in sets.items() if len(keys) > 1}
-    if several:
-        choices = "; ".join(f"{split}: {listed(sorted(keys))}" for split, keys in several.items())
+    if ambiguous := {split: keys for split, keys in sets.items() if len(keys) > 1}:
+        choices = "; ".join(f"{split}: {listed(sorted(keys))}" for split, keys in ambiguous.items())
         raise ResightError(f"ambiguous file names, several sets of records for {choices}", where=root, fix=_KEYS)
     if untold:
         message = f"belong to no split and are not read: {listed(untold)}"
         problems.append(Problem("warning", "unassigned_records", root, message))
     for split, keys in sets.items():
         found[split] = sorted(*keys.values())
-        _check_numbers(found[split], problems)
+        problems += _missing_shards(found[split])
     return {split: found[split] for split in SPLITS if split in found}
 
 
@@ -75,11 +77,6 @@ def _by_name(root: str, files: Sequence[str]) -> tuple[dict[str, dict[str, list[
         else:
             untold.append(os.path.relpath(file, root))
     return sets, untold
-
-
-def _by_globs(root: str, split: str, patterns: str | Sequence[str]) -> list[str]:
-    patterns = [patterns] if isinstance(patterns, str) else patterns
-    return list(dict.fromkeys(file for pattern in patterns for file in _by_glob(root, split, pattern)))
 
 
 def find_label_map(
@@ -100,18 +97,17 @@ def find_label_map(
         path = beside if os.path.exists(beside) and not os.path.exists(given) else given
         return path, _label_map(path)
     fix = "Name it. " + _TAKES.format("data.label_map=FILE", "label_map in [data]") + " data build takes --labels MAP."
-    paths = [path for path in _files(folder or ".") if path.lower().endswith(".pbtxt")]
-    if otherwise is not None and (not paths or any(_label_map(p).items != _label_map(paths[0]).items for p in paths)):
+    maps = {path: _label_map(path) for path in _files(folder or ".") if path.lower().endswith(".pbtxt")}
+    if len({found.items for found in maps.values()}) == 1:
+        return next(iter(maps.items()))
+    if otherwise is not None:
         if isinstance(otherwise, LabelMap):
             return "the label map", otherwise
         return os.fspath(otherwise), _label_map(os.fspath(otherwise))
-    if not paths:
+    if not maps:
         raise ResightError("records need a label map (*.pbtxt), and there is none", where=folder or ".", fix=fix)
-    maps = [(path, _label_map(path)) for path in paths]
-    if any(found.items != maps[0][1].items for _, found in maps):
-        names = listed(os.path.relpath(path, folder or ".") for path in paths)
-        raise ResightError(f"there are different label maps: {names}", where=folder or ".", fix=fix)
-    return maps[0]
+    names = listed(os.path.relpath(path, folder or ".") for path in maps)
+    raise ResightError(f"there are different label maps: {names}", where=folder or ".", fix=fix)
 
 
 def is_file(path: str) -> bool:
@@ -157,9 +153,8 @@ def _visible(folder: str) -> list[os.DirEntry[str]]:
 def _by_glob(root: str, split: str, pattern: str) -> list[str]:
     if is_remote(pattern) or is_remote(root):
         pattern = pattern if is_remote(pattern) else storage.join(root, pattern)
-        fixed = pattern[: re.search(r"[*?\[]|$", pattern).start()]  # type: ignore[union-attr]
-        matching = [found.address for found in storage.find(fixed.rpartition("/")[0])]
-        matching = fnmatch.filter(matching, pattern)
+        fixed = re.split(r"[*?\[]", pattern)[0]
+        matching = fnmatch.filter((found.address for found in storage.find(fixed.rpartition("/")[0])), pattern)
         if not matching:
             raise ResightError(f"no object matches {pattern!r}", where=f"data.{split}")
         return matching
@@ -184,16 +179,14 @@ def _set_of(name: str) -> str:
     return stem if stem != name else re.sub(r"[-_.](\d{1,3}|\d{5,})(?=\.\w+$)", "*", name)
 
 
-def _check_numbers(files: Sequence[str], problems: list[Problem]) -> None:
-    numbers = [match for file in files if (match := _NUMBERED.search(os.path.basename(file)))]
-    totals = {int(match.group(2)) for match in numbers}
-    if len(totals) != 1 or len(numbers) != len(files):
-        return
-    total = totals.pop()
-    missing = sorted(set(range(total)) - {int(match.group(1)) for match in numbers}) if total <= 10**6 else []
-    if missing:
-        message = f"of {total} shards {len(missing)} are missing: number {listed(missing)}"
-        problems.append(Problem("error", MISSING, files[0], message))
+def _missing_shards(files: Sequence[str]) -> list[Problem]:
+    found = [match for file in files if (match := _NUMBERED.search(os.path.basename(file)))]
+    numbers, totals = {int(match[1]) for match in found}, {int(match[2]) for match in found}
+    if len(totals) != 1 or len(found) != len(files) or (total := totals.pop()) > 10**6:
+        return []
+    missing = sorted(set(range(total)) - numbers)
+    message = f"of {total} shards {len(missing)} are missing: number {listed(missing)}"
+    return [Problem("error", MISSING, files[0], message)] if missing else []
 
 
 def _no_records(root: str) -> NoReturn:

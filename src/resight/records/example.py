@@ -50,10 +50,9 @@ class Record:
     group: str = ""
 
 
-_BBOX = "image/object/bbox/"
+_BBOX, _SIDES = "image/object/bbox/", ("xmin", "ymin", "xmax", "ymax")
 _TEXT, _LABEL = "image/object/class/text", "image/object/class/label"
-_FLAGS = {"difficult": "image/object/difficult", "crowd": "image/object/is_crowd", "occluded": "image/object/occluded"}
-
+FLAGS = {"difficult": "image/object/difficult", "crowd": "image/object/is_crowd", "occluded": "image/object/occluded"}
 
 # tensorflow/core/example/{feature,example}.proto in few words.
 _PROTO = """
@@ -98,11 +97,11 @@ def encode_example(record: Record) -> bytes:
     feature["image/height"].int64_list.value.append(record.height)
     boxes = np.asarray(record.boxes, np.float64).reshape(-1, 4)
     scale = np.array([record.width, record.height] * 2)
-    for side, column in zip(("xmin", "ymin", "xmax", "ymax"), (boxes / scale).T, strict=True):
+    for side, column in zip(_SIDES, (boxes / scale).T, strict=True):
         feature[_BBOX + side].float_list.value.extend(column.tolist())
     put(_TEXT, *record.label_texts)
     feature[_LABEL].int64_list.value.extend(np.asarray(record.label_ids, np.int64).tolist())
-    for name, key in _FLAGS.items():
+    for name, key in FLAGS.items():
         feature[key].int64_list.value.extend(np.asarray(getattr(record, name), np.int64).tolist())
     area = np.asarray(record.area, np.float64)
     if np.isfinite(area).any():
@@ -127,7 +126,7 @@ def decode_example(payload: bytes, where: str = "") -> Record:
     if not (width and height):
         info = probe(encoded, where)
         width, height = info.width, info.height
-    corners = [read.numbers(_BBOX + side) for side in ("xmin", "ymin", "xmax", "ymax")]
+    corners = [read.numbers(_BBOX + side) for side in _SIDES]
     count = len(corners[0])
     if any(len(corner) != count for corner in corners):
         counts = "/".join(str(len(corner)) for corner in corners)
@@ -151,15 +150,13 @@ def decode_example(payload: bytes, where: str = "") -> Record:
         label_ids=ids if len(ids) == count else np.zeros(count, np.int64),
         area=(area if len(area) == count else np.full(count, np.nan)).astype(np.float32),
         group=read.text("image/source_group"),
-        **{name: read.flags(key, count) for name, key in _FLAGS.items()},
+        **{name: read.flags(key, count) for name, key in FLAGS.items()},
     )
 
 
 def on_image(record: Record, height: int, width: int) -> Record:
-    """The record with its boxes on its image as decoded, should that have another size than the record states.
-
-    Boxes are stored as shares of the image's sides, so they belong to the pixels there are, as TFOD takes them.
-    """
+    """The record with its boxes on its image as decoded, should that have another size than the record states: boxes
+    are stored as shares of the image's sides, so they belong to the pixels there are, as TFOD takes them."""
     if (record.height, record.width) == (height, width):
         return record
     scale = np.array([width / record.width, height / record.height] * 2, np.float32)
@@ -202,13 +199,10 @@ class _Reader:
         return f"{self.where}, {key}" if self.where else key
 
     def _values(self, key: str, *kinds: str) -> Any:
-        if key not in self.feature:
-            return ()
-        found = self.feature[key]
-        kind = found.WhichOneof("kind")
+        kind = self.feature[key].WhichOneof("kind") if key in self.feature else None
         if kind is None:
             return ()
-        values = getattr(found, kind).value
+        values = getattr(self.feature[key], kind).value
         if values and kind not in kinds:
             raise ResightError(f"is a {kind} where a {kinds[0]} belongs", where=self.at(key))
         return values

@@ -33,7 +33,7 @@ from ..io.object_store import StorageError
 from ..io.outputs import atomic_file
 from ..io.progress import meter
 from .example import Record, decode_example
-from .tfrecord import OVERHEAD, TFRecordWriter, read_tfrecord
+from .tfrecord import OVERHEAD, TFRecordWriter, explained, read_tfrecord
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +47,7 @@ _STRINGS = ("format", "filename", "source_id", "group")
 
 @dataclass(frozen=True)
 class Shard:
-    """A file of records by its name in the data set, and what tells that it has changed: ``stamp`` is the mtime in ns,
-    of a remote file its ETag."""
+    """A file of records by its name in the data set; ``stamp`` is its mtime in ns, of a remote file its ETag."""
 
     name: str
     size: int
@@ -164,11 +163,15 @@ def open_index(folder: str, files: Sequence[str | CachedFile], *, beside: bool) 
     places = [os.path.join(cache_folder(), "index", f"{key.hexdigest()[:32]}.index")]
     if beside and not remote:
         places.insert(0, os.path.join(folder, INDEX))
-    for place in places:
-        if index := load_index(place, shards):
-            return index
-    if beside and remote and (index := _remote_index(folder, shards)):
+    if index := next(filter(None, (load_index(place, shards) for place in places)), None):
         return index
+    if beside and remote and (found := storage.stat(storage.join(folder, INDEX))):
+        # One made before the shards were copied knows no ETags: it holds for shards of the same sizes, and each record
+        # is compared with it when it is read.
+        with tempfile.TemporaryDirectory() as local:
+            storage.download(found, Path(local, INDEX))
+            if index := load_index(os.path.join(local, INDEX), shards):
+                return index
     index = scan(files, shards)
     for place in () if index.damaged else places:
         try:
@@ -184,22 +187,9 @@ def _shard(file: str | CachedFile, folder: str) -> Shard:
     name = os.path.basename(str(file)) if name.startswith("..") else name
     if isinstance(file, CachedFile):
         return Shard(name, file.size, file.etag)
-    try:
+    with explained("read", file):
         stat = os.stat(file)
-    except OSError as error:
-        raise ResightError(f"cannot read the records: {error.strerror}", where=file) from error
     return Shard(name, stat.st_size, stat.st_mtime_ns)
-
-
-def _remote_index(folder: str, shards: Sequence[Shard]) -> Index | None:
-    """The index that lies beside remote shards. One made before they were copied there knows no ETags: it holds for
-    shards of the same sizes, and each record is compared with it when it is read."""
-    found = storage.stat(storage.join(folder, INDEX))
-    if found is None:
-        return None
-    with tempfile.TemporaryDirectory() as local:
-        storage.download(found, Path(local, INDEX))
-        return load_index(os.path.join(local, INDEX), shards)
 
 
 def scan(files: Sequence[str | CachedFile], shards: Sequence[Shard]) -> Index:
@@ -223,11 +213,9 @@ def scan(files: Sequence[str | CachedFile], shards: Sequence[Shard]) -> Index:
 
 
 def merge_repeats(index: Index) -> tuple[Index, int]:
-    """Joins records that hold one image (same file name or source id, same bytes) with different lists of boxes.
-
-    The old workflow wrote an image with n boxes n times, with its first 1..n boxes. The first of them stays, with the
-    union of the boxes; equal boxes within one record are kept. Returns the index and how many records went into others.
-    """
+    """Joins records that hold one image (same file name or source id, same bytes) with different lists of boxes, as the
+    old workflow wrote them. The first stays, with the union of the boxes; equal boxes within one record are kept.
+    Returns the index and how many records went into others."""
     group_of: dict[tuple[int, str, str], int] = {}
     groups: dict[int, list[int]] = {}
     names, ids = index.strings["filename"], index.strings["source_id"]
@@ -311,18 +299,12 @@ def load_index(path: str, shards: Sequence[Shard]) -> Index | None:
 
 
 def _check(index: Index) -> None:
-    """
-    Raises:
-        ValueError: the columns are not what a scan of the shards can have found.
-    """
+    """Raises ValueError where the columns are not what a scan of the shards can have found."""
     records, boxes, count, total = index.records, index.boxes, len(index), len(index.boxes["boxes"])
-    expected: list[tuple[str, np.ndarray, type, tuple[int, ...]]]
-    expected = [(name, column, np.int64, (count,)) for name, column in records.items()]
-    expected += [
-        (name, boxes[name], kind, (total, 4) if name == "boxes" else (total,)) for name, kind in _BOX_COLUMNS.items()
-    ]
-    for name, column, kind, shape in expected:
-        if column.dtype != kind or column.shape != shape:
+    kinds = dict.fromkeys(_RECORD_COLUMNS, np.int64) | _BOX_COLUMNS
+    for name, column in (*records.items(), *boxes.items()):
+        shape = (count if name in records else total, *((4,) if name == "boxes" else ()))
+        if column.dtype != kinds[name] or column.shape != shape:
             raise ValueError(f"the column {name} is of another type or length")
     for name, texts in (*index.strings.items(), ("texts", list(index.texts))):
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
@@ -330,10 +312,10 @@ def _check(index: Index) -> None:
         "".join(texts).encode()  # half a surrogate pair is no text
         if name != "texts" and len(texts) != count:
             raise ValueError(f"{name} has {len(texts)} texts for {count} records")
-    positive = {"width": 1 << 31, "height": 1 << 31}
-    bounds = {"shard": len(index.shards), "crc": 1 << 32, "length": 1 << 62, "count": total + 1, **positive}
-    ranges = [(name, records[name], int(name in positive), limit) for name, limit in bounds.items()]
-    for name, values, low, limit in (*ranges, ("text", boxes["text"], 0, len(index.texts))):
+    bounds = {"shard": len(index.shards), "crc": 1 << 32, "length": 1 << 62, "count": total + 1}
+    bounds |= {"width": 1 << 31, "height": 1 << 31, "text": len(index.texts)}
+    for name, limit in bounds.items():
+        values, low = boxes[name] if name == "text" else records[name], int(name in ("width", "height"))
         if len(values) and not (values.min() >= low and values.max() < limit):
             raise ValueError(f"{name} is out of its range")
     if records["count"].sum() != total:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,17 +29,13 @@ from .tfrecord import ShardReader
 log = logging.getLogger(__name__)
 
 INFO = "dataset.json"
-
-
 _PIXELS = 3  # a share of a side this large cannot be meant
 
 
 @dataclass(frozen=True, eq=False)
 class RecordSplit:
-    """The images of one split, in a fixed order; ``split[i]`` is a :class:`Record` with its image, CRC verified.
-
-    ``repeats`` is how many records were joined to another of the same image. Can be pickled.
-    """
+    """The images of one split, in a fixed order; ``split[i]`` is a :class:`Record` with its image, CRC verified. Can be
+    pickled. ``repeats`` is how many records were joined to another of the same image."""
 
     name: str
     shards: tuple[str, ...]
@@ -56,11 +52,8 @@ class RecordSplit:
         return self.index.record(i, decode_image_bytes(self.reader[i], self.where(i)))
 
     def pixels(self, i: int, record: Record) -> np.ndarray:
-        """The image of ``record``, which is ``self[i]``, ``[H, W, 3]`` uint8 RGB as stored.
-
-        Raises:
-            ResightError: it is damaged; says how to go on without it.
-        """
+        """The image of ``record``, which is ``self[i]``, ``[H, W, 3]`` uint8 RGB as stored. Raises ResightError where
+        it is damaged, and says how to go on without it."""
         try:
             return decode(record.encoded, self.where(i))
         except ResightError as error:
@@ -77,10 +70,7 @@ class RecordSplit:
         return np.unique(self.index.records["shard"], return_inverse=True)[1]
 
     def check_window(self, window: int) -> None:
-        """
-        Raises:
-            ResightError: the local cache cannot hold the shards that are shuffled together, and one more.
-        """
+        """Raises ResightError where the local cache cannot hold the shards that are shuffled together, and one more."""
         remote = [file for file in self.reader.files if isinstance(file, CachedFile)]
         sizes = sorted((file.size for file in remote), reverse=True)[: window + 1]
         if remote and sum(sizes) > (limit := remote[0].cache.limit):
@@ -172,35 +162,29 @@ def open_configured(data: DataConfig, labels: str | os.PathLike[str] | LabelMap 
         raise ResightError("; ".join(p.message for p in missing), where=missing[0].where, fix=fix)
     opened = _opened(paths, data.cache_gb)
     index = open_index(folder, opened, beside=bool(info) and not globs)
-    if index.damaged:
-        _report_damage(index, data.on_bad_record, problems)
-    splits = {}
+    _report_damage(index, data.on_bad_record, problems)
+    splits: dict[str, RecordSplit] = {}
     first = 0
     for name, files in found.items():
         own = opened[first : first + len(files)]
-        splits[name] = _split(name, own, first, index, label_map, data.as_stored, problems)
+        splits[name], found_there = _split(name, own, first, index, label_map, not data.as_stored)
+        problems += found_there
         first += len(files)
-    problems.extend(_label_problems(splits, label_map, map_file))
+    for split in splits.values():
+        problems.extend(_label_problems(split, map_file))
     problems.extend(problem for split in splits.values() if (problem := _pixel_problem(split)))
     return Records(root, label_map, splits, info, index.digest, problems)
 
 
 def _split(
-    name: str,
-    files: list[str | CachedFile],
-    first: int,
-    index: Index,
-    labels: LabelMap,
-    as_stored: bool,
-    problems: list[Problem],
-) -> RecordSplit:
+    name: str, files: list[str | CachedFile], first: int, index: Index, labels: LabelMap, joins: bool
+) -> tuple[RecordSplit, list[Problem]]:
+    problems: list[Problem] = []
     shard = index.records["shard"]
     part = index.take(np.flatnonzero((shard >= first) & (shard < first + len(files))))
     if not len(part):
         problems.append(Problem("error", "empty_split", listed(files, 3), f"{name} holds no records"))
-    repeats = 0
-    if not as_stored:
-        part, repeats = merge_repeats(part)
+    part, repeats = merge_repeats(part) if joins else (part, 0)
     if repeats:
         what = f"{repeats} records of {name} repeat an image with other boxes"
         message = f"{what}; each image is read once, with all its boxes"
@@ -208,7 +192,7 @@ def _split(
         log.warning("%s", message)
     shard, offset, length, crc = (part.records[column] for column in ("shard", "offset", "length", "crc"))
     reader = ShardReader(files, shard - first, offset, length, crc)
-    return RecordSplit(name, tuple(map(str, files)), labels, repeats, part, reader)
+    return RecordSplit(name, tuple(map(str, files)), labels, repeats, part, reader), problems
 
 
 def _class(labels: LabelMap, text: str, id: int) -> int:
@@ -216,25 +200,22 @@ def _class(labels: LabelMap, text: str, id: int) -> int:
     return -1 if found is None else found
 
 
-def _label_problems(splits: dict[str, RecordSplit], labels: LabelMap, map_file: str) -> list[Problem]:
+def _label_problems(split: RecordSplit, map_file: str) -> Iterator[Problem]:
     """Classes that the label map does not know, and numbers that say another class than the text."""
-    problems = []
-    for split in splits.values():
-        pairs, _, counts = split.index.classes()
-        for (text_number, id), count in zip(pairs.tolist(), counts.tolist(), strict=True):
-            text = split.index.texts[text_number]
-            by_id = labels.index_of_id(id)
-            what = f"{count} box{'es' * (count != 1)} of {split.name} with the class "
-            what += f"text '{text}'" if text else f"number {id}"
-            if _class(labels, text, id) < 0:
-                number = f"; their number {id} is '{labels.names[by_id]}'" if text and by_id is not None else ""
-                message = f"{what}, unknown to {map_file}{number}"
-                problems.append(Problem("error", "unknown_class", split.shards[0], message))
-            elif text and id and by_id != labels.index_of(text):
-                other = f"'{labels.names[by_id]}'" if by_id is not None else "unknown"
-                message = f"{what} and the number {id}, which is {other} in {map_file}; the text counts"
-                problems.append(Problem("warning", "class_disagrees", split.shards[0], message))
-    return problems
+    labels = split.label_map
+    pairs, _, counts = split.index.classes()
+    for (text_number, id), count in zip(pairs.tolist(), counts.tolist(), strict=True):
+        text = split.index.texts[text_number]
+        by_id = labels.index_of_id(id)
+        what = f"{count} box{'es' * (count != 1)} of {split.name} with the class "
+        what += f"text '{text}'" if text else f"number {id}"
+        if _class(labels, text, id) < 0:
+            number = f"; their number {id} is '{labels.names[by_id]}'" if text and by_id is not None else ""
+            yield Problem("error", "unknown_class", split.shards[0], f"{what}, unknown to {map_file}{number}")
+        elif text and id and by_id != labels.index_of(text):
+            other = f"'{labels.names[by_id]}'" if by_id is not None else "unknown"
+            message = f"{what} and the number {id}, which is {other} in {map_file}; the text counts"
+            yield Problem("warning", "class_disagrees", split.shards[0], message)
 
 
 def _pixel_problem(split: RecordSplit) -> Problem | None:
@@ -244,24 +225,20 @@ def _pixel_problem(split: RecordSplit) -> Problem | None:
     beyond = int((boxes > _PIXELS * np.tile(sizes, 2)).any(axis=1).sum())
     if not beyond or beyond < len(boxes) / 2:
         return None
-    message = (
-        f"{beyond:,} of {counted(len(boxes), 'box', 'boxes')} of {split.name} have corners far above 1: these look "
-        "like pixel coordinates; records store normalised ones"
-    )
+    message = f"{beyond:,} of {counted(len(boxes), 'box', 'boxes')} of {split.name} have corners far above 1: these look "
+    message += "like pixel coordinates; records store normalised ones"
     return Problem("error", "pixel_box", split.shards[0], message)
 
 
 def _report_damage(index: Index, on_bad: str, problems: list[Problem]) -> None:
-    if on_bad == "skip":
+    if on_bad == "skip" or not index.damaged:
         problems.extend(Problem("error", "damaged_record", where, message) for where, message in index.damaged)
         return
-    (where, message), others = index.damaged[0], index.damaged[1:]
+    (where, message), *others = index.damaged
     if others:
         message += f"; {len(others)} more damaged: {listed((f'{w}: {m}' for w, m in others), 5)}"
     fix = "Copy or build the records again, or train without the damaged ones: train --set data.on_bad_record=skip."
-    if "gunzip" in message:
-        fix = ""  # nothing would be left
-    raise ResightError(message, where=where, fix=fix)
+    raise ResightError(message, where=where, fix="" if "gunzip" in message else fix)  # nothing would be left of that
 
 
 def _opened(paths: list[str], gigabytes: float) -> list[str | CachedFile]:
@@ -272,12 +249,8 @@ def _opened(paths: list[str], gigabytes: float) -> list[str | CachedFile]:
     if len(remote) < len(paths):
         raise ResightError("some records are local and some remote", where=listed(paths, 3), fix="Copy them together.")
     cache = BlockCache(int(gigabytes * 1e9))
-    folders = {path.rpartition("/")[0] for path in remote}
-    found = {
-        one.address: CachedFile(one.address, one.size, one.etag, cache)
-        for folder in folders
-        for one in storage.find(folder)
-    }
+    stored = [one for folder in {path.rpartition("/")[0] for path in remote} for one in storage.find(folder)]
+    found = {one.address: CachedFile(one.address, one.size, one.etag, cache) for one in stored}
     return [found[path] for path in paths]
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import google_crc32c
@@ -24,6 +25,7 @@ _HEADER = struct.Struct("<QI")
 _CRC = struct.Struct("<I")
 OVERHEAD = _HEADER.size + _CRC.size  # bytes of a record beside its payload
 _MISMATCH = "damaged: the record does not match its CRC"
+_TRUNCATED = "truncated: a record of {} bytes, and {} bytes left in the file"
 _LARGE = 64 << 20  # bytes of a payload that is not held before its CRC is known to be right
 _MAX_OPEN = 256  # files a reader keeps open
 
@@ -50,7 +52,7 @@ class File(Protocol):
 AnyFile = str | os.PathLike[str] | File  # a file by its path, or open
 
 
-class TFRecordWriter:
+class TFRecordWriter(AbstractContextManager["TFRecordWriter"]):
     """Writes records to a new file; a context manager.
 
     Raises:
@@ -60,49 +62,41 @@ class TFRecordWriter:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         self._offset = 0
-        with _explained("write", self.path):
+        with explained("write", self.path):
             self._file = open(path, "wb", buffering=1 << 17)  # noqa: SIM115 (closed by close)
 
     def write(self, payload: bytes) -> int:
         """Appends one record and returns its byte offset in the file."""
-        header = struct.pack("<Q", len(payload))
-        with _explained("write", self.path):
-            self._file.write(header + _CRC.pack(masked_crc(header)))
-            self._file.write(payload)
-            self._file.write(_CRC.pack(masked_crc(payload)))
-        offset = self._offset
+        length = struct.pack("<Q", len(payload))
+        with explained("write", self.path):
+            self._file.writelines((length, _CRC.pack(masked_crc(length)), payload, _CRC.pack(masked_crc(payload))))
         self._offset += len(payload) + OVERHEAD
-        return offset
+        return self._offset - len(payload) - OVERHEAD
 
     def flush(self) -> None:
         """Hands what was written to the operating system."""
-        with _explained("write", self.path):
+        with explained("write", self.path):
             self._file.flush()
 
     def close(self) -> None:
-        with _explained("write", self.path):
+        with explained("write", self.path):
             self._file.close()
-
-    def __enter__(self) -> TFRecordWriter:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
 
 def read_tfrecord(source: AnyFile, *, damaged: list[ResightError] | None = None) -> Iterator[tuple[int, bytes]]:
-    """Yields ``(offset, payload)`` of every record of a file, by its path or open, CRCs verified.
+    """Yields ``(offset, payload)`` of every record, CRCs verified. Nothing larger than the file is ever allocated.
 
     With a list ``damaged``, records whose payload is damaged are added to it and passed over; after a damaged length
     nothing more can be found in the file.
 
     Raises:
-        ResightError: the file cannot be read, is truncated or damaged; names file and byte offset. Nothing larger than
-            the file is ever allocated.
+        ResightError: the file cannot be read, is truncated or damaged; names file and byte offset.
     """
     file = _open(source)
-    size = file.size
-    offset = 0
+    size, offset = file.size, 0
     # One read takes the CRC of a payload and the header of the next record.
     header = file.read(_HEADER.size, 0)
     while header:
@@ -113,11 +107,11 @@ def read_tfrecord(source: AnyFile, *, damaged: list[ResightError] | None = None)
             message = "damaged: the length of the record does not match its CRC; what follows cannot be found"
             raise _error(file, message, offset)
         if length > size - offset - OVERHEAD:
-            raise _error(file, _truncated(length, size - offset), offset)
+            raise _error(file, _TRUNCATED.format(length, size - offset), offset)
         tail = file.read(OVERHEAD, offset + _HEADER.size + length)
         if len(tail) < _CRC.size:
             raise _error(file, "truncated while it was read", offset)
-        if (payload := _payload(file, length, offset + _HEADER.size, _CRC.unpack_from(tail)[0])) is not None:
+        if (payload := _payload(file, length, offset + _HEADER.size, tail[: _CRC.size])) is not None:
             yield offset, payload
         elif damaged is None:
             raise _error(file, _MISMATCH, offset)
@@ -127,6 +121,7 @@ def read_tfrecord(source: AnyFile, *, damaged: list[ResightError] | None = None)
         header = tail[_CRC.size :]
 
 
+@dataclass(eq=False)
 class ShardReader:
     """Random access to the records of several files.
 
@@ -135,17 +130,12 @@ class ShardReader:
     a loader's worker opens anew those that are paths.
     """
 
-    def __init__(
-        self,
-        files: Sequence[AnyFile],
-        shards: Sequence[int] | np.ndarray,
-        offsets: Sequence[int] | np.ndarray,
-        lengths: Sequence[int] | np.ndarray,
-        crcs: Sequence[int] | np.ndarray = (),
-    ) -> None:
-        self.files = tuple(files)
-        self._shards, self._offsets, self._lengths, self._crcs = shards, offsets, lengths, crcs
-        self._open: dict[int, File] = {}
+    files: Sequence[AnyFile]
+    shards: Sequence[int] | np.ndarray
+    offsets: Sequence[int] | np.ndarray
+    lengths: Sequence[int] | np.ndarray
+    crcs: Sequence[int] | np.ndarray = ()
+    _open: dict[int, File] = field(default_factory=dict, init=False, repr=False)
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_open": {}}
@@ -156,31 +146,25 @@ class ShardReader:
         Raises:
             ResightError: file unreadable, truncated, damaged or changed; names file and byte offset.
         """
-        shard, offset, length = int(self._shards[index]), int(self._offsets[index]), int(self._lengths[index])
+        shard, offset, length = int(self.shards[index]), int(self.offsets[index]), int(self.lengths[index])
         file = self._open.get(shard)
         if file is None:
             if len(self._open) >= _MAX_OPEN:
                 self._open.clear()  # each closes when the last thread that reads it lets go
             file = self._open[shard] = _open(self.files[shard])
         if offset + length + OVERHEAD > file.size:
-            raise _error(file, _truncated(length, file.size - offset), offset)
+            raise _error(file, _TRUNCATED.format(length, max(file.size - offset, 0)), offset)
         tail = file.read(_CRC.size, offset + _HEADER.size + length)
-        if len(tail) < _CRC.size:
+        if len(tail) < _CRC.size or (payload := _payload(file, length, offset + _HEADER.size, tail)) is None:
             raise _error(file, _MISMATCH, offset)
-        if (payload := _payload(file, length, offset + _HEADER.size, _CRC.unpack(tail)[0])) is None:
-            raise _error(file, _MISMATCH, offset)
-        if len(self._crcs) and _CRC.unpack(tail)[0] != _masked(int(self._crcs[index])):
+        if len(self.crcs) and tail != _CRC.pack(_masked(int(self.crcs[index]))):
             fix = "Delete its index (records.index), which is then rebuilt."
             raise ResightError("is not the record that the index lists here", where=self.where(index), fix=fix)
         return payload
 
     def where(self, index: int) -> str:
         """File and byte offset of a record, for messages."""
-        return f"{self.files[int(self._shards[index])]}, byte {int(self._offsets[index])}"
-
-
-def _truncated(length: int, left: int) -> str:
-    return f"truncated: a record of {length} bytes, and {max(left, 0)} bytes left in the file"
+        return f"{self.files[int(self.shards[index])]}, byte {int(self.offsets[index])}"
 
 
 class _LocalFile:
@@ -196,7 +180,7 @@ class _LocalFile:
         return self.path
 
     def read(self, length: int, offset: int) -> bytes:
-        with _explained("read", self.path):
+        with explained("read", self.path):
             data = more = os.pread(self.descriptor, length, offset)
             while more and len(data) < length:  # one call reads at most 2 GB
                 more = os.pread(self.descriptor, length - len(data), offset + len(data))
@@ -205,36 +189,32 @@ class _LocalFile:
 
 
 def _open(file: AnyFile) -> File:
-    if not isinstance(file, str | os.PathLike):
-        return file
-    with _explained("read", os.fspath(file)):
-        return _LocalFile(os.fspath(file))
+    return _LocalFile(os.fspath(file)) if isinstance(file, str | os.PathLike) else file
 
 
-def _payload(file: File, length: int, offset: int, crc: int) -> bytes | None:
+def _payload(file: File, length: int, offset: int, crc: bytes) -> bytes | None:
     """The payload of a record, None where its masked ``crc`` is another."""
     if length > _LARGE:  # a sparse file of gigabytes takes no place on the disk, but would in memory
         found = 0
         for start in range(0, length, _LARGE):
             found = google_crc32c.extend(found, file.read(min(_LARGE, length - start), offset + start))
-        if _masked(found) != crc:
+        if _CRC.pack(_masked(found)) != crc:
             return None
     data = file.read(length, offset)
-    return data if len(data) == length and masked_crc(data) == crc else None
+    return data if len(data) == length and _CRC.pack(masked_crc(data)) == crc else None
 
 
 def _error(file: File, message: str, offset: int) -> ResightError:
     fix = "Copy or download the file again; what lies before this offset is intact."
     if offset == 0:
         fix = "Is this a TFRecord file? Copy or download it again."
-        if file.read(2, 0) == b"\x1f\x8b":
-            message = "the file is compressed by gzip: gunzip it first"
-            fix = "Name it *.gz, as gunzip asks for that."
+    if offset == 0 and file.read(2, 0) == b"\x1f\x8b":
+        message, fix = "the file is compressed by gzip: gunzip it first", "Name it *.gz, as gunzip asks for that."
     return ResightError(message, where=f"{file}, byte {offset}", fix=fix)
 
 
 @contextmanager
-def _explained(verb: str, path: str) -> Iterator[None]:
+def explained(verb: str, path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:

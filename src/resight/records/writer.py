@@ -18,7 +18,7 @@ from ..io.outputs import atomic_folder
 from ..io.progress import track
 from ..label_map import LabelMap, to_pbtxt
 from ..types import SPLITS, Annotation
-from .example import Record, encode_example
+from .example import FLAGS, Record, encode_example
 from .index import INDEX, IndexBuilder, Shard, save_index
 from .reader import INFO, read_info
 from .tfrecord import TFRecordWriter
@@ -57,16 +57,14 @@ def write_records_folder(
         ResightError: ``out`` exists, cannot be written, an image cannot be read, a label is not in the map.
     """
     target = os.path.realpath(out)
-    unknown = [split for split in annotations_by_split if split not in SPLITS]
-    if unknown:
+    if unknown := [split for split in annotations_by_split if split not in SPLITS]:
         raise ResightError(f"unknown split: {listed(unknown)}", where=target, fix=f"Splits are {listed(SPLITS)}.")
     if shards is not None and shards < 1:
         raise ResightError(f"is {shards}, and must be at least 1", where="--shards")
     with atomic_folder(out, force, is_own) as folder:
         writer = _FolderWriter(folder, label_map, shards, layout)
-        for split in SPLITS:
-            if split in annotations_by_split:
-                writer.write(split, annotations_by_split[split])
+        for split in (split for split in SPLITS if split in annotations_by_split):
+            writer.write(split, annotations_by_split[split])
         if not writer.files:
             raise ResightError("there is no image to write", where=target)
         return writer.finish(info or {})
@@ -135,16 +133,13 @@ def _record(annotation: Annotation, label_map: LabelMap) -> tuple[Record, bool]:
     where = annotation.place
     data = read_bytes(annotation.image)
     header = probe(data, where)
-    turned = header.orientation != 1
-    if turned:
+    if turned := header.orientation != 1:
         data = upright(data, where)
         header = probe(data, where)
-    indices = [label_map.index_of(box.label) for box in annotation.boxes]
-    unknown = {box.label for box, index in zip(annotation.boxes, indices, strict=True) if index is None}
-    if unknown:
-        raise ResightError(f"labels that the label map does not have: {listed(sorted(unknown))}", where=where)
-    items = [label_map.items[index] for index in indices if index is not None]
     boxes = annotation.boxes
+    if unknown := {box.label for box in boxes if label_map.index_of(box.label) is None}:
+        raise ResightError(f"labels that the label map does not have: {listed(sorted(unknown))}", where=where)
+    items = [label_map.items[index] for box in boxes if (index := label_map.index_of(box.label)) is not None]
     record = Record(
         encoded=data,
         format=header.format,
@@ -155,9 +150,7 @@ def _record(annotation: Annotation, label_map: LabelMap) -> tuple[Record, bool]:
         boxes=np.array([box.xyxy for box in boxes], np.float64).reshape(-1, 4),
         label_texts=tuple(item.name for item in items),
         label_ids=np.array([item.id for item in items], np.int64),
-        difficult=np.array([box.difficult for box in boxes], bool),
-        crowd=np.array([box.crowd for box in boxes], bool),
-        occluded=np.array([box.occluded for box in boxes], bool),
+        **{flag: np.array([getattr(box, flag) for box in boxes], bool) for flag in FLAGS},
         area=np.array([np.nan if box.area is None else box.area for box in boxes], np.float32),
         group=annotation.group or "",
     )

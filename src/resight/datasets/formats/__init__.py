@@ -59,12 +59,11 @@ def read_source(
         raise ResightError(f"unknown format '{format}'", where="--format", fix=fix)
     tree = DatasetDir.of(path)
     found = recognised(tree, FORMATS if format == "auto" else (by_name[format],))
-    if len(found) == 1:
-        ((name, evidence),) = found.items()
-        module = by_name[name]
-        source = tfrecord.read(tree, classes, labels) if module is tfrecord else module.read(tree, classes)
-        return replace(source, note=evidence)
-    raise _explain(os.fspath(path), tree, format, by_name)
+    if len(found) != 1:
+        raise _explain(os.fspath(path), tree, format, by_name)
+    name, evidence = found.popitem()
+    source = tfrecord.read(tree, classes, labels) if name == tfrecord.NAME else by_name[name].read(tree, classes)
+    return replace(source, note=evidence)
 
 
 def recognised(tree: DatasetDir, formats: Sequence[Format] = FORMATS) -> dict[str, str]:

@@ -81,8 +81,7 @@ def _categories(
     collector: AnnotationCollector, path: str, document: dict[str, Any], parents: set[str]
 ) -> dict[object, str]:
     categories: dict[object, str] = {}
-    named = set[str]()
-    ambiguous = set()
+    named, ambiguous = set[str](), set[int | str]()
     for at, item in enumerate(document.get("categories", [])):
         where = f"{path}: categories[{at}]"
         try:
@@ -111,14 +110,18 @@ def _read_file(
     file = collector.tree.path(name)
     stem = stem_of(name)
     split = split_of(stem, *folders_of(name))
-    places = _places(collector.tree, name, stem, split)
+    # annotations/instances_train2017.json -> train2017/, images/train2017/, beside it, images/, and the like.
+    words = [stem.removeprefix("instances_"), *([split, "valid"] if split == "val" else [split] if split else [])]
+    near = ["", "images", "..", "../images"]
+    places = collector.tree.places(name, *near, *(f"{one}/{word}".lstrip("/") for word in words for one in near))
     paths: dict[object, str] = {}
     used = set()
     for at, item in enumerate(document.get("images", [])):
         where = f"{file}: images[{at}]"
         try:
             key = _id(item, "id")
-            path = collector.locate(_file_name(item), places, file=file, where=where, split=split)
+            name = text(item.get("file_name") or item.get("coco_url"), "file_name")  # LVIS has addresses only
+            path = collector.locate(name, places, file=file, where=where, split=split)
             width, height = size(item.get("width"), "width"), size(item.get("height"), "height")
         except ValueError as error:
             collector.malformed(where, error)
@@ -150,12 +153,6 @@ def _read_file(
         message = f"ids are text in one list and numbers in another, and are matched: {listed(sorted(matched), 3)}"
         collector.problem("id_types", file, message, "warning")
     return used
-
-
-def _file_name(item: object) -> str:
-    """Of an image; LVIS has addresses only."""
-    names = item if isinstance(item, dict) else {}
-    return text(names.get("file_name") or names.get("coco_url"), "file_name")
 
 
 def _box(item: dict[str, Any], categories: dict[object, str], matched: set[str]) -> Box:
@@ -205,10 +202,3 @@ def _id(item: object, key: str) -> int | str:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError(f"'{key}' is missing" if value is None else f"'{key}' is {shown(value)}, not a whole number")
     return value
-
-
-def _places(tree: DatasetDir, name: str, stem: str, split: str | None) -> list[str]:
-    # annotations/instances_train2017.json -> train2017/, images/train2017/, beside it, images/, and the like.
-    words = [stem.removeprefix("instances_"), *([split, "valid"] if split == "val" else [split] if split else [])]
-    places = ["", "images", "..", "../images"]
-    return tree.places(name, *places, *(f"{place}/{word}".lstrip("/") for word in words for place in places))

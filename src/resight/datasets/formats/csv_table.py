@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from ...errors import listed
 from ...types import Box
-from .dataset_dir import DatasetDir, peek, split_of, split_of_file
+from ..file_search import stem_of
+from .dataset_dir import DatasetDir, folders_of, peek, split_of
 from .source import AnnotationCollector, Source
 from .values import number, size, text
 
@@ -26,7 +27,22 @@ def read(tree: DatasetDir, classes: Sequence[str] = ()) -> Source:
     without objects."""
     collector = AnnotationCollector(tree)
     for name, delimiter in _files(tree).items():
-        _read_file(collector, name, delimiter)
+        file, split = tree.path(name), split_of(stem_of(name), *folders_of(name))
+        # Beside the table, in images/ beside it or above, or in a split's folder of either.
+        bases = ["", "images", "..", "../images"]
+        splits = [word for word in ("train", "val", "valid", "validation", "test") if split_of(word) == split]
+        places = tree.places(name, *bases, *(f"{base}/{word}".lstrip("/") for base in bases for word in splits))
+        for where, image, row in collector.table(name, delimiter, ("class", *_CORNERS), places, split):
+            try:
+                entry = collector.images[image]
+                entry.width = entry.width or size(row.get("width"), "width")
+                entry.height = entry.height or size(row.get("height"), "height")
+                if any(row[key] for key in ("class", *_CORNERS)):
+                    label = text(row["class"], "class")
+                    xmin, ymin, xmax, ymax = (number(row[key], key) for key in _CORNERS)
+                    entry.boxes[file].append(Box(label, xmin, ymin, xmax, ymax))
+            except ValueError as error:
+                collector.malformed(where, error, image)
     return collector.source(NAME)
 
 
@@ -39,24 +55,3 @@ def _files(tree: DatasetDir) -> dict[str, str]:
             if {"filename", "class", *_CORNERS} <= columns:
                 found[name] = delimiter
     return found
-
-
-def _read_file(collector: AnnotationCollector, name: str, delimiter: str) -> None:
-    tree = collector.tree
-    file = tree.path(name)
-    split = split_of_file(name)
-    # Beside the table, in images/ beside it or above, or in a split's folder of either.
-    bases = ["", "images", "..", "../images"]
-    splits = [word for word in ("train", "val", "valid", "validation", "test") if split_of(word) == split]
-    places = tree.places(name, *bases, *(f"{base}/{word}".lstrip("/") for base in bases for word in splits))
-    for where, image, row in collector.table(name, delimiter, ("class", *_CORNERS), places, split):
-        try:
-            entry = collector.images[image]
-            entry.width = entry.width or size(row.get("width"), "width")
-            entry.height = entry.height or size(row.get("height"), "height")
-            if any(row[key] for key in ("class", *_CORNERS)):
-                label = text(row["class"], "class")
-                xmin, ymin, xmax, ymax = (number(row[key], key) for key in _CORNERS)
-                entry.boxes[file].append(Box(label, xmin, ymin, xmax, ymax))
-        except ValueError as error:
-            collector.malformed(where, error, image)

@@ -11,7 +11,7 @@ from itertools import product
 from xml.etree.ElementTree import Element
 
 from ...errors import ResightError, counted, listed
-from ...io.files import LARGE
+from ...io.files import LARGE, read_xml
 from ...types import Box
 from ..exif import Habit
 from .dataset_dir import DatasetDir, folders_of, peek, split_of
@@ -45,9 +45,7 @@ def read(tree: DatasetDir, classes: Sequence[str] = ()) -> Source:
     tracks: dict[str, int] = {}
     for name in tree.candidates(".xml"):
         file = tree.path(name)
-        if not is_cvat(peek(file)):
-            continue
-        if (root := collector.xml(file, LARGE)) is None:
+        if not is_cvat(peek(file)) or (root := collector.tried("", read_xml, file, LARGE)) is None:
             continue
         labels = [label for label in root.iterfind("meta//label") if label.find("parent") is None]
         names += [label.findtext("name") or "" for label in labels]

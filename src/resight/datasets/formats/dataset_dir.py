@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -14,7 +13,6 @@ from ...errors import ResightError, reading
 from ...io.files import IMAGE_SUFFIXES, encoding_of, odd_kind, open_file
 from ...io.object_store import is_remote
 from ...types import SPLIT_WORDS, Split
-from ..file_search import stem_of
 
 _MAX_LISTED = 200_000  # files below one that is named
 
@@ -60,23 +58,17 @@ class DatasetDir:
 
     @cached_property
     def around(self) -> tuple[str, ...]:
-        """``files``; where one file was named those around it, none where they are more than are listed in a moment:
-        in a part of them nobody could tell what is there only once."""
+        """``files``; where one file was named those around it, or none of too many: in a part of them nobody could tell
+        what is there only once."""
         if not self.only:
             return self.files
         names = tuple(islice(_walk(self.root), _MAX_LISTED + 1))
         return names if len(names) <= _MAX_LISTED else ()
 
-    @cached_property
-    def _by_suffix(self) -> dict[str, list[str]]:
-        by_suffix = defaultdict(list)
-        for name in [self.only] if self.only else self.files:
-            by_suffix[os.path.splitext(name)[1].lower()].append(name)
-        return by_suffix
-
     def candidates(self, *suffixes: str) -> list[str]:
         """Files with one of these suffixes, sorted; the named file alone, where there is one."""
-        return sorted(name for suffix in suffixes for name in self._by_suffix.get(suffix, ()))
+        names = [self.only] if self.only else self.files
+        return [name for name in names if name.lower().endswith(suffixes)]
 
     def path(self, name: str) -> str:
         return os.path.normpath(os.path.join(self.root, name))
@@ -94,15 +86,14 @@ class DatasetDir:
         return os.path.join(self.root, "")
 
 
+@lru_cache(10_000)
 def split_of(*names: str) -> Split | None:
     """The split of the first name that contains a split word: "images/train2017" -> "train"; "train_val" has none."""
-    return next((split for name in names if (split := _split_told_by(name))), None)
-
-
-@lru_cache(10_000)
-def _split_told_by(name: str) -> Split | None:
-    found = {SPLIT_WORDS[word] for word in re.findall("[a-z]+", name.lower()) if word in SPLIT_WORDS}
-    return found.pop() if len(found) == 1 else None
+    for name in names:
+        found = {SPLIT_WORDS[word] for word in re.findall("[a-z]+", name.lower()) if word in SPLIT_WORDS}
+        if len(found) == 1:
+            return found.pop()
+    return None
 
 
 def told_split(path: str) -> Split | None:
@@ -113,11 +104,6 @@ def told_split(path: str) -> Split | None:
 def is_of(split: Split | None, path: str) -> bool:
     """Whether a path may be of ``split``: its folders tell no other one."""
     return not split or told_split(path) in (None, split)
-
-
-def split_of_file(name: str) -> Split | None:
-    """The split that an annotation file's name tells, else one of its folders."""
-    return split_of(stem_of(name), *folders_of(name))
 
 
 def folders_of(name: str) -> list[str]:

@@ -16,7 +16,7 @@ from ...io.files import LARGE, read_json
 from ...io.progress import track
 from ...types import Box
 from ..exif import Habit
-from ..file_search import stem_of
+from ..file_search import Match, stem_of
 from .dataset_dir import DatasetDir, peek, told_split
 from .source import AnnotationCollector, Source
 from .values import Corners, Size, around, around_ellipse, point, size, text
@@ -66,10 +66,8 @@ def _read_file(collector: AnnotationCollector, name: str, document: dict[str, An
         item = collector.image(path, file=file, where=file, split=told_split(name), alone=True)
         if document.get("imageData") and not os.path.isfile(path):
             item.spoiled = True
-            message = (
-                f"{os.path.basename(path)} is not here, but embedded in the JSON: write its imageData (base64) to it"
-            )
-            collector.problem("missing_image", file, message)
+            remedy = "embedded in the JSON: write its imageData (base64) to it"
+            collector.problem("missing_image", file, f"{os.path.basename(path)} is not here, but {remedy}")
         item.width, item.height = (size(document.get(key), key) for key in ("imageWidth", "imageHeight"))
     except ValueError as error:
         collector.malformed(file, error, path)
@@ -108,12 +106,11 @@ def _image(collector: AnnotationCollector, name: str, document: dict[str, Any]) 
     tree, file, split = collector.tree, collector.tree.path(name), told_split(name)
     places = tree.places(name, "", "../images", "..")
     stated = str(document.get("imagePath") or "").replace("\\", "/")
-    match = collector.find(stated, places, file=file, split=split) if stated.strip() else None
-    if match is None or not (match.path or match.candidates):
+    match = collector.find(stated, places, file=file, split=split) if stated.strip() else Match()
+    if not (match.path or match.candidates):
         own = collector.find(stem_of(name), places, file=file, split=split)
         if own.path or own.candidates:  # files are renamed in pairs
             match, stated = replace(own, rung=0), stem_of(name)
-    if match is None:
+    if not (stated.strip() or match.path or match.candidates):
         raise ValueError("'imagePath' is missing, and there is no image of the JSON's own name")
-    expected = os.path.join(places[0], stated)
-    return collector.found(stated, match, expected, file=file, where=file)
+    return collector.found(stated, match, os.path.join(places[0], stated), file=file, where=file)

@@ -17,8 +17,8 @@ from ...errors import ResightError, listed
 from ...io.files import IMAGE_SUFFIXES, LARGE, read_json
 from ...io.images import probe_file
 from ...types import Box, Split
-from ..file_search import PATH
-from .dataset_dir import DatasetDir, peek, split_of_file
+from ..file_search import PATH, stem_of
+from .dataset_dir import DatasetDir, folders_of, peek, split_of
 from .source import LABEL_STUDIO, AnnotationCollector, Source
 from .values import Corners, Size, around, around_ellipse, around_rotated, number, point, size, text
 
@@ -59,7 +59,7 @@ def read(tree: DatasetDir, classes: Sequence[str] = ()) -> Source:
     collector = AnnotationCollector(tree)
     for name in _files(tree):
         file = tree.path(name)
-        split = split_of_file(name)
+        split = split_of(stem_of(name), *folders_of(name))
         for task in _tasks(collector, file, read_json(file, LARGE)):
             path = _locate(collector, name, task, split)
             item = collector.image(path, file=file, where=task.where, split=split, once=True)
@@ -134,11 +134,10 @@ def _image_of(data: dict[str, Any]) -> str:
 
 def _name_of(image: str) -> str:
     """The path in an address: of ``/data/local-files/?d=a%2Fb.jpg`` that is ``a/b.jpg``."""
-    parts = urlsplit(image) if "?" in image or "://" in image else None
-    if parts is None:
+    if "?" not in image and "://" not in image:
         return image
-    local = parse_qs(parts.query).get("d")
-    return local[0] if local else unquote(parts.path)
+    parts = urlsplit(image)
+    return parse_qs(parts.query).get("d", [unquote(parts.path)])[0]
 
 
 def _locate(collector: AnnotationCollector, name: str, task: _Task, split: Split | None) -> str:
@@ -158,7 +157,7 @@ def _locate(collector: AnnotationCollector, name: str, task: _Task, split: Split
 
 def _size_of(task: _Task, path: str) -> Size:
     for result in task.results:
-        width, height = (size(result.get(f"original_{side}"), f"original_{side}") for side in ("width", "height"))
+        width, height = (size(result.get(key), key) for key in ("original_width", "original_height"))
         if width and height:
             return width, height
     try:

@@ -6,7 +6,10 @@ Source: the annotation files of the LISA Traffic Sign Dataset (Mogelmose, Trived
 from __future__ import annotations
 
 import os
+import re
+from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 
 from ...errors import listed
 from ...types import Box
@@ -34,9 +37,28 @@ def read(tree: DatasetDir, classes: Sequence[str] = ()) -> Source:
     """
     collector = AnnotationCollector(tree)
     tracks: dict[str, tuple[str, str]] = {}  # image: video and track
-    ranges: dict[tuple[str, str], list[int]] = {}  # video and track: first and last frame
+    ranges: dict[tuple[str, str], list[int]] = defaultdict(list)  # video and track: first and last frame
     for name in _files(tree):
-        _read_file(collector, name, tracks, ranges)
+        file, folder = tree.path(name), os.path.dirname(name)
+        places = [tree.path(folder), tree.root, *tree.places(name, "..")]
+        # Quotes mean nothing here; a stray one would otherwise swallow the rows after it.
+        for where, image, row in collector.table(name, ";", ("annotation tag", *_CORNERS), places, quoted=False):
+            occluded, _, elsewhere = row.get("occluded,on another road", "").partition(",")
+            try:
+                label = text(row["annotation tag"], "Annotation tag")
+                left, top, right, bottom = (number(row[corner], corner) for corner in _CORNERS)
+            except ValueError as error:
+                collector.malformed(where, error, image)
+                continue
+            hidden, hard = flag(occluded), flag(occluded) or flag(elsewhere)
+            collector.images[image].boxes[file].append(Box(label, left, top, right, bottom, hard, hidden))
+            video = row.get("origin file", "")
+            if video and image not in tracks:
+                tracks[image] = (f"{folder}/{video}" if folder else video, row.get("origin track", ""))
+                frames = ranges[tracks[image]]
+                if re.fullmatch("[0-9]{1,9}", frame := row.get("origin frame number", "")):
+                    frames.append(int(frame))
+                    frames[:] = min(frames), max(frames)
     groups = _clusters(ranges)
     for path, track in tracks.items():
         collector.images[path].group = groups[track]
@@ -44,49 +66,12 @@ def read(tree: DatasetDir, classes: Sequence[str] = ()) -> Source:
 
 
 def _files(tree: DatasetDir) -> list[str]:
-    found = [name for name in tree.candidates(".csv") if _is_header(peek(tree.path(name)).partition("\n")[0])]
+    wanted = {"filename", "annotation tag", *_CORNERS}
+    heads = {name: peek(tree.path(name)).partition("\n")[0] for name in tree.candidates(".csv")}
+    found = [name for name, head in heads.items() if wanted <= {cell.strip().lower() for cell in head.split(";")}]
     # LISA has one table for all beside one in each folder: what lies below another table's folder repeats it.
-    folders = {os.path.dirname(name) for name in found}
-    return [name for name in found if not any(above in folders for above in _above(os.path.dirname(name)))]
-
-
-def _above(folder: str) -> list[str]:
-    parts = folder.split("/")
-    return ["/".join(parts[:end]) for end in range(len(parts))] if folder else []
-
-
-def _is_header(line: str) -> bool:
-    return {"filename", "annotation tag", *_CORNERS} <= {cell.strip().lower() for cell in line.split(";")}
-
-
-def _read_file(
-    collector: AnnotationCollector,
-    name: str,
-    tracks: dict[str, tuple[str, str]],
-    ranges: dict[tuple[str, str], list[int]],
-) -> None:
-    tree = collector.tree
-    file, folder = tree.path(name), os.path.dirname(name)
-    places = [tree.path(folder), tree.root, *tree.places(name, "..")]
-    # Quotes mean nothing here; a stray one would otherwise swallow the rows after it.
-    for where, image, row in collector.table(name, ";", ("annotation tag", *_CORNERS), places, quoted=False):
-        occluded, _, elsewhere = row.get("occluded,on another road", "").partition(",")
-        try:
-            label = text(row["annotation tag"], "Annotation tag")
-            left, top, right, bottom = (number(row[corner], corner) for corner in _CORNERS)
-        except ValueError as error:
-            collector.malformed(where, error, image)
-            continue
-        hidden, hard = flag(occluded), flag(occluded) or flag(elsewhere)
-        collector.images[image].boxes[file].append(Box(label, left, top, right, bottom, hard, hidden))
-        video, track = row.get("origin file", ""), row.get("origin track", "")
-        if video and image not in tracks:
-            key = tracks[image] = (f"{folder}/{video}" if folder else video, track)
-            frames = ranges.setdefault(key, [])
-            number_text = row.get("origin frame number", "")
-            if number_text.isascii() and number_text.isdecimal() and len(number_text) < 10:
-                frames.append(int(number_text))
-                frames[:] = min(frames), max(frames)
+    folders = {PurePosixPath(name).parent for name in found}
+    return [name for name in found if folders.isdisjoint(PurePosixPath(name).parent.parents)]
 
 
 def _clusters(ranges: dict[tuple[str, str], list[int]]) -> dict[tuple[str, str], str]:

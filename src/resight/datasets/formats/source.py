@@ -6,14 +6,13 @@ import csv
 import io
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
-from xml.etree.ElementTree import Element
+from typing import Any, Literal
 
 from ...errors import Problem, ResightError, counted, listed, shown
-from ...io.files import IMAGE_SUFFIXES, SMALL, read_text, read_xml
+from ...io.files import IMAGE_SUFFIXES, read_text
 from ...io.images import passed_over
 from ...types import Annotation, Box, Split
 from ..exif import Habit
@@ -67,9 +66,13 @@ class _Image:
     boxes: dict[str, list[Box]] = field(default_factory=dict)  # by annotation file
     spoiled: bool = False
 
-    def annotation(self, path: str, name: str) -> Annotation:
-        boxes, group, split = tuple(_union(list(self.boxes.values()))), self.group, self.split
-        return Annotation(path, boxes, self.width, self.height, "", name, group, split, self.where)
+    def union(self) -> tuple[Box, ...]:
+        """Two files that state one image (a complete table beside its parts) repeat boxes; one file's are its own."""
+        boxes: list[Box] = []
+        for of_file in self.boxes.values():
+            known = {(box.label, box.xyxy) for box in boxes}
+            boxes += [box for box in of_file if (box.label, box.xyxy) not in known]
+        return tuple(boxes)
 
 
 class AnnotationCollector:
@@ -92,9 +95,8 @@ class AnnotationCollector:
         return FileSearch((f"{root}/{name}" for name in names), below=root if names else "")
 
     @cached_property
-    def _nearby(self) -> Sequence[str]:
-        tree = self.tree
-        return [name for name in tree.around if name.lower().endswith(IMAGE_SUFFIXES)] if tree.only else tree.images
+    def _nearby(self) -> list[str]:
+        return [name for name in self.tree.around if name.lower().endswith(IMAGE_SUFFIXES)]
 
     @cached_property
     def _splits_nearby(self) -> set[Split | None]:
@@ -130,12 +132,12 @@ class AnnotationCollector:
             message = f"{message}; its image is left out"
         self.problem("malformed", where, str(message))
 
-    def xml(self, path: str, most: int = SMALL) -> Element | None:
-        """The root of an XML file; None where it cannot be read, which is counted."""
+    def tried(self, image: str, read: Callable[..., Any], *given: Any) -> Any:
+        """``read(*given)``; None where a file of ``image`` cannot be read, which is counted."""
         try:
-            return read_xml(path, most)
+            return read(*given)
         except ResightError as error:
-            self.malformed(error.where, error.message)
+            self.malformed(error.where, error.message, image)
             return None
 
     def table(
@@ -150,21 +152,19 @@ class AnnotationCollector:
         """Each row of a CSV with the columns ``filename`` and ``required``: where it is, its image's path, and its
         cells by lower-case column. The image is registered before anything of the row can be refused."""
         file = self.tree.path(name)
-        columns: list[str] = []
-        at = 0
+        rows = _read_table(file, delimiter, quoted)
+        line, header = next(rows, (1, []))
+        columns = [cell.lower() for cell in header]
+        # Looking saw them, but quotes and line ends may part a damaged header otherwise.
+        needed = {name: columns.count(name) for name in ("filename", *required)}
+        if lacking := [name for name, count in needed.items() if not count]:
+            raise ResightError(f"the header lacks {listed(lacking)}", where=f"{file}:{line}")
+        if repeated := [name for name, count in needed.items() if count > 1]:
+            raise ResightError(f"the header has {listed(repeated)} more than once", where=f"{file}:{line}")
+        at = columns.index("filename")
         located: dict[str, str] = {}
-        for line, cells in read_table(file, delimiter, quoted):
+        for line, cells in rows:
             where = f"{file}:{line}"
-            if not columns:
-                columns = [cell.lower() for cell in cells]
-                # Looking saw them, but quotes and line ends may part a damaged header otherwise.
-                needed = {name: columns.count(name) for name in ("filename", *required)}
-                if lacking := [name for name, count in needed.items() if not count]:
-                    raise ResightError(f"the header lacks {listed(lacking)}", where=where)
-                if repeated := [name for name, count in needed.items() if count > 1]:
-                    raise ResightError(f"the header has {listed(repeated)} more than once", where=where)
-                at = columns.index("filename")
-                continue
             try:
                 frame = text(cells[at] if at < len(cells) else "", "filename")
             except ValueError as error:
@@ -187,9 +187,8 @@ class AnnotationCollector:
         return self.search.find(name, folders, near=near, elsewhere=lambda path: is_of(told, self.tree.name(path)))
 
     def locate(self, name: str, folders: Sequence[str], *, file: str, where: str, split: Split | None = None) -> str:
-        """The path of the image that annotation ``file`` calls ``name``: as ``find`` finds it, else the one
-        at which it was expected first. What was found by another than the exact name is counted for ``source``; where
-        there is no telling which image is meant, that is a problem, and the image is left out."""
+        """The path of the image that annotation ``file`` calls ``name``, else the one at which it was expected first.
+        Other than exact names are counted for ``source``; an image that may be another is a problem, and left out."""
         match = self.find(name, folders, file=file, split=split)
         return self.found(name, match, os.path.join(folders[0], name.replace("\\", "/")), file=file, where=where)
 
@@ -228,8 +227,7 @@ class AnnotationCollector:
             self._refuse_shares(format)
         splits = {image.split for image in self.images.values() if image.split}
         self._report_names(splits)
-        if self.without_box:
-            self._report_shapes()
+        self._report_shapes()
         annotations, unassigned = [], []
         for path, image in self.images.items():
             name = self.tree.name(path)
@@ -240,11 +238,15 @@ class AnnotationCollector:
             elif len(splits) > 1 and image.split is None:
                 unassigned.append(name)
             else:
-                annotations.append(image.annotation(path, name))
+                where, group, size = image.where, image.group, (image.width, image.height)
+                annotations.append(Annotation(path, image.union(), *size, "", name, group, image.split, where))
         if unassigned:
             message = f"{counted(len(unassigned), 'image')} in none of its splits, left out: {listed(unassigned)}"
             self.problem("no_split", self.tree.root, message, "warning")
-        if unlisted := self._unlisted():
+        known = {self.tree.name(path) for path in self.images}
+        folders = {os.path.dirname(name) for name in known}
+        others = () if self.tree.only else self.tree.images
+        if unlisted := [name for name in others if os.path.dirname(name) in folders and name not in known]:
             message = f"{counted(len(unlisted), 'image')} beside the others without annotation, left out"
             self.problem("unlisted_image", self.tree.root, f"{message}: {listed(unlisted)}", "warning")
         path = self.tree.path(self.tree.only)
@@ -270,6 +272,8 @@ class AnnotationCollector:
             self.problem("passed_over", root, f"not read as images: {passed}", "warning")
 
     def _report_shapes(self) -> None:
+        if not self.without_box:
+            return
         shapes = listed(f"{len(images):,} of kind '{kind}'" for kind, images in self.without_box.items())
         bare = {path for paths in self.without_box.values() for path in paths}
         bare = {path for path in bare if not any(self.images[path].boxes.values())}
@@ -296,15 +300,8 @@ class AnnotationCollector:
         for file, paths in suspects.items():
             self.unclear(file, says, *paths, kind="normalised_box")
 
-    def _unlisted(self) -> list[str]:
-        if self.tree.only:
-            return []
-        known = {self.tree.name(path) for path in self.images}
-        folders = {os.path.dirname(name) for name in known}
-        return [name for name in self.tree.images if os.path.dirname(name) in folders and name not in known]
 
-
-def read_table(path: str, delimiter: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
+def _read_table(path: str, delimiter: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
     """The rows of a CSV file with their line numbers from 1, fields stripped; blank lines are no rows."""
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, quoting=quoting)
@@ -314,12 +311,3 @@ def read_table(path: str, delimiter: str, quoted: bool) -> Iterator[tuple[int, l
                 yield reader.line_num, [cell.strip() for cell in row]
     except csv.Error as error:
         raise ResightError(f"is not a valid CSV file: {error}", where=f"{path}:{reader.line_num}") from error
-
-
-def _union(files: list[list[Box]]) -> list[Box]:
-    # Two files that state the same image (a complete table beside its parts) repeat boxes; one file's are its own.
-    boxes = list(files[0]) if files else []
-    for more in files[1:]:
-        known = {(box.label, box.xyxy) for box in boxes}
-        boxes += [box for box in more if (box.label, box.xyxy) not in known]
-    return boxes

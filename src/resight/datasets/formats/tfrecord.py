@@ -38,12 +38,11 @@ class RecordImage(StoredImage):
     def __fspath__(self) -> str:
         return f"{self.file}, byte {self.offset}"
 
+    __str__ = __fspath__
+
     def read_bytes(self) -> bytes:
         payload = ShardReader([self.file], [0], [self.offset], [self.length])[0]
         return decode_image_bytes(payload, str(self))
-
-    def __str__(self) -> str:
-        return self.__fspath__()
 
 
 def looks_like(tree: DatasetDir) -> str:
@@ -83,14 +82,6 @@ def _annotation(split: RecordSplit, i: int, record: Record, shards: Sequence[Any
         flags = (bool(record.difficult[at]), bool(record.occluded[at]), bool(record.crowd[at]))
         boxes.append(Box(name, xmin, ymin, xmax, ymax, *flags, area=None if math.isnan(area) else area))
     name = record.filename or record.source_id or f"{split.name}-{i:06}"
-    return Annotation(
-        image=image,
-        boxes=tuple(boxes),
-        width=record.width,
-        height=record.height,
-        filename=name,
-        source_id=record.source_id or name,
-        group=record.group or None,
-        split=split.name if has_split else None,
-        where=split.where(i),
-    )
+    size, id, group = (record.width, record.height), record.source_id or name, record.group or None
+    stated = split.name if has_split else None
+    return Annotation(image, tuple(boxes), *size, name, id, group, stated, split.where(i))

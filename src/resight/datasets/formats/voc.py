@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ...errors import counted, listed, shown
-from ...io.files import read_text
+from ...io.files import read_text, read_xml
 from ...io.progress import track
 from ...types import Box, Split
 from ..file_search import STEM, Match, stem_of
@@ -56,7 +56,7 @@ def read(tree: DatasetDir, classes: Sequence[str] = ()) -> Source:
 
 def _read_file(collector: AnnotationCollector, name: str, split: Split | None) -> None:
     file = collector.tree.path(name)
-    if (root := collector.xml(file)) is None:
+    if (root := collector.tried("", read_xml, file)) is None:
         return
     if root.tag != "annotation":
         collector.problem("not_an_annotation", file, f"its root is <{root.tag}>, left out", "warning")
@@ -81,10 +81,10 @@ def _read_file(collector: AnnotationCollector, name: str, split: Split | None) -
 class _Unreadable(float):
     """NaN that is shown as what was written in its place: a bad box, of an image whose others are good."""
 
-    written: str
+    written: str | None = None
 
     def __format__(self, _: str) -> str:
-        return self.written
+        return "missing" if self.written is None else shown(self.written)
 
 
 def _corner(value: str | None) -> float:
@@ -92,7 +92,7 @@ def _corner(value: str | None) -> float:
         return number(value, "")
     except ValueError:
         corner = _Unreadable("nan")
-        corner.written = "missing" if value is None else shown(value)
+        corner.written = value
         return corner
 
 
@@ -120,19 +120,15 @@ def _image(collector: AnnotationCollector, name: str, split: Split | None, decla
 
 def _image_sets(collector: AnnotationCollector) -> dict[tuple[str, str], Split]:
     """``(folder that holds ImageSets, image name): split``, from the lists of whole splits."""
-    lists: list[tuple[bool, str, str, Split]] = []
-    for name in collector.tree.files:
-        match = _LIST.match(name)
-        union = match is not None and match["list"] == "trainval"
-        if match and (split := "train" if union else split_of(match["list"])):
-            lists.append((union, name, match["base"] or "", split))
+    lists = [match for name in collector.tree.files if (match := _LIST.match(name))]
     found: dict[tuple[str, str], Split] = {}
-    for union, name, base, split in sorted(lists):  # trainval, which repeats train and val, comes last
-        for row in read_text(collector.tree.path(name)).splitlines():
-            stem = re.sub(r"\s+(-1|0|1)$", "", row.strip())
-            if not stem:
-                continue
-            known = found.setdefault((base, stem), split)
-            if known != split and not union:
-                collector.in_two_splits[known, split].append(stem)
+    for match in sorted(lists, key=lambda match: match["list"] == "trainval"):  # it repeats train and val
+        union = match["list"] == "trainval"
+        if not (split := "train" if union else split_of(match["list"])):
+            continue
+        for row in read_text(collector.tree.path(match[0])).splitlines():
+            if stem := re.sub(r"\s+(-1|0|1)$", "", row.strip()):
+                known = found.setdefault((match["base"] or "", stem), split)
+                if known != split and not union:
+                    collector.in_two_splits[known, split].append(stem)
     return found

@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
+from pathlib import PurePosixPath
 from typing import Any
 
 from ...errors import ResightError, counted, listed, shown
@@ -39,13 +40,12 @@ def looks_like(tree: DatasetDir) -> str:
         return f"class names in {config}"
     if tree.only:
         return ""
-    stems = {(os.path.dirname(name), loose_stem(os.path.basename(name))) for name in tree.images}
-    texts = [
-        name
-        for name in tree.candidates(".txt")
-        if (os.path.dirname(name), loose_stem(os.path.basename(name))) in stems
-        or "labels" in map(str.lower, folders_of(name))
-    ]
+
+    def stem(name: str) -> tuple[str, str]:
+        return os.path.dirname(name), loose_stem(os.path.basename(name))
+
+    stems, texts = set(map(stem, tree.images)), tree.candidates(".txt")
+    texts = [name for name in texts if stem(name) in stems or "labels" in map(str.lower, folders_of(name))]
     for name in texts[:100]:
         if (head := peek(tree.path(name))).strip() and _LABEL.match(head):
             return f"{counted(len(texts), 'text file')} with lines such as '{head.strip().splitlines()[0][:60]}'"
@@ -60,7 +60,9 @@ def read(tree: DatasetDir, classes: Sequence[str] = ()) -> Source:
     """
     collector = AnnotationCollector(tree)
     file = _config_file(tree)
-    config = _load(tree.path(file)) if file else {}
+    config = read_yaml(tree.path(file)) if file else {}
+    if not isinstance(config, dict):
+        raise ResightError("is not a mapping of 'names', 'train', ... to their values", where=tree.path(file))
     names = _names(tree, config, file)
     if not names and classes:
         names = dict(enumerate(classes))
@@ -91,29 +93,24 @@ def read(tree: DatasetDir, classes: Sequence[str] = ()) -> Source:
         collector.problem("polygons", tree.root, message, "warning")
     _unpaired(collector, labels)
     source = collector.source(NAME, [names[number] for number in sorted(names)])
-    return replace(source, habit=replace(_habit(tree), shares=True))
+    notes = [tree.path(name) for name in tree.files if os.path.basename(name) == "notes.json"]  # as Label Studio's
+    known = bool(notes) and all(map(_is_label_studios, notes))
+    return replace(source, habit=replace(LABEL_STUDIO if known else Habit(), shares=True))
 
 
-def _habit(tree: DatasetDir) -> Habit:
-    """Label Studio's export has a notes.json that names it."""
-    notes = [name for name in tree.files if os.path.basename(name) == "notes.json"]
+def _is_label_studios(notes: str) -> bool:
     try:
-        known = bool(notes) and all(is_label_studio(read_json(tree.path(name))) for name in notes)
+        return is_label_studio(read_json(notes))
     except ResightError:
-        known = False
-    return LABEL_STUDIO if known else Habit()
+        return False
 
 
 def _labels(collector: AnnotationCollector, images: Sequence[str]) -> dict[str, str]:
     """``{image: its label file}``; images that share one are left out."""
-    labels: dict[str, str] = {}
-    owners: dict[str, list[str]] = defaultdict(list)
-    for image in dict.fromkeys(images):
-        if label := next((label for label in _label_paths(image) if os.path.isfile(label)), ""):
-            labels[image] = label
-            owners[label].append(image)
-    tree, exact = collector.tree, set(owners)
-    rest = [image for image in dict.fromkeys(images) if image not in labels]
+    namesakes = {image: next(filter(os.path.isfile, _label_paths(image)), "") for image in images}
+    labels = {image: label for image, label in namesakes.items() if label}
+    tree, exact = collector.tree, set(labels.values())
+    rest = [image for image, label in namesakes.items() if not label]
     texts = [tree.path(name) for name in tree.around if name.lower().endswith(".txt")]
     search = FileSearch([*texts, *_beside((label for image in rest for label in _label_paths(image)), ".txt")])
     for image in rest:
@@ -124,7 +121,9 @@ def _labels(collector: AnnotationCollector, images: Sequence[str]) -> dict[str, 
         label = collector.found(name, match, image, file=image, where=image)
         if match.path:
             labels[image] = label
-            owners[label].append(image)
+    owners = defaultdict(list)
+    for image, label in labels.items():
+        owners[label].append(image)
     for label, several in owners.items():
         if len(several) > 1:
             collector.unclear(label, f"is the label file of each of {listed(map(tree.name, several), 4)}", *several)
@@ -136,13 +135,6 @@ def _config_file(tree: DatasetDir) -> str:
     files = sorted(tree.candidates(".yaml", ".yml"), key=lambda name: (name.count("/"), name))
     names = re.compile(r"(?m)^['\"]?names['\"]?\s*:")
     return next((name for name in files[:50] if names.search(peek(tree.path(name), 65536))), "")
-
-
-def _load(path: str) -> dict[str, Any]:
-    config = read_yaml(path)
-    if not isinstance(config, dict):
-        raise ResightError("is not a mapping of 'names', 'train', ... to their values", where=path)
-    return config
 
 
 def _names(tree: DatasetDir, config: dict[str, Any], file: str) -> dict[int, str]:
@@ -220,7 +212,7 @@ def _place(collector: AnnotationCollector, entry: str, bases: list[str], file: s
                 return path
     tree = collector.tree
     names = [name for name in tree.around if name.lower().endswith((".txt", *IMAGE_SUFFIXES))]
-    folders = {folder for name in names for folder in _folders_around(name)}
+    folders = {str(folder) for name in names for folder in PurePosixPath(name).parents} - {"."}
     split = told_split(f"{entry}/")
     match = FileSearch(tree.path(name) for name in sorted({*names, *folders})).find(
         entry, bases, elsewhere=lambda path: is_of(split, f"{tree.name(path)}/")
@@ -232,11 +224,6 @@ def _place(collector: AnnotationCollector, entry: str, bases: list[str], file: s
         return ""
     collector.problem("inexact_name", file, f"'{entry}' is taken to be {tree.name(found[0])}", "warning")
     return found[0]
-
-
-def _folders_around(name: str) -> Iterator[str]:
-    while name := os.path.dirname(name):
-        yield name
 
 
 def _listed(
@@ -265,11 +252,8 @@ def _rows(label: str) -> list[tuple[int, list[str]]]:
 
 
 def _keypoints(collector: AnnotationCollector, config: dict[str, Any], labels: Iterable[str]) -> bool:
-    """Whether lines that are longer than a box hold key points after it; a polygon can look the same.
-
-    Raises:
-        ResightError: nothing tells the two apart.
-    """
+    """Whether lines that are longer than a box hold key points after it. A polygon can look the same: refused where
+    nothing tells the two apart."""
     lines: list[list[float]] = []
     for label in islice(labels, 2_000):
         try:
@@ -313,10 +297,7 @@ def _read_file(
     collector: AnnotationCollector, path: str, label: str, names: dict[int, str], keypoints: bool, polygons: list[str]
 ) -> None:
     """Adds the boxes of an image's label file, and to ``polygons`` where it has such lines."""
-    try:
-        rows = _rows(label)
-    except ResightError as error:
-        collector.malformed(error.where, error.message, path)
+    if (rows := collector.tried(path, _rows, label)) is None:
         return
     try:
         info = probe_file(path)
@@ -358,8 +339,7 @@ def _corners(values: list[float], keypoints: bool) -> tuple[float, float, float,
 
 
 def _unpaired(collector: AnnotationCollector, labels: dict[str, str]) -> None:
-    """Counts the label files without an image and the images without a label file: where there are both, these are no
-    background, but have a label file of another name."""
+    """Counts label files without an image and images without a label file: where there are both, their names differ."""
     tree, images = collector.tree, collector.images
     unlisted = (image for image in _beside(images, IMAGE_SUFFIXES) if image not in images)
     known = {*labels.values(), *(label for image in unlisted for label in _label_paths(image))}
