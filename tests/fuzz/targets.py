@@ -277,9 +277,9 @@ def open_table(data: bytes, folder: Path) -> None:
 
 
 def graph(data: bytes, _: Path) -> None:
-    from resight.tfod.checkpoint.reader import _decode
+    from resight.tfod.checkpoint.reader import TrackableObjectGraph, _decode
 
-    _decode("Graph", data, "graph")
+    _decode(TrackableObjectGraph, data, "graph")
 
 
 def written(name: str, run: Run) -> Run:

@@ -14,6 +14,7 @@ from resight.errors import ResightError
 from resight.evaluation.evaluate import evaluate
 from resight.io import object_store as storage
 from resight.io.object_store import StorageError
+from resight.models.build import build_model
 from resight.models.checkpoints import LAST, load_checkpoint, weights_digest
 from resight.models.remote import fetch_config, fetch_model, objects_of, pointed
 from resight.training import remote_run
@@ -101,8 +102,9 @@ def test_a_run_in_a_store_is_a_model(tiny, shapes, s3, tmp_path, monkeypatch):
     result = evaluate(run)
     assert result.path == f"{run}/evaluation/metrics.json"
     assert json.loads(storage.read(result.path))["model"] == run
-    start, _ = find_start(tiny(data, model__start=run))
-    assert start is not None and start.weights.card.label_map.names == ("red", "blue")
+    start, config = find_start(tiny(data, model__start=run))
+    model = build_model(config.model, 2, start.anchors)
+    assert start.initialize(model, ("red", "blue")) == []  # every tensor, so the classes are these in this order
     single = pointed(objects_of(run), LAST).address
     assert resight.load(single).classes == ("red", "blue")
     with pytest.raises(ResightError, match="no such model"):
@@ -193,7 +195,7 @@ def test_places_that_cannot_be_a_run_are_told_before_the_training(tiny, shapes, 
     storage.write(f"s3://{s3.bucket}/other/file", b"")
     for place, message in (
         (f"s3://{s3.bucket}/other", "is not empty"),
-        (f"s3://{s3.bucket}/other/file", "is an object"),
+        (f"s3://{s3.bucket}/other/file", "found an object"),
         ("s3://nowhere/run", "no bucket"),
     ):
         with pytest.raises(ResightError, match=message):

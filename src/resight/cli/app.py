@@ -261,12 +261,12 @@ def _configured(config: str | None, overrides: dict[str, Any], shown: bool) -> t
         if not (path and is_pipeline(path)):
             return load_config(path, overrides), None
         pipeline = examine_pipeline(path, changes=overrides)
-    if shown and pipeline.refused:
-        print(pipeline.text())
-    if pipeline.refused or not shown:
-        pipeline.check()
-    if pipeline.ignored and not shown:
-        log.info("%d fields of %s have no effect here; --show-config lists them", len(pipeline.ignored), config)
+        if shown and pipeline.refused:
+            print(pipeline.text())
+        if pipeline.refused or not shown:
+            pipeline.check()
+        if pipeline.ignored and not shown:
+            log.info("%d fields of %s have no effect here; --show-config lists them", len(pipeline.ignored), config)
     return load_config(None, pipeline.overrides), pipeline
 
 

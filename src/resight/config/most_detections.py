@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import ResightError, counted, one_line
+
+if TYPE_CHECKING:
+    import numpy as np
 
 LARGEST_LIMIT = 10_000  # of the detections of an image: memory is set aside for them
 STEP = 100  # what is proposed is a multiple of it
@@ -23,6 +24,8 @@ class MostDetections(NamedTuple):
 
     def reached(self, labels: np.ndarray) -> bool:
         """Whether detections of classes ``labels`` ``[N]`` in one image are as many as there can be."""
+        import numpy as np  # with which the configuration, that a run's record is told in, is not to come
+
         return len(labels) >= self.image or (np.bincount(labels).max(initial=0) >= self.of_a_class).item()
 
     def full(self, images: int) -> str:
@@ -50,6 +53,8 @@ class MostDetections(NamedTuple):
 
         Returns: the sentence, and the image with most objects.
         """
+        import numpy as np
+
         kinds = int(labels.max(initial=0)) + 1
         in_image = np.bincount(images)
         of_class, counts = np.unique(images * kinds + labels, return_counts=True)
