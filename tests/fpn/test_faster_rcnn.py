@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from resight.detection.sampler import balanced_sample
+from resight.detection.matcher import balanced_sample
 from resight.errors import ResightError
 from resight.fpn import backbones
 from resight.fpn.config import FpnModelConfig

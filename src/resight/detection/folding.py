@@ -8,6 +8,7 @@ gradients still reach the norm's weight and bias. Names and tensors of the state
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -66,9 +67,8 @@ def fold_batchnorm(model: nn.Module, example: Tensor) -> None:
         example: an input of ``model`` (not all zeros), whose way through it shows which norm follows which convolution.
     """
     pairs = _pairs(model, example)
-    if not pairs or not _equal_when_folded(model, pairs, example):
-        return
-    _fold(model, pairs)
+    if pairs and _equal_when_folded(model, pairs, example):
+        _fold(model, pairs)
 
 
 def _pairs(model: nn.Module, example: Tensor) -> list[tuple[str, str]]:
@@ -76,19 +76,18 @@ def _pairs(model: nn.Module, example: Tensor) -> list[tuple[str, str]]:
     made: list[tuple[Tensor, str]] = []
     pairs: list[tuple[str, str]] = []
 
-    def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
-        def after_conv(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            made.append((output, name))
+    def after_conv(name: str, _module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        made.append((output, name))
 
-        def before_norm(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            pairs.extend((conv, name) for output, conv in made if output is inputs[0])
+    def before_norm(name: str, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        pairs.extend((conv, name) for output, conv in made if output is inputs[0])
 
+    handles = []
+    for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
-            return module.register_forward_hook(after_conv)
-        return module.register_forward_pre_hook(before_norm)
-
-    kinds = (nn.Conv2d, nn.BatchNorm2d)
-    handles = [watch(name, module) for name, module in model.named_modules() if isinstance(module, kinds)]
+            handles.append(module.register_forward_hook(partial(after_conv, name)))
+        elif isinstance(module, nn.BatchNorm2d):
+            handles.append(module.register_forward_pre_hook(partial(before_norm, name)))
     with torch.no_grad():
         model(example)
     for handle in handles:

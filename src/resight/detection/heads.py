@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
@@ -71,13 +70,6 @@ class FPNBoxPredictor(nn.Module):
         return self.cls_score(hidden), self.bbox_pred(hidden).unflatten(1, (-1, 4))
 
 
-def freeze_statistics(module: nn.Module) -> None:
-    """Every BatchNorm normalises with its stored statistics, also in training."""
-    for layer in module.modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            layer.eval()
-
-
 def set_norm_eps(model: DetectionModel, eps: float) -> None:
     """The epsilon that all BatchNorm of trained weights had, where it is not the architecture's."""
     model.norm_eps = eps
@@ -90,8 +82,3 @@ def count_parameters(module: nn.Module) -> tuple[int, int]:
     """Number of all parameters and of those that are trained."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in module.parameters()]
     return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
-
-
-def as_channels_last(module: nn.Module) -> nn.Module:
-    # Convolutions on a CPU run about twice as fast in this layout.
-    return module.to(memory_format=torch.channels_last)

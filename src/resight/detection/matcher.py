@@ -1,14 +1,19 @@
-"""Which reference box answers for which object."""
+"""Which reference box answers for which object, and which of them make the minibatch of a stage."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torchvision.ops import box_iou
 
 from .boxes import area
 
 NEGATIVE, IGNORED = -1, -2
+
+# Matches [N], most boxes, largest share of positives, generator -> indices of positives and of negatives.
+Sampler = Callable[[Tensor, int, float, Generator], tuple[Tensor, Tensor]]
 
 
 def match(iou: Tensor, positive: float, negative: float, allow_low_quality_matches: bool) -> Tensor:
@@ -39,3 +44,27 @@ def ignore_crowd(matches: Tensor, boxes: Tensor, crowd: Tensor) -> Tensor:
     iou, own = box_iou(crowd, boxes), area(boxes)
     inside = iou / (1 + iou) * (own + area(crowd)[:, None]) / own.clamp(min=1e-6)
     return torch.where((matches == NEGATIVE) & (inside >= 0.5).any(dim=0), IGNORED, matches)
+
+
+def balanced_sample(matches: Tensor, size: int, share: float, generator: Generator) -> tuple[Tensor, Tensor]:
+    """At most ``size`` reference boxes and of these at most ``share`` positive.
+
+    The draw is made on the CPU by ``generator``, so it is the same on every device.
+
+    Args:
+        matches: ``[N]`` int64, as :func:`match` gives them.
+
+    Returns: indices ``[P]`` of the positives and ``[Q]`` of the negatives, int64, ascending.
+    """
+    positives = torch.where(matches >= 0)[0]
+    negatives = torch.where(matches == NEGATIVE)[0]
+    num_positive = min(len(positives), int(size * share))
+    num_negative = min(len(negatives), size - num_positive)
+    return _draw(positives, num_positive, generator), _draw(negatives, num_negative, generator)
+
+
+def _draw(items: Tensor, count: int, generator: Generator) -> Tensor:
+    if count == len(items):
+        return items
+    chosen = torch.randperm(len(items), generator=generator)[:count].to(items.device)
+    return items[chosen].sort().values

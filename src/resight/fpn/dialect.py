@@ -18,7 +18,7 @@ from ..detection import box_coder
 from ..detection.anchors import AnchorSettings
 from ..detection.boxes import Instances, clip, rescale
 from ..detection.folding import example, fold_batchnorm
-from ..detection.heads import ConvFCHead, FPNBoxPredictor, RPNHead, TwoMLPHead, as_channels_last
+from ..detection.heads import ConvFCHead, FPNBoxPredictor, RPNHead, TwoMLPHead
 from ..detection.model import DetectionModel
 from ..detection.parity import Parity, Stages, nms_faults
 from ..errors import ResightError, nearest
@@ -27,7 +27,7 @@ from ..input.dataset import usable_boxes
 from ..records.example import Record
 from ..records.reader import RecordSplit
 from . import backbones
-from .faster_rcnn import BOX_WEIGHTS, POOL_SIZE, RPN, RPN_WEIGHTS, FasterRCNN, InputSettings, RCNNConfig, RoIHeads
+from .faster_rcnn import BOX_WEIGHTS, POOL_SIZE, RPN_WEIGHTS, FasterRCNN, RCNNConfig
 from .input import FpnTransform
 from .input import to_sample as to_sample
 from .specs import TORCHVISION, FPNSpec, spec_of
@@ -70,38 +70,35 @@ def build(config: ModelConfig, num_classes: int, anchors: AnchorSettings | None 
     spec = spec_of(config.name)
     anchors = anchors or default_anchors(config)
     # In this order: a seed makes the same weights of each part for ever.
-    backbone = _backbone(spec, config.freeze)
-    rpn = RPN(RPNHead(spec.pyramid_channels, anchors.per_location, spec.rpn_depth))
+    if spec.backbone == "timm":
+        backbone = backbones.timm_backbone(spec.name, config.freeze, spec.pyramid_channels)
+    elif spec.backbone == "resnet50":
+        backbone = backbones.resnet50(spec.norm, config.freeze)
+    else:
+        backbone = backbones.mobilenet_v3_large(config.freeze)
+    rpn_head = RPNHead(spec.pyramid_channels, anchors.per_location, spec.rpn_depth)
     box_head = (ConvFCHead if spec.norm else TwoMLPHead)(spec.pyramid_channels, POOL_SIZE, spec.box_width)
-    roi_heads = RoIHeads(box_head, FPNBoxPredictor(spec.box_width, num_classes))
-    model = FasterRCNN(backbone, rpn, roi_heads, _rcnn_config(spec, config, anchors))
+    predictor = FPNBoxPredictor(spec.box_width, num_classes)
+    roi_heads = nn.ModuleDict({"box_head": box_head, "box_predictor": predictor})
+    model = FasterRCNN(backbone, nn.ModuleDict({"head": rpn_head}), roi_heads, _rcnn_config(spec, config, anchors))
     model.eval()
     fold_batchnorm(model.backbone, example((1, 3, 64, 64)))
     if spec.norm:
         fold_batchnorm(nn.Sequential(*list(box_head.children())[:4]), example((1, spec.pyramid_channels, 7, 7)))
-    as_channels_last(model)
-    return model.train()
-
-
-def _backbone(spec: FPNSpec, freeze: int) -> backbones.Backbone:
-    if spec.backbone == "resnet50":
-        return backbones.resnet50(spec.norm, freeze)
-    if spec.backbone == "mobilenet_v3_large":
-        return backbones.mobilenet_v3_large(freeze)
-    return backbones.timm_backbone(spec.name, freeze, spec.pyramid_channels)
+    # Convolutions on a CPU run about twice as fast in this layout.
+    return model.to(memory_format=torch.channels_last).train()
 
 
 def _rcnn_config(spec: FPNSpec, config: ModelConfig, anchors: AnchorSettings) -> RCNNConfig:
     """Each detection needs a proposal, of which a model may have fewer by default than detections are asked for."""
-    inputs = InputSettings(config.min_size, config.max_size, antialias=spec.backbone == "timm")
-    if spec.backbone == "timm" and (known := timm.get_pretrained_cfg(spec.name)):
-        inputs = replace(inputs, mean=tuple(known.mean), std=tuple(known.std))
     detections = config.most.image
     (pre_training, pre), (post_training, post) = spec.rpn_pre_nms_top_n, spec.rpn_post_nms_top_n
     pre_factor, post_factor = spec.top_n_per_detection
-    return RCNNConfig(
-        inputs,
+    made = RCNNConfig(
+        config.min_size,
+        config.max_size,
         anchors,
+        antialias=spec.backbone == "timm",
         rpn_pre_nms_top_n=(pre_training, max(pre, int(pre_factor * detections))),
         rpn_post_nms_top_n=(post_training, max(post, post_factor * detections)),
         rpn_score=spec.rpn_score,
@@ -109,6 +106,8 @@ def _rcnn_config(spec: FPNSpec, config: ModelConfig, anchors: AnchorSettings) ->
         score=SCORE_FLOOR,
         detections=detections,
     )
+    known = timm.get_pretrained_cfg(spec.name) if spec.backbone == "timm" else None
+    return replace(made, mean=tuple(known.mean), std=tuple(known.std)) if known else made
 
 
 def fits_anchors(config: ModelConfig) -> bool:

@@ -29,12 +29,11 @@ from torchvision.ops import batched_nms, box_iou
 from ..detection import box_coder, matcher
 from ..detection.anchors import AnchorSettings, grid_anchors
 from ..detection.boxes import Instances, big_enough, clip, rescale
-from ..detection.heads import freeze_statistics
 from ..detection.losses import StageLoss, stage_loss
+from ..detection.matcher import Sampler, balanced_sample
 from ..detection.model import DetectionModel
 from ..detection.processes import SINGLE_PROCESS, Shared
 from ..detection.roi_align import pool
-from ..detection.sampler import Sampler, balanced_sample
 from ..input.target import Target
 from .backbones import Backbone
 from .config import fit_size
@@ -47,23 +46,16 @@ fpn_loss = partial(stage_loss, beta=1 / 9)
 
 
 @dataclass(frozen=True)
-class InputSettings:
-    """How an image becomes the network's input; mean and std are of RGB in 0..1."""
+class RCNNConfig:
+    """Input, anchors, counts and thresholds; the defaults are torchvision's. Mean and std are of RGB in 0..1."""
 
     min_size: int
     max_size: int
+    anchors: AnchorSettings
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     multiple: int = 32
     antialias: bool = False  # shrink as torchvision does, or with a filter as wide as the step
-
-
-@dataclass(frozen=True)
-class RCNNConfig:
-    """Input, anchors, counts and thresholds; the defaults are torchvision's."""
-
-    inputs: InputSettings
-    anchors: AnchorSettings
     rpn_pre_nms_top_n: tuple[int, int] = (2000, 1000)  # proposals a level: training, inference
     rpn_post_nms_top_n: tuple[int, int] = (2000, 1000)  # proposals per image
     rpn_nms_iou: float = 0.7
@@ -78,29 +70,13 @@ class RCNNConfig:
     detections: int = 100
 
 
-class RPN(nn.Module):
-    """The weights of the first stage, under torchvision's name."""
-
-    def __init__(self, head: nn.Module) -> None:
-        super().__init__()
-        self.head = head
-
-
-class RoIHeads(nn.Module):
-    """The weights of the second stage."""
-
-    def __init__(self, box_head: nn.Module, box_predictor: nn.Module) -> None:
-        super().__init__()
-        self.box_head = box_head
-        self.box_predictor = box_predictor
-
-
 class FasterRCNN(DetectionModel):
-    """``model(images, targets) -> losses``; ``model(images) -> list of Instances``.
+    """Takes images ``[3, H, W]`` RGB, uint8 or float in 0..1.
 
     Args:
         backbone: ``[B, 3, H, W]`` -> list of ``[B, C, H, W]``, finest level first; the RoIs are pooled from those
             whose strides are ``backbone.pooled_strides``.
+        rpn, roi_heads: "head" of the first stage, "box_head" and "box_predictor" of the second.
         rpn_loss, box_loss: of the first and of the second stage.
         sampler: draws the minibatches of both.
         nms: boxes ``[N, 4]``, scores ``[N]``, groups ``[N]`` and the IoU -> indices of what is kept, best first.
@@ -111,8 +87,8 @@ class FasterRCNN(DetectionModel):
     def __init__(
         self,
         backbone: Backbone,
-        rpn: RPN,
-        roi_heads: RoIHeads,
+        rpn: nn.ModuleDict,
+        roi_heads: nn.ModuleDict,
         config: RCNNConfig,
         *,
         rpn_loss: StageLoss = fpn_loss,
@@ -130,7 +106,9 @@ class FasterRCNN(DetectionModel):
 
     def train(self, mode: bool = True) -> FasterRCNN:
         super().train(mode)
-        freeze_statistics(self)
+        for layer in self.modules():
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                layer.eval()  # it normalises with its stored statistics
         return self
 
     def set_nms(self, iou: float | None = None, class_agnostic: bool = False) -> None:
@@ -138,42 +116,23 @@ class FasterRCNN(DetectionModel):
         class_agnostic = class_agnostic or self.config.class_agnostic_nms
         self.config = replace(self.config, nms_iou=iou, class_agnostic_nms=class_agnostic)
 
-    def forward(
-        self, images: list[Tensor], targets: list[Target] | None = None, shared: Shared = SINGLE_PROCESS
-    ) -> dict[str, Tensor] | list[Instances]:
-        """Losses when targets are given, detections else.
-
-        Args:
-            images: ``[3, H, W]`` RGB each, uint8 or float in 0..1. Without targets they are resized here and the
-                detections are in their own pixels; with targets they come at the network's size.
-            shared: see :meth:`losses`.
-        """
-        if targets is not None:
-            return self.losses(images, targets, shared)
-        sizes = [(image.shape[1], image.shape[2]) for image in images]
-        small = [self.resize(image) for image in images]
-        return [
-            Instances(rescale(found.boxes, (image.shape[1], image.shape[2]), size), found.scores, found.labels)
-            for found, image, size in zip(self.detect(small), small, sizes, strict=True)
-        ]
-
     def resize(self, image: Tensor) -> Tensor:
         """``[3, H, W]`` of any size, uint8 or float -> float in 0..1 at the network's size (bilinear, half-pixel)."""
         image = as_float(image)
-        size = fit_size(image.shape[1], image.shape[2], self.config.inputs.min_size, self.config.inputs.max_size)
-        filtered = self.config.inputs.antialias
+        size = fit_size(image.shape[1], image.shape[2], self.config.min_size, self.config.max_size)
+        filtered = self.config.antialias
         return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False, antialias=filtered)[0]
 
     def batch(self, images: list[Tensor], shared: Shared = SINGLE_PROCESS) -> Tensor:
         """Normalised and padded with zeros right and below: ``[B, 3, H, W]`` float32, sides a multiple of 32."""
-        multiple = self.config.inputs.multiple
+        multiple = self.config.multiple
         height = -(-max(image.shape[1] for image in images) // multiple) * multiple
         width = -(-max(image.shape[2] for image in images) // multiple) * multiple
         height, width = shared.largest(height, width)
         weight = next(self.parameters())
         batch = torch.zeros(len(images), height, width, 3, device=weight.device, dtype=weight.dtype).permute(0, 3, 1, 2)
-        mean = torch.tensor(self.config.inputs.mean, device=weight.device, dtype=weight.dtype)[:, None, None]
-        std = torch.tensor(self.config.inputs.std, device=weight.device, dtype=weight.dtype)[:, None, None]
+        mean = torch.tensor(self.config.mean, device=weight.device, dtype=weight.dtype)[:, None, None]
+        std = torch.tensor(self.config.std, device=weight.device, dtype=weight.dtype)[:, None, None]
         for row, image in zip(batch, images, strict=True):
             row[:, : image.shape[1], : image.shape[2]] = (as_float(image.to(weight.device)) - mean) / std
         return batch.contiguous() if weight.is_contiguous() else batch  # in the memory format of the weights
@@ -181,7 +140,7 @@ class FasterRCNN(DetectionModel):
     def features(self, batch: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
         """Features, objectness logits, box deltas and anchors of each level."""
         features = self.backbone(batch)
-        logits, deltas = self.rpn.head(features)
+        logits, deltas = self.rpn["head"](features)
         anchors = []
         for level, feature in enumerate(features):
             grid = (feature.shape[2], feature.shape[3])
@@ -190,15 +149,19 @@ class FasterRCNN(DetectionModel):
         return features, logits, deltas, anchors
 
     def detect(self, images: list[Tensor]) -> list[Instances]:
-        """Detections of images that are at the network's size, in their pixels."""
-        features, logits, deltas, anchors = self.features(self.batch(images))
-        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        small = [self.resize(image) for image in images]
+        features, logits, deltas, anchors = self.features(self.batch(small))
+        sizes = [(image.shape[1], image.shape[2]) for image in small]
         proposals = self.propose(logits, deltas, anchors, sizes, training=False)
         scores, boxes = self.classify(features, proposals)
         counts = [len(boxes) for boxes in proposals]
-        return [
+        found = [
             self.postprocess_detections(s.softmax(-1), box_coder.decode(b, p[:, None], BOX_WEIGHTS), size)
             for s, b, p, size in zip(scores.split(counts), boxes.split(counts), proposals, sizes, strict=True)
+        ]
+        return [
+            Instances(rescale(one.boxes, size, (image.shape[1], image.shape[2])), one.scores, one.labels)
+            for one, size, image in zip(found, sizes, images, strict=True)
         ]
 
     def propose(
@@ -231,7 +194,7 @@ class FasterRCNN(DetectionModel):
         image = torch.cat([torch.full((len(b),), i, device=b.device) for i, b in enumerate(boxes)])
         strides = self.backbone.pooled_strides
         rois = pool(features[: len(strides)], strides, torch.cat(boxes), image, POOL_SIZE)
-        return self.roi_heads.box_predictor(self.roi_heads.box_head(rois))
+        return self.roi_heads["box_predictor"](self.roi_heads["box_head"](rois))
 
     def postprocess_detections(self, scores: Tensor, boxes: Tensor, size: tuple[int, int]) -> Instances:
         """The detections of one image from class scores ``[P, K + 1]`` and boxes ``[P, K + 1, 4]``: the last NMS."""
@@ -246,11 +209,7 @@ class FasterRCNN(DetectionModel):
         return Instances(boxes[keep], scores[keep], labels[keep])
 
     def losses(self, images: list[Tensor], targets: list[Target], shared: Shared = SINGLE_PROCESS) -> dict[str, Tensor]:
-        """The four losses of Faster R-CNN, as torchvision computes and names them.
-
-        Args:
-            shared: where other processes have other images of the same batch.
-        """
+        """The four losses of Faster R-CNN, as torchvision computes and names them."""
         features, logits, deltas, anchors = self.features(self.batch(images, shared))
         targets = [target.to(features[0].device) for target in targets]
         generators = [Generator().manual_seed(target.seed) for target in targets]

@@ -23,7 +23,7 @@ from ..detection.model import DetectionModel
 from ..detection.onnx_graph import OPSET, Builder
 from ..detection.roi_align import SAMPLES, assign_levels
 from ..detection.stages import STAGE
-from .faster_rcnn import BOX_WEIGHTS, POOL_SIZE, RPN_WEIGHTS, FasterRCNN, InputSettings
+from .faster_rcnn import BOX_WEIGHTS, POOL_SIZE, RPN_WEIGHTS, FasterRCNN, RCNNConfig
 
 # Steps whose shapes depend on data or on the image are opaque to torch.export: it sees their output shapes only, and
 # each becomes the ONNX operators written below. They are never run in PyTorch.
@@ -100,10 +100,10 @@ class Exportable(nn.Module):
 
     def forward(self, batch: Tensor, size: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
         features = self.model.backbone(batch)
-        logits, deltas = self.model.rpn.head(features)
+        logits, deltas = self.model.rpn["head"](features)
         proposals, chosen, rpn_kept = self._propose(batch, features, logits, deltas, size)
         rois = self._pool(batch, features, proposals)
-        class_logits, box_deltas = self.model.roi_heads.box_predictor(self.model.roi_heads.box_head(rois))
+        class_logits, box_deltas = self.model.roi_heads["box_predictor"](self.model.roi_heads["box_head"](rois))
         boxes = _clip(box_coder.decode(box_deltas, proposals[:, None], BOX_WEIGHTS), size)[:, 1:]
         boxes = boxes.transpose(0, 1)  # [K, P, 4]
         scores = class_logits.softmax(-1)[:, 1:].transpose(0, 1)
@@ -173,7 +173,7 @@ def _clip(boxes: Tensor, size: Tensor) -> Tensor:
     return torch.minimum(boxes.clamp(min=0), torch.stack([size[1], size[0], size[1], size[0]]))
 
 
-def _front(inputs: InputSettings, ir_version: int) -> onnx.ModelProto:
+def _front(inputs: RCNNConfig, ir_version: int) -> onnx.ModelProto:
     """``image`` uint8 ``[1, H, W, 3]`` -> batch, size and scale of :class:`Exportable`, by ``models.faster_rcnn``'s
     resizing and padding. Sizes are worked out in double, as Python does."""
     g = Builder()
@@ -242,7 +242,7 @@ def to_onnx(model: DetectionModel) -> onnx.ModelProto:
     assert program is not None
     network = program.model_proto
     del network.graph.output[3:]  # the stages stay in the graph under their names
-    front = _front(model.config.inputs, network.ir_version)
+    front = _front(model.config, network.ir_version)
     links = [(front.graph.output[i].name, network.graph.input[i].name) for i in range(3)]
     return onnx.compose.merge_models(
         onnx.compose.add_prefix(front, "input/", rename_inputs=False, rename_outputs=False), network, io_map=links

@@ -17,8 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..detection.heads import set_norm_eps
-from ..detection.initialization import load_detector
-from ..detection.model import DetectionModel
+from ..detection.model import DetectionModel, load_detector
 from ..errors import ResightError, listed, shown
 from ..io.files import check_regular
 from ..io.object_store import fetch_file, is_remote

@@ -12,7 +12,6 @@ from torch import Tensor
 from ..config.tree import Config, ModelConfig
 from ..detection.anchors import AnchorSettings
 from ..detection.boxes import Instances, area, clip, rescale
-from ..detection.heads import as_channels_last
 from ..detection.model import DetectionModel
 from ..detection.parity import Parity, Stages, nms_faults
 from ..errors import ResightError, listed
@@ -48,9 +47,7 @@ def check_name(name: str) -> None:
 
 
 def build(config: ModelConfig, num_classes: int, anchors: AnchorSettings | None = None) -> TfodRCNN:
-    model = TfodRCNN(config, num_classes)
-    as_channels_last(model)
-    return model.train()
+    return TfodRCNN(config, num_classes).to(memory_format=torch.channels_last).train()
 
 
 def default_anchors(config: ModelConfig) -> AnchorSettings:

@@ -91,7 +91,7 @@ class TfodBoxPredictor(nn.Module):
 
 
 class TfodRCNN(DetectionModel):
-    """``model(images, targets) -> losses``; ``model(images) -> list of Instances``.
+    """Takes images ``[3, H, W]`` RGB, uint8 or float, of 0..255.
 
     Args:
         rpn_loss, box_loss: of the first and of the second stage.
@@ -144,18 +144,7 @@ class TfodRCNN(DetectionModel):
             self.tfod = self.tfod.model_copy(update={"nms_iou": iou})
         self.class_agnostic_nms = self.class_agnostic_nms or class_agnostic
 
-    def forward(
-        self, images: list[Tensor], targets: list[Target] | None = None, shared: Shared = SINGLE_PROCESS
-    ) -> dict[str, Tensor] | list[Instances]:
-        """Losses when targets are given, detections else.
-
-        Args:
-            images: ``[3, H, W]`` RGB each, uint8 or float, of 0..255. Without targets they are resized here and the
-                detections are in their own pixels; with targets they come at the network's size.
-            shared: where other processes have other images of the same batch.
-        """
-        if targets is not None:
-            return self.losses(images, targets, shared)
+    def detect(self, images: list[Tensor]) -> list[Instances]:
         return [self.found(self.outputs(image), image.shape[1], image.shape[2]) for image in images]
 
     def resize(self, image: Tensor) -> Tensor:

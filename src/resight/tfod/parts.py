@@ -19,8 +19,8 @@ from torchvision.ops import box_iou
 from ..detection import matcher
 from ..detection.anchors import AnchorSettings, grid_anchors
 from ..detection.boxes import area, clip
+from ..detection.matcher import balanced_sample
 from ..detection.nms import stable_nms
-from ..detection.sampler import balanced_sample
 from .config import TfodConfig
 
 

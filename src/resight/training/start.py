@@ -16,8 +16,7 @@ from ..config.loading import explain
 from ..config.tree import Config, ModelConfig
 from ..detection.anchors import AnchorSettings
 from ..detection.heads import count_parameters, set_norm_eps
-from ..detection.initialization import load_detector
-from ..detection.model import DetectionModel
+from ..detection.model import DetectionModel, load_detector
 from ..dialect import dialect_of, left_by_tfod, model_config
 from ..errors import ResightError, nearest
 from ..fpn.pretrained import load_pretrained, write_published

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from resight.detection.initialization import load_detector
+from resight.detection.model import load_detector
 from resight.errors import ResightError
 from resight.fpn.config import FpnModelConfig
 from resight.models.build import build_model
