@@ -13,8 +13,7 @@ import torch
 from resight.config.most_detections import MostDetections
 from resight.detection.parity import BOX_TOLERANCE, SCORE_TOLERANCE, Parity
 from resight.errors import ResightError
-from resight.exporting.export import export, probe_images, write_onnx
-from resight.exporting.parity import compare
+from resight.exporting.export import compare, export, probe_images, write_onnx
 from resight.fpn.config import FpnModelConfig
 from resight.fpn.pretrained import load_pretrained
 from resight.inference.detector import load

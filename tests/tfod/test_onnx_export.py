@@ -9,8 +9,7 @@ import onnxruntime
 import pytest
 import torch
 
-from resight.exporting.export import export, probe_images, write_onnx
-from resight.exporting.parity import compare
+from resight.exporting.export import compare, export, probe_images, write_onnx
 from resight.inference.detector import load
 from resight.inference.onnx_runtime import load_onnx
 

@@ -1,4 +1,10 @@
-"""How far an exported graph is from its model, stage by stage; ``exporting.parity`` says why by stages."""
+"""How far an exported graph is from its model, stage by stage.
+
+A detector decides: of two boxes that overlap and score alike NMS keeps one, and the last digit says which. Two correct
+models may decide differently and then find different things, so their detections are not compared. Each stage is: the
+model works out every number of a stage from what the exported graph had before that stage, and what NMS chose is held
+against its rule, by the graph's own boxes and scores.
+"""
 
 from __future__ import annotations
 

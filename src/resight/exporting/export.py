@@ -15,15 +15,16 @@ import numpy as np
 from ..arguments import check_types
 from ..config.defaults import ExportFormat, InputType
 from ..config.tree import TFOD_MODELS
+from ..detection.stages import STAGE
 from ..dialect import dialect_of
-from ..errors import ResightError, listed
+from ..errors import ResightError, counted, listed
 from ..inference.detector import Detector, load
-from ..inference.exported import card_of
+from ..inference.exported import ExportedDetector, card_of
 from ..io.outputs import atomic_file, atomic_folder, check_file, check_output
 from ..random_streams import numpy_stream
 
 if TYPE_CHECKING:
-    from .parity import Parity
+    from ..detection.parity import Parity
 
 log = logging.getLogger(__name__)
 
@@ -97,12 +98,9 @@ def _check_output(out: str | os.PathLike[str], format: ExportFormat, input_type:
             check_file(out, force, is_ours)
 
 
-# Nothing lies under the name of an export before it was compared.
-
-
 def _export_onnx(detector: Detector, out: Path) -> ExportReport:
+    """Nothing lies at ``out`` before it was compared; nor does a SavedModel."""
     from ..inference.onnx_runtime import load_onnx
-    from .parity import compare
 
     with atomic_file(out) as file:
         write_onnx(detector, file)
@@ -112,7 +110,6 @@ def _export_onnx(detector: Detector, out: Path) -> ExportReport:
 
 def _export_saved_model(detector: Detector, out: Path, force: bool, input_type: InputType) -> ExportReport:
     from ..inference.saved_model import load_saved_model, written_before
-    from .parity import compare
     from .saved_model import with_stages, write_export
 
     with atomic_folder(out, force, written_before(out)) as folder:
@@ -159,3 +156,34 @@ def probe_images() -> list[np.ndarray]:
             image[y : y + h, x : x + w] = draw.integers(0, 256, 3)
         images.append(image.clip(0, 255).astype(np.uint8))
     return [*images, np.zeros((120, 160, 3), np.uint8)]
+
+
+def compare(detector: Detector, exported: ExportedDetector, images: list[np.ndarray]) -> Parity:
+    """
+    Args:
+        exported: an export of ``detector``, loaded with its stages among its outputs.
+    """
+    import torch
+
+    from ..detection.parity import Parity
+
+    parity = Parity(len(images))
+    log.info("comparing the two in %s", counted(len(images), "image"))
+    for image in images:
+        found = exported.outputs(image)
+        stages = {
+            name.removeprefix(STAGE): torch.from_numpy(value.copy())
+            for name, value in found.items()
+            if name.startswith(STAGE)
+        }
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+        with torch.inference_mode():
+            wanted = dialect_of(detector.config).compare_stages(parity, detector.model, pixels, stages)
+        listed = exported.read(found, image)
+        boxes, scores, labels = (torch.from_numpy(each.copy()) for each in (listed.boxes, listed.scores, listed.labels))
+        parity.detections += len(listed)
+        parity.listed(wanted.boxes, boxes, max(image.shape[:2]))
+        if len(labels) == len(wanted.labels):
+            parity.scores(wanted.scores, scores)
+            parity.wrong += int((labels != wanted.labels).sum())
+    return parity

@@ -47,37 +47,29 @@ class Detector:
         score: the model's operating point, above which a detection is reported by default; None: .5, and
             ``has_score`` is False.
         name: where the model came from.
-        selected_on: the split on which training chose these weights, where that is known.
+        config: the model's configuration; of an exported model as much of it as the export tells.
 
-    ``config`` is the model's configuration; of an exported model as much of it as the export tells.
+    ``selected_on`` is the split on which training chose these weights, where that is known.
     """
 
     model: DetectionModel
     device: torch.device
+    selected_on: str | None = None
     nms_iou = TILES_NMS_IOU
     class_agnostic_nms = False
 
     def __init__(
-        self, classes: tuple[str, ...], score: float | None, name: str = "", selected_on: str | None = None
+        self, classes: tuple[str, ...], score: float | None, name: str = "", config: ModelConfig | None = None
     ) -> None:
-        self.classes, self.name, self.selected_on = classes, name, selected_on
-        self.config: ModelConfig = model_config({})
+        self.classes, self.name, self.config = classes, name, config or model_config({})
         self.has_score = score is not None
         self.score = SCORE if score is None else score
 
     @classmethod
-    def of(
-        cls,
-        model: DetectionModel,
-        card: ModelMetadata,
-        device: torch.device,
-        name: str = "",
-        selected_on: str | None = None,
-    ) -> Detector:
+    def of(cls, model: DetectionModel, card: ModelMetadata, device: torch.device, name: str = "") -> Detector:
         """The detector of a model in memory; the model is used as it is, not copied."""
-        detector = cls(card.label_map.names, card.score, name, selected_on)
+        detector = cls(card.label_map.names, card.score, name, card.model)
         detector.model, detector.device = model, device
-        detector.config = card.model
         return detector
 
     @property
@@ -87,8 +79,7 @@ class Detector:
 
     @property
     def tile(self) -> int:
-        """Side in pixels of the overlapping tiles that a larger image is looked at in, beside looking at the whole; 0:
-        at the whole only."""
+        """Side in pixels of the overlapping tiles that a larger image is seen in, beside the whole; 0: only whole."""
         return self.config.tile
 
     @overload
@@ -229,8 +220,8 @@ def load(
         raise ResightError(f"the weights do not fit the model they name: {error}", where=path) from error
     target = device_of(device)
     log.info("using %s", path)
-    selected_on = checkpoint.state.get("selected_on")
-    detector = Detector.of(net.to(target).eval(), card, target, str(path), selected_on)
+    detector = Detector.of(net.to(target).eval(), card, target, str(path))
+    detector.selected_on = checkpoint.state.get("selected_on")
     detector.classes = class_names(detector.classes, labels)
     return detector
 

@@ -28,8 +28,14 @@ class ExportedDetector(Detector):
         raise NotImplementedError
 
     def read(self, found: Mapping[str, np.ndarray], image: np.ndarray) -> Detections:
-        """The detections among the outputs."""
-        raise NotImplementedError
+        """The detections among the outputs, which are the FPN graph's or TFOD's."""
+        height, width = image.shape[:2]
+        if "detection_boxes" not in found:
+            return Detections(found["boxes"], found["scores"], found["labels"], self.classes, width, height)
+        count, sides = int(found["num_detections"][0]), np.array([width, height, width, height], np.float32)
+        boxes = found["detection_boxes"][0, :count, [1, 0, 3, 2]].T * sides
+        labels = found["detection_classes"][0, :count].astype(np.int64) - 1
+        return Detections(boxes, found["detection_scores"][0, :count], labels, self.classes, width, height)
 
     def detect_whole(self, image: np.ndarray) -> Detections:
         return self.read(self.outputs(image), image)
@@ -93,11 +99,3 @@ def read_card(text: str, where: object) -> Card:
         wrong = "; ".join(explain(item) if item["loc"] else item["msg"] for item in error.errors()[:3])
         fix = "Export the model again."
         raise ResightError(f"what Resight noted with the model is damaged: {wrong}", where=where, fix=fix) from error
-
-
-def detections_of(found: Mapping[str, np.ndarray], classes: tuple[str, ...], width: int, height: int) -> Detections:
-    """TFOD's outputs for one image ``width`` x ``height`` in Resight's terms."""
-    count = int(found["num_detections"][0])
-    boxes = found["detection_boxes"][0, :count, [1, 0, 3, 2]].T * np.array([width, height, width, height], np.float32)
-    labels = found["detection_classes"][0, :count].astype(np.int64) - 1
-    return Detections(boxes, found["detection_scores"][0, :count], labels, classes, width, height)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +11,18 @@ import numpy as np
 from ..detection.stages import STAGE
 from ..errors import ResightError
 from ..io.files import check_regular
-from ..types import Detections
 from .detector import class_names
-from .exported import ExportedDetector, detections_of, read_card
+from .exported import ExportedDetector, read_card
 
 KEY = "resight"
 
 
 class OnnxDetector(ExportedDetector):
-    def __init__(self, session: Any, classes: tuple[str, ...], score: float | None, name: str) -> None:
-        super().__init__(classes, score, name)
-        self.session = session
+    session: Any
 
     def outputs(self, image: np.ndarray) -> dict[str, np.ndarray]:
         names = [output.name for output in self.session.get_outputs()]
         return dict(zip(names, self.session.run(names, {"image": image[None]}), strict=True))
-
-    def read(self, found: Mapping[str, np.ndarray], image: np.ndarray) -> Detections:
-        height, width = image.shape[:2]
-        if "detection_boxes" in found:
-            return detections_of(found, self.classes, width, height)
-        boxes, scores, labels = found["boxes"], found["scores"], found["labels"]
-        return Detections(boxes, scores, labels, self.classes, width, height)
 
 
 def load_onnx(path: Path, labels: str | os.PathLike[str] | None = None, stages: bool = False) -> OnnxDetector:
@@ -64,8 +53,8 @@ def load_onnx(path: Path, labels: str | os.PathLike[str] | None = None, stages: 
     if stored is None:
         raise ResightError("is an ONNX model, but none that Resight exported", where=path)
     card = read_card(stored, path)
-    detector = OnnxDetector(session, class_names(card.classes, labels), card.score, str(path))
-    detector.config = card.model
+    detector = OnnxDetector(class_names(card.classes, labels), card.score, str(path), card.model)
+    detector.session = session
     return detector
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,8 +19,7 @@ from ..records.example import Record, encode_example
 from ..tfod.checkpoint.folder import PIPELINE
 from ..tfod.checkpoint.reader import KINDS, STRING
 from ..tfod.pipeline.config import Pipeline, examine_pipeline
-from ..types import Detections
-from .exported import Card, ExportedDetector, detections_of, read_card
+from .exported import Card, ExportedDetector, read_card
 from .tensorflow_session import Session
 
 FILE = "saved_model.pb"
@@ -31,32 +30,25 @@ NEEDED = ("detection_boxes", "detection_classes", "detection_scores", "num_detec
 
 
 class SavedModelDetector(ExportedDetector):
-    def __init__(self, session: Session, classes: tuple[str, ...], score: float | None, input_type: str) -> None:
-        super().__init__(classes, score, str(session.folder))
-        self.session, self.input_type = session, input_type
-        ((self.input, info),) = session.inputs.items()
-        self.kind = info.dtype
+    session: Session
+    input_type: str
 
     def outputs(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        return self.session.run(self.input, self._given(image))
+        ((name, info),) = self.session.inputs.items()
+        return self.session.run(name, self._given(image, info.dtype))
 
-    def read(self, found: Mapping[str, np.ndarray], image: np.ndarray) -> Detections:
-        return detections_of(found, self.classes, image.shape[1], image.shape[0])
-
-    def _given(self, image: np.ndarray) -> np.ndarray | bytes:
+    def _given(self, image: np.ndarray, kind: int) -> np.ndarray | bytes:
         """The image as the model takes it: an array, a PNG, or a ``tf.train.Example`` with a PNG."""
-        if self.kind != STRING:
-            return image[None].astype(KINDS[self.kind])
+        if kind != STRING:
+            return image[None].astype(KINDS[kind])
         stream = io.BytesIO()
         Image.fromarray(image).save(stream, "png")
         if self.input_type != "tf_example":
             return stream.getvalue()
         height, width = image.shape[:2]
-        none = np.zeros(0, np.int64)
-        boxes = np.zeros((0, 4), np.float32)
-        return encode_example(
-            Record(stream.getvalue(), "png", "", "", width, height, boxes, (), none, none, none, none, none)
-        )
+        none, boxes = np.zeros(0, np.int64), np.zeros((0, 4), np.float32)
+        record = Record(stream.getvalue(), "png", "", "", width, height, boxes, (), none, none, none, none, none)
+        return encode_example(record)
 
 
 def find_saved_model(path: Path) -> Path | None:
@@ -93,11 +85,12 @@ def load_saved_model(folder: Path, labels: str | os.PathLike[str] | None = None)
     names = (read_label_map(labels) if labels is not None else LabelMap(())).by_id(count).names
     if not names:
         raise ResightError("does not say how many classes it has", where=folder, fix="Name them with --labels MAP.")
-    detector = SavedModelDetector(session, names, card.score, card.input_type)
     boxes = session.outputs["detection_boxes"]
     shape = [side.size for side in boxes.tensor_shape.dim] if boxes else []
     most = {"detections": shape[1], "detections_per_class": shape[1]} if len(shape) == 3 and shape[1] > 0 else {}
-    detector.config = load_config(None, pipeline.overrides).model if pipeline else exported_config(most)
+    config = load_config(None, pipeline.overrides).model if pipeline else exported_config(most)
+    detector = SavedModelDetector(names, card.score, str(folder), config)
+    detector.session, detector.input_type = session, card.input_type
     return detector
 
 
