@@ -20,7 +20,7 @@ ELSEWHERE = {
     "evaluation/test_report.py": "tfod/metrics",
     "fpn/test_faster_rcnn.py": "detection/folding detection/heads fpn/backbones",
     "fpn/test_specs.py": "models/build",
-    "input/test_dataset.py": "fpn/input input/target",
+    "input/test_dataset.py": "input/target",
     "test_wheel.py": "_version commands/demo",
     "tfod/pipeline/test_config.py": "tfod/pipeline/fields tfod/pipeline/reading tfod/pipeline/translation",
     "tfod/test_onnx_export.py": "detection/onnx_graph",

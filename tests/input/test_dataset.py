@@ -8,7 +8,7 @@ from resight.commands.show import training_view
 from resight.dialect import load_config, training_set
 from resight.errors import ResightError
 from resight.fpn.config import FpnModelConfig
-from resight.fpn.input import to_sample
+from resight.fpn.dialect import to_sample
 from resight.input.dataset import (
     TrainingExample,
     network_boxes,

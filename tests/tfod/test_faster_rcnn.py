@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn.functional import log_softmax
 
+from resight.detection.boxes import stable_nms
 from resight.detection.losses import stage_loss
-from resight.detection.nms import stable_nms
 from resight.errors import ResightError
 from resight.input.target import Target
 from resight.models.build import build_model

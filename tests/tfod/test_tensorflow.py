@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from resight.detection.nms import stable_nms
+from resight.detection.boxes import stable_nms
 from resight.tfod import parts as tfod_parts
 from resight.tfod.config import TfodModelConfig
 from resight.tfod.parts import tfod_resize

@@ -1,11 +1,13 @@
-"""Boxes ``[..., 4]``, float xyxy in pixels of the image they are in, and what a model says about one image."""
+"""Boxes ``[..., 4]``, float xyxy in pixels of the image they are in, their suppression, and what a model found."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+from torchvision.ops import nms
 
 
 @dataclass(frozen=True)
@@ -38,3 +40,25 @@ def rescale(boxes: Tensor, size: tuple[int, int], to: tuple[int, int]) -> Tensor
     """Boxes of an image of ``size`` (height, width) in the pixels of the same image at size ``to``."""
     y, x = to[0] / size[0], to[1] / size[1]
     return boxes * torch.tensor([x, y, x, y], dtype=boxes.dtype, device=boxes.device)
+
+
+def stable_nms(boxes: Tensor, scores: Tensor, limit: int, iou: float, least: float, equal: bool = False) -> Tensor:
+    """Greedy suppression: indices of at most ``limit`` of ``boxes`` ``[N, 4]``, best first, equal scores in order.
+
+    Args:
+        iou: a box goes whose IoU with a better one is more than this (``equal``: this or more).
+        least: boxes count whose score is more than this.
+    """
+    bound = np.float32(iou)  # the IoU is of single precision too
+    if equal:
+        bound = np.nextafter(bound, np.float32(-1))
+    candidates = torch.where(scores > least)[0]
+    candidates = candidates[scores[candidates].sort(descending=True, stable=True).indices]
+    # What is kept of the best K does not depend on the rest, so a part of them is tried first.
+    count = 8 * limit
+    while True:
+        part = candidates[:count]
+        kept = part[nms(boxes[part], scores[part], float(bound))]
+        if len(kept) >= limit or count >= len(candidates):
+            return kept[:limit]
+        count *= 4

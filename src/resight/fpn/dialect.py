@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -22,14 +23,15 @@ from ..detection.heads import ConvFCHead, FPNBoxPredictor, RPNHead, TwoMLPHead
 from ..detection.model import DetectionModel
 from ..detection.parity import Parity, Stages, nms_faults
 from ..errors import ResightError, nearest
-from ..input.augment import LEFT_RIGHT, suggest_flip_pairs
-from ..input.dataset import usable_boxes
-from ..records.example import Record
+from ..input.augment import LEFT_RIGHT, FlipRule, Sample, augment, crop, suggest_flip_pairs
+from ..input.dataset import boxes_inside, usable_boxes
+from ..input.sampler import SampleKey
+from ..input.target import crop_size, input_size
+from ..random_streams import torch_stream
+from ..records.example import Record, on_image
 from ..records.reader import RecordSplit
 from . import backbones
 from .faster_rcnn import BOX_WEIGHTS, POOL_SIZE, RPN_WEIGHTS, FasterRCNN, RCNNConfig
-from .input import FpnTransform
-from .input import to_sample as to_sample
 from .specs import TORCHVISION, FPNSpec, spec_of
 
 if TYPE_CHECKING:
@@ -44,9 +46,11 @@ pads_batches = True
 publishes_weights = True
 size_remedy = "; or --set model.tile={} for large images"
 stronger_models = {MODEL: "fasterrcnn_resnet50_fpn_v2"}
-transform = FpnTransform
 
 SCORE_FLOOR = 0.001  # detections below can hardly move a COCO number
+# Steps of the scale jitter. A CPU prepares and keeps code for every shape of a convolution, so few shapes are faster
+# and smaller than many.
+SCALES = 8
 
 
 def default_anchors(config: ModelConfig) -> AnchorSettings:
@@ -113,6 +117,47 @@ def _rcnn_config(spec: FPNSpec, config: ModelConfig, anchors: AnchorSettings) ->
 def fits_anchors(config: ModelConfig) -> bool:
     trained = config.start != "none" and (config.start != "pretrained" or spec_of(config.name).weights == "COCO")
     return config.anchors == "fit" and not trained
+
+
+class FpnTransform:
+    """Crop, scale, flip and colour of ``config.augment``; the image ``[3, H, W]`` stays uint8.
+
+    Raises:
+        ResightError: the configuration has TFOD's operations.
+    """
+
+    def __init__(self, config: Config, classes: Sequence[str]) -> None:
+        self.config, self.rule = config, FlipRule.of(classes, config.augment.flip_pairs)
+        if config.augment.operations is not None:
+            raise ResightError(f"TFOD's operations are not for {config.model.name}", where="augment.operations")
+
+    def __call__(self, record: Record, labels: np.ndarray, image: np.ndarray, key: SampleKey, where: str) -> Sample:
+        seed, config = self.config.train.seed, self.config
+        generator = torch_stream(seed, "augment", key.epoch, key.record, key.copy)
+        sample = to_sample(record, labels, image)
+        height, width = sample.image.shape[1:]
+        size, (rows, columns) = input_size(height, width, config.model), crop_size(height, width, config.model)
+        sample = crop(sample, rows / height, columns / width, generator)
+        # One scale for a whole batch: images of one size need no padding.
+        low, high = config.augment.scale
+        draw = int(torch.randint(SCALES, (), generator=torch_stream(seed, "scale", key.epoch, key.batch)))
+        scale = low * math.exp(draw / (SCALES - 1) * math.log(high / low))
+        return augment(sample, size, scale, config.augment, self.rule, generator)
+
+
+def to_sample(record: Record, labels: np.ndarray, image: np.ndarray) -> Sample:
+    """The decoded ``image`` ``[H, W, 3]`` uint8 of the record with the boxes of known classes.
+
+    Boxes without area or with a NaN are left out (``data check`` lists them).
+    """
+    height, width = image.shape[:2]
+    record = on_image(record, height, width)
+    boxes, usable = boxes_inside(record.boxes, np.array([width, height, width, height]))
+    keep = usable & (labels >= 0)
+    return Sample.of(image, boxes[keep], labels[keep], record.crowd[keep])
+
+
+transform = FpnTransform
 
 
 def ground_truth(record: Record, labels: np.ndarray, model: ModelConfig, where: str) -> tuple[Record, np.ndarray]:

@@ -26,10 +26,9 @@ from torch import Generator, Tensor, nn
 from ..config.tree import ModelConfig
 from ..detection import matcher
 from ..detection.anchors import AnchorSettings
-from ..detection.boxes import Instances, area, clip
+from ..detection.boxes import Instances, area, clip, stable_nms
 from ..detection.losses import StageLoss, stage_loss
 from ..detection.model import DetectionModel
-from ..detection.nms import stable_nms
 from ..detection.processes import SINGLE_PROCESS, Shared
 from ..errors import ResightError
 from ..input.target import Target
@@ -96,7 +95,7 @@ class TfodRCNN(DetectionModel):
     Args:
         rpn_loss, box_loss: of the first and of the second stage.
         sampler: draws the minibatches of both in training; by default as ``tfod.static_shapes`` says.
-        nms: as :func:`.nms.stable_nms`, in both stages.
+        nms: as :func:`.boxes.stable_nms`, in both stages.
     """
 
     class_heads: ClassVar = {"predictor.classes": True, "predictor.box": False}

@@ -18,9 +18,8 @@ from torchvision.ops import box_iou
 
 from ..detection import matcher
 from ..detection.anchors import AnchorSettings, grid_anchors
-from ..detection.boxes import area, clip
+from ..detection.boxes import area, clip, stable_nms
 from ..detection.matcher import balanced_sample
-from ..detection.nms import stable_nms
 from .config import TfodConfig
 
 
