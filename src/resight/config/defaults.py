@@ -1,7 +1,5 @@
 """Defaults that help, configuration and plan share; light, so that ``--help`` can name them."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 MODEL = "tf_efficientnet_lite0"

@@ -3,8 +3,6 @@
 A name is compared without dashes, underscores and case.
 """
 
-from __future__ import annotations
-
 import os
 import re
 

@@ -1,7 +1,5 @@
 """A configuration as TOML: written with a comment for each key, and the line of a key found again."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence

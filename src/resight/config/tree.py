@@ -1,7 +1,5 @@
 """The configuration: one typed tree, frozen, unknown keys refused. A dialect completes it with its ``ModelConfig``."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -152,7 +150,7 @@ class TrainConfig(Section):
     deterministic: bool = Field(False, description="ask for determinism on CUDA too (a CPU always is)")
 
     @model_validator(mode="after")
-    def _schedule(self) -> TrainConfig:
+    def _schedule(self) -> Self:
         length, warmup = self.schedule_steps, self.warmup_steps
         if self.schedule == "cosine" and length is not None and length < warmup:
             raise ValueError(f"schedule_steps {length} ends within the {warmup} steps of the warm-up")
@@ -179,7 +177,7 @@ class Operation(Section):
         return {**OPERATION_DEFAULTS[self.name], **self.options}
 
     @model_validator(mode="after")
-    def _valid(self) -> Operation:
+    def _valid(self) -> Self:
         if self.name not in OPERATION_DEFAULTS:
             raise ValueError(f"no augmentation of that name is supported. {nearest(self.name, OPERATION_DEFAULTS)}")
         known = OPERATION_DEFAULTS[self.name]
@@ -216,7 +214,7 @@ class AugmentConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _order(self) -> AugmentConfig:
+    def _order(self) -> Self:
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"scale {list(self.scale)} is not a range of positive factors")
         return self

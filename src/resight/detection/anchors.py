@@ -1,7 +1,5 @@
 """Anchors: their shapes, their grid, fitting them to a data set, and the recall they can reach."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

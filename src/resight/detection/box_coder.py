@@ -1,7 +1,5 @@
 """Boxes as offsets from reference boxes (R-CNN parametrisation, Girshick et al. 2014, appendix C)."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Boxes ``[..., 4]``, float xyxy in pixels of the image they are in, their suppression, and what a model found."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -5,8 +5,6 @@ few numbers at every step, instead of normalising the whole feature map, saves a
 gradients still reach the norm's weight and bias. Names and tensors of the state dict stay as they are.
 """
 
-from __future__ import annotations
-
 import copy
 from functools import partial
 from typing import Any, cast

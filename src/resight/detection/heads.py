@@ -1,7 +1,5 @@
 """The small networks on top of the features. Parameter names are torchvision's, so its weights load as they are."""
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation

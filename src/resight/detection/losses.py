@@ -1,7 +1,5 @@
 """The losses of one stage of Faster R-CNN (Ren et al. 2015, equation 1)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch.nn.functional as F

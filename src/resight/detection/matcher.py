@@ -1,7 +1,5 @@
 """Which reference box answers for which object, and which of them make the minibatch of a stage."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """What training, inference and evaluation know of a model of either dialect, and its weights put into another."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar

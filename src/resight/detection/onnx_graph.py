@@ -1,7 +1,5 @@
 """ONNX graphs written node by node."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -6,8 +6,6 @@ model works out every number of a stage from what the exported graph had before 
 against its rule, by the graph's own boxes and scores.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import product

@@ -1,7 +1,5 @@
 """What the processes that share a batch must agree on inside of a model; one process alone agrees with itself."""
 
-from __future__ import annotations
-
 
 class Shared:
     def count(self, count: float) -> float:

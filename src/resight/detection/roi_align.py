@@ -1,7 +1,5 @@
 """RoIAlign over the levels of a feature pyramid."""
 
-from __future__ import annotations
-
 import math
 
 import torch

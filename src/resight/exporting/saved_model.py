@@ -3,8 +3,6 @@
 TensorFlow may be imported after torchvision; the other order can end the process.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -3,8 +3,6 @@
 To admit another family of backbones, write a function like these two and call it in ``build.py``.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from typing import Any
 

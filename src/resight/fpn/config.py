@@ -1,7 +1,5 @@
 """The configuration of models with a feature pyramid, and the tree that holds it."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import SerializeAsAny, model_validator

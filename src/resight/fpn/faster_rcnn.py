@@ -14,12 +14,10 @@ Names:
     size: height and width of an image at the network, without padding.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -104,7 +102,7 @@ class FasterRCNN(DetectionModel):
     def anchors(self) -> AnchorSettings:
         return self.config.anchors
 
-    def train(self, mode: bool = True) -> FasterRCNN:
+    def train(self, mode: bool = True) -> Self:
         super().train(mode)
         for layer in self.modules():
             if isinstance(layer, nn.modules.batchnorm._BatchNorm):

@@ -4,8 +4,6 @@ The network is exported by ``torch.export`` with tensors of fixed count (proposa
 what keeps the graph free of data-dependent shapes; resizing is a small graph of its own in front of it.
 """
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Weights to start from: what is loaded, what is new, and why."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re

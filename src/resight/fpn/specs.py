@@ -1,7 +1,5 @@
 """The models of the FPN dialect: what each is by its name. Imports nothing heavy; the configuration reads it too."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Literal
 

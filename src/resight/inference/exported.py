@@ -1,7 +1,5 @@
 """What the detectors of exported models share, whatever runs them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from functools import cached_property

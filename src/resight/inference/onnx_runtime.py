@@ -1,7 +1,5 @@
 """An exported ONNX file as a detector, run by ONNX Runtime."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

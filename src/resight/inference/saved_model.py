@@ -1,7 +1,5 @@
 """A SavedModel with TFOD's signature as a detector, whoever exported it."""
 
-from __future__ import annotations
-
 import io
 import os
 from collections.abc import Callable

@@ -4,8 +4,6 @@
 inside the package loads the same file in a fraction of that, without either.
 """
 
-from __future__ import annotations
-
 import ctypes
 import functools
 import importlib.util

@@ -1,7 +1,5 @@
 """Large images in overlapping tiles: where the tiles lie, and how what was found in them becomes one list."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

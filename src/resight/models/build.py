@@ -1,7 +1,5 @@
 """From a configuration to a model of either dialect."""
 
-from __future__ import annotations
-
 import torch
 
 from ..config.tree import ModelConfig

@@ -4,8 +4,6 @@ In a run's ``checkpoints`` the objects ``last`` and ``best`` say which file hold
 under a new name before the pointer names it, so whoever follows the pointer finds a whole one.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 import shlex
