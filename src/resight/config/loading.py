@@ -26,14 +26,11 @@ def load(
     tree_of: Callable[[Mapping[str, Any]], type[Config]],
     keys: Keys,
 ) -> Config:
-    """Defaults, then the TOML file ``path``, then ``overrides`` of the form ``{"train.steps": 100}``.
+    """As :func:`resight.load_config`.
 
     Args:
         tree_of: the type of the tree for its values.
         keys: every key there is, to name the one that was meant.
-
-    Raises:
-        ResightError: the file cannot be read or parsed, a key is unknown or a value is wrong; all are listed.
     """
     tree: dict[str, Any] = {}
     where, text = str(path or ""), ""

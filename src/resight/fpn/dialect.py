@@ -12,6 +12,7 @@ import timm
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, TwoMLPHead
 
 from ..config.defaults import MODEL
 from ..config.tree import TFOD_MODELS, Config, ModelConfig
@@ -19,7 +20,7 @@ from ..detection import box_coder
 from ..detection.anchors import AnchorSettings
 from ..detection.boxes import Instances, clip, rescale
 from ..detection.folding import example, fold_batchnorm
-from ..detection.heads import ConvFCHead, FPNBoxPredictor, RPNHead, TwoMLPHead
+from ..detection.heads import FPNBoxPredictor, RPNHead
 from ..detection.model import DetectionModel
 from ..detection.parity import Parity, Stages, nms_faults
 from ..errors import ResightError, nearest
@@ -80,15 +81,20 @@ def build(config: ModelConfig, num_classes: int, anchors: AnchorSettings | None 
         backbone = backbones.resnet50(spec.norm, config.freeze)
     else:
         backbone = backbones.mobilenet_v3_large(config.freeze)
-    rpn_head = RPNHead(spec.pyramid_channels, anchors.per_location, spec.rpn_depth)
-    box_head = (ConvFCHead if spec.norm else TwoMLPHead)(spec.pyramid_channels, POOL_SIZE, spec.box_width)
-    predictor = FPNBoxPredictor(spec.box_width, num_classes)
+    channels = spec.pyramid_channels
+    rpn_head = RPNHead(channels, anchors.per_location, spec.rpn_depth)
+    if spec.norm:
+        region = (channels, POOL_SIZE, POOL_SIZE)
+        box_head = FastRCNNConvFCHead(region, [channels] * 4, [spec.box_width], nn.BatchNorm2d)
+    else:
+        box_head = TwoMLPHead(channels * POOL_SIZE**2, spec.box_width)
+    predictor = FPNBoxPredictor(spec.box_width, num_classes + 1)
     roi_heads = nn.ModuleDict({"box_head": box_head, "box_predictor": predictor})
     model = FasterRCNN(backbone, nn.ModuleDict({"head": rpn_head}), roi_heads, _rcnn_config(spec, config, anchors))
     model.eval()
     fold_batchnorm(model.backbone, example((1, 3, 64, 64)))
     if spec.norm:
-        fold_batchnorm(nn.Sequential(*list(box_head.children())[:4]), example((1, spec.pyramid_channels, 7, 7)))
+        fold_batchnorm(nn.Sequential(*list(box_head.children())[:4]), example((1, channels, POOL_SIZE, POOL_SIZE)))
     # Convolutions on a CPU run about twice as fast in this layout.
     return model.to(memory_format=torch.channels_last).train()
 

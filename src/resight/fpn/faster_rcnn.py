@@ -41,6 +41,7 @@ RPN_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 POOL_SIZE = 7
 
 fpn_loss = partial(stage_loss, beta=1 / 9)
+Seeded = list[tuple[Target, Generator]]  # of each image, with what draws its minibatches
 
 
 @dataclass(frozen=True)
@@ -210,13 +211,13 @@ class FasterRCNN(DetectionModel):
         """The four losses of Faster R-CNN, as torchvision computes and names them."""
         features, logits, deltas, anchors = self.features(self.batch(images, shared))
         targets = [target.to(features[0].device) for target in targets]
-        generators = [Generator().manual_seed(target.seed) for target in targets]
+        seeded = [(target, Generator().manual_seed(target.seed)) for target in targets]
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         objectness, rpn_box = self._rpn_losses(
-            torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(anchors), targets, generators, shared
+            torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(anchors), seeded, shared
         )
         proposals = self.propose(logits, deltas, anchors, sizes, training=True)
-        classifier, box = self._box_losses(features, proposals, targets, generators, shared)
+        classifier, box = self._box_losses(features, proposals, seeded, shared)
         return {
             "loss_objectness": objectness,
             "loss_rpn_box_reg": rpn_box,
@@ -225,17 +226,11 @@ class FasterRCNN(DetectionModel):
         }
 
     def _rpn_losses(
-        self,
-        logits: Tensor,
-        deltas: Tensor,
-        anchors: Tensor,
-        targets: list[Target],
-        generators: list[Generator],
-        shared: Shared,
+        self, logits: Tensor, deltas: Tensor, anchors: Tensor, seeded: Seeded, shared: Shared
     ) -> tuple[Tensor, Tensor]:
         config, count = self.config, 0.0
         objectness_loss = box_loss = logits.new_zeros(())
-        for logit, delta, target, generator in zip(logits, deltas, targets, generators, strict=True):
+        for logit, delta, (target, generator) in zip(logits, deltas, seeded, strict=True):
             objects = target.boxes[~target.crowd]
             matches = matcher.match(box_iou(objects, anchors), 0.7, 0.3, allow_low_quality_matches=True)
             matches = matcher.ignore_crowd(matches, anchors, target.boxes[target.crowd])
@@ -250,16 +245,11 @@ class FasterRCNN(DetectionModel):
         return objectness_loss / count, box_loss / count
 
     def _box_losses(
-        self,
-        features: list[Tensor],
-        proposals: list[Tensor],
-        targets: list[Target],
-        generators: list[Generator],
-        shared: Shared,
+        self, features: list[Tensor], proposals: list[Tensor], seeded: Seeded, shared: Shared
     ) -> tuple[Tensor, Tensor]:
         config = self.config
         boxes, labels, wanted = [], [], []
-        for proposal, target, generator in zip(proposals, targets, generators, strict=True):
+        for proposal, (target, generator) in zip(proposals, seeded, strict=True):
             objects, classes = target.boxes[~target.crowd], target.labels[~target.crowd] + 1
             # True boxes are proposals too: without them the second stage would see few positives at first.
             proposal = torch.cat([proposal, objects])

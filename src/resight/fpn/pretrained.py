@@ -100,13 +100,10 @@ def _read_published(place: str, name: str) -> dict[str, Tensor]:
 
 def modern_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Names of torchvision before 0.13, which its published files still have, changed to the present ones."""
-    changes = [
-        (r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1"),
-        (r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2"),
-    ]
-    renamed = dict(weights)
-    for pattern, replacement in changes:
-        renamed = {re.sub(pattern, replacement, key): value for key, value in renamed.items()}
+    renamed = {}
+    for key, value in weights.items():
+        key = re.sub(r"^rpn\.head\.conv\.(?=weight$|bias$)", "rpn.head.conv.0.0.", key)
+        renamed[re.sub(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(?=weight$|bias$)", r"\1.0.", key)] = value
     return renamed
 
 

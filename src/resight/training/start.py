@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from ..config.loading import explain
 from ..config.tree import Config, ModelConfig
 from ..detection.anchors import AnchorSettings
-from ..detection.heads import count_parameters, set_norm_eps
+from ..detection.heads import set_norm_eps
 from ..detection.model import DetectionModel, load_detector
 from ..dialect import dialect_of, left_by_tfod, model_config
 from ..errors import ResightError, nearest
@@ -169,5 +169,6 @@ def start_model(
             report["start"] = load_pretrained(model, config.model.name)
     else:
         report["new"] = start.initialize(model, classes)
-    report["parameters"], report["trained"] = count_parameters(model)
+    report["parameters"] = sum(parameter.numel() for parameter in model.parameters())
+    report["trained"] = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return model, report
