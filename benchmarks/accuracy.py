@@ -48,7 +48,7 @@ from resight.models.checkpoints import LAST, load_checkpoint
 from resight.records.reader import open_records
 from resight.scenes import HEADER, render_video
 from resight.scenes.drives import Video, plan_video
-from resight.training.diverged import Diverged
+from resight.training.trainer import Diverged
 from resight.types import Annotation, Detections
 
 HOME = Path(__file__).with_suffix("")

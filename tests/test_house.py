@@ -27,7 +27,7 @@ ELSEWHERE = {
     "tfod/test_zoo.py": "tfod/checkpoint/folder",
     "training/test_distributed.py": "detection/processes",
     "training/test_plan.py": "fpn/dialect tfod/dialect",
-    "training/test_train.py": "arguments training/state",
+    "training/test_train.py": "arguments",
 }
 
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 import resight
 from resight.records.reader import open_records
-from resight.training.diverged import Diverged
 from resight.training.state import TrainResult
+from resight.training.trainer import Diverged
 from resight.types import Annotation, Box, Detections
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))

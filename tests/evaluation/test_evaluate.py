@@ -3,9 +3,7 @@
 import io
 import json
 import shutil
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -118,7 +116,7 @@ def model(monkeypatch):
         detector.loaded.append((arguments, options))
         return detector
 
-    monkeypatch.setitem(sys.modules, "resight.inference.detector", SimpleNamespace(load=load))
+    monkeypatch.setattr(module, "load", load)
     return detector
 
 

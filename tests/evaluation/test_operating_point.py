@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resight.evaluation.coco import GroundTruth
-from resight.evaluation.operating_point import OperatingPoint, match, operating_point, point_at, sentence
+from resight.evaluation.operating_point import OperatingPoint, match, operating_point, sentence
 from resight.types import Detections
 
 CLASSES = ("stop", "yield")
@@ -79,7 +79,7 @@ def test_the_point_at_a_score(reference, seed, ignore_difficult, score):
     pairs = random_pairs(seed)
     truths, detections = zip(*pairs, strict=True)
     scores, hits, objects = outcomes_by_pycocotools(reference(pairs, ignore_difficult))
-    point = point_at(score, truths, detections, ignore_difficult=ignore_difficult)
+    point = operating_point(truths, detections, score=score, ignore_difficult=ignore_difficult)
     if not objects:
         assert point == OperatingPoint(score)
         return
@@ -98,7 +98,7 @@ def test_the_best_point_is_the_point_at_its_score(seed):
     truths, detections = zip(*random_pairs(seed), strict=True)
     best = operating_point(truths, detections)
     if best.f1:
-        assert point_at(best.score, truths, detections) == best
+        assert operating_point(truths, detections, score=best.score) == best
 
 
 @settings(max_examples=60, deadline=None)

@@ -15,7 +15,6 @@ from resight.training import attempt
 from resight.training import train as module
 from resight.training.attempt import Watch, watching
 from resight.training.distributed import Distributed
-from resight.training.diverged import Diverged
 from resight.training.run_record import (
     Attempt,
     Launch,
@@ -28,7 +27,7 @@ from resight.training.run_record import (
 )
 from resight.training.state import Control
 from resight.training.train import train
-from resight.training.trainer import Trainer
+from resight.training.trainer import Diverged, Trainer
 
 EARLIER = datetime(2026, 11, 28, 20, tzinfo=UTC)
 PRICES = {"g4dn.xlarge": 0.5, "g5.xlarge": 1.0, "p5.48xlarge": 100.0}

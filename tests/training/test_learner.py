@@ -1,6 +1,5 @@
 import math
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -11,12 +10,11 @@ from resight.dialect import training_set
 from resight.input.sampler import SampleKey
 from resight.input.target import Target
 from resight.models.checkpoints import LAST, load_checkpoint
-from resight.training.diverged import Diverged
 from resight.training.learner import Learner
-from resight.training.optim import build_optimizer, lr_at
 from resight.training.plan import make_plan
 from resight.training.start import start_model
 from resight.training.train import train
+from resight.training.trainer import Diverged
 
 
 def first_step(shapes, tiny, folder, **switches):
@@ -34,8 +32,7 @@ def test_accumulated_batches_are_one_step(shapes, tiny):
     gradients = []
     for parts in ([examples], [examples[:2], examples[2:]], [examples[:1], examples[1:]]):
         model, _ = start_model(plan.config, plan.start, plan.classes, plan.anchors)
-        optimizer = build_optimizer(model.train(), config.train)
-        Learner(model, optimizer, partial(lr_at, config.train), config.train).backward(parts)
+        Learner(model.train(), config.train).backward(parts)
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
     # Equal but for images whose minibatch is not full, which count a little less or more.
     for other in gradients[1:]:
@@ -88,7 +85,7 @@ def test_a_batch_without_any_box_gives_finite_gradients(shapes, tiny, dialect):
     dataset = training_set(plan.train, plan.classes, config)
     batch = [replace(dataset[SampleKey(0, 0, record)], target=Target.empty()) for record in (0, 1)]
     model, _ = start_model(plan.config, plan.start, plan.classes, plan.anchors)
-    learner = Learner(model.train(), build_optimizer(model, config.train), partial(lr_at, config.train), config.train)
+    learner = Learner(model.train(), config.train)
     losses = learner.backward([batch])
     assert losses and all(np.isfinite(value) and value >= 0 for value in losses.values())
     gradients = [p.grad for p in model.parameters() if p.grad is not None]

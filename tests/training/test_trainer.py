@@ -1,6 +1,7 @@
 import math
 
 import pytest
+import torch
 
 from fixtures.runs import OFTEN, SMALLEST
 from resight.errors import ResightError
@@ -12,7 +13,7 @@ from resight.models.checkpoints import BEST, LAST, load_checkpoint
 from resight.training import evaluator, learner
 from resight.training import train as module
 from resight.training.train import train
-from resight.training.trainer import Trainer
+from resight.training.trainer import Diverged, Trainer
 
 
 def measured(value):
@@ -92,3 +93,17 @@ def test_it_learns_the_pictures_it_is_shown(shapes, tiny, tmp_path):
     metrics, point = measure(*found, detector.classes)
     assert metrics.summary["AP50"] > 0.5
     assert point.f1 > 0.5
+
+
+def test_a_loss_that_is_not_finite_ends_with_the_batch_and_the_last_good_checkpoint(shapes, tiny, tmp_path):
+    config = tiny(
+        shapes(train=5), train__steps=9, train__learning_rate=1e30, train__warmup_steps=0, checkpoint__every_steps=1
+    )
+    with pytest.raises(Diverged, match="not finite at step 2") as caught:
+        train(config, tmp_path)
+    assert caught.value.exit_code == 1
+    assert "train.learning_rate" in str(caught.value) and str(tmp_path / "diverged") in str(caught.value)
+    assert len(list((tmp_path / "diverged").glob("record-*.png"))) in (1, 2)
+    last = load_checkpoint(tmp_path / LAST)
+    assert last.state["step"] == 1
+    assert all(bool(torch.isfinite(value).all()) for value in last.tensors.values())

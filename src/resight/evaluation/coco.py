@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from hotcoco import COCO, COCOeval
 
+from ..records.example import Record
 from ..types import Detections
-
-if TYPE_CHECKING:
-    from ..records.example import Record
 
 SIZES = ("all", "small", "medium", "large")  # square pixels: any, < 32^2, 32^2..96^2, > 96^2
 STANDARD = 100  # detections of one class in one image that COCO's numbers count
@@ -35,47 +33,30 @@ class Measure(NamedTuple):
 
 
 MEASURES = (
-    Measure("mAP", "AP", None, "all", 100),
-    Measure("AP50", "AP", 0.5, "all", 100),
-    Measure("AP75", "AP", 0.75, "all", 100),
-    Measure("AP_small", "AP", None, "small", 100),
-    Measure("AP_medium", "AP", None, "medium", 100),
-    Measure("AP_large", "AP", None, "large", 100),
-    Measure("AR_1", "AR", None, "all", 1),
-    Measure("AR_10", "AR", None, "all", 10),
-    Measure("AR_100", "AR", None, "all", 100),
-    Measure("AR_small", "AR", None, "small", 100),
-    Measure("AR_medium", "AR", None, "medium", 100),
-    Measure("AR_large", "AR", None, "large", 100),
+    *(Measure(key, "AP", iou, "all", 100) for key, iou in (("mAP", None), ("AP50", 0.5), ("AP75", 0.75))),
+    *(Measure(f"AP_{size}", "AP", None, size, 100) for size in SIZES[1:]),
+    *(Measure(f"AR_{most}", "AR", None, "all", most) for most in (1, 10, 100)),
+    *(Measure(f"AR_{size}", "AR", None, size, 100) for size in SIZES[1:]),
 )
-_MORE = {"mAP": "AP", "AR": "AR"}
 
 
 def measures_of(max_detections: int) -> tuple[Measure, ...]:
     """COCO's 12 numbers, and where ``max_detections`` is more than their 100 two more: AP and AR at that number."""
     if max_detections <= STANDARD:
         return MEASURES
-    more = [Measure(f"{key}_{max_detections}", kind, None, "all", max_detections) for key, kind in _MORE.items()]
-    return (*MEASURES, *more)
+    more = (("mAP", "AP"), ("AR", "AR"))
+    return (*MEASURES, *(Measure(f"{key}_{max_detections}", kind, None, "all", max_detections) for key, kind in more))
 
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """The objects of one image.
+    """The objects of one image."""
 
-    Args:
-        boxes: ``[N, 4]`` xyxy, absolute pixels of the original image.
-        labels: ``[N]`` int64 class indices from 0.
-        crowd: ``[N]`` bool, a region of many objects: found or not, it counts neither way.
-        difficult: ``[N]`` bool, ordinary objects unless the measurement ignores them.
-        area: ``[N]`` square pixels, which decide small, medium or large; nan: the box's own.
-    """
-
-    boxes: np.ndarray
-    labels: np.ndarray
-    crowd: np.ndarray
-    difficult: np.ndarray
-    area: np.ndarray
+    boxes: np.ndarray  # [N, 4] xyxy, absolute pixels of the original image
+    labels: np.ndarray  # [N] int64 class indices from 0
+    crowd: np.ndarray  # [N] bool, a region of many objects: found or not, it counts neither way
+    difficult: np.ndarray  # [N] bool, ordinary objects unless the measurement ignores them
+    area: np.ndarray  # [N] square pixels, which decide small, medium or large; nan: the box's own
 
     @classmethod
     def of(cls, boxes: np.ndarray, labels: np.ndarray) -> GroundTruth:
@@ -98,24 +79,15 @@ class GroundTruth:
 
 @dataclass(frozen=True)
 class CocoMetrics:
-    """What was counted.
+    """What was counted. ``per_class``: class name -> ``{"AP", "AP50", "boxes"}``, and ``AP_300`` say where
+    ``max_detections`` is more than 100; all but the boxes are None for a class without objects."""
 
-    Args:
-        summary: the numbers in 0..1 under the keys of ``measures_of``; None where there is no such object.
-        per_class: class name -> ``{"AP", "AP50", "boxes"}``, and ``AP_300`` say where ``max_detections`` is more than
-            100; all but the boxes are None for a class without objects.
-        num_images: images measured.
-        num_boxes: objects to be found.
-        num_ignored: crowds and ignored difficult objects.
-        max_detections: detections of one class in one image that the numbers beside COCO's count.
-    """
-
-    summary: dict[str, float | None]
+    summary: dict[str, float | None]  # in 0..1 under the keys of measures_of; None where there is no such object
     per_class: dict[str, dict[str, float | int | None]]
     num_images: int
-    num_boxes: int
-    num_ignored: int
-    max_detections: int = STANDARD
+    num_boxes: int  # objects to be found
+    num_ignored: int  # crowds and ignored difficult objects
+    max_detections: int = STANDARD  # of one class in one image that the numbers beside COCO's count
 
 
 def coco_metrics(
@@ -129,22 +101,21 @@ def coco_metrics(
     """The COCO numbers of ``detections`` against ``truths``, image by image in the same order.
 
     Equal to pycocotools' (``iscrowd`` of the crowds, ``area`` as stored). Labels index ``classes``. COCO's own count
-    the best 100 detections of a class in an image; AP and AR stand beside them at ``max_detections`` where these are
-    more.
+    the best 100 detections of a class in an image; AP and AR at ``max_detections`` stand beside them.
     """
     if len(truths) != len(detections):
         raise ValueError(f"{len(truths)} images with objects, but {len(detections)} with detections")
     measures = measures_of(max_detections)
     limits = sorted({measure.max_detections for measure in measures})
-    counts = _count(truths, detections, classes, ignore_difficult, limits)
+    labels = _column([truth.labels for truth in truths], np.int64)
+    ignored = _column([truth.ignored(ignore_difficult) for truth in truths], bool)
+    counts = _count(truths, detections, classes, labels, ignored, limits)
 
     def average(measure: Measure, class_index: int | None = None) -> float | None:
         return _average(counts[measure.kind][..., limits.index(measure.max_detections)], measure, class_index)
 
     of_class = {"AP": MEASURES[0], "AP50": MEASURES[1]}
     of_class |= {f"AP_{more.max_detections}": more for more in measures[len(MEASURES) :] if more.kind == "AP"}
-    labels = _column([truth.labels for truth in truths], np.int64)
-    ignored = _column([truth.ignored(ignore_difficult) for truth in truths], bool)
     boxes_of = np.bincount(labels[~ignored], minlength=len(classes))
     return CocoMetrics(
         summary={measure.key: average(measure) for measure in measures},
@@ -163,13 +134,12 @@ def _count(
     truths: Sequence[GroundTruth],
     detections: Sequence[Detections],
     classes: Sequence[str],
-    ignore_difficult: bool,
+    labels: np.ndarray,
+    ignored: np.ndarray,
     limits: list[int],
 ) -> dict[str, np.ndarray]:
     """ "AP": precision ``[IoU, recall, class, size, limit]``; "AR": recall ``[IoU, class, size, limit]``; -1: none."""
-    labels = _column([truth.labels for truth in truths], np.int64)
     crowd = _column([truth.crowd for truth in truths], bool)
-    ignored = _column([truth.ignored(ignore_difficult) for truth in truths], bool)
     boxes = _xywh([truth.boxes for truth in truths])
     area = _column([truth.area for truth in truths], np.float64)
     area = np.where(np.isnan(area), boxes[:, 2] * boxes[:, 3], area)
@@ -183,14 +153,13 @@ def _count(
         area=np.where(ignored & ~crowd, _OUTSIDE_EVERY_SIZE, area),
         iscrowd=crowd,
     )
-    rows = np.column_stack(
-        [
-            _image_ids([len(found) for found in detections]),
-            _xywh([found.boxes for found in detections]),
-            _column([found.scores for found in detections], np.float64),
-            _column([found.labels for found in detections], np.int64) + 1,
-        ]
+    columns = (
+        _image_ids([len(found) for found in detections]),
+        _xywh([found.boxes for found in detections]),
+        _column([found.scores for found in detections], np.float64),
+        _column([found.labels for found in detections], np.int64) + 1,
     )
+    rows = np.column_stack(columns)
     counting = COCOeval(ground_truth, ground_truth.load_res(rows), "bbox")
     counting.params.max_dets = limits
     counting.evaluate()

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,23 +15,19 @@ from ..arguments import check_types
 from ..config.tree import DataConfig
 from ..dialect import dialect_of, load_config, records_left_by_tfod
 from ..errors import ResightError, counted, listed, nearest
+from ..inference.detector import Detector, load
 from ..io import object_store as storage
 from ..io.files import read_json
 from ..io.object_store import is_remote
 from ..io.outputs import check_local, check_place, write_text
 from ..io.progress import track
 from ..label_map import LabelMap
+from ..models.remote import fetch_model
+from ..records.reader import Records, RecordSplit, open_configured
 from ..types import named_split
 from . import report
 from .coco import STANDARD, measures_of
 from .loop import ClassNames, ImageResult, evaluate_images, mean_losses, measure
-
-if TYPE_CHECKING:
-    from ..config.most_detections import MostDetections
-    from ..inference.detector import Detector
-    from ..records.reader import Records, RecordSplit
-
-METRICS_FILE = "metrics.json"
 
 
 @dataclass(frozen=True)
@@ -53,11 +49,8 @@ class Evaluation:
     def text(self) -> str:
         """The table, the operating point in a sentence, the weakest classes, and the notes."""
         metrics = self.metrics
-        head = (
-            f"{metrics['model']} on '{metrics['split']}' of {metrics['data']}: "
-            f"{counted(metrics['num_images'], 'image', 'images')}, "
-            f"{counted(metrics['num_boxes'], 'box', 'boxes')}"
-        )
+        head = f"{metrics['model']} on '{metrics['split']}' of {metrics['data']}: "
+        head += f"{counted(metrics['num_images'], 'image')}, {counted(metrics['num_boxes'], 'box', 'boxes')}"
         if metrics["num_ignored"]:
             head += f", {metrics['num_ignored']:,} more ignored (crowd or difficult)"
         return "\n\n".join(filter(None, [head, report.text(metrics), "\n".join(self.notes), f"Wrote {self.path}"]))
@@ -101,14 +94,11 @@ def evaluate(
     Raises:
         ResightError: the model or the data cannot be used, a record is damaged, or the output cannot be written.
     """
-    from ..inference.detector import load
-    from ..records.reader import open_configured
-
     check_types(locals(), evaluate)
     split = named_split(split)
     if limit is not None and limit < 1:
         raise ResightError(f"is {limit}, and must be at least 1", where="--limit")
-    run = run_folder(_local(model))
+    run = run_folder(fetch_model(os.fspath(model)) if is_remote(model) else model)
     path = _output(out, run, split, force)
     detector = load(model, device, labels=labels, detections=detections)  # what is no model needs no data
     most = detections or (run and load_config(run / "config.toml").evaluate.max_detections) or detector.most.of_a_class
@@ -117,16 +107,27 @@ def evaluate(
     records = open_configured(source, labels)
     if detector.classes == LabelMap(()).by_id(len(detector.classes)).names:  # numbers alone; the data has the names
         detector.classes = records.label_map.by_id(len(detector.classes)).names
-    measurement = _measure_split(detector, records, split, limit, source.on_bad_record == "skip")
+    part, class_names = _split_of(records, split), ClassNames(records, detector.classes)
+    measured = min(len(part), limit or len(part))
+    unusable: list[str] = []
+
+    def on_error(error: ResightError) -> None:
+        if source.on_bad_record != "skip" or isinstance(error, storage.StorageError):
+            raise error
+        unusable.append(f"{error.where}: {error.message}")
+
+    indices = track(range(measured), f"evaluating {split}")
+    images = evaluate_images(detector, part, indices, on_error=on_error, class_names=class_names)
+    results = [result for _, result in images]
     numbers, point = measure(
-        [result.truth for result in measurement.results],
-        [result.detections for result in measurement.results],
+        [result.truth for result in results],
+        [result.detections for result in results],
         detector.classes,
         ignore_difficult=ignore_difficult,
         score=detector.score if detector.has_score else None,
         max_detections=most,
     )
-    means = mean_losses([result.losses for result in measurement.results])
+    means = mean_losses([result.losses for result in results])
     metrics = report.as_dict(
         numbers,
         point,
@@ -134,12 +135,12 @@ def evaluate(
         losses=means,
         selected_on=detector.selected_on,
         model=detector.name,
-        data=os.fspath(records.path) or listed(records.splits[split].shards, 3),
+        data=os.fspath(records.path) or listed(part.shards, 3),
         data_digest=records.digest,
         split=split,
         limit=limit,
         ignore_difficult=ignore_difficult,
-        unknown_classes=dict(measurement.class_names.unknown),
+        unknown_classes=dict(class_names.unknown),
         **dialect_of(detector.config).own_metrics(numbers.summary, means),
     )
     write_text(path, json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
@@ -147,58 +148,12 @@ def evaluate(
     if is_remote(model) and run and out is None:
         written = storage.join(model, path.relative_to(run).as_posix())
         storage.write(written, path)
-    own = _trained_on(run, records, same_path)
-    notes = measurement.notes(point.score) + _split_note(split, detector.selected_on, own)
+    notes = [f"Only the first {measured:,} of the {len(part):,} images were measured."] if measured < len(part) else []
+    notes += _notes(detector, results, point.score, class_names, unusable)
+    if others := dict.fromkeys(problem.message for problem in records.problems if problem.kind != "unknown_class"):
+        notes.append(f"Findings in the data: {listed(others, 3)}")
+    notes += _split_note(split, detector.selected_on, _trained_on(run, records, same_path))
     return Evaluation(metrics, missed(metrics, bounds), written, notes)
-
-
-@dataclass(frozen=True)
-class _Measurement:
-    """What the loop over a split gave; ``unusable`` are errors of records in words."""
-
-    detector: Detector
-    records: Records
-    num_images: int  # of the split
-    class_names: ClassNames
-    results: list[ImageResult]
-    unusable: list[str]
-
-    def notes(self, score: float) -> list[str]:
-        """What must be known to read the numbers; detections from ``score`` on count as found."""
-        notes, measured = [], len(self.results) + len(self.unusable)
-        if measured < self.num_images:
-            notes.append(f"Only the first {measured:,} of the {self.num_images:,} images were measured.")
-        if left_out := sum(result.left_out for result in self.results):
-            boxes = counted(left_out, "box", "boxes")
-            beyond = dialect_of(self.detector.config).left_out
-            notes.append(f"Skipped {boxes} {beyond}with non-finite corners.")
-        notes += _crowded_notes(self.detector.most, self.results, score) + self.class_names.notes()
-        return notes + _data_notes(self.records, self.unusable)
-
-
-def _measure_split(
-    detector: Detector, records: Records, split: str, limit: int | None, skip_damaged: bool
-) -> _Measurement:
-    part, class_names = _split_of(records, split), ClassNames(records, detector.classes)
-    unusable: list[str] = []
-
-    def on_error(error: ResightError) -> None:
-        if not skip_damaged or isinstance(error, storage.StorageError):
-            raise error
-        unusable.append(f"{error.where}: {error.message}")
-
-    indices = track(range(min(len(part), limit or len(part))), f"evaluating {split}")
-    images = evaluate_images(detector, part, indices, on_error=on_error, class_names=class_names)
-    results = [result for _, result in images]
-    return _Measurement(detector, records, len(part), class_names, results, unusable)
-
-
-def _local(model: str | os.PathLike[str]) -> str | os.PathLike[str]:
-    if not is_remote(model):
-        return model
-    from ..models.remote import fetch_model
-
-    return fetch_model(model)
 
 
 def run_folder(model: str | os.PathLike[str]) -> Path | None:
@@ -233,10 +188,9 @@ def missed(metrics: dict[str, Any], bounds: dict[str, float]) -> list[str]:
     unmet = []
     for name, bound in bounds.items():
         value = metrics[name]
-        if value is None:
-            unmet.append(f"{name} is n/a (there is no such object), {bound:g} required")
-        elif value < bound:
-            unmet.append(f"{name} is {value:.6g}, {bound:g} required")
+        if value is None or value < bound:
+            said = "n/a (there is no such object)" if value is None else f"{value:.6g}"
+            unmet.append(f"{name} is {said}, {bound:g} required")
     return unmet
 
 
@@ -253,16 +207,15 @@ def _data_of(
     if trained_on is None or not (trained_on.path or trained_on.train or trained_on.test):
         raise ResightError("has no record of its data set", where=model, fix="Name the records folder: --data RECORDS")
     if trained_on.path and not is_remote(trained_on.path) and not os.path.exists(trained_on.path):
-        raise ResightError(
-            f"was trained on {trained_on.path}, which is not there now", where=model, fix="Name it: --data RECORDS"
-        )
+        message = f"was trained on {trained_on.path}, which is not there now"
+        raise ResightError(message, where=model, fix="Name it: --data RECORDS")
     return trained_on, True
 
 
 def _trained_on(run: Path | None, records: Records, same_path: bool) -> bool | None:
     """Whether the model was trained on ``records``, wherever they lie now; None where nothing tells."""
     if run is None or same_path:
-        return True if run else None
+        return same_path or None
     try:
         return bool(read_json(run / "environment.json")["dataset"] == records.digest)
     except (ResightError, LookupError, TypeError):
@@ -272,31 +225,29 @@ def _trained_on(run: Path | None, records: Records, same_path: bool) -> bool | N
 def _split_of(records: Records, split: str) -> RecordSplit:
     if split not in records.splits:
         there = ", ".join(f"{name} ({len(part):,} images)" for name, part in records.splits.items())
-        raise ResightError(
-            f"has no split '{split}'",
-            where=records.path,
-            fix=f"There is {there or 'no split at all'}; choose with --split.",
-        )
+        fix = f"There is {there or 'no split at all'}; choose with --split."
+        raise ResightError(f"has no split '{split}'", where=records.path, fix=fix)
     return records.splits[split]
 
 
-def _crowded_notes(most: MostDetections, results: Sequence[ImageResult], score: float) -> list[str]:
-    """Where an image may hold more than the model's most detections: by its objects, or by what was found in it."""
+def _notes(
+    detector: Detector, results: Sequence[ImageResult], score: float, class_names: ClassNames, unusable: list[str]
+) -> list[str]:
+    """Objects that are not counted, and where an image may hold more than the model's most detections: by its objects,
+    or by what was found in it from ``score`` on."""
+    notes, most = [], detector.most
+    if left_out := sum(result.left_out for result in results):
+        beyond = dialect_of(detector.config).left_out
+        notes.append(f"Skipped {counted(left_out, 'box', 'boxes')} {beyond}with non-finite corners.")
     images = np.repeat(np.arange(len(results)), [len(result.labels) for result in results])
     labels = np.concatenate([np.zeros(0, np.int64), *(result.labels for result in results)])
-    crowded = most.crowded(images, labels, lambda image: results[image].name, "--detections {}")
-    notes = [f"{crowded[0]}."] if crowded else []
+    if crowded := most.crowded(images, labels, lambda image: results[image].name, "--detections {}"):
+        notes.append(f"{crowded[0]}.")
     if full := sum(most.reached(result.detections.above(score).labels) for result in results):
         notes.append(f"{most.full(full)}.")
-    return notes
-
-
-def _data_notes(records: Records, unusable: list[str]) -> list[str]:
-    notes = []
+    notes += class_names.notes()
     if unusable:
         notes.append(f"Left out, as they cannot be used: {len(unusable):,} of the images: {listed(unusable, 3)}")
-    if others := [problem for problem in records.problems if problem.kind != "unknown_class"]:
-        notes.append(f"Findings in the data: {listed(dict.fromkeys(problem.message for problem in others), 3)}")
     return notes
 
 
@@ -305,23 +256,18 @@ def _split_note(split: str, selected_on: str | None, own: bool | None) -> list[s
         return ["The model was trained on these images, so the scores are optimistic."]
     if own is False or selected_on != split:
         return []
-    if own:
-        return [f"The checkpoint was chosen by its numbers on '{split}', this split, so the scores are optimistic."]
-    return [
-        f"The checkpoint was chosen by its numbers on '{split}' of its training data; "
-        "if these are the same images, the scores are optimistic."
-    ]
+    where = ", this split, so" if own else " of its training data; if these are the same images,"
+    return [f"The checkpoint was chosen by its numbers on '{split}'{where} the scores are optimistic."]
 
 
 def _output(out: str | os.PathLike[str] | None, run: Path | None, split: str, force: bool) -> Path:
     """The file to write; refused before the work starts where something is in its place."""
     check_local(out)
     folder = Path(out) if out is not None else (run or Path()) / "evaluation" / ("" if split == "test" else split)
-    path = folder / METRICS_FILE
+    path = folder / "metrics.json"
     check_place(folder, fix="Name another with --out.")
     if path.exists():
-        of_the_run = out is None and run is not None  # its latest result, measured again as often as one likes
-        if not (force or of_the_run):
+        if not force and (out is not None or run is None):  # a run's own is measured again as often as one likes
             raise ResightError("exists already", where=path, fix="Replace it with --force, or name another --out.")
         if not _is_ours(path):
             raise ResightError("was not written by Resight and is not replaced", where=path, fix="Name another --out.")

@@ -5,42 +5,29 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..dialect import dialect_of
 from ..errors import ResightError, counted, listed
-from ..records.example import on_image
+from ..inference.detector import Detector
+from ..records.example import Record, on_image
+from ..records.reader import Records, RecordSplit
 from ..types import Detections
 from .coco import STANDARD, CocoMetrics, GroundTruth, coco_metrics
-from .operating_point import OperatingPoint, operating_point, point_at
-
-if TYPE_CHECKING:
-    from ..inference.detector import Detector
-    from ..records.example import Record
-    from ..records.reader import Records, RecordSplit
+from .operating_point import OperatingPoint, operating_point
 
 
 @dataclass(frozen=True)
 class ImageResult:
-    """One image of an evaluation.
+    """One image of an evaluation."""
 
-    Args:
-        name: the image's file name, or the place of its record.
-        truth: the objects as they are counted.
-        detections: all of them, whatever their score.
-        losses: empty where they were not asked for, or the model has none.
-        labels: ``[N]`` class indices of the record's objects, without crowds and before any is left out.
-        left_out: objects of known classes that ``truth`` leaves out.
-    """
-
-    name: str
-    truth: GroundTruth
-    detections: Detections
-    losses: dict[str, float]
-    labels: np.ndarray
-    left_out: int
+    name: str  # the image's file name, or the place of its record
+    truth: GroundTruth  # the objects as they are counted
+    detections: Detections  # all of them, whatever their score
+    losses: dict[str, float]  # empty where they were not asked for, or the model has none
+    labels: np.ndarray  # [N] class indices of the record's objects, without crowds and before any is left out
+    left_out: int  # objects of known classes that the truth leaves out
 
 
 def evaluate_images(
@@ -52,12 +39,8 @@ def evaluate_images(
     class_names: ClassNames | None = None,
     with_losses: bool = True,
 ) -> Iterator[tuple[np.ndarray, ImageResult]]:
-    """Each image ``[H, W, 3]`` uint8 of the records ``indices`` and its result.
-
-    Args:
-        on_error: is given the error of a record that cannot be used, which is left out unless it raises.
-        class_names: from the classes of the data to the model's, where these are not the same.
-    """
+    """Each image ``[H, W, 3]`` uint8 of the records ``indices`` and its result; a record that cannot be used is left
+    out unless ``on_error`` raises its error."""
     dialect = dialect_of(detector.config)
     for index in indices:
         record = split[index]
@@ -72,17 +55,15 @@ def evaluate_images(
             on_error(error)
             continue
         known = labels >= 0
-        yield (
-            image,
-            ImageResult(
-                name=record.filename or split.where(index),
-                truth=truth,
-                detections=detector.detect(image),
-                losses=(detector.losses(record, labels, image) or {}) if with_losses else {},
-                labels=labels[known & ~record.crowd],
-                left_out=int(known.sum()) - len(truth.labels),
-            ),
+        result = ImageResult(
+            name=record.filename or split.where(index),
+            truth=truth,
+            detections=detector.detect(image),
+            losses=(detector.losses(record, labels, image) or {}) if with_losses else {},
+            labels=labels[known & ~record.crowd],
+            left_out=int(known.sum()) - len(truth.labels),
         )
+        yield image, result
 
 
 def measure(
@@ -98,9 +79,7 @@ def measure(
     metrics = coco_metrics(
         truths, detections, classes, ignore_difficult=ignore_difficult, max_detections=max_detections
     )
-    if score is None:
-        return metrics, operating_point(truths, detections, ignore_difficult=ignore_difficult)
-    return metrics, point_at(score, truths, detections, ignore_difficult=ignore_difficult)
+    return metrics, operating_point(truths, detections, score=score, ignore_difficult=ignore_difficult)
 
 
 def mean_losses(losses: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -13,16 +13,13 @@ from ..config.defaults import SCORE
 from ..types import Detections, pairwise_iou
 from .coco import GroundTruth
 
-_IOU = 0.5
 _FALSE, _TRUE, _IGNORED = 0, 1, 2
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A score, and precision, recall and F1 in 0..1 of the detections at that score or more.
-
-    All three are None where there was no object to find, and 0 where none was found.
-    """
+    """A score, and precision, recall and F1 in 0..1 of the detections at that score or more: None where there was no
+    object to find, and 0 where none was found."""
 
     score: float
     precision: float | None = None
@@ -31,50 +28,43 @@ class OperatingPoint:
 
 
 def operating_point(
-    truths: Sequence[GroundTruth], detections: Sequence[Detections], *, ignore_difficult: bool = False
+    truths: Sequence[GroundTruth],
+    detections: Sequence[Detections],
+    *,
+    score: float | None = None,
+    ignore_difficult: bool = False,
 ) -> OperatingPoint:
-    """The score of best F1 at IoU .5, all classes counted together, each object found by its own class only.
+    """The operating point at ``score``, by default at the one of best F1, at IoU .5, all classes counted together.
 
-    Detections are matched greedily by score as COCO does; crowds and ignored objects count neither way. Of two equal
-    F1 the higher score wins. The score lies halfway between the last detection kept and the next one below it, so
-    that the last digits of a score, which differ between devices and exports, do not decide; without a next one it
-    is the last one's own score. It is .5 where there is no object to find, or none is found.
+    Detections are matched greedily by score as COCO does, each object by its own class only; crowds and ignored objects
+    count neither way. Of two equal F1 the higher score wins. The score lies halfway between the last detection kept and
+    the next one below it, so that the last digits of a score, which differ between devices and exports, do not decide;
+    without a next one it is the last one's own. It is .5 where there is no object to find, or none is found.
     """
-    num_objects = _num_objects(truths, ignore_difficult)
+    num_objects = sum(int((~truth.ignored(ignore_difficult)).sum()) for truth in truths)
     if num_objects == 0:
-        return OperatingPoint(SCORE)
+        return OperatingPoint(SCORE if score is None else score)
+    if score is not None:
+        detections = [found.above(score) for found in detections]
     outcome = np.concatenate([match(*pair, ignore_difficult) for pair in zip(truths, detections, strict=True)])
     scores = np.concatenate([found.scores for found in detections])[outcome != _IGNORED]
     outcome = outcome[outcome != _IGNORED]
     order = np.argsort(-scores, kind="stable")
     scores, found = scores[order], np.cumsum(outcome[order] == _TRUE)
-    last = np.flatnonzero(np.diff(scores, append=-np.inf))  # a threshold cannot part equal scores
-    found, reported = found[last], last + 1
-    if not found.any():
-        return OperatingPoint(SCORE, 0.0, 0.0, 0.0)
-    f1 = 2 * found / (reported + num_objects)
-    best = int(np.argmax(f1))
-    return OperatingPoint(
-        score=_halfway(scores[last[best]], scores[last[best + 1]] if best + 1 < len(last) else None),
-        precision=float(found[best] / reported[best]),
-        recall=float(found[best] / num_objects),
-        f1=float(f1[best]),
-    )
-
-
-def point_at(
-    score: float, truths: Sequence[GroundTruth], detections: Sequence[Detections], *, ignore_difficult: bool = False
-) -> OperatingPoint:
-    """The operating point at ``score``, counted as in :func:`operating_point`."""
-    num_objects = _num_objects(truths, ignore_difficult)
-    if num_objects == 0:
-        return OperatingPoint(score)
-    pairs = zip(truths, detections, strict=True)
-    outcome = np.concatenate([match(truth, found.above(score), ignore_difficult) for truth, found in pairs])
-    found, reported = int((outcome == _TRUE).sum()), int((outcome != _IGNORED).sum())
-    return OperatingPoint(
-        score, found / reported if reported else 0.0, found / num_objects, 2 * found / (reported + num_objects)
-    )
+    reported = len(scores)
+    if score is None:
+        if not found.any():
+            return OperatingPoint(SCORE, 0.0, 0.0, 0.0)
+        last = np.flatnonzero(np.diff(scores, append=-np.inf))  # a threshold cannot part equal scores
+        reported = 1 + int(last[np.argmax(2 * found[last] / (last + 1 + num_objects))])
+        score = float(scores[reported - 1])
+        if reported < len(scores):
+            below = scores[reported]
+            middle = np.float32((score + float(below)) / 2)  # scores are float32, and compared as such
+            score = float(middle) if middle > below else score
+    right = int(found[reported - 1]) if reported else 0
+    precision = right / reported if reported else 0.0
+    return OperatingPoint(score, precision, right / num_objects, 2 * right / (reported + num_objects))
 
 
 def match(truth: GroundTruth, found: Detections, ignore_difficult: bool = False) -> np.ndarray:
@@ -86,7 +76,7 @@ def match(truth: GroundTruth, found: Detections, ignore_difficult: bool = False)
     outcome = np.full(len(found), _FALSE)
     order = np.argsort(-found.scores, kind="stable")
     overlap = pairwise_iou(found.boxes[order], truth.boxes, truth.crowd)
-    rows, targets = np.nonzero((overlap >= _IOU) & (found.labels[order][:, None] == truth.labels))
+    rows, targets = np.nonzero((overlap >= 0.5) & (found.labels[order][:, None] == truth.labels))
     counts, crowd = (~truth.ignored(ignore_difficult)).tolist(), truth.crowd.tolist()
     taken: set[int] = set()
     pairs = zip(rows.tolist(), overlap[rows, targets].tolist(), targets.tolist(), strict=True)
@@ -101,7 +91,7 @@ def match(truth: GroundTruth, found: Detections, ignore_difficult: bool = False)
 
 def sentence(point: OperatingPoint, of_model: bool = True) -> str:
     """The operating point in words: of the score stored with the model, or else of the best on the images measured."""
-    score = _short(point.score)
+    score = f"{point.score:.2f}".removeprefix("0")
     none_stored = "" if of_model else "The model has no score of its own. "
     if point.precision is None or point.recall is None:
         only = "" if of_model else f", so the score {score} is only the default"
@@ -110,25 +100,8 @@ def sentence(point: OperatingPoint, of_model: bool = True) -> str:
         none = f"at score {score}" if of_model else f"at any score, so the score {score} is only the default"
         return f"{none_stored}It finds none of the objects {none}."
     best = "" if of_model else ", the best on these images,"
-    return (
-        f"{none_stored}At score {score}{best} it finds {_percent(point.recall)} of the objects; "
-        f"{_percent(1 - point.precision)} of what it reports is wrong."
-    )
-
-
-def _num_objects(truths: Sequence[GroundTruth], ignore_difficult: bool) -> int:
-    return sum(int((~truth.ignored(ignore_difficult)).sum()) for truth in truths)
-
-
-def _halfway(score: np.float32, below: np.float32 | None) -> float:
-    if below is None:
-        return float(score)
-    middle = np.float32((float(score) + float(below)) / 2)  # scores are float32, and compared as such
-    return float(middle if middle > below else score)
-
-
-def _short(score: float) -> str:
-    return f"{score:.2f}".removeprefix("0")
+    found, wrong = _percent(point.recall), _percent(1 - point.precision)
+    return f"{none_stored}At score {score}{best} it finds {found} of the objects; {wrong} of what it reports is wrong."
 
 
 def _percent(share: float) -> str:

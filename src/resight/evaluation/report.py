@@ -12,8 +12,6 @@ from ..errors import counted, one_line
 from .coco import STANDARD, CocoMetrics, measures_of
 from .operating_point import OperatingPoint, sentence
 
-_MODEL, _IMAGES = "model", "images"  # whose score the operating point is at
-
 
 def as_dict(
     metrics: CocoMetrics,
@@ -27,13 +25,8 @@ def as_dict(
     """``metrics.json``: the numbers at the top (None where there is no such object), then what else is known.
 
     They are COCO's 12 and, where more than its 100 detections are counted, ``mAP_N`` and ``AR_N`` at N of them; N is
-    then told as ``max_detections``.
-
-    Args:
-        point_of_model: the point is at the score stored with the model; else at the best score on these images.
-        losses: mean of each loss over the images; empty where the model has none. A loss that is not finite is None.
-        selected_on: the split of its training data by which the checkpoint was chosen; None where not known.
-        more: further keys, e.g. ``model``, ``data`` and ``split``.
+    then told as ``max_detections``. ``point_of_model``: the point is at the score stored with the model; else at the
+    best score on these images. A loss that is not finite is None.
     """
     return {
         **metrics.summary,
@@ -41,7 +34,7 @@ def as_dict(
         "per_class": metrics.per_class,
         "losses": {name: value if math.isfinite(value) else None for name, value in (losses or {}).items()},
         "operating_point": asdict(point),
-        "operating_point_of": _MODEL if point_of_model else _IMAGES,
+        "operating_point_of": "model" if point_of_model else "images",
         "num_images": metrics.num_images,
         "num_boxes": metrics.num_boxes,
         "num_ignored": metrics.num_ignored,
@@ -57,7 +50,7 @@ def text(result: Mapping[str, Any]) -> str:
         blocks.append(own)
     elif result["losses"]:
         blocks.append("Losses: " + ", ".join(f"{name} {_number(loss)}" for name, loss in result["losses"].items()))
-    point = sentence(OperatingPoint(**result["operating_point"]), result["operating_point_of"] == _MODEL)
+    point = sentence(OperatingPoint(**result["operating_point"]), result["operating_point_of"] == "model")
     blocks.append("\n".join(filter(None, [point, weakest(result)])))
     return "\n\n".join(blocks)
 
@@ -68,10 +61,8 @@ def summary_table(result: Mapping[str, Any]) -> str:
     for measure in measures_of(result.get("max_detections", STANDARD)):
         title = "Average Precision" if measure.kind == "AP" else "Average Recall"
         iou = "0.50:0.95" if measure.iou is None else f"{measure.iou:.2f}"
-        lines.append(
-            f" {title:<18} ({measure.kind}) @[ IoU={iou:<9} | area={measure.size:>6} "
-            f"| maxDets={measure.max_detections:>3} ] = {_number(result[measure.key])}"
-        )
+        of = f"IoU={iou:<9} | area={measure.size:>6} | maxDets={measure.max_detections:>3}"
+        lines.append(f" {title:<18} ({measure.kind}) @[ {of} ] = {_number(result[measure.key])}")
     return "\n".join(lines)
 
 

@@ -51,20 +51,9 @@ PATIENCE = 600.0  # seconds after a limit in which a training has to end: one th
 
 @contextmanager
 def watching(run: Path | str, control: Control, distributed: Distributed) -> Iterator[Watch]:
-    """Around a training: however it ends, run.json says so.
-
-    Raises:
-        ResightError: run.json is damaged, or cannot be read.
-    """
-    watch, refused = Watch(run, control), None
-    if distributed.is_main:
-        try:
-            watch.look()
-        except ResightError as error:
-            refused = error
-    refused, watch.over = distributed.broadcast((refused, watch.over))
-    if refused:
-        raise refused
+    """Around a training: however it ends, run.json says so. Raises ResightError: that cannot be read."""
+    watch = Watch(run, control)
+    watch.over = distributed.from_main(watch.look)
     try:
         yield watch
     except BaseException as error:
@@ -76,11 +65,7 @@ def watching(run: Path | str, control: Control, distributed: Distributed) -> Ite
 class Watch:
     """What happens to one attempt; in the first process of a training alone it does anything.
 
-    Args:
-        run: the run folder, or its address.
-        control: what the loop is asked by.
-        clock: seconds that grow steadily; ``now`` is the time of day.
-        leave: ends the process, whatever it is at.
+    ``clock`` gives seconds that grow steadily, ``now`` the time of day; ``leave`` ends the process at once.
     """
 
     def __init__(
@@ -97,7 +82,7 @@ class Watch:
         self.ended: Ended | None = None
         self.exit_code: int | None = None
         self._began, self._stop_at, self._allowed, self._leave_at = clock(), math.inf, math.inf, math.inf
-        self._attempt = Attempt(now(), job=as_text(os.environ.get("AWS_BATCH_JOB_ID")))
+        self._attempt = Attempt(now(), job=as_text(os.environ.get("AWS_BATCH_JOB_ID", "")) or None)
         self._record = RunRecord(as_text(str(run)))
         self._facts: dict[str, Any] = {}  # what is known, and goes into run.json
         self._service: InstanceMetadata | None = None
@@ -106,19 +91,17 @@ class Watch:
         self._begun = False
         self._writing, self._wake, self._finished = threading.Lock(), threading.Event(), threading.Event()
 
-    def look(self) -> None:
-        """Whether the limits leave anything, before anything is loaded or locked. Raises ResightError."""
-        found = find_service(self.run)
-        kind = None
-        if found:
-            self._service, kind = found
+    def look(self) -> str:
+        """Which limit leaves nothing, if one does, before anything is loaded or locked. Raises ResightError."""
+        self._service, kind = find_service(self.run) or (None, None)
         record, _ = read_run_record(self.run) or (self._record, "")
         self._attempt = replace(self._attempt, instance_type=kind, usd_per_hour=price_of(record, kind))
-        facts = {"image": as_text(os.environ.get("RESIGHT_IMAGE")), "git_commit": git_commit()}
+        facts = {"image": as_text(os.environ.get("RESIGHT_IMAGE", "")), "git_commit": git_commit()}
         self._facts = {name: value for name, value in facts.items() if value}
         self._understand(with_attempt(record, self._attempt))
         self._record = replace(self._record, attempts=self._record.attempts[:-1])  # it has not begun
         self.over = self._reached() if self._allowed <= 0 else ""
+        return self.over
 
     def begin(self, from_step: int) -> None:
         """Notes the attempt, once the run is locked, and watches from now on. Raises ResightError."""
@@ -174,17 +157,18 @@ class Watch:
     def _write(self) -> None:
         with self._writing:
             attempt = self._as_it_is()
-            self._understand(update_run_record(self.run, lambda before: self._described(before, attempt)))
+
+            def described(before: RunRecord | None) -> RunRecord:
+                record = before or RunRecord(as_text(str(self.run)))
+                return with_attempt(replace(record, command=record.command or command_line(), **self._facts), attempt)
+
+            self._understand(update_run_record(self.run, described))
 
     def _write_if_possible(self) -> None:
         try:
             self._write()
         except ResightError as error:
             log.warning("the record of the run cannot be kept at the moment: %s", error)
-
-    def _described(self, before: RunRecord | None, attempt: Attempt) -> RunRecord:
-        record = before or RunRecord(as_text(str(self.run)))
-        return with_attempt(replace(record, command=record.command or command_line(), **self._facts), attempt)
 
     def _note(self) -> None:
         while True:
@@ -233,11 +217,9 @@ class Watch:
 
     def _reached(self) -> str:
         record = with_attempt(self._record, self._as_it_is()) if self._begun else self._record
-        limits, shares = record.limits, {}
-        if limits.hours is not None:
-            shares[f"{limits.hours:g} h"] = record.hours / limits.hours
-        if limits.usd is not None:
-            shares[f"${limits.usd:,.2f}"] = (record.usd or 0.0) / limits.usd
+        limits = record.limits
+        shares = {f"{limits.hours:g} h": record.hours / limits.hours} if limits.hours else {}
+        shares |= {f"${limits.usd:,.2f}": (record.usd or 0.0) / limits.usd} if limits.usd else {}
         limit = max(shares, key=lambda name: shares[name], default="the run")
         used = f"{record.hours:,.2f} h" + ("" if record.usd is None else f" and ${record.usd:,.2f}")
         return f"the limit of {limit} is reached, with {used} in {counted(len(record.attempts), 'attempt')}"
@@ -245,6 +227,5 @@ class Watch:
     def _go_on(self) -> str:
         if not is_remote(self.run):
             return f"raise launch.limits in {address_of(self.run)}, and train again"
-        run = shlex.quote(self.run)
-        command = f"resight cloud launch --again {run} --max-hours N --max-cost USD"
-        return f"continue with higher limits:\n  {command}"
+        again = f"resight cloud launch --again {shlex.quote(self.run)} --max-hours N --max-cost USD"
+        return f"continue with higher limits:\n  {again}"

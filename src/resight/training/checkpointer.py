@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -19,13 +20,10 @@ from .state import State
 
 
 class Checkpointer:
-    """Writes what ``learner`` holds into the run folder, and reads it from there; the first process alone writes.
+    """Writes what ``learner`` holds into the run folder, and reads it from there; the first process alone writes, and
+    calls ``saved`` after each save of the last checkpoint."""
 
-    Args:
-        saved: called after each save of the last checkpoint.
-    """
-
-    def __init__(self, run: Path, plan: Plan, learner: Learner, saved: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, run: Path, plan: Plan, learner: Learner, saved: Callable[[], None]) -> None:
         self.run, self.plan, self.learner, self.saved = run, plan, learner, saved
         self._saved_at = time.monotonic()
 
@@ -47,23 +45,20 @@ class Checkpointer:
             own = learner.ema.model.state_dict()
             tensors |= _named("ema", {name: value for name, value in own.items() if name in trained})
         tensors |= _named("optimizer", optimizer_tensors(learner.optimizer))
-        self._write(LAST, Checkpoint(self._metadata(learner.model, state), tensors, state.to_json()))
+        self._write(LAST, learner.model, state, tensors, state.to_json())
         if keep:
-            keep_copy(self.run / LAST, state.step, keep)
+            _keep_copy(self.run / LAST, state.step, keep)
         self.saved()
 
     def save_best(self, state: State) -> None:
         if self.learner.distributed.is_main:
             model = self.learner.averaged
             told = {"step": state.step, "selected_on": self.plan.validation_name, "best": state.best}
-            self._write(BEST, Checkpoint(self._metadata(model, state), _named("model", model.state_dict()), told))
+            self._write(BEST, model, state, _named("model", model.state_dict()), told)
 
     def restore(self, checkpoint: Checkpoint) -> State:
-        """Puts the tensors of ``checkpoint`` where they belong; returns the state of its training.
-
-        Raises:
-            ResightError: it lacks something, or is of another optimizer.
-        """
+        """Puts the tensors of ``checkpoint`` where they belong; returns the state of its training. Raises ResightError:
+        it lacks something, or is of another optimizer."""
         learner = self.learner
         try:
             learner.model.load_state_dict(checkpoint.part("model"))
@@ -80,18 +75,18 @@ class Checkpointer:
         state.metric = self.plan.config.evaluate.metric
         return state
 
-    def _metadata(self, model: DetectionModel, state: State) -> ModelMetadata:
-        return ModelMetadata.of(model, self.plan.config.model, self.plan.records.label_map, state.score)
-
-    def _write(self, name: str, checkpoint: Checkpoint) -> None:
-        save_checkpoint(self.run / name, checkpoint, self.plan.config)
+    def _write(
+        self, name: str, model: DetectionModel, state: State, tensors: dict[str, Tensor], told: dict[str, Any]
+    ) -> None:
+        metadata = ModelMetadata.of(model, self.plan.config.model, self.plan.records.label_map, state.score)
+        save_checkpoint(self.run / name, Checkpoint(metadata, tensors, told), self.plan.config)
 
 
 def _named(part: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {f"{part}.{name}": value for name, value in tensors.items()}
 
 
-def keep_copy(path: Path, step: int, count: int) -> None:
+def _keep_copy(path: Path, step: int, count: int) -> None:
     """Keeps ``path`` as ``step-NNNNNNNN.safetensors`` beside it too, and the ``count`` latest of these."""
     copy = path.with_name(f"step-{step:08}{path.suffix}")
     try:

@@ -1,7 +1,6 @@
-"""Several processes that train one model: PyTorch's launcher starts them, this is what they must agree on.
+"""Several processes that train one model, each with its part of each batch: what they must agree on.
 
-Under ``torchrun``, or started by ``launch``, every process takes its part of each batch. DistributedDataParallel adds
-the gradients; the counts that losses are divided by are added here, so that the step is that of one process.
+DistributedDataParallel adds the gradients; the counts that losses are divided by are added here.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any, TypeVar
 
@@ -35,6 +34,7 @@ class Distributed(Shared):
 
     rank: int = 0
     size: int = 1
+    has_images: bool = field(default=True, kw_only=True)  # of the step that is taken
 
     @property
     def is_main(self) -> bool:
@@ -59,7 +59,7 @@ class Distributed(Shared):
         return [item for row in zip_longest(*parts, fillvalue=parts) for item in row if item is not parts]
 
     def count(self, count: float) -> float:
-        return self.all_reduce([count])[0] / self.size
+        return self.all_reduce([count if self.has_images else 0])[0] / self.size
 
     def all_reduce(self, values: Sequence[float]) -> list[float]:
         """The sums over all processes; the same in each."""
@@ -81,25 +81,25 @@ class Distributed(Shared):
         dist.broadcast_object_list(values, src=0)
         return values[0]
 
+    def from_main(self, function: Callable[[], T]) -> T:
+        """What ``function`` gives in the first process, or its ResightError, in all of them."""
+        refused, value = None, None
+        if self.is_main:
+            try:
+                value = function()
+            except ResightError as error:
+                refused = error
+        refused, value = self.broadcast((refused, value))
+        if refused:
+            raise refused
+        return value  # type: ignore[return-value]
+
     def parallel(self, model: nn.Module) -> Any:
         """The model, with the gradients of all processes averaged where there are several."""
         return DistributedDataParallel(model) if self.size > 1 else model
 
 
 SINGLE_PROCESS = Distributed()
-
-
-@dataclass(frozen=True)
-class NoImages(Shared):
-    """The part in a step of a process that has no image of it."""
-
-    distributed: Distributed
-
-    def count(self, count: float) -> float:
-        return self.distributed.count(0)
-
-    def largest(self, height: int, width: int) -> tuple[int, int]:
-        return self.distributed.largest(height, width)
 
 
 def processes() -> int:
@@ -123,24 +123,12 @@ def join(kind: str) -> Iterator[Distributed]:
 
 def launch(count: int, function: Callable[..., T], *arguments: Any) -> T:
     """Runs ``function(*arguments)`` in ``count`` processes of this machine and returns what the first one returned.
-
-    SIGTERM and the first Ctrl-C are passed on, and end the processes as they end a single one.
-
-    Raises:
-        ResightError: a process ended with an error; says which and why.
-    """
+    SIGTERM and the first Ctrl-C are passed on. Raises ResightError: a process ended with an error."""
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=count,
-        run_id="resight",
-        max_restarts=0,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-    )
+    config = LaunchConfig(1, 1, count, run_id="resight", max_restarts=0, rdzv_backend="c10d")
+    config.rdzv_endpoint = "localhost:0"
     done: dict[str, Any] = {}
 
     # What these log, tracebacks among it, is told below in a line.
@@ -157,17 +145,12 @@ def launch(count: int, function: Callable[..., T], *arguments: Any) -> T:
     thread = threading.Thread(target=run, name="launcher")
     thread.start()
     join_forwarding_signals(thread)
-    if failed := done.get("failed"):
-        raise _told(failed, count)
-    return done[0]  # type: ignore[index]
-
-
-def _told(failed: Any, count: int) -> ResightError:
-    """The error that ended the first process to fail."""
-    rank, failure = failed.get_first_failure()
+    if "failed" not in done:
+        return done[0]  # type: ignore[index]
+    rank, failure = done["failed"].get_first_failure()
     message = failure.message
     text = str(message.get("message", message) if isinstance(message, dict) else message)
     if text.startswith("ResightError: "):
-        return ResightError(text.removeprefix("ResightError: "))
+        raise ResightError(text.removeprefix("ResightError: "))
     fix = "What was saved last is whole; --resume goes on from it."
-    return ResightError(f"process {rank} of {count} ended with {failure.exitcode}: {text}", fix=fix)
+    raise ResightError(f"process {rank} of {count} ended with {failure.exitcode}: {text}", fix=fix)

@@ -15,7 +15,7 @@ from ..errors import ResightError
 from ..evaluation.loop import ImageResult, evaluate_images, mean_losses, measure
 from ..inference.detector import Detector
 from ..models.checkpoints import ModelMetadata
-from .distributed import SINGLE_PROCESS, Distributed
+from .distributed import Distributed
 from .metric_logger import MetricLogger
 from .plan import Plan
 from .state import State
@@ -35,18 +35,14 @@ class Shard:
 
 
 class Evaluator:
-    def __init__(self, plan: Plan, logger: MetricLogger, distributed: Distributed = SINGLE_PROCESS) -> None:
+    def __init__(self, plan: Plan, logger: MetricLogger, distributed: Distributed) -> None:
         self.plan, self.logger, self.distributed = plan, logger, distributed
 
     def run(
         self, model: DetectionModel, on_error: Callable[[ResightError], None], on_image: Callable[[int, int], bool]
     ) -> Shard | None:
-        """What ``model`` finds in this process's share of the images; None without a validation split.
-
-        Args:
-            on_error: is told of records that cannot be used.
-            on_image: is told how many images of how many are done; the evaluation ends where it answers False.
-        """
+        """What ``model`` finds in this process's share of the images; None without a validation split. It ends where
+        ``on_image``, which is told how many images of how many are done, answers False."""
         if self.plan.validation is None:
             return None
         model.eval()

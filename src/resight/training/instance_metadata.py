@@ -45,17 +45,12 @@ class InstanceMetadata:
         self._token = ""
 
     def read(self, path: str) -> str | None:
-        """What lies below ``/latest/meta-data/``; None where there is no such thing.
-
-        Raises:
-            OSError, HTTPException, ValueError: the service gives no answer.
-        """
+        """What lies below ``/latest/meta-data/``; None where there is no such thing. Raises one of ``_UNREACHED``."""
         for renewed in (not self._token, True):
             if renewed:
                 token = "/latest/api/token"
                 status, self._token = self._ask("PUT", token, "X-aws-ec2-metadata-token-ttl-seconds", "21600")
                 if status != 200:
-                    self._token = ""
                     raise OSError(f"it answers with HTTP status {status}")
             status, text = self._ask("GET", f"/latest/meta-data/{path}", "X-aws-ec2-metadata-token", self._token)
             if status == 200:
@@ -74,9 +69,8 @@ class InstanceMetadata:
         kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         connection = kind(parts.hostname, parts.port or kind.default_port, timeout=_TIMEOUT)
         connection.connect()
-        line = connection.sock
         # The timeout is one of silence: what sends a byte now and then is cut off.
-        end = threading.Timer(_WHOLE, lambda: _cut(line))
+        end = threading.Timer(_WHOLE, _cut, (connection.sock,))
         end.daemon = True
         end.start()
         until = time.monotonic() + _WHOLE
@@ -113,11 +107,8 @@ def _cut(line: socket.socket) -> None:
 
 
 def find_service(run: object) -> tuple[InstanceMetadata, str] | None:
-    """The metadata service of this machine and the instance's type; None where there is none.
-
-    It is looked for where the environment names it, in a job of AWS Batch, and for a run in a store: a training from
-    disk to disk does not wait for it.
-    """
+    """The metadata service of this machine and the instance's type; None where there is none. It is looked for where
+    the environment names it, in a job of AWS Batch, and for a run in a store: others do not wait for it."""
     named = os.environ.get(ENDPOINT)
     expected = named or os.environ.get("AWS_BATCH_JOB_ID")
     if os.environ.get(DISABLED, "").lower() == "true" or not (expected or is_remote(run)):

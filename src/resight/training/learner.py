@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -14,8 +15,8 @@ from ..config.tree import TrainConfig
 from ..detection.model import DetectionModel
 from ..input.dataset import TrainingExample
 from ..input.target import Target
-from .distributed import SINGLE_PROCESS, Distributed, NoImages
-from .optim import ModelEMA, set_lr
+from .distributed import SINGLE_PROCESS, Distributed
+from .optim import ModelEMA, build_optimizer, lr_at, set_lr
 
 Batch = Sequence[TrainingExample]
 
@@ -37,23 +38,10 @@ class Step(NamedTuple):
 
 
 class Learner:
-    """Takes the steps of a training.
+    """Takes the steps of a training."""
 
-    Args:
-        model: ``(images, targets, processes) -> losses``, on its device.
-        optimizer: of the model's parameters.
-        lr_at: learning rate after so many steps, at a share 0..1 of the training.
-    """
-
-    def __init__(
-        self,
-        model: DetectionModel,
-        optimizer: torch.optim.Optimizer,
-        lr_at: Callable[[int, float], float],
-        config: TrainConfig,
-        distributed: Distributed = SINGLE_PROCESS,
-    ) -> None:
-        self.model, self.optimizer, self.lr_at, self.config = model, optimizer, lr_at, config
+    def __init__(self, model: DetectionModel, config: TrainConfig, distributed: Distributed = SINGLE_PROCESS) -> None:
+        self.model, self.optimizer, self.config = model, build_optimizer(model, config), config
         self.distributed, self.parallel = distributed, distributed.parallel(model)
         self.device = next(model.parameters()).device
         self.ema = ModelEMA(model, config.ema) if config.ema else None
@@ -65,12 +53,9 @@ class Learner:
         return self.ema.model if self.ema else self.model
 
     def step(self, batches: Sequence[Batch], number: int, progress: float) -> Step:
-        """One update from this process's share of the accumulated ``batches``, after ``number`` steps.
-
-        Raises:
-            NotFinite: the loss or the gradient is no finite number; no weight has changed then.
-        """
-        lr = self.lr_at(number, progress)
+        """One update from this process's share of the accumulated ``batches``, after ``number`` steps. Raises
+        NotFinite, and no weight has changed then."""
+        lr = lr_at(self.config, number, progress)
         set_lr(self.optimizer, lr)
         losses = self.backward(batches)
         norm = self.clip_gradients() if losses else 0.0
@@ -106,8 +91,9 @@ class Learner:
         targets = [example.target for example in examples]
         if not images:  # the other processes have some, and wait for the gradients of this one
             images, targets = [torch.zeros(3, 1, 1, device=self.device)], [Target.empty()]
+        processes = replace(self.distributed, has_images=bool(examples))
         with autocast(self.config.precision, self.device):
-            losses = self.parallel(images, targets, self.distributed if examples else NoImages(self.distributed))
+            losses = self.parallel(images, targets, processes)
         return losses if examples else {name: 0 * value for name, value in losses.items()}
 
     def clip_gradients(self) -> float:

@@ -12,11 +12,8 @@ from ..errors import ResightError
 
 
 def check_main_guard(starts_processes: object) -> None:
-    """
-    Raises:
-        ResightError: a script calls this while it is imported by a process of its own, or will when the processes are
-            started that ``starts_processes`` tells of, as no ``if`` of the script keeps it from that.
-    """
+    """Raises ResightError: a script calls this while it is imported by a process of its own, or will when the processes
+    are started that ``starts_processes`` tells of, as no ``if`` of the script keeps it from that."""
     main = sys.modules["__main__"]
     spec = getattr(main, "__spec__", None)
     for frame, _ in traceback.walk_stack(inspect.currentframe()):
@@ -26,11 +23,9 @@ def check_main_guard(starts_processes: object) -> None:
         # What runs as a package's __main__ is not imported by its processes.
         runs = frame.f_globals is vars(main) and (spec is None or spec.name.split(".")[-1] != "__main__")
         if imported or (starts_processes and runs and not _is_guarded(frame)):
-            raise ResightError(
-                "worker processes re-import this script, and each would start the training again",
-                where=f"{frame.f_code.co_filename}:{frame.f_lineno}",
-                fix='Put the call under `if __name__ == "__main__":`, or set data.workers = 0.',
-            )
+            message = "worker processes re-import this script, and each would start the training again"
+            fix = 'Put the call under `if __name__ == "__main__":`, or set data.workers = 0.'
+            raise ResightError(message, where=f"{frame.f_code.co_filename}:{frame.f_lineno}", fix=fix)
 
 
 def _is_guarded(frame: FrameType) -> bool:

@@ -1,8 +1,4 @@
-"""What a run tells of itself while it trains: metrics.jsonl and TensorBoard events.
-
-Events are a TFRecord file of ``Event`` messages, written directly because torch's SummaryWriter imports TensorFlow
-wherever it is installed.
-"""
+"""What a run tells of itself while it trains: metrics.jsonl and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -26,14 +22,17 @@ from .run_folder import METRICS
 
 
 class MetricLogger:
-    """Rows of numbers, each written at once to both; ``MetricLogger(None)`` writes nothing."""
+    """Rows of numbers, each written at once to both; ``MetricLogger(None)`` writes nothing. Steps after ``step`` are
+    taken again (the lines of metrics.jsonl are cut back before it is opened)."""
 
-    def __init__(self, run: Path | None) -> None:
+    def __init__(self, run: Path | None, step: int = 0) -> None:
         try:
             self._board = EventWriter(run) if run else None
             self._file = open(run / METRICS, "a", encoding="utf-8") if run else None  # noqa: SIM115
         except OSError as error:
             raise ResightError(f"cannot be written: {error.strerror}", where=run or "") from error
+        if self._board:
+            self._board.forget_after(step)
 
     def row(self, step: int, split: str, numbers: Mapping[str, float | None], **more: float) -> None:
         """A line of metrics.jsonl with all numbers; the ``numbers`` that are not None are scalars of the board too."""
@@ -56,11 +55,6 @@ class MetricLogger:
             Image.fromarray(image).save(png, "PNG")
             self._board.picture(tag, png.getvalue(), image.shape[:2], step)
 
-    def forget_after(self, step: int) -> None:
-        """Later steps are taken again (the lines of metrics.jsonl are cut back before it is opened)."""
-        if self._board:
-            self._board.forget_after(step)
-
     def close(self) -> None:
         if self._file and self._board:
             # Every row was handed over when it was written, and told where that failed.
@@ -71,7 +65,8 @@ class MetricLogger:
 
 
 class EventWriter:
-    """Scalars and pictures of one run; every call is a complete record in the file."""
+    """Scalars and pictures of one run, in a TFRecord file of ``Event`` messages; every call is a complete record. It
+    is written directly because torch's SummaryWriter imports TensorFlow wherever it is installed."""
 
     def __init__(self, folder: Path) -> None:
         self._writer = TFRecordWriter(folder / f"events.out.tfevents.{int(time.time())}.{os.getpid()}.resight")
@@ -82,12 +77,15 @@ class EventWriter:
         self._write(Event(wall_time=time.time(), step=step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def scalar(self, tag: str, value: float, step: int) -> None:
-        self._write(_event(step, Summary.Value(tag=tag, simple_value=value)))
+        self._summary(step, Summary.Value(tag=tag, simple_value=value))
 
     def picture(self, tag: str, png: bytes, size: tuple[int, int], step: int) -> None:
         """A PNG of ``size`` (height, width)."""
         image = Summary.Image(encoded_image_string=png, height=size[0], width=size[1], colorspace=3)
-        self._write(_event(step, Summary.Value(tag=tag, image=image)))
+        self._summary(step, Summary.Value(tag=tag, image=image))
+
+    def _summary(self, step: int, value: Summary.Value) -> None:
+        self._write(Event(wall_time=time.time(), step=step, summary=Summary(value=[value])))
 
     def _write(self, event: Event) -> None:
         self._writer.write(event.SerializeToString())
@@ -95,7 +93,3 @@ class EventWriter:
 
     def close(self) -> None:
         self._writer.close()
-
-
-def _event(step: int, value: Summary.Value) -> Event:
-    return Event(wall_time=time.time(), step=step, summary=Summary(value=[value]))

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Generic, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..config.tree import TrainConfig
+from ..detection.model import DetectionModel
 
-Model = TypeVar("Model", bound=nn.Module)
 LONGEST_WARMUP = 0.1  # of the training
 BACKBONE_RATE = 0.3  # of the learning rate: pretrained weights need smaller steps than new heads
 
 
 def base_lr(config: TrainConfig) -> float:
-    """The learning rate after warm-up.
-
-    By default .005 per 2 images for SGD (linear in the batch, Goyal et al. 2017), .0005 at 8 images for AdamW (square
-    root, as its steps do not grow with the gradient).
-    """
+    """The learning rate after warm-up: by default .005 per 2 images for SGD (linear in the batch, Goyal et al. 2017),
+    .0005 at 8 images for AdamW (square root, as its steps do not grow with the gradient)."""
     if config.learning_rate is not None:
         return config.learning_rate
     images = config.batch_size * config.accumulate
@@ -88,10 +85,8 @@ class Momentum(torch.optim.Optimizer):
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """One group for each pair of (backbone body or not, decayed or not); ``scale`` multiplies the learning rate.
-
-    With TFOD's optimizer one group holds all, at one rate and without decay.
-    """
+    """One group for each pair of (backbone body or not, decayed or not), with TFOD's optimizer one for all, without
+    decay; ``scale`` multiplies the learning rate."""
     if config.optimizer == "momentum":
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         return Momentum([{"params": trained, "scale": 1.0}], base_lr(config), config.momentum)
@@ -102,12 +97,8 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     usual = 0.05 if config.optimizer == "adamw" else 1e-4
     decay = usual if config.weight_decay is None else config.weight_decay
     options = [
-        {
-            "params": parameters,
-            "scale": BACKBONE_RATE if body else 1.0,
-            "weight_decay": decay if decayed else 0.0,
-        }
-        for (body, decayed), parameters in sorted(groups.items())
+        {"params": group, "scale": BACKBONE_RATE if body else 1.0, "weight_decay": decay if decayed else 0.0}
+        for (body, decayed), group in sorted(groups.items())
     ]
     if config.optimizer == "sgd":
         return torch.optim.SGD(options, lr=base_lr(config), momentum=config.momentum, foreach=True)
@@ -132,10 +123,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """
-    Raises:
-        ValueError: the tensors are not those of this optimizer and its parameters.
-    """
+    """Raises ValueError, and others: the tensors are not those of this optimizer and its parameters."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
@@ -155,19 +143,16 @@ def set_lr(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group["scale"]
 
 
-class ModelEMA(Generic[Model]):
+class ModelEMA:
     """An exponential moving average of the trained weights; young averages forget faster."""
 
-    def __init__(self, model: Model, decay: float) -> None:
-        self.model: Model = copy.deepcopy(model).requires_grad_(False)
+    def __init__(self, model: DetectionModel, decay: float) -> None:
+        self.model = copy.deepcopy(model)
+        self.model.requires_grad_(False)
         self.decay = decay
-        self._pairs = list(self._trained(model))
+        pairs = zip(self.model.parameters(), model.parameters(), strict=True)
+        self._pairs: list[tuple[Tensor, Tensor]] = [(mine, theirs) for mine, theirs in pairs if theirs.requires_grad]
         self._statistics = list(zip(self.model.buffers(), model.buffers(), strict=True))
-
-    def _trained(self, model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
-        for mine, theirs in zip(self.model.parameters(), model.parameters(), strict=True):
-            if theirs.requires_grad:
-                yield mine, theirs
 
     @torch.no_grad()
     def update(self, step: int) -> None:

@@ -58,15 +58,15 @@ class Plan:
             length = f"{minutes:g} min, at most {length}" if bounded else f"{minutes:g} min"
         batch = counted(config.train.batch_size * config.train.accumulate, "image")
         held_out = f"{len(self.validation):,} for validation ({self.validation_name})" if self.validation else ""
+        rate = base_lr(config.train)
+        reached = f"anchor recall {self.recall[0]:.1%} at IoU .5, {self.recall[1]:.1%} at IoU .7"
+        classes = (f"{name} {boxes:,} in {images:,} images" for name, (images, boxes) in self.counts.items())
         rows = [
             f"model     {config.model.name}, {size}, start: {config.model.start}",
             f"data      {counted(len(self.train), 'image')} to train on, {held_out or 'none for validation'}",
-            f"training  {length} in batches of {batch}, {config.train.optimizer}, learning rate "
-            f"{base_lr(config.train):.2g}",
-            f"anchors   from {min(self.anchors.sizes[0]):g} px; anchor recall {self.recall[0]:.1%} at "
-            f"IoU .5, {self.recall[1]:.1%} at IoU .7",
-            "classes   "
-            + ", ".join(f"{name} {boxes:,} in {images:,} images" for name, (images, boxes) in self.counts.items()),
+            f"training  {length} in batches of {batch}, {config.train.optimizer}, learning rate {rate:.2g}",
+            f"anchors   from {min(self.anchors.sizes[0]):g} px; {reached}",
+            f"classes   {', '.join(classes)}",
         ]
         return "\n".join([*rows, *(f"note      {note}" for note in self.notes)])
 
@@ -77,13 +77,8 @@ class Plan:
 
 
 def make_plan(config: Config, resumed: Checkpoint | None = None) -> Plan:
-    """
-    Args:
-        resumed: where the training goes on from, instead of from ``model.start``.
-
-    Raises:
-        ResightError: no data, an empty training split, options that contradict each other.
-    """
+    """The plan of a training, which goes on from ``resumed`` instead of from ``model.start``. Raises ResightError: no
+    data, an empty training split, options that contradict each other."""
     config = _checked(config)
     records = open_configured(config.data)
     if dialect_of(config.model).classes_by_id:
@@ -91,9 +86,8 @@ def make_plan(config: Config, resumed: Checkpoint | None = None) -> Plan:
     train, classes = _training_split(records, config), records.label_map.names
     validation, notes = _validation_split(records)
     start, config = find_start(config, resumed)
-    dialect = dialect_of(config.model)
-    config, flip_notes = dialect.prepare_plan(config, classes, train)
-    batches = training_batches(train, config)
+    config, flip_notes = dialect_of(config.model).prepare_plan(config, classes, train)
+    dialect, batches = dialect_of(config.model), training_batches(train, config)
     sizes, centers = network_boxes(train, config.model)
     if len(sizes) == 0:
         raise ResightError("no training image has a box of a known class", where=train.shards[0])
@@ -151,12 +145,10 @@ def _training_split(records: Records, config: Config) -> RecordSplit:
     if config.train.epochs and config.train.steps:
         raise ResightError("set epochs or steps, not both", where="train.epochs")
     if data.num_classes not in (None, len(classes)):
-        raise ResightError(
-            f"the label map has {counted(len(classes), 'class', 'classes')} ({listed(classes)}), and data.num_classes "
-            f"is {data.num_classes}",
-            where=data.label_map or data.path or listed(data.train),
-            fix="Make the two agree.",
-        )
+        known = f"{counted(len(classes), 'class', 'classes')} ({listed(classes)})"
+        message = f"the label map has {known}, and data.num_classes is {data.num_classes}"
+        where = data.label_map or data.path or listed(data.train)
+        raise ResightError(message, where=where, fix="Make the two agree.")
     return train
 
 
@@ -197,8 +189,7 @@ def _counts(train: RecordSplit, classes: tuple[str, ...]) -> tuple[dict[str, tup
 
 
 def _size_notes(model: ModelConfig, sizes: np.ndarray, iou: np.ndarray, stride: int) -> list[str]:
-    """Of boxes, ``sizes`` ``[N, 2]`` in pixels of the network's input, that are too small for a detector, or none of
-    whose anchors fits, ``iou`` ``[N]`` the best that is within reach."""
+    """Of boxes, ``sizes`` ``[N, 2]`` in pixels of the network's input, with the best ``iou`` ``[N]`` within reach."""
     small, beyond = np.sqrt(sizes.prod(1)) < SMALL * stride, iou < 0.5
     found = []
     if small.mean() >= NOTED:
@@ -208,23 +199,18 @@ def _size_notes(model: ModelConfig, sizes: np.ndarray, iou: np.ndarray, stride: 
     if not found:
         return []
     remedy = f"--size {2 * model.min_size},{2 * model.max_size} helps, at the cost of time"
-    tile = dialect_of(model).size_remedy.format(model.max_size)
-    return [f"{' and '.join(found)}: {remedy}{tile}"]
+    return [f"{' and '.join(found)}: {remedy}{dialect_of(model).size_remedy.format(model.max_size)}"]
 
 
 def _box_notes(config: Config, train: RecordSplit, validation: RecordSplit | None) -> list[str]:
     """The boxes that are passed over: those without numbers, and in training, though not in TFOD's, without area."""
-    notes = []
-    for split in filter(None, (train, validation)):
-        taken, why = (
-            dialect_of(config.model).trained_boxes(split)
-            if split is train
-            else (finite_boxes(split), "corners that are not finite")
-        )
-        bad = ~taken
-        if bad.any():
-            number = counted(int(bad.sum()), f"{split.name} box", f"{split.name} boxes")
-            notes.append(f"left out: {number} with {why}; the first in {split.where(split.box_records[bad][0])}")
+    notes, passed_over = [], [(train, *dialect_of(config.model).trained_boxes(train))]
+    if validation:
+        passed_over.append((validation, finite_boxes(validation), "corners that are not finite"))
+    for split, taken, why in passed_over:
+        if not taken.all():
+            number = counted(int((~taken).sum()), f"{split.name} box", f"{split.name} boxes")
+            notes.append(f"left out: {number} with {why}; the first in {split.where(split.box_records[~taken][0])}")
     return notes
 
 
@@ -248,8 +234,7 @@ def _data_notes(records: Records, counts: Mapping[str, tuple[int, int]], unknown
         notes.append(f"no training box of {listed(empty)}")
     if unknown:
         notes.append(f"{unknown:,} training boxes are of classes that the label map does not have, and are left out")
-    kinds = Counter(problem.kind for problem in records.problems)
-    for kind, count in kinds.most_common():
+    for kind, count in Counter(problem.kind for problem in records.problems).most_common():
         first = next(problem for problem in records.problems if problem.kind == kind)
         notes.append(f"{kind}: {count:,}, the first: {first.where}: {first.message}")
     return notes
@@ -263,6 +248,4 @@ def _steps(config: Config, per_epoch: int) -> int:
         return train.steps
     if train.epochs:
         return max(round(train.epochs * a_pass), 1)
-    if train.max_minutes:
-        return MAX_STEPS
-    return min(max(round(EPOCHS * a_pass), MIN_STEPS), MAX_STEPS)
+    return MAX_STEPS if train.max_minutes else min(max(round(EPOCHS * a_pass), MIN_STEPS), MAX_STEPS)

@@ -21,29 +21,18 @@ from ..input.target import Target, input_size
 from ..io.progress import duration
 from .distributed import SINGLE_PROCESS, Distributed
 from .learner import autocast
-from .pace import Pace
 from .plan import Plan
+from .state import Pace
 
 SHARED_MEMORY = "/dev/shm"
-ADVICE = (
-    "Try a smaller train.batch_size (with train.accumulate the step stays the same), a smaller model.min_size and "
-    "model.max_size, or on a GPU train.precision = bfloat16."
-)
 
 
 def preflight(
     plan: Plan, model: nn.Module, distributed: Distributed = SINGLE_PROCESS, taken: Mapping[str, Any] | None = None
 ) -> str:
-    """Takes a step at the largest shape and one on the first batch, neither of which changes the model.
-
-    Args:
-        taken: the state of the checkpoint that a training goes on from.
-
-    Returns: the lines of the plan that tell time and memory.
-
-    Raises:
-        ResightError: memory, or the memory that loader workers share, is too small.
-    """
+    """The lines of the plan that tell time and memory, from a step at the largest shape and one on the first batch,
+    neither of which changes the model; ``taken`` is the state of the checkpoint that a training goes on from. Raises
+    ResightError: memory, or the memory that loader workers share, is too small."""
     check_shared_memory(plan)
     device = next(model.parameters()).device
     statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -61,21 +50,17 @@ def preflight(
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if "memory" not in str(error):
             raise
-        height, width = images[0].shape[1:]
-        raise ResightError(
-            f"{len(images)} images of {height} x {width} px do not fit into the memory of {device}", fix=ADVICE
-        ) from error
+        images_of = f"{len(images)} images of {images[0].shape[1]} x {images[0].shape[2]} px"
+        fix = "Try a smaller train.batch_size (with train.accumulate the step stays the same), a smaller model.min_size"
+        fix += " and model.max_size, or on a GPU train.precision = bfloat16."
+        raise ResightError(f"{images_of} do not fit into the memory of {device}", fix=fix) from error
     finally:
         model.zero_grad(set_to_none=True)
         with torch.no_grad():
             for name, buffer in model.named_buffers():
                 buffer.copy_(statistics[name])
-    memory = "RAM" if device.type == "cpu" else f"of {device}"
-    lines = [
-        _time(plan, seconds, device, taken or {}),
-        f"memory    {peak_memory(device) / 1e9:.1f} GB {memory} for one step",
-    ]
-    return "\n".join(lines)
+    memory = f"{peak_memory(device) / 1e9:.1f} GB {'RAM' if device.type == 'cpu' else f'of {device}'}"
+    return f"{_time(plan, seconds, device, taken or {})}\nmemory    {memory} for one step"
 
 
 def largest_batch(plan: Plan) -> tuple[list[Tensor], list[Target]]:
@@ -98,10 +83,7 @@ def largest_batch(plan: Plan) -> tuple[list[Tensor], list[Target]]:
 
 
 def check_shared_memory(plan: Plan) -> None:
-    """
-    Raises:
-        ResightError: batches on their way from the workers would not fit; containers often have 64 MB.
-    """
+    """Raises ResightError: batches on their way from the workers would not fit; containers often have 64 MB."""
     workers = plan.config.data.workers
     if not workers or not os.path.isdir(SHARED_MEMORY):
         return
@@ -110,11 +92,9 @@ def check_shared_memory(plan: Plan) -> None:
     there = os.statvfs(SHARED_MEMORY)
     free = there.f_bavail * there.f_frsize
     if needed > free:
-        raise ResightError(
-            f"{workers} loader workers need {needed / 1e6:,.0f} MB of shared memory, only {free / 1e6:,.0f} MB is free",
-            where=SHARED_MEMORY,
-            fix="Start the container with more (docker run --shm-size=2g), set data.workers = 0, or a smaller batch.",
-        )
+        wanted = f"{workers} loader workers need {needed / 1e6:,.0f} MB of shared memory"
+        fix = "Start the container with more (docker run --shm-size=2g), set data.workers = 0, or a smaller batch."
+        raise ResightError(f"{wanted}, only {free / 1e6:,.0f} MB is free", where=SHARED_MEMORY, fix=fix)
 
 
 def peak_memory(device: torch.device) -> float:

@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ResightError
@@ -22,7 +22,6 @@ from ..models.remote import POINTERS, objects_of, pointed
 from .distributed import Distributed
 from .run_folder import METRICS
 from .run_record import FILE, LAUNCH
-from .state import TrainResult
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +41,7 @@ class Workplace:
 
 
 def check_remote_run(address: str, resume: bool) -> None:
-    """
-    Raises:
-        ResightError: there is a run already, or something else, or the store cannot be used.
-    """
+    """Raises ResightError: there is a run already, or something else, or the store cannot be used."""
     present = objects_of(address)
     if "" in present:
         raise ResightError("expected a folder, found an object", where=address, fix="Choose another with -o.")
@@ -60,22 +56,13 @@ def check_remote_run(address: str, resume: bool) -> None:
 @contextmanager
 def workplace(run: str | Path, resume: bool, distributed: Distributed) -> Iterator[Workplace]:
     """The folder to train in: ``run`` itself, or a local one for an address, with what a resumed run needs in it.
-
-    Raises:
-        ResightError: another training is writing there, or the store cannot be used.
-    """
+    Raises ResightError: another training is writing there, or the store cannot be used."""
     if isinstance(run, Path):
         yield Workplace(run, str(run))
         return
     folder = local_folder(run, f"runs/{distributed.rank}")
-    lease, refused = _Lease(run), None
-    try:
-        if distributed.is_main:
-            lease.take()
-    except ResightError as error:
-        refused = error
-    if refused := distributed.broadcast(refused):
-        raise refused
+    lease = _Lease(run)
+    distributed.from_main(lease.take)
     mirror = _Mirror(run, folder, lease)
     with named_as(run, folder), lease if distributed.is_main else nullcontext():
         mirror.begin(resume)
@@ -88,11 +75,6 @@ def workplace(run: str | Path, resume: bool, distributed: Distributed) -> Iterat
             raise
         copy()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def named(result: TrainResult, place: Workplace) -> TrainResult:
-    """The result of a training in ``place``, told by its name."""
-    return replace(result, run=place.name, message=result.message.replace(str(place.path), place.name))
 
 
 class _Mirror:
@@ -118,10 +100,7 @@ class _Mirror:
         self.sent = {name: _stamp(self.folder / name) for name in self._names()}
 
     def copy(self) -> None:
-        """
-        Raises:
-            ResightError: the store fails, or another training has taken the run over.
-        """
+        """Raises ResightError: the store fails, or another training has taken the run over."""
         until = time.monotonic() + PATIENCE
         while True:
             try:
@@ -153,24 +132,19 @@ class _Mirror:
 
     def _point(self, name: str, path: Path) -> None:
         pointer = storage.join(self.run, POINTERS[name])
-        stem = path.stem
-        new = f"{stem}-{uuid.uuid4().hex[:12]}{path.suffix}"
+        new = f"{path.stem}-{uuid.uuid4().hex[:12]}{path.suffix}"
         before = storage.read(pointer).decode() if storage.stat(pointer) else ""
         storage.write(storage.join(self.run, "checkpoints", new), path)
         storage.write(pointer, new.encode())
         for found in storage.find(storage.join(self.run, "checkpoints")):
             file = found.address.rpartition("/")[2]
             # The one before stays for whoever is reading it.
-            if file.startswith(f"{stem}-") and file not in (new, before):
+            if file.startswith(f"{path.stem}-") and file not in (new, before):
                 storage.delete(found.address)
 
     def _names(self) -> list[str]:
-        files = (path for path in self.folder.rglob("*") if path.is_file())
-        return [path.relative_to(self.folder).as_posix() for path in files if not _is_own(path.name)]
-
-
-def _is_own(name: str) -> bool:
-    return name.startswith(".") or is_partial(name)
+        files = (path for path in self.folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+        return [path.relative_to(self.folder).as_posix() for path in files if not is_partial(path.name)]
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -194,10 +168,7 @@ class _Lease:
         self._busy, self._ended = threading.Lock(), threading.Event()
 
     def take(self) -> None:
-        """
-        Raises:
-            ResightError: another training holds it.
-        """
+        """Raises ResightError: another training holds it."""
         try:
             self._write("")
             return
@@ -215,15 +186,11 @@ class _Lease:
             with suppress(Conflict):
                 self._write(found.etag if found else "")
                 return
-        raise ResightError(
-            "another training is writing to this run", where=self.run, fix="Wait for it, or choose another."
-        )
+        fix = "Wait for it, or choose another."
+        raise ResightError("another training is writing to this run", where=self.run, fix=fix)
 
     def renew(self) -> None:
-        """
-        Raises:
-            ResightError: somebody else has it.
-        """
+        """Raises ResightError: somebody else has it."""
         with self._busy:
             try:
                 self._write(self.etag)

@@ -14,8 +14,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
+import torchvision
 from filelock import FileLock, Timeout
 
+from .._version import __version__
 from ..config.defaults import PIPELINE
 from ..config.toml_text import to_toml
 from ..config.tree import Config
@@ -32,13 +35,7 @@ _OF_SAFETENSORS = re.compile(r"\.tmp\w{6}")
 
 
 def check_run(path: Path, resume: bool = False) -> None:
-    """
-    Args:
-        resume: the folder may hold a run, which goes on or is begun again.
-
-    Raises:
-        ResightError: it holds a run already, or something else, or is no folder.
-    """
+    """Raises ResightError: the folder holds a run and not to ``resume`` it, or something else, or is no folder."""
     try:
         if path.exists() and not path.is_dir():
             raise ResightError("expected a folder, found a file", where=path, fix="Choose another with -o.")
@@ -46,11 +43,8 @@ def check_run(path: Path, resume: bool = False) -> None:
             raise ResightError("is a link that leads nowhere", where=path, fix="Choose another with -o.")
         present = sorted(file.name for file in path.iterdir()) if path.is_dir() else []
         if not resume and ("config.toml" in present or (path / LAST).exists()):
-            raise ResightError(
-                "holds a run already",
-                where=path,
-                fix=f"Continue it with --resume -o {shlex.quote(str(path))}, or choose another folder.",
-            )
+            fix = f"Continue it with --resume -o {shlex.quote(str(path))}, or choose another folder."
+            raise ResightError("holds a run already", where=path, fix=fix)
         # A launch leaves the record and a folder; a pipeline.config lies where it trains, in TFOD's habit.
         known = ("checkpoints", LOCK, FILE, LAUNCH, PIPELINE)
         others = [name for name in present if name not in known and not is_partial(name)]
@@ -71,13 +65,8 @@ def new_run(path: Path, resume: bool = False) -> None:
 
 @contextmanager
 def lock_run(path: Path) -> Iterator[None]:
-    """Keeps every other training out of the run folder, and removes what a killed one left half-written.
-
-    The lock ends with the process, however it ends.
-
-    Raises:
-        ResightError: another training holds it, or it cannot be written to.
-    """
+    """Keeps every other training out of the run folder, and removes what a killed one left half-written; the lock ends
+    with the process, however it ends. Raises ResightError: another training holds it, or it cannot be written to."""
     lock = FileLock(path / LOCK, timeout=0)
     try:
         lock.acquire()
@@ -87,9 +76,8 @@ def lock_run(path: Path) -> Iterator[None]:
                 if left.is_file() and (is_partial(left.name) or _OF_SAFETENSORS.fullmatch(left.name)):
                     left.unlink()
     except Timeout:
-        raise ResightError(
-            "another training is writing to this run folder", where=path, fix="Wait for it, or choose another."
-        ) from None
+        fix = "Wait for it, or choose another."
+        raise ResightError("another training is writing to this run folder", where=path, fix=fix) from None
     except OSError as error:
         raise ResightError(f"cannot write into the run folder: {error.strerror}", where=path) from error
     try:
@@ -114,25 +102,13 @@ def forget_metrics(path: Path, step: int, evaluated_at: int = 0) -> None:
 
 
 def describe_run(path: Path, config: Config, label_map: LabelMap, facts: dict[str, Any] | None) -> None:
-    """Writes config.toml, label_map.pbtxt and environment.json.
-
-    config.toml comes first: a folder that holds it is a run's, whatever else was not written. Without ``facts``, as
-    when a run goes on, environment.json keeps telling how it began.
-    """
+    """Writes config.toml first, as a folder that holds it is a run's, label_map.pbtxt and environment.json, which
+    without ``facts``, as when a run goes on, keeps telling how it began."""
     write_text(path / "config.toml", to_toml(config))
     write_text(path / "label_map.pbtxt", to_pbtxt(label_map))
-    if facts is not None:
-        write_text(path / "environment.json", json.dumps(environment() | facts, indent=1))
-
-
-def environment() -> dict[str, Any]:
-    """Command line, versions and machine."""
-    import torch
-    import torchvision
-
-    from .._version import __version__
-
-    return {
+    if facts is None:
+        return
+    environment = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
         "resight": __version__,
@@ -144,3 +120,4 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "git_commit": git_commit(),
     }
+    write_text(path / "environment.json", json.dumps(environment | facts, indent=1))

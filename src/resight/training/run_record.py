@@ -1,7 +1,6 @@
-"""``run.json``: what a run was asked for, every attempt at it, and what these have taken together.
+"""``run.json`` of a run folder: what a run was asked for, every attempt at it, and what these have taken together.
 
-It lies in the run folder; of a run in a store it is an object of its own, which no copy of the folder touches. Whoever
-changes it reads it anew, so that ``launch`` and a training that is under way do not undo each other's changes.
+Whoever changes it reads it anew, so that ``launch`` and a training under way do not undo each other's changes.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, overload
+from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -59,12 +58,7 @@ class Job:
 
 @dataclass(frozen=True, config=_PART)
 class Launch:
-    """How the run was launched in the cloud.
-
-    Args:
-        config, start: names of files under ``launch/``; ``start`` may be a model's address, or None.
-        prices: US dollars an hour on demand, by instance type.
-    """
+    """How the run was launched in the cloud; ``config`` and ``start`` are names of files under ``launch/``."""
 
     stack: str
     region: str
@@ -73,36 +67,27 @@ class Launch:
     instance: str
     on_demand: bool = False
     devices: Count = 1
-    start: str | None = None
+    start: str | None = None  # or a model's address
     limits: Limits = Limits()
-    prices: dict[str, Amount] = Field(default_factory=dict)
+    prices: dict[str, Amount] = Field(default_factory=dict)  # US dollars an hour on demand, by instance type
     jobs: tuple[Job, ...] = ()
 
 
 @dataclass(frozen=True, config=_PART)
 class Attempt:
-    """One process that trained.
-
-    Args:
-        job: of AWS Batch, where it ran there.
-        seconds: since its start, as far as they were noted; see :func:`with_attempt`.
-        from_step, step: where it began, and the last step that was noted.
-        lost_steps: steps that the next attempt had to take again.
-        notice: when the instance announced that it would be taken away.
-        ended: None while it runs, and of one that was killed.
-    """
+    """One process that trained."""
 
     started: AwareDatetime
     number: Count = 0
-    job: str | None = None
+    job: str | None = None  # of AWS Batch
     instance_type: str | None = None
     usd_per_hour: Amount | None = None
-    seconds: Amount = 0.0
+    seconds: Amount = 0.0  # since its start, as far as they were noted; see :func:`with_attempt`
     from_step: Count = 0
-    step: Count = 0
-    lost_steps: Count = 0
-    notice: AwareDatetime | None = None
-    ended: Ended | None = None
+    step: Count = 0  # the last that was noted
+    lost_steps: Count = 0  # that the next attempt had to take again
+    notice: AwareDatetime | None = None  # when the instance announced that it would be taken away
+    ended: Ended | None = None  # None while it runs, and of one that was killed
     exit_code: int | None = None
 
     @property
@@ -181,21 +166,16 @@ def price_of(record: RunRecord, instance_type: str | None) -> float | None:
 
 
 def seconds_left(record: RunRecord, usd_per_hour: float | None) -> float:
-    """What the limits leave to one more attempt at that price; ``math.inf`` without limits.
-
-    Raises:
-        ResightError: dollars are limited and there is no price.
-    """
+    """What the limits leave to one more attempt at that price; ``math.inf`` without limits. Raises ResightError:
+    dollars are limited and there is no price."""
     left, limits = [math.inf], record.limits
     if limits.hours is not None:
         left.append((limits.hours - record.hours) * 3600)
     if limits.usd is not None:
         if usd_per_hour is None:
-            raise ResightError(
-                "launch.limits.usd is set, and launch.prices names no price",
-                where=address_of(record.run),
-                fix='Note one: "prices": {"g5.xlarge": 1.006}, US dollars an hour.',
-            )
+            message = "launch.limits.usd is set, and launch.prices names no price"
+            fix = 'Note one: "prices": {"g5.xlarge": 1.006}, US dollars an hour.'
+            raise ResightError(message, where=address_of(record.run), fix=fix)
         unspent = limits.usd - (record.usd or 0.0)
         if unspent <= 1e-9 * limits.usd:  # the sums of seconds and prices are rounded
             return 0.0
@@ -230,18 +210,13 @@ def command_line(argv: Sequence[str] = sys.argv) -> tuple[str, ...]:
     return tuple(map(as_text, words))
 
 
-@overload
-def as_text(name: str) -> str: ...
-@overload
-def as_text(name: str | None) -> str | None: ...
-def as_text(name: str | None) -> str | None:
+def as_text(name: str) -> str:
     """A name of the system's as text: what of it is no UTF-8 is escaped."""
-    return None if name is None else name.encode("utf-8", "backslashreplace").decode()
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def git_commit() -> str | None:
-    """The commit that was built into the image, ``RESIGHT_GIT_COMMIT``; else that of the working folder, if it is a
-    checkout."""
+    """The commit that was built into the image; else that of the working folder, if it is a checkout."""
     if built := os.environ.get("RESIGHT_GIT_COMMIT"):
         return as_text(built)
     try:
@@ -257,11 +232,8 @@ def address_of(run: str | Path) -> str:
 
 
 def read_run_record(run: str | Path) -> tuple[RunRecord, str] | None:
-    """The record of the run at a path or an address, and its ETag ("" of a file); None where there is none.
-
-    Raises:
-        ResightError: it cannot be read, is damaged, or of another format; says where.
-    """
+    """The record of the run at a path or an address, and its ETag ("" of a file); None where there is none. Raises
+    ResightError: it cannot be read, is damaged, or of another format."""
     address = address_of(run)
     if not is_remote(address):
         return (parse_run_record(read_file(address, SMALL), address), "") if os.path.lexists(address) else None
@@ -270,10 +242,7 @@ def read_run_record(run: str | Path) -> tuple[RunRecord, str] | None:
 
 
 def parse_run_record(text: str | bytes, where: str) -> RunRecord:
-    """
-    Raises:
-        ResightError: as :func:`read_run_record`.
-    """
+    """The record in ``text``. Raises ResightError as :func:`read_run_record`."""
     fix = "Correct it, or remove it: its attempts will no longer count, and --again will not find the run."
     try:
         tree = parse_json(text, where)
@@ -304,15 +273,8 @@ def _explained(found: Any) -> str:
 
 
 def write_run_record(run: str | Path, record: RunRecord, replacing: str) -> str:
-    """Writes the record whole or not at all and returns its new ETag ("" of a file).
-
-    Args:
-        replacing: the ETag of what it takes the place of in a store, "" if there must be nothing.
-
-    Raises:
-        Conflict: there is something else.
-        ResightError: it cannot be written.
-    """
+    """Writes the record whole or not at all and returns its new ETag ("" of a file). Raises ResightError; Conflict
+    where a store has not the ETag ``replacing`` ("": nothing) there."""
     address = address_of(run)
     if is_remote(address):
         return storage.write(address, record.text().encode(), replacing=replacing)
@@ -322,11 +284,7 @@ def write_run_record(run: str | Path, record: RunRecord, replacing: str) -> str:
 
 def update_run_record(run: str | Path, change: Callable[[RunRecord | None], RunRecord]) -> RunRecord:
     """Writes what ``change`` makes of the record as it is, and returns it. Where somebody else writes meanwhile,
-    ``change`` is called again, so it must say the same twice.
-
-    Raises:
-        ResightError: as :func:`read_run_record` and :func:`write_run_record`.
-    """
+    ``change`` is called again, so it must say the same twice. Raises ResightError."""
     for remaining in reversed(range(_CONFLICTS)):
         before, etag = read_run_record(run) or (None, "")
         record = change(before)

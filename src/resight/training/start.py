@@ -33,26 +33,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Start:
-    """Trained weights.
+    """Trained weights; ``initialize`` puts them into a model of the classes given, and names the tensors left new."""
 
-    Args:
-        anchors: those that a trained RPN comes with; None: those of the configuration.
-        initialize: puts the weights into a model of the classes given, and returns the names of tensors that stay new.
-    """
-
-    anchors: AnchorSettings | None
+    anchors: AnchorSettings | None  # those that a trained RPN comes with; None: those of the configuration
     initialize: Callable[[DetectionModel, Sequence[str]], list[str]]
 
 
 def find_start(config: Config, resumed: Checkpoint | None = None) -> tuple[Start | None, Config]:
-    """What ``model.start`` names; what the configuration does not say of the model is as the start has it.
-
-    Args:
-        resumed: where a training goes on from; its start is then needed no more.
-
-    Raises:
-        ResightError: there is no such model, it is damaged, or it is of another dialect than ``model.name``.
-    """
+    """What ``model.start`` names, which a training that is ``resumed`` needs no more; what the configuration does not
+    say of the model is as the start has it. Raises ResightError: there is no such model, or it does not fit."""
     model = config.model
     if model.start == "none" and model.freeze:
         # Random weights that stay as they are would be a handicap for good.
@@ -62,11 +51,8 @@ def find_start(config: Config, resumed: Checkpoint | None = None) -> tuple[Start
     if model.start == "none" or (model.start == "pretrained" and dialect_of(model).publishes_weights):
         return None, config
     if model.start == "pretrained":
-        raise ResightError(
-            f"{model.name} comes with no weights",
-            where="model.start",
-            fix="Name a model of TFOD's or of its zoo (resight zoo list), or none for random weights.",
-        )
+        fix = "Name a model of TFOD's or of its zoo (resight zoo list), or none for random weights."
+        raise ResightError(f"{model.name} comes with no weights", where="model.start", fix=fix)
     place = _place(model.start)
     if found := left_by_tfod(place):
         from ..tfod.checkpoint.reader import read_checkpoint
@@ -107,34 +93,23 @@ def _initialize(start: Checkpoint, where: str, model: DetectionModel, classes: S
 
 def start_name(config: Config) -> str | None:
     """What the files of the model that ``model.start`` names are called in a copy: ``start...``, or that of published
-    weights; None where nothing has to be copied.
+    weights; None where nothing has to be copied. Raises ResightError: there is no such model."""
+    return next((name.partition("/")[0] for name in start_files(config)), None)
 
-    Raises:
-        ResightError: there is no such model.
-    """
+
+def start_files(config: Config, folder: Path | None = None) -> dict[str, Path]:
+    """The files of that model by the names under which a copy of them is a start, too: ``start.safetensors``,
+    ``start/...``, or the published weights, which are downloaded into ``folder`` if it is given."""
     model = config.model
     if model.start == "none" or is_remote(model.start):
-        return None
+        return {}
     if model.start == "pretrained" and dialect_of(model).publishes_weights:
-        return None if spec_of(model.name).source == "packaged" else PUBLISHED
-    return next(iter(_trained_files(model.start))).partition("/")[0]
-
-
-def start_files(config: Config, folder: Path) -> dict[str, Path]:
-    """The files of that model by the names under which a copy of them is a start, too: ``start.safetensors``,
-    ``start/...``, or the published weights, which are downloaded into ``folder``.
-
-    Raises:
-        ResightError: there is no such model, or it cannot be had.
-    """
-    if start_name(config) == PUBLISHED:
-        write_published(config.model.name, folder / PUBLISHED)
-        return {PUBLISHED: folder / PUBLISHED}
-    return _trained_files(config.model.start)
-
-
-def _trained_files(start: str) -> dict[str, Path]:
-    place = _place(start)
+        if spec_of(model.name).source == "packaged":
+            return {}
+        if folder:
+            write_published(model.name, folder / PUBLISHED)
+        return {PUBLISHED: (folder or Path()) / PUBLISHED}
+    place = _place(model.start)
     if found := left_by_tfod(place):
         return {f"start/{name}": file for name, file in found.files().items()}
     return {"start.safetensors": find_checkpoint(place)}
@@ -149,9 +124,8 @@ def _changed(config: Config, changes: dict[str, Any]) -> Config:
     try:
         model = model_config(config.model.model_dump(exclude_unset=True) | changes)
     except ValidationError as error:  # what is set does not fit the model of the start
-        raise ResightError(
-            "; ".join(map(explain, error.errors())), where=f"model, started from {config.model.start}"
-        ) from error
+        wrong = "; ".join(map(explain, error.errors()))
+        raise ResightError(wrong, where=f"model, started from {config.model.start}") from error
     return config.model_copy(update={"model": model})
 
 
@@ -164,11 +138,10 @@ def start_model(
         torch.manual_seed(stream_seed(config.train.seed, "weights"))
         model = build_model(config.model, len(classes), anchors)
     report: dict[str, Any] = {"start": config.model.start}
-    if start is None:
-        if config.model.start == "pretrained":
-            report["start"] = load_pretrained(model, config.model.name)
-    else:
+    if start is not None:
         report["new"] = start.initialize(model, classes)
+    elif config.model.start == "pretrained":
+        report["start"] = load_pretrained(model, config.model.name)
     report["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     report["trained"] = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return model, report

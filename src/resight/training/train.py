@@ -8,7 +8,7 @@ import shlex
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +28,15 @@ from ..models.build import device_of
 from ..models.checkpoints import LAST, Checkpoint, load_checkpoint, weights_digest
 from .attempt import Watch, watching
 from .distributed import Distributed, join, launch, processes
-from .diverged import Diverged
 from .main_guard import check_main_guard
 from .metric_logger import MetricLogger
 from .plan import Plan, make_plan
 from .preflight import preflight
-from .remote_run import Workplace, check_remote_run, named, workplace
+from .remote_run import Workplace, check_remote_run, workplace
 from .run_folder import METRICS, check_run, describe_run, forget_metrics, lock_run, new_run
 from .start import start_model
 from .state import Control, TrainResult, order_of
-from .trainer import build_trainer
+from .trainer import Diverged, build_trainer
 
 log = logging.getLogger(__name__)
 
@@ -73,23 +72,12 @@ def train(
     run = _checked_run(out, resume)
     if dry_run:
         return _dry_run(config, run, resume)
-    request = _Request(config, run, resume, pipeline)
     if devices == 1:
-        return _run(request, announced=True)
-    result = launch(devices, _in_a_process, request, log.getEffectiveLevel(), speaks_json())
+        return _run(config, run, resume, pipeline, announced=True)
+    result = launch(devices, _in_a_process, log.getEffectiveLevel(), speaks_json(), config, run, resume, pipeline)
     if isinstance(result, Diverged):
         raise result
     return result
-
-
-@dataclass(frozen=True)
-class _Request:
-    """What :func:`train` was asked for."""
-
-    config: Config
-    run: Path | str
-    resume: bool
-    pipeline: str | None
 
 
 def _checked_run(out: str | os.PathLike[str] | None, resume: bool) -> Path | str:
@@ -115,21 +103,20 @@ def _dry_run(config: Config, run: Path | str, resume: bool) -> TrainResult:
     return TrainResult(str(run), 0, f"run folder {run}\n{plan.text()}\n{time_needed}\nnothing was trained")
 
 
-def _in_a_process(request: _Request, level: int, as_json: bool) -> TrainResult | Diverged:
-    """The same in a process that ``launch`` started; that a training diverged all of them find at once."""
+def _in_a_process(level: int, as_json: bool, *request: Any) -> TrainResult | Diverged:
+    """``_run`` in a process that ``launch`` started; that a training diverged all of them find at once."""
     listen(as_json=as_json)
     logging.getLogger("resight").setLevel(level)
     try:
-        return _run(request, announced=False)  # ``launch`` does
+        return _run(*request, announced=False)  # ``launch`` does
     except Diverged as error:
         return error
     except ResightError as error:  # ``launch`` knows it by this name
         raise ResightError(error.message, where=error.where, fix=error.fix) from error
 
 
-def _run(request: _Request, *, announced: bool) -> TrainResult:
+def _run(config: Config, run: Path | str, resume: bool, pipeline: str | None, *, announced: bool) -> TrainResult:
     """One attempt at the run, from the first signal that is heeded to the last line of run.json."""
-    config, run = request.config, request.run
     with (
         join(device_of(config.train.device).type) as distributed,
         stop_on_signal(announced=announced) as stop,
@@ -137,42 +124,47 @@ def _run(request: _Request, *, announced: bool) -> TrainResult:
     ):
         if watch.over:
             return watch.nothing_left()
-        with workplace(run, request.resume, distributed) as place, _deterministic(config):
+        with workplace(run, resume, distributed) as place, _deterministic(config):
             if place.locked and distributed.is_main:
-                watch.begin(_step_of(place.path) or 0)
-            result = _train(request, place, distributed, watch)
-            return watch.result(named(result, place))
+                last = _last_checkpoint(place.path, tensors=False)
+                watch.begin(last.state.get("step", 0) if last else 0)
+            result = _train(config, place, resume, pipeline, distributed, watch)
+            message = result.message.replace(str(place.path), place.name)
+            return watch.result(replace(result, run=place.name, message=message))
 
 
-def _train(request: _Request, place: Workplace, distributed: Distributed, watch: Watch) -> TrainResult:
+def _train(
+    config: Config, place: Workplace, resume: bool, pipeline: str | None, distributed: Distributed, watch: Watch
+) -> TrainResult:
     run, is_main = place.path, distributed.is_main
     if not is_main:
         logging.getLogger("resight").setLevel(logging.ERROR)
-    last = _last_checkpoint(run) if distributed.broadcast(request.resume and (run / LAST).exists()) else None
-    plan = make_plan(request.config, last)
+    last = _last_checkpoint(run) if distributed.broadcast(resume and (run / LAST).exists()) else None
+    plan = make_plan(config, last)
     log.info("run folder %s\n%s", place.name, plan.text())
-    if last is None and request.resume and (run / METRICS).exists():
+    if last is None and resume and (run / METRICS).exists():
         log.warning("%s holds no checkpoint: the training begins again, and so do its metrics", run)
     model, report = _model_of(plan, last, run)
-    with _locked(run, last, request.resume, distributed):
+    with _locked(run, last, resume, distributed):
         if is_main:
             if not place.locked:
                 watch.begin(last.state["step"] if last else 0)
             watch.describe(to_toml(plan.config), plan.records.digest)
-        device = distributed.device(device_of(request.config.train.device))
+        device = distributed.device(device_of(config.train.device))
         log.info("%s", preflight(plan, model.to(device), distributed, last.state if last else None))
         if last is None:
-            stronger = dialect_of(request.config.model).stronger_models.get(request.config.model.name)
+            stronger = dialect_of(config.model).stronger_models.get(config.model.name)
             if device.type == "cuda" and stronger:
                 log.info("on a GPU, a larger pretrained model is worth trying: --model %s", stronger)
             facts = {"device": str(device), "devices": distributed.size, "dataset": plan.records.digest, **report}
             facts |= {"weights": weights_digest(model.state_dict()), "seed": plan.config.train.seed}
-            facts |= {"pipeline": request.pipeline} if request.pipeline else {}
+            facts |= {"pipeline": pipeline} if pipeline else {}
             if is_main:
                 describe_run(run, plan.config, plan.records.label_map, facts)
+        step, evaluated_at = (last.state["step"], last.state["evaluated_at"]) if last else (0, 0)
         if is_main:
-            forget_metrics(run, *((last.state["step"], last.state["evaluated_at"]) if last else (0, 0)))
-        with closing(MetricLogger(run if is_main else None)) as logger:
+            forget_metrics(run, step, evaluated_at)
+        with closing(MetricLogger(run if is_main else None, step)) as logger:
             trainer = build_trainer(plan, model, run, logger, last, distributed, place.saved)
             if last:
                 log.info("%s", _changes(plan.config, run))
@@ -186,109 +178,71 @@ def _train(request: _Request, place: Workplace, distributed: Distributed, watch:
 
 @contextmanager
 def _locked(run: Path, last: Checkpoint | None, resume: bool, distributed: Distributed) -> Iterator[None]:
-    """The run folder, new or with ``last`` in it, kept from other trainings.
-
-    Raises:
-        ResightError: it cannot be used, or another training has written to it since; in all processes.
-    """
+    """The run folder, new or with ``last`` in it, kept from other trainings."""
     with ExitStack() as stack:
-        refused = None
-        if distributed.is_main:
-            try:
-                if last is None:
-                    new_run(run, resume)
-                stack.enter_context(lock_run(run))
-                if (_step_of(run) if resume else None) != (last.state.get("step") if last else None):
-                    message = "another training has just written to this run"
-                    raise ResightError(message, where=run, fix="Start again.")
-            except ResightError as error:
-                refused = error
-        if refused := distributed.broadcast(refused):
-            raise refused
+
+        def lock() -> None:
+            if last is None:
+                new_run(run, resume)
+            stack.enter_context(lock_run(run))
+            now = _last_checkpoint(run, tensors=False) if resume else None
+            if (now and now.state.get("step")) != (last and last.state.get("step")):
+                raise ResightError("another training has just written to this run", where=run, fix="Start again.")
+
+        distributed.from_main(lock)
         yield
 
 
-def _last_checkpoint(run: Path) -> Checkpoint | None:
-    return load_checkpoint(run / LAST) if (run / LAST).exists() else None
-
-
-def _step_of(run: Path) -> int | None:
-    return load_checkpoint(run / LAST, tensors=False).state.get("step") if (run / LAST).exists() else None
+def _last_checkpoint(run: Path, tensors: bool = True) -> Checkpoint | None:
+    return load_checkpoint(run / LAST, tensors=tensors) if (run / LAST).exists() else None
 
 
 def _model_of(plan: Plan, last: Checkpoint | None, run: Path | str) -> tuple[DetectionModel, dict[str, Any]]:
     """The model that the training begins with, and a report of the weights it starts from; one that goes on from
-    ``last`` has no such report, and gets its weights with the rest of its state.
-
-    Raises:
-        ResightError: as :func:`_check_same`.
-    """
+    ``last`` has no such report, and gets its weights with the rest of its state. Raises ResightError: that is of other
+    classes, another model, or another order of the data."""
     if last is None:
         return start_model(plan.config, plan.start, plan.classes, plan.anchors)
-    _check_same(plan, last, run)
-    return last.card.build(), {}
-
-
-def _check_same(plan: Plan, last: Checkpoint, run: Path | str) -> None:
-    """
-    Raises:
-        ResightError: the run that is to go on is of other classes, another model, or another order of the data.
-    """
     before, now = last.card.label_map.names, plan.classes
     if before != now:
-        raise ResightError(
-            f"the run was trained on the classes {', '.join(before)}, the data has {', '.join(now)}", where=run
-        )
-    changed = _differences(
-        last.card.model.model_dump(exclude={"start"}), plan.config.model.model_dump(exclude={"start"})
-    )
-    if changed:
-        raise ResightError(
-            f"cannot resume, the model changed: {'; '.join(f'model.{change}' for change in changed)}",
-            where=run,
-            fix="Start a new run for that, with another -o.",
-        )
+        message = f"the run was trained on the classes {', '.join(before)}, the data has {', '.join(now)}"
+        raise ResightError(message, where=run)
+    models = (model.model_dump(exclude={"start"}) for model in (last.card.model, plan.config.model))
+    if changed := "; ".join(f"model.{change}" for change in _differences(*models)):
+        fix = "Start a new run for that, with another -o."
+        raise ResightError(f"cannot resume, the model changed: {changed}", where=run, fix=fix)
     was, is_now = str(last.state.get("order")).split(", "), order_of(plan).split(", ")
     if was != is_now:
         gone, new = (", ".join(a for a in parts if a not in b) for parts, b in ((was, is_now), (is_now, was)))
-        raise ResightError(
-            f"cannot resume, data or order changed: was {gone or 'none'}, now {new or 'none'}",
-            where=run,
-            fix=f"Start a new run from its weights: --start {shlex.quote(str(run))}",
-        )
+        message = f"data or order changed: was {gone or 'none'}, now {new or 'none'}"
+        fix = f"Start a new run from its weights: --start {shlex.quote(str(run))}"
+        raise ResightError(f"cannot resume, {message}", where=run, fix=fix)
+    return last.card.build(), {}
 
 
 def _changes(config: Config, run: Path) -> str:
     """What a run goes on with that is not as it was."""
     before = load_config(run / "config.toml")
-    own, others = before.model_dump(), config.model_dump()
-    changes = []
-    if (was := _length(before)) != (now := _length(config)):
-        changes.append(f"its length was {was} and is now {now}")
-    for tree in (own, others):
-        tree["train"] = {key: value for key, value in tree["train"].items() if f"train.{key}" not in LENGTHS}
-    changes += _differences(own, others)
+    was, now = _length(before), _length(config)
+    changes = [f"its length was {was} and is now {now}"] if was != now else []
+    lengths = {"train": {key.removeprefix("train.") for key in LENGTHS}}
+    changes += _differences(before.model_dump(exclude=lengths), config.model_dump(exclude=lengths))
     return "changed: " + "; ".join(changes) if changes else "its configuration is unchanged"
 
 
 def _length(config: Config) -> str:
     train = config.train
-    given = [
-        *([counted(train.steps, "step")] if train.steps else []),
-        *([f"{train.epochs:g} epoch{'' if train.epochs == 1 else 's'}"] if train.epochs else []),
-        *([f"{train.max_minutes:g} min"] if train.max_minutes else []),
-    ]
-    return ", ".join(given) or "the default"
+    steps = counted(train.steps, "step") if train.steps else ""
+    epochs = f"{train.epochs:g} epoch{'' if train.epochs == 1 else 's'}" if train.epochs else ""
+    minutes = f"{train.max_minutes:g} min" if train.max_minutes else ""
+    return ", ".join(filter(None, (steps, epochs, minutes))) or "the default"
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What is another in two trees of sections, in words."""
     own, others = flat(before), flat(now)
-    return [
-        f"{key} was {_said(own.get(key))} and is now {_said(others.get(key))}"
-        for key in own | others
-        if own.get(key) != others.get(key)
-    ]
+    changed = [key for key in own | others if own.get(key) != others.get(key)]
+    return [f"{key} was {_said(own.get(key))} and is now {_said(others.get(key))}" for key in changed]
 
 
 def _said(value: Any) -> str:
@@ -314,30 +268,19 @@ def _deterministic(config: Config) -> Iterator[None]:
 
 
 def check_devices(devices: int, config: Config) -> None:
-    """
-    Raises:
-        ResightError: there are not so many, or not as many images in a batch; or torchrun has started processes; or
-            PyTorch sees none of the GPUs that a job of AWS Batch was given.
-    """
+    """Raises ResightError: there are not so many, or not as many images in a batch; or torchrun has started processes;
+    or PyTorch sees none of the GPUs that a job of AWS Batch was given."""
     given = os.environ.get("NVIDIA_VISIBLE_DEVICES", "") if "AWS_BATCH_JOB_ID" in os.environ else ""  # set by ECS
     if given not in ("", "void", "none") and config.train.device == "auto" and not torch.cuda.is_available():
-        raise ResightError(
-            "PyTorch sees none of the job's GPUs",
-            where="train.device",
-            fix="Launch an image with PyTorch's CUDA build (make image without a TORCH_INDEX for CPUs).",
-        )
+        fix = "Launch an image with PyTorch's CUDA build (make image without a TORCH_INDEX for CPUs)."
+        message = "PyTorch sees none of the job's GPUs"
+        raise ResightError(message, where="train.device", fix=fix)
     if devices > 1 and processes() > 1:
-        raise ResightError(
-            f"torchrun has started {processes()} processes, which share the batches",
-            where="--devices",
-            fix="Leave it out, or start without torchrun.",
-        )
+        message = f"torchrun has started {processes()} processes, which share the batches"
+        raise ResightError(message, where="--devices", fix="Leave it out, or start without torchrun.")
     gpus = torch.cuda.device_count() if device_of(config.train.device).type == "cuda" else 0
     if gpus and devices > gpus:
         raise ResightError(f"{devices} devices requested, {gpus} available", where="--devices")
     if (sharing := max(devices, processes())) > config.train.batch_size:
-        raise ResightError(
-            f"{sharing} devices share a batch of {config.train.batch_size}",
-            where="train.batch_size",
-            fix="Set it to their number or more.",
-        )
+        message = f"{sharing} devices share a batch of {config.train.batch_size}"
+        raise ResightError(message, where="train.batch_size", fix="Set it to their number or more.")

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
+import math
 import shlex
 import time
-from collections.abc import Callable, Generator
-from contextlib import closing
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from ..detection.model import DetectionModel
 from ..dialect import training_set
+from ..drawing import draw
 from ..errors import ResightError, counted
 from ..input.dataset import TrainingExample
 from ..input.loader import load_batches
@@ -22,16 +24,13 @@ from ..io.object_store import StorageError
 from ..io.progress import duration, meter
 from ..models.checkpoints import Checkpoint
 from .checkpointer import Checkpointer
-from .distributed import SINGLE_PROCESS, Distributed
-from .diverged import diverged
+from .distributed import Distributed
 from .evaluator import Evaluator
 from .learner import Learner, NotFinite
 from .metric_logger import MetricLogger
-from .optim import build_optimizer, lr_at
-from .pace import Pace
 from .plan import Plan
 from .preflight import peak_memory
-from .state import Control, State, TrainResult, order_of
+from .state import Control, Pace, State, TrainResult, order_of
 
 log = logging.getLogger(__name__)
 
@@ -40,28 +39,28 @@ LOG_EVERY = 20  # steps between lines of metrics.jsonl
 Batches = Generator[list[TrainingExample | ResightError], None, None]
 
 
+class Diverged(ResightError):
+    """The loss, or a gradient, is not a finite number any more."""
+
+    exit_code = 1
+
+
+@dataclass(eq=False)
 class Trainer:
-    """Takes the steps of ``plan``, and between them evaluates and saves.
+    """Takes the steps of ``plan``, and between them evaluates and saves. ``batches`` are those of this process from
+    ``state.batches`` on; what cannot be used is in them as its error."""
 
-    Args:
-        learner: model, optimizer and schedule.
-        batches: those of this process, from ``state.batches`` on; what cannot be used is in them as its error.
-    """
+    plan: Plan
+    state: State
+    learner: Learner
+    batches: Batches
+    evaluator: Evaluator
+    checkpointer: Checkpointer
+    logger: MetricLogger
 
-    def __init__(
-        self,
-        plan: Plan,
-        state: State,
-        learner: Learner,
-        batches: Batches,
-        evaluator: Evaluator,
-        checkpointer: Checkpointer,
-        logger: MetricLogger,
-    ) -> None:
-        self.plan, self.state, self.learner, self.batches = plan, state, learner, batches
-        self.evaluator, self.checkpointer, self.logger = evaluator, checkpointer, logger
-        self.config, self.distributed, self.pace = plan.config, learner.distributed, Pace(plan)
-        self.began = time.monotonic() - state.seconds
+    def __post_init__(self) -> None:
+        self.config, self.distributed, self.pace = self.plan.config, self.learner.distributed, Pace(self.plan)
+        self.began = time.monotonic() - self.state.seconds
         self.clock = 0.0  # seconds of training, the same in all processes
         self.stopping = self.asked_to_save = False
         self.skipped = 0  # records, by this process, since all agreed
@@ -72,15 +71,15 @@ class Trainer:
         """Steps until the plan is fulfilled, patience is out or ``control`` asks to stop."""
         state = self.state
         self.learner.model.train()
-        self.logger.forget_after(state.step)
         length = self.config.train.max_minutes or self.plan.steps
+        patience = self.config.train.patience or math.inf
         # Closed, the loader ends its workers. An error holds on to whatever is not, and Python would wait for them.
         with meter("training", length) as self.bar, closing(self.batches):
             self.synchronize(control)
             self._show()
             if self.pace.evaluation_is_due(state):  # the run was ended while it evaluated
                 self.evaluate(control)
-            while self.progress() < 1 and not self.stopping and not self._out_of_patience():
+            while self.progress() < 1 and not self.stopping and state.evals_since_best < patience:
                 self.step()
                 self.synchronize(control)
                 if self.pace.evaluation_is_due(state):
@@ -106,7 +105,7 @@ class Trainer:
         try:
             done = self.learner.step(batches, state.step, self.progress())
         except NotFinite as error:
-            raise diverged(self.checkpointer.run, state.step + 1, error, self.plan.classes) from error
+            raise _diverged(self.checkpointer.run, state.step + 1, error, self.plan.classes) from error
         self.without_image = 0 if done.losses else self.without_image + train.accumulate
         if self.without_image >= self.plan.batches.per_epoch:
             raise ResightError("no record of the training split can be used", where=self.plan.train.shards[0])
@@ -124,10 +123,8 @@ class Trainer:
         self._show(f"loss {row['loss']:.3f}, rate {done.lr:.1e}, {images_per_second:.1f} images/s")
 
     def evaluate(self, control: Control) -> None:
-        """Evaluates the averaged weights on the validation split and keeps them when they are the best so far.
-
-        Where ``control`` asks to stop meanwhile nothing is kept, and a run that goes on evaluates first.
-        """
+        """Evaluates the averaged weights on the validation split and keeps them when they are the best so far; nothing
+        is kept where ``control`` asks to stop meanwhile, and a run that goes on evaluates first."""
         state, began, skipped = self.state, time.monotonic(), self.state.skipped
 
         def on_image(number: int, count: int) -> bool:
@@ -176,10 +173,6 @@ class Trainer:
         """Of training so far, with those before a resumption."""
         return time.monotonic() - self.began
 
-    def _out_of_patience(self) -> bool:
-        patience = self.config.train.patience
-        return bool(patience) and self.state.evals_since_best >= patience
-
     def _usable(self, batch: list[TrainingExample | ResightError]) -> list[TrainingExample]:
         for error in batch:
             if isinstance(error, ResightError):
@@ -217,28 +210,36 @@ class Trainer:
         return TrainResult(str(run), 0, f"{message}run folder {run}", state.best, state.step)
 
 
+def _diverged(run: Path, step: int, error: NotFinite, classes: Sequence[str]) -> Diverged:
+    """The end of the training; draws the batch with its boxes into the folder ``diverged``."""
+    folder = run / "diverged"
+    for example in error.batch:
+        names = [classes[label] for label in example.target.labels.tolist()]
+        pixels = example.image.clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+        picture = draw(pixels, example.target.boxes.numpy(), names)
+        with suppress(OSError):  # a full disk is not what this tells of
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(folder / f"record-{example.record}.png")
+    losses = ", ".join(f"{name} {value:g}" for name, value in error.losses.items())
+    message = f"the {error.what} is not finite at step {step} ({losses}); the batch is in {folder}"
+    fix = "Try a lower train.learning_rate or train.clip_norm, a longer train.warmup_steps, and look at the pictures "
+    return Diverged(message, where=run, fix=f"{fix}of the batch. The last good checkpoint is kept.")
+
+
 def build_trainer(
     plan: Plan,
     model: DetectionModel,
     run: Path,
     logger: MetricLogger,
-    resumed: Checkpoint | None = None,
-    distributed: Distributed = SINGLE_PROCESS,
-    saved: Callable[[], None] = lambda: None,
+    resumed: Checkpoint | None,
+    distributed: Distributed,
+    saved: Callable[[], None],
 ) -> Trainer:
-    """The trainer of ``plan`` with its parts, or of a training that goes on from ``resumed``.
-
-    Args:
-        model: on the device to train on.
-        saved: called after each save.
-
-    Raises:
-        ResightError: ``resumed`` lacks something, or is of another optimizer.
-    """
+    """The trainer of ``plan`` with its parts, or of a training that goes on from ``resumed``; ``model`` is on its
+    device, ``saved`` is called after each save. Raises ResightError: ``resumed`` is not of this training."""
     config = plan.config.train
     model = model.to(memory_format=torch.channels_last if config.channels_last else torch.contiguous_format)
-    optimizer = build_optimizer(model, config)
-    learner = Learner(model, optimizer, partial(lr_at, config), config, distributed)
+    learner = Learner(model, config, distributed)
     checkpointer = Checkpointer(run, plan, learner, saved)
     state = State(order=order_of(plan), metric=plan.config.evaluate.metric)
     if resumed:

@@ -1,7 +1,7 @@
 import pytest
 
-from resight.training.pace import Pace
 from resight.training.plan import make_plan
+from resight.training.state import Pace
 
 
 @pytest.fixture
