@@ -1,5 +1,7 @@
 """How many detections of an image a model reports at most, and the images that hold more objects than that."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
