@@ -11,17 +11,20 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from .commands.check import check_data
-    from .commands.predict import predict
-    from .commands.show import show_data
-    from .datasets.build import build_data, write_records
-    from .dialect import load_config
-    from .errors import ResightError
-    from .evaluation.evaluate import evaluate
-    from .exporting.export import export
-    from .inference.detector import load
-    from .training.train import train
-    from .types import Annotation, Box, Detections
+    from .commands.check import check_data as check_data
+    from .commands.predict import predict as predict
+    from .commands.show import show_data as show_data
+    from .datasets.build import build_data as build_data
+    from .datasets.build import write_records as write_records
+    from .dialect import load_config as load_config
+    from .errors import ResightError as ResightError
+    from .evaluation.evaluate import evaluate as evaluate
+    from .exporting.export import export as export
+    from .inference.detector import load as load
+    from .training.train import train as train
+    from .types import Annotation as Annotation
+    from .types import Box as Box
+    from .types import Detections as Detections
 
 _HOMES = {
     "Annotation": "types",
@@ -40,22 +43,7 @@ _HOMES = {
     "write_records": "datasets.build",
 }
 
-__all__ = [
-    "Annotation",
-    "Box",
-    "Detections",
-    "ResightError",
-    "build_data",
-    "check_data",
-    "evaluate",
-    "export",
-    "load",
-    "load_config",
-    "predict",
-    "show_data",
-    "train",
-    "write_records",
-]
+__all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 Colour = tuple[int, int, int]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Rectangle = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels, the last ones included
 
 MAX_LABELS = 30  # of more boxes the labels would hide the objects
@@ -63,7 +64,7 @@ def draw(
     for outline, name, text in outlines:
         font, text = _fit(text, width, height)
         if text:
-            kept_clear.append(_label(canvas, outline, text, font, colour_of(name), kept_clear, width, height))
+            _label(canvas, outline, text, font, colour_of(name), kept_clear)
     return np.asarray(picture)
 
 
@@ -103,7 +104,7 @@ def _grow(box: Rectangle, by: int) -> Rectangle:
     return box[0] - by, box[1] - by, box[2] + by, box[3] + by
 
 
-def _fit(text: str, width: int, height: int) -> tuple[ImageFont.FreeTypeFont | ImageFont.ImageFont, str]:
+def _fit(text: str, width: int, height: int) -> tuple[Font, str]:
     """A font for this picture and as much of ``text`` as it can hold; nothing where not even a letter fits."""
     text = "".join(c if c.isprintable() else " " for c in text[:MAX_TEXT])
     size = min(max(12, round(max(width, height) / 45)), min(width, height) // 10)
@@ -121,21 +122,11 @@ def _fit(text: str, width: int, height: int) -> tuple[ImageFont.FreeTypeFont | I
 
 
 def _label(
-    canvas: ImageDraw.ImageDraw,
-    outline: Rectangle,
-    text: str,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    colour: Colour,
-    kept_clear: Sequence[Rectangle],
-    width: int,
-    height: int,
-) -> Rectangle:
-    """Writes ``text`` at the place around or in ``outline`` that hides least of ``kept_clear``.
-
-    Returns:
-        that place with a margin, to be kept clear of other labels.
-    """
-    x1, y1, x2, y2 = outline
+    canvas: ImageDraw.ImageDraw, outline: Rectangle, text: str, font: Font, colour: Colour, kept_clear: list[Rectangle]
+) -> None:
+    """Writes ``text`` at the place around or in ``outline`` that hides least of ``kept_clear``, where it is then added
+    with a margin."""
+    (x1, y1, x2, y2), (width, height) = outline, canvas.im.size
     # The height of all letters, not of these: labels side by side have equal plates and one base line.
     _, top, _, bottom = canvas.textbbox((0, 0), "Ágj|", font=font)
     pad = max(1, round((bottom - top) / 8))
@@ -149,7 +140,7 @@ def _label(
     room = rooms[int(np.argmin(_hidden(np.array(rooms), np.array(kept_clear))))]
     canvas.rectangle(room, fill=colour)
     canvas.text((room[0] + 2 * pad, room[1] + pad - top), text, fill=_ink(colour), font=font)
-    return _grow(room, 2)
+    kept_clear.append(_grow(room, 2))
 
 
 def _hidden(rooms: np.ndarray, others: np.ndarray) -> np.ndarray:

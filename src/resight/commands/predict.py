@@ -7,7 +7,7 @@ import logging
 import os
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -106,46 +106,39 @@ def predict(
     detector = load(model, device, labels=labels, detections=detections)
     detector.set_nms(nms_iou, class_agnostic_nms)
     threshold = detector.score if score is None else score
+    labelled = not no_labels and len(detector.classes) > 1
     with atomic_folder(out, force, is_ours) as folder:
-        drawing = _Drawing(detector, threshold, folder, not no_labels and len(detector.classes) > 1)
-        for file in track(files, "predicting"):
-            drawing.add(file)
-        return drawing.finish(str(out))
+        return _predict_all(detector, files, threshold, folder, labelled, str(out))
 
 
-class _Drawing:
-    """Detects in images, draws what is found into pictures in ``folder``, and lists it."""
-
-    def __init__(self, detector: Detector, threshold: float, folder: Path, labelled: bool) -> None:
-        self.detector, self.threshold, self.folder, self.labelled = detector, threshold, folder, labelled
-        self.found: list[dict[str, Any]] = []
-        self.unread: list[str] = []
-        self.names: set[str] = set()
-        self.full = 0
-
-    def add(self, file: Path) -> None:
+def _predict_all(
+    detector: Detector, files: list[Path], threshold: float, folder: Path, labelled: bool, out: str
+) -> PredictReport:
+    """Detects in images, draws what is found into pictures in ``folder``, and lists it there."""
+    found: list[dict[str, Any]] = []
+    unread: list[str] = []
+    names: set[str] = set()
+    full = 0
+    for file in track(files, "predicting"):
         try:
             image = read_image(file)
         except ResightError as error:
             log.warning("not read: %s", error)
-            self.unread.append(str(file))
-            return
-        told = self.detector.detect(image).above(min(LISTED_SCORE, self.threshold))
-        self.found.append(_listed(replace(told, file=str(file))))
-        self.full += self.detector.most.reached(told.labels)
-        shown = told.above(self.threshold)
-        picture = draw(image, shown.boxes, shown.names, shown.scores, labels=self.labelled)
-        save_picture(picture, self.folder / _picture_name(file, self.names))
-
-    def finish(self, out: str) -> PredictReport:
-        if not self.found:
-            raise ResightError("could not be read, and there is no other image", where=listed(self.unread, 3))
-        model, classes = self.detector.name, list(self.detector.classes)
-        result = {"model": model, "classes": classes, "score": self.threshold, "images": self.found}
-        text = json.dumps(result, indent=1, ensure_ascii=False)
-        # A file name need not be text; what is not becomes an escape of JSON.
-        (self.folder / RESULT).write_text(text, encoding="utf-8", errors="backslashreplace")
-        return PredictReport(result, out, tuple(self.unread), self.detector.most.full(self.full) if self.full else "")
+            unread.append(str(file))
+            continue
+        told = detector.detect(image).above(min(LISTED_SCORE, threshold))
+        found.append(_listed(replace(told, file=str(file))))
+        full += detector.most.reached(told.labels)
+        shown = told.above(threshold)
+        picture = draw(image, shown.boxes, shown.names, shown.scores, labels=labelled)
+        save_picture(picture, folder / _picture_name(file, names))
+    if not found:
+        raise ResightError("could not be read, and there is no other image", where=listed(unread, 3))
+    result = {"model": detector.name, "classes": list(detector.classes), "score": threshold, "images": found}
+    text = json.dumps(result, indent=1, ensure_ascii=False)
+    # A file name need not be text; what is not becomes an escape of JSON.
+    (folder / RESULT).write_text(text, encoding="utf-8", errors="backslashreplace")
+    return PredictReport(result, out, tuple(unread), detector.most.full(full) if full else "")
 
 
 def find_images(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
@@ -167,20 +160,18 @@ def find_images(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
         raise ResightError(f"{listed(odd)} is neither a file nor a folder", where="INPUT", fix=fix)
     files: list[Path] = []
     for path in map(Path, inputs):
-        if not path.is_dir():
-            files.append(path)
-            continue
-        files += _images_below(path)
+        files += _images_below(path) if path.is_dir() else [path]
     return list(dict.fromkeys(files))
 
 
 def _images_below(folder: Path) -> list[Path]:
+    def stop(error: OSError) -> NoReturn:
+        raise error
+
     try:
+        files = [Path(parent, name) for parent, _, names in os.walk(folder, onerror=stop) for name in names]
         # A dangling link is tried too, and reported; reading a pipe or a device might never end.
-        regular: list[Path] = []
-        special: list[Path] = []
-        for file in _below(folder):
-            (regular if file.is_file() or not file.exists() else special).append(file)
+        regular = [file for file in files if file.is_file() or not file.exists()]
     except OSError as error:
         raise ResightError(f"cannot be read: {error.strerror}", where=error.filename or folder) from error
     images = sorted(file for file in regular if file.suffix.lower() in IMAGE_SUFFIXES)
@@ -190,7 +181,7 @@ def _images_below(folder: Path) -> list[Path]:
         raise ResightError("holds no image" if regular else "is empty and holds no image", where=folder, fix=fix)
     if passed := passed_over(map(str, regular)):
         log.warning("%s: passed over %s", folder, passed)
-    if special:
+    if special := sorted(set(files) - set(regular)):
         log.warning("%s: skipped non-regular files: %s", folder, listed(special, 5))
     return images
 
@@ -217,14 +208,6 @@ def _no_image(text: str) -> str:
     return ""
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    def stop(error: OSError) -> NoReturn:
-        raise error
-
-    for parent, _, names in os.walk(folder, onerror=stop):
-        yield from (Path(parent, name) for name in names)
-
-
 def _listed(detections: Detections) -> dict[str, Any]:
     rows = [
         {"label": name, "score": round(score, 5), "box": [round(side, 2) for side in box]}
@@ -236,8 +219,7 @@ def _listed(detections: Detections) -> dict[str, Any]:
 
 def _picture_name(file: Path, taken: set[str]) -> str:
     """A name for the drawn picture that no other picture of this call has."""
-    name = f"{file.stem}.jpg"
-    number = 2
+    name, number = f"{file.stem}.jpg", 2
     while name in taken:
         name, number = f"{file.stem}-{number}.jpg", number + 1
     taken.add(name)

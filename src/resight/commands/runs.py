@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..arguments import check_types
 from ..config.toml_text import flat
@@ -14,6 +14,7 @@ from ..io.files import LARGE, SMALL, check_regular, parse_json, parse_toml, read
 from ..io.object_store import is_remote
 from ..io.terminal import WIDTH, wrapped
 
+T = TypeVar("T")
 WATCHED = ("mAP", "AP50")
 MAX_VALUE = 30  # characters, of a value of a configuration
 _MARKS = ("config.toml", "metrics.jsonl", "checkpoints")
@@ -118,15 +119,17 @@ def _is_run(path: Path) -> bool:
 
 def _read_run(path: Path) -> dict[str, Any]:
     problems: list[str] = []
-    config = _parsed(path / "config.toml", parse_toml, problems)
-    environment = _parsed(path / "environment.json", parse_json, problems)
-    record = _parsed(path / "run.json", parse_json, problems)
-    measured = _parsed(path / "evaluation" / "metrics.json", parse_json, problems)
+    config = _parsed(path / "config.toml", parse_toml, dict, problems)
+    environment = _parsed(path / "environment.json", parse_json, dict, problems)
+    record = _parsed(path / "run.json", parse_json, dict, problems)
+    measured = _parsed(path / "evaluation" / "metrics.json", parse_json, dict, problems)
     if measured.get("split") != "test":  # the latest evaluation may be of another split
         measured = {}
     lines = _lines(path / "metrics.jsonl", problems)
     lines += [_state(path / "checkpoints" / f"{name}.safetensors", problems) for name in ("best", "last")]
-    model, training, data = (_table(config, key) for key in ("model", "train", "data"))
+    model, training, data = (
+        table if isinstance(table := config.get(key), dict) else {} for key in ("model", "train", "data")
+    )
     checkpoints = [name for name in ("best", "last") if (path / "checkpoints" / f"{name}.safetensors").is_file()]
     return {
         "path": str(path),
@@ -164,40 +167,26 @@ def _state(path: Path, problems: list[str]) -> dict[str, Any]:
         return {}
 
 
-def _parsed(path: Path, parse: Any, problems: list[str]) -> dict[str, Any]:
-    if not os.path.lexists(path):
-        return {}
+def _parsed(path: Path, parse: Callable[[str], Any], kind: type[T], problems: list[str], most: int = SMALL) -> T:
+    """What a file holds if it is of that kind; else, and where there is no such file, an empty one."""
+    value = None
     try:
-        value = parse(read_text(path, SMALL))
+        value = parse(read_text(path, most)) if os.path.lexists(path) else None
     except ResightError as error:
         problems.append(f"{path.name}: {error.message}")
-        return {}
-    return value if isinstance(value, dict) else {}
+    return value if isinstance(value, kind) else kind()
 
 
 def _lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
     lines, damaged = [], 0
-    try:
-        texts = read_text(path, LARGE).splitlines() if os.path.lexists(path) else []
-    except ResightError as error:
-        problems.append(f"{path.name}: {error.message}")
-        return []
-    for text in texts:
+    for text in _parsed(path, str.splitlines, list, problems, LARGE):
         try:
-            value = parse_json(text)
+            lines.append(parse_json(text))
         except ResightError:
             damaged += 1
-            continue
-        if isinstance(value, dict):
-            lines.append(value)
     if damaged:
         problems.append(f"{path.name}: {counted(damaged, 'line')} cannot be read")
-    return lines
-
-
-def _table(config: dict[str, Any], key: str) -> dict[str, Any]:
-    value = config.get(key)
-    return value if isinstance(value, dict) else {}
+    return [line for line in lines if isinstance(line, dict)]
 
 
 def _most(lines: Sequence[dict[str, Any]], key: str) -> float | None:

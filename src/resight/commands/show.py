@@ -167,20 +167,14 @@ def _chosen(source: Source, split: str, limit: int, exif: str | None) -> list[An
 
 def _drawable(annotations: Iterable[Annotation], stored: bool) -> Iterator[View]:
     for annotation in annotations:
+        where = str(annotation.image)
+        boxes = np.array([box.xyxy for box in annotation.boxes], np.float64).reshape(-1, 4)
+        names = [f"{box.label} (crowd)" if box.crowd else box.label for box in annotation.boxes]
         try:
-            yield _view(annotation, stored)
+            data = read_bytes(annotation.image)
+            yield annotation.filename, decode(data if stored else upright(data, where), where), boxes, names
         except ResightError as error:
             log.warning("not drawn: %s", error)
-
-
-def _view(annotation: Annotation, stored: bool) -> View:
-    data = read_bytes(annotation.image)
-    where = str(annotation.image)
-    if not stored:
-        data = upright(data, where)
-    boxes = np.array([box.xyxy for box in annotation.boxes], np.float64).reshape(-1, 4)
-    names = [f"{box.label} (crowd)" if box.crowd else box.label for box in annotation.boxes]
-    return annotation.filename, decode(data, where), boxes, names
 
 
 def _is_ours(path: Path) -> bool:

@@ -172,12 +172,8 @@ def check_tree(tree: Any, where: object = "") -> None:
     for _ in range(_MAX_DEPTH):
         if any(isinstance(one, int) and abs(one) >> 1000 for one in level):
             raise ResightError("holds an integer of hundreds of digits", where=where)
-        level = [
-            inner
-            for one in level
-            if isinstance(one, dict | list)
-            for inner in (one.values() if isinstance(one, dict) else one)
-        ]
+        branches = [one for one in level if isinstance(one, dict | list)]
+        level = [inner for one in branches for inner in (one.values() if isinstance(one, dict) else one)]
         if not level:
             return
     raise ResightError(f"is nested more than {_MAX_DEPTH} deep", where=where)
@@ -205,14 +201,11 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
     text = read_text(path, TEXT)
     try:
         loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
-        try:
-            node = loader.get_single_node()
-            if node is None:
-                return None
-            _check_nodes(node, path)
-            return loader.construct_document(node)
-        finally:
-            loader.dispose()
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_nodes(node, path)
+        return loader.construct_document(node)
     except ResightError:
         raise
     except yaml.YAMLError as error:
