@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -46,9 +46,6 @@ class Arguments:
         min_dim, max_dim: pixels of the short side, unless the long side would exceed the second.
         num_steps, batch_size: of the training.
         num_test_examples: how many images are evaluated, the first of ``testing.record``.
-
-    Raises:
-        ResightError: a value cannot be; says which.
     """
 
     models: str
@@ -63,18 +60,6 @@ class Arguments:
     batch_size: int
     num_test_examples: int
 
-    def __post_init__(self) -> None:
-        wrong = []
-        for name, value in zip(NAMES, astuple(self), strict=True):
-            if name in NUMBERS and not (isinstance(value, int) and value > 0):
-                wrong.append(f"<{name}> is {value!r:.80}, and must be a whole number of 1 or more")
-            elif name not in (*NUMBERS, "models") and not value:
-                wrong.append(f"<{name}> is empty")
-        if not wrong and self.min_dim > self.max_dim:
-            wrong.append(f"<min_dim> is {self.min_dim}, more than <max_dim>, which is {self.max_dim}")
-        if wrong:
-            raise ResightError("; ".join(wrong), fix=USAGE)
-
 
 NAMES = tuple(field.name for field in fields(Arguments))
 NUMBERS = tuple(field.name for field in fields(Arguments) if field.type == "int")
@@ -87,11 +72,19 @@ def read_arguments(words: Sequence[str]) -> Arguments:
         raise ResightError(f"missing: {' '.join(f'<{name}>' for name in missing)}", fix=USAGE)
     if extra := words[len(NAMES) :]:
         raise ResightError(f"{len(extra)} too many: {' '.join(map(quoted, extra))}", fix=USAGE)
-    values: list[Any] = [
-        int(word) if name in NUMBERS and re.fullmatch(r"[0-9]{1,9}", word) else word
-        for name, word in zip(NAMES, words, strict=True)
-    ]
-    return Arguments(*values)
+    wrong, values = [], dict[str, Any](zip(NAMES, words, strict=True))
+    for name, word in values.items():
+        if name in NUMBERS:
+            values[name] = value = int(word) if re.fullmatch(r"[0-9]{1,9}", word) else word
+            if not isinstance(value, int) or not value:
+                wrong.append(f"<{name}> is {value!r:.80}, and must be a whole number of 1 or more")
+        elif name != "models" and not word:
+            wrong.append(f"<{name}> is empty")
+    if not wrong and values["min_dim"] > values["max_dim"]:
+        wrong.append("<min_dim> is {min_dim}, more than <max_dim>, which is {max_dim}".format(**values))
+    if wrong:
+        raise ResightError("; ".join(wrong), fix=USAGE)
+    return Arguments(**values)
 
 
 def train(arguments: Arguments) -> int:

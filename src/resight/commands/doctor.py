@@ -51,15 +51,15 @@ def examine(device: str = "auto") -> Diagnosis:
     """Versions, devices, a forward and a backward step on ``device``, disk and shared memory."""
     python = Finding("python", "ok", f"{platform.python_version()} on {platform.platform()}")
     findings = [python, *_packages()]
-    checks: list[tuple[str, Callable[[], Finding]]] = [
-        ("checksums", _checksums),
-        ("devices", _devices),
-        ("training step", lambda: _step(device)),
-        ("disk, here", lambda: _disk("disk, here", ".")),
-        ("disk, temporary", lambda: _disk("disk, temporary", tempfile.gettempdir())),
-        ("shared memory", _shared_memory),
-    ]
-    for what, check in checks:
+    checks: dict[str, Callable[[], Finding]] = {
+        "checksums": _checksums,
+        "devices": _devices,
+        "training step": lambda: _step(device),
+        "disk, here": lambda: _disk("disk, here", "."),
+        "disk, temporary": lambda: _disk("disk, temporary", tempfile.gettempdir()),
+        "shared memory": _shared_memory,
+    }
+    for what, check in checks.items():
         try:
             findings.append(check())
         except ResightError as error:
@@ -126,13 +126,12 @@ def _step(device: str) -> Finding:
     """Detects and learns once with the default model, its packaged weights included."""
     import torch
 
+    from ..dialect import model_config
     from ..fpn.pretrained import load_pretrained
     from ..input.target import Target
     from ..models.build import build_model, device_of
 
     target_device = device_of(device)
-    from ..dialect import model_config
-
     model = build_model(model_config({"min_size": 64, "max_size": 64}), num_classes=1)
     source = load_pretrained(model, defaults.MODEL)
     model.to(target_device)

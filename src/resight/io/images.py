@@ -9,6 +9,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -129,11 +130,9 @@ def decode(data: bytes, where: object = "") -> np.ndarray:
 
 def upright(data: bytes, where: object = "") -> bytes:
     """Applies the EXIF rotation: the image re-encoded in its own format, without the tag; unrotated bytes as given."""
-    orientation = probe(data, where).orientation
+    orientation, image = probe(data, where).orientation, _load(data, where)
     if orientation == 1:
-        _load(data, where)
         return data
-    image = _load(data, where)
     turned = _turned(image, orientation).copy()
     fine: dict[str, Any] = {"JPEG": {"subsampling": 0}, "WEBP": {}, "AVIF": {"subsampling": "4:4:4"}}
     kind = "JPEG" if image.format == "MPO" else str(image.format)
@@ -164,11 +163,9 @@ def upright_image(image: Image.Image) -> Image.Image:
 def read_bytes(image: str | os.PathLike[str] | bytes) -> bytes:
     """The encoded bytes of ``Annotation.image``: a file's, given ones, or those a records folder holds. Raises
     ResightError: the file cannot be read."""
-    if isinstance(image, bytes):
-        return image
     if isinstance(image, StoredImage):
         return image.read_bytes()
-    return read_file(image, int(max_image_mb() * 1e6))
+    return image if isinstance(image, bytes) else read_file(image, int(max_image_mb() * 1e6))
 
 
 class StoredImage(os.PathLike[str]):
@@ -232,11 +229,9 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
 def max_image_mb() -> float:
     """The megabytes that decoding one image may take. Raises ResightError: the environment says what is no number."""
     said = os.environ.get(ALLOWED) or MAX_IMAGE_MB
-    try:
+    with suppress(ValueError):
         if 0 < (most := float(said)) < math.inf:
             return most
-    except ValueError:
-        pass
     raise ResightError(f"{said!r:.40} is not a number of megabytes", where=ALLOWED)
 
 
@@ -264,12 +259,11 @@ def _tag(block: bytes | None) -> int:
     if not block:
         return 1
     exif = Image.Exif()
-    try:
+    with suppress(Exception):  # a damaged EXIF block tells nothing; the pixels are still good
         exif.load(block)
         value = exif.get(_ORIENTATION, 1)
-    except Exception:  # a damaged EXIF block tells nothing; the pixels are still good
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+        return value if isinstance(value, int) and 1 <= value <= 8 else 1
+    return 1
 
 
 def _reads_heic() -> bool:

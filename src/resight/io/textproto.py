@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import os
 import re
+from bisect import bisect_right
 from dataclasses import dataclass
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 from ..errors import ResightError
 from .files import read_text
 
 MAX_BYTES = 1 << 20  # of what people write: twenty thousand classes
 MAX_DEPTH = 100  # protobuf's own limit on nested messages
+
+
+_Token = re.Match[str]
 
 
 class Word(str):
@@ -47,24 +51,13 @@ _TOKEN = re.compile(
     |(?P<number>(?:0[xX][0-9a-fA-F]+|(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[fF]?)(?![\w.]))
     |(?P<word>[A-Za-z_]\w*)
     |(?P<mark>[][{}<>:,;./-])
-    |(?P<end>\Z)""",
+    |(?P<end>\Z)
+    |(?P<wrong>.)""",
     re.VERBOSE,
 )
 _ESCAPE = re.compile(r"\\(?:([0-7]{1,3})|[xX]([0-9a-fA-F]{1,2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))")
 _SIMPLE = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
 _SIMPLE |= {mark: mark for mark in "\\'\"?"}
-
-
-class _Token(NamedTuple):
-    kind: str
-    text: str
-    line: int
-    column: int
-    start: int
-
-    @property
-    def end(self) -> int:
-        return self.start + len(self.text)
 
 
 def read(path: str | os.PathLike[str]) -> str:
@@ -80,8 +73,7 @@ def normalized(text: str) -> str:
 def parse(text: str, where: object = "") -> list[Field]:
     """The fields of ``text`` in their order. Raises ResightError: a syntax error, with line and column; messages nested
     more than 100 deep."""
-    parser = _Parser(_tokens(normalized(text), str(where)), str(where))
-    return parser.fields("", 0)
+    return _Parser(normalized(text), str(where)).fields("", 0)
 
 
 def quote(text: str) -> str:
@@ -91,34 +83,17 @@ def quote(text: str) -> str:
     return '"' + "".join(special.get(c) or (c if c >= " " and c != "\x7f" else f"\\{ord(c):03o}") for c in text) + '"'
 
 
-def _tokens(text: str, where: str) -> list[_Token]:
-    tokens: list[_Token] = []
-    offset, line, line_start = 0, 1, 0
-    while not tokens or tokens[-1].kind != "end":
-        match = _TOKEN.match(text, offset)
-        column = offset - line_start + 1
-        if match is None:
-            unclosed = " (quote not closed)" if text[offset] in "'\"" else ""
-            _fail(f"unexpected {text[offset]!r}{unclosed}", where, line, column)
-        kind, offset = str(match.lastgroup), match.end()
-        if kind != "blank":
-            tokens.append(_Token(kind, match.group(), line, column, match.start()))
-        elif newlines := match.group().count("\n"):
-            line += newlines
-            line_start = text.rindex("\n", 0, offset) + 1
-    return tokens
-
-
-def _fail(message: str, where: str, line: int, column: int) -> NoReturn:
-    place = f"line {line}, column {column}"
-    raise ResightError(f"not valid text protobuf: {message}", where=f"{where}, {place}" if where else place)
-
-
 class _Parser:
-    def __init__(self, tokens: list[_Token], where: str) -> None:
-        self.tokens = tokens
-        self.where = where
-        self.position = 0
+    def __init__(self, text: str, where: str) -> None:
+        self.where, self.position = where, 0
+        self.lines = [0, *(match.end() for match in re.finditer("\n", text))]  # where each begins
+        self.tokens: list[_Token] = []
+        for token in _TOKEN.finditer(text):
+            if token.lastgroup == "wrong":
+                unclosed = " (quote not closed)" if token[0] in "'\"" else ""
+                self.fail(f"unexpected {token[0]!r}{unclosed}", token)
+            if token.lastgroup != "blank":
+                self.tokens.append(token)
 
     @property
     def next(self) -> _Token:
@@ -126,17 +101,22 @@ class _Parser:
 
     def take(self) -> _Token:
         token = self.next
-        if token.kind != "end":
+        if token.lastgroup != "end":
             self.position += 1
         return token
 
     def accept(self, *marks: str) -> str:
-        if self.next.kind == "mark" and self.next.text in marks:
-            return self.take().text
-        return ""
+        return self.take()[0] if self.next.lastgroup == "mark" and self.next[0] in marks else ""
+
+    def place(self, token: _Token) -> tuple[int, int]:
+        """Line and column of a token, from 1."""
+        line = bisect_right(self.lines, token.start())
+        return line, token.start() - self.lines[line - 1] + 1
 
     def fail(self, message: str, token: _Token) -> NoReturn:
-        _fail(message, self.where, token.line, token.column)
+        place = "line {}, column {}".format(*self.place(token))
+        where = f"{self.where}, {place}" if self.where else place
+        raise ResightError(f"not valid text protobuf: {message}", where=where)
 
     def fields(self, closing: str, depth: int) -> list[Field]:
         """Fields up to the ``closing`` mark, or to the end of the text when it is empty."""
@@ -144,66 +124,65 @@ class _Parser:
         while True:
             if closing and self.accept(closing):
                 return found
-            token = self.next
-            if token.kind == "end":
+            if self.next.lastgroup == "end":
                 if closing:
-                    self.fail(f"the text ends where '{closing}' is expected", token)
+                    self.fail(f"the text ends where '{closing}' is expected", self.next)
                 return found
             self.field(found, depth)
 
     def field(self, found: list[Field], depth: int) -> None:
         first = self.take()
-        name = self.bracketed() if first.text == "[" else first.text
-        if first.kind != "word" and first.text != "[":
-            self.fail(f"a field name is expected, not {first.text!r}", first)
+        name = self.bracketed() if first[0] == "[" else first[0]
+        if first.lastgroup != "word" and first[0] != "[":
+            self.fail(f"a field name is expected, not {first[0]!r}", first)
         colon = self.accept(":")
         values = []
         if self.accept("["):
             while not self.accept("]"):
                 values.append(self.value(depth))
                 self.accept(",")  # protobuf insists on it; a list without is no less clear
-        elif colon or self.next.text in ("{", "<"):
+        elif colon or self.next[0] in ("{", "<"):
             values.append(self.value(depth))
         else:
-            self.fail(f"':' is expected after '{name}', not {self.next.text or 'the end'!r}", self.next)
-        end = self.tokens[self.position - 1].end
-        found += [Field(name, value, first.line, first.column, first.start, end) for value in values]
+            self.fail(f"':' is expected after '{name}', not {self.next[0] or 'the end'!r}", self.next)
+        end = self.tokens[self.position - 1].end()
+        found += [Field(name, value, *self.place(first), first.start(), end) for value in values]
         self.accept(",", ";")
 
     def bracketed(self) -> str:
         parts = ["["]
         while parts[-1] != "]":
             token = self.take()
-            if token.kind != "word" and token.text not in ("]", ".", "/", "-"):
-                self.fail(f"']' is expected, not {token.text or 'the end'!r}", token)
-            parts.append(token.text)
+            if token.lastgroup != "word" and token[0] not in ("]", ".", "/", "-"):
+                self.fail(f"']' is expected, not {token[0] or 'the end'!r}", token)
+            parts.append(token[0])
         return "".join(parts)
 
     def value(self, depth: int) -> str | int | float | list[Field]:
         token = self.take()
-        if token.text in ("{", "<"):
+        if token[0] in ("{", "<"):
             if depth >= MAX_DEPTH:
                 self.fail(f"messages nested more than {MAX_DEPTH} deep", token)
-            return self.fields("}" if token.text == "{" else ">", depth + 1)
-        if token.kind == "string":
+            return self.fields("}" if token[0] == "{" else ">", depth + 1)
+        if token.lastgroup == "string":
             data = bytearray(self.string(token))
-            while self.next.kind == "string":
+            while self.next.lastgroup == "string":
                 data += self.string(self.take())
             try:
                 return data.decode()
             except UnicodeDecodeError:
                 self.fail("the string is not UTF-8", token)
-        sign = "-" if token.text == "-" else ""
+        sign = "-" if token[0] == "-" else ""
         if sign:
             token = self.take()
-        if token.kind == "number":
+        if token.lastgroup == "number":
             return self.number(sign, token)
-        if token.kind == "word" and (not sign or token.text.lower() in ("inf", "infinity", "nan")):
-            return Word(sign + token.text)
-        self.fail(f"a value is expected, not {token.text or 'the end'!r}", token)
+        if token.lastgroup == "word" and (not sign or token[0].lower() in ("inf", "infinity", "nan")):
+            return Word(sign + token[0])
+        self.fail(f"a value is expected, not {token[0] or 'the end'!r}", token)
 
     def number(self, sign: str, token: _Token) -> int | float:
-        text = token.text.lower()
+        text = token[0].lower()
         if len(text) > 400:  # longer than any number protobuf knows, and Python limits the digits of an int
             self.fail("the number is too long", token)
         if text.startswith("0x"):
@@ -220,7 +199,7 @@ class _Parser:
 
     def string(self, token: _Token) -> bytes:
         """The bytes of a quoted token: octal and hexadecimal escapes are single bytes of its UTF-8."""
-        data, body, start = bytearray(), token.text[1:-1], 0
+        data, body, start = bytearray(), token[0][1:-1], 0
         try:
             for match in _ESCAPE.finditer(body):
                 data += body[start : match.start()].encode()
@@ -234,5 +213,5 @@ class _Parser:
                 start = match.end()
             data += body[start:].encode()
         except (KeyError, ValueError, OverflowError):
-            self.fail(f"unknown escape or character in {token.text}", token)
+            self.fail(f"unknown escape or character in {token[0]}", token)
         return bytes(data)

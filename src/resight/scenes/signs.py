@@ -69,17 +69,14 @@ class Pen:
 
 def _rounded(corners: list[Point], radius: float) -> list[Point]:
     """The convex polygon with rounded corners, stretched so that it still reaches -1..1 both ways."""
-    outline = []
-    for before, corner, after in zip(corners[-1:] + corners[:-1], corners, corners[1:] + corners[:1], strict=True):
-        ends = []
-        for other in (before, after):
-            length = math.hypot(other[0] - corner[0], other[1] - corner[1])
-            ends.append([corner[i] + (other[i] - corner[i]) * radius / length for i in (0, 1)])
-        for t in np.linspace(0, 1, 7):  # a quadratic curve from edge to edge with the corner as its handle
-            outline.append(tuple((1 - t) ** 2 * ends[0][i] + 2 * t * (1 - t) * corner[i] + t * t * ends[1][i]
-                                 for i in (0, 1)))  # fmt: skip
-    low, high = np.min(outline, axis=0), np.max(outline, axis=0)
-    return [(float(x), float(y)) for x, y in 2 * (np.array(outline) - low) / (high - low) - 1]
+    points, t = np.array(corners, np.float64), np.linspace(0, 1, 7)[:, None]
+    edges = [np.roll(points, shift, axis=0) - points for shift in (1, -1)]
+    start, end = (points + edge * radius / np.hypot(*edge.T)[:, None] for edge in edges)
+    # A quadratic curve from edge to edge with the corner as its handle.
+    curves = zip(start, points, end, strict=True)
+    outline = np.concatenate([(1 - t) ** 2 * a + 2 * t * (1 - t) * corner + t * t * b for a, corner, b in curves])
+    low, high = outline.min(axis=0), outline.max(axis=0)
+    return [(float(x), float(y)) for x, y in 2 * (outline - low) / (high - low) - 1]
 
 
 def _ring(count: int, turn: float = 0.0) -> list[Point]:
