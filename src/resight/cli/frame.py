@@ -1,7 +1,4 @@
-"""The frame of the command line: how a function becomes a verb, and how every verb speaks and ends.
-
-What a verb does is in ``app`` and ``cloud``.
-"""
+"""The frame of the command line: how a function becomes a verb, and how every verb speaks and ends."""
 
 from __future__ import annotations
 

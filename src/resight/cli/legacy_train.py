@@ -139,14 +139,9 @@ def train(arguments: Arguments) -> int:
 
 
 def write_config(arguments: Arguments, pretrained: Path, data: Mapping[str, Path]) -> str:
-    """The text of the pretrained model's ``pipeline.config`` with the values of ``arguments``.
-
-    Args:
-        data: paths of the files of the records, by their names.
-
-    Raises:
-        ResightError: the model has a fixed size and ``arguments`` another, or something is not supported.
-    """
+    """The text of the pretrained model's ``pipeline.config`` with the values of ``arguments``; ``data`` are the paths of
+    the files of the records, by their names. Raises ResightError: the model has a fixed size and ``arguments`` another,
+    or something is not supported."""
     found = find_tfod(pretrained)
     assert found is not None and found.pipeline is not None  # else it was not fetched
     before = examine_pipeline(found.pipeline).overrides

@@ -34,16 +34,9 @@ class InstanceType:
 
 
 def choose_types(aws: Aws, allowed: Sequence[str], wanted: str | None, price: float | None) -> list[InstanceType]:
-    """The types that a job made for ``wanted`` may run on, that one first, then by price.
-
-    Args:
-        allowed: the types of the stack's compute environments.
-        wanted: None for the cheapest.
-        price: USD per hour, for every type; None asks AWS.
-
-    Raises:
-        ResightError: ``wanted`` is not allowed, not offered in the region, has no GPU, or a price is not known.
-    """
+    """Those of the stack's types, ``allowed``, that a job made for ``wanted`` (None: the cheapest) may run on, that one
+    first, then by price; ``price`` is the USD per hour of every type, None asks AWS. Raises ResightError: ``wanted`` is
+    not allowed, not offered in the region, has no GPU, or a price is not known."""
     if wanted and wanted not in allowed:
         fix = f"{nearest(wanted, allowed)} The stack's parameter InstanceTypes says which.".strip()
         raise ResightError(f"{wanted} is not one of the stack's: {listed(allowed)}", where="--instance", fix=fix)

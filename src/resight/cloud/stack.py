@@ -1,7 +1,4 @@
-"""The stack: everything of Resight's in one region of AWS, made, changed and removed by CloudFormation.
-
-``plan_init`` and ``plan_down`` change nothing; ``init`` and ``down`` carry a plan out.
-"""
+"""The stack: everything of Resight's in one region of AWS, made, changed and removed by CloudFormation."""
 
 from __future__ import annotations
 
@@ -53,14 +50,15 @@ def template() -> str:
 
 
 def plan_init(aws: Aws, parameters: Mapping[str, str] | None = None) -> Plan:
-    """
+    """What :func:`init` would make or change.
+
     Args:
         parameters: of the template, by name; others stay as they are in the stack, or have the template's default.
             Without ``Vpc`` and ``Subnets`` it is the default network.
 
     Raises:
-        ResightError: a parameter is unknown or wrong, there is no default network, an instance type has no NVIDIA GPU
-            or is not offered, the bucket is not there or elsewhere, or a stack of that name is in the way.
+        ResightError: a parameter is unknown or wrong, there is no default network, an instance type is not offered, the
+            bucket is not there or elsewhere, or a stack of that name is in the way.
     """
     given = dict(parameters or {})
     # The part that has no tags of CloudFormation's, which no other reader of YAML knows.
@@ -156,14 +154,8 @@ def init(aws: Aws, plan: Plan) -> dict[str, str]:
 
 
 def plan_down(aws: Aws, *, stop_jobs: bool = False, delete_bucket: bool = False) -> Plan:
-    """
-    Args:
-        stop_jobs: end the jobs that wait or run, which save their state; without it they are in the way.
-        delete_bucket: with all that is in it. Never one that Resight did not make.
-
-    Raises:
-        ResightError: jobs are under way, or the bucket is not Resight's.
-    """
+    """What :func:`down` would remove. Raises ResightError: jobs are under way, which ``stop_jobs`` ends when they have
+    saved their state; or the bucket is to be deleted, and is not Resight's."""
     stack = aws.describe()
     values, own = parameters_of(stack), named(aws, {})["RunsBucket"][1]
     bucket = values.get("Bucket") or own

@@ -127,9 +127,7 @@ def _findings(source: Source, path: str, stored: bool, exif: str, model: ModelCo
 
 def open_data(path: str | os.PathLike[str], format: str, config: Config) -> tuple[Source, Records | None]:
     """Opens what the command line calls DATA: a source, or a records folder, then both as a source and as records.
-
-    Damaged records are left out and listed in ``Source.problems``. Raises as ``open_records`` and ``read_source``.
-    """
+    Damaged records are left out and listed in ``Source.problems``. Raises as ``open_records`` and ``read_source``."""
     if not holds_records(path, format):
         return read_source(path, format), None
     records = open_configured(config.data.model_copy(update={"path": os.fspath(path), "on_bad_record": "skip"}))
@@ -146,16 +144,13 @@ def holds_records(path: str | os.PathLike[str], format: str = "auto") -> bool:
 def _remarks(annotation: Annotation, found: Inspection, stored: bool) -> Iterator[Problem]:
     """What ``build_data`` does not mind."""
     where, name = annotation.place, annotation.filename
-    if found.annotation is None or found.image is None:
-        return
-    if found.rotated:
+    if found.image and found.annotation and found.rotated:
         then = "training ignores it" if stored else "its record will hold it upright"
         message = f"{name}: has an EXIF rotation ({found.image.orientation}); {then}"
         yield Problem("warning", "exif_rotation", where, message)
-    if found.clipped:
-        how_many = "1 box reaches" if found.clipped == 1 else f"{found.clipped} boxes reach"
-        message = f"{name}: {how_many} a little outside; what is outside is cut off"
-        yield Problem("warning", "clipped_box", where, message)
+    if found.image and found.annotation and found.clipped:
+        reach = counted(found.clipped, "box reaches", "boxes reach")
+        yield Problem("warning", "clipped_box", where, f"{name}: {reach} a little outside; what is outside is cut off")
 
 
 def _out_of_reach(images: Sequence[Annotation], model: ModelConfig) -> Iterator[Problem]:

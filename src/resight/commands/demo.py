@@ -54,19 +54,9 @@ class DemoReport:
 
 def demo_config(records: str, seed: int) -> Config:
     """Small signs in large frames: full resolution, and windows of the frame rather than all of it."""
-    return load_config(
-        None,
-        {
-            "data.path": records,
-            "model.min_size": 480,
-            "model.max_size": 704,
-            "train.max_minutes": MINUTES,
-            "train.seed": seed,
-            "augment.scale": (0.8, 1.7),
-            "augment.crop": 0.5,
-            "evaluate.every": 4.0,
-        },
-    )
+    overrides: dict[str, object] = {"data.path": records, "train.seed": seed, "train.max_minutes": MINUTES}
+    overrides |= {"model.min_size": 480, "model.max_size": 704, "evaluate.every": 4.0}
+    return load_config(None, overrides | {"augment.scale": (0.8, 1.7), "augment.crop": 0.5})
 
 
 def demo(out: str | os.PathLike[str] = "demo", *, seed: int = 42, force: bool = False) -> DemoReport:

@@ -22,13 +22,8 @@ RECHECK = 60.0  # seconds after which a process asks again whether a shard is st
 
 
 class BlockCache:
-    """Reads objects through blocks that all processes share; the least recently used go when there are too many.
-
-    A read fetches the blocks it needs, so loader workers fetch ahead of the training. Can be pickled.
-
-    Args:
-        limit: bytes that all blocks on this machine may take.
-    """
+    """Reads objects through blocks that all processes share; the least recently used go when they take more than
+    ``limit`` bytes. A read fetches the blocks it needs, so loader workers fetch ahead. Can be pickled."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit

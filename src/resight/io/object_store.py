@@ -150,14 +150,8 @@ def download(wanted: Object, path: Path) -> None:
 
 
 def write(address: str, data: bytes | Path, replacing: str | None = None) -> str:
-    """Writes the bytes, or the file, as an object that is there whole or not at all; returns its ETag.
-
-    Args:
-        replacing: the ETag of what it must replace, "" if there must be nothing.
-
-    Raises:
-        Conflict: there is something else.
-    """
+    """Writes the bytes, or the file, as an object that is there whole or not at all; returns its ETag. ``replacing`` is
+    the ETag of what it must replace, "" if there must be nothing. Raises Conflict: there is something else."""
     mode: Any = "overwrite" if replacing is None else {"e_tag": replacing} if replacing else "create"
 
     def run(store: S3Store, key: str) -> str:

@@ -69,10 +69,8 @@ def join_forwarding_signals(thread: threading.Thread) -> None:
 
 @contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Processes that are started within begin with Ctrl-C and SIGTERM blocked, as this thread is then.
-
-    Otherwise one that comes while they import would end them, which is to be left to the training.
-    """
+    """Processes that are started within begin with Ctrl-C and SIGTERM blocked, as this thread is then: one that comes
+    while they import would end them."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

@@ -21,11 +21,7 @@ DECK = ["stop"] * 5 + ["pedestrianCrossing"] * 4 + ["signalAhead"] * 4 + [""] * 
 
 @dataclass(frozen=True)
 class Sign:
-    """A plate beside the road.
-
-    ``x, y, s`` are metres right of the camera's lane, above the road and along the road; ``yaw, roll`` radians;
-    ``hidden_by`` is "", "branch" or "pole".
-    """
+    """A plate beside the road; ``yaw, roll`` are radians, ``hidden_by`` is "", "branch" or "pole"."""
 
     label: str
     ground: int
