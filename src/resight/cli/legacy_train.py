@@ -34,31 +34,19 @@ MARK = "# Written by resight.cli.legacy_train."
 
 @dataclass(frozen=True)
 class Arguments:
-    """The eleven arguments, in their order.
+    """The eleven arguments, in their order."""
 
-    Args:
-        models: a clone of TFOD, which is not needed.
-        model_dir: the run folder.
-        exported_model_dir: what TFOD's export writes.
-        records: the folder of ``training.record``, ``testing.record`` and ``classes.pbtxt``.
-        pretrained_model_name: a name of the zoo, or a folder or ``.tar.gz`` as the zoo has them.
-        num_classes: of the label map.
-        min_dim, max_dim: pixels of the short side, unless the long side would exceed the second.
-        num_steps, batch_size: of the training.
-        num_test_examples: how many images are evaluated, the first of ``testing.record``.
-    """
-
-    models: str
-    model_dir: str
-    exported_model_dir: str
-    records: str
-    pretrained_model_name: str
-    num_classes: int
-    min_dim: int
-    max_dim: int
+    models: str  # a clone of TFOD, which is not needed
+    model_dir: str  # the run folder
+    exported_model_dir: str  # what TFOD's export writes
+    records: str  # the folder of training.record, testing.record and classes.pbtxt
+    pretrained_model_name: str  # a name of the zoo, or a folder or .tar.gz as the zoo has them
+    num_classes: int  # of the label map
+    min_dim: int  # pixels of the short side,
+    max_dim: int  # unless the long side would exceed these
     num_steps: int
     batch_size: int
-    num_test_examples: int
+    num_test_examples: int  # how many images are evaluated, the first of testing.record
 
 
 NAMES = tuple(field.name for field in fields(Arguments))
@@ -139,9 +127,9 @@ def train(arguments: Arguments) -> int:
 
 
 def write_config(arguments: Arguments, pretrained: Path, data: Mapping[str, Path]) -> str:
-    """The text of the pretrained model's ``pipeline.config`` with the values of ``arguments``; ``data`` are the paths of
-    the files of the records, by their names. Raises ResightError: the model has a fixed size and ``arguments`` another,
-    or something is not supported."""
+    """The text of the pretrained model's ``pipeline.config`` with the values of ``arguments``; ``data`` are the paths
+    of the files of the records, by their names. Raises ResightError: the model has a fixed size and ``arguments``
+    another, or something is not supported."""
     found = find_tfod(pretrained)
     assert found is not None and found.pipeline is not None  # else it was not fetched
     before = examine_pipeline(found.pipeline).overrides

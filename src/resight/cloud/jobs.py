@@ -34,20 +34,13 @@ STOPPING = 300.0  # seconds that a job may take to save and end; the stop timeou
 
 @dataclass(frozen=True)
 class State:
-    """How a run stands.
-
-    Args:
-        status: of its last job, in Batch's words; UNKNOWN where Batch knows none.
-        reason: Batch's own for that, and what else is known of it.
-        record: its ``run.json``, an attempt under way counted up to now; None where it cannot be read.
-        metrics: mAP and AP50 of its last evaluation.
-    """
+    """How a run stands."""
 
     run: str
-    status: str
-    reason: str
-    record: RunRecord | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    status: str  # of its last job, in Batch's words; UNKNOWN where Batch knows none
+    reason: str  # Batch's own for that, and what else is known of it
+    record: RunRecord | None = None  # run.json, an attempt under way counted up to now; None where it cannot be read
+    metrics: Mapping[str, float] = field(default_factory=dict)  # mAP and AP50 of its last evaluation
 
     def json(self) -> dict[str, Any]:
         told = parse_json(self.record.text()) if self.record else {}

@@ -20,17 +20,8 @@ from ..io import object_store as storage
 from ..io.files import IS_RECORD, TEXT, read_file
 from ..io.object_store import Conflict, is_remote
 from ..tfod.pipeline.config import examine_pipeline, is_pipeline
-from ..training.run_record import (
-    LAUNCH,
-    PUBLISHED,
-    Job,
-    Launch,
-    Limits,
-    RunRecord,
-    read_run_record,
-    seconds_left,
-    write_run_record,
-)
+from ..training import run_record
+from ..training.run_record import LAUNCH, PUBLISHED, Job, Launch, Limits, RunRecord, seconds_left
 from .aws import Aws
 from .instances import InstanceType, choose_types
 from .jobs import LIVE, QUEUES, find_job, find_run, jobs_named
@@ -91,9 +82,9 @@ def launch(aws: Aws, plan: LaunchPlan) -> RunRecord:
     another launch of the same run has come before."""
     run, files = plan.record.run, dict[str, bytes | Path](plan.files)
     try:  # first, since of two launches at once only one may bring its files
-        write_run_record(run, plan.record, plan.replacing)
+        run_record.write_run_record(run, plan.record, plan.replacing)
     except Conflict:  # also where the answer to a write was lost, and its repetition refused
-        found = read_run_record(run)
+        found = run_record.read_run_record(run)
         if found is None or found[0] != plan.record:
             fix = "Look: resight cloud status"
             raise ResightError("another launch of this run has just begun", where=run, fix=fix) from None
@@ -236,7 +227,7 @@ def _check_readable(outputs: Mapping[str, str], address: str, where: str) -> Non
 def _standing(aws: Aws, outputs: dict[str, str], run: str, limits: Limits) -> tuple[RunRecord | None, str, str]:
     """The record of a run that goes on, its ETag, and how it stands; refuses one that is under way, done, not of a
     launch, or has used up the limits."""
-    if (found := read_run_record(run)) is None:
+    if (found := run_record.read_run_record(run)) is None:
         return None, "", "(new)"
     record, etag = found
     if record.launch is None:

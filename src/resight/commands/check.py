@@ -160,8 +160,7 @@ def _out_of_reach(images: Sequence[Annotation], model: ModelConfig) -> Iterator[
         return
     sizes = np.array([(image.width, image.height) for image, _ in boxes], np.float64)
     iou = reachable(model, sizes, np.array([box.xyxy for _, box in boxes], np.float64))
-    beyond = np.flatnonzero(iou < REACHED).tolist()
-    if not beyond:
+    if not (beyond := np.flatnonzero(iou < REACHED).tolist()):
         return
     image, box = boxes[min(beyond, key=lambda i: iou[i])]
     classes, all_of = Counter(boxes[i][1].label for i in beyond), Counter(box.label for _, box in boxes)
@@ -253,8 +252,7 @@ def _count(images: Sequence[Annotation], classes: Sequence[str]) -> dict[str, An
 
 def _rows(counts: dict[str, Any]) -> list[tuple[str, ...]]:
     """Rows of the table of amounts: a line per class, a column per split."""
-    columns = {"all": counts, **counts["splits"]} if len(counts["splits"]) != 1 else {**counts["splits"]}
-    head = ("", *columns)
+    columns = {"all": counts, **counts["splits"]} if len(counts["splits"]) != 1 else counts["splits"]
     rows = [(what, *(f"{column[what]:,}" for column in columns.values())) for what in ("images", "boxes")]
     rows += [(f"  {name}", *(f"{c['classes'].get(name, 0):,}" for c in columns.values())) for name in counts["classes"]]
-    return [head, *rows]
+    return [("", *columns), *rows]

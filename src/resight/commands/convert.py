@@ -16,8 +16,8 @@ from ..training.run_folder import describe_run
 def convert(
     checkpoint: str | Path, out: str | Path, *, config: str | Path | None = None, labels: str | Path | None = None
 ) -> str:
-    """Makes a run folder of what :func:`read_tfod` takes, of a `.tar.gz`, or of an entry of the zoo by its name; returns
-    what it is of. Raises ResightError as ``read_tfod``; or ``out`` holds something already."""
+    """Makes a run folder of what :func:`read_tfod` takes, of a `.tar.gz`, or of an entry of the zoo by its name;
+    returns what it is of. Raises ResightError as ``read_tfod``; or ``out`` holds something already."""
     source = checkpoint if find_tfod(checkpoint) else fetch(checkpoint)
     trained = read_tfod(source, config=config, labels=labels)
     beside = find_tfod(source)

@@ -78,9 +78,7 @@ def _packages() -> list[Finding]:
         return [Finding("resight", "warning", "runs from its source folder and is not installed: pip install -e .")]
     core = [item for item in wanted if not item.marker or item.marker.evaluate({"extra": ""})]
     found = [_package(item) for item in core]
-    for extra in extras:
-        if extra == "dev":
-            continue
+    for extra in (name for name in extras if name != "dev"):
         own = [item for item in wanted if item not in core and item.marker and item.marker.evaluate({"extra": extra})]
         if any(_version(item.name) is None for item in own):
             found.append(Finding(f"extra {extra}", "ok", f"not installed: pip install 'resight[{extra}]' adds it"))
@@ -141,8 +139,7 @@ def _step(device: str) -> Finding:
     with torch.inference_mode():
         model.eval()([image.to(target_device)])
     losses = model.train()([image.to(target_device)], [truth])
-    loss = torch.stack(list(losses.values())).sum()
-    loss.backward()
+    torch.stack(list(losses.values())).sum().backward()
     gradients = [p.grad for p in model.parameters() if p.requires_grad]
     if not all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients):
         return Finding("training step", "broken", f"gradients on {target_device} are missing or not finite")
@@ -158,8 +155,7 @@ def _disk(what: str, folder: str) -> Finding:
     except OSError as error:
         return Finding(what, "broken", f"cannot write to {where}: {error.strerror}")
     free = shutil.disk_usage(folder).free
-    detail = f"{free / GB:.1f} GB free in {where}"
-    return Finding(what, "warning" if free < 2 * GB else "ok", detail)
+    return Finding(what, "warning" if free < 2 * GB else "ok", f"{free / GB:.1f} GB free in {where}")
 
 
 def _shared_memory() -> Finding:

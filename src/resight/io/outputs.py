@@ -34,8 +34,7 @@ def check_output(out: str | os.PathLike[str], force: bool, is_ours: Callable[[Pa
     if present and not force:
         fix = "Choose another folder, or replace it with --force."
         raise ResightError("already holds something", where=out, fix=fix)
-    others = [path.name for path in present if not is_ours(path)]
-    if others:
+    if others := [path.name for path in present if not is_ours(path)]:
         message = f"holds what Resight did not write, and is not replaced: {listed(others)}"
         raise ResightError(message, where=out, fix="Choose another folder, or move these away.")
     check_place(os.path.dirname(os.path.realpath(out)))

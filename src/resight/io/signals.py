@@ -48,14 +48,12 @@ def stop_on_signal(*, announced: bool) -> Iterator[threading.Event]:
 def join_forwarding_signals(thread: threading.Thread) -> None:
     """Waits for ``thread``, which starts child processes: they get SIGTERM for the first signal, and are killed at a
     Ctrl-C after that, which raises KeyboardInterrupt."""
-    asked: list[int] = []
-    told: set[int | None] = set()
-    announced = False
+    asked, told = list[int](), set[int | None]()
     with _handled_by(lambda number, _: asked.append(number)):
         while thread.is_alive():
             thread.join(0.1)
-            if asked and not announced:
-                announced = True
+            if asked and not told:
+                told.add(None)  # the user, once
                 _announce(asked[0])
             for child in multiprocessing.active_children() if asked else ():  # also those only now started
                 if signal.SIGINT in asked[1:]:

@@ -228,10 +228,6 @@ class Painter:
             sprites = self.scenery.sprites[prop.kind]
             self.sprite(sprites[prop.which % len(sprites)], prop.x, 0, prop.s, prop.height)
 
-    def seen(self, sign: Sign, number: int) -> float:
-        """The share of the sign's face that nothing hides."""
-        return float(np.count_nonzero(np.asarray(self.cover) == number + 1)) / self.areas[sign]
-
 
 def _solid(patch: Image.Image) -> Image.Image:
     return patch.getchannel("A").point([0] * 128 + [255] * 128)
@@ -260,9 +256,9 @@ def compose(video: Video, scenery: Scenery, track: Track, index: int, without: S
     if scenery.look.bonnet:
         colour = wall(tint((52, 54, 60)), 1.0, scenery.look)
         painter.draw.ellipse((-160, HEIGHT - 46, WIDTH + 160, HEIGHT + 140), fill=colour)
-    found = []
+    found, cover = [], np.asarray(painter.cover)
     for sign, number in shown:
-        box, seen = view.box(sign), painter.seen(sign, number)
+        box, seen = view.box(sign), float(np.count_nonzero(cover == number + 1)) / painter.areas[sign]
         if box is not None and seen > 0.25:
             found.append((sign, box, seen < 0.9))
     return painter.canvas, found

@@ -198,9 +198,9 @@ def draw_ground(x: np.ndarray, s: np.ndarray, depth: np.ndarray, look: Look, tex
     on_road = band(-1.8, 3.6 + shoulder)
     paint = np.maximum(band(1.75, 0.06), band(-5.35, 0.06)) * 0.85
     paint = np.maximum(paint, band(0, 1.7) * (np.abs(s - crossing) < 0.3)[:, None] * 0.8)
-    centre = (
-        band(-1.8, 0.07) * (s % 9 < 3)[:, None] if look.dashed else np.maximum(band(-1.66, 0.06), band(-1.94, 0.06))
-    )
+    centre = band(-1.8, 0.07) * (s % 9 < 3)[:, None]
+    if not look.dashed:
+        centre = np.maximum(band(-1.66, 0.06), band(-1.94, 0.06))
     worn = (0.8 + 0.15 * coarse).clip(0, 1)
     road = (1 + 0.03 * coarse + 0.035 * fine)[..., None] * look.road
     road += (paint * worn)[..., None] * (205 - road)
