@@ -20,8 +20,7 @@ _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202
 # The exit codes.
 DONE, BAD, USAGE, BUG, INTERRUPTED, TERMINATED = 0, 1, 2, 70, 130, 143
 
-# What an extra of the package installs, by the name that is imported.
-_EXTRAS = {"onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx"}
+_OF_ONNX = ("onnx", "onnxscript", "onnxruntime")  # what that extra of the package installs
 
 # How torch and the system tell, in a RuntimeError or an OSError, that the machine has not enough of something.
 _OF_THE_WORKERS = (
@@ -157,14 +156,11 @@ def explained(error: BaseException) -> str | None:
         return "stopped"
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("resight"):
         package = error.name.split(".")[0]
-        extra = f"[{_EXTRAS[package]}]" if package in _EXTRAS else ""
+        extra = "[onnx]" if package in _OF_ONNX else ""
         return f"the package '{package}' is not installed\n  pip install 'resight{extra}'"
-    if shortage := _shortage(error):
+    if (shortage := _shortage(error)) or not isinstance(error, OSError) or not error.strerror:
         return shortage
-    if isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror}"
-    return None
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
 
 
 def _shortage(error: BaseException) -> str | None:

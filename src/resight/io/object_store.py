@@ -75,16 +75,13 @@ def join(address: str, *names: str) -> str:
 def find(address: str, most: int | None = None) -> list[Object]:
     """The objects whose address begins with ``address`` and a slash, sorted: all, or about the first ``most`` of them;
     the object itself where there are none."""
-    prefix = address.rstrip("/").removeprefix("s3://").partition("/")[2]
+    bucket, _, prefix = address.rstrip("/").removeprefix("s3://").partition("/")
 
     def run(store: S3Store, _: str) -> list[Object]:
-        import obstore
-
-        pages = obstore.list(store, prefix or None, chunk_size=min(most or 1000, 1000))
+        pages = store.list(prefix or None, chunk_size=min(most or 1000, 1000))
         metas: list[Any] = []
         while (most is None or len(metas) < most) and (page := next(pages, None)):
             metas += page
-        bucket = address.removeprefix("s3://").partition("/")[0]
         return [_object(f"s3://{bucket}/{meta['path']}", meta) for meta in metas]
 
     found = sorted(_attempts(address, "list", run), key=lambda one: one.address)
@@ -94,14 +91,8 @@ def find(address: str, most: int | None = None) -> list[Object]:
 
 def stat(address: str) -> Object | None:
     """The object at ``address``; None where there is none."""
-
-    def run(store: S3Store, key: str) -> Object:
-        import obstore
-
-        return _object(address, obstore.head(store, _named(key)))
-
     with suppress(_Missing):
-        return _attempts(address, "read", run)
+        return _attempts(address, "read", lambda store, key: _object(address, store.head(_named(key))))
     return None
 
 
@@ -119,9 +110,7 @@ def read_if_there(address: str) -> tuple[bytes, str] | None:
 
 def _read(address: str) -> tuple[bytes, str]:
     def run(store: S3Store, key: str) -> tuple[bytes, str]:
-        import obstore
-
-        result = obstore.get(store, _named(key))
+        result = store.get(_named(key))
         if result.meta["size"] > SMALL:
             raise StorageError(f"is too large: {result.meta['size']:,} bytes", where=address)
         return _whole(bytes(result.bytes()), result.meta["size"]), str(result.meta["e_tag"])
@@ -132,12 +121,10 @@ def _read(address: str) -> tuple[bytes, str]:
 def read_range(wanted: Object, start: int, length: int) -> bytes:
     """``length`` bytes from ``start`` on, or all up to the end. Raises Conflict: the object is another one by now."""
     length = min(length, wanted.size - start)
+    options: Any = {"range": (start, start + length), "if_match": wanted.etag}
 
     def run(store: S3Store, key: str) -> bytes:
-        import obstore
-
-        options: Any = {"range": (start, start + length), "if_match": wanted.etag}
-        return _whole(bytes(obstore.get(store, key, options=options).bytes()), length)
+        return _whole(bytes(store.get(key, options=options).bytes()), length)
 
     return _attempts(wanted.address, "read", run) if length > 0 else b""
 
@@ -153,25 +140,14 @@ def write(address: str, data: bytes | Path, replacing: str | None = None) -> str
     """Writes the bytes, or the file, as an object that is there whole or not at all; returns its ETag. ``replacing`` is
     the ETag of what it must replace, "" if there must be nothing. Raises Conflict: there is something else."""
     mode: Any = "overwrite" if replacing is None else {"e_tag": replacing} if replacing else "create"
-
-    def run(store: S3Store, key: str) -> str:
-        import obstore
-
-        whole = {"use_multipart": False} if replacing is not None else {}
-        return str(obstore.put(store, key, data, mode=mode, **whole)["e_tag"])  # type: ignore[arg-type]
-
-    return _attempts(address, "write", run)
+    parts = None if replacing is None else False  # in which a condition would not hold
+    put = _attempts(address, "write", lambda store, key: store.put(key, data, mode=mode, use_multipart=parts))
+    return str(put["e_tag"])
 
 
 def delete(address: str) -> None:
     """Removes the object, if there is one."""
-
-    def run(store: S3Store, key: str) -> None:
-        import obstore
-
-        obstore.delete(store, key)
-
-    _attempts(address, "delete", run)
+    _attempts(address, "delete", lambda store, key: store.delete(key))
 
 
 def local_folder(address: str, kind: str) -> Path:

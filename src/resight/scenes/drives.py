@@ -105,11 +105,10 @@ class View:
 
 
 def _plan_sign(rng: np.random.Generator, label: str, side: int) -> Sign:
-    if not label:
-        label = OTHERS[rng.integers(len(OTHERS))].label
+    label = label or OTHERS[rng.integers(len(OTHERS))].label
     scale = float(rng.choice([0.85, 1.0, 1.2]))
     width, height = DESIGNS[label].size
-    hidden = rng.choice(["", "branch", "pole"], p=[0.91, 0.05, 0.04])
+    hidden = str(rng.choice(["", "branch", "pole"], p=[0.91, 0.05, 0.04]))
     return Sign(
         label=label,
         ground=int(rng.integers(6)),
@@ -120,7 +119,7 @@ def _plan_sign(rng: np.random.Generator, label: str, side: int) -> Sign:
         yaw=rng.normal(-0.08 * side, 0.16),
         roll=rng.normal(0, 0.04),
         brightness=rng.uniform(0.72, 1.22),
-        hidden_by=str(hidden),
+        hidden_by=hidden,
         other_road=False,
     )
 
@@ -161,8 +160,8 @@ def _plan_track(rng: np.random.Generator, video: Video, label: str, start: int, 
         steps = sorted((np.arange(kept) + rng.random(kept)) / kept * (far - near) / pace)
         shot = [int(step) + 2 * order for order, step in enumerate(steps)]
         places = tuple(float(s - far + pace * frame) for frame in shot)
-        name = f"{sign.label}_{stamp}.avi"
-        track = Track(name, seed, tuple(signs), start, tuple(start + frame for frame in shot), places)
+        frames = tuple(start + frame for frame in shot)
+        track = Track(f"{sign.label}_{stamp}.avi", seed, tuple(signs), start, frames, places)
         if all(View(video, track, index).box(sign) for index in range(kept)):
             return track
         near += 0.3
