@@ -349,7 +349,7 @@ def test_a_fixed_size_takes_no_other(work, pretrained):
         (lambda w: [*w[:8], "1_0", "1.5", "9" * 5000], f"or more\n  {USAGE}"),
         (lambda w: [w[0], "", *w[2:]], f"<model_dir> is empty\n  {USAGE}"),
         (lambda w: [*w[:6], "129", *w[7:]], f"<min_dim> is 129, more than <max_dim>, which is 128\n  {USAGE}"),
-        (lambda w: [*w[:6], "31", *w[7:]], f"<min_dim> is 31, and 32 is the least\n  {USAGE}"),
+        (lambda w: [*w[:6], "31", *w[7:]], f"<min_dim> is 31, and the minimum is 32\n  {USAGE}"),
         (lambda w: [*w[:2], "model/exported", *w[3:]], "one of <model_dir> and <exported_model_dir> lies in the other"),
         (lambda w: [*w[:2], ".", *w[3:]], "one of <model_dir> and <exported_model_dir> lies in the other"),
         (lambda w: [*w[:2], "taken", *w[3:]], "taken: holds what Resight did not write, and is not replaced: a.txt"),

@@ -163,7 +163,7 @@ def test_the_same_launch_goes_on_where_the_first_ended(deployed, plan):
             plan.carry_out(notify="me@example.org")
         assert deployed.jobs() == []
     deployed.refuse = {}
-    assert "no attempt has begun" in plan().text()
+    assert "no attempt has started" in plan().text()
     plan.carry_out()
     assert [job.job_name for job in deployed.jobs()] == [record(deployed.out).launch.jobs[-1].name]
 
@@ -191,7 +191,7 @@ def test_a_run_that_exists(deployed, plan):
         plan(max_hours=5, max_cost=100)
     assert caught.value.where == "--max-hours 5"
     more = plan(max_cost=9)
-    assert "goes on from step 2, after 1 attempt of 5.00 h and $6.00; the last one was limit" in more.text()
+    assert "continues from step 2, after 1 attempt of 5.00 h and $6.00; the last one was limit" in more.text()
     assert "at most $3.00 from here on" in more.text()
     update_run_record(deployed.out, lambda before: replace(before, git_commit="c0ffee"))
     more = plan(max_cost=9)

@@ -172,7 +172,7 @@ def test_networks(aws):
     subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.0.1.0/24")["Subnet"]["SubnetId"]
     assert stack.plan_init(north, {"Subnets": subnet}).parameters["Vpc"] == vpc
     assert stack.plan_init(north, {"Vpc": vpc}).parameters["Subnets"] == subnet
-    with pytest.raises(ResightError, match=rf"no subnets of {default}: {subnet} are of {vpc}"):
+    with pytest.raises(ResightError, match=rf"not subnets of {default}: {subnet} are of {vpc}"):
         stack.plan_init(north, {"Vpc": default, "Subnets": subnet})
     for one in theirs:
         ec2.delete_subnet(SubnetId=one["SubnetId"])

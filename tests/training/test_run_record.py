@@ -119,7 +119,7 @@ def damaged():
     limits = ("launch", "limits")
     return {
         "not valid JSON": FULL.text()[:100],
-        "is no record": "[]",
+        "is not a record": "[]",
         "format None": json.dumps({key: value for key, value in full.items() if key != "format"}),
         "format 0": changed(("format",), 0),
         "format True": changed(("format",), True),

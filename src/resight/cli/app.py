@@ -37,7 +37,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Fine-tunes a pretrained Faster R-CNN on your own images: annotations, records, training, COCO evaluation, "
-    "export. Begin with `resight demo`, or with `resight data check` on a folder of your own.",
+    "export. Start with `resight demo`, or with `resight data check` on a folder of your own.",
 )
 data_app = typer.Typer(cls=ResightGroup, help="Annotations in, records out.")
 app.add_typer(data_app, name="data")

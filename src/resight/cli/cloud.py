@@ -22,11 +22,11 @@ else:
 
 cloud_app = typer.Typer(
     cls=ResightGroup,
-    help="Trainings on AWS Batch, within limits of hours and dollars. Begin with `resight cloud init`; docs/cloud.md "
+    help="Trainings on AWS Batch, within limits of hours and dollars. Start with `resight cloud init`; docs/cloud.md "
     "walks through all of it.",
 )
 
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask whether to go on.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 Run = Annotated[str, argument("RUN", "The address of a run, or its name below the stack's runs")]
 
 
@@ -62,7 +62,7 @@ def _agreed(plan: str, dry_run: bool, yes: bool) -> bool:
     if dry_run:
         return False
     if not yes and not sys.stdin.isatty():
-        raise ResightError("there is no terminal to ask on", where="--yes", fix="Add --yes to go on without asking.")
+        raise ResightError("there is no terminal to ask on", where="--yes", fix="Add --yes to continue without asking.")
     return yes or bool(typer.confirm("Go on?", abort=True, err=True))
 
 
@@ -113,11 +113,11 @@ def launch(
     price: Annotated[float | None, option("USD", "Price of an hour", "AWS's, on demand")] = None,
     image: Annotated[str | None, option("IMAGE", "REPOSITORY@sha256:...", "the stack's newest")] = None,
     notify: Annotated[str | None, option("EMAIL", "Who gets mails about the stack's jobs")] = None,
-    again: Annotated[str | None, option("RUN", "A run whose launch is repeated, in place of CONFIG")] = None,
+    again: Annotated[str | None, option("RUN", "A run whose launch is repeated, instead of CONFIG")] = None,
     yes: Yes = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Trains on AWS within --max-hours and --max-cost; a run that ended at a limit or failed goes on."""
+    """Trains on AWS within --max-hours and --max-cost; continues a run that ended at a limit or failed."""
     from ..cloud import launch as launches
 
     asked = launches.Request(config, data, out, max_hours, max_cost, instance, on_demand, price, image, notify, again)
@@ -163,7 +163,7 @@ def stop(aws: Aws, run: Run, yes: Yes = False, dry_run: DryRun = False) -> None:
 
     if _agreed(jobs.plan_stop(aws, run), dry_run, yes):
         console.show(jobs.stop(aws, run).text())
-        _next(aws, f"launch --again {quoted(run)}", "it goes on")
+        _next(aws, f"launch --again {quoted(run)}", "continues it")
 
 
 @_verb("fetch")

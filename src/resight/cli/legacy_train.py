@@ -100,7 +100,7 @@ def train(arguments: Arguments) -> int:
     from ..training.train import train as train_run
 
     if arguments.min_dim < MIN_SIZE:
-        raise ResightError(f"<min_dim> is {arguments.min_dim}, and {MIN_SIZE} is the least", fix=USAGE)
+        raise ResightError(f"<min_dim> is {arguments.min_dim}, and the minimum is {MIN_SIZE}", fix=USAGE)
     try:
         check_run(run, resume=True)
     except ResightError as error:

@@ -243,13 +243,13 @@ def _standing(aws: Aws, outputs: dict[str, str], run: str, limits: Limits) -> tu
     hours, usd = record.hours, record.usd or 0.0
     for option, limit, spent in (("--max-hours", limits.hours, hours), ("--max-cost", limits.usd, usd)):
         if limit is not None and limit <= spent:
-            fix = "The limit is of all attempts together: with a higher one the run goes on from where it is."
+            fix = "The limit is of all attempts together: with a higher one the run continues from where it is."
             raise ResightError(f"the run has taken {spent:.2f} already", where=f"{option} {limit:g}", fix=fix)
     if last is None:
-        return record, etag, "(launched before, and no attempt has begun)"
+        return record, etag, "(launched before, and no attempt has started)"
     taken = f"{counted(len(record.attempts), 'attempt')} of {hours:.2f} h and ${usd:.2f}"
     how = f"from step {last.step:,}, after {taken}; the last one was {last.ended or 'killed'}"
-    return record, etag, f"(goes on {how})"
+    return record, etag, f"(continues {how})"
 
 
 def _read_config(config: str, changes: Mapping[str, Any]) -> tuple[str, bytes, Config]:

@@ -95,7 +95,7 @@ def plan_init(aws: Aws, parameters: Mapping[str, str] | None = None) -> Plan:
         changed.append(f"  the template: that of Resight {__version__}")
     if not changed:
         return Plan("nothing", (f"Changes nothing: the {_here(aws)} is as it should be.", *_COSTS), values)
-    rest = "A job that runs goes on. Where instances change, new ones start for the next job."
+    rest = "A running job continues. Where instances change, new ones start for the next job."
     return Plan("update", (f"Changes the {_here(aws)}:", *changed, rest, *_COSTS), values)
 
 
@@ -234,7 +234,7 @@ def _jobs(aws: Aws, things: Sequence[Thing], allowed: bool = True) -> list[dict[
     pages = [aws.pages("batch", "list_jobs", "jobSummaryList", jobQueue=queue, filters=ours) for queue in queues]
     jobs = [job for page in pages for job in page if job["status"] in LIVE]
     if jobs and not allowed:
-        fix = "Wait for them, or add --stop-jobs: they save their state, and go on in another stack."
+        fix = "Wait for them, or add --stop-jobs: they save their state, and continue in another stack."
         names = listed(job["jobName"] for job in jobs)
         raise ResightError(f"{counted(len(jobs), 'job')} under way: {names}", where=aws.stack, fix=fix)
     return jobs
@@ -258,7 +258,7 @@ def _find_network(aws: Aws, values: dict[str, str]) -> None:
     networks = sorted({one["VpcId"] for one in found})
     if networks != [vpc or networks[0]]:
         what = f"{listed(ids)} are of {listed(networks)}" if ids else "it has no subnets"
-        raise ResightError(f"these are no subnets of {vpc or networks[0]}: {what}", where="--set Subnets")
+        raise ResightError(f"these are not subnets of {vpc or networks[0]}: {what}", where="--set Subnets")
     values |= {"Vpc": networks[0], "Subnets": ",".join(sorted(one["SubnetId"] for one in found))}
 
 

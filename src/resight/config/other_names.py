@@ -66,7 +66,7 @@ _OPTIONS = (
     ("predict evaluate export", "MODEL, the first argument", "", "trained-checkpoint-dir checkpoint-path model-path"),
     ("", "-o PATH", "", "project name exp exp-name output output-dir out-dir outdir save-dir work-dir run-name"),
     ("", "-o PATH", "", "model-dir log-dir logdir default-root-dir export-dir output-directory output-path"),
-    ("", "--force; a training goes on with --resume", "", "exist-ok overwrite force-overwrite yes"),
+    ("", "--force; a training continues with --resume", "", "exist-ok overwrite force-overwrite yes"),
     ("", "--device cuda", "", "gpu cuda use-gpu accelerator"),
     ("", "--device cpu", "", "no-cuda cpu no-gpu use-cpu"),
     ("", "--quiet", "", "silent no-progress no-verbose"),
@@ -146,5 +146,5 @@ def instead_of_a_file(word: str) -> str:
     """What is said where the name of a configuration is no file's."""
     name, equals, _ = word.partition("=")
     if equals:
-        return f"Options begin with two dashes: --epochs 3, --set KEY=VALUE. {option_here(name)}".rstrip()
+        return f"Options start with two dashes: --epochs 3, --set KEY=VALUE. {option_here(name)}".rstrip()
     return "" if "." in word or os.sep in word else f"A model is named with --model {word}, records with --data {word}."

@@ -72,7 +72,7 @@ def split_annotations(
     """
     if not (0 <= test_fraction < 1 and 0 <= val_fraction < 1 and test_fraction + val_fraction < 1):
         asked = f"test fraction {test_fraction:g} and val fraction {val_fraction:g}"
-        message = f"{asked} leave nothing to train on or are no fractions"
+        message = f"{asked} leave nothing to train on or are not fractions"
         fix = "Both are 0 or more and together less than 1."
         raise ResightError(message, where="--test-fraction, --val-fraction", fix=fix)
     order = sorted(range(len(annotations)), key=lambda i: _identity(annotations[i]))

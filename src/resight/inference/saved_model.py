@@ -70,7 +70,7 @@ def load_saved_model(folder: Path, labels: str | os.PathLike[str] | None = None)
     session = Session(folder)
     missing = [name for name in NEEDED if name not in session.outputs]
     if missing or len(session.inputs) != 1:
-        raise ResightError(f"is no detector as TFOD exports it: no output {listed(missing)}", where=folder)
+        raise ResightError(f"is not a detector as TFOD exports it: no output {listed(missing)}", where=folder)
     path = folder.parent / CARD
     card = read_card(read_text(path, SMALL), path) if path.is_file() else Card(classes=(), score=None)
     pipeline = _pipeline_beside(folder)

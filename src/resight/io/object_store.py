@@ -287,7 +287,7 @@ def _check_endpoint(endpoint: str) -> None:
         if re.fullmatch(r"(?i:https?)://[!-~]+", endpoint) and parts.hostname and parts.port != 0:
             return
     fix = "It is of the form https://HOST or http://HOST:PORT; unset it for Amazon's own."
-    raise StorageError(f"{redacted(endpoint)!r:.200} is no address of a store", where="AWS_ENDPOINT_URL", fix=fix)
+    raise StorageError(f"{redacted(endpoint)!r:.200} is not the address of a store", where="AWS_ENDPOINT_URL", fix=fix)
 
 
 def _settings() -> tuple[tuple[str, str], ...]:

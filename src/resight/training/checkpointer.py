@@ -69,7 +69,7 @@ class Checkpointer:
             if state.loss_scale:
                 learner.scaler.load_state_dict(state.loss_scale)
         except (RuntimeError, LookupError, TypeError, ValueError) as error:
-            raise ResightError(f"the training cannot go on from it: {error}", where=self.run / LAST) from error
+            raise ResightError(f"the training cannot continue from it: {error}", where=self.run / LAST) from error
         if state.metric != self.plan.config.evaluate.metric:
             state.best, state.evals_since_best = None, 0
         state.metric = self.plan.config.evaluate.metric

@@ -152,5 +152,5 @@ def launch(count: int, function: Callable[..., T], *arguments: Any) -> T:
     text = str(message.get("message", message) if isinstance(message, dict) else message)
     if text.startswith("ResightError: "):
         raise ResightError(text.removeprefix("ResightError: "))
-    fix = "What was saved last is whole; --resume goes on from it."
+    fix = "What was saved last is whole; --resume continues from it."
     raise ResightError(f"process {rank} of {count} ended with {failure.exitcode}: {text}", fix=fix)

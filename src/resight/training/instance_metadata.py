@@ -65,7 +65,7 @@ class InstanceMetadata:
         """Status and text of an answer; straight from the service, and never by way of a proxy or a redirection."""
         parts = urlsplit(self._endpoint)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("its endpoint is no http:// address")
+            raise ValueError("its endpoint is not an http:// address")
         kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         connection = kind(parts.hostname, parts.port or kind.default_port, timeout=_TIMEOUT)
         connection.connect()

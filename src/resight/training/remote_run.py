@@ -196,7 +196,7 @@ class _Lease:
                 self._write(self.etag)
             except Conflict:
                 message = "another training has taken this run over"
-                self.lost = ResightError(message, where=self.run, fix="This one has ended; the other goes on.")
+                self.lost = ResightError(message, where=self.run, fix="This one has ended; the other continues.")
                 raise self.lost from None
 
     def _write(self, replacing: str) -> None:

@@ -247,7 +247,7 @@ def parse_run_record(text: str | bytes, where: str) -> RunRecord:
     try:
         tree = parse_json(text, where)
         if not isinstance(tree, dict):
-            raise ResightError("is no record of a run", where=where)
+            raise ResightError("is not a record of a run", where=where)
         if (written := tree.get("format")) != 1 or written is True:
             newer = "Use the version of Resight that wrote it." if isinstance(written, int) and written > 1 else ""
             raise ResightError(f"has format {written!r:.20}, this version reads 1", where=where, fix=newer)
@@ -259,12 +259,12 @@ def parse_run_record(text: str | bytes, where: str) -> RunRecord:
         found = "; ".join(map(_explained, error.errors()[:10]))
         raise ResightError(found, where=where, fix=fix) from error
     except ValueError as error:  # half a surrogate pair
-        raise ResightError(f"is no record of a run: {error}", where=where, fix=fix) from error
+        raise ResightError(f"is not a record of a run: {error}", where=where, fix=fix) from error
 
 
 def _explained(found: Any) -> str:
     if not found["loc"]:
-        return f"is no record of a run: {found['msg']}"
+        return f"is not a record of a run: {found['msg']}"
     if found["type"] != "unexpected_keyword_argument":
         return explain(found)
     known = [name for kind in (RunRecord, Launch, Limits, Job, Attempt) for name in kind.__dataclass_fields__]

@@ -143,7 +143,7 @@ def _train(
     plan = make_plan(config, last)
     log.info("run folder %s\n%s", place.name, plan.text())
     if last is None and resume and (run / METRICS).exists():
-        log.warning("%s holds no checkpoint: the training begins again, and so do its metrics", run)
+        log.warning("%s holds no checkpoint: the training starts over, and so do its metrics", run)
     model, report = _model_of(plan, last, run)
     with _locked(run, last, resume, distributed):
         if is_main:

@@ -69,7 +69,7 @@ def test_the_latest_of_a_folder(tmp_path, write_checkpoint):
 def test_what_is_no_checkpoint(tmp_path, write_checkpoint, path):
     write_checkpoint(tmp_path / "ckpt-1", ARRAYS)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ResightError, match="is no TensorFlow checkpoint"):
+    with pytest.raises(ResightError, match="is not a TensorFlow checkpoint"):
         read_checkpoint(tmp_path / path)
 
 

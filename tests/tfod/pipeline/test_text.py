@@ -325,7 +325,7 @@ def test_a_whole_message_may_take_the_place_of_another():
         (f"{COSINE.rpartition('.')[0]}.constant_learning_rate", "has cosine_decay_learning_rate"),
         ("model.ssd.num_classes", "has faster_rcnn"),
         ("train_config.batchsize", "has no 'train_config.batchsize'"),
-        ("train_config.batch_size.x", "batch_size is no message"),
+        ("train_config.batch_size.x", "batch_size is not a message"),
     ],
 )
 def test_a_change_that_does_not_apply_is_refused(path, says):

@@ -111,7 +111,7 @@ def _image(collector: AnnotationCollector, name: str, split: Split | None, decla
         return collector.found(declared, stated, f"{places[0]}/{declared or f'{stem}.jpg'}", **place)
     if stated.path and stated.path != own.path and not stated.rung:
         # Files are renamed in pairs more often than <filename> is kept up.
-        message = f"its <filename> is {declared}, but {os.path.basename(own.path)} has its own name and is taken"
+        message = f"its <filename> is {declared}, but {os.path.basename(own.path)} has its own name and is used"
         collector.problem("name_mismatch", file, message, "warning")
     # An XML never has an image's suffix: not worth a warning.
     own = replace(own, rung=0) if own.rung == STEM else own

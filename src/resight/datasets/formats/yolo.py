@@ -89,7 +89,7 @@ def read(tree: DatasetDir, classes: Sequence[str] = ()) -> Source:
             read.add(path)
             _read_file(collector, path, label, names, keypoints, polygons)
     if polygons:
-        message = f"the boxes around {counted(len(polygons), 'polygon')} are taken: {listed(polygons, 3)}"
+        message = f"the boxes around {counted(len(polygons), 'polygon')} are used: {listed(polygons, 3)}"
         collector.problem("polygons", tree.root, message, "warning")
     _unpaired(collector, labels)
     source = collector.source(NAME, [names[number] for number in sorted(names)])

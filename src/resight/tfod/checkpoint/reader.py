@@ -150,7 +150,7 @@ def read_checkpoint(path: str | Path) -> Variables:
     prefix = find_checkpoint_prefix(path)
     if prefix is None:
         fix = "A checkpoint is named by what its .index and .data-* files have in common, e.g. checkpoint/ckpt-0."
-        raise ResightError("is no TensorFlow checkpoint", where=path, fix=fix)
+        raise ResightError("is not a TensorFlow checkpoint", where=path, fix=fix)
     index = prefix.with_name(prefix.name + ".index")
     shards, entries = parse_index(read_file(index, SMALL), str(index))
     variables = Variables(prefix, entries, shards)
@@ -222,7 +222,7 @@ def _check_shards(variables: Variables) -> None:
 def _table(data: bytes, where: str) -> Iterator[tuple[bytes, bytes, int]]:
     """Keys, values and block offsets of a table, in the order of the file."""
     if len(data) < _FOOTER or int.from_bytes(data[-8:], "little") != _MAGIC:
-        message = f"is no index of a TensorFlow checkpoint, or its end is missing ({len(data)} bytes)"
+        message = f"is not an index of a TensorFlow checkpoint, or its end is missing ({len(data)} bytes)"
         raise ResightError(message, where=where, fix=_FIX)
     footer = data[-_FOOTER:]
     _, position = _handle(footer, 0, where)  # of the block of metadata, which TensorFlow leaves empty

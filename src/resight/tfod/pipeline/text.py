@@ -250,7 +250,7 @@ def _edit(text: str, path: str, value: Any) -> str:
             return _replace(text, here, [] if value is None else _render(name, value, depth), depth, end)
         field = here[0 if known.repeated else -1]  # TFOD evaluates the first reader; of other fields the last counts
         if not isinstance(field.value, list):
-            raise ResightError(f"{path} does not apply, as {name} is no message", where=f"line {field.line}")
+            raise ResightError(f"{path} does not apply, as {name} is not a message", where=f"line {field.line}")
         fields, kind, end = field.value, str(known.kind), field.end - 1
     return text
 
