@@ -423,7 +423,7 @@ def test_source_and_records_lie_apart(tmp_path: Path, monkeypatch: pytest.Monkey
         ({"split": None}, "split is None"),
         ({"group_by": ""}, "group_by is empty"),
         ({"test_fraction": "a"}, "test_fraction is 'a'"),
-        ({"test_fraction": float("nan")}, "no fractions"),
+        ({"test_fraction": float("nan")}, "not fractions"),
         ({"seed": "a"}, "seed is 'a'"),
         ({"shards": "two"}, "shards is 'two'"),
         ({"background": 3}, "background is 3"),

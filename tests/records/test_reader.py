@@ -241,7 +241,7 @@ def test_pixels_in_place_of_shares_and_compressed_files_are_named(tmp_path):
     far = record([tuple(side * size[at % 2] for at, side in enumerate(A))], picture=image(size=size))
     problems = open_records(foreign(tmp_path / "pixels", train=[far])).problems
     (problem,) = [problem for problem in problems if problem.kind == "pixel_box"]
-    assert problem.level == "error" and problem.where.endswith("train.record") and "shares" in problem.message
+    assert problem.level == "error" and problem.where.endswith("train.record") and "look like pixel" in problem.message
     folder = foreign(tmp_path / "packed", train=[record([A])])
     path = folder / "train.record"
     path.write_bytes(gzip.compress(path.read_bytes()))

@@ -72,7 +72,7 @@ def test_an_output_that_holds_something_is_refused(written, tmp_path):
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(ResightError):
             make_scenes(out, videos=1, frames=1)
-    with pytest.raises(ResightError, match="no scenes"):
+    with pytest.raises(ResightError, match="cannot make 0 videos"):
         make_scenes(tmp_path / "none", videos=0)
 
 
