@@ -26,9 +26,9 @@ from resight.config.toml_text import to_toml
 from resight.dialect import load_config
 from resight.evaluation.coco import GroundTruth, coco_metrics
 from resight.fpn.backbones import lite0_weights
+from resight.fpn.dialect import to_sample
 from resight.inference.detector import load
 from resight.input.augment import mirror
-from resight.input.dataset import to_sample
 from resight.io.images import decode
 from resight.models.checkpoints import LAST
 from resight.records.example import on_image

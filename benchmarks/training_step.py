@@ -20,7 +20,7 @@ from torchvision.ops import FeaturePyramidNetwork, roi_align
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from resight.detection.roi_align import pool
-from resight.fpn import build
+from resight.fpn import dialect
 from resight.fpn.config import FpnModelConfig
 from resight.input.target import Target
 from resight.models.build import build_model
@@ -87,7 +87,7 @@ def main() -> None:
     print(
         f"Resight, default: {base:.2f} s a step of {BATCH} images {HEIGHT}x{WIDTH}, {torch.get_num_threads()} threads"
     )
-    with patch.object(build, "fold_batchnorm", lambda *_: None):
+    with patch.object(dialect, "fold_batchnorm", lambda *_: None):
         unfolded = least(ours(2), times)
     rows = {
         "norms not folded": unfolded,
