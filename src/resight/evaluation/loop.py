@@ -43,8 +43,8 @@ def evaluate_images(
     out unless ``on_error`` raises its error."""
     dialect = dialect_of(detector.config)
     for index in indices:
-        record = split[index]
         try:
+            record = split[index]
             image = split.pixels(index, record)
             labels = split.labels(record)
             if class_names:
