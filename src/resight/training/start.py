@@ -80,7 +80,8 @@ def _place(start: str) -> Path:
     if start in NAMES:
         return fetch(start)
     if not place.exists() and not Path(f"{start}.index").exists():
-        raise ResightError("there is no such model", where=f"model.start = {start}", fix=nearest(start, NAMES))
+        fix = nearest(start, NAMES) or "Name a run folder or a checkpoint."
+        raise ResightError("there is no such model", where=f"model.start = {start}", fix=fix)
     return place
 
 
