@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .config.defaults import PIPELINE
 from .config.loading import keys_of, load
 from .config.tree import TFOD_MODELS, Config, DataConfig, ModelConfig
 
@@ -80,8 +79,8 @@ class Dialect(Protocol):
     def to_sample(self, record: Record, labels: np.ndarray, image: np.ndarray) -> Sample:
         """The record with its decoded ``image`` ``[H, W, 3]`` uint8, not resized."""
 
-    def own_metrics(self, summary: Mapping[str, float | None], losses: Mapping[str, float]) -> dict[str, Any]:
-        """What ``metrics.json`` holds beside the common keys."""
+    def own_metrics(self, summary: Mapping[str, float | None], losses: Mapping[str, float]) -> dict[str, float | None]:
+        """The numbers of ``metrics.json`` under the dialect's name, beside the common keys."""
 
     def prepare_plan(self, config: Config, classes: Sequence[str], train: RecordSplit) -> tuple[Config, list[str]]:
         """The configuration with what follows from the classes, and the notes of the plan.
@@ -125,8 +124,6 @@ def left_by_tfod(path: Path) -> TfodModel | None:
 
 def records_left_by_tfod(model: Path) -> DataConfig | None:
     """The records that the `pipeline.config` beside a model names; None where there is none."""
-    if not any((place / PIPELINE).is_file() for place in (model, *model.parents[:3])):
-        return None
     from .tfod.checkpoint.folder import find_pipeline
     from .tfod.pipeline.config import records_of
 
@@ -167,8 +164,7 @@ def tree_of(values: Mapping[str, Any]) -> type[Config]:
 
 def model_config(values: Mapping[str, Any]) -> ModelConfig:
     """The section ``model`` of the configuration; raises pydantic's ValidationError."""
-    defaults = tree_of({"model": values}).model_validate({})
-    return type(defaults.model).model_validate(values)
+    return type(tree_of({"model": values}).model_fields["model"].default).model_validate(values)
 
 
 def all_keys() -> list[str]:

@@ -317,7 +317,7 @@ def predict(
     """Finds objects in images: drawn pictures and detections.json; exit code 1 when an image could not be read."""
     options = _without(locals(), "model", "inputs", "out", "json")
     from ..commands.predict import predict as run_predict
-    from ..inference.saved_model import find_saved_model
+    from ..inference.exported import find_saved_model
 
     report = run_predict(model, inputs, out, **options)
     console.show_result(json, lambda: report.json(), report.text)

@@ -128,6 +128,7 @@ def evaluate(
         max_detections=most,
     )
     means = mean_losses([result.losses for result in results])
+    own = dialect_of(detector.config).own_metrics(numbers.summary, means)
     metrics = report.as_dict(
         numbers,
         point,
@@ -141,7 +142,7 @@ def evaluate(
         limit=limit,
         ignore_difficult=ignore_difficult,
         unknown_classes=dict(class_names.unknown),
-        **dialect_of(detector.config).own_metrics(numbers.summary, means),
+        **({detector.config.dialect: own} if own else {}),
     )
     write_text(path, json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     written = str(path)

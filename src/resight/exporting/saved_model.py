@@ -23,8 +23,8 @@ from ..config.tree import Config, ModelConfig
 from ..detection.stages import STAGE
 from ..dialect import load_config
 from ..inference.detector import Detector
-from ..inference.exported import card_of
-from ..inference.saved_model import CARD, FILE, LABEL_MAP
+from ..inference.exported import SAVED_MODEL, card_of
+from ..inference.saved_model import CARD, LABEL_MAP
 from ..io.files import read_json
 from ..io.textproto import read
 from ..label_map import LabelMap, to_pbtxt
@@ -95,7 +95,7 @@ def write_saved_model(
     serving = Serving(model, Graph(variables, config, num_classes), input_type)
     signature = serving.__call__.get_concrete_function()
     tf.saved_model.save(serving, str(folder / "saved_model"), signatures=signature)
-    _for_older_tensorflow(folder / "saved_model" / FILE)
+    _for_older_tensorflow(folder / "saved_model" / SAVED_MODEL)
 
 
 @contextmanager
@@ -106,7 +106,7 @@ def with_stages(export: Path) -> Iterator[Path]:
     copy.mkdir()
     try:
         (copy / "variables").symlink_to("../saved_model/variables", target_is_directory=True)
-        saved = SavedModel.FromString((export / "saved_model" / FILE).read_bytes())
+        saved = SavedModel.FromString((export / "saved_model" / SAVED_MODEL).read_bytes())
         meta = saved.meta_graphs[0]
         outputs = meta.signature_def[SIGNATURE].outputs
         call = next(iter(outputs.values())).name.partition(":")[0]
@@ -114,7 +114,7 @@ def with_stages(export: Path) -> Iterator[Path]:
         functions = {function.signature.name: function for function in meta.graph_def.library.function}
         for name, (place, kind) in _hand_out(node, functions).items():
             outputs[name].name, outputs[name].dtype = f"{call}:{place}", kind
-        (copy / FILE).write_bytes(saved.SerializeToString())
+        (copy / SAVED_MODEL).write_bytes(saved.SerializeToString())
         yield copy
     finally:
         shutil.rmtree(copy)

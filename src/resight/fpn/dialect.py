@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import timm
@@ -170,7 +170,7 @@ def ground_truth(record: Record, labels: np.ndarray, model: ModelConfig, where: 
     return record, labels
 
 
-def own_metrics(summary: Mapping[str, float | None], losses: Mapping[str, float]) -> dict[str, Any]:
+def own_metrics(summary: Mapping[str, float | None], losses: Mapping[str, float]) -> dict[str, float | None]:
     return {}
 
 

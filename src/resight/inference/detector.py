@@ -193,11 +193,12 @@ def load(
 
         return _as_exported(load_onnx(path, labels), detections)
     left = left_by_tfod(path)  # TFOD exports both; the folder of both means its checkpoint
-    if left is None and any((path / name).is_file() for name in ("saved_model.pb", "saved_model/saved_model.pb")):
-        from .saved_model import find_saved_model, load_saved_model
+    from .exported import find_saved_model
 
-        if saved_model := find_saved_model(path):
-            return _as_exported(load_saved_model(saved_model, labels), detections)
+    if left is None and (saved_model := find_saved_model(path)):
+        from .saved_model import load_saved_model
+
+        return _as_exported(load_saved_model(saved_model, labels), detections)
     from ..models.build import device_of
     from ..models.checkpoints import Checkpoint, find_checkpoint, load_checkpoint
 

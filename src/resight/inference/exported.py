@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from ..errors import ResightError
 from ..records.example import Record
 from ..types import Detections
 from .detector import Detector
+
+SAVED_MODEL = "saved_model.pb"  # in the folder of one
 
 
 class ExportedDetector(Detector):
@@ -66,6 +69,14 @@ class Card(BaseModel):
         return exported_config(self.tfod, tile=self.tile, detections=self.detections)
 
 
+def find_saved_model(path: Path) -> Path | None:
+    """The SavedModel that ``path`` is, or that it holds beside no checkpoint; None where there is none."""
+    if (path / SAVED_MODEL).is_file():
+        return path
+    inside = path / "saved_model"
+    return inside if (inside / SAVED_MODEL).is_file() and not (path / "checkpoint").exists() else None
+
+
 def card_of(detector: Detector, **more: object) -> str:
     """What :func:`read_card` reads, ``more`` of it, and what the model was, as JSON."""
     from ..models.checkpoints import weights_digest  # with PyTorch, which an exported model needs none of
@@ -91,7 +102,7 @@ def read_card(text: str, where: object) -> Card:
     """
     try:
         card = Card.model_validate_json(text)
-        assert card.model  # its options are looked at now
+        _ = card.model  # its options are looked at now
         return card
     except ValidationError as error:
         wrong = "; ".join(explain(item) if item["loc"] else item["msg"] for item in error.errors()[:3])

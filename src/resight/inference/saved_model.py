@@ -17,10 +17,9 @@ from ..records.example import Record, encode_example
 from ..tfod.checkpoint.folder import PIPELINE
 from ..tfod.checkpoint.reader import KINDS, STRING
 from ..tfod.pipeline.config import Pipeline, examine_pipeline
-from .exported import Card, ExportedDetector, read_card
+from .exported import SAVED_MODEL, Card, ExportedDetector, read_card
 from .tensorflow_session import Session
 
-FILE = "saved_model.pb"
 # An export's files; the last two are what a SavedModel itself does not hold.
 EXPORT = ("saved_model", "checkpoint", "pipeline.config", "label_map.pbtxt", "resight.json")
 LABEL_MAP, CARD = EXPORT[3:]
@@ -49,14 +48,6 @@ class SavedModelDetector(ExportedDetector):
         return encode_example(record)
 
 
-def find_saved_model(path: Path) -> Path | None:
-    """The SavedModel that ``path`` is, or that it holds beside no checkpoint; None where there is none."""
-    if (path / FILE).is_file():
-        return path
-    inside = path / "saved_model"
-    return inside if (inside / FILE).is_file() and not (path / "checkpoint").exists() else None
-
-
 def load_saved_model(folder: Path, labels: str | os.PathLike[str] | None = None) -> SavedModelDetector:
     """
     Args:
@@ -66,7 +57,7 @@ def load_saved_model(folder: Path, labels: str | os.PathLike[str] | None = None)
     Raises:
         ResightError: TensorFlow is missing, the model is damaged, or has not the signature of a TFOD detector.
     """
-    check_regular(folder / FILE)
+    check_regular(folder / SAVED_MODEL)
     session = Session(folder)
     missing = [name for name in NEEDED if name not in session.outputs]
     if missing or len(session.inputs) != 1:

@@ -18,10 +18,6 @@ from .augment import Sample
 from .sampler import BatchSampler, SampleKey, repeat_factors
 from .target import Target, to_input_frame
 
-# Steps of the scale jitter. A CPU prepares and keeps code for every shape of a convolution, so few shapes are faster
-# and smaller than many.
-SCALES = 8
-
 
 @dataclass(frozen=True)
 class TrainingExample:

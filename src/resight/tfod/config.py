@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
@@ -22,6 +21,7 @@ from ..config.tree import (
     Positive,
     Section,
 )
+from .specs import TfodSpec
 
 
 class TfodConfig(Section):
@@ -84,7 +84,7 @@ class TfodModelConfig(ModelConfig):
             return values
         tfod = values.get("tfod") or {}
         fixed = tfod.get("fixed_size") if isinstance(tfod, dict) else getattr(tfod, "fixed_size", None)
-        short, long = 800, 1333
+        short, long = TfodSpec.min_size, TfodSpec.max_size
         if isinstance(fixed, list | tuple) and fixed and all(isinstance(side, int) for side in fixed):
             short, long = min(fixed), max(fixed)
         own = {"min_size": short, "max_size": long, "anchors": "default", "freeze": 0, "detections": None}
@@ -140,8 +140,8 @@ class TfodTree(Config):
         return self
 
 
-def load_tfod(overrides: Mapping[str, Any], path: str | os.PathLike[str] | None = None) -> TfodTree:
+def load_tfod(overrides: Mapping[str, Any]) -> TfodTree:
     """The configuration of a model of this dialect, as :func:`resight.load_config` makes it."""
-    config = load(path, overrides, lambda _: TfodTree, lambda: keys_of(TfodTree))
+    config = load(None, overrides, lambda _: TfodTree, lambda: keys_of(TfodTree))
     assert isinstance(config, TfodTree)
     return config

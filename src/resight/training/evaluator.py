@@ -75,7 +75,7 @@ class Evaluator:
             picture = draw(image, best.boxes, best.names, best.scores, labels=len(self.plan.classes) > 1)
             self.logger.picture(f"{name}/{number}", picture, state.step)
         summary, losses = metrics.summary, mean_losses([result.losses for result in results])
-        own = dialect_of(detector.config).own_metrics(summary, losses).get("tfod", {})
+        own = dialect_of(detector.config).own_metrics(summary, losses)
         self.logger.row(state.step, name, {**summary, **own}, seconds=round(seconds, 1))
         first, better = state.best is None, state.note_evaluation(summary[state.metric])
         numbers = (f"{key} {summary[key]:.3f}" for key in ("mAP", "AP50", "AP75") if summary[key] is not None)
