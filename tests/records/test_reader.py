@@ -1,49 +1,21 @@
 import gzip
-import io
 import json
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
+from fixtures.records import LABELS, annotations, image
 from resight.errors import ResightError
-from resight.label_map import LabelMap, to_pbtxt
+from resight.label_map import to_pbtxt
 from resight.records import index
 from resight.records.example import Record, decode_example, encode_example
 from resight.records.reader import open_records
 from resight.records.tfrecord import TFRecordWriter, read_tfrecord
 from resight.records.writer import write_records_folder
-from resight.types import Annotation, Box
 
-LABELS = LabelMap.from_names(["yield", "stop", "go"])
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    folder = tmp_path_factory.mktemp("cache")
-    monkeypatch.setenv("RESIGHT_CACHE", str(folder))
-    return folder
-
-
-def image(seed=0, size=(64, 48), kind="PNG", **options) -> bytes:
-    out = io.BytesIO()
-    pixels = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), np.uint8)
-    Image.fromarray(pixels).save(out, kind, **options)
-    return out.getvalue()
-
-
-def annotations(count, start=0) -> list[Annotation]:
-    return [
-        Annotation(
-            image(i),
-            tuple(Box(LABELS.names[k % 3], k, 2, 30 + k, 40.5, difficult=k == 1) for k in range(i % 4)),
-            filename=f"f{i}.png",
-            group=f"g{i // 2}",
-        )
-        for i in range(start, start + count)
-    ]
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def record(boxes, texts=None, ids=None, *, name="a.png", source="", picture=b"") -> Record:

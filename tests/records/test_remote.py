@@ -14,19 +14,8 @@ from resight.errors import ResightError
 from resight.input.loader import load_batches
 from resight.input.sampler import BatchSampler
 from resight.io import object_store as storage
-from resight.label_map import LabelMap
 from resight.records.index import INDEX
 from resight.records.reader import open_records
-from resight.records.writer import write_records_folder
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, squares):
-    """A records folder with four shards of training records."""
-    splits = {"train": [squares(f"t{n}", n) for n in range(16)], "val": [squares(f"v{n}", n) for n in range(3)]}
-    out = tmp_path_factory.mktemp("sharded") / "records"
-    write_records_folder(splits, out, LabelMap.from_names(["red", "blue"]), shards=4)
-    return out
 
 
 def same(one, other):
@@ -41,19 +30,19 @@ def same(one, other):
             np.testing.assert_array_equal(left.boxes, right.boxes)
 
 
-def test_remote_records_are_those_on_disk(folder, s3):
-    address = s3.put(folder, "set")
+def test_remote_records_are_those_on_disk(sharded, s3):
+    address = s3.put(sharded, "set")
     seen = len(s3.requests)
     remote = open_records(address)
     read = [path for _, path, _ in s3.requests[seen:] if path.endswith(".tfrecord")]
     assert not read  # the index that lies there is enough
-    same(remote, open_records(folder))
-    same(open_records(f"{address}/"), open_records(folder))
+    same(remote, open_records(sharded))
+    same(open_records(f"{address}/"), open_records(sharded))
 
 
-def test_without_an_index_one_is_made_once_and_kept_here(folder, s3, tmp_path):
+def test_without_an_index_one_is_made_once_and_kept_here(sharded, s3, tmp_path):
     foreign = tmp_path / "foreign"
-    shutil.copytree(folder, foreign, ignore=shutil.ignore_patterns(INDEX, "dataset.json"))
+    shutil.copytree(sharded, foreign, ignore=shutil.ignore_patterns(INDEX, "dataset.json"))
     address = s3.put(foreign, "set")
     local = open_records(foreign)
     same(open_records(address), local)
@@ -66,9 +55,9 @@ def test_without_an_index_one_is_made_once_and_kept_here(folder, s3, tmp_path):
     same(again, local)
 
 
-def test_an_index_of_other_records_of_the_same_size_is_found_out(folder, s3, tmp_path):
+def test_an_index_of_other_records_of_the_same_size_is_found_out(sharded, s3, tmp_path):
     other = tmp_path / "other"
-    shutil.copytree(folder, other)
+    shutil.copytree(sharded, other)
     shards = sorted(other.glob("train-*.tfrecord"))
     address = s3.put(other, "set")
     storage.write(f"{address}/{shards[0].name}", _with_other_name(shards[0]))
@@ -93,44 +82,44 @@ def _with_other_name(path: Path) -> bytes:
     return copy.read_bytes()
 
 
-def test_foreign_names_globs_and_label_maps_are_found(folder, s3, tmp_path):
+def test_foreign_names_globs_and_label_maps_are_found(sharded, s3, tmp_path):
     files = {"a/one.record": "train-00000-of-00004.tfrecord", "b/two.record": "val-00000-of-00003.tfrecord"}
     for name, stored in files.items():
-        storage.write(f"s3://{s3.bucket}/{name}", folder / stored)
-    storage.write(f"s3://{s3.bucket}/maps/classes.pbtxt", folder / "label_map.pbtxt")
+        storage.write(f"s3://{s3.bucket}/{name}", sharded / stored)
+    storage.write(f"s3://{s3.bucket}/maps/classes.pbtxt", sharded / "label_map.pbtxt")
     base = f"s3://{s3.bucket}"
     for options in (
         {"path": base, "train": "a/*.record", "val": f"{base}/b/two.rec*", "label_map": "maps/classes.pbtxt"},
         {"path": "", "train": f"{base}/a/*", "val": f"{base}/b/*", "label_map": f"{base}/maps/classes.pbtxt"},
-        {"path": "", "train": f"{base}/a/*", "val": f"{base}/b/*", "label_map": str(folder / "label_map.pbtxt")},
+        {"path": "", "train": f"{base}/a/*", "val": f"{base}/b/*", "label_map": str(sharded / "label_map.pbtxt")},
     ):
         records = open_records(**options)
         assert {name: len(split) for name, split in records.splits.items()} == {"train": 4, "val": 1}
-    assert len(open_records(f"{base}/a/one.record", label_map=str(folder / "label_map.pbtxt")).splits["train"]) == 4
+    assert len(open_records(f"{base}/a/one.record", label_map=str(sharded / "label_map.pbtxt")).splits["train"]) == 4
     with pytest.raises(ResightError, match="no object matches"):
         open_records(base, train="c/*")
     with pytest.raises(ResightError, match="some records are local"):
-        open_records(folder, val=f"{base}/b/*")
+        open_records(sharded, val=f"{base}/b/*")
     with pytest.raises(ResightError, match="label map"):
         open_records(f"{base}/a/one.record")
 
 
-def test_what_is_not_there_is_told_with_its_address(folder, s3, tmp_path):
+def test_what_is_not_there_is_told_with_its_address(sharded, s3, tmp_path):
     with pytest.raises(ResightError, match="nothing at this address"):
         open_records(f"s3://{s3.bucket}/none")
     storage.write(f"s3://{s3.bucket}/notes/some.csv", b"a,b")
     with pytest.raises(ResightError, match="no records"):
         open_records(f"s3://{s3.bucket}/notes")
-    address = s3.put(folder, "set")
+    address = s3.put(sharded, "set")
     storage.delete(f"{address}/train-00002-of-00004.tfrecord")
     with pytest.raises(ResightError, match="missing: train-00002-of-00004"):
         open_records(address)
     assert len(open_records(address, on_bad_record="skip").splits["train"]) == 12
 
 
-def test_a_damaged_remote_record_is_told_as_a_local_one(folder, s3, tmp_path):
+def test_a_damaged_remote_record_is_told_as_a_local_one(sharded, s3, tmp_path):
     copy = tmp_path / "copy"
-    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns(INDEX))
+    shutil.copytree(sharded, copy, ignore=shutil.ignore_patterns(INDEX))
     shard = copy / "train-00001-of-00004.tfrecord"
     data = bytearray(shard.read_bytes())
     data[100] ^= 1
@@ -144,9 +133,9 @@ def test_a_damaged_remote_record_is_told_as_a_local_one(folder, s3, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_faults_change_nothing_in_what_training_sees(folder, s3, workers):
+def test_faults_change_nothing_in_what_training_sees(sharded, s3, workers):
     config = load_config(None, {"model.min_size": 64, "model.max_size": 96, "train.batch_size": 4})
-    address = s3.put(folder, "set")
+    address = s3.put(sharded, "set")
 
     def examples(path, workers):
         split = open_records(path).splits["train"]
@@ -154,7 +143,7 @@ def test_faults_change_nothing_in_what_training_sees(folder, s3, workers):
         loaded = load_batches(training_set(split, ("red", "blue"), config), itertools.islice(batches, 8), workers)
         return [example for batch in loaded for example in batch]
 
-    expected = examples(folder, 0)
+    expected = examples(sharded, 0)
     s3.faults = 0.2  # seven tries all fail once in 80,000 requests
     found = examples(address, workers)
     assert len(found) == len(expected) == 32
@@ -164,15 +153,15 @@ def test_faults_change_nothing_in_what_training_sees(folder, s3, workers):
         assert left.image.equal(right.image)
 
 
-def test_a_dataset_json_that_is_none_is_a_problem_only(folder, s3):
-    address = s3.put(folder, "set")
+def test_a_dataset_json_that_is_none_is_a_problem_only(sharded, s3):
+    address = s3.put(sharded, "set")
     storage.write(f"{address}/dataset.json", json.dumps([]).encode())
     assert [problem.kind for problem in open_records(address).problems] == ["damaged_info"]
 
 
-def test_remote_records_are_checked_and_shown_and_remote_annotations_refused(folder, s3, tmp_path):
-    address = s3.put(folder, "set")
-    local, remote = check_data(folder), check_data(address)
+def test_remote_records_are_checked_and_shown_and_remote_annotations_refused(sharded, s3, tmp_path):
+    address = s3.put(sharded, "set")
+    local, remote = check_data(sharded), check_data(address)
     assert remote.counts == local.counts
     assert [problem.message for problem in remote.warnings] == [problem.message for problem in local.warnings]
     assert len(show_data(address, tmp_path / "pictures", limit=2)) == 2

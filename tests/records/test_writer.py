@@ -3,10 +3,10 @@ import pickle
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
+from fixtures.records import LABELS, annotations, image
 from resight.errors import ResightError
 from resight.label_map import LabelMap
 from resight.records import writer as module
@@ -14,33 +14,7 @@ from resight.records.reader import open_records
 from resight.records.writer import write_records_folder
 from resight.types import Annotation, Box
 
-LABELS = LabelMap.from_names(["yield", "stop", "go"])
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    folder = tmp_path_factory.mktemp("cache")
-    monkeypatch.setenv("RESIGHT_CACHE", str(folder))
-    return folder
-
-
-def image(seed=0, size=(64, 48), kind="PNG", **options) -> bytes:
-    out = io.BytesIO()
-    pixels = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), np.uint8)
-    Image.fromarray(pixels).save(out, kind, **options)
-    return out.getvalue()
-
-
-def annotations(count, start=0) -> list[Annotation]:
-    return [
-        Annotation(
-            image(i),
-            tuple(Box(LABELS.names[k % 3], k, 2, 30 + k, 40.5, difficult=k == 1) for k in range(i % 4)),
-            filename=f"f{i}.png",
-            group=f"g{i // 2}",
-        )
-        for i in range(start, start + count)
-    ]
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.mark.parametrize("layout", ["resight", "tfod"])
