@@ -199,10 +199,11 @@ class _Reader:
         return f"{self.where}, {key}" if self.where else key
 
     def _values(self, key: str, *kinds: str) -> Any:
-        kind = self.feature[key].WhichOneof("kind") if key in self.feature else None
+        found = self.feature[key] if key in self.feature else None
+        kind = found.WhichOneof("kind") if found is not None else None
         if kind is None:
             return ()
-        values = getattr(self.feature[key], kind).value
+        values = getattr(found, kind).value
         if values and kind not in kinds:
             raise ResightError(f"is a {kind} where a {kinds[0]} belongs", where=self.at(key))
         return values
