@@ -11,7 +11,6 @@ ELSEWHERE = {
     "cli/test_app.py": "__main__ cli/frame",
     "cli/test_guard.py": "errors",
     "cli/test_legacy_train.py": "tfod/train",
-    "cloud/test_template.py": "cloud/resources",
     "cloud/test_walk.py": "cli/cloud",
     "commands/test_check.py": "datasets/summary",
     "commands/test_convert.py": "tfod/checkpoint/trained",

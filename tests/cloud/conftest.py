@@ -88,7 +88,7 @@ def aws(s3_server, direct, permissions, tmp_path, monkeypatch):
     # Repeated as often, without the pauses.
     monkeypatch.setattr(botocore.retries.standard.ExponentialBackoff, "delay_amount", lambda *_: 0.0)
     monkeypatch.setattr("resight.cloud.aws.PAUSE", 0.0)
-    monkeypatch.setattr("resight.cloud.resources.POLL", 0.0)
+    monkeypatch.setattr("resight.cloud.stack.POLL", 0.0)
     monkeypatch.setattr("resight.cloud.jobs.SETTLED", 0.0)
     yield gate
     gate.shutdown()

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from resight.cloud.aws import Aws
-from resight.cloud.resources import named
+from resight.cloud.stack import named
 from resight.cloud.stack import template as template_text
 
 

@@ -49,7 +49,7 @@ def work(definition, job):
 
 
 def test_from_init_to_down(aws, prices, shapes, tmp_path, monkeypatch):
-    monkeypatch.setattr("resight.cloud.resources.POLL", 0.0)
+    monkeypatch.setattr("resight.cloud.stack.POLL", 0.0)
     name, batch, ecr = aws.stack, boto3.client("batch"), boto3.client("ecr")
     assert "AWSTemplateFormatVersion" in speak(name, "template").out
     types = "InstanceTypes=g4dn.xlarge,g5.xlarge"
