@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -67,8 +68,16 @@ class DatasetDir:
 
     def candidates(self, *suffixes: str) -> list[str]:
         """Files with one of these suffixes, sorted; the named file alone, where there is one."""
-        names = [self.only] if self.only else self.files
-        return [name for name in names if name.lower().endswith(suffixes)]
+        if self.only:
+            return [self.only] if self.only.lower().endswith(suffixes) else []
+        return sorted(name for suffix in suffixes for name in self._by_suffix.get(suffix, ()))
+
+    @cached_property
+    def _by_suffix(self) -> dict[str, list[str]]:
+        by_suffix = defaultdict(list)
+        for name in self.files:
+            by_suffix[os.path.splitext(name)[1].lower()].append(name)
+        return by_suffix
 
     def path(self, name: str) -> str:
         return os.path.normpath(os.path.join(self.root, name))
