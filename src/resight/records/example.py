@@ -199,7 +199,7 @@ class _Reader:
         return f"{self.where}, {key}" if self.where else key
 
     def _values(self, key: str, *kinds: str) -> Any:
-        found = self.feature[key] if key in self.feature else None
+        found = self.feature.get(key)
         kind = found.WhichOneof("kind") if found is not None else None
         if kind is None:
             return ()
