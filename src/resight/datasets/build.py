@@ -198,7 +198,10 @@ class _Build:
         info: dict[str, Any] = {"source": source.path, "format": source.format, "split": {"rule": rule, **rules}}
         info["leakage"] = {"share": result.leakage, **result.leaked_by}
         info |= {"left_out": dict(+self.left_out), "mended": dict(+self.mended), "resight": __version__}
-        label_map = self.known or self.label_map(names, good)
+        # The classes in the source's order, and those it does not list by name.
+        classes = [names[name] for name in source.classes if name in names]
+        classes += sorted({box.label for item in good for box in item.boxes})
+        label_map = self.known or LabelMap.from_names(dict.fromkeys(classes))
         info = write_records_folder(by_split, out, label_map, info=info, shards=shards, layout=self.layout, force=force)
         return BuildReport(
             out=os.fspath(out),
@@ -256,11 +259,6 @@ class _Build:
     @property
     def errors(self) -> list[Problem]:
         return [problem for problem in self.problems if problem.level == "error"]
-
-    def label_map(self, names: Mapping[str, str], good: Sequence[Annotation]) -> LabelMap:
-        """Of the classes in the source's order, and those it does not list by name."""
-        in_order = [names[name] for name in self.source.classes if name in names]
-        return LabelMap.from_names(dict.fromkeys([*in_order, *sorted({b.label for a in good for b in a.boxes})]))
 
     def _is_good(self, item: Annotation, found: Inspection) -> bool:
         """Whether an image is to be written; counts what was found of it."""

@@ -225,10 +225,8 @@ def _pixel_problem(split: RecordSplit) -> Problem | None:
     beyond = int((boxes > _PIXELS * np.tile(sizes, 2)).any(axis=1).sum())
     if not beyond or beyond < len(boxes) / 2:
         return None
-    message = (
-        f"{beyond:,} of {counted(len(boxes), 'box', 'boxes')} of {split.name} have corners far above 1: these look "
-    )
-    message += "like pixel coordinates; records store normalised ones"
+    what = f"{beyond:,} of {counted(len(boxes), 'box', 'boxes')} of {split.name} have corners far above 1"
+    message = f"{what}: these look like pixel coordinates; records store normalised ones"
     return Problem("error", "pixel_box", split.shards[0], message)
 
 

@@ -88,10 +88,6 @@ def fractal(rng: np.random.Generator, height: int, width: int, cells: int = 4, o
     return total
 
 
-def _sprite(rgb: np.ndarray, alpha: np.ndarray) -> Image.Image:
-    return Image.fromarray(np.dstack([rgb, alpha * 255]).clip(0, 255).astype(np.uint8), "RGBA")
-
-
 def draw_tree(rng: np.random.Generator, look: Look, kind: str) -> Image.Image:
     """A tree ("round" or "fir"), a "bush", or a "branch" of loose leaves; as high as its sprite."""
     height, width = (256, 176) if kind in ("round", "fir") else (128, 160)
@@ -115,7 +111,7 @@ def draw_tree(rng: np.random.Generator, look: Look, kind: str) -> Image.Image:
         trunk = (np.abs(x + 0.03 * np.sin(9 * y)) < 0.05 + 0.05 * (y - 0.5)) & (y > 0.5)
         rgb = np.where((trunk & (alpha < 0.6))[..., None], tint((78, 62, 48)), rgb)
         alpha = np.maximum(alpha, trunk)
-    return _sprite(rgb * look.light, alpha)
+    return Image.fromarray(np.dstack([rgb * look.light, alpha * 255]).clip(0, 255).astype(np.uint8), "RGBA")
 
 
 def draw_car(rng: np.random.Generator, look: Look, rear: bool) -> Image.Image:
