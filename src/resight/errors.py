@@ -30,7 +30,13 @@ _OF_THE_WORKERS = (
     "unable to write to file </torch_",
     "too many open files",
 )
-_OF_MEMORY = ("defaultcpuallocator", "cuda error: out of memory", "cannot allocate memory")
+_OF_MEMORY = (
+    "defaultcpuallocator",
+    "cuda error: out of memory",
+    "cudnn_status_alloc_failed",
+    "cublas_status_alloc_failed",
+    "cannot allocate memory",
+)
 
 
 class ResightError(Exception):
@@ -163,6 +169,13 @@ def explained(error: BaseException) -> str | None:
     return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of the machine or of a GPU did not suffice."""
+    said = str(error).lower()
+    of_memory = isinstance(error, RuntimeError | OSError) and any(words in said for words in _OF_MEMORY)
+    return of_memory or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
 def _shortage(error: BaseException) -> str | None:
     """The message where the machine, or what the process may have of it, does not suffice; else None."""
     first = next(iter(str(error).splitlines()), "no more to be had")
@@ -176,7 +189,6 @@ def _shortage(error: BaseException) -> str | None:
         )
     if isinstance(error, OSError) and "af_unix path too long" in said:  # Linux takes 107 bytes
         return f"{first}: there are sockets in {tempfile.gettempdir()}\n  Set TMPDIR to a shorter one."
-    of_memory = isinstance(error, RuntimeError | OSError) and any(words in said for words in _OF_MEMORY)
-    if of_memory or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if is_out_of_memory(error):
         return f"out of memory: {first}\n  Try a smaller --batch or --size, or leave more memory to this process."
     return None

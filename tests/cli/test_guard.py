@@ -57,6 +57,8 @@ def test_what_torch_raises(work, advice, capfd):
         (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MEMORY),
         (RuntimeError("[enforce fail at alloc_cpu.cpp:81] data. DefaultCPUAllocator: not enough memory: you"), MEMORY),
         (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"), MEMORY),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), MEMORY),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), MEMORY),
         (OSError(12, "Cannot allocate memory"), MEMORY),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that"), WORKERS),
         (RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), WORKERS),

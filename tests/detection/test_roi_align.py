@@ -1,5 +1,6 @@
 """Pooling against torchvision's."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,3 +29,17 @@ def test_pooling_is_torchvisions(boxes_of, seed: int) -> None:
     got = torch.autograd.grad((ours * weight).sum(), features)
     for g, w in zip(got, want, strict=True):
         torch.testing.assert_close(g, w, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_with_determinism_no_device_takes_torchvisions_way(monkeypatch, dtype) -> None:
+    def compiled(*_: object) -> None:
+        raise AssertionError("a program of torch.compile")
+
+    monkeypatch.setattr("resight.detection.roi_align.roi_align", compiled)
+    monkeypatch.setattr("torch.are_deterministic_algorithms_enabled", lambda: True)
+    # The device "meta" stands for any that is not the CPU: an index tensor left on the CPU is an error there too.
+    features = [torch.empty(2, 5, 32, 40, dtype=dtype, device="meta"), torch.empty(2, 5, 16, 20, device="meta")]
+    boxes, image = torch.empty(6, 4, device="meta"), torch.empty(6, dtype=torch.int64, device="meta")
+    pooled = pool([features[0], features[1].to(dtype)], [8, 16], boxes, image, 7)
+    assert pooled.shape == (6, 5, 7, 7) and pooled.device.type == "meta" and pooled.dtype == dtype

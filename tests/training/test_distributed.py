@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from resight.detection.folding import fold_batchnorm
 from resight.errors import ResightError
 from resight.models.checkpoints import LAST, load_checkpoint
-from resight.training.distributed import Distributed, launch
+from resight.training import distributed as module
+from resight.training.distributed import Distributed, join, launch, processes
 from resight.training.run_record import read_run_record
 from resight.training.train import check_devices, train
 
@@ -166,6 +168,75 @@ def test_a_job_with_gpus_that_pytorch_does_not_see_is_refused(shapes, tiny, tmp_
 def test_more_devices_than_images_in_a_batch_are_refused(shapes, tiny, tmp_path):
     with pytest.raises(ResightError, match="3 devices share a batch of 2"):
         train(tiny(shapes(train=7), train__batch_size=2), tmp_path, devices=3)
+
+
+def test_the_launcher_opens_no_context_on_a_gpu(shapes, tiny, monkeypatch):
+    def context(*_, **__):
+        raise AssertionError("a tensor on a GPU")
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.zeros", context)
+    config = tiny(shapes(train=7), train__device="cuda", train__batch_size=3)
+    check_devices(2, config)
+    with pytest.raises(ResightError, match="3 devices requested, 2 available"):
+        check_devices(3, config)
+
+
+@pytest.mark.parametrize("place", ["2", "", "first"])
+def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch, place):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("LOCAL_RANK", place)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(ResightError, match=f"process '{place}' of this machine .* there are 2"), join("cuda"):
+        pass
+
+
+def test_a_process_has_its_own_gpu_before_it_joins_the_others(monkeypatch):
+    order = []
+    environment = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.set_device", order.append)
+    monkeypatch.setattr(module.dist, "init_process_group", lambda *kind, **options: order.append((*kind, options)))
+    monkeypatch.setattr(module.dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(module.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(module.dist, "destroy_process_group", lambda: None)
+    with join("cuda") as distributed:
+        assert distributed == Distributed(1, 2)
+    options = {"timeout": module.TIMEOUT, "device_id": torch.device("cuda", 1)}
+    assert order == [1, ("nccl", options)] and module.TIMEOUT.total_seconds() >= 3600
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is 2, but RANK, MASTER_ADDR, MASTER_PORT are not set"),
+        ({"WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, "but RANK is not set"),
+    ],
+)
+def test_half_a_launchers_environment_is_refused(monkeypatch, environment, message):
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ResightError, match=message), join("cpu"):
+        pass
+
+
+@pytest.mark.parametrize("count", ["two", "0", "-1", ""])
+def test_a_number_of_processes_that_is_none_is_refused(monkeypatch, count):
+    monkeypatch.setenv("WORLD_SIZE", count)
+    with pytest.raises(ResightError, match=f"'{count}' is not a number of processes"):
+        processes()
+
+
+def test_frozen_statistics_are_not_sent_at_every_forward(monkeypatch):
+    monkeypatch.setattr(module, "DistributedDataParallel", lambda model, broadcast_buffers: broadcast_buffers)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
+    assert Distributed(0, 2).parallel(model) is True
+    fold_batchnorm(model.eval(), torch.rand(1, 3, 8, 8))
+    assert Distributed(0, 2).parallel(model) is False
 
 
 def test_what_torchrun_started_is_what_shares_the_batches(shapes, tiny, tmp_path, monkeypatch):

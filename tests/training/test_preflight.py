@@ -55,12 +55,32 @@ def test_what_does_not_fit_is_said_with_what_to_try(plan, monkeypatch):
         preflight(plan, model)
     assert "train.batch_size" in str(caught.value.fix)
 
+    def none_left(*_):
+        raise RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
+
+    monkeypatch.setattr(model, "forward", none_left)
+    with pytest.raises(ResightError, match="do not fit into the memory of cpu"):
+        preflight(plan, model)
+
+
+@pytest.mark.parametrize("message", ["shapes", "CUDA error: an illegal memory access was encountered"])
+def test_another_error_is_not_taken_for_want_of_memory(plan, monkeypatch, message):
+    model, _ = start_model(plan.config, plan.start, plan.classes, plan.anchors)
+
     def broken(*_):
-        raise RuntimeError("shapes")
+        raise RuntimeError(message)
 
     monkeypatch.setattr(model, "forward", broken)
-    with pytest.raises(RuntimeError, match="shapes"):
+    with pytest.raises(RuntimeError, match=message):
         preflight(plan, model)
+
+
+def test_the_clock_is_read_when_a_gpu_has_done_its_work(monkeypatch):
+    done = []
+    monkeypatch.setattr("torch.cuda.synchronize", done.append)
+    monkeypatch.setattr("time.monotonic", lambda: float(len(done)))
+    assert module._now(torch.device("cuda", 1)) == 1.0 and done == [torch.device("cuda", 1)]
+    assert module._now(torch.device("cpu")) == 1.0
 
 
 def test_too_little_shared_memory_for_the_workers_is_named(plan, tiny, shapes, monkeypatch, tmp_path):

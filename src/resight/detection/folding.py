@@ -7,7 +7,7 @@ gradients still reach the norm's weight and bias. Names and tensors of the state
 
 import copy
 from functools import partial
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,9 @@ class FoldedNorm(nn.Module):
         for name in ("running_mean", "running_var", "num_batches_tracked"):
             self.register_buffer(name, getattr(norm, name))
         self.act = getattr(norm, "act", nn.Identity())
+
+    def train(self, mode: bool = True) -> Self:
+        return super().train(False)  # its statistics never change
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(x)

@@ -31,8 +31,11 @@ def pool(features: list[Tensor], strides: list[int], boxes: Tensor, image: Tenso
     Returns: ``[N, C, size, size]``.
     """
     levels = assign_levels(boxes, strides)
-    if features[0].device.type == "cpu" and features[0].dtype in (torch.float32, torch.float64):
-        return _pool_by_rows(features, strides, boxes, image, levels, size)
+    on_cpu, precise = features[0].device.type == "cpu", features[0].dtype in (torch.float32, torch.float64)
+    if precise if on_cpu else torch.are_deterministic_algorithms_enabled():
+        # torchvision's own way to determinism on a GPU is a program that torch.compile makes.
+        table = features if precise else [feature.float() for feature in features]
+        return _pool_by_rows(table, strides, boxes, image, levels, size).to(features[0].dtype)
     # In half precision corners beyond 256 px would be rounded to whole pixels and worse.
     rois = torch.cat([image[:, None].to(torch.float32), boxes.to(torch.float32)], dim=1)
     pooled = rois.new_zeros(len(boxes), features[0].shape[1], size, size)
@@ -51,11 +54,12 @@ def _pool_by_rows(
     channels, where torchvision's CPU operator walks each channel by itself: five times faster, backward included.
     """
     table = torch.cat([feature.permute(0, 2, 3, 1).flatten(0, 2) for feature in features])
-    heights = torch.tensor([feature.shape[2] for feature in features])[levels]
-    widths = torch.tensor([feature.shape[3] for feature in features])[levels]
+    device = boxes.device
+    heights = torch.tensor([feature.shape[2] for feature in features], device=device)[levels]
+    widths = torch.tensor([feature.shape[3] for feature in features], device=device)[levels]
     counts = [feature.shape[0] * feature.shape[2] * feature.shape[3] for feature in features]
-    starts = torch.tensor([sum(counts[:level]) for level in range(len(counts))])[levels]
-    scaled = boxes * (1 / torch.tensor(strides, dtype=boxes.dtype))[levels, None]
+    starts = torch.tensor([sum(counts[:level]) for level in range(len(counts))], device=device)[levels]
+    scaled = boxes * (1 / torch.tensor(strides, dtype=boxes.dtype, device=device))[levels, None]
     rows, row_weights = _taps(scaled[:, 1], scaled[:, 3], heights, size)
     columns, column_weights = _taps(scaled[:, 0], scaled[:, 2], widths, size)
     base = (starts + image * heights * widths)[:, None, None, None, None]
@@ -70,8 +74,8 @@ def _pool_by_rows(
 def _taps(low: Tensor, high: Tensor, length: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Pixels and weights of the samples of each bin along one axis: ``[N, size, 2 * SAMPLES]`` int64 and float32."""
     step = ((high - low).clamp(min=1) / size)[:, None, None]
-    bins = torch.arange(size, dtype=low.dtype)[None, :, None]
-    within = torch.arange(SAMPLES, dtype=low.dtype) + 0.5
+    bins = torch.arange(size, dtype=low.dtype, device=low.device)[None, :, None]
+    within = torch.arange(SAMPLES, dtype=low.dtype, device=low.device) + 0.5
     at = low[:, None, None] + bins * step + within * step / SAMPLES
     last = (length - 1)[:, None, None]
     inside = (at >= -1) & (at <= length[:, None, None])

@@ -22,18 +22,28 @@ def build_model(config: ModelConfig, num_classes: int, anchors: AnchorSettings |
     return dialect_of(config).build(config, num_classes, anchors)
 
 
-def device_of(name: str) -> torch.device:
-    """``auto`` is CUDA where there is one, else the CPU.
+def named_device(name: str) -> torch.device:
+    """``auto`` is CUDA where there is one, else the CPU. Nothing is asked of a GPU, which would open a context there.
 
     Raises:
-        ResightError: the device does not exist here, or does not work.
+        ResightError: the device does not exist here.
     """
     there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     chosen = ("cuda" if len(there) > 1 else "cpu") if name == "auto" else name
     if chosen not in there and not (chosen == "cuda" and len(there) > 1):
         raise ResightError(f"there is no device '{name}' here", where="device", fix=f"Choose auto or {listed(there)}.")
-    try:
-        torch.zeros(1, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise ResightError(f"the device cannot be used: {str(error).splitlines()[0]}", where=chosen) from error
     return torch.device(chosen)
+
+
+def device_of(name: str) -> torch.device:
+    """As :func:`named_device`, and it is tried.
+
+    Raises:
+        ResightError: the device does not exist here, or does not work.
+    """
+    device = named_device(name)
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ResightError(f"the device cannot be used: {str(error).splitlines()[0]}", where=device) from error
+    return device

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from itertools import zip_longest
 from typing import Any, TypeVar
 
@@ -20,12 +21,14 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..detection.processes import Shared
-from ..errors import ResightError
+from ..errors import ResightError, listed
 from ..io.signals import join_forwarding_signals, signals_blocked
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+TIMEOUT = timedelta(hours=2)  # of waiting for the first process, which may upload a checkpoint
 
 
 @dataclass(frozen=True)
@@ -96,15 +99,22 @@ class Distributed(Shared):
 
     def parallel(self, model: nn.Module) -> Any:
         """The model, with the gradients of all processes averaged where there are several."""
-        return DistributedDataParallel(model) if self.size > 1 else model
+        if self.size == 1:
+            return model
+        # Statistics that change are those of the first process; to send what is frozen at every forward is waste.
+        changing = any(part.training and part._buffers for part in model.train().modules())
+        return DistributedDataParallel(model, broadcast_buffers=changing)
 
 
 SINGLE_PROCESS = Distributed()
 
 
 def processes() -> int:
-    """How many processes a launcher's environment tells of."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """How many processes a launcher's environment tells of. Raises ResightError: it is no number."""
+    count = os.environ.get("WORLD_SIZE", "1")
+    if not count.isdecimal() or not int(count):
+        raise ResightError(f"'{count}' is not a number of processes", where="WORLD_SIZE", fix="Unset it.")
+    return int(count)
 
 
 @contextmanager
@@ -113,12 +123,28 @@ def join(kind: str) -> Iterator[Distributed]:
     if processes() == 1:
         yield SINGLE_PROCESS
         return
-    if kind == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    device = _own_gpu() if kind == "cuda" else None
+    needed = ("RANK", "MASTER_ADDR", "MASTER_PORT")
+    if missing := [name for name in needed if not os.environ.get(name)]:
+        message = f"WORLD_SIZE is {processes()}, but {listed(missing)} {'are' if len(missing) > 1 else 'is'} not set"
+        raise ResightError(message, where="environment", fix="Start the processes with torchrun, or unset WORLD_SIZE.")
+    dist.init_process_group("nccl" if device else "gloo", timeout=TIMEOUT, device_id=device)
     # Not taken apart after an error: the others would end for want of it, and before its cause is told.
     yield Distributed(dist.get_rank(), dist.get_world_size())
     dist.destroy_process_group()
+
+
+def _own_gpu() -> torch.device:
+    """The GPU of this process, before anything is done on another. Raises ResightError: there is none for it."""
+    place, gpus = os.environ.get("LOCAL_RANK", ""), torch.cuda.device_count()
+    if not place.isdecimal() or int(place) >= gpus:
+        message = (
+            f"process '{place}' of this machine has no GPU of its own: there {'is' if gpus == 1 else 'are'} {gpus}"
+        )
+        fix = "Start the processes with torchrun, as many on each machine as it has GPUs."
+        raise ResightError(message, where="LOCAL_RANK", fix=fix)
+    torch.cuda.set_device(int(place))
+    return torch.device("cuda", int(place))
 
 
 def launch(count: int, function: Callable[..., T], *arguments: Any) -> T:

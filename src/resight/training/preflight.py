@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..dialect import dialect_of, training_set
-from ..errors import ResightError, counted
+from ..errors import ResightError, counted, is_out_of_memory
 from ..input.dataset import TrainingExample
 from ..input.loader import PREFETCH
 from ..input.target import Target, input_size
@@ -47,8 +47,8 @@ def preflight(
         seconds = (
             _step(model, [e.image for e in examples], [e.target for e in examples], precision) if examples else None
         )
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        if "memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
             raise
         images_of = f"{len(images)} images of {images[0].shape[1]} x {images[0].shape[2]} px"
         fix = "Try a smaller train.batch_size (with train.accumulate the step stays the same), a smaller model.min_size"
@@ -106,13 +106,20 @@ def peak_memory(device: torch.device) -> float:
 
 
 def _step(model: nn.Module, images: list[Tensor], targets: list[Target], precision: str) -> float:
-    began = time.monotonic()
     device = next(model.parameters()).device
+    began = _now(device)
     with autocast(precision, device):
         losses = model([image.to(device) for image in images], targets)
     torch.stack(list(losses.values())).sum().backward()
     model.zero_grad(set_to_none=True)
-    return time.monotonic() - began
+    return _now(device) - began
+
+
+def _now(device: torch.device) -> float:
+    """Seconds on a clock, after all that a GPU was given to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.monotonic()
 
 
 def _time(plan: Plan, seconds: float | None, device: torch.device, taken: Mapping[str, Any]) -> str:

@@ -24,7 +24,7 @@ from ..io.object_store import is_remote
 from ..io.outputs import is_address
 from ..io.progress import listen, speaks_json
 from ..io.signals import stop_on_signal
-from ..models.build import device_of
+from ..models.build import device_of, named_device
 from ..models.checkpoints import LAST, Checkpoint, load_checkpoint, weights_digest
 from .attempt import Watch, watching
 from .distributed import Distributed, join, launch, processes
@@ -118,7 +118,7 @@ def _in_a_process(level: int, as_json: bool, *request: Any) -> TrainResult | Div
 def _run(config: Config, run: Path | str, resume: bool, pipeline: str | None, *, announced: bool) -> TrainResult:
     """One attempt at the run, from the first signal that is heeded to the last line of run.json."""
     with (
-        join(device_of(config.train.device).type) as distributed,
+        join(named_device(config.train.device).type) as distributed,
         stop_on_signal(announced=announced) as stop,
         watching(run, Control(stop), distributed) as watch,
     ):
@@ -150,7 +150,7 @@ def _train(
             if not place.locked:
                 watch.begin(last.state["step"] if last else 0)
             watch.describe(to_toml(plan.config), plan.records.digest)
-        device = distributed.device(device_of(config.train.device))
+        device = device_of(str(distributed.device(named_device(config.train.device))))
         log.info("%s", preflight(plan, model.to(device), distributed, last.state if last else None))
         if last is None:
             stronger = dialect_of(config.model).stronger_models.get(config.model.name)
@@ -252,7 +252,7 @@ def _said(value: Any) -> str:
 @contextmanager
 def _deterministic(config: Config) -> Iterator[None]:
     """Deterministic algorithms on a CPU, and elsewhere where asked for; afterwards as it was."""
-    on_cpu = device_of(config.train.device).type == "cpu"
+    on_cpu = named_device(config.train.device).type == "cpu"
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what PyTorch asks for beside the switch
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     settings: Any = torch.utils.deterministic
@@ -278,7 +278,7 @@ def check_devices(devices: int, config: Config) -> None:
     if devices > 1 and processes() > 1:
         message = f"torchrun has started {processes()} processes, which share the batches"
         raise ResightError(message, where="--devices", fix="Leave it out, or start without torchrun.")
-    gpus = torch.cuda.device_count() if device_of(config.train.device).type == "cuda" else 0
+    gpus = torch.cuda.device_count() if named_device(config.train.device).type == "cuda" else 0
     if gpus and devices > gpus:
         raise ResightError(f"{devices} devices requested, {gpus} available", where="--devices")
     if (sharing := max(devices, processes())) > config.train.batch_size:
