@@ -10,7 +10,7 @@ from resight.dialect import training_set
 from resight.input.sampler import SampleKey
 from resight.input.target import Target
 from resight.models.checkpoints import LAST, load_checkpoint
-from resight.training.learner import Learner
+from resight.training.learner import Learner, NotFinite
 from resight.training.plan import make_plan
 from resight.training.start import start_model
 from resight.training.train import train
@@ -56,7 +56,7 @@ def test_a_switch_changes_the_arithmetic_only(shapes, tiny, tmp_path, switch, va
 
 def test_a_gradient_that_is_not_finite_spoils_no_weight(shapes, tiny, tmp_path, monkeypatch):
     norm, spoiled = Learner.clip_gradients, []
-    monkeypatch.setattr(Learner, "clip_gradients", lambda self: float("nan") if spoiled else norm(self))
+    monkeypatch.setattr(Learner, "clip_gradients", lambda self: torch.tensor(math.nan) if spoiled else norm(self))
     monkeypatch.setattr(Learner, "update", lambda self, step, _: spoiled.append(step))
     with pytest.raises(Diverged, match="the gradient is not finite at step 2"):
         train(tiny(shapes(train=5), train__steps=9), tmp_path)
@@ -65,7 +65,7 @@ def test_a_gradient_that_is_not_finite_spoils_no_weight(shapes, tiny, tmp_path, 
 
 
 def test_gradients_that_are_never_finite_end_a_training_in_half_precision(shapes, tiny, tmp_path, monkeypatch):
-    norms = iter([math.inf, math.nan, math.nan])
+    norms = iter(torch.tensor([math.inf, math.nan, math.nan]))
     scales = iter([65536.0, 0.5])
     monkeypatch.setattr(Learner, "clip_gradients", lambda self: next(norms))
     monkeypatch.setattr(torch.amp.GradScaler, "get_scale", lambda _: next(scales))
@@ -73,6 +73,45 @@ def test_gradients_that_are_never_finite_end_a_training_in_half_precision(shapes
     with pytest.raises(Diverged, match="the gradient is not finite at step 2"):
         train(config, tmp_path)
     assert lines(tmp_path)[0]["gradient_norm"] is None  # JSON knows no infinity
+
+
+def test_a_forward_pass_that_overflows_skips_the_step_and_shrinks_the_scale(shapes, tiny, monkeypatch):
+    config = tiny(shapes(train=5), **HALF)
+    plan = make_plan(config)
+    dataset = training_set(plan.train, plan.classes, config)
+    batch = [dataset[SampleKey(0, 0, record)] for record in (0, 1)]
+    model, _ = start_model(plan.config, plan.start, plan.classes, plan.anchors)
+    learner = Learner(model.train(), config.train)
+    before, scale = [p.detach().clone() for p in model.parameters()], learner.scaler.get_scale()
+    losses = Learner._losses
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "_losses", lambda self, b: {k: v * math.inf for k, v in losses(self, b).items()})
+        step = learner.step([batch], 0, 0.0)
+    assert not math.isfinite(sum(step.losses.values())) and learner.scaler.get_scale() == scale / 2
+    assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+    step = learner.step([batch], 1, 0.5)
+    assert math.isfinite(step.gradient_norm)
+    assert any(not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+
+
+def test_of_accumulated_batches_the_one_whose_loss_is_not_finite_is_named(shapes, tiny, monkeypatch):
+    config = tiny(shapes(train=5))
+    plan = make_plan(config)
+    dataset = training_set(plan.train, plan.classes, config)
+    batches = [[dataset[SampleKey(0, 0, record)]] for record in (0, 1)]
+    model, _ = start_model(plan.config, plan.start, plan.classes, plan.anchors)
+    learner, losses = Learner(model.train(), config.train), Learner._losses
+    before = [p.detach().clone() for p in model.parameters()]
+
+    def second_is_bad(self, batch):
+        factor = math.nan if batch is batches[1] else 1.0
+        return {name: value * factor for name, value in losses(self, batch).items()}
+
+    monkeypatch.setattr(Learner, "_losses", second_is_bad)
+    with pytest.raises(NotFinite) as caught:
+        learner.step(batches, 0, 0.0)
+    assert caught.value.what == "loss" and caught.value.batch is batches[1]
+    assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
 
 
 TFOD = {"model__name": "faster_rcnn_resnet50_v1", "model__tfod": {"pad": True}}
@@ -86,8 +125,8 @@ def test_a_batch_without_any_box_gives_finite_gradients(shapes, tiny, dialect):
     batch = [replace(dataset[SampleKey(0, 0, record)], target=Target.empty()) for record in (0, 1)]
     model, _ = start_model(plan.config, plan.start, plan.classes, plan.anchors)
     learner = Learner(model.train(), config.train)
-    losses = learner.backward([batch])
+    (losses,), norm = learner.read(learner.backward([batch]), learner.clip_gradients())
     assert losses and all(np.isfinite(value) and value >= 0 for value in losses.values())
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     assert gradients and all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
-    assert learner.clip_gradients() > 0  # the background is learnt
+    assert norm > 0  # the background is learnt

@@ -37,6 +37,14 @@ class Step(NamedTuple):
     gradient_norm: float
 
 
+class Pass(NamedTuple):
+    """Forward and backward of one batch: its share of the step's images, and its losses on the device."""
+
+    batch: Batch
+    weight: float
+    losses: dict[str, Tensor]
+
+
 class Learner:
     """Takes the steps of a training."""
 
@@ -57,34 +65,40 @@ class Learner:
         NotFinite, and no weight has changed then."""
         lr = lr_at(self.config, number, progress)
         set_lr(self.optimizer, lr)
-        losses = self.backward(batches)
-        norm = self.clip_gradients() if losses else 0.0
+        passes = self.backward(batches)
+        if not passes:
+            return Step({}, lr, 0.0)
+        losses, norm = self.read(passes, self.clip_gradients())
+        rows = list(zip(passes, losses, strict=True))
+        totals = {name: sum(one.weight * values[name] for one, values in rows) for name in losses[0]}
+        bad = [("loss", one.batch, values) for one, values in rows if not all(map(math.isfinite, values.values()))]
+        if not math.isfinite(norm):
+            bad.append(("gradient", [example for batch in batches for example in batch], totals))
         # A step would spoil every weight. With a loss scale too large it is left out and the scale made smaller.
-        if not math.isfinite(norm) and (not self.scaler.is_enabled() or self.scaler.get_scale() < 1):
-            raise NotFinite("gradient", [example for batch in batches for example in batch], losses)
-        if losses:
-            self.update(number, norm)
-        return Step(losses, lr, norm)
+        if bad and not (self.scaler.is_enabled() and self.scaler.get_scale() >= 1):
+            raise NotFinite(*bad[0])
+        self.update(number, norm)
+        return Step(totals, lr, norm)
 
-    def backward(self, batches: Sequence[Batch]) -> dict[str, float]:
-        """Adds up the gradients of the batches, each by its share of the images; returns the losses."""
+    def backward(self, batches: Sequence[Batch]) -> list[Pass]:
+        """Adds up the gradients of the batches that any process has images of, each by its share of the images."""
         counts = self.distributed.all_reduce([len(batch) for batch in batches])
-        used = [(batch, count) for batch, count in zip(batches, counts, strict=True) if count]
-        totals: dict[str, float] = {}
-        for number, (batch, count) in enumerate(used, start=1):
-            weight = count / sum(counts)
+        used = [(batch, count / sum(counts)) for batch, count in zip(batches, counts, strict=True) if count]
+        passes = []
+        for number, (batch, weight) in enumerate(used, start=1):
             # Gradients cross between processes once a step.
             with self.parallel.no_sync() if self.distributed.size > 1 and number < len(used) else nullcontext():
                 losses = self._losses(batch)
-                loss = torch.stack(list(losses.values())).sum()
-                means = [float(value.detach()) / self.distributed.size for value in losses.values()]
-                values = dict(zip(losses, self.distributed.all_reduce(means), strict=True))
-                if not all(map(math.isfinite, values.values())):
-                    raise NotFinite("loss", batch, values)
-                self.scaler.scale(loss * weight).backward()
-            for name, value in values.items():
-                totals[name] = totals.get(name, 0.0) + weight * value
-        return totals
+                self.scaler.scale(torch.stack(list(losses.values())).sum() * weight).backward()
+            passes.append(Pass(batch, weight, {name: value.detach() for name, value in losses.items()}))
+        return passes
+
+    def read(self, passes: Sequence[Pass], norm: Tensor) -> tuple[list[dict[str, float]], float]:
+        """The losses of each pass over all processes, and the norm: the device is waited for once."""
+        names = list(passes[0].losses)
+        *values, read = torch.stack([value for one in passes for value in one.losses.values()] + [norm]).tolist()
+        means = iter(self.distributed.all_reduce([value / self.distributed.size for value in values]))
+        return [{name: next(means) for name in names} for _ in passes], read
 
     def _losses(self, examples: Batch) -> dict[str, Tensor]:
         images = [example.image.to(self.device) for example in examples]
@@ -96,11 +110,11 @@ class Learner:
             losses = self.parallel(images, targets, processes)
         return losses if examples else {name: 0 * value for name, value in losses.items()}
 
-    def clip_gradients(self) -> float:
-        """Clips; the norm before."""
+    def clip_gradients(self) -> Tensor:
+        """Clips; the norm before, on the device."""
         self.scaler.unscale_(self.optimizer)
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        return float(torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm or float("inf")))
+        return torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm or float("inf"))
 
     def update(self, number: int, norm: float) -> None:
         self.scaler.step(self.optimizer)
