@@ -25,7 +25,7 @@ ELSEWHERE = {
     "tfod/test_onnx_export.py": "detection/onnx_graph",
     "tfod/test_zoo.py": "tfod/checkpoint/folder",
     "training/test_distributed.py": "detection/processes",
-    "training/test_plan.py": "fpn/dialect tfod/dialect",
+    "training/test_plan.py": "fpn/dialect",
     "training/test_train.py": "arguments",
 }
 

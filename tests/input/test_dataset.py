@@ -18,7 +18,7 @@ from resight.input.sampler import SampleKey
 from resight.input.target import input_scale
 from resight.io.images import decode
 from resight.records.reader import open_records
-from resight.tfod.input import boxes_beyond
+from resight.tfod.dialect import prepare_plan
 from resight.tfod.parts import tfod_resize
 
 CONFIG = load_config(None, {"model.min_size": 64, "model.max_size": 96, "train.batch_size": 2})
@@ -101,11 +101,12 @@ FLIP = [{"name": "random_horizontal_flip", "options": {"probability": 1}}]
 
 
 def test_without_operations_tfod_sees_the_whole_image_at_its_size(split):
-    data = training_set(split, split.label_map.names, load_config(None, TFOD))
+    config = load_config(None, TFOD)
+    data = training_set(split, split.label_map.names, config)
     for number, record in enumerate(split.summaries):
         example = data[SampleKey(0, 0, number)]
         original = torch.from_numpy(decode(split[number].encoded)).permute(2, 0, 1)
-        height, width = data.transform.model.fit_size(record.height, record.width)
+        height, width = config.model.fit_size(record.height, record.width)
         assert torch.equal(example.image, tfod_resize(original, (height, width)))
         assert example.image.dtype == torch.float32 and min(height, width) == 60
         factors = np.array([width / record.width, height / record.height] * 2)
@@ -131,11 +132,14 @@ def test_tfods_operations_come_before_its_resizing(split):
 
 
 def test_boxes_beyond_the_limit_are_cut_and_counted(split):
-    data = training_set(split, split.label_map.names, load_config(None, {**TFOD, "model.tfod": {"max_boxes": 1}}))
+    config, looser = (load_config(None, {**TFOD, "model.tfod": {"max_boxes": most}}) for most in (1, 2))
+    data = training_set(split, split.label_map.names, config)
     labels = [split.labels(record).tolist() for record in split.summaries]
     taken = [data[SampleKey(0, 0, number)].target.labels.tolist() for number in range(9)]
     assert taken == [given[:1] for given in labels]
-    assert boxes_beyond(split, 1) == sum(map(len, labels)) - 9 == 4 and boxes_beyond(split, 2) == 0
+    assert sum(map(len, labels)) - 9 == 4
+    (note,) = prepare_plan(config, (), split)[1]
+    assert note.startswith("4 boxes are cut off, beyond the first 1 ") and prepare_plan(looser, (), split)[1] == []
 
 
 def test_tfod_trains_on_boxes_as_they_are_stored(split):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,16 +17,17 @@ from ..detection.boxes import Instances, area, clip, rescale
 from ..detection.model import DetectionModel
 from ..detection.parity import Parity, Stages, nms_faults
 from ..errors import ResightError, listed
-from ..input.augment import LEFT_RIGHT
+from ..input.augment import LEFT_RIGHT, Sample
 from ..input.dataset import Transform, finite_boxes
-from ..records.example import Record
+from ..input.sampler import SampleKey
+from ..random_streams import torch_stream
+from ..records.example import Record, on_image
 from ..records.reader import RecordSplit
 from . import parts
 from .config import TfodModelConfig
 from .faster_rcnn import TfodRCNN
-from .input import TfodTransform, boxes_beyond, tfod_boxes
-from .input import to_sample as to_sample
 from .metrics import as_tfod
+from .operations import apply_operations
 from .specs import SPECS
 
 if TYPE_CHECKING:
@@ -63,12 +66,64 @@ def fits_anchors(config: ModelConfig) -> bool:
 
 
 def transform(config: Config, classes: Sequence[str]) -> Transform:
-    return TfodTransform(config)
+    return partial(network_input, config)
+
+
+def network_input(
+    config: Config, record: Record, labels: np.ndarray, image: np.ndarray, key: SampleKey, where: str
+) -> Sample:
+    """What TFOD gives the network: all operations, its resizing, and the first ``max_boxes`` of the boxes; the image
+    ``[3, H, W]`` is float32 0..255."""
+    assert isinstance(config.model, TfodModelConfig)
+    generator = torch_stream(config.train.seed, "augment", key.epoch, key.record, key.copy)
+    sample = to_sample(*tfod_boxes(record, labels, where=where), image)
+    sample = replace(sample, image=sample.image.to(torch.float32))
+    sample = apply_operations(config.augment.operations or (), sample, generator)
+    height, width = sample.image.shape[1:]
+    rows, columns = config.model.fit_size(height, width)
+    boxes = sample.boxes * torch.tensor([columns / width, rows / height] * 2)
+    most = config.model.tfod.max_boxes
+    pixels = parts.tfod_resize(sample.image, (rows, columns))
+    return Sample(pixels, boxes[:most], sample.labels[:most], sample.crowd[:most])
+
+
+def to_sample(record: Record, labels: np.ndarray, image: np.ndarray) -> Sample:
+    """The boxes stay as they are; a crowd is an object like any other."""
+    boxes = on_image(record, *image.shape[:2]).boxes
+    return Sample.of(image, boxes, labels, np.zeros(len(boxes), bool))
 
 
 def ground_truth(record: Record, labels: np.ndarray, model: ModelConfig, where: str) -> tuple[Record, np.ndarray]:
     assert isinstance(model, TfodModelConfig)
     return tfod_boxes(record, labels, model.tfod.evaluated_boxes, where)
+
+
+def tfod_boxes(
+    record: Record, labels: np.ndarray, limit: int | None = None, where: str = ""
+) -> tuple[Record, np.ndarray]:
+    """The record with the boxes that TFOD takes, and their class indices.
+
+    Boxes of unknown classes and with a NaN are left out, then all beyond the first ``limit``. What remains passes as it
+    is, also without area or outside the image. An area that the record states does not count: it is the box's own.
+
+    Args:
+        labels: ``[N]`` int64; -1 is no known class.
+
+    Raises:
+        ResightError: a box ends before it begins.
+    """
+    kept = np.flatnonzero((labels >= 0) & np.isfinite(record.boxes).all(1))
+    boxes = record.boxes[kept]
+    if turned := kept[(boxes[:, 2:] < boxes[:, :2]).any(1)].tolist():
+        shown = listed((f"{number + 1} {record.boxes[number].tolist()}" for number in turned), 3)
+        message = f"a box ends before it begins (x1, y1, x2, y2 in pixels): box {shown}"
+        fix = "Fix the records; `resight data check` lists all of them."
+        raise ResightError(message, where=where or record.filename, fix=fix)
+    kept = kept[:limit]
+    columns = {name: getattr(record, name)[kept] for name in ("boxes", "label_ids", "difficult", "crowd", "occluded")}
+    texts = tuple(record.label_texts[number] for number in kept)
+    own = np.full(len(kept), np.nan, np.float32)
+    return replace(record, label_texts=texts, area=own, **columns), labels[kept]
 
 
 own_metrics = as_tfod
@@ -78,7 +133,7 @@ def prepare_plan(config: Config, classes: Sequence[str], train: RecordSplit) -> 
     """Says what this dialect does as TFOD does, and somebody may not expect."""
     assert isinstance(config.model, TfodModelConfig)
     notes, limit = [], config.model.tfod.max_boxes
-    if beyond := boxes_beyond(train, limit):
+    if beyond := np.maximum(np.bincount(train.box_records[train.box_labels >= 0]) - limit, 0).sum():
         notes.append(f"{beyond:,} boxes are cut off, beyond the first {limit:,} of their images (model.tfod.max_boxes)")
     handed = [name for name in classes if LEFT_RIGHT.search(name)]
     operations = config.augment.operations or ()

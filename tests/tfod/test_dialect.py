@@ -5,7 +5,7 @@ import pytest
 
 from resight.errors import ResightError
 from resight.records.example import Record
-from resight.tfod.input import tfod_boxes
+from resight.tfod.dialect import tfod_boxes
 
 
 def record_of(boxes):
