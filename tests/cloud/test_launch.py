@@ -280,6 +280,19 @@ def test_a_model_of_tfods_goes_with_its_files(tmp_path):
         start_files(load_config(None, {"model.start": str(tmp_path / "none")}), tmp_path)
 
 
+def test_a_model_of_the_zoo_is_not_fetched_to_name_it(monkeypatch):
+    from resight.dialect import load_config
+    from resight.tfod import zoo
+    from resight.training.start import start_name
+
+    def fetched(name):
+        raise AssertionError(f"{name} was fetched")
+
+    config = load_config(None, {"model.start": zoo.NAMES[0]})
+    monkeypatch.setattr(zoo, "fetch", fetched)
+    assert start_name(config) == "start"
+
+
 def test_a_configuration_in_s3_is_copied(deployed, plan, config):
     address = f"{deployed.outputs['Data']}signs.toml"
     storage.write(address, config)

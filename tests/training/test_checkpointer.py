@@ -1,9 +1,12 @@
 import zipfile
+from types import SimpleNamespace
 
 import torch
 
 from fixtures.runs import HALF, lines
 from resight.models.checkpoints import BEST, LAST, load_checkpoint
+from resight.training.checkpointer import Checkpointer
+from resight.training.state import State
 from resight.training.train import train
 
 
@@ -11,6 +14,21 @@ def test_older_checkpoints_are_kept_as_many_as_asked_for(shapes, tiny, tmp_path)
     train(tiny(shapes(train=3), train__steps=4, checkpoint__every_steps=1, checkpoint__keep=2), tmp_path)
     kept = sorted((tmp_path / "checkpoints").glob("step-*"))
     assert [load_checkpoint(path).state["step"] for path in kept] == [3, 4]
+
+
+def test_saves_around_an_evaluation_do_not_put_off_those_by_the_clock(tmp_path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    every = SimpleNamespace(every_steps=None, every_minutes=1, keep=0)
+    plan = SimpleNamespace(config=SimpleNamespace(checkpoint=every))
+    scaler = SimpleNamespace(state_dict=dict)
+    learner = SimpleNamespace(scaler=scaler, distributed=SimpleNamespace(is_main=False))
+    checkpointer = Checkpointer(tmp_path, plan, learner, lambda: None)
+    now[0] += 61
+    checkpointer.save(State())
+    assert checkpointer.is_due(5)
+    checkpointer.restart_clock()
+    assert not checkpointer.is_due(6)
 
 
 def test_a_loss_scale_goes_on_where_it_was(shapes, tiny, tmp_path, interrupt_after):

@@ -168,7 +168,7 @@ def explain(error: Exception) -> str | None:
 
 def _usage(error: Any) -> str:
     message = error.format_message().rstrip(".").replace("Value error, ", "")
-    if wrong := re.search("'(.*)' is not one of (.*)", message):
+    if wrong := re.search("'([^']*)' is not one of (.*)", message):
         known = re.findall("'([^']*)'", wrong[2])
         message = f"{message}. {nearest(wrong[1], known)}".rstrip(". ")
     context = getattr(error, "ctx", None)

@@ -25,16 +25,19 @@ class Checkpointer:
 
     def __init__(self, run: Path, plan: Plan, learner: Learner, saved: Callable[[], None]) -> None:
         self.run, self.plan, self.learner, self.saved = run, plan, learner, saved
-        self._saved_at = time.monotonic()
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """``checkpoint.every_minutes`` counts from now; saves around an evaluation do not change that."""
+        self._counts_from = time.monotonic()
 
     def is_due(self, step: int) -> bool:
         every = self.plan.config.checkpoint
         by_steps = every.every_steps and step % every.every_steps == 0
-        return bool(by_steps) or time.monotonic() - self._saved_at > 60 * every.every_minutes
+        return bool(by_steps) or time.monotonic() - self._counts_from > 60 * every.every_minutes
 
     def save(self, state: State) -> None:
         """Writes the last checkpoint, and its copy where older ones are kept."""
-        self._saved_at = time.monotonic()
         learner, keep = self.learner, self.plan.config.checkpoint.keep
         state.loss_scale = learner.scaler.state_dict()
         if not learner.distributed.is_main:

@@ -95,6 +95,10 @@ def _initialize(start: Checkpoint, where: str, model: DetectionModel, classes: S
 def start_name(config: Config) -> str | None:
     """What the files of the model that ``model.start`` names are called in a copy: ``start...``, or that of published
     weights; None where nothing has to be copied. Raises ResightError: there is no such model."""
+    from ..tfod.zoo import NAMES
+
+    if config.model.start in NAMES:  # told without fetching it
+        return "start"
     return next((name.partition("/")[0] for name in start_files(config)), None)
 
 

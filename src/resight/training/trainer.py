@@ -88,6 +88,7 @@ class Trainer:
                     self.save()
                 if self.asked_to_save or self.checkpointer.is_due(state.step):
                     self.save()
+                    self.checkpointer.restart_clock()
             self.save()
             if state.evaluated_at < state.step and not self.stopping:
                 self.evaluate(control)
