@@ -23,6 +23,7 @@ from resight.training.distributed import Distributed, join, launch, processes
 from resight.training.run_record import read_run_record
 from resight.training.train import check_devices, train
 
+CUDA = torch.device("cuda")
 PLAIN = {
     "train__optimizer": "sgd",
     "train__warmup_steps": 0,
@@ -182,12 +183,27 @@ def test_the_launcher_opens_no_context_on_a_gpu(shapes, tiny, monkeypatch):
         check_devices(3, config)
 
 
+def test_a_device_that_does_not_work_is_refused_before_anything_is_written(shapes, tiny, tmp_path, monkeypatch):
+    zeros = torch.zeros
+
+    def broken(*size, device=None, **options):
+        if torch.device(device or "cpu").type == "cuda":
+            raise RuntimeError("CUDA driver initialization failed\nmore")
+        return zeros(*size, device=device, **options)
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.zeros", broken)
+    with pytest.raises(ResightError, match=r"the device cannot be used: CUDA driver initialization failed$"):
+        train(tiny(shapes(train=7), train__device="cuda"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("place", ["2", "", "first"])
 def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch, place):
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setenv("LOCAL_RANK", place)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    with pytest.raises(ResightError, match=f"process '{place}' of this machine .* there are 2"), join("cuda"):
+    with pytest.raises(ResightError, match=f"process '{place}' of this machine .* there are 2"), join(CUDA):
         pass
 
 
@@ -202,10 +218,11 @@ def test_a_process_has_its_own_gpu_before_it_joins_the_others(monkeypatch):
     monkeypatch.setattr(module.dist, "get_rank", lambda: 1)
     monkeypatch.setattr(module.dist, "get_world_size", lambda: 2)
     monkeypatch.setattr(module.dist, "destroy_process_group", lambda: None)
-    with join("cuda") as distributed:
+    monkeypatch.setattr(module, "check_device", order.append)
+    with join(CUDA) as distributed:
         assert distributed == Distributed(1, 2)
     options = {"timeout": module.TIMEOUT, "device_id": torch.device("cuda", 1)}
-    assert order == [1, ("nccl", options)] and module.TIMEOUT.total_seconds() >= 3600
+    assert order == [1, torch.device("cuda", 1), ("nccl", options)] and module.TIMEOUT.total_seconds() >= 3600
 
 
 @pytest.mark.parametrize(
@@ -220,7 +237,7 @@ def test_half_a_launchers_environment_is_refused(monkeypatch, environment, messa
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ResightError, match=message), join("cpu"):
+    with pytest.raises(ResightError, match=message), join(torch.device("cpu")):
         pass
 
 
@@ -236,7 +253,7 @@ def test_frozen_statistics_are_not_sent_at_every_forward(monkeypatch):
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
     assert Distributed(0, 2).parallel(model) is True
     fold_batchnorm(model.eval(), torch.rand(1, 3, 8, 8))
-    assert Distributed(0, 2).parallel(model) is False
+    assert Distributed(0, 2).parallel(model.train()) is False
 
 
 def test_what_torchrun_started_is_what_shares_the_batches(shapes, tiny, tmp_path, monkeypatch):

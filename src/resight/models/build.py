@@ -42,8 +42,13 @@ def device_of(name: str) -> torch.device:
         ResightError: the device does not exist here, or does not work.
     """
     device = named_device(name)
+    check_device(device)
+    return device
+
+
+def check_device(device: torch.device) -> None:
+    """Raises ResightError: the device does not work."""
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ResightError(f"the device cannot be used: {str(error).splitlines()[0]}", where=device) from error
-    return device

@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..detection.processes import Shared
 from ..errors import ResightError, listed
 from ..io.signals import join_forwarding_signals, signals_blocked
+from ..models.build import check_device
 
 log = logging.getLogger(__name__)
 
@@ -98,11 +99,11 @@ class Distributed(Shared):
         return value  # type: ignore[return-value]
 
     def parallel(self, model: nn.Module) -> Any:
-        """The model, with the gradients of all processes averaged where there are several."""
+        """The model, in training mode, with the gradients of all processes averaged where there are several."""
         if self.size == 1:
             return model
         # Statistics that change are those of the first process; to send what is frozen at every forward is waste.
-        changing = any(part.training and part._buffers for part in model.train().modules())
+        changing = any(True for part in model.modules() if part.training for _ in part.buffers(recurse=False))
         return DistributedDataParallel(model, broadcast_buffers=changing)
 
 
@@ -118,12 +119,15 @@ def processes() -> int:
 
 
 @contextmanager
-def join(kind: str) -> Iterator[Distributed]:
-    """The processes that a launcher's environment tells of; a GPU each where ``kind`` is "cuda"."""
+def join(chosen: torch.device) -> Iterator[Distributed]:
+    """The processes that a launcher's environment tells of; a GPU each where one is ``chosen``. Raises ResightError:
+    the device of this process does not work, or the environment is incomplete."""
     if processes() == 1:
+        check_device(chosen)
         yield SINGLE_PROCESS
         return
-    device = _own_gpu() if kind == "cuda" else None
+    device = _own_gpu() if chosen.type == "cuda" else None
+    check_device(device or chosen)
     needed = ("RANK", "MASTER_ADDR", "MASTER_PORT")
     if missing := [name for name in needed if not os.environ.get(name)]:
         message = f"WORLD_SIZE is {processes()}, but {listed(missing)} {'are' if len(missing) > 1 else 'is'} not set"
@@ -138,9 +142,8 @@ def _own_gpu() -> torch.device:
     """The GPU of this process, before anything is done on another. Raises ResightError: there is none for it."""
     place, gpus = os.environ.get("LOCAL_RANK", ""), torch.cuda.device_count()
     if not place.isdecimal() or int(place) >= gpus:
-        message = (
-            f"process '{place}' of this machine has no GPU of its own: there {'is' if gpus == 1 else 'are'} {gpus}"
-        )
+        there = "there is 1" if gpus == 1 else f"there are {gpus}"
+        message = f"process '{place}' of this machine has no GPU of its own: {there}"
         fix = "Start the processes with torchrun, as many on each machine as it has GPUs."
         raise ResightError(message, where="LOCAL_RANK", fix=fix)
     torch.cuda.set_device(int(place))

@@ -49,7 +49,7 @@ class Learner:
     """Takes the steps of a training."""
 
     def __init__(self, model: DetectionModel, config: TrainConfig, distributed: Distributed = SINGLE_PROCESS) -> None:
-        self.model, self.optimizer, self.config = model, build_optimizer(model, config), config
+        self.model, self.optimizer, self.config = model.train(), build_optimizer(model, config), config
         self.distributed, self.parallel = distributed, distributed.parallel(model)
         self.device = next(model.parameters()).device
         self.ema = ModelEMA(model, config.ema) if config.ema else None
@@ -95,10 +95,9 @@ class Learner:
 
     def read(self, passes: Sequence[Pass], norm: Tensor) -> tuple[list[dict[str, float]], float]:
         """The losses of each pass over all processes, and the norm: the device is waited for once."""
-        names = list(passes[0].losses)
         *values, read = torch.stack([value for one in passes for value in one.losses.values()] + [norm]).tolist()
         means = iter(self.distributed.all_reduce([value / self.distributed.size for value in values]))
-        return [{name: next(means) for name in names} for _ in passes], read
+        return [{name: next(means) for name in one.losses} for one in passes], read
 
     def _losses(self, examples: Batch) -> dict[str, Tensor]:
         images = [example.image.to(self.device) for example in examples]

@@ -118,7 +118,7 @@ def _in_a_process(level: int, as_json: bool, *request: Any) -> TrainResult | Div
 def _run(config: Config, run: Path | str, resume: bool, pipeline: str | None, *, announced: bool) -> TrainResult:
     """One attempt at the run, from the first signal that is heeded to the last line of run.json."""
     with (
-        join(named_device(config.train.device).type) as distributed,
+        join(named_device(config.train.device)) as distributed,
         stop_on_signal(announced=announced) as stop,
         watching(run, Control(stop), distributed) as watch,
     ):
@@ -150,7 +150,7 @@ def _train(
             if not place.locked:
                 watch.begin(last.state["step"] if last else 0)
             watch.describe(to_toml(plan.config), plan.records.digest)
-        device = device_of(str(distributed.device(named_device(config.train.device))))
+        device = distributed.device(named_device(config.train.device))
         log.info("%s", preflight(plan, model.to(device), distributed, last.state if last else None))
         if last is None:
             stronger = dialect_of(config.model).stronger_models.get(config.model.name)

@@ -70,7 +70,6 @@ class Trainer:
     def train(self, control: Control) -> TrainResult:
         """Steps until the plan is fulfilled, patience is out or ``control`` asks to stop."""
         state = self.state
-        self.learner.model.train()
         length = self.config.train.max_minutes or self.plan.steps
         patience = self.config.train.patience or math.inf
         # Closed, the loader ends its workers. An error holds on to whatever is not, and Python would wait for them.
