@@ -148,7 +148,7 @@ class _Sharing:
 
     @cached_property
     def _children(self) -> dict[str, _Sharing]:
-        groups = _grouped(self.files, lambda path: [self._part(path)])
+        groups = grouped(self.files, lambda path: [self._part(path)])
         return {part: _Sharing(files, self.depth + 1) for part, files in groups.items()}
 
     def within(self, folders: set[str]) -> list[str]:
@@ -159,7 +159,7 @@ class _Sharing:
 
     @cached_property
     def _by_place(self) -> dict[str, list[str]]:
-        return _grouped(self.files, lambda path: [self._place(path)])
+        return grouped(self.files, lambda path: [self._place(path)])
 
     def _place(self, path: str) -> str:
         return _loose(path[: -len(self.tail(path)) - 1])
@@ -174,7 +174,7 @@ class _Sharing:
 
     @cached_property
     def _by_folder(self) -> dict[str, list[str]]:
-        return _grouped(self.files, _folders)
+        return grouped(self.files, _folders)
 
     def _part(self, path: str) -> str:
         parts = path.rsplit("/", self.depth + 1)
@@ -206,7 +206,7 @@ def _best(files: Sequence[str], sharing: _Sharing, end: Sequence[str], hints: It
     return Match(best[0], least) if len(best) == 1 else Match(candidates=tuple(sorted(best)))
 
 
-def _grouped(paths: Iterable[str], keys: Callable[[str], Iterable[str]]) -> dict[str, list[str]]:
+def grouped(paths: Iterable[str], keys: Callable[[str], Iterable[str]]) -> dict[str, list[str]]:
     groups = defaultdict(list)
     for path in paths:
         for key in keys(path):

@@ -32,8 +32,9 @@ def pool(features: list[Tensor], strides: list[int], boxes: Tensor, image: Tenso
     """
     levels = assign_levels(boxes, strides)
     on_cpu, precise = features[0].device.type == "cpu", features[0].dtype in (torch.float32, torch.float64)
-    if precise if on_cpu else torch.are_deterministic_algorithms_enabled():
-        # torchvision's own way to determinism on a GPU is a program that torch.compile makes.
+    # torchvision's own way to determinism on a GPU is a program that torch.compile makes.
+    by_rows = precise if on_cpu else torch.are_deterministic_algorithms_enabled()
+    if by_rows:
         table = features if precise else [feature.float() for feature in features]
         return _pool_by_rows(table, strides, boxes, image, levels, size).to(features[0].dtype)
     # In half precision corners beyond 256 px would be rounded to whole pixels and worse.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -14,6 +13,7 @@ from ...errors import ResightError, reading
 from ...io.files import IMAGE_SUFFIXES, encoding_of, odd_kind, open_file
 from ...io.object_store import is_remote
 from ...types import SPLIT_WORDS, Split
+from ..file_search import grouped
 
 _MAX_LISTED = 200_000  # files below one that is named
 
@@ -74,10 +74,7 @@ class DatasetDir:
 
     @cached_property
     def _by_suffix(self) -> dict[str, list[str]]:
-        by_suffix = defaultdict(list)
-        for name in self.files:
-            by_suffix[os.path.splitext(name)[1].lower()].append(name)
-        return by_suffix
+        return grouped(self.files, lambda name: [os.path.splitext(name)[1].lower()])
 
     def path(self, name: str) -> str:
         return os.path.normpath(os.path.join(self.root, name))
