@@ -7,6 +7,7 @@ from fixtures.runs import OFTEN, lines, state_of
 from resight.evaluation.coco import MEASURES, CocoMetrics
 from resight.evaluation.loop import evaluate_images
 from resight.evaluation.operating_point import OperatingPoint
+from resight.inference.detector import Detector
 from resight.models.checkpoints import BEST, LAST, load_checkpoint
 from resight.training import evaluator
 from resight.training.train import train
@@ -26,6 +27,19 @@ def test_an_evaluation_ends_at_a_signal_and_is_made_again(whole, shapes, tiny, t
     assert (state["step"], state["evaluated_at"], state["best"]) == (3, 0, None)
     train(config, tmp_path, resume=True)
     assert state_of(tmp_path) == state_of(whole)
+
+
+def test_no_image_is_looked_at_after_the_signal(shapes, tiny, tmp_path, monkeypatch):
+    seen = []
+
+    def detect(detector, image):
+        seen.append(image)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return Detector.detect(detector, image)
+
+    monkeypatch.setattr(evaluator, "Detector", type("Signalled", (Detector,), {"detect": detect}))
+    assert train(tiny(shapes(train=5, val=3), train__steps=8, **OFTEN), tmp_path).exit_code == 75
+    assert len(seen) == 1
 
 
 def test_a_run_that_was_killed_while_it_evaluated_evaluates_at_the_same_step(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count, takewhile
 
 import numpy as np
 
@@ -41,8 +42,8 @@ class Evaluator:
     def run(
         self, model: DetectionModel, on_error: Callable[[ResightError], None], on_image: Callable[[int, int], bool]
     ) -> Shard | None:
-        """What ``model`` finds in this process's share of the images; None without a validation split. It ends where
-        ``on_image``, which is told how many images of how many are done, answers False."""
+        """What ``model`` finds in this process's share of the images; None without a validation split. ``on_image`` is
+        told before each its number, from 1, and their count; where it answers False the evaluation ends."""
         if self.plan.validation is None:
             return None
         model.eval()
@@ -50,13 +51,12 @@ class Evaluator:
         shard = Shard(Detector.of(model, metadata, next(model.parameters()).device))
         own = self.distributed.shard(range(len(self.plan.validation)))
         losses = dialect_of(self.plan.config.model).evaluates_losses
-        images = evaluate_images(shard.detector, self.plan.validation, own, on_error=on_error, with_losses=losses)
-        for number, (image, result) in enumerate(images, start=1):
+        wanted = takewhile(lambda _, number=count(1): on_image(next(number), len(own)), own)
+        images = evaluate_images(shard.detector, self.plan.validation, wanted, on_error=on_error, with_losses=losses)
+        for image, result in images:
             shard.results.append(result)
             if len(shard.pictures) < PICTURES:  # always the same
                 shard.pictures.append(image)
-            if not on_image(number, len(own)):
-                break
         model.train()
         return shard
 

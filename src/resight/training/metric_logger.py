@@ -22,15 +22,17 @@ from .run_folder import METRICS
 
 
 class MetricLogger:
-    """Rows of numbers, each written at once to both; ``MetricLogger(None)`` writes nothing. Steps after ``step`` are
-    taken again (the lines of metrics.jsonl are cut back before it is opened)."""
+    """Rows of numbers, each written at once to both; ``MetricLogger(None)`` writes nothing."""
 
-    def __init__(self, run: Path | None, step: int = 0) -> None:
+    def __init__(self, run: Path | None) -> None:
         try:
             self._board = EventWriter(run) if run else None
             self._file = open(run / METRICS, "a", encoding="utf-8") if run else None  # noqa: SIM115
         except OSError as error:
             raise ResightError(f"cannot be written: {error.strerror}", where=run or "") from error
+
+    def forget_after(self, step: int) -> None:
+        """Later steps are taken again; the lines of metrics.jsonl are cut back before it is opened."""
         if self._board:
             self._board.forget_after(step)
 

@@ -164,7 +164,7 @@ def _train(
         step, evaluated_at = (last.state["step"], last.state["evaluated_at"]) if last else (0, 0)
         if is_main:
             forget_metrics(run, step, evaluated_at)
-        with closing(MetricLogger(run if is_main else None, step)) as logger:
+        with closing(MetricLogger(run if is_main else None)) as logger:
             trainer = build_trainer(plan, model, run, logger, last, distributed, place.saved)
             if last:
                 log.info("%s", _changes(plan.config, run))
@@ -173,6 +173,7 @@ def _train(
                 # Only now: a resumption that is refused must not change what the run says of itself.
                 if is_main:
                     describe_run(run, plan.config, plan.records.label_map, None)
+            logger.forget_after(step)
             return trainer.train(watch.control)
 
 
