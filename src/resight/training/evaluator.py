@@ -51,7 +51,8 @@ class Evaluator:
         shard = Shard(Detector.of(model, metadata, next(model.parameters()).device))
         own = self.distributed.shard(range(len(self.plan.validation)))
         losses = dialect_of(self.plan.config.model).evaluates_losses
-        wanted = takewhile(lambda _, number=count(1): on_image(next(number), len(own)), own)
+        numbers = count(1)
+        wanted = takewhile(lambda _: on_image(next(numbers), len(own)), own)
         images = evaluate_images(shard.detector, self.plan.validation, wanted, on_error=on_error, with_losses=losses)
         for image, result in images:
             shard.results.append(result)
