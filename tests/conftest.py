@@ -28,7 +28,13 @@ from PIL import Image
 hypothesis.settings.register_profile("resight", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("resight")
 
-pytest_plugins = ["fixtures.models", "fixtures.records", "fixtures.saved_models", "fixtures.tfod"]
+pytest_plugins = [
+    "fixtures.models",
+    "fixtures.pretended_cuda",
+    "fixtures.records",
+    "fixtures.saved_models",
+    "fixtures.tfod",
+]
 
 COLOURS = {"red": (220, 30, 30), "blue": (30, 60, 220)}
 
