@@ -46,3 +46,13 @@ def test_the_most_detections_are_those_of_the_start_unless_they_are_set(untraine
     save_checkpoint(path, replace(made, card=replace(made.card, model=model)))
     assert model_of(start=str(path)).detections == 300
     assert model_of(start=str(path), detections=200).detections == 200
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18"])
+def test_the_sizes_are_those_of_the_start_where_only_its_name_is_set_too(name, untrained, tmp_path):
+    made = load_checkpoint(untrained)
+    model = load_config(None, {"model.name": name, "model.min_size": 512, "model.max_size": 512}).model
+    path = tmp_path / "large.safetensors"
+    save_checkpoint(path, replace(made, card=replace(made.card, model=model)))
+    found = model_of(start=str(path), name=name)
+    assert (found.min_size, found.max_size) == (512, 512)

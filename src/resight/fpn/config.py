@@ -6,7 +6,7 @@ from pydantic import SerializeAsAny, model_validator
 
 from ..config.most_detections import MostDetections, check_most
 from ..config.tree import OWN_DETECTIONS, OWN_SECTION, Config, ModelConfig
-from .specs import SPECS
+from .specs import SPECS, TORCHVISION
 
 
 class FpnModelConfig(ModelConfig):
@@ -17,7 +17,7 @@ class FpnModelConfig(ModelConfig):
     def _own_sizes(cls, values: Any) -> Any:
         """torchvision's models have sizes of their own, which their weights were trained at."""
         name = values.get("name") if isinstance(values, dict) else None
-        if not isinstance(name, str) or name not in SPECS:
+        if not isinstance(name, str) or name not in TORCHVISION:
             return values
         return {"min_size": SPECS[name].min_size, "max_size": SPECS[name].max_size, **values}
 
