@@ -7,7 +7,7 @@ from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
 from resight.detection import matcher
-from resight.detection.matcher import balanced_sample
+from resight.detection.matcher import balanced_places, balanced_sample, indices_of
 
 
 @given(st.integers(0, 10**6), st.integers(1, 6), st.integers(1, 60))
@@ -39,3 +39,35 @@ def test_every_negative_has_the_same_chance() -> None:
     for seed in range(2000):
         counts[balanced_sample(matches, 3, 0.5, torch.Generator().manual_seed(seed))[1]] += 1
     assert (counts / 2000 - 0.3).abs().max() < 0.05
+
+
+def _masks(seed: int, images: int, count: int) -> torch.Tensor:
+    kinds = torch.randint(-2, 2, (images, count), generator=torch.Generator().manual_seed(seed))
+    return torch.where(kinds == 1, 0, kinds)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 4), st.integers(0, 40), st.integers(1, 30))
+def test_a_batch_is_drawn_as_its_images_are(seed: int, images: int, count: int, size: int) -> None:
+    def generators():
+        return [torch.Generator().manual_seed(seed + image) for image in range(images)]
+
+    matches = _masks(seed, images, count)
+    places, taken = balanced_places(matches >= 0, matches == matcher.NEGATIVE, size, 0.3, generators())
+    parts = iter(places.split(taken))
+    for image, (row, generator) in enumerate(zip(matches, generators(), strict=True)):
+        for kind, wanted in enumerate(balanced_sample(row, size, 0.3, generator)):
+            assert (next(parts) - (2 * image + kind) * count).tolist() == wanted.tolist()
+    rows = indices_of(matches >= 0)
+    assert [row.tolist() for row in rows] == [torch.where(row >= 0)[0].tolist() for row in matches]
+
+
+def test_a_draw_on_another_device_is_the_same_and_waits_once(pretended_cuda) -> None:
+    matches, limits = _masks(3, 8, 500), (64, 0.25)
+    generators = [[torch.Generator().manual_seed(seed) for seed in range(8)] for _ in range(2)]
+    here = balanced_places(matches >= 0, matches == matcher.NEGATIVE, *limits, generators[0])
+    with pretended_cuda() as counts:
+        other = matches.to("cuda")
+        counts.waits.clear()
+        there = balanced_places(other >= 0, other == matcher.NEGATIVE, *limits, generators[1])
+        assert counts.waited == 1 and there[1] == here[1]
+        assert torch.equal(there[0].cpu(), here[0])

@@ -1,12 +1,13 @@
 """Which reference box answers for which object, and which of them make the minibatch of a stage."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Generator, Tensor
 from torchvision.ops import box_iou
 
 from .boxes import area
+from .transfers import sent
 
 NEGATIVE, IGNORED = -1, -2
 
@@ -66,3 +67,38 @@ def _draw(items: Tensor, count: int, generator: Generator) -> Tensor:
         return items
     chosen = torch.randperm(len(items), generator=generator)[:count].to(items.device)
     return items[chosen].sort().values
+
+
+def balanced_places(
+    positive: Tensor, negative: Tensor, size: int, share: float, generators: Sequence[Generator]
+) -> tuple[Tensor, list[int]]:
+    """As :func:`balanced_sample` for B images at once; the device is waited for once.
+
+    Only counts are read and ranks drawn, so the draw is the same on every device.
+
+    Args:
+        positive, negative: ``[B, N]`` bool.
+
+    Returns: places in ``[B, 2, N]`` (of each image the positives, then the negatives) as if it were flat, int64
+        ascending, and how many there are of each image and kind, 2 * B numbers.
+    """
+    masks = torch.stack([positive, negative], 1)
+    counts = iter(masks.sum(2).flatten().tolist())
+    ranks, taken, before = [], [], 1
+    for generator in generators:
+        room = int(size * share)
+        for count in (next(counts), next(counts)):
+            number = min(count, room)
+            drawn = torch.randperm(count, generator=generator)[:number].sort().values if number < count else None
+            ranks.append(before + (torch.arange(count) if drawn is None else drawn))
+            taken.append(number)
+            before, room = before + count, size - number
+    return torch.searchsorted(masks.flatten().cumsum(0), sent(torch.cat(ranks), masks.device)), taken
+
+
+def indices_of(masks: Tensor) -> list[Tensor]:
+    """Of each row of ``masks`` ``[R, N]`` bool where it is true, ascending; the device is waited for once."""
+    counts = masks.sum(1).tolist()
+    ranks = torch.arange(1, sum(counts) + 1, device=masks.device)
+    places = torch.searchsorted(masks.flatten().cumsum(0), ranks)
+    return list((places % max(masks.shape[1], 1)).split(counts))
