@@ -10,6 +10,7 @@ LINES = {path.relative_to(PACKAGE): path.read_text(encoding="utf-8").count("\n")
 ELSEWHERE = {
     "cli/test_app.py": "__main__ cli/frame",
     "cli/test_guard.py": "errors",
+    "cli/test_legacy_lisa_records.py": "tfod/build_lisa_records",
     "cli/test_legacy_train.py": "tfod/train",
     "cloud/test_walk.py": "cli/cloud",
     "commands/test_check.py": "datasets/summary",
@@ -20,7 +21,7 @@ ELSEWHERE = {
     "fpn/test_faster_rcnn.py": "detection/folding detection/heads fpn/backbones",
     "fpn/test_specs.py": "models/build",
     "input/test_dataset.py": "input/target",
-    "test_wheel.py": "_version commands/demo",
+    "test_wheel.py": "_version",
     "tfod/pipeline/test_config.py": "tfod/pipeline/fields tfod/pipeline/reading tfod/pipeline/translation",
     "tfod/test_onnx_export.py": "detection/onnx_graph",
     "tfod/test_zoo.py": "tfod/checkpoint/folder",

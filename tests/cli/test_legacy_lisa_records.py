@@ -1,4 +1,5 @@
 import csv
+import runpy
 import shutil
 import subprocess
 import sys
@@ -125,3 +126,12 @@ def test_a_single_track_has_no_test_part(tmp_path, monkeypatch, capsys, lisa):
     with pytest.raises(SystemExit) as stopped:
         main()
     assert not stopped.value.code and (small / "records" / "testing.record").is_file()
+
+
+@pytest.mark.parametrize(("name", "module"), [("build_lisa_records", "legacy_lisa_records"), ("train", "legacy_train")])
+def test_scripts_call_the_old_commands_by_their_modules(monkeypatch, capsys, name, module):
+    monkeypatch.delitem(sys.modules, f"resight.cli.{module}", raising=False)
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_module(f"resight.tfod.{name}", run_name="__main__")
+    assert not stopped.value.code and name in capsys.readouterr().out

@@ -15,7 +15,7 @@ import pytest
 import resight.evaluation.evaluate
 import resight.exporting.export
 import resight.training.train
-from resight.cli.legacy_train import MARK, NAMES, USAGE, main, read_arguments, train, write_config
+from resight.cli.legacy_train import NAMES, USAGE, main, read_arguments, train, write_config
 from resight.errors import ResightError
 from resight.inference.detector import load
 from resight.io.images import decode
@@ -272,7 +272,7 @@ def test_a_run_that_does_not_go_on_so_keeps_its_config(work, pretrained, tmp_pat
     monkeypatch.setattr(resight.training.train, "train", refuse)
     monkeypatch.chdir(tmp_path)
     Path("model").mkdir()
-    Path("model/pipeline.config").write_text(before := f"{MARK}\nas it was\n")
+    Path("model/pipeline.config").write_text(before := "# Written by resight.tfod.train.\nas it was\n")
     if running:
         Path("model/config.toml").write_text("")
     with pytest.raises(ResightError, match="goes on with the data"):

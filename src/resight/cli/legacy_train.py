@@ -29,7 +29,7 @@ from .frame import quoted, say, wrote
 
 TRAINING, TESTING, LABELS = "training.record", "testing.record", "classes.pbtxt"
 WARMUP = 10  # at most a tenth of the steps
-MARK = "# Written by resight.cli.legacy_train."
+MARK = "# Written by resight.tfod.train."  # as by the first version, whose runs go on
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def train(arguments: Arguments) -> int:
     write_text(run / PIPELINE, text)  # a run that refused to go on so keeps what it had
     print(result.text())
     if result.exit_code:
-        say("Run the same command again to continue, evaluates and exports.")
+        say("Run the same command again: it continues, evaluates and exports.")
         return result.exit_code
     evaluation, wanted = evaluate(run, limit=arguments.num_test_examples), arguments.num_test_examples
     print(evaluation.text())

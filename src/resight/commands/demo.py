@@ -6,7 +6,6 @@ import logging
 import os
 import time
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from ..config.tree import Config
@@ -96,7 +95,11 @@ def _test_frames(records: str, scenes: str) -> list[str]:
 
 
 def _export(run: str, out: Path) -> ExportReport | None:
-    if not all(map(find_spec, ("onnx", "onnxruntime", "onnxscript"))):
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError:  # not installed, or not for this machine
         log.info("no ONNX export: pip install 'resight[onnx]'")
         return None
     return export(run, "onnx", out)
