@@ -21,12 +21,15 @@ from pathlib import Path
 import hypothesis
 import numpy as np
 import pytest
+import torch
 from filelock import FileLock
 from PIL import Image
 
 # No deadline: how long an example takes says more about the machine than about the code.
 hypothesis.settings.register_profile("resight", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("resight")
+
+collect_ignore = [] if torch.cuda.is_available() else ["training/test_cuda.py"]
 
 pytest_plugins = [
     "fixtures.models",

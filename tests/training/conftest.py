@@ -1,5 +1,6 @@
 import os
 import signal
+import socket
 import threading
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -33,6 +34,13 @@ def tiny():
         )
 
     return settings
+
+
+@pytest.fixture
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -50,13 +49,6 @@ def toml(config):
     from resight.config.toml_text import to_toml
 
     return to_toml(config)
-
-
-@pytest.fixture
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_the_parts_of_all_processes_are_the_whole():
