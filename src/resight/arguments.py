@@ -39,12 +39,15 @@ def _rules(owner: Callable[..., object]) -> tuple[dict[str, tuple[type, ...]], d
     return {name: _kinds(hint) for name, hint in hints.items()}, choices
 
 
-def check_types(values: Mapping[str, object], owner: Callable[..., object], *, empty: bool = False) -> None:
+def check_types(
+    values: Mapping[str, object], owner: Callable[..., object], *, empty: bool = False, where: str = ""
+) -> None:
     """
     Args:
         values: arguments of a function, or fields of a dataclass, by name; what has no type hint is not looked at.
         owner: the function or dataclass.
         empty: texts may be empty.
+        where: the function that was called, if that is not ``owner``.
 
     Raises:
         ResightError: a value is none that its type hint allows, or an empty text.
@@ -52,7 +55,7 @@ def check_types(values: Mapping[str, object], owner: Callable[..., object], *, e
     kinds, choices = _rules(owner)
     for name, value in values.items():
         if name in kinds and not (isinstance(value, kinds[name]) and (empty or not isinstance(value, str) or value)):
-            check_type(name, value, kinds[name], owner.__name__)
+            check_type(name, value, kinds[name], where or owner.__name__)
     for name, known in choices.items():
         if name in values and values[name] not in known:
             fix = f"It is {' or '.join(known)}. {nearest(str(values[name]), known)}".rstrip()

@@ -181,3 +181,8 @@ def test_the_format_can_be_named(source, tmp_path):
 def test_wrong_arguments_are_named(source, tmp_path, given, named):
     with pytest.raises(ResightError, match=named):
         show_data(**{"path": source, "out": tmp_path / "look"} | given)
+
+
+def test_a_wrong_limit_is_told_before_the_data_is_read(tmp_path):
+    with pytest.raises(ResightError, match="at least 1"):
+        show_data(tmp_path / "nowhere", tmp_path / "look", limit=0)

@@ -433,8 +433,9 @@ def test_wrong_options_are_named(photos: list[Annotation], tmp_path: Path, optio
     with pytest.raises(ResightError, match=named):
         write_records(photos, **{"out": tmp_path / "out"} | options)
     source = a_source(tmp_path / "source")
-    with pytest.raises(ResightError, match=named):
+    with pytest.raises(ResightError, match=named) as caught:
         build_data(source, **{"out": tmp_path / "out"} | options)
+    assert caught.value.where != "write_records"
 
 
 def test_an_argument_that_there_is_not_is_named(tmp_path: Path) -> None:

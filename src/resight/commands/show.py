@@ -78,6 +78,8 @@ def show_data(
         ResightError: the data cannot be read, has no such split, or ``out`` cannot be written.
     """
     check_types(locals(), show_data)
+    if limit < 1:
+        raise ResightError(f"is {limit}, and must be at least 1", where="--limit")
     check_output(out, force, _is_ours)
     config = config or load_config()
     source, records = open_data(path, format, config)
@@ -96,8 +98,6 @@ def _views(
     source: Source, records: Records | None, split: str, limit: int, exif: str, training: Config | None
 ) -> tuple[Iterable[View], int]:
     """What is to be drawn, and of how many images: as stored, or as ``training`` by this configuration sees them."""
-    if limit < 1:
-        raise ResightError(f"is {limit}, and must be at least 1", where="--limit")
     parts = list(records.splits) if records else list(dict.fromkeys(a.split for a in source.annotations if a.split))
     if parts and split not in parts:
         fix = f"{nearest(split, parts)} There are {listed(parts)}: --split {parts[0]}".strip()

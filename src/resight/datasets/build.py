@@ -101,7 +101,7 @@ def build_data(
         ResightError: the source cannot be read, or as ``write_records``.
     """
     check_types({"source": source, "out": out, "format": format}, build_data)
-    check_types(options, write_records)
+    check_types(options, write_records, where="build_data")
     read = read_source(source, format, classes=options.get("classes", ()), labels=options.get("labels"))
     return write_records(read, out, **options)
 
