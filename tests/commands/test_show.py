@@ -81,6 +81,14 @@ def test_a_turned_photograph_is_drawn_upright_with_its_boxes(tmp_path):
     assert np.allclose([x1, x2, y2], [260, 300, 180], atol=4)
 
 
+def test_the_question_which_frame_it_is_names_the_whole_path(tmp_path, monkeypatch):
+    source = table(tmp_path / "s", ["1.jpg,240,320,stop,100,20,180,60"], {"1.jpg": jpeg(240, 320, orientation=6)})
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ResightError, match="has an EXIF rotation") as caught:
+        show_data("s", "look")
+    assert caught.value.where == str(source) and f"show {source} --exif stored" in caught.value.fix
+
+
 def test_a_split_is_chosen_by_its_name(records, tmp_path):
     assert len(show_data(records, tmp_path / "train")) == 5
     assert len(show_data(records, tmp_path / "test", split="test")) == 2

@@ -83,8 +83,8 @@ def show_data(
     check_output(out, force, _is_ours)
     config = config or load_config()
     source, records = open_data(path, format, config)
-    shown = replace(source, path=os.fspath(path))
-    views, total = _views(shown, records, named_split(split), limit, exif, config if augment else None)
+    part, training = named_split(split), config if augment else None
+    views, total = _views(source, records, part, limit, exif, training, os.fspath(path))
     labelled = not no_labels and len(records.label_map.names if records else source.classes) != 1
     with atomic_folder(out, force, _is_ours) as folder:
         names = _save(track(views, "drawing", total=total), folder, labelled)
@@ -95,21 +95,21 @@ def show_data(
 
 
 def _views(
-    source: Source, records: Records | None, split: str, limit: int, exif: str, training: Config | None
+    source: Source, records: Records | None, split: str, limit: int, exif: str, training: Config | None, path: str
 ) -> tuple[Iterable[View], int]:
     """What is to be drawn, and of how many images: as stored, or as ``training`` by this configuration sees them."""
     parts = list(records.splits) if records else list(dict.fromkeys(a.split for a in source.annotations if a.split))
     if parts and split not in parts:
         fix = f"{nearest(split, parts)} There are {listed(parts)}: --split {parts[0]}".strip()
-        raise ResightError(f"has no split '{split}'", where=source.path, fix=fix)
+        raise ResightError(f"has no split '{split}'", where=path, fix=fix)
     if training is None:
         # Training takes the pixels of records as they are stored; a source is shown as its records will be.
         stored = records is not None and exif == "auto"
         chosen = _chosen(source, split, limit, None if stored else exif)
         return _drawable(chosen, stored), len(chosen)
     if records is None:
-        fix = meant(source.path, "records")
-        raise ResightError("--augment needs records, and this is a source", where=source.path, fix=fix)
+        fix = meant(path, "records")
+        raise ResightError("--augment needs records, and this is a source", where=path, fix=fix)
     return training_view(records.splits[split], records.label_map.names, training, limit), limit
 
 
