@@ -234,3 +234,21 @@ def test_another_stream_is_refused_by_name(monkeypatch, capfd):
         app(["runs"])
     assert ended.value.code == USAGE
     assert "RESIGHT_LOG_STREAM: 'syslog' is neither stdout nor stderr" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "class Left:\n    def __del__(self): {now}\nLeft()",  # nothing can be raised there
+        "exec('{now}')",  # Python's own exception for Ctrl-C would end it by the signal
+    ],
+)
+def test_a_signal_ends_a_verb_wherever_it_comes(moment, number, code, tmp_path):
+    moment = moment.format(now=f"import os; os.kill(os.getpid(), {number:d})")
+    (tmp_path / "verb.py").write_text(
+        f"import sys, time\nfrom resight.cli.guard import guard\n"
+        f"def command():\n    exec({moment!r})\n    time.sleep(20)\nsys.exit(guard(command, []))"
+    )
+    done = subprocess.run([sys.executable, "-m", "verb"], capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert (done.returncode, done.stderr) == (code, f"error: {'interrupted' if code == 130 else 'terminated'}\n")

@@ -101,7 +101,7 @@ def guard(command: Callable[[], Any], argv: Sequence[str]) -> int:
         # What rich writes is ours and in colour: help, and on stderr the bars.
         stdout, stderr = _Output(sys.stdout, safe="--help" not in argv), _Output(sys.stderr, safe=False)
         with (
-            _sigterm(),
+            _signals(),
             warnings.catch_warnings(),
             redirect_stdout(cast(TextIO, stdout)),
             redirect_stderr(cast(TextIO, stderr)),
@@ -119,22 +119,49 @@ def guard(command: Callable[[], Any], argv: Sequence[str]) -> int:
 
 
 @contextmanager
-def _sigterm() -> Iterator[None]:
-    """SIGTERM ends a verb as Ctrl-C does, so that what it was writing vanishes; a training has its own way."""
+def _signals() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end a verb so that what it was writing vanishes; a training has its own way."""
+    default: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     of_main = threading.current_thread() is threading.main_thread()
-    takes = of_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    taken = [number for number, usual in default.items() if of_main and signal.getsignal(number) is usual]
+    unraisable = sys.unraisablehook
     try:
-        if takes:
-            signal.signal(signal.SIGTERM, _terminate)
+        for number in taken:
+            signal.signal(number, _end)
+        if taken:
+            sys.unraisablehook = _send_again
         yield
     finally:
-        if takes:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        sys.unraisablehook = unraisable
+        for number in taken:
+            signal.signal(number, default[number])
 
 
-def _terminate(*_: object) -> NoReturn:
+class _Interrupted(KeyboardInterrupt):
+    """Where Python's own has passed through an ``exec``, as in imports, Python ends by the signal and not with 130."""
+
+
+def _end(number: int, _: object) -> NoReturn:
+    if number == signal.SIGINT:
+        raise _Interrupted
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would end the clearing away
     raise SystemExit(TERMINATED)
+
+
+def _send_again(lost: Any) -> None:
+    """For a signal that came in what cannot raise, a finalizer or a callback of an import: Python would show its
+    exception, and go on."""
+    if lost.exc_type is _Interrupted:
+        number = signal.SIGINT
+    elif lost.exc_type is SystemExit and lost.exc_value.code == TERMINATED:
+        number = signal.SIGTERM
+        signal.signal(number, _end)
+    else:
+        sys.__unraisablehook__(lost)
+        return
+    again = threading.Timer(0.01, os.kill, (os.getpid(), number))
+    again.daemon = True
+    again.start()
 
 
 def _run(command: Callable[[], Any], argv: Sequence[str]) -> int:
