@@ -1,6 +1,6 @@
 """Bodies with a feature pyramid: torchvision's own for its four models, timm's for everything else.
 
-To admit another family of backbones, write a function like these two and call it in ``build.py``.
+To admit another family of backbones, write a function like these, name it in ``specs.py``, call it in ``dialect.py``.
 """
 
 from collections import OrderedDict

@@ -172,8 +172,8 @@ def _clip(boxes: Tensor, size: Tensor) -> Tensor:
 
 
 def _front(inputs: RCNNConfig, ir_version: int) -> onnx.ModelProto:
-    """``image`` uint8 ``[1, H, W, 3]`` -> batch, size and scale of :class:`Exportable`, by ``models.faster_rcnn``'s
-    resizing and padding. Sizes are worked out in double, as Python does."""
+    """``image`` uint8 ``[1, H, W, 3]`` -> batch, size and scale of :class:`Exportable`, by the resizing and
+    padding of ``faster_rcnn``. Sizes are worked out in double, as Python does."""
     g = Builder()
     sides = g.double(g("Shape", "image", start=1, end=3))
     by_short = g("Div", g.double(inputs.min_size), g("ReduceMin", sides))

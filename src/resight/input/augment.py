@@ -36,7 +36,7 @@ class Sample:
 
     @classmethod
     def of(cls, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, crowd: np.ndarray) -> Sample:
-        """Of an image ``[H, W, 3]``; the arrays are not copied where they have the right type."""
+        """Of an image ``[H, W, 3]`` uint8, which is not copied."""
         return cls(
             torch.from_numpy(image).permute(2, 0, 1),
             torch.from_numpy(boxes.astype(np.float32)),

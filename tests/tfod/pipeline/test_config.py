@@ -650,6 +650,11 @@ def test_settings_come_from_either_form_without_looking_for_paths(project, tmp_p
         load_settings(project(TEXT.replace("use_dropout: false", "use_dropout: true")))
 
 
+def test_an_unknown_key_beside_a_config_is_answered_with_the_nearest(project):
+    with pytest.raises(ResightError, match=r"unknown key 'train\.sede'\. Did you mean 'train\.seed'\?"):
+        examine_pipeline(project(), changes={"train.sede": 1})
+
+
 @pytest.mark.parametrize(
     ("theirs", "ours"),
     [

@@ -7,19 +7,20 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 from pydantic import ValidationError
 
-from ...config.loading import explain
+from ...config.loading import explain, keys_of
 from ...config.tree import LENGTHS, TFOD_MODELS
 from ...errors import ResightError, listed, nearest
 from ...io.object_store import is_remote
 from ...io.textproto import Field, quote
 from ...label_map import LabelMap
 from ...records.discover import find_label_map
-from ..config import load_tfod
+from ..config import TfodTree, load_tfod
 from .fields import EXTRACTORS, MESSAGES, ONLY_FASTER_RCNN, SCHEDULES
 from .reading import Reading
 
@@ -361,7 +362,9 @@ class Translation(Reading):
         except ResightError as error:
             if not isinstance(error.__cause__, ValidationError):
                 raise
-            wrong = [(".".join(str(part) for part in item["loc"]), explain(item)) for item in error.__cause__.errors()]
+            items = error.__cause__.errors()
+            keys = partial(keys_of, TfodTree)
+            wrong = [(".".join(str(part) for part in item["loc"]), explain(item, keys)) for item in items]
             if own := [text for key, text in wrong if self.source(key, text) in self.given]:
                 raise ResightError("; ".join(own), where="options") from error
             for key, text in wrong:
