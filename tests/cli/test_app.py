@@ -496,6 +496,11 @@ def test_resume_needs_only_the_run(stand_in, tmp_path):
     assert options == {"resume": True, "dry_run": False, "devices": 1, "pipeline": None}
 
 
+def test_resume_of_a_run_that_is_not_there_says_so(tmp_path):
+    done = speak("train --resume -o", tmp_path / "frist")
+    assert done.code == 2 and f"{tmp_path / 'frist'} holds no run to continue" in done.err
+
+
 def test_resume_on_a_folder_without_a_run_starts_one(stand_in, tmp_path):
     calls = stand_in("training.train", "train", trained())
     assert speak("train", "--resume", "-o", tmp_path / "new", "--data", "records").code == 0

@@ -210,7 +210,8 @@ def train(
         return console.DONE
     if not (settings.data.path or settings.data.train):
         fix = "Name a records folder: resight train --data RECORDS (resight data build makes one)."
-        raise ResightError("there is nothing to train on", where="data.path", fix=fix)
+        no_run = f"; {out} holds no run to continue" if resume else ""
+        raise ResightError(f"there is nothing to train on{no_run}", where="data.path", fix=fix)
     say(f"Reading {settings.data.path or listed(settings.data.train)}")  # what is imported now takes some seconds
     from ..training.train import train as run_train
 
