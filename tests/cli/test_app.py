@@ -155,6 +155,10 @@ def test_the_version_is_that_of_the_package():
         (["evaluate", ""], "MODEL: is empty"),
         (["predict", "m", "a.jpg", ""], "INPUT...: is empty"),
         (["data", "build", "x", "-o", "y", "--rename", "stop"], "--rename: 'stop' is not of the form OLD=NEW"),
+        (
+            ["data", "build", "x", "-o", "y", "--rename", "a=b", "--rename", "a=c"],
+            "--rename: 'a=b' and 'a=c' contradict each other",
+        ),
     ],
 )
 def test_a_wrong_command_line_is_answered_in_one_message(words, answer):

@@ -132,11 +132,13 @@ def quoted(path: object) -> str:
 def pairs_of(
     assignments: Sequence[str] | None, option: str, form: str = "OLD=NEW", empty: bool = False
 ) -> dict[str, str] | None:
-    """Each ``OLD=NEW`` of an option; with ``empty`` the right side may be."""
-    pairs = {}
+    """Each ``OLD=NEW`` of an option; with ``empty`` the right side may be. Raises ResightError: a text is none, or says
+    another thing of what was named before."""
+    pairs: dict[str, str] = {}
     for text in assignments or ():
         old, equals, new = text.partition("=")
         if not (old and equals and (new or empty)):
             raise ResightError(f"'{text}' is not of the form {form}", where=option)
-        pairs[old] = new
+        if pairs.setdefault(old, new) != new:
+            raise ResightError(f"'{old}={pairs[old]}' and '{text}' contradict each other", where=option)
     return pairs or None

@@ -166,8 +166,10 @@ def _box(item: dict[str, Any], categories: dict[object, str], matched: set[str])
     else:
         raise ValueError(f"bbox is {shown(bbox)}, not [x, y, width, height]")
     area = number(item["area"], "area") if item.get("area") is not None else 0.0
-    crowd = item.get("iscrowd") in (1, True, "1")
-    return Box(category, xmin, ymin, xmax, ymax, crowd=crowd, area=area if area > 0 else None)
+    crowd = item.get("iscrowd") or 0
+    if crowd not in (0, 1, "0", "1"):
+        raise ValueError(f"iscrowd is {shown(crowd)}, not 0 or 1")
+    return Box(category, xmin, ymin, xmax, ymax, crowd=int(crowd) == 1, area=area if area > 0 else None)
 
 
 def _around(segmentation: object) -> tuple[float, float, float, float]:
