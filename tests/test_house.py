@@ -18,7 +18,7 @@ ELSEWHERE = {
     "config/test_tree.py": "config/defaults config/loading fpn/config tfod/config",
     "detection/test_parity.py": "detection/stages",
     "evaluation/test_report.py": "tfod/metrics",
-    "fpn/test_faster_rcnn.py": "detection/folding detection/heads fpn/backbones",
+    "fpn/test_faster_rcnn.py": "detection/heads fpn/backbones",
     "fpn/test_specs.py": "models/build",
     "input/test_dataset.py": "input/target",
     "test_wheel.py": "_version",

@@ -13,11 +13,23 @@ import torch
 from torch import Tensor, nn
 
 
-class FoldedNorm(nn.Module):
-    """The tensors of a BatchNorm; what is left to do in its place is the activation some of timm's norms carry."""
+class StoredNorm(nn.Module):
+    """A BatchNorm that can be folded; ``kept`` is what :func:`folded` made of it last, and of which tensors."""
 
+    weight: nn.Parameter
+    bias: nn.Parameter
     running_mean: Tensor
     running_var: Tensor
+    eps: float
+    kept: tuple[object, tuple[Tensor, Tensor]] | None = None
+
+    def train(self, mode: bool = True) -> Self:
+        self.kept = None
+        return super().train(mode)
+
+
+class FoldedNorm(StoredNorm):
+    """The tensors of a BatchNorm; what is left to do in its place is the activation some of timm's norms carry."""
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         super().__init__()
@@ -47,13 +59,29 @@ class FoldedConv2d(nn.Module):
         return folded(conv, norm, x)
 
 
-def folded(conv: nn.Conv2d, norm: Any, x: Tensor) -> Tensor:
-    """What ``norm``, with its stored statistics, makes of ``conv(x)``."""
+def folded(conv: nn.Conv2d, norm: StoredNorm, x: Tensor) -> Tensor:
+    """What ``norm``, with its stored statistics, makes of ``conv(x)``.
+
+    Without gradients the folded weights are kept for the next call, until their tensors change, or ``train()`` or
+    ``eval()`` is called: a fused optimizer changes tensors that do not show it.
+    """
+    if torch.is_grad_enabled():
+        norm.kept = None
+        return conv._conv_forward(x, *_fold_weights(conv, norm))
+    parts = (conv.weight, conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    made_of = [(id(part), part._version, part.data_ptr()) for part in parts if part is not None]
+    if norm.kept is None or norm.kept[0] != made_of:
+        with torch.inference_mode(False), torch.no_grad():  # they serve outside too
+            norm.kept = made_of, _fold_weights(conv, norm)
+    return conv._conv_forward(x, *norm.kept[1])
+
+
+def _fold_weights(conv: nn.Conv2d, norm: StoredNorm) -> tuple[Tensor, Tensor]:
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     shift = norm.bias - norm.running_mean * scale
     if conv.bias is not None:
         shift = shift + conv.bias * scale
-    return conv._conv_forward(x, conv.weight * scale[:, None, None, None], shift)
+    return conv.weight * scale[:, None, None, None], shift
 
 
 def example(shape: tuple[int, ...]) -> Tensor:

@@ -9,18 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..detection.folding import folded
+from ..detection.folding import StoredNorm, folded
 
 MEAN = (123.68, 116.779, 103.939)  # RGB
 EPS = 1e-5  # of the norms
 TRUNK_CHANNELS, HEAD_CHANNELS = 1024, 2048
 
 
-class Norm(nn.Module):
+class Norm(StoredNorm):
     """BatchNorm. In training mode it normalises with the batch and follows its statistics, else it is an affine map."""
-
-    running_mean: Tensor
-    running_var: Tensor
 
     def __init__(self, channels: int, eps: float = EPS, momentum: float = 0.003) -> None:
         super().__init__()
