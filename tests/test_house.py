@@ -19,7 +19,6 @@ ELSEWHERE = {
     "detection/test_parity.py": "detection/stages",
     "evaluation/test_report.py": "tfod/metrics",
     "fpn/test_faster_rcnn.py": "detection/heads fpn/backbones",
-    "fpn/test_specs.py": "models/build",
     "input/test_dataset.py": "input/target",
     "test_wheel.py": "_version",
     "tfod/pipeline/test_config.py": "tfod/pipeline/fields tfod/pipeline/reading tfod/pipeline/translation",

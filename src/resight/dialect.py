@@ -36,6 +36,7 @@ class Dialect(Protocol):
     What differs in their configuration is in their ``ModelConfig``.
     """
 
+    bfloat16: bool  # trains in it where the GPU has it, unless something else is asked
     classes_by_id: bool  # class indices are in the order of the label map's ids
     evaluates_losses: bool  # an evaluation within training takes the losses too
     export_formats: tuple[str, ...]  # of ``resight export``

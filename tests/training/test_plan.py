@@ -2,12 +2,15 @@ import numpy as np
 import pytest
 import torch
 
+from resight.config.toml_text import to_toml
 from resight.dialect import load_config
 from resight.errors import ResightError
 from resight.label_map import LabelMap
+from resight.models.checkpoints import Checkpoint, ModelMetadata
 from resight.records.writer import write_records_folder
 from resight.training.plan import _steps, make_plan
 from resight.training.start import start_model
+from resight.training.state import State
 
 
 def started(plan):
@@ -191,3 +194,33 @@ def test_a_number_of_detections_without_effect_is_told(shapes, tiny):
     assert "note      evaluate.max_detections = 200" in without_effect and "model.detections" in without_effect
     both = tiny(shapes(train=9, val=3), evaluate__max_detections=200, model__detections=200)
     assert "max_detections" not in make_plan(both).text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "capability", "expected"),
+    [
+        ({"train__device": "cpu"}, None, "float32"),
+        ({}, (9, 0), "bfloat16"),
+        ({}, (7, 5), "float32"),
+        ({"model__name": "faster_rcnn_resnet50_v1"}, (9, 0), "float32"),
+        ({"model__name": "faster_rcnn_resnet50_v1", "train__precision": "bfloat16"}, (9, 0), "bfloat16"),
+        ({"train__precision": "float32"}, (9, 0), "float32"),
+    ],
+)
+def test_the_arithmetic_is_that_of_the_gpu_unless_it_is_named(shapes, tiny, monkeypatch, changes, capability, expected):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1 if capability else 0)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda _: capability)
+    plan = make_plan(tiny(shapes(train=3), **{"train__device": "auto", **changes}))
+    assert f'precision = "{expected}"' in to_toml(plan.config)
+    assert (", bfloat16" in plan.text()) == (expected == "bfloat16")
+
+
+@pytest.mark.parametrize(("began", "goes_on"), [("bfloat16", "bfloat16"), ("", "float32")])
+def test_a_training_goes_on_in_the_arithmetic_it_began_with(shapes, tiny, began, goes_on):
+    config = tiny(shapes(train=3))
+    first = make_plan(config)
+    card = ModelMetadata(first.config.model, first.records.label_map, first.anchors)
+    resumed = Checkpoint(card, {}, State(precision=began).to_json())
+    assert make_plan(config, resumed).config.train.precision == goes_on
+    chosen = config.model_copy(update={"train": config.train.model_copy(update={"precision": "float16"})})
+    assert make_plan(chosen, resumed).config.train.precision == "float16"

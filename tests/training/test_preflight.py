@@ -102,3 +102,33 @@ def test_a_process_of_several_tries_its_part_of_the_batch(plan):
     seen: list[int] = []
     preflight(plan, Counting(1, 1), Distributed(1, 2))
     assert seen[0] == plan.config.train.batch_size // 2 and max(seen) == seen[0]
+
+
+def test_what_a_training_holds_beside_the_step_is_there_while_it_is_tried(plan, monkeypatch):
+    model, _ = start_model(plan.config, plan.start, plan.classes, plan.anchors)
+    asked, ones = [], torch.ones
+
+    def made(size, **options):
+        asked.append(size)
+        return ones(size, **options)
+
+    monkeypatch.setattr(module.torch, "ones", made)
+    monkeypatch.setattr(module, "_step", lambda *_: 1.0)
+    preflight(plan, model)
+    preflight(plan, model, Distributed(0, 2))
+    weights = 4 * sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    averaged = sum(value.nbytes for value in model.state_dict().values())
+    assert asked == [2 * weights + averaged, 3 * weights + averaged]
+
+
+def test_half_precision_is_tried_with_the_scale_of_its_losses(plan):
+    class Tiny(torch.nn.Linear):
+        def forward(self, images, targets):
+            loss = super().forward(torch.ones(1, 1)).float().sum()
+            loss.register_hook(lambda gradient: seen.append(float(gradient)))
+            return {"loss": loss}
+
+    seen: list[float] = []
+    for precision in ("float32", "float16"):
+        module._step(Tiny(1, 1), [], [], precision)
+    assert seen == [1.0, 65536.0]

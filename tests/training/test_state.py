@@ -1,7 +1,7 @@
 import pytest
 
 from resight.training.plan import make_plan
-from resight.training.state import Pace
+from resight.training.state import Pace, State
 
 
 @pytest.fixture
@@ -46,3 +46,17 @@ def test_without_validation_only_steps_are_left(shapes, tiny):
     own = Pace(make_plan(tiny(shapes(train=3), train__steps=10)))
     own.took("step", 2.0)
     assert (own.left(4, 0), own.interval) == (12, float("inf"))
+
+
+def test_on_a_gpu_an_evaluation_waits_until_those_before_it_are_a_tenth_of_the_time(pace, monkeypatch):
+    state = State(step=9)
+    assert pace(steps=100).evaluation_is_due(state, 10.0, 9.0)  # a CPU counts steps
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda _: (9, 0))
+    own = pace(steps=100, device="cuda")
+    assert own.evaluation_is_due(state, 10.0, 0.0) and own.evaluation_is_due(state, 10.0, 1.0)
+    assert not own.evaluation_is_due(state, 10.0, 1.1) and not own.evaluation_is_due(State(step=8), 10.0, 0.0)
+    assert pace(steps=100, device="cuda", deterministic=True).evaluation_is_due(state, 10.0, 9.0)
+    own.took("step", 1.0)
+    own.took("evaluation", 5.0)  # as long as 5 steps: every 50 of them
+    assert own.left(0, 0) == 100 + 2 * 5

@@ -353,3 +353,19 @@ def test_a_run_that_another_training_wrote_to_meanwhile_is_left_alone(shapes, ti
     with pytest.raises(ResightError, match="another training has just written"):
         train(config, tmp_path, resume=True)
     assert load_checkpoint(tmp_path / LAST).state["step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("device", "deterministic", "found"),
+    [("cuda", False, "tf32"), ("cuda", True, "ieee"), ("cpu", False, None)],
+)
+def test_a_gpu_multiplies_in_tf32_where_equal_numbers_are_not_asked_for(
+    tiny, monkeypatch, device, deterministic, found
+):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    places = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    before = [place.fp32_precision for place in places]
+    with module._arithmetic(tiny("records", train__device=device, train__deterministic=deterministic)):
+        assert [place.fp32_precision for place in places] == ([found] * 2 if found else before)
+        assert torch.are_deterministic_algorithms_enabled() == (device == "cpu" or deterministic)
+    assert [place.fp32_precision for place in places] == before

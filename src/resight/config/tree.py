@@ -47,7 +47,11 @@ class DataConfig(Section):
     test: Globs = Field((), description="globs of the test records")
     label_map: str = Field("", description="label map (.pbtxt), if the folder has none")
     num_classes: Positive | None = Field(None, description="classes that the label map must have; default: any number")
-    workers: int = Field(1, ge=0, description="processes that decode and augment; 0: in the training process")
+    workers: int | None = Field(
+        None,
+        ge=0,
+        description="processes that decode and augment; 0: in the training process; default 1, on CUDA by the cores",
+    )
     on_bad_record: Literal["stop", "skip"] = Field("stop", description="a damaged record: stop, or skip and count")
     as_stored: bool = Field(False, description="keep records that repeat an image as they are")
     window: Positive = Field(16, description="shards that are shuffled together; fewer than that: all records")
@@ -141,13 +145,15 @@ class TrainConfig(Section):
     clip_norm: float = Field(10.0, ge=0, description="maximum gradient norm; 0: no clipping")
     ema: Fraction = Field(0.998, description="decay of the averaged weights that are evaluated; 0: off")
     patience: int = Field(0, ge=0, description="evaluations without improvement before stopping; 0: off")
-    precision: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="arithmetic of the model; float16 uses dynamic loss scaling"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="arithmetic of the model; auto: bfloat16 on a GPU that has it (FPN dialect), else float32; "
+        "float16 uses dynamic loss scaling",
     )
     channels_last: bool = Field(True, description="memory format of the convolutions; faster nearly everywhere")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     seed: int = Field(defaults.SEED, ge=0, description="random seed")
-    deterministic: bool = Field(False, description="ask for determinism on CUDA too (a CPU always is)")
+    deterministic: bool = Field(False, description="ask for determinism on CUDA too, and no TF32 (a CPU always is)")
 
     @model_validator(mode="after")
     def _schedule(self) -> Self:

@@ -38,6 +38,7 @@ from .specs import TORCHVISION, FPNSpec, spec_of
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+bfloat16 = True
 classes_by_id = False
 evaluates_losses = False
 export_formats: tuple[str, ...] = ("onnx",)

@@ -17,14 +17,25 @@ from ..io.signals import ignore_signals, signals_blocked
 from .dataset import SampleKey, TrainingExample, TrainingSet
 
 PREFETCH = 3  # batches a worker holds ready
+MOST_WORKERS = 8  # of a process, where nobody says how many
+
+
+def worker_count(wanted: int | None, device: torch.device) -> int:
+    """How many workers load for ``device``: as many as are ``wanted``, else one, and for a GPU its share of the cores
+    of this machine, less the one that the training itself keeps busy."""
+    if wanted is not None or device.type != "cuda":
+        return 1 if wanted is None else wanted
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores // max(torch.cuda.device_count(), 1) - 1, MOST_WORKERS))
 
 
 def load_batches(
-    dataset: TrainingSet, batches: Iterable[list[SampleKey]], workers: int
+    dataset: TrainingSet, batches: Iterable[list[SampleKey]], workers: int, pinned: bool = False
 ) -> Generator[list[TrainingExample | ResightError], None, None]:
     """Yields the examples of each batch, in order; what cannot be used is there as the error that says why.
 
-    Every item is computed on a single thread, in a worker or here, so that their number changes nothing.
+    Every item is computed on a single thread, in a worker or here, so that their number changes nothing. Those of
+    workers are ``pinned`` ahead of the training, where a GPU is to copy them while it computes.
     """
     if workers == 0:
         for batch in batches:
@@ -43,6 +54,7 @@ def load_batches(
         collate_fn=list,
         worker_init_fn=partial(_start_worker, dict(os.environ)),
         prefetch_factor=PREFETCH,
+        pin_memory=pinned,
         multiprocessing_context="forkserver",
     )
     with signals_blocked():

@@ -33,6 +33,7 @@ from .specs import SPECS
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+bfloat16 = False
 classes_by_id = True
 evaluates_losses = True
 export_formats: tuple[str, ...] = ("onnx", "savedmodel")

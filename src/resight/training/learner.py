@@ -100,7 +100,7 @@ class Learner:
         return [{name: next(means) for name in one.losses} for one in passes], read
 
     def _losses(self, examples: Batch) -> dict[str, Tensor]:
-        images = [example.image.to(self.device) for example in examples]
+        images = [example.image.to(self.device, non_blocking=True) for example in examples]
         targets = [example.target for example in examples]
         if not images:  # the other processes have some, and wait for the gradients of this one
             images, targets = [torch.zeros(3, 1, 1, device=self.device)], [Target.empty()]
@@ -125,4 +125,5 @@ class Learner:
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
     """In which the model computes its losses."""
-    return nullcontext() if precision == "float32" else torch.autocast(device.type, getattr(torch, precision))
+    half = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)
+    return torch.autocast(device.type, half) if half else nullcontext()

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from ..config.defaults import EPOCHS, MAX_STEPS, MIN_STEPS
 from ..config.tree import Config, ModelConfig
@@ -15,8 +16,10 @@ from ..detection.anchors import AnchorSettings, fit_anchors, reachable_iou
 from ..dialect import dialect_of
 from ..errors import ResightError, counted, listed
 from ..input.dataset import finite_boxes, network_boxes, training_batches
+from ..input.loader import worker_count
 from ..input.sampler import BatchSampler
 from ..io.object_store import is_remote
+from ..models.build import named_device
 from ..models.checkpoints import Checkpoint
 from ..records.reader import Records, RecordSplit, open_configured
 from .optim import base_lr
@@ -46,6 +49,11 @@ class Plan:
     notes: tuple[str, ...]
 
     @property
+    def workers(self) -> int:
+        """Processes that load the batches."""
+        return worker_count(self.config.data.workers, named_device(self.config.train.device))
+
+    @property
     def validation_name(self) -> str:
         return self.validation.name if self.validation else ""
 
@@ -64,7 +72,8 @@ class Plan:
         rows = [
             f"model     {config.model.name}, {size}, start: {config.model.start}",
             f"data      {counted(len(self.train), 'image')} to train on, {held_out or 'none for validation'}",
-            f"training  {length} in batches of {batch}, {config.train.optimizer}, learning rate {rate:.2g}",
+            f"training  {length} in batches of {batch}, {config.train.optimizer}, learning rate {rate:.2g}"
+            + f", {config.train.precision}" * (config.train.precision != "float32"),
             f"anchors   from {min(self.anchors.sizes[0]):g} px; {reached}",
             f"classes   {', '.join(classes)}",
         ]
@@ -79,7 +88,7 @@ class Plan:
 def make_plan(config: Config, resumed: Checkpoint | None = None) -> Plan:
     """The plan of a training, which goes on from ``resumed`` instead of from ``model.start``. Raises ResightError: no
     data, an empty training split, options that contradict each other."""
-    config = _checked(config)
+    config = _with_precision(_checked(config), resumed)
     records = open_configured(config.data)
     if dialect_of(config.model).classes_by_id:
         records = records.by_id()
@@ -133,6 +142,19 @@ def _checked(config: Config) -> Config:
     globs = {name: tuple(map(_absolute, getattr(data, name))) for name in ("train", "val", "test")}
     data = data.model_copy(update={**globs, "label_map": data.label_map and _absolute(data.label_map)})
     return config.model_copy(update={"data": data})
+
+
+def _with_precision(config: Config, resumed: Checkpoint | None) -> Config:
+    """``config`` with the arithmetic that ``train.precision = "auto"`` means: that which a run began with, else
+    bfloat16 where model and GPU are made for it."""
+    if config.train.precision != "auto":
+        return config
+    precision = "float32"
+    if resumed is not None:
+        precision = resumed.state.get("precision") or precision
+    elif dialect_of(config.model).bfloat16 and (device := named_device(config.train.device)).type == "cuda":
+        precision = "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else precision
+    return config.model_copy(update={"train": config.train.model_copy(update={"precision": precision})})
 
 
 def _training_split(records: Records, config: Config) -> RecordSplit:

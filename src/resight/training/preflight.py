@@ -21,6 +21,7 @@ from ..input.target import Target, input_size
 from ..io.progress import duration
 from .distributed import SINGLE_PROCESS, Distributed
 from .learner import autocast
+from .optim import state_bytes
 from .plan import Plan
 from .state import Pace
 
@@ -40,6 +41,8 @@ def preflight(
     images, targets = distributed.shard(images), distributed.shard(targets)
     try:
         precision = plan.config.train.precision
+        # As long as this is there, what fits into memory fits beside all that a training holds.
+        held = torch.ones(state_bytes(model, plan.config.train, distributed.size), dtype=torch.uint8, device=device)
         _step(model, images, targets, precision)
         dataset = training_set(plan.train, plan.classes, plan.config)
         items = distributed.shard(next(iter(plan.batches)))
@@ -47,6 +50,7 @@ def preflight(
         seconds = (
             _step(model, [e.image for e in examples], [e.target for e in examples], precision) if examples else None
         )
+        del held
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -84,7 +88,7 @@ def largest_batch(plan: Plan) -> tuple[list[Tensor], list[Target]]:
 
 def check_shared_memory(plan: Plan) -> None:
     """Raises ResightError: batches on their way from the workers would not fit; containers often have 64 MB."""
-    workers = plan.config.data.workers
+    workers = plan.workers
     if not workers or not os.path.isdir(SHARED_MEMORY):
         return
     images, _ = largest_batch(plan)
@@ -93,7 +97,9 @@ def check_shared_memory(plan: Plan) -> None:
     free = there.f_bavail * there.f_frsize
     if needed > free:
         wanted = f"{workers} loader workers need {needed / 1e6:,.0f} MB of shared memory"
-        fix = "Start the container with more (docker run --shm-size=2g), set data.workers = 0, or a smaller batch."
+        fitting = int(free * workers / needed)
+        fix = f"Start the container with more (docker run --shm-size=2g), set data.workers = {fitting}, "
+        fix += "or a smaller batch."
         raise ResightError(f"{wanted}, only {free / 1e6:,.0f} MB is free", where=SHARED_MEMORY, fix=fix)
 
 
@@ -110,7 +116,8 @@ def _step(model: nn.Module, images: list[Tensor], targets: list[Target], precisi
     began = _now(device)
     with autocast(precision, device):
         losses = model([image.to(device) for image in images], targets)
-    torch.stack(list(losses.values())).sum().backward()
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
+    scaler.scale(torch.stack(list(losses.values())).sum()).backward()
     model.zero_grad(set_to_none=True)
     return _now(device) - began
 

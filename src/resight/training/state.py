@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from ..dialect import dialect_of
 from ..inference.tiles import forward_passes
+from ..models.build import named_device
 from .plan import Plan
 
 RECENT = 50  # steps by which the next ones are judged
@@ -59,6 +60,7 @@ class State:
     order: str = ""  # what the order of the records follows from
     recent: list[dict[str, float]] = field(default_factory=list)  # steps since the last line of metrics.jsonl
     loss_scale: dict[str, float] = field(default_factory=dict)
+    precision: str = ""  # of the arithmetic; "" in runs of versions that did not note it
 
     def to_json(self) -> dict[str, Any]:
         return {_STORED_AS.get(name, name): value for name, value in vars(self).items()}
@@ -87,7 +89,8 @@ class Pace:
 
     An evaluation comes once in ``evaluate.every`` epochs, or less often where it would take more than a tenth of the
     time: to evaluate an image costs half as much as to train on it, with the losses as much. That is counted and not
-    timed: equal runs evaluate at equal steps.
+    timed: equal runs evaluate at equal steps. On a GPU, where it costs more than that, it is ``timed`` too, unless
+    equal runs are asked for.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -101,10 +104,14 @@ class Pace:
         self.evaluation_steps = cost * seen / (config.train.batch_size * config.train.accumulate)  # as long as these
         self.steps = plan.steps
         self.minutes = config.train.max_minutes
+        self.timed = named_device(config.train.device).type == "cuda" and not config.train.deterministic
         self._seconds: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=RECENT))
 
-    def evaluation_is_due(self, state: State) -> bool:
-        return state.step - state.evaluated_at >= self.interval
+    def evaluation_is_due(self, state: State, clock: float, evaluating: float) -> bool:
+        """After ``clock`` seconds of training, ``evaluating`` of them spent on evaluations, the same in all
+        processes."""
+        too_much = self.timed and 10 * evaluating > clock
+        return state.step - state.evaluated_at >= self.interval and not too_much
 
     def at(self, step: int) -> str:
         """``step 30/1,000, epoch 1.5/50``, without the ends where minutes decide."""
@@ -133,7 +140,8 @@ class Pace:
         whole = fmean(self._seconds["evaluation"] or [self.evaluation_steps * one]) + 2 * save
         gone = whole * (evaluated or 0.0)
         # The last one comes at the end, wherever the others fall.
-        evaluations = math.ceil((self.steps - evaluated_at) / self.interval)
+        interval = max(self.interval, 10 * whole / one) if self.timed else self.interval
+        evaluations = math.ceil((self.steps - evaluated_at) / interval)
         seconds = (self.steps - step) * one + evaluations * whole - gone + save
         if not self.minutes:
             return seconds

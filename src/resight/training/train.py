@@ -7,7 +7,7 @@ import os
 import shlex
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from ..io.object_store import is_remote
 from ..io.outputs import is_address
 from ..io.progress import listen, speaks_json
 from ..io.signals import stop_on_signal
-from ..models.build import device_of, named_device
+from ..models.build import device_of, float32_products, named_device
 from ..models.checkpoints import LAST, Checkpoint, load_checkpoint, weights_digest
 from .attempt import Watch, watching
 from .distributed import Distributed, join, launch, processes
@@ -67,7 +67,7 @@ def train(
         ResightError: input, configuration or environment is wrong.
     """
     check_types(locals(), train)
-    check_main_guard(config.data.workers or devices > 1)
+    check_main_guard(config.data.workers != 0 or devices > 1)
     check_devices(devices, config)
     run = _checked_run(out, resume)
     if dry_run:
@@ -95,11 +95,12 @@ def _checked_run(out: str | os.PathLike[str] | None, resume: bool) -> Path | str
 
 
 def _dry_run(config: Config, run: Path | str, resume: bool) -> TrainResult:
+    device = device_of(config.train.device)
     last = _last_checkpoint(run) if resume and isinstance(run, Path) else None
     plan = make_plan(config, last)
-    with _deterministic(config):
+    with _arithmetic(config):
         model, _ = _model_of(plan, last, run)
-        time_needed = preflight(plan, model.to(device_of(config.train.device)), taken=last.state if last else None)
+        time_needed = preflight(plan, model.to(device), taken=last.state if last else None)
     return TrainResult(str(run), 0, f"run folder {run}\n{plan.text()}\n{time_needed}\nnothing was trained")
 
 
@@ -124,7 +125,7 @@ def _run(config: Config, run: Path | str, resume: bool, pipeline: str | None, *,
     ):
         if watch.over:
             return watch.nothing_left()
-        with workplace(run, resume, distributed) as place, _deterministic(config):
+        with workplace(run, resume, distributed) as place, _arithmetic(config):
             if place.locked and distributed.is_main:
                 last = _last_checkpoint(place.path, tensors=False)
                 watch.begin(last.state.get("step", 0) if last else 0)
@@ -251,18 +252,21 @@ def _said(value: Any) -> str:
 
 
 @contextmanager
-def _deterministic(config: Config) -> Iterator[None]:
-    """Deterministic algorithms on a CPU, and elsewhere where asked for; afterwards as it was."""
+def _arithmetic(config: Config) -> Iterator[None]:
+    """Deterministic algorithms on a CPU, and elsewhere where asked for; a GPU multiplies float32 as TF32 where they are
+    not. Afterwards as it was."""
     on_cpu = named_device(config.train.device).type == "cpu"
+    deterministic = on_cpu or config.train.deterministic
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what PyTorch asks for beside the switch
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     settings: Any = torch.utils.deterministic
     filled = settings.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(on_cpu or config.train.deterministic)
+    torch.use_deterministic_algorithms(deterministic)
     # Nothing here reads memory it has not written; filling all of it first would cost a sixth of a step.
     settings.fill_uninitialized_memory = False
     try:
-        yield
+        with nullcontext() if on_cpu else float32_products("ieee" if deterministic else "tf32"):
+            yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         settings.fill_uninitialized_memory = filled

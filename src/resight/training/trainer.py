@@ -61,7 +61,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self.config, self.distributed, self.pace = self.plan.config, self.learner.distributed, Pace(self.plan)
         self.began = time.monotonic() - self.state.seconds
-        self.clock = 0.0  # seconds of training, the same in all processes
+        self.clock = self.evaluating = 0.0  # seconds of training and of evaluations, the same in all processes
         self.stopping = self.asked_to_save = False
         self.skipped = 0  # records, by this process, since all agreed
         self.without_image = 0  # batches one after the other
@@ -76,12 +76,12 @@ class Trainer:
         with meter("training", length) as self.bar, closing(self.batches):
             self.synchronize(control)
             self._show()
-            if self.pace.evaluation_is_due(state):  # the run was ended while it evaluated
+            if self.pace.evaluation_is_due(state, self.clock, self.evaluating):  # the run was ended while it evaluated
                 self.evaluate(control)
             while self.progress() < 1 and not self.stopping and state.evals_since_best < patience:
                 self.step()
                 self.synchronize(control)
-                if self.pace.evaluation_is_due(state):
+                if self.pace.evaluation_is_due(state, self.clock, self.evaluating):
                     self.save()
                     self.evaluate(control)
                     self.save()
@@ -153,10 +153,10 @@ class Trainer:
     def synchronize(self, control: Control) -> None:
         """All processes stop and save together, and by the clock of the first."""
         control.step = self.state.step
-        clock = self.seconds() if self.distributed.is_main else 0.0
+        clock, evaluating = (self.seconds(), self.state.evaluation_seconds) if self.distributed.is_main else (0.0, 0.0)
         saving = control.save.is_set()
-        self.clock, stopping, asked, skipped = self.distributed.all_reduce(
-            [clock, float(control.stop.is_set()), float(saving), self.skipped]
+        self.clock, self.evaluating, stopping, asked, skipped = self.distributed.all_reduce(
+            [clock, evaluating, float(control.stop.is_set()), float(saving), self.skipped]
         )
         if saving:  # one that comes from now on is the next
             control.save.clear()
@@ -247,5 +247,6 @@ def build_trainer(
         log.info("resumed at step %d", state.step)
     order = replace(plan.batches, start=state.batches)
     shards = order if distributed.size == 1 else (distributed.shard(batch) for batch in order)
-    batches = load_batches(training_set(plan.train, plan.classes, plan.config), shards, plan.config.data.workers)
+    dataset = training_set(plan.train, plan.classes, plan.config)
+    batches = load_batches(dataset, shards, plan.workers, pinned=learner.device.type == "cuda")
     return Trainer(plan, state, learner, batches, Evaluator(plan, logger, distributed), checkpointer, logger)
