@@ -12,8 +12,8 @@ into the minutes is named at the end. TFOD's model at batch 1 gives the hours of
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,7 +37,7 @@ from resight.inference.detector import Detector
 from resight.input.dataset import TrainingExample
 from resight.input.target import Target
 from resight.label_map import LabelMap
-from resight.models.build import build_model
+from resight.models.build import build_model, float32_products
 from resight.models.checkpoints import ModelMetadata
 from resight.tfod.config import TfodModelConfig
 from resight.training.learner import Learner
@@ -139,16 +139,9 @@ def cases() -> list[Case]:
     ]
 
 
-@contextmanager
-def arithmetic(precision: str) -> Iterator[None]:
+def arithmetic(precision: str) -> AbstractContextManager[None]:
     """Products and convolutions of float32 in TF32, or not."""
-    kinds = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
-    before = [kind.fp32_precision for kind in kinds]
-    for kind in kinds:
-        kind.fp32_precision = "tf32" if precision == "tf32" else "ieee"
-    yield
-    for kind, was in zip(kinds, before, strict=True):
-        kind.fp32_precision = was
+    return float32_products("tf32" if precision == "tf32" else "ieee")
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:

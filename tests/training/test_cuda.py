@@ -10,7 +10,7 @@ from resight.dialect import dialect_of
 from resight.errors import ResightError
 from resight.fpn.config import FpnModelConfig
 from resight.input.target import Target
-from resight.models.build import build_model
+from resight.models.build import build_model, float32_products
 from resight.models.checkpoints import BEST, load_checkpoint
 from resight.tfod.config import TfodModelConfig
 from resight.training import distributed as module
@@ -31,13 +31,8 @@ CONFIGS = {
 @pytest.fixture(autouse=True)
 def exact():
     """Products and convolutions of float32 are of float32."""
-    kinds = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
-    before = [kind.fp32_precision for kind in kinds]
-    for kind in kinds:
-        kind.fp32_precision = "ieee"
-    yield
-    for kind, was in zip(kinds, before, strict=True):
-        kind.fp32_precision = was
+    with float32_products("ieee"):
+        yield
 
 
 @pytest.fixture(params=CONFIGS)

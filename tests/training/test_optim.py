@@ -130,3 +130,18 @@ def test_the_average_follows_the_formula_and_leaves_frozen_weights():
     torch.testing.assert_close(average.model.head[0].weight.double(), expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(average.model.backbone.body[0].weight, frozen)
     assert not any(parameter.requires_grad for parameter in average.model.parameters())
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_on_a_gpu_one_kernel_updates_all_weights(pretended_cuda, kind):
+    assert build_optimizer(Small(), settings(optimizer=kind)).defaults["foreach"]
+    with pretended_cuda() as counts:
+        optimizer = build_optimizer(Small().to("cuda"), settings(optimizer=kind))
+        assert optimizer.defaults["fused"]
+        for parameter in (weight for group in optimizer.param_groups for weight in group["params"]):
+            parameter.grad = torch.zeros_like(parameter)
+        counts.waits.clear()
+        counts.operators.clear()
+        optimizer.step()
+    assert not counts.waits
+    assert counts.operators[f"_fused_{kind}_"] == len(optimizer.param_groups)

@@ -52,7 +52,7 @@ def test_on_a_gpu_an_evaluation_waits_until_those_before_it_are_a_tenth_of_the_t
     state = State(step=9)
     assert pace(steps=100).evaluation_is_due(state, 10.0, 9.0)  # a CPU counts steps
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    monkeypatch.setattr("torch.cuda.get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda **_: True)
     own = pace(steps=100, device="cuda")
     assert own.evaluation_is_due(state, 10.0, 0.0) and own.evaluation_is_due(state, 10.0, 1.0)
     assert not own.evaluation_is_due(state, 10.0, 1.1) and not own.evaluation_is_due(State(step=8), 10.0, 0.0)

@@ -102,7 +102,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     ]
     # One kernel for all weights. On a CPU the bits stay those of the separate operations.
     on_gpu = next(model.parameters()).device.type == "cuda"
-    kernels = {"fused": True} if on_gpu else {"foreach": True}
+    kernels: dict[str, Any] = {"fused": True} if on_gpu else {"foreach": True}
     if config.optimizer == "sgd":
         return torch.optim.SGD(options, lr=base_lr(config), momentum=config.momentum, **kernels)
     return torch.optim.AdamW(options, lr=base_lr(config), **kernels)
@@ -170,6 +170,6 @@ class ModelEMA:
     def update(self, step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))
         if self._statistics:
-            torch._foreach_copy_(*map(list, zip(*self._statistics, strict=True)))
+            torch._foreach_copy_([own for own, _ in self._statistics], [other for _, other in self._statistics])
         mine, theirs = [a for a, _ in self._pairs], [b.detach() for _, b in self._pairs]
         torch._foreach_lerp_(mine, theirs, 1 - decay)

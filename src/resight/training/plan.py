@@ -152,8 +152,8 @@ def _with_precision(config: Config, resumed: Checkpoint | None) -> Config:
     precision = "float32"
     if resumed is not None:
         precision = resumed.state.get("precision") or precision
-    elif dialect_of(config.model).bfloat16 and (device := named_device(config.train.device)).type == "cuda":
-        precision = "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else precision
+    elif dialect_of(config.model).bfloat16 and named_device(config.train.device).type == "cuda":
+        precision = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else precision
     return config.model_copy(update={"train": config.train.model_copy(update={"precision": precision})})
 
 
