@@ -3,9 +3,19 @@
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torchvision.ops import box_iou
+from torchvision.ops import batched_nms, box_iou
 
-from resight.detection.boxes import area, big_enough, clip, rescale, stable_nms
+from resight.detection.boxes import (
+    area,
+    at_rows,
+    big_enough,
+    clip,
+    nms_of_groups,
+    rescale,
+    stable_nms,
+    windows_of,
+    within,
+)
 
 BOXES = torch.tensor([[-2.0, 3, 4, 9], [1, 1, 1, 8], [5, 5, 30, 40]])
 
@@ -18,6 +28,14 @@ def test_area_and_size() -> None:
 def test_clip_to_the_window() -> None:
     assert clip(BOXES, 20, 10).tolist() == [[0, 3, 4, 9], [1, 1, 1, 8], [5, 5, 10, 20]]
     assert torch.equal(clip(BOXES[:, None], 20, 10)[:, 0], clip(BOXES, 20, 10))
+
+
+def test_boxes_of_a_batch_keep_to_their_own_windows() -> None:
+    windows = windows_of([torch.zeros(3, 20, 10), torch.zeros(3, 6, 40)])
+    both = within(BOXES.expand(2, -1, -1), windows)
+    assert torch.equal(both[0], clip(BOXES, 20, 10)) and torch.equal(both[1], clip(BOXES, 6, 40))
+    rows = torch.tensor([[2, 0], [1, 1]])
+    assert torch.equal(at_rows(both, rows), torch.stack([both[0][[2, 0]], both[1][[1, 1]]]))
 
 
 def test_rescale_keeps_the_place_in_the_image() -> None:
@@ -38,6 +56,19 @@ def test_suppression_is_greedy(boxes_of, seed, count, limit, threshold, equal):
         if not (overlap >= threshold32 if equal else overlap > threshold32).any():
             kept.append(index)
     assert stable_nms(boxes, scores, limit, threshold, 0.1, equal).tolist() == kept
+
+
+def test_groups_are_suppressed_apart_on_every_device(boxes_of, pretended_cuda):
+    boxes, draw = boxes_of(600, 4, 60), torch.Generator().manual_seed(4)
+    scores, groups = torch.rand(600, generator=draw), torch.randint(5, (600,), generator=draw)
+    expected = nms_of_groups(boxes, scores, groups, 0.2)
+    assert torch.equal(expected, batched_nms(boxes, scores, groups, 0.2)) and 50 < len(expected) < 500
+    with pretended_cuda() as counts:
+        there = [each.to("cuda") for each in (boxes, scores, groups)]
+        counts.waits.clear()
+        kept = nms_of_groups(*there, 0.2)
+        assert counts.waited == 1 and torch.equal(kept.cpu(), expected)
+        assert len(nms_of_groups(*(each[:0] for each in there), 0.5)) == 0
 
 
 def test_an_overlap_at_the_threshold():

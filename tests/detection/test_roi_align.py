@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.ops import MultiScaleRoIAlign
 
-from resight.detection.roi_align import pool
+from resight.detection.roi_align import assign_levels, pool
 
 
 @given(st.integers(0, 10**6))
@@ -43,3 +43,19 @@ def test_with_determinism_no_device_takes_torchvisions_way(monkeypatch, dtype) -
     boxes, image = torch.empty(6, 4, device="meta"), torch.empty(6, dtype=torch.int64, device="meta")
     pooled = pool([features[0], features[1].to(dtype)], [8, 16], boxes, image, 7)
     assert pooled.shape == (6, 5, 7, 7) and pooled.device.type == "meta" and pooled.dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pooling_on_a_gpu_waits_once(boxes_of, pretended_cuda, dtype) -> None:
+    draw = torch.Generator().manual_seed(5)
+    features = [torch.randn(2, 5, 64 >> level, 80 >> level, generator=draw).to(dtype) for level in range(3)]
+    boxes = boxes_of(60, 5, 600)
+    image = torch.arange(60) % 2
+    expected = pool(features, [4, 8, 16], boxes, image, 7)
+    assert len(assign_levels(boxes, [4, 8, 16]).unique()) == 3
+    with pretended_cuda() as counts:
+        there = [each.to("cuda") for each in (*features, boxes, image)]
+        counts.waits.clear()
+        pooled = pool(there[:3], [4, 8, 16], *there[3:], 7)
+        assert counts.waited == 1 and pooled.dtype == dtype
+        torch.testing.assert_close(pooled.cpu(), expected, atol=1e-4, rtol=1e-4)

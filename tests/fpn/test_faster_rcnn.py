@@ -1,12 +1,13 @@
 """What the model promises beyond torchvision's: empty images, crowds, draws of its own, frozen statistics."""
 
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from resight.detection.matcher import balanced_sample
+from resight.detection.matcher import balanced_minibatch
 from resight.errors import ResightError
 from resight.fpn import backbones
 from resight.fpn.config import FpnModelConfig
@@ -80,7 +81,7 @@ def test_losses_sampler_and_nms_are_replaced_by_arguments(model: FasterRCNN) -> 
 
     def sampler(*given):
         drawn.append(given[1])
-        return balanced_sample(*given)
+        return balanced_minibatch(*given)
 
     parts, given = (model.backbone, model.rpn, model.roi_heads, model.config), ([torch.rand(3, 96, 128)],)
     given += ([_target([[20.0, 20, 60, 60]])],)
@@ -106,6 +107,62 @@ def test_a_crowd_is_neither_object_nor_background(model: FasterRCNN) -> None:
     # Every anchor inside the picture lies in the crowd, so hardly any background is left.
     assert whole["loss_rpn_box_reg"] == 0 and whole["loss_box_reg"] == 0
     assert whole["loss_objectness"] != without["loss_objectness"]
+
+
+@pytest.fixture
+def on_device(model: FasterRCNN) -> FasterRCNN:
+    """One of its own to move, which no pass has used."""
+    return copy.deepcopy(model)
+
+
+def test_a_training_pass_on_a_gpu_hardly_waits_and_has_the_losses_of_a_cpu(pretended_cuda, model, on_device) -> None:
+    draw = torch.Generator().manual_seed(1)
+    images = [torch.randint(256, (3, 96, 128 - 16 * (i == 3)), dtype=torch.uint8, generator=draw) for i in range(8)]
+    boxes = [[10.0, 10, 50, 40], [50, 40, 90, 90], [60, 60, 80, 80], [5, 5, 30, 90], [0, 0, 111, 95]]
+    targets = [_target(boxes[: min(i, 5)], [i == 7 and j == 1 for j in range(min(i, 5))], i) for i in range(8)]
+    with torch.no_grad():
+        expected = {name: float(value) for name, value in model.train()(images, targets).items()}
+    with pretended_cuda() as counts:
+        on_device.to("cuda").train()
+        there = [image.to("cuda") for image in images]
+        counts.waits.clear(), counts.operators.clear()
+        losses = torch.stack(list(on_device(there, targets).values())).tolist()  # which waits once
+        assert counts.waited <= 12, counts.waits
+        assert counts.launched <= 1200, counts.operators
+    assert losses == pytest.approx(list(expected.values()), rel=1e-4)
+
+
+@pytest.mark.parametrize("agnostic", [False, True])
+def test_detection_on_a_gpu_hardly_waits_and_finds_what_a_cpu_does(pretended_cuda, model, on_device, agnostic) -> None:
+    draw = torch.Generator().manual_seed(2)
+    images = [torch.randint(256, (3, 110, 150), dtype=torch.uint8, generator=draw) for _ in range(3)]
+    limits = model.config
+    model.set_nms(class_agnostic=agnostic)
+    with torch.no_grad():
+        alone = [model.eval()([image])[0] for image in images]
+    on_device.config, model.config = model.config, limits
+    with pretended_cuda() as counts, torch.no_grad():
+        on_device.to("cuda").eval()
+        for expected in (alone[:1], alone):
+            there = [image.to("cuda") for image in images[: len(expected)]]
+            counts.waits.clear()
+            found = on_device(there)
+            assert counts.waited <= 6, counts.waits
+            for one, other in zip(found, expected, strict=True):
+                assert len(other.boxes) == 100 and torch.equal(one.labels, other.labels)
+                torch.testing.assert_close(one.boxes, other.boxes, rtol=1e-3, atol=1e-3)
+                torch.testing.assert_close(one.scores, other.scores, rtol=1e-4, atol=1e-4)
+
+
+def test_in_half_precision_the_best_are_chosen_by_all_digits(pretended_cuda, on_device) -> None:
+    chosen = []
+    on_device.nms = lambda boxes, scores, *_: chosen.append(scores.unique().numel()) or torch.arange(3)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        _, logits, *others = on_device.features(on_device.batch([torch.rand(3, 96, 128)]))
+        assert logits[0].dtype == torch.bfloat16
+        logits = [level.float() + torch.rand(level.shape) * 1e-4 for level in logits]
+        on_device.propose(logits, *others, torch.tensor([[128.0, 96, 128, 96]]), training=True)
+    assert chosen[0] > 1000
 
 
 def test_batch_norm_statistics_stay_as_they_are(model: FasterRCNN) -> None:

@@ -1,11 +1,14 @@
 """Boxes ``[..., 4]``, float xyxy in pixels of the image they are in, their suppression, and what a model found."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops import nms
+from torchvision.ops import batched_nms, nms
+
+MOST_AT_ONCE = 2**15  # boxes that a GPU compares each with each
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,21 @@ def clip(boxes: Tensor, height: int, width: int) -> Tensor:
     return torch.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], dim=-1)
 
 
+def windows_of(images: Sequence[Tensor]) -> Tensor:
+    """``[B, 4]`` float32 on the CPU: width, height, width and height of each image ``[3, H, W]``."""
+    return torch.tensor([[image.shape[2], image.shape[1]] * 2 for image in images], dtype=torch.float32)
+
+
+def within(boxes: Tensor, windows: Tensor) -> Tensor:
+    """``boxes`` ``[B, N, 4]`` cut to their image's window ``[B, 4]``."""
+    return torch.minimum(boxes.clamp(min=0), windows[:, None].to(boxes.dtype))
+
+
+def at_rows(boxes: Tensor, rows: Tensor) -> Tensor:
+    """``[B, M, 4]``: of ``boxes`` ``[B, N, 4]`` those in ``rows`` ``[B, M]``."""
+    return boxes.gather(1, rows[..., None].expand(-1, -1, 4))
+
+
 def big_enough(boxes: Tensor, side: float) -> Tensor:
     """``[...]`` bool: both sides are ``side`` pixels or more."""
     return (boxes[..., 2] - boxes[..., 0] >= side) & (boxes[..., 3] - boxes[..., 1] >= side)
@@ -38,6 +56,23 @@ def rescale(boxes: Tensor, size: tuple[int, int], to: tuple[int, int]) -> Tensor
     """Boxes of an image of ``size`` (height, width) in the pixels of the same image at size ``to``."""
     y, x = to[0] / size[0], to[1] / size[1]
     return boxes * torch.tensor([x, y, x, y], dtype=boxes.dtype, device=boxes.device)
+
+
+def nms_of_groups(boxes: Tensor, scores: Tensor, groups: Tensor, iou: float) -> Tensor:
+    """Greedy suppression among the boxes of each group; a GPU is waited for once.
+
+    Args:
+        boxes, scores, groups: ``[N, 4]``, ``[N]`` and ``[N]`` int64 from 0.
+        iou: a box goes whose IoU with a better one is more than this.
+
+    Returns: ``[K]`` int64, indices of what is kept, best first.
+    """
+    if boxes.device.type == "cpu" or not len(boxes):
+        return batched_nms(boxes, scores, groups, iou)
+    # torchvision moves groups apart in single precision, which rounds boxes, or waits for each of many.
+    boxes = boxes.double()
+    step = 2 * boxes.nan_to_num().abs().amax() + 1
+    return nms(boxes + (groups * step)[:, None], scores.double(), iou)
 
 
 def stable_nms(boxes: Tensor, scores: Tensor, limit: int, iou: float, least: float, equal: bool = False) -> Tensor:

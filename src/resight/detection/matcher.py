@@ -1,6 +1,7 @@
 """Which reference box answers for which object, and which of them make the minibatch of a stage."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
@@ -11,8 +12,31 @@ from .transfers import sent
 
 NEGATIVE, IGNORED = -1, -2
 
-# Matches [N], most boxes, largest share of positives, generator -> indices of positives and of negatives.
-Sampler = Callable[[Tensor, int, float, Generator], tuple[Tensor, Tensor]]
+
+@dataclass(frozen=True)
+class Minibatch:
+    """Of the reference boxes of B images, N of each: one image after the other, of each the positives first.
+
+    index ``[S]`` int64 in ``[B, N]`` as if it were flat, and the image ``[S]`` of each; ``taken`` are how many
+    positives and how many negatives of each image, 2 * B numbers.
+    """
+
+    index: Tensor
+    image: Tensor
+    taken: list[int]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Of each image."""
+        return [positives + negatives for positives, negatives in zip(self.taken[::2], self.taken[1::2], strict=True)]
+
+    def positives(self, values: Tensor) -> Tensor:
+        """Of ``values`` ``[S, ...]`` those of positives."""
+        return torch.cat(values.split(self.taken)[::2])
+
+
+# Matches [B, N], most boxes of an image, largest share of positives, a generator for each image.
+Sampler = Callable[[Tensor, int, float, Sequence[Generator]], Minibatch]
 
 
 def match(iou: Tensor, positive: float, negative: float, allow_low_quality_matches: bool) -> Tensor:
@@ -94,6 +118,18 @@ def balanced_places(
             taken.append(number)
             before, room = before + count, size - number
     return torch.searchsorted(masks.flatten().cumsum(0), sent(torch.cat(ranks), masks.device)), taken
+
+
+def balanced_minibatch(matches: Tensor, size: int, share: float, generators: Sequence[Generator]) -> Minibatch:
+    """Of each image at most ``size`` reference boxes, and of these at most ``share`` positive, ascending.
+
+    Args:
+        matches: ``[B, N]`` int64, as :func:`match` gives them.
+    """
+    places, taken = balanced_places(matches >= 0, matches == NEGATIVE, size, share, generators)
+    count = max(matches.shape[1], 1)
+    image = places // (2 * count)
+    return Minibatch(image * count + places % count, image, taken)
 
 
 def indices_of(masks: Tensor) -> list[Tensor]:

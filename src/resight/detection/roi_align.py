@@ -39,11 +39,14 @@ def pool(features: list[Tensor], strides: list[int], boxes: Tensor, image: Tenso
         return _pool_by_rows(table, strides, boxes, image, levels, size).to(features[0].dtype)
     # In half precision corners beyond 256 px would be rounded to whole pixels and worse.
     rois = torch.cat([image[:, None].to(torch.float32), boxes.to(torch.float32)], dim=1)
-    pooled = rois.new_zeros(len(boxes), features[0].shape[1], size, size)
-    for level, (feature, stride) in enumerate(zip(features, strides, strict=True)):
-        here = torch.where(levels == level)[0]
-        pooled = pooled.index_put((here,), roi_align(feature.float(), rois[here], size, 1 / stride, SAMPLES))
-    return pooled.to(features[0].dtype)
+    order = levels.argsort(stable=True)
+    counts = (levels[:, None] == torch.arange(len(strides), device=levels.device)).sum(0).tolist()
+    pooled = [
+        roi_align(feature.float(), part, size, 1 / stride, SAMPLES)
+        for feature, part, stride in zip(features, rois[order].split(counts), strides, strict=True)
+    ]
+    whole = torch.cat(pooled)
+    return torch.empty_like(whole).index_copy(0, order, whole).to(features[0].dtype)
 
 
 def _pool_by_rows(

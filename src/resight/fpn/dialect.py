@@ -233,7 +233,10 @@ def compare_stages(parity: Parity, model: DetectionModel, pixels: Tensor, stages
     proposals = stages["proposals"][: len(kept)]
     parity.listed(pad_sequence(boxes)[places, levels], proposals, max(size))
     class_logits, box_deltas = stages["class_logits"][: len(kept)], stages["box_deltas"][: len(kept)]
-    parity.second_stage(lambda rois: model.classify(features, [rois]), proposals, class_logits, box_deltas)
+    image = torch.zeros(len(proposals), dtype=torch.int64)
+    parity.second_stage(
+        lambda rois: model.classify(features, rois, image[: len(rois)]), proposals, class_logits, box_deltas
+    )
     score = class_logits.softmax(1)[:, 1:]
     box = clip(box_coder.decode(box_deltas, proposals[:, None], BOX_WEIGHTS), *size)[:, 1:]
     rows, labels = stages["kept"] % len(stages["proposals"]), stages["kept"] // len(stages["proposals"])

@@ -7,10 +7,10 @@ images without boxes are ordinary, BatchNorm statistics stay as they are.
 Shapes:
     B images of a batch, all padded to H x W; K classes without background; G objects of an image.
     Level l of the pyramid is h_l x w_l with A anchors a place, N_l = h_l * w_l * A; N anchors on all levels.
-    P proposals of an image, at most ``rpn_post_nms_top_n``.
+    P proposals of an image, at most ``rpn_post_nms_top_n``; R of them, of all images, one image after the other.
 Names:
-    logits: objectness before the sigmoid ``[B, N_l]`` a level, or of classes ``[P, K + 1]``, background first.
-    deltas: ``box_coder.encode`` of a box beside its anchor ``[B, N_l, 4]`` a level, or its proposal ``[P, K + 1, 4]``.
+    logits: objectness before the sigmoid ``[B, N_l]`` a level, or of classes ``[R, K + 1]``, background first.
+    deltas: ``box_coder.encode`` of a box beside its anchor ``[B, N_l, 4]`` a level, or its proposal ``[R, K + 1, 4]``.
     size: height and width of an image at the network, without padding.
 """
 
@@ -22,26 +22,27 @@ from typing import ClassVar, Self
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
-from torchvision.ops import batched_nms, box_iou
+from torch.nn.utils.rnn import pad_sequence
 
 from ..detection import box_coder, matcher
 from ..detection.anchors import AnchorSettings, grid_anchors
-from ..detection.boxes import Instances, big_enough, clip, rescale
+from ..detection.boxes import MOST_AT_ONCE, Instances, at_rows, big_enough, nms_of_groups, rescale, windows_of, within
 from ..detection.losses import StageLoss, stage_loss
-from ..detection.matcher import Sampler, balanced_sample
+from ..detection.matcher import Sampler, balanced_minibatch
 from ..detection.model import DetectionModel
 from ..detection.processes import SINGLE_PROCESS, Shared
 from ..detection.roi_align import pool
+from ..detection.transfers import sent
 from ..input.target import Target
 from .backbones import Backbone
 from .config import fit_size
+from .ground_truth import GroundTruth
 
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 RPN_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 POOL_SIZE = 7
 
 fpn_loss = partial(stage_loss, beta=1 / 9)
-Seeded = list[tuple[Target, Generator]]  # of each image, with what draws its minibatches
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ class FasterRCNN(DetectionModel):
         nms: boxes ``[N, 4]``, scores ``[N]``, groups ``[N]`` and the IoU -> indices of what is kept, best first.
     """
 
+    mean: Tensor  # [3, 1, 1]
+    std: Tensor  # [3, 1, 1]
     class_heads: ClassVar = {"roi_heads.box_predictor.cls_score": True, "roi_heads.box_predictor.bbox_pred": True}
 
     def __init__(
@@ -92,12 +95,16 @@ class FasterRCNN(DetectionModel):
         *,
         rpn_loss: StageLoss = fpn_loss,
         box_loss: StageLoss = fpn_loss,
-        sampler: Sampler = balanced_sample,
-        nms: Callable[[Tensor, Tensor, Tensor, float], Tensor] = batched_nms,
+        sampler: Sampler = balanced_minibatch,
+        nms: Callable[[Tensor, Tensor, Tensor, float], Tensor] = nms_of_groups,
     ) -> None:
         super().__init__()
         self.backbone, self.rpn, self.roi_heads, self.config = backbone, rpn, roi_heads, config
         self.rpn_loss, self.box_loss, self.sampler, self.nms = rpn_loss, box_loss, sampler, nms
+        constants = {name: torch.tensor(getattr(config, name))[:, None, None] for name in ("mean", "std")}
+        constants |= {f"cell_anchors{i}": config.anchors.cell_anchors(i) for i in range(len(config.anchors.sizes))}
+        for name, value in constants.items():
+            self.register_buffer(name, value, persistent=False)
 
     @property
     def anchors(self) -> AnchorSettings:
@@ -130,10 +137,10 @@ class FasterRCNN(DetectionModel):
         height, width = shared.largest(height, width)
         weight = next(self.parameters())
         batch = torch.zeros(len(images), height, width, 3, device=weight.device, dtype=weight.dtype).permute(0, 3, 1, 2)
-        mean = torch.tensor(self.config.mean, device=weight.device, dtype=weight.dtype)[:, None, None]
-        std = torch.tensor(self.config.std, device=weight.device, dtype=weight.dtype)[:, None, None]
+        mean, std = self.mean.to(weight.dtype), self.std.to(weight.dtype)
         for row, image in zip(batch, images, strict=True):
-            row[:, : image.shape[1], : image.shape[2]] = (as_float(image.to(weight.device)) - mean) / std
+            image = as_float(image.to(weight.device, non_blocking=True))
+            row[:, : image.shape[1], : image.shape[2]] = (image - mean) / std
         return batch.contiguous() if weight.is_contiguous() else batch  # in the memory format of the weights
 
     def features(self, batch: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
@@ -144,80 +151,120 @@ class FasterRCNN(DetectionModel):
         for level, feature in enumerate(features):
             grid = (feature.shape[2], feature.shape[3])
             stride = (batch.shape[2] // grid[0], batch.shape[3] // grid[1])
-            anchors.append(grid_anchors(self.config.anchors.cell_anchors(level).to(batch.device), grid, stride))
+            anchors.append(grid_anchors(self.get_buffer(f"cell_anchors{level}"), grid, stride))
         return features, logits, deltas, anchors
 
     def detect(self, images: list[Tensor]) -> list[Instances]:
+        """On the CPU, whatever the model is on."""
         small = [self.resize(image) for image in images]
         features, logits, deltas, anchors = self.features(self.batch(small))
-        sizes = [(image.shape[1], image.shape[2]) for image in small]
-        proposals = self.propose(logits, deltas, anchors, sizes, training=False)
-        scores, boxes = self.classify(features, proposals)
-        counts = [len(boxes) for boxes in proposals]
-        found = [
-            self.postprocess_detections(s.softmax(-1), box_coder.decode(b, p[:, None], BOX_WEIGHTS), size)
-            for s, b, p, size in zip(scores.split(counts), boxes.split(counts), proposals, sizes, strict=True)
-        ]
+        windows = sent(windows_of(small), features[0].device)
+        proposals, there = self.propose(logits, deltas, anchors, windows, training=False)
+        image, row = torch.where(there)
+        rois = proposals[image, row]
+        scores, boxes = self.classify(features, rois, image)
+        boxes = box_coder.decode(boxes, rois[:, None], BOX_WEIGHTS)
+        found = self.postprocess_detections(scores.softmax(-1), boxes, image, windows)
         return [
-            Instances(rescale(one.boxes, size, (image.shape[1], image.shape[2])), one.scores, one.labels)
-            for one, size, image in zip(found, sizes, images, strict=True)
+            Instances(
+                rescale(one.boxes, (before.shape[1], before.shape[2]), (after.shape[1], after.shape[2])),
+                one.scores,
+                one.labels,
+            )
+            for one, before, after in zip(found, small, images, strict=True)
         ]
 
     def propose(
-        self,
-        logits: list[Tensor],
-        deltas: list[Tensor],
-        anchors: list[Tensor],
-        sizes: list[tuple[int, int]],
-        training: bool,
-    ) -> list[Tensor]:
-        """Proposals ``[P, 4]`` xyxy of each image, best first, after the NMS of the first stage."""
-        config, phase = self.config, 0 if training else 1
-        before, after = config.rpn_pre_nms_top_n[phase], config.rpn_post_nms_top_n[phase]
-        proposals = []
-        for image, (height, width) in enumerate(sizes):
-            boxes, scores, levels = [], [], []
-            for level, (logit, delta, anchor) in enumerate(zip(logits, deltas, anchors, strict=True)):
-                best, index = logit[image].detach().topk(min(before, logit.shape[1]))
-                boxes.append(box_coder.decode(delta[image].detach()[index], anchor[index], RPN_WEIGHTS))
-                scores.append(best.sigmoid())
-                levels.append(torch.full_like(index, level))
-            box, score, lvl = clip(torch.cat(boxes), height, width), torch.cat(scores), torch.cat(levels)
-            keep = big_enough(box, 1e-3) & (score >= config.rpn_score)
-            box, score, lvl = box[keep], score[keep], lvl[keep]
-            proposals.append(box[self.nms(box, score, lvl, config.rpn_nms_iou)[:after]])
-        return proposals
+        self, logits: list[Tensor], deltas: list[Tensor], anchors: list[Tensor], windows: Tensor, training: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Proposals ``[B, P, 4]`` xyxy, best first, after the NMS of the first stage, and which of them ``[B, P]`` are
+        there: the others are padding.
 
-    def classify(self, features: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Class logits ``[N, K + 1]`` and box deltas ``[N, K + 1, 4]`` of all boxes of all images."""
-        image = torch.cat([torch.full((len(b),), i, device=b.device) for i, b in enumerate(boxes)])
+        Args:
+            windows: ``[B, 4]``, width, height, width and height of each image.
+        """
+        phase = 0 if training else 1
+        before, after = self.config.rpn_pre_nms_top_n[phase], self.config.rpn_post_nms_top_n[phase]
+        best, own, references = [], [], []
+        for logit, delta, anchor in zip(logits, deltas, anchors, strict=True):
+            # In half precision most of the best would score alike.
+            single = logit.detach().to(torch.promote_types(logit.dtype, torch.float32))
+            values, index = single.topk(min(before, logit.shape[1]), dim=1)
+            best.append(values)
+            own.append(at_rows(delta.detach(), index))
+            references.append(anchor[index])
+        boxes = within(box_coder.decode(torch.cat(own, 1), torch.cat(references, 1), RPN_WEIGHTS), windows)
+        kept = self._best_apart(boxes, best, after)
+        return at_rows(boxes, kept.clamp(min=0)), kept >= 0
+
+    def _best_apart(self, boxes: Tensor, logits: list[Tensor], limit: int) -> Tensor:
+        """Of ``boxes`` ``[B, M, 4]`` those that the NMS of each level keeps, at most ``limit``, best first: ``[B, P]``
+        int64, -1 beyond the last. ``logits`` are those of each level ``[B, M_l]``."""
+        config, device = self.config, boxes.device
+        usable = big_enough(boxes, 1e-3)
+        levels = torch.cat([torch.full_like(one[0], level, dtype=torch.int64) for level, one in enumerate(logits)])
+        if device.type == "cpu":
+            chosen = []
+            for image, (box, fits) in enumerate(zip(boxes, usable, strict=True)):
+                score = torch.cat([one[image].sigmoid() for one in logits])
+                index = torch.where(fits & (score >= config.rpn_score))[0]
+                chosen.append(index[self.nms(box[index], score[index], levels[index], config.rpn_nms_iou)[:limit]])
+            return pad_sequence(chosen, batch_first=True, padding_value=-1)
+        # One NMS for many images, for each is waited for; what is not usable comes last and suppresses nothing.
+        scores = torch.cat(logits, 1).sigmoid()
+        scores = torch.where(usable & (scores >= config.rpn_score), scores, -torch.inf)
+        parts, together = [], max(MOST_AT_ONCE // boxes.shape[1], 1)
+        for box, score in zip(boxes.split(together), scores.split(together), strict=True):
+            groups = (len(logits) * torch.arange(len(box), device=device)[:, None] + levels).flatten()
+            index = self.nms(box.flatten(0, 1), score.flatten(), groups, config.rpn_nms_iou)
+            parts.append(torch.full_like(score, -torch.inf).flatten().index_copy(0, index, score.flatten()[index]))
+        kept = torch.cat(parts).view_as(scores)
+        values, index = kept.topk(min(limit, kept.shape[1]), dim=1)
+        return torch.where(values > -torch.inf, index, -1)
+
+    def classify(self, features: list[Tensor], boxes: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Class logits ``[R, K + 1]`` and box deltas ``[R, K + 1, 4]`` of ``boxes`` ``[R, 4]`` in ``image`` ``[R]``."""
         strides = self.backbone.pooled_strides
-        rois = pool(features[: len(strides)], strides, torch.cat(boxes), image, POOL_SIZE)
+        rois = pool(features[: len(strides)], strides, boxes, image, POOL_SIZE)
         return self.roi_heads["box_predictor"](self.roi_heads["box_head"](rois))
 
-    def postprocess_detections(self, scores: Tensor, boxes: Tensor, size: tuple[int, int]) -> Instances:
-        """The detections of one image from class scores ``[P, K + 1]`` and boxes ``[P, K + 1, 4]``: the last NMS."""
-        config = self.config
-        boxes = clip(boxes, *size)[:, 1:].reshape(-1, 4)
-        labels = torch.arange(scores.shape[1] - 1, device=scores.device).expand(len(scores), -1).reshape(-1)
+    def postprocess_detections(self, scores: Tensor, boxes: Tensor, image: Tensor, windows: Tensor) -> list[Instances]:
+        """The detections, on the CPU, from class scores ``[R, K + 1]`` and boxes ``[R, K + 1, 4]``: the last NMS.
+
+        Args:
+            image: ``[R]`` int64 ascending, of which image they are.
+            windows: ``[B, 4]``, as in :meth:`propose`.
+        """
+        config, kinds = self.config, scores.shape[1] - 1
+        boxes = torch.minimum(boxes.clamp(min=0), windows[image][:, None])[:, 1:].reshape(-1, 4)
         scores = scores[:, 1:].reshape(-1)
-        keep = (scores > config.score) & big_enough(boxes, 1e-2)
-        boxes, scores, labels = boxes[keep], scores[keep], labels[keep]
+        index = torch.where((scores > config.score) & big_enough(boxes, 1e-2))[0]
+        boxes, scores, labels, image = boxes[index], scores[index], index % kinds, image[index // kinds]
         groups = torch.zeros_like(labels) if config.class_agnostic_nms else labels
-        keep = self.nms(boxes, scores, groups, config.nms_iou)[: config.detections]
-        return Instances(boxes[keep], scores[keep], labels[keep])
+        if boxes.device.type == "cpu":
+            parts = [torch.where(image == number)[0] for number in range(len(windows))]
+        else:  # all at once, for each is waited for
+            parts, groups = [torch.arange(len(index), device=index.device)], groups + image * kinds
+        kept = torch.cat([part[self.nms(boxes[part], scores[part], groups[part], config.nms_iou)] for part in parts])
+        # One copy for all.
+        columns = [each[kept].to(boxes.dtype)[:, None] for each in (scores, labels, image)]
+        packed = torch.cat([boxes[kept], *columns], 1).cpu()
+        found = [packed[packed[:, 6] == number][: config.detections] for number in range(len(windows))]
+        return [Instances(one[:, :4].contiguous(), one[:, 4].contiguous(), one[:, 5].long()) for one in found]
 
     def losses(self, images: list[Tensor], targets: list[Target], shared: Shared = SINGLE_PROCESS) -> dict[str, Tensor]:
         """The four losses of Faster R-CNN, as torchvision computes and names them."""
         features, logits, deltas, anchors = self.features(self.batch(images, shared))
-        targets = [target.to(features[0].device) for target in targets]
-        seeded = [(target, Generator().manual_seed(target.seed)) for target in targets]
-        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        windows = sent(windows_of(images), features[0].device)
+        truth = GroundTruth.of(targets, features[0].device)
+        generators = [Generator().manual_seed(target.seed) for target in targets]
         objectness, rpn_box = self._rpn_losses(
-            torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(anchors), seeded, shared
+            torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(anchors), truth, generators, shared
         )
-        proposals = self.propose(logits, deltas, anchors, sizes, training=True)
-        classifier, box = self._box_losses(features, proposals, seeded, shared)
+        proposals, there = self.propose(logits, deltas, anchors, windows, training=True)
+        # True boxes are proposals too: without them the second stage would see few positives at first.
+        proposals, there = torch.cat([proposals, truth.boxes], 1), torch.cat([there, truth.there], 1)
+        classifier, box = self._box_losses(features, proposals, there, truth, generators, shared)
         return {
             "loss_objectness": objectness,
             "loss_rpn_box_reg": rpn_box,
@@ -226,43 +273,56 @@ class FasterRCNN(DetectionModel):
         }
 
     def _rpn_losses(
-        self, logits: Tensor, deltas: Tensor, anchors: Tensor, seeded: Seeded, shared: Shared
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        anchors: Tensor,
+        truth: GroundTruth,
+        generators: list[Generator],
+        shared: Shared,
     ) -> tuple[Tensor, Tensor]:
-        config, count = self.config, 0.0
+        config = self.config
+        matches = truth.match(anchors.expand(len(logits), -1, -1), 0.7, 0.3, allow_low_quality_matches=True)
+        drawn = self.sampler(matches, config.rpn_batch, config.rpn_positive, generators)
+        chosen, match = logits.flatten()[drawn.index], matches.flatten()[drawn.index]
+        positive = drawn.positives(drawn.index)
+        objects = truth.boxes.flatten(0, 1)[drawn.positives(truth.rows(drawn.image, match))]
+        wanted = box_coder.encode(objects, anchors[positive % len(anchors)], RPN_WEIGHTS)
+        both, positives = drawn.sizes, drawn.taken[::2]
         objectness_loss = box_loss = logits.new_zeros(())
-        for logit, delta, (target, generator) in zip(logits, deltas, seeded, strict=True):
-            objects = target.boxes[~target.crowd]
-            matches = matcher.match(box_iou(objects, anchors), 0.7, 0.3, allow_low_quality_matches=True)
-            matches = matcher.ignore_crowd(matches, anchors, target.boxes[target.crowd])
-            positive, negative = self.sampler(matches, config.rpn_batch, config.rpn_positive, generator)
-            chosen = logit[torch.cat([positive, negative])]
-            truth = (torch.arange(len(chosen), device=chosen.device) < len(positive)).to(chosen.dtype)
-            wanted = box_coder.encode(objects[matches[positive]], anchors[positive], RPN_WEIGHTS)
-            objectness, box = self.rpn_loss(chosen, truth, delta[positive], wanted)
+        # An image at a time, which keeps the order of the sums.
+        for each in zip(
+            chosen.split(both),
+            (match >= 0).to(chosen.dtype).split(both),
+            deltas.flatten(0, 1)[positive].split(positives),
+            wanted.split(positives),
+            strict=True,
+        ):
+            objectness, box = self.rpn_loss(*each)
             objectness_loss, box_loss = objectness_loss + objectness, box_loss + box
-            count += len(chosen)
-        count = max(shared.count(count), 1)
+        count = max(shared.count(float(sum(both))), 1)
         return objectness_loss / count, box_loss / count
 
     def _box_losses(
-        self, features: list[Tensor], proposals: list[Tensor], seeded: Seeded, shared: Shared
+        self,
+        features: list[Tensor],
+        proposals: Tensor,
+        there: Tensor,
+        truth: GroundTruth,
+        generators: list[Generator],
+        shared: Shared,
     ) -> tuple[Tensor, Tensor]:
         config = self.config
-        boxes, labels, wanted = [], [], []
-        for proposal, (target, generator) in zip(proposals, seeded, strict=True):
-            objects, classes = target.boxes[~target.crowd], target.labels[~target.crowd] + 1
-            # True boxes are proposals too: without them the second stage would see few positives at first.
-            proposal = torch.cat([proposal, objects])
-            matches = matcher.match(box_iou(objects, proposal), 0.5, 0.5, allow_low_quality_matches=False)
-            matches = matcher.ignore_crowd(matches, proposal, target.boxes[target.crowd])
-            positive, negative = self.sampler(matches, config.box_batch, config.box_positive, generator)
-            boxes.append(torch.cat([proposal[positive], proposal[negative]]))
-            labels.append(torch.cat([classes[matches[positive]], classes.new_zeros(len(negative))]))
-            wanted.append(box_coder.encode(objects[matches[positive]], proposal[positive], BOX_WEIGHTS))
-        label = torch.cat(labels)
-        scores, deltas = self.classify(features, boxes)
-        positives = torch.where(label > 0)[0]
-        class_loss, box_loss = self.box_loss(scores, label, deltas[positives, label[positives]], torch.cat(wanted))
+        matches = truth.match(proposals, 0.5, 0.5, allow_low_quality_matches=False)
+        matches = torch.where(there, matches, matcher.IGNORED)
+        drawn = self.sampler(matches, config.box_batch, config.box_positive, generators)
+        boxes, match = proposals.flatten(0, 1)[drawn.index], matches.flatten()[drawn.index]
+        rows = truth.rows(drawn.image, match)
+        label = torch.where(match >= 0, truth.labels.flatten()[rows] + 1, 0)
+        scores, deltas = self.classify(features, boxes, drawn.image)
+        wanted = box_coder.encode(truth.boxes.flatten(0, 1)[drawn.positives(rows)], drawn.positives(boxes), BOX_WEIGHTS)
+        own = drawn.positives(deltas)[torch.arange(len(wanted), device=label.device), drawn.positives(label)]
+        class_loss, box_loss = self.box_loss(scores, label, own, wanted)
         count = max(shared.count(len(label)), 1)
         return class_loss / count, box_loss / count
 
