@@ -6,10 +6,14 @@ from hypothesis import strategies as st
 from torchvision.ops import batched_nms, box_iou
 
 from resight.detection.boxes import (
+    FARTHEST,
     area,
     at_rows,
     big_enough,
     clip,
+    front,
+    grouped_nms,
+    nms_at_once,
     nms_of_groups,
     rescale,
     stable_nms,
@@ -76,3 +80,37 @@ def test_an_overlap_at_the_threshold():
     scores = torch.tensor([0.9, 0.8])
     assert stable_nms(boxes, scores, 5, 0.5, 0.0).tolist() == [0, 1]
     assert stable_nms(boxes, scores, 5, 0.5, 0.0, equal=True).tolist() == [0]
+
+
+@settings(max_examples=50)
+@given(st.integers(0, 10**6), st.integers(0, 120), st.integers(1, 4), st.sampled_from([0.3, 0.7]), st.booleans())
+def test_sets_are_suppressed_each_for_itself(boxes_of, seed, count, limit, threshold, equal):
+    boxes = boxes_of(3 * count, seed, 60).view(3, count, 4)
+    scores = (torch.rand(3, count, generator=torch.Generator().manual_seed(seed)) * 10).round() / 10
+    found = grouped_nms(boxes, scores, limit, threshold, 0.1, equal)
+    for row, box, score in zip(found.tolist(), boxes, scores, strict=True):
+        kept = stable_nms(box, score, limit, threshold, 0.1, equal).tolist()
+        assert row == kept + [-1] * (limit - len(kept))
+    assert torch.equal(nms_at_once(boxes.double(), scores, limit, threshold, 0.1, equal), found)
+
+
+def test_sets_that_keep_few_boxes_are_gone_through_to_their_end():
+    # Nine times the limit are one and the same box; what else there is scores less.
+    boxes = torch.tensor([[0.0, 0, 10, 10]] * 18 + [[20.0, 0, 30, 10]] + [[0.0, 20, 10, 30]]).expand(2, -1, -1)
+    scores = torch.linspace(1, 0.1, 20).expand(2, -1)
+    for suppress in (grouped_nms, nms_at_once):
+        assert suppress(boxes, scores, 2, 0.5, 0.0).tolist() == [[0, 18]] * 2
+        assert suppress(boxes, scores, 2, 0.5, 0.5).tolist() == [[0, -1]] * 2
+
+
+def test_boxes_without_end_and_without_score_disturb_no_other_set(pretended_cuda):
+    endless = torch.tensor([[-torch.inf, 0, torch.inf, 10], [0, 0, 10, 10], [torch.nan, 0, 10, 10], [0, 0, 10, 9]])
+    boxes = torch.stack([endless, BOXES[2:].expand(4, -1), torch.rand(4, 4) + FARTHEST])
+    scores = torch.tensor([[0.9, 0.8, torch.nan, 0.7], [0.5, 0.6, 0.7, -torch.inf], [torch.nan] * 4])
+    with pretended_cuda():
+        found = grouped_nms(boxes.to("cuda"), scores.to("cuda"), 3, 0.5, 0.0).tolist()
+    assert found == [[0, 1, -1], [2, -1, -1], [-1] * 3]
+
+
+def test_the_chosen_come_first():
+    assert front(torch.tensor([False, True, False, True])).tolist() == [1, 3, 0, 2]

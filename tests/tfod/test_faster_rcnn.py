@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import log_softmax
 
-from resight.detection.boxes import stable_nms
+from resight.detection.boxes import grouped_nms
 from resight.detection.losses import stage_loss
 from resight.errors import ResightError
 from resight.input.target import Target
@@ -113,22 +113,23 @@ def test_the_first_stage_has_the_losses_of_plain_loops():
 def test_the_second_stage_has_the_losses_of_plain_loops(share):
     model = without_weights(share_boxes=share, box_weight=3.0, class_weight=0.5)
     boxes = torch.tensor([[8.0, 10, 42, 44], [50, 22, 66, 38], [60, 0, 90, 30], [0, 0, 20, 20], [0, 0, 0, 0]])
-    proposals = [Proposals(boxes, torch.ones(5), 4), Proposals(boxes.flip(0), torch.ones(5), 5)]
+    proposals = Proposals(torch.stack([boxes, boxes.flip(0)]), torch.ones(2, 5), torch.tensor([4, 5]))
     deltas, logits = noise(1, 10, 1 if share else CLASSES, 4) * 4 - 2, noise(2, 10, CLASSES + 1) * 4 - 2
     targets = [target(2), target(3)]
-    found = model.box_losses(deltas, logits, proposals, targets)
+    found = model.box_losses(deltas.view(2, 5, -1, 4), logits.view(2, 5, -1), proposals, targets)
     box_loss = class_loss = 0.0
-    for image, (proposal, each) in enumerate(zip(proposals, targets, strict=True)):
-        for row in range(proposal.count):
-            box = proposal.boxes[row].tolist()
+    for image, each in enumerate(targets):
+        count = int(proposals.count[image])
+        for row in range(count):
+            box = proposals.boxes[image, row].tolist()
             overlaps = [overlap(box, b) for b in each.boxes.tolist()]
             number = overlaps.index(max(overlaps))
             label = int(each.labels[number]) + 1 if max(overlaps) >= 0.5 else 0
             at = image * 5 + row
             if label:
                 delta = deltas[at, 0 if share else label - 1].tolist()
-                box_loss += huber(delta, each.boxes[number].tolist(), box) / proposal.count / 2
-            class_loss -= float(log_softmax(logits[at], 0)[label]) / proposal.count / 2
+                box_loss += huber(delta, each.boxes[number].tolist(), box) / count / 2
+            class_loss -= float(log_softmax(logits[at], 0)[label]) / count / 2
     assert [float(x) for x in found] == pytest.approx([3.0 * box_loss, 0.5 * class_loss], rel=1e-5)
 
 
@@ -152,7 +153,7 @@ def test_losses_sampler_and_nms_are_replaced_by_arguments():
         return balanced_draw(*given)
 
     def nms(*given):
-        return stable_nms(*given)[:1]
+        return grouped_nms(*given)[:, :1]
 
     other = TfodRCNN(usual.config, CLASSES, rpn_loss=doubled, box_loss=doubled, sampler=sampler).train()
     one = TfodRCNN(usual.config, CLASSES, nms=nms).eval()
@@ -232,6 +233,47 @@ def test_detections_of_an_image_of_any_size(options):
     assert float(outputs.num_detections) == len(found.boxes)
 
 
+@pytest.mark.parametrize("options", [{}, {**STATIC, "pad": True}])
+@torch.no_grad()
+def test_images_of_a_batch_have_the_detections_of_each(options):
+    model = make(train=False, **options)
+    images = [
+        (noise(seed, 3, *size) * 255).to(torch.uint8) for seed, size in ((7, (60, 90)), (8, (90, 50)), (9, (60, 90)))
+    ]
+    for chosen in ((0, 1, 2), (0, 2)):
+        for number, found in zip(chosen, model([images[number] for number in chosen]), strict=True):
+            (alone,) = model([images[number]])
+            assert torch.equal(found.labels, alone.labels)
+            torch.testing.assert_close(found.scores, alone.scores)
+            torch.testing.assert_close(found.boxes, alone.boxes, rtol=0, atol=1e-3)
+
+
+FIVE = torch.tensor([[8.0, 8, 40, 44], [50, 20, 68, 37], [7, 9, 41, 42], [20, 20, 60, 60], [30, 3, 36, 60]])
+
+
+@pytest.mark.parametrize("options", [{"pad": True}, {**STATIC, "train_norms": False}])
+@torch.no_grad()
+def test_a_gpu_is_waited_for_a_few_times(options, pretended_cuda):
+    model, images = make(**options), [noise(seed, 3, 64, 96) * 255 for seed in range(8)]
+    targets = [Target(FIVE, torch.arange(5) % CLASSES, torch.zeros(5, dtype=torch.bool), seed) for seed in range(8)]
+    wanted, (alone,) = model(images, targets), model.eval()(images[:1])
+    with pretended_cuda() as counts:
+        there = [image.to("cuda") for image in images]
+        model.train().to("cuda")
+        counts.waits.clear()
+        found = model(there, targets)
+        assert counts.waited <= 8, counts.waits
+        torch.testing.assert_close({name: value.cpu() for name, value in found.items()}, wanted)
+        model.eval()
+        counts.waits.clear()
+        (detected,) = model(there[:1])
+        assert counts.waited <= 5, counts.waits
+        model.set_nms(class_agnostic=True)
+        assert model(there[:1])[0].labels.device.type == "cpu"
+    assert torch.equal(detected.labels, alone.labels)
+    torch.testing.assert_close(detected.boxes, alone.boxes)
+
+
 @torch.inference_mode()
 def test_nothing_found_is_zeros_and_first_classes():
     model = make(train=False, score=1.0)
@@ -242,20 +284,21 @@ def test_nothing_found_is_zeros_and_first_classes():
 
 
 PROPOSALS = Proposals(
-    torch.tensor([[0.0, 0, 20, 10], [1, 0, 21, 10], [-30, 0, -10, 10], [50, 20, 110, 40], [0, 0, 0, 0]]),
-    torch.ones(5),
-    4,
+    torch.tensor([[[0.0, 0, 20, 10], [1, 0, 21, 10], [-30, 0, -10, 10], [50, 20, 110, 40], [0, 0, 0, 0]]]),
+    torch.ones(1, 5),
+    torch.tensor([4]),
 )
 PROBABILITIES = torch.tensor(
-    [[0.1, 0.5, 0.3, 0.1], [0.1, 0.6, 0.1, 0.2], [0.01, 0.97, 0.01, 0.01], [0.3, 0.3, 0.3, 0.1], [0.0, 1.0, 0.0, 0.0]]
+    [[[0.1, 0.5, 0.3, 0.1], [0.1, 0.6, 0.1, 0.2], [0.01, 0.97, 0.01, 0.01], [0.3, 0.3, 0.3, 0.1], [0.0, 1.0, 0.0, 0.0]]]
 )
+WINDOWS = torch.tensor([[100.0, 50, 100, 50]])
 
 
 @pytest.mark.parametrize("share", [False, True])
 def test_detections_worked_by_hand(share):
     model = without_weights(share_boxes=share, score=0.15)
-    deltas = torch.zeros(5, 1 if share else CLASSES, 4)
-    outputs = model.postprocess_detections(deltas, PROBABILITIES.log(), PROPOSALS, (50, 100))
+    deltas = torch.zeros(1, 5, 1 if share else CLASSES, 4)
+    outputs = model.postprocess_detections(deltas, PROBABILITIES.log(), PROPOSALS, WINDOWS)
     # The first loses class 1 to the second; the third lies outside; the padding does not count.
     count = int(outputs.num_detections)
     assert outputs.detection_scores[0, :count].tolist() == pytest.approx([0.6, 0.3, 0.3, 0.3, 0.2])
@@ -264,31 +307,29 @@ def test_detections_worked_by_hand(share):
     torch.testing.assert_close(outputs.detection_boxes[0, 0], torch.tensor([0, 0.01, 0.2, 0.21]))
     torch.testing.assert_close(outputs.detection_boxes[0, 1], torch.tensor([0.4, 0.5, 0.8, 1.0]))
     torch.testing.assert_close(outputs.raw_detection_boxes[0, 2], torch.tensor([0.0, 0, 0.2, 0]))
-    torch.testing.assert_close(outputs.raw_detection_scores[0], PROBABILITIES)
-    found = model.found(outputs, 500, 1000)
+    torch.testing.assert_close(outputs.raw_detection_scores, PROBABILITIES)
+    (found,) = model.found(outputs, [(500, 1000)])
     torch.testing.assert_close(found.boxes[1], torch.tensor([500.0, 200, 1000, 400]))
     model.set_nms(1.0)
-    assert (
-        len(model.found(model.postprocess_detections(deltas, PROBABILITIES.log(), PROPOSALS, (50, 100)), 1, 1).boxes)
-        == 6
-    )
+    (found,) = model.found(model.postprocess_detections(deltas, PROBABILITIES.log(), PROPOSALS, WINDOWS), [(1, 1)])
+    assert len(found.boxes) == 6
     model.set_nms(0.5, class_agnostic=True)
-    outputs = model.postprocess_detections(deltas, PROBABILITIES.log(), PROPOSALS, (50, 100))
+    outputs = model.postprocess_detections(deltas, PROBABILITIES.log(), PROPOSALS, WINDOWS)
     assert outputs.detection_anchor_indices[0, : int(outputs.num_detections)].tolist() == [1, 3]
 
 
 def test_each_class_has_its_own_box():
     model = without_weights(score=0.55)
-    deltas = torch.zeros(5, CLASSES, 4)
-    deltas[1, 0, 1] = 5.0  # half a width to the right
-    outputs = model.postprocess_detections(deltas, PROBABILITIES.log(), PROPOSALS, (50, 100))
+    deltas = torch.zeros(1, 5, CLASSES, 4)
+    deltas[0, 1, 0, 1] = 5.0  # half a width to the right
+    outputs = model.postprocess_detections(deltas, PROBABILITIES.log(), PROPOSALS, WINDOWS)
     torch.testing.assert_close(outputs.detection_boxes[0, 0], torch.tensor([0, 0.11, 0.2, 0.31]))
     torch.testing.assert_close(outputs.raw_detection_boxes[0, 1], torch.tensor([0, 0.11, 0.2, 0.31]))
 
 
 def test_the_limits_are_the_configurations():
     model = without_weights(detections=4, detections_per_class=1, nms_iou=1.0)
-    outputs = model.postprocess_detections(torch.zeros(5, CLASSES, 4), PROBABILITIES.log(), PROPOSALS, (50, 100))
+    outputs = model.postprocess_detections(torch.zeros(1, 5, CLASSES, 4), PROBABILITIES.log(), PROPOSALS, WINDOWS)
     # One of each class; class 1's is the one that lies outside.
     assert outputs.detection_classes[0, : int(outputs.num_detections)].tolist() == [2, 3]
     assert outputs.detection_boxes.shape == (1, 4, 4)

@@ -16,7 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from resight.detection.boxes import clip
+from resight.detection.boxes import clip, windows_of
 from resight.input.target import Target
 from resight.models.build import build_model
 from resight.tfod import parts as tfod_parts
@@ -109,7 +109,7 @@ def test_inference(name):
     model = make(g, detections=g["detection_boxes"].shape[1]).eval()
     image = g["image_uint8"].permute(2, 0, 1)
     small = model.resize(image)
-    true_size = (small.shape[1], small.shape[2])
+    windows = windows_of([small])
     batch = model.batch([small])
     assert g.error("preprocessed", rows(batch)) == 0
     size = (batch.shape[2], batch.shape[3])
@@ -121,17 +121,17 @@ def test_inference(name):
     anchors = clip(model.anchor_grid(features), *size)
     assert g.error("anchors", anchors[:, XYXY]) == 0
 
-    deltas, logits = g["rpn_box_encodings"][0], g["rpn_objectness_logits"][0]
-    found = model.propose(deltas, logits, anchors, true_size, model.serving)
-    assert found.count == int(g["num_proposals"])
-    assert g.error("proposal_boxes_abs", found.boxes[None, :, XYXY]) < 1e-4
-    assert g.error("proposal_scores", found.scores[None]) < 1e-6
+    deltas, logits = g["rpn_box_encodings"], g["rpn_objectness_logits"]
+    found = model.propose(deltas, logits, anchors, windows, model.serving)
+    assert found.count.tolist() == [int(g["num_proposals"])]
+    assert g.error("proposal_boxes_abs", found.boxes[..., XYXY]) < 1e-4
+    assert g.error("proposal_scores", found.scores) < 1e-6
     if "evalloop/num_proposals" in g:
-        other = model.propose(deltas, logits, anchors, true_size, model.learning)
-        assert other.count == int(g["evalloop/num_proposals"])
-        assert g.error("evalloop/proposal_boxes_abs", other.boxes[None, :, XYXY]) < 1e-4
+        other = model.propose(deltas, logits, anchors, windows, model.learning)
+        assert other.count.tolist() == [int(g["evalloop/num_proposals"])]
+        assert g.error("evalloop/proposal_boxes_abs", other.boxes[..., XYXY]) < 1e-4
 
-    proposals = Proposals(g["proposal_boxes_abs"][0][:, XYXY], g["proposal_scores"][0], found.count)
+    proposals = Proposals(g["proposal_boxes_abs"][..., XYXY], g["proposal_scores"], found.count)
     boxes = g["proposal_boxes_normalized"][0][:, XYXY]
     image_of = torch.zeros(len(boxes), dtype=torch.int64)
     crops = tfod_parts.crop_and_resize(planes(g["rpn_features"]), boxes, image_of, 14, model.border)
@@ -142,7 +142,7 @@ def test_inference(name):
     whole, part = (features, slice(None, None, 8)) if g.trimmed else (planes(g["rpn_features"]), slice(None))
     hidden = []
     model.head.register_forward_hook(lambda *call: hidden.append(call[-1]))
-    deltas, logits = model.classify(whole, [Proposals(proposals.boxes[part], proposals.scores[part], 0)], size)
+    (deltas,), (logits,) = model.classify(whole, proposals.boxes[:, part], size)
     for field, found in (
         ("box_classifier_features_mean", hidden[0]),
         ("refined_box_encodings", deltas),
@@ -150,7 +150,7 @@ def test_inference(name):
     ):
         assert g.error(field, found, rows=part) < 1e-3, field
     outputs = model.postprocess_detections(
-        g["refined_box_encodings"], g["class_logits_with_background"], proposals, true_size
+        g["refined_box_encodings"][None], g["class_logits_with_background"][None], proposals, windows
     )
     for field in ("detection_anchor_indices", "num_detections"):
         assert g.error(field, getattr(outputs, field)) == 0, field
@@ -199,24 +199,24 @@ def test_targets_and_losses_from_given_answers(name):
     deltas[0, positive] = tfod_parts.encode(target.boxes[matches[positive]], anchors[positive])
     assert g.error("rpn_reg_targets", deltas) < 1e-6
     proposals = model.propose(
-        g["rpn_box_encodings"][0], g["rpn_objectness_logits"][0], anchors, tuple(image.shape[1:]), model.learning
+        g["rpn_box_encodings"], g["rpn_objectness_logits"], anchors, windows_of([image]), model.learning
     )
-    proposals = model.sample(proposals, target, DRAWS[0])
-    assert proposals.count == int(g["num_proposals"])
-    assert g.error("proposal_boxes_abs", proposals.boxes[None, :, XYXY]) < 1e-4
-    proposals = Proposals(g["proposal_boxes_abs"][0][:, XYXY], proposals.scores, proposals.count)
-    matches = model._match(proposals, target)
-    assert g.error("det_match", matches[None]) == 0
+    proposals = model.sample(proposals, [target], DRAWS)
+    assert proposals.count.tolist() == [int(g["num_proposals"])]
+    assert g.error("proposal_boxes_abs", proposals.boxes[..., XYXY]) < 1e-4
+    proposals = Proposals(g["proposal_boxes_abs"][..., XYXY], proposals.scores, proposals.count)
+    matches = model._match(proposals, [target])
+    assert g.error("det_match", matches) == 0
     positive = matches >= 0
-    deltas = torch.zeros(1, len(proposals.boxes), 4)
-    deltas[0, positive] = tfod_parts.encode(target.boxes[matches[positive]], proposals.boxes[positive])
+    deltas = torch.zeros(*positive.shape, 4)
+    deltas[positive] = tfod_parts.encode(target.boxes[matches[positive]], proposals.boxes[positive])
     assert g.error("det_reg_targets", deltas) < 1e-6
 
     names = ("rpn_box_encodings", "rpn_objectness_logits", "refined_box_encodings", "class_logits_with_background")
     answers = [g[name].clone().requires_grad_() for name in names]
     losses = [
         *model.rpn_losses(answers[0], answers[1], anchors, [target], DRAWS),
-        *model.box_losses(answers[2], answers[3], [proposals], [target]),
+        *model.box_losses(answers[2][None], answers[3][None], proposals, [target]),
     ]
     expected = [float(g[f"step0/Loss/{name}"]) for name in LOSSES]
     assert [loss.item() for loss in losses] == pytest.approx(expected, rel=1e-5)
@@ -249,7 +249,7 @@ def test_training_from_end_to_end(name):
         for key in LOSSES:
             assert losses[key].item() == pytest.approx(float(g[f"evalmode/Loss/{key}"]), rel=1e-3)
         model.train()
-    statistics = {name: value.clone() for name, value in model.named_buffers()}
+    statistics = {name: value.clone() for name, value in model.state_dict().items() if "running" in name}
     variables = {v.key.removesuffix(SUFFIX): v for v in checkpoint_keys(g.depth, 3, g.tpu)}
     layers = {v.full_name: v.name for v in variables.values()}
     parameters = dict(model.named_parameters())
@@ -288,5 +288,5 @@ def test_training_from_end_to_end(name):
             elif found.startswith("momentum/"):
                 weight = parameters[variables[found.removeprefix("momentum/")].name]
                 assert error(key, optimizer.state[weight]["velocity"]) < uncertain, key
-    changed = {name for name, value in model.named_buffers() if not torch.equal(value, statistics[name])}
+    changed = {name for name, value in statistics.items() if not torch.equal(value, model.state_dict()[name])}
     assert changed == (set(statistics) if g.tpu else set())

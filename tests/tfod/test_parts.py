@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resight.detection import matcher
+from resight.detection.anchors import grid_anchors
 from resight.tfod import parts as tfod_parts
 from resight.tfod.config import TfodConfig, TfodModelConfig
 from resight.tfod.parts import PlainSelection, Proposals, StaticSelection
@@ -25,7 +26,7 @@ def drawn_by(seed: int) -> torch.Generator:
 
 def test_anchors_lie_on_the_corner_of_their_cell():
     config = TfodConfig(anchor_scales=(0.25, 1.0), anchor_ratios=(0.5, 2.0))
-    anchors = tfod_parts.tfod_anchors(config, (2, 3), torch.device("cpu"))
+    anchors = grid_anchors(tfod_parts.cell_anchors(config), (2, 3), config.anchor_stride)
     assert anchors.shape == (2 * 3 * 4, 4)
     width, height = 64 * math.sqrt(0.5), 64 / math.sqrt(0.5)
     torch.testing.assert_close(anchors[0], torch.tensor([-width / 2, -height / 2, width / 2, height / 2]))
@@ -38,7 +39,7 @@ def test_anchors_lie_on_the_corner_of_their_cell():
 
 def test_the_anchors_reported_are_the_anchors_used():
     config = TfodConfig(anchor_base=(64, 128), anchor_ratios=(0.5, 3.0), anchor_stride=(8, 16), anchor_offset=(4, 8))
-    anchors = tfod_parts.tfod_anchors(config, (1, 1), torch.device("cpu")) - torch.tensor([8.0, 4, 8, 4])
+    anchors = tfod_parts.cell_anchors(config) - torch.tensor([8.0, 4, 8, 4])
     cells = tfod_parts.anchor_settings(config).cell_anchors(0)
     # The report rounds to whole pixels.
     assert (anchors - cells).abs().max() <= 0.5
@@ -79,58 +80,61 @@ def test_matches_are_those_of_plain_loops(seed, objects, anchors):
     assert tfod_parts.match_anchors(overlap).tolist() == expected
 
 
+WINDOWS = torch.tensor([[25.0, 20, 25, 20]])  # 20 pixels high
 BOXES = torch.tensor([[-8.0, 2, 8, 12], [30, 30, 40, 40], [-9, -9, -1, -2], [4, 4, 9, 9], [-9, 2, 8, 12]])
 SCORES = torch.tensor([0.9, 0.8, 0.7, 0.1, 0.85])
 
 
 def test_proposals_are_clipped_after_suppression():
     config = TfodConfig(proposals=5)
-    found = PlainSelection().propose(BOXES, SCORES, config, (20, 25))
+    found = PlainSelection().propose(BOXES[None], SCORES[None], config, WINDOWS)
     # The second and third are empty once clipped, the last is suppressed by the first.
-    assert found.count == 2 and found.valid.tolist() == [True, True, False, False, False]
-    assert found.boxes.tolist() == [[0, 2, 8, 12], [4, 4, 9, 9], [0] * 4, [0] * 4, [0] * 4]
-    torch.testing.assert_close(found.scores, torch.tensor([0.9, 0.1, 0, 0, 0]))
+    assert found.count.tolist() == [2] and found.valid.tolist() == [[True, True, False, False, False]]
+    assert found.boxes[0].tolist() == [[0, 2, 8, 12], [4, 4, 9, 9], [0] * 4, [0] * 4, [0] * 4]
+    torch.testing.assert_close(found.scores[0], torch.tensor([0.9, 0.1, 0, 0, 0]))
 
 
 def test_with_static_shapes_proposals_repeat_the_worst_box():
-    found = StaticSelection().propose(BOXES, SCORES, TfodConfig(proposals=6), (20, 25))
+    found = StaticSelection().propose(BOXES[None], SCORES[None], TfodConfig(proposals=6), WINDOWS)
     # A box left of and above the image is never chosen, so four candidates give three; two of them are not empty.
-    assert found.count == 2
-    assert found.scores.tolist() == pytest.approx([0.9, 0.1, -1, -1, -1, -1])
-    torch.testing.assert_close(found.boxes[:2], torch.tensor([[0.0, 2, 8, 12], [4, 4, 9, 9]]))
-    torch.testing.assert_close(found.boxes[2], torch.tensor([25.0, 20, 25, 20]))
-    torch.testing.assert_close(found.boxes[3:], torch.tensor([[4.0, 4, 9, 9]]).expand(3, 4))
+    assert found.count.tolist() == [2]
+    assert found.scores[0].tolist() == pytest.approx([0.9, 0.1, -1, -1, -1, -1])
+    torch.testing.assert_close(found.boxes[0, :2], torch.tensor([[0.0, 2, 8, 12], [4, 4, 9, 9]]))
+    torch.testing.assert_close(found.boxes[0, 2], torch.tensor([25.0, 20, 25, 20]))
+    torch.testing.assert_close(found.boxes[0, 3:], torch.tensor([[4.0, 4, 9, 9]]).expand(3, 4))
 
 
 def test_with_static_shapes_and_a_threshold_the_worst_box_is_none():
     # TFOD moves a box that the threshold leaves out to -1, which is empty once clipped.
-    found = StaticSelection().propose(BOXES, SCORES, TfodConfig(proposals=6, rpn_score=0.1), (20, 25))
-    assert found.count == 1 and found.scores.tolist() == pytest.approx([0.9, -1, -1, -1, -1, -1])
-    torch.testing.assert_close(found.boxes[0], torch.tensor([0.0, 2, 8, 12]))
-    assert found.boxes[2:].tolist() == [[0.0] * 4] * 4
+    found = StaticSelection().propose(BOXES[None], SCORES[None], TfodConfig(proposals=6, rpn_score=0.1), WINDOWS)
+    assert found.count.tolist() == [1] and found.scores[0].tolist() == pytest.approx([0.9, -1, -1, -1, -1, -1])
+    torch.testing.assert_close(found.boxes[0, 0], torch.tensor([0.0, 2, 8, 12]))
+    assert found.boxes[0, 2:].tolist() == [[0.0] * 4] * 4
 
 
 @pytest.mark.parametrize("selection", [PlainSelection(), StaticSelection()])
 def test_of_no_anchor_there_are_no_proposals(selection):
-    found = selection.propose(torch.zeros(0, 4), torch.zeros(0), TfodConfig(proposals=3), (20, 25))
-    assert found.count == 0 and found.boxes.tolist() == [[0.0] * 4] * 3
+    found = selection.propose(torch.zeros(1, 0, 4), torch.zeros(1, 0), TfodConfig(proposals=3), WINDOWS)
+    assert found.count.tolist() == [0] and found.boxes[0].tolist() == [[0.0] * 4] * 3
 
 
 @pytest.mark.parametrize("selection", [PlainSelection(), StaticSelection()])
 def test_the_share_of_positives_is_of_single_precision(selection):
     # As a double .35 x 20 is 7; as the float of a pipeline.config .35 is a little less.
     positive, allowed = torch.arange(200) < 100, torch.ones(200, dtype=torch.bool)
-    drawn = selection.draw(positive, allowed, 20, 0.35, drawn_by(1))
+    (drawn,) = selection.draw(positive[None], allowed[None], 20, 0.35, [drawn_by(1)])
     assert int(drawn.sum()) == 20 and int((drawn & positive).sum()) == 6
 
 
 @pytest.mark.parametrize("selection", [PlainSelection(), StaticSelection()])
 def test_a_minibatch_keeps_to_its_limits(selection):
     positive, allowed = torch.arange(200) < 60, torch.arange(200) % 5 > 0
-    first = selection.draw(positive, allowed, 64, 0.25, drawn_by(1))
+    first, again, other = selection.draw(
+        positive.expand(3, -1), allowed.expand(3, -1), 64, 0.25, [drawn_by(seed) for seed in (1, 1, 2)]
+    )
     assert int(first.sum()) == 64 and int((first & positive).sum()) == 16 and not (first & ~allowed).any()
-    assert torch.equal(first, selection.draw(positive, allowed, 64, 0.25, drawn_by(1)))
-    assert not torch.equal(first, selection.draw(positive, allowed, 64, 0.25, drawn_by(2)))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
 
 
 def counts(positives: int, negatives: int, forbidden: int, size: int, seed: int) -> tuple[int, int, int]:
@@ -156,13 +160,13 @@ def test_static_minibatches_without_enough_negatives(seed):
 
 
 def test_what_is_taken():
-    proposals = Proposals(torch.arange(20.0).view(5, 4), torch.arange(5.0), 4)
-    drawn = torch.tensor([False, True, False, True, False])
+    proposals = Proposals(torch.arange(20.0).view(1, 5, 4), torch.arange(5.0)[None], torch.tensor([4]))
+    drawn = torch.tensor([[False, True, False, True, False]])
     plain = PlainSelection().take(proposals, drawn, 4)
-    assert plain.count == 2 and plain.scores.tolist() == [1, 3, 0, 0]
+    assert plain.count.tolist() == [2] and plain.scores.tolist() == [[1, 3, 0, 0]]
     static = StaticSelection().take(proposals, drawn, 4)
-    assert static.count == 4 and static.scores.tolist() == [1, 3, 0, 0]
-    assert static.boxes[2].tolist() == proposals.boxes[0].tolist() and plain.boxes[2].tolist() == [0] * 4
+    assert static.count.tolist() == [4] and static.scores.tolist() == [[1, 3, 0, 0]]
+    assert static.boxes[0, 2].tolist() == proposals.boxes[0, 0].tolist() and plain.boxes[0, 2].tolist() == [0] * 4
 
 
 def crop_by_loops(features, boxes, size, outside):

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import batched_nms, nms
 
 MOST_AT_ONCE = 2**15  # boxes that a GPU compares each with each
+FARTHEST = 1e7  # pixels; suppression takes a box that reaches further to end there
 
 
 @dataclass(frozen=True)
@@ -82,16 +84,65 @@ def stable_nms(boxes: Tensor, scores: Tensor, limit: int, iou: float, least: flo
         iou: a box goes whose IoU with a better one is more than this (``equal``: this or more).
         least: boxes count whose score is more than this.
     """
-    bound = np.float32(iou)  # the IoU is of single precision too
-    if equal:
-        bound = np.nextafter(bound, np.float32(-1))
     candidates = torch.where(scores > least)[0]
     candidates = candidates[scores[candidates].sort(descending=True, stable=True).indices]
     # What is kept of the best K does not depend on the rest, so a part of them is tried first.
     count = 8 * limit
     while True:
         part = candidates[:count]
-        kept = part[nms(boxes[part], scores[part], float(bound))]
+        kept = part[nms(boxes[part], scores[part], _bound(iou, equal))]
         if len(kept) >= limit or count >= len(candidates):
             return kept[:limit]
         count *= 4
+
+
+def grouped_nms(boxes: Tensor, scores: Tensor, limit: int, iou: float, least: float, equal: bool = False) -> Tensor:
+    """As :func:`stable_nms` of each of S sets of boxes ``[S, N, 4]`` with scores ``[S, N]``.
+
+    Returns: ``[S, limit]`` int64 indices into each set, -1 beyond the last.
+    """
+    if boxes.device.type != "cpu":
+        return nms_at_once(boxes, scores, limit, iou, least, equal)
+    kept = scores.new_full((len(boxes), limit), -1, dtype=torch.int64)
+    for row, box, score in zip(kept, boxes, scores, strict=True):
+        found = stable_nms(box, score, limit, iou, least, equal)
+        row[: len(found)] = found
+    return kept
+
+
+def nms_at_once(boxes: Tensor, scores: Tensor, limit: int, iou: float, least: float, equal: bool = False) -> Tensor:
+    """:func:`grouped_nms` for a GPU, which is waited for twice, again where a set has few boxes that are kept."""
+    boxes, allowed = boxes.clamp(-FARTHEST, FARTHEST), scores > least
+    order = torch.where(allowed, scores, -torch.inf).sort(dim=1, descending=True, stable=True).indices
+    number, size = allowed.sum(1), order.shape[1]
+    count = min(8 * limit, size)
+    while True:
+        part = order[:, :count]
+        kept = _kept(at_rows(boxes, part), _bound(iou, equal)) & allowed.gather(1, part)
+        # What is kept of the best K does not depend on the rest.
+        if count == size or not bool(((kept.sum(1) < limit) & (number > count)).any()):
+            break
+        count = min(4 * count, size)
+    first = front(kept)[:, :limit]
+    found = torch.where(kept.gather(1, first), part.gather(1, first), -1)
+    return F.pad(found, (0, limit - found.shape[1]), value=-1)
+
+
+def _kept(boxes: Tensor, bound: float) -> Tensor:
+    """``[S, N]`` bool, which of S sets of boxes ``[S, N, 4]``, best first, are kept."""
+    kept = []
+    for sets in boxes.split(max(MOST_AT_ONCE // max(boxes.shape[1], 1), 1)):
+        number = torch.arange(sets.shape[0] * sets.shape[1], device=boxes.device)
+        chosen = nms_of_groups(sets.flatten(0, 1).double(), -number.double(), number // max(sets.shape[1], 1), bound)
+        kept.append(torch.zeros_like(number, dtype=torch.bool).index_fill(0, chosen, True).view(sets.shape[:2]))
+    return torch.cat(kept)
+
+
+def _bound(iou: float, equal: bool) -> float:
+    bound = np.float32(iou)  # the IoU is of single precision too
+    return float(np.nextafter(bound, np.float32(-1)) if equal else bound)
+
+
+def front(chosen: Tensor) -> Tensor:
+    """``[..., N]`` int64, the order that puts ``chosen`` ``[..., N]`` before the others, else as they are."""
+    return (~chosen).to(torch.uint8).sort(dim=-1, stable=True).indices

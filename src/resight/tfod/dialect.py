@@ -179,7 +179,7 @@ def compare_stages(parity: Parity, model: DetectionModel, pixels: Tensor, stages
     count = len(proposals)
 
     def classify(rois: Tensor) -> tuple[Tensor, Tensor]:
-        own_deltas, own_logits = model.classify(features, [parts.padded(rois, rois[:, 0], len(rois))], size)
+        (own_deltas,), (own_logits,) = model.classify(features, rois[None], size)
         return own_logits, own_deltas
 
     class_logits, box_deltas = stages["class_logits"][:count], stages["box_deltas"][:count]

@@ -5,18 +5,20 @@ One feature map of stride 16; the fifth stage of the ResNet, applied to each RoI
 Shapes:
     B images of a batch, all padded to H x W; K classes without background; G objects of an image.
     The feature map is h x w with A anchors a place; N anchors of an image, N = h * w * A, fewer in training.
-    P proposals of an image, always ``tfod.proposals``: those beyond ``Proposals.count`` are padding.
+    P proposals of an image, always ``tfod.proposals``, or ``tfod.box_batch`` of them: those beyond ``Proposals.count``
+    are padding.
 Names:
-    logits: of background and object ``[B, N, 2]``, or of classes ``[P, K + 1]``, background first.
-    deltas: ``parts.encode`` of a box beside its anchor ``[B, N, 4]``, or beside its proposal: ``[P, K, 4]``, or
-        ``[P, 1, 4]`` where classes share boxes.
-    size, true_size: height and width of the network's input, and of the image in it without padding.
+    logits: of background and object ``[B, N, 2]``, or of classes ``[B, P, K + 1]``, background first.
+    deltas: ``parts.encode`` of a box beside its anchor ``[B, N, 4]``, or beside its proposal: ``[B, P, K, 4]``, or
+        ``[B, P, 1, 4]`` where classes share boxes.
+    size: height and width of the network's input.
+    windows: ``windows_of`` the images in it without padding ``[B, 4]``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -25,11 +27,12 @@ from torch import Generator, Tensor, nn
 
 from ..config.tree import ModelConfig
 from ..detection import matcher
-from ..detection.anchors import AnchorSettings
-from ..detection.boxes import Instances, area, clip, stable_nms
+from ..detection.anchors import AnchorSettings, grid_anchors
+from ..detection.boxes import Instances, area, at_rows, clip, front, grouped_nms, windows_of, within
 from ..detection.losses import StageLoss, stage_loss
 from ..detection.model import DetectionModel
 from ..detection.processes import SINGLE_PROCESS, Shared
+from ..detection.transfers import in_one_copy, sent
 from ..errors import ResightError
 from ..input.target import Target
 from . import parts
@@ -42,19 +45,19 @@ RPN_WIDTH = 512
 
 @dataclass(frozen=True)
 class TfodOutputs:
-    """What TFOD's exported model returns for one image: boxes yxyx in 0..1 of the image, D detections, P proposals.
+    """What TFOD's exported model returns for B images: boxes yxyx in 0..1 of the image, D detections, P proposals.
 
     All float32 but the indices; what is beyond ``num_detections`` is 0 (classes: 1).
     """
 
-    detection_boxes: Tensor  # [1, D, 4]
-    detection_scores: Tensor  # [1, D]
-    detection_classes: Tensor  # [1, D], from 1
-    detection_multiclass_scores: Tensor  # [1, D, K + 1]; 0 is background
-    detection_anchor_indices: Tensor  # [1, D]: which proposal
-    num_detections: Tensor  # [1]
-    raw_detection_boxes: Tensor  # [1, P, 4]: of each proposal, for its best class
-    raw_detection_scores: Tensor  # [1, P, K + 1]
+    detection_boxes: Tensor  # [B, D, 4]
+    detection_scores: Tensor  # [B, D]
+    detection_classes: Tensor  # [B, D], from 1
+    detection_multiclass_scores: Tensor  # [B, D, K + 1]; 0 is background
+    detection_anchor_indices: Tensor  # [B, D]: which proposal
+    num_detections: Tensor  # [B]
+    raw_detection_boxes: Tensor  # [B, P, 4]: of each proposal, for its best class
+    raw_detection_scores: Tensor  # [B, P, K + 1]
 
 
 class RPN(nn.Module):
@@ -95,10 +98,13 @@ class TfodRCNN(DetectionModel):
     Args:
         rpn_loss, box_loss: of the first and of the second stage.
         sampler: draws the minibatches of both in training; by default as ``tfod.static_shapes`` says.
-        nms: as :func:`.boxes.stable_nms`, in both stages.
+        nms: as :func:`.boxes.grouped_nms`, in both stages: of images in the first, of their classes in the second.
     """
 
     class_heads: ClassVar = {"predictor.classes": True, "predictor.box": False}
+    mean: Tensor  # [3]
+    fill: Tensor  # [3], of the padding
+    cells: Tensor  # [A, 4], the anchors of the first place
 
     def __init__(
         self,
@@ -108,7 +114,7 @@ class TfodRCNN(DetectionModel):
         rpn_loss: StageLoss = stage_loss,
         box_loss: StageLoss = stage_loss,
         sampler: Draw | None = None,
-        nms: Callable[..., Tensor] = stable_nms,
+        nms: Callable[..., Tensor] = grouped_nms,
     ) -> None:
         super().__init__()
         self.rpn_loss, self.box_loss, self.nms = rpn_loss, box_loss, nms
@@ -124,6 +130,9 @@ class TfodRCNN(DetectionModel):
         static = self.tfod.static_shapes
         draw = sampler or (parts.static_draw if static else parts.balanced_draw)
         self.learning = (StaticSelection if static else PlainSelection)(draw, nms)
+        for name, value in (("mean", torch.tensor(MEAN, device="cpu")), ("cells", parts.cell_anchors(self.tfod))):
+            self.register_buffer(name, value, persistent=False)
+        self.register_buffer("fill", torch.tensor(self.tfod.pad_value, device="cpu"), persistent=False)
         self.border = parts.matmul_border if self.tfod.matmul_crop else parts.native_border
 
     @property
@@ -144,7 +153,17 @@ class TfodRCNN(DetectionModel):
         self.class_agnostic_nms = self.class_agnostic_nms or class_agnostic
 
     def detect(self, images: list[Tensor]) -> list[Instances]:
-        return [self.found(self.outputs(image), image.shape[1], image.shape[2]) for image in images]
+        small = [self.resize(image) for image in images]
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        if self._padded or len({image.shape for image in small}) == 1:
+            return self.found(self._outputs(small), sizes)
+        return [
+            found for one, size in zip(small, sizes, strict=True) for found in self.found(self._outputs([one]), [size])
+        ]
+
+    @property
+    def _padded(self) -> bool:
+        return self.tfod.pad and self.tfod.fixed_size is None
 
     def resize(self, image: Tensor) -> Tensor:
         """``[3, H, W]`` of any size, uint8 or float -> float of 0..255 at the network's size, without padding."""
@@ -159,96 +178,103 @@ class TfodRCNN(DetectionModel):
         weight = next(self.parameters())
         sizes = {(image.shape[1], image.shape[2]) for image in images}
         height, width = next(iter(sizes))
-        if self.tfod.pad and self.tfod.fixed_size is None:
+        if self._padded:
             height = width = self.config.max_size
         elif len(sizes) > 1:
             fix = "Set model.tfod.pad = true, or model.tfod.fixed_size, or train.batch_size = 1."
             raise ResightError("the images of one batch differ in size", where="model.tfod.pad", fix=fix)
-        values = weight.new_tensor(self.tfod.pad_value)
-        batch = values.repeat(len(images), height, width, 1).permute(0, 3, 1, 2)
+        batch = self.fill.to(weight.dtype).repeat(len(images), height, width, 1).permute(0, 3, 1, 2)
         for row, image in zip(batch, images, strict=True):
             row[:, : image.shape[1], : image.shape[2]] = image.to(weight.device)
-        batch = batch - weight.new_tensor(MEAN)[:, None, None]
+        batch = batch - self.mean.to(weight.dtype)[:, None, None]
         return batch.contiguous() if weight.is_contiguous() else batch  # in the memory format of the weights
 
     def outputs(self, image: Tensor) -> TfodOutputs:
         """What TFOD's exported model returns for an image ``[3, H, W]`` of any size."""
-        small = self.resize(image)
-        true_size = (small.shape[1], small.shape[2])
-        batch = self.batch([small])
+        return self._outputs([self.resize(image)])
+
+    def _outputs(self, small: list[Tensor]) -> TfodOutputs:
+        """The same for images that make a batch."""
+        batch = self.batch(small)
+        windows = sent(windows_of(small), batch.device)
         size = (batch.shape[2], batch.shape[3])
         features = self.backbone(batch)
         deltas, logits = self.rpn(features)
-        anchors = clip(self.anchor_grid(features), *size)
-        proposals = self.propose(deltas[0], logits[0], anchors, true_size, self.serving)
-        deltas, logits = self.classify(features, [proposals], size)
-        return self.postprocess_detections(deltas, logits, proposals, true_size)
+        proposals = self.propose(deltas, logits, clip(self.anchor_grid(features), *size), windows, self.serving)
+        deltas, logits = self.classify(features, proposals.boxes, size)
+        return self.postprocess_detections(deltas, logits, proposals, windows)
 
     def anchor_grid(self, features: Tensor) -> Tensor:
-        """The grid's anchors, not clipped."""
-        return parts.tfod_anchors(self.tfod, (features.shape[2], features.shape[3]), features.device)
+        """The grid's anchors ``[N, 4]`` float32, y slowest, then x; not clipped."""
+        return grid_anchors(self.cells, (features.shape[2], features.shape[3]), self.tfod.anchor_stride)
 
     def propose(
-        self, deltas: Tensor, logits: Tensor, anchors: Tensor, true_size: tuple[int, int], selection: PlainSelection
+        self, deltas: Tensor, logits: Tensor, anchors: Tensor, windows: Tensor, selection: PlainSelection
     ) -> Proposals:
-        """Proposals of one image from the RPN's answer ``[N, 4]`` and ``[N, 2]``, inside the image without padding."""
+        """Proposals from the RPN's answer, inside the images without padding."""
         boxes = parts.decode(deltas.detach(), anchors)
-        return selection.propose(boxes, logits.detach().softmax(1)[:, 1], self.tfod, true_size)
+        return selection.propose(boxes, logits.detach().softmax(2)[..., 1], self.tfod, windows)
 
-    def classify(self, features: Tensor, proposals: list[Proposals], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Box deltas ``[N, K or 1, 4]`` and class logits ``[N, K + 1]`` of all proposals of all images."""
+    def classify(self, features: Tensor, boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Box deltas and class logits of proposals ``[B, P, 4]``."""
         tfod = self.tfod
-        boxes = torch.cat([proposal.boxes for proposal in proposals])
-        counts = torch.tensor([len(proposal.boxes) for proposal in proposals], device=boxes.device)
-        image = torch.arange(len(proposals), device=boxes.device).repeat_interleave(counts)
-        boxes = boxes * (1 / boxes.new_tensor([size[1], size[0], size[1], size[0]]))
-        crops = parts.crop_and_resize(features, boxes, image, tfod.crop_size, self.border)
+        image = torch.arange(len(boxes), device=boxes.device)[:, None].expand(boxes.shape[:2]).flatten()
+        factors = (1 / torch.tensor([size[1], size[0]] * 2, dtype=boxes.dtype)).tolist()
+        boxes = torch.stack([side * factor for side, factor in zip(boxes.unbind(2), factors, strict=True)], 2)
+        crops = parts.crop_and_resize(features, boxes.flatten(0, 1), image, tfod.crop_size, self.border)
         if tfod.pool_size > 1 or tfod.pool_stride > 1:
             crops = F.max_pool2d(crops, tfod.pool_size, tfod.pool_stride)
         deltas, logits = self.predictor(self.head(crops))
-        return single(deltas), single(logits)
+        both = len(features), -1
+        return single(deltas).unflatten(0, both), single(logits).unflatten(0, both)
 
     def postprocess_detections(
-        self, deltas: Tensor, logits: Tensor, proposals: Proposals, true_size: tuple[int, int]
+        self, deltas: Tensor, logits: Tensor, proposals: Proposals, windows: Tensor
     ) -> TfodOutputs:
-        """Detections of one image from the second stage's answer for its proposals."""
-        tfod, count = self.tfod, proposals.count
-        scores = logits.softmax(1)
-        boxes = parts.decode(deltas, proposals.boxes[:, None])
-        rows, labels = self._suppressed(boxes[:count], scores[:count, 1:])
-        order = scores[rows, labels + 1].sort(descending=True, stable=True).indices
-        rows, labels = rows[order], labels[order]
-        chosen = clip(boxes[rows, labels if boxes.shape[1] > 1 else 0], *true_size)
-        kept = torch.where(area(chosen) > 0)[0][: tfod.detections]
-        rows, labels = rows[kept], labels[kept]
-        best = scores[:, 1:].argmax(1) if boxes.shape[1] > 1 else torch.zeros_like(scores[:, 0], dtype=torch.int64)
-        raw = boxes[torch.arange(len(boxes), device=boxes.device), best]
+        """Detections from the second stage's answer for the proposals."""
+        tfod, scores = self.tfod, logits.softmax(2)
+        boxes = parts.decode(deltas, proposals.boxes[:, :, None])
+        shared = boxes.shape[2] == 1
+        rows, labels = self._suppressed(boxes, torch.where(proposals.valid[..., None], scores[..., 1:], -torch.inf))
+        image = torch.arange(len(boxes), device=boxes.device)[:, None]
+        score = torch.where(rows >= 0, scores[image, rows, labels + 1], -torch.inf)
+        order = score.sort(dim=1, descending=True, stable=True).indices
+        rows, labels = rows.gather(1, order), labels.gather(1, order)
+        chosen = within(boxes[image, rows, torch.zeros_like(labels) if shared else labels], windows)
+        found = (rows >= 0) & (area(chosen) > 0)
+        order = front(found)[:, : tfod.detections]
+        found, rows, labels = found.gather(1, order), rows.gather(1, order), labels.gather(1, order)
+        best = scores[..., 1:].argmax(2) if not shared else torch.zeros_like(scores[..., 0], dtype=torch.int64)
+        raw = boxes.gather(2, best[..., None, None].expand(-1, -1, -1, 4))[:, :, 0]
 
         def full(values: Tensor) -> Tensor:
-            return torch.cat([values, values.new_zeros(tfod.detections - len(values), *values.shape[1:])])[None]
+            there = found if values.ndim == 2 else found[..., None]
+            room = (0, 0) * (values.ndim - 2) + (0, tfod.detections - values.shape[1])
+            return F.pad(torch.where(there, values, 0), room)
 
         return TfodOutputs(
-            detection_boxes=full(_normalised(chosen[kept], true_size)),
-            detection_scores=full(scores[rows, labels + 1]),
+            detection_boxes=full(_normalised(at_rows(chosen, order), windows)),
+            detection_scores=full(scores[image, rows, labels + 1]),
             detection_classes=full(labels.to(scores.dtype)) + 1,
-            detection_multiclass_scores=full(scores[rows]),
+            detection_multiclass_scores=full(scores[image, rows]),
             detection_anchor_indices=full(rows),
-            num_detections=scores.new_tensor([len(rows)]),
-            raw_detection_boxes=_normalised(raw, true_size).clamp(0, 1)[None],
-            raw_detection_scores=scores[None],
+            num_detections=found.sum(1).to(scores.dtype),
+            raw_detection_boxes=_normalised(raw, windows).clamp(0, 1),
+            raw_detection_scores=scores,
         )
 
     def _suppressed(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Proposal and class, each ``[N]`` int64, of what suppression leaves, class after class."""
-        tfod, kinds = self.tfod, scores.shape[1]
-        of_class = boxes.expand(-1, kinds, -1)
+        """Proposal and class, each ``[B, M]`` int64, of what suppression leaves, class after class; -1 and any class
+        between and after them."""
+        tfod, (number, count, kinds) = self.tfod, scores.shape
+        boxes = boxes.expand(-1, -1, kinds, -1)
         if self.class_agnostic_nms:
-            kept = self.nms(of_class.reshape(-1, 4), scores.flatten(), tfod.detections, tfod.nms_iou, tfod.score)
-            return kept // kinds, kept % kinds
-        limits = tfod.detections_per_class, tfod.nms_iou, tfod.score
-        rows = [self.nms(of_class[:, kind], scores[:, kind], *limits) for kind in range(kinds)]
-        counts = torch.tensor([len(row) for row in rows], device=boxes.device)
-        return torch.cat(rows), torch.arange(kinds, device=boxes.device).repeat_interleave(counts)
+            kept = self.nms(boxes.flatten(1, 2), scores.flatten(1), tfod.detections, tfod.nms_iou, tfod.score)
+            return kept.div(kinds, rounding_mode="floor"), kept % kinds
+        boxes, scores = boxes.transpose(1, 2).reshape(-1, count, 4), scores.transpose(1, 2).reshape(-1, count)
+        limit = min(tfod.detections_per_class, count)
+        kept = self.nms(boxes, scores, limit, tfod.nms_iou, tfod.score).view(number, kinds, -1)
+        return kept.flatten(1), torch.arange(kinds, device=kept.device)[:, None].expand_as(kept).flatten(1)
 
     def losses(self, images: list[Tensor], targets: list[Target], shared: Shared = SINGLE_PROCESS) -> dict[str, Tensor]:
         """The four losses, as TFOD weighs and names them; in eval mode those of its evaluation loop."""
@@ -258,20 +284,17 @@ class TfodRCNN(DetectionModel):
         deltas, logits = self.rpn(features)
         anchors = self.anchor_grid(features)
         if self.training and not self.tfod.clip_anchors:
-            kept = parts.inside(anchors, *size)
+            kept = torch.where(parts.inside(anchors, *size))[0]
             anchors, deltas, logits = anchors[kept], deltas[:, kept], logits[:, kept]
         else:
             anchors = clip(anchors, *size)
-        targets = [target.to(features.device) for target in targets]
+        windows, targets = _on_device(images, targets, features.device)
         generators = [Generator().manual_seed(target.seed) for target in targets]
         rpn_box, objectness = self.rpn_losses(deltas, logits, anchors, targets, generators)
-        proposals = [
-            self.propose(delta, logit, anchors, (image.shape[1], image.shape[2]), self.learning)
-            for delta, logit, image in zip(deltas, logits, images, strict=True)
-        ]
+        proposals = self.propose(deltas, logits, anchors, windows, self.learning)
         if self.training:
-            proposals = [self.sample(*each) for each in zip(proposals, targets, generators, strict=True)]
-        box, classes = self.box_losses(*self.classify(features, proposals, size), proposals, targets)
+            proposals = self.sample(proposals, targets, generators)
+        box, classes = self.box_losses(*self.classify(features, proposals.boxes, size), proposals, targets)
         part = len(images) / shared.count(len(images))
         return {
             "RPNLoss/localization_loss": part * rpn_box,
@@ -285,61 +308,81 @@ class TfodRCNN(DetectionModel):
     ) -> tuple[Tensor, Tensor]:
         """Localisation and objectness loss, each divided by the number of anchors drawn, the mean of the images."""
         tfod = self.tfod
-        box_losses, object_losses = [], []
-        for delta, logit, target, generator in zip(deltas, logits, targets, generators, strict=True):
-            matches = parts.match_anchors(parts.iou(target.boxes, anchors))
-            known = matches != matcher.IGNORED
-            drawn = self.learning.draw(matches >= 0, known, tfod.rpn_batch, tfod.rpn_positive, generator)
-            count = drawn.sum().clamp(min=1)
-            positive = torch.where(drawn & (matches >= 0))[0]
-            wanted = parts.encode(target.boxes[matches[positive]], anchors[positive])
-            truth = (matches[drawn] >= 0).long()
-            object_loss, box_loss = self.rpn_loss(logit[drawn], truth, delta[positive], wanted)
-            box_losses.append(box_loss / count)
-            object_losses.append(object_loss / count)
-        box, objectness = torch.stack(box_losses).mean(), torch.stack(object_losses).mean()
+        matches = torch.stack([parts.match_anchors(parts.iou(target.boxes, anchors)) for target in targets])
+        known = matches != matcher.IGNORED
+        drawn = self.learning.draw(matches >= 0, known, tfod.rpn_batch, tfod.rpn_positive, generators)
+        rows = matcher.indices_of(torch.cat([drawn, drawn & (matches >= 0)]))
+        losses: list[Tensor] = []
+        for image, (target, chosen, positive) in enumerate(
+            zip(targets, rows[: len(targets)], rows[len(targets) :], strict=True)
+        ):
+            wanted = parts.encode(target.boxes[matches[image, positive]], anchors[positive])
+            truth = (matches[image, chosen] >= 0).long()
+            losses += self.rpn_loss(logits[image, chosen], truth, deltas[image, positive], wanted)
+        objectness, box = _means(losses, drawn.sum(1))
         return tfod.rpn_box_weight * box, tfod.rpn_object_weight * objectness
 
-    def sample(self, proposals: Proposals, target: Target, generator: Generator) -> Proposals:
-        """The minibatch of one image for the second stage."""
+    def sample(self, proposals: Proposals, targets: list[Target], generators: list[Generator]) -> Proposals:
+        """The minibatches for the second stage."""
         tfod = self.tfod
-        positive = self._match(proposals, target) >= 0
-        drawn = self.learning.draw(positive, proposals.valid, tfod.box_batch, tfod.box_positive, generator)
+        positive = self._match(proposals, targets) >= 0
+        drawn = self.learning.draw(positive, proposals.valid, tfod.box_batch, tfod.box_positive, generators)
         return self.learning.take(proposals, drawn, tfod.box_batch)
 
     def box_losses(
-        self, deltas: Tensor, logits: Tensor, proposals: list[Proposals], targets: list[Target]
+        self, deltas: Tensor, logits: Tensor, proposals: Proposals, targets: list[Target]
     ) -> tuple[Tensor, Tensor]:
         """Localisation and classification loss, each divided by the number of proposals, the mean of the images."""
-        lengths = [len(proposal.boxes) for proposal in proposals]
-        each = zip(deltas.split(lengths), logits.split(lengths), proposals, targets, strict=True)
-        box_losses, class_losses = [], []
-        for delta, logit, proposal, target in each:
-            matches = self._match(proposal, target)
-            positive = torch.where((matches >= 0) & proposal.valid)[0]
-            label = torch.zeros_like(matches)
-            label[positive] = target.labels[matches[positive]] + 1
-            wanted = parts.encode(target.boxes[matches[positive]], proposal.boxes[positive])
-            own = delta[positive, label[positive] - 1 if delta.shape[1] > 1 else 0]
-            count, valid = max(proposal.count, 1), proposal.valid
-            class_loss, box_loss = self.box_loss(logit[valid], label[valid], own, wanted)
-            box_losses.append(box_loss / count)
-            class_losses.append(class_loss / count)
-        box, classes = torch.stack(box_losses).mean(), torch.stack(class_losses).mean()
+        matches, valid = self._match(proposals, targets), proposals.valid
+        rows = matcher.indices_of(torch.cat([valid, valid & (matches >= 0)]))
+        losses: list[Tensor] = []
+        for image, (target, chosen, positive) in enumerate(
+            zip(targets, rows[: len(targets)], rows[len(targets) :], strict=True)
+        ):
+            match = matches[image, positive]
+            label = torch.zeros_like(matches[image])
+            label[positive] = target.labels[match] + 1
+            wanted = parts.encode(target.boxes[match], proposals.boxes[image, positive])
+            own = deltas[image, positive, label[positive] - 1 if deltas.shape[2] > 1 else 0]
+            losses += self.box_loss(logits[image, chosen], label[chosen], own, wanted)
+        classes, box = _means(losses, proposals.count)
         return self.tfod.box_weight * box, self.tfod.class_weight * classes
 
     @staticmethod
-    def _match(proposals: Proposals, target: Target) -> Tensor:
-        """Object of every proposal, or ``matcher.NEGATIVE``."""
-        return matcher.match(parts.iou(target.boxes, proposals.boxes), 0.5, 0.5, allow_low_quality_matches=False)
+    def _match(proposals: Proposals, targets: list[Target]) -> Tensor:
+        """``[B, P]``: object of every proposal, or ``matcher.NEGATIVE``."""
+        overlaps = [parts.iou(target.boxes, boxes) for target, boxes in zip(targets, proposals.boxes, strict=True)]
+        return torch.stack([matcher.match(each, 0.5, 0.5, allow_low_quality_matches=False) for each in overlaps])
 
     @staticmethod
-    def found(outputs: TfodOutputs, height: int, width: int) -> Instances:
-        """The detections in pixels of the image ``height`` x ``width`` that they were found in."""
-        count = int(outputs.num_detections)
-        boxes = outputs.detection_boxes[0, :count]
-        boxes = boxes[:, [1, 0, 3, 2]] * boxes.new_tensor([width, height, width, height])
-        return Instances(boxes, outputs.detection_scores[0, :count], outputs.detection_classes[0, :count].long() - 1)
+    def found(outputs: TfodOutputs, sizes: list[tuple[int, int]]) -> list[Instances]:
+        """The detections, on the CPU, in pixels of the images of ``sizes`` (height, width) that they were found in."""
+        columns = [outputs.detection_scores, outputs.detection_classes - 1]
+        packed = torch.cat([outputs.detection_boxes, *(each[..., None] for each in columns)], 2)
+        # One copy for all, the counts in a row of their own.
+        counts = outputs.num_detections[:, None, None].expand(-1, 1, packed.shape[2])
+        found = []
+        for (height, width), rows in zip(sizes, torch.cat([counts, packed], 1).cpu(), strict=True):
+            rows = rows[1 : 1 + int(rows[0, 0])]
+            boxes = rows[:, [1, 0, 3, 2]] * rows.new_tensor([width, height, width, height])
+            found.append(Instances(boxes, rows[:, 4].contiguous(), rows[:, 5].long()))
+        return found
+
+
+def _on_device(images: list[Tensor], targets: list[Target], device: torch.device) -> tuple[Tensor, list[Target]]:
+    """The windows of the images, and boxes and labels of the targets, in one copy."""
+    windows, *rest = in_one_copy(
+        [windows_of(images), *(target.boxes for target in targets), *(target.labels for target in targets)],
+        device,
+    )
+    both = zip(targets, rest[: len(targets)], rest[len(targets) :], strict=True)
+    return windows, [replace(target, boxes=boxes, labels=labels) for target, boxes, labels in both]
+
+
+def _means(losses: list[Tensor], counts: Tensor) -> tuple[Tensor, Tensor]:
+    """The means over the images of their two losses, which alternate, each divided by its image's count or 1."""
+    counts = counts.clamp(min=1)
+    return (torch.stack(losses[::2]) / counts).mean(), (torch.stack(losses[1::2]) / counts).mean()
 
 
 def _by_anchor(plane: Tensor, values: int) -> Tensor:
@@ -347,7 +390,7 @@ def _by_anchor(plane: Tensor, values: int) -> Tensor:
     return plane.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, values))
 
 
-def _normalised(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """xyxy in pixels -> yxyx in 0..1 of ``size`` (height, width)."""
-    height, width = size
-    return boxes[:, [1, 0, 3, 2]] / boxes.new_tensor([height, width, height, width])
+def _normalised(boxes: Tensor, windows: Tensor) -> Tensor:
+    """xyxy in pixels ``[B, N, 4]`` -> yxyx in 0..1 of the windows."""
+    boxes = boxes / windows[:, None].to(boxes.dtype)
+    return torch.stack([boxes[..., 1], boxes[..., 0], boxes[..., 3], boxes[..., 2]], dim=-1)

@@ -7,7 +7,7 @@ its weights fit as they are.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +17,9 @@ from torch import Generator, Tensor
 from torchvision.ops import box_iou
 
 from ..detection import matcher
-from ..detection.anchors import AnchorSettings, grid_anchors
-from ..detection.boxes import area, clip, stable_nms
-from ..detection.matcher import balanced_sample
+from ..detection.anchors import AnchorSettings
+from ..detection.boxes import area, at_rows, front, grouped_nms, within
+from ..detection.transfers import sent
 from .config import TfodConfig
 
 
@@ -30,15 +30,14 @@ def anchor_settings(config: TfodConfig) -> AnchorSettings:
     return AnchorSettings((sizes,), tuple(height / width / ratio for ratio in config.anchor_ratios))
 
 
-def tfod_anchors(config: TfodConfig, grid: tuple[int, int], device: torch.device) -> Tensor:
-    """``[gh * gw * A, 4]`` float32: y slowest, then x, then the ratio, then the scale; nothing is rounded."""
-    root = torch.tensor(config.anchor_ratios, device=device).sqrt()[:, None]
-    scales = torch.tensor(config.anchor_scales, device=device)
+def cell_anchors(config: TfodConfig) -> Tensor:
+    """``[A, 4]`` float32 on the CPU, of the first place: the ratio slowest, then the scale; nothing is rounded."""
+    root = torch.tensor(config.anchor_ratios, device="cpu").sqrt()[:, None]
+    scales = torch.tensor(config.anchor_scales, device="cpu")
     height = (scales / root * config.anchor_base[0]).flatten()
     width = (scales * root * config.anchor_base[1]).flatten()
     y, x = config.anchor_offset
-    cells = torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], dim=1)
-    return grid_anchors(cells, grid, config.anchor_stride)
+    return torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], dim=1)
 
 
 def tfod_resize(image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -81,8 +80,8 @@ def decode(deltas: Tensor, references: Tensor) -> Tensor:
     """The boxes that ``deltas`` ``[..., 4]`` (ty, tx, th, tw) mean beside ``references``; nothing is clamped."""
     base = references[..., 2:] - references[..., :2]
     origin = references[..., :2] + base / 2
-    center = deltas[..., [1, 0]] / 10 * base + origin
-    half = (deltas[..., [3, 2]] / 5).exp() * base / 2
+    center = deltas[..., :2].flip(-1) / 10 * base + origin
+    half = (deltas[..., 2:].flip(-1) / 5).exp() * base / 2
     return torch.cat([center - half, center + half], dim=-1)
 
 
@@ -98,61 +97,67 @@ def match_anchors(overlap: Tensor) -> Tensor:
     the IoU, and the first object wins where two want the same.
     """
     matches = matcher.match(overlap, 0.7, 0.3, allow_low_quality_matches=False)
-    if overlap.shape[1]:
-        for number, anchor in reversed(list(enumerate(overlap.argmax(1)))):
-            matches[anchor] = number
+    if overlap.numel():
+        nearest, objects = overlap.argmax(1), torch.arange(len(overlap), device=overlap.device)
+        first = torch.where(nearest == nearest[:, None], objects, len(objects)).amin(1)  # of those that want the same
+        matches[nearest] = first
     return matches
 
 
 @dataclass(frozen=True)
 class Proposals:
-    """Of one image: ``boxes`` ``[P, 4]`` and ``scores`` ``[P]``, best first; beyond the first ``count`` is padding."""
+    """Of B images: ``boxes`` ``[B, P, 4]`` and ``scores`` ``[B, P]``, best first; what is beyond the first ``count``
+    ``[B]`` of an image is padding."""
 
     boxes: Tensor
     scores: Tensor
-    count: int
+    count: Tensor
 
     @property
     def valid(self) -> Tensor:
-        """``[P]`` bool: not padding."""
-        return torch.arange(len(self.boxes), device=self.boxes.device) < self.count
+        """``[B, P]`` bool: not padding."""
+        return torch.arange(self.boxes.shape[1], device=self.boxes.device) < self.count[:, None]
 
 
-def balanced_draw(positive: Tensor, allowed: Tensor, size: int, share: float, generator: Generator) -> Tensor:
-    """``[N]`` bool, a minibatch of ``size`` at most, of these at most ``share`` from ``positive`` ``[N]``."""
-    matches = torch.where(allowed, torch.where(positive, 0, matcher.NEGATIVE), matcher.IGNORED)
-    drawn = torch.zeros_like(allowed)
-    for indices in balanced_sample(matches, size, stored(share), generator):
-        drawn[indices] = True
-    return drawn
+def balanced_draw(
+    positive: Tensor, allowed: Tensor, size: int, share: float, generators: Sequence[Generator]
+) -> Tensor:
+    """``[B, N]`` bool, of each image a minibatch of ``size`` at most, of these at most ``share`` from ``positive``
+    ``[B, N]``."""
+    places, _ = matcher.balanced_places(positive & allowed, allowed & ~positive, size, stored(share), generators)
+    drawn = torch.zeros(len(positive) * 2 * positive.shape[1], dtype=torch.bool, device=positive.device)
+    return drawn.index_fill(0, places, True).view(len(positive), 2, -1).any(1)
 
 
-def static_draw(positive: Tensor, allowed: Tensor, size: int, share: float, generator: Generator) -> Tensor:
+def static_draw(positive: Tensor, allowed: Tensor, size: int, share: float, generators: Sequence[Generator]) -> Tensor:
     """The same with static shapes."""
-    order = torch.randperm(len(allowed), generator=generator).to(allowed.device)
-    return draw_in_order(positive, allowed, size, share, order)
+    orders = [torch.randperm(allowed.shape[1], generator=generator) for generator in generators]
+    return draw_in_order(positive, allowed, size, share, sent(torch.stack(orders), allowed.device))
 
 
 def draw_in_order(positive: Tensor, allowed: Tensor, size: int, share: float, order: Tensor) -> Tensor:
-    """A minibatch of ``size`` by the shuffled ``order`` ``[N]``, ``[N]`` bool (docs/tfod-semantics.md, section 13).
+    """Minibatches of ``size`` by the shuffled ``order`` ``[..., N]``, ``[..., N]`` bool (docs/tfod-semantics.md,
+    section 13).
 
     Where too few are allowed the first of the forbidden ones are allowed too. Positives and negatives are those last in
     the order; where negatives lack, the places go to the first in the order: to positives, or, where something is
     forbidden, all to one and the same entry.
     """
-    lacking = size - int(allowed.sum())
-    allowed = allowed | ((~allowed).cumsum(0) <= lacking)
-    place = torch.arange(len(order), device=order.device) * allowed[order]
-    signed = torch.where(positive[order], place, -place).sort(descending=True).values
-    positives = min(int(size * stored(share)), int((signed > 0).sum()))
-    chosen = torch.cat([signed[:positives], signed[max(len(signed) - (size - positives), 0) :]]).abs()
-    drawn = torch.zeros_like(allowed)
-    drawn[order[chosen]] = True
-    return drawn
+    number = torch.arange(order.shape[-1], device=order.device)
+    lacking = size - allowed.sum(-1, keepdim=True)
+    allowed = allowed | ((~allowed).cumsum(-1) <= lacking)
+    place = number * allowed.gather(-1, order)
+    signed = torch.where(positive.gather(-1, order), place, -place).sort(descending=True).values
+    positives = (signed > 0).sum(-1, keepdim=True).clamp(max=int(size * stored(share)))
+    chosen = (number < positives) | (number >= len(number) - (size - positives))
+    # Several places may be one entry, of which one may be chosen: what is not goes to an entry too many.
+    entries = torch.where(chosen, order.gather(-1, signed.abs()), len(number))
+    drawn = allowed.new_zeros(*allowed.shape[:-1], len(number) + 1)
+    return drawn.scatter(-1, entries, True)[..., :-1]
 
 
-# Positive [N], allowed [N], most boxes, largest share of positives, generator -> drawn [N].
-Draw = Callable[[Tensor, Tensor, int, float, Generator], Tensor]
+# Positive [B, N], allowed [B, N], most boxes, largest share of positives, generators -> drawn [B, N].
+Draw = Callable[[Tensor, Tensor, int, float, Sequence[Generator]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -160,18 +165,26 @@ class PlainSelection:
     """Proposals and minibatches as the exported model and the gpu-8 configurations choose them."""
 
     draw: Draw = balanced_draw
-    nms: Callable[..., Tensor] = stable_nms
+    nms: Callable[..., Tensor] = grouped_nms
 
-    def propose(self, boxes: Tensor, scores: Tensor, config: TfodConfig, window: tuple[int, int]) -> Proposals:
-        """The NMS of the first stage, before clipping to the window; what then is empty goes, and zeros fill up."""
+    def propose(self, boxes: Tensor, scores: Tensor, config: TfodConfig, windows: Tensor) -> Proposals:
+        """The NMS of the first stage, before clipping to the windows; what then is empty goes, and zeros fill up.
+
+        Args:
+            boxes, scores: ``[B, N, 4]`` and ``[B, N]``.
+            windows: ``[B, 4]``, as :func:`windows_of`.
+        """
         kept = self.nms(boxes, scores, config.proposals, config.rpn_nms_iou, config.rpn_score)
-        clipped = clip(boxes[kept], *window)
-        full = area(clipped) > 0
-        return padded(clipped[full], scores[kept][full], config.proposals)
+        if not boxes.shape[1]:
+            nothing = boxes.new_zeros(len(boxes), config.proposals, 4)
+            return Proposals(nothing, nothing[..., 0], kept.new_zeros(len(kept)))
+        row = kept.clamp(min=0)
+        clipped = within(at_rows(boxes, row), windows)
+        return _front(clipped, scores.gather(1, row), (kept >= 0) & (area(clipped) > 0), config.proposals)
 
     def take(self, proposals: Proposals, drawn: Tensor, size: int) -> Proposals:
         """The drawn ones, in their order, filled up with zeros."""
-        return padded(proposals.boxes[drawn], proposals.scores[drawn], size)
+        return _front(proposals.boxes, proposals.scores, drawn, size)
 
 
 @dataclass(frozen=True)
@@ -181,35 +194,47 @@ class StaticSelection(PlainSelection):
 
     draw: Draw = static_draw
 
-    def propose(self, boxes: Tensor, scores: Tensor, config: TfodConfig, window: tuple[int, int]) -> Proposals:
+    def propose(self, boxes: Tensor, scores: Tensor, config: TfodConfig, windows: Tensor) -> Proposals:
         limit = config.proposals
-        if not len(boxes):
-            return padded(boxes, scores, limit)
+        if not boxes.shape[1]:
+            return super().propose(boxes, scores, config, windows)
         # TFOD's way through tiles: what does not count becomes -1, and the rest is rounded.
-        boxes = (boxes + 1) * (scores > config.rpn_score)[:, None] - 1
-        seen = torch.where((boxes > 0).any(1), scores, -math.inf)
-        kept = self.nms(boxes, seen, limit, config.rpn_nms_iou, config.rpn_score, equal=True)
-        last = scores.sort(descending=True, stable=True).indices[-1:].expand(limit - len(kept))
-        clipped = clip(boxes[torch.cat([kept, last])], *window)
-        score = torch.cat([scores[kept], scores.new_full((len(last),), -1)])
-        score, order = torch.where(area(clipped) > 0, score, -1).sort(descending=True, stable=True)
-        return Proposals(clipped[order], score, int((score >= 0).sum()))
+        boxes = (boxes + 1) * (scores > config.rpn_score)[..., None] - 1
+        seen = torch.where((boxes > 0).any(-1), scores, -math.inf)
+        kept = _wide(self.nms(boxes, seen, limit, config.rpn_nms_iou, config.rpn_score, equal=True), limit, -1)
+        last = scores.sort(dim=1, descending=True, stable=True).indices[:, -1:]
+        clipped = within(at_rows(boxes, torch.where(kept >= 0, kept, last)), windows)
+        score = torch.where((kept >= 0) & (area(clipped) > 0), scores.gather(1, kept.clamp(min=0)), -1)
+        score, order = score.sort(dim=1, descending=True, stable=True)
+        return Proposals(at_rows(clipped, order), score, (score >= 0).sum(1))
 
     def take(self, proposals: Proposals, drawn: Tensor, size: int) -> Proposals:
         """The drawn ones, in their order, filled up with the best proposal; all of them count."""
-        rows = torch.where(drawn)[0][:size]
-        rows = torch.cat([rows, rows.new_zeros(size - len(rows))])
-        return Proposals(proposals.boxes[rows], proposals.scores[rows], size)
+        order = front(drawn)
+        rows = _wide(torch.where(drawn.gather(1, order), order, 0), size)
+        return Proposals(
+            at_rows(proposals.boxes, rows), proposals.scores.gather(1, rows), rows.new_full((len(rows),), size)
+        )
+
+
+def _front(boxes: Tensor, scores: Tensor, chosen: Tensor, size: int) -> Proposals:
+    """The first ``size`` of the ``chosen`` ``[B, N]``, in their order, filled up with zeros."""
+    order = front(chosen)[:, :size]
+    there = chosen.gather(1, order)
+    boxes = torch.where(there[..., None], at_rows(boxes, order), 0)
+    scores = torch.where(there, scores.gather(1, order), 0)
+    missing = size - order.shape[1]
+    return Proposals(F.pad(boxes, (0, 0, 0, missing)), F.pad(scores, (0, missing)), there.sum(1))
+
+
+def _wide(values: Tensor, size: int, value: int = 0) -> Tensor:
+    """``[B, size]`` of ``values`` ``[B, N]``, cut or filled up."""
+    return F.pad(values, (0, size - values.shape[1]), value=value)
 
 
 def stored(share: float) -> float:
     """A share as a pipeline.config holds it, in single precision: .35 of 20 is below 7."""
     return float(np.float32(share))
-
-
-def padded(boxes: Tensor, scores: Tensor, size: int) -> Proposals:
-    missing = size - len(boxes)
-    return Proposals(F.pad(boxes, (0, 0, 0, missing)), F.pad(scores, (0, missing)), len(boxes))
 
 
 Border = Callable[[Tensor, float], tuple[Tensor, Tensor]]
