@@ -69,7 +69,11 @@ def folded(conv: nn.Conv2d, norm: StoredNorm, x: Tensor) -> Tensor:
         norm.kept = None
         return conv._conv_forward(x, *_fold_weights(conv, norm))
     parts = (conv.weight, conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var)
-    made_of = [(id(part), part._version, part.data_ptr()) for part in parts if part is not None]
+    made_of = [
+        (id(part), None if part.is_inference() else part._version, part.data_ptr())
+        for part in parts
+        if part is not None
+    ]
     if norm.kept is None or norm.kept[0] != made_of:
         with torch.inference_mode(False), torch.no_grad():  # they serve outside too
             norm.kept = made_of, _fold_weights(conv, norm)
