@@ -69,36 +69,13 @@ def ignore_crowd(matches: Tensor, boxes: Tensor, crowd: Tensor) -> Tensor:
     return torch.where((matches == NEGATIVE) & (inside >= 0.5).any(dim=0), IGNORED, matches)
 
 
-def balanced_sample(matches: Tensor, size: int, share: float, generator: Generator) -> tuple[Tensor, Tensor]:
-    """At most ``size`` reference boxes and of these at most ``share`` positive.
-
-    The draw is made on the CPU by ``generator``, so it is the same on every device.
-
-    Args:
-        matches: ``[N]`` int64, as :func:`match` gives them.
-
-    Returns: indices ``[P]`` of the positives and ``[Q]`` of the negatives, int64, ascending.
-    """
-    positives = torch.where(matches >= 0)[0]
-    negatives = torch.where(matches == NEGATIVE)[0]
-    num_positive = min(len(positives), int(size * share))
-    num_negative = min(len(negatives), size - num_positive)
-    return _draw(positives, num_positive, generator), _draw(negatives, num_negative, generator)
-
-
-def _draw(items: Tensor, count: int, generator: Generator) -> Tensor:
-    if count == len(items):
-        return items
-    chosen = torch.randperm(len(items), generator=generator)[:count].to(items.device)
-    return items[chosen].sort().values
-
-
 def balanced_places(
     positive: Tensor, negative: Tensor, size: int, share: float, generators: Sequence[Generator]
 ) -> tuple[Tensor, list[int]]:
-    """As :func:`balanced_sample` for B images at once; the device is waited for once.
+    """Of each image at most ``size`` reference boxes, and of these at most ``share`` positive.
 
-    Only counts are read and ranks drawn, so the draw is the same on every device.
+    Counts are read from the device, which is waited for once, and ranks are drawn on the CPU by each image's generator:
+    the draw is the same on every device.
 
     Args:
         positive, negative: ``[B, N]`` bool.
@@ -121,11 +98,7 @@ def balanced_places(
 
 
 def balanced_minibatch(matches: Tensor, size: int, share: float, generators: Sequence[Generator]) -> Minibatch:
-    """Of each image at most ``size`` reference boxes, and of these at most ``share`` positive, ascending.
-
-    Args:
-        matches: ``[B, N]`` int64, as :func:`match` gives them.
-    """
+    """:func:`balanced_places` by the matches ``[B, N]`` int64 that :func:`match` gives."""
     places, taken = balanced_places(matches >= 0, matches == NEGATIVE, size, share, generators)
     count = max(matches.shape[1], 1)
     image = places // (2 * count)
