@@ -164,9 +164,9 @@ def scenes(count: int, size: tuple[int, int]) -> tuple[list[Tensor], list[Tensor
 def our_step(case: Case, batch: int, precision: str, device: torch.device) -> Callable[[], object]:
     images, boxes, labels = scenes(batch, case.size)
     crowd = torch.zeros(OBJECTS, dtype=torch.bool)
-    dtype = dialect_of(case.config).input_dtype
+    resized = dialect_of(case.config).input_dtype == torch.uint8  # TFOD's model does it, as in a training
     examples = [
-        TrainingExample(image.to(dtype), Target(box, labels, crowd, seed), seed)
+        TrainingExample(image, Target(box, labels, crowd, seed), seed, resized)
         for seed, (image, box) in enumerate(zip(images, boxes, strict=True))
     ]
     chosen = "bfloat16" if precision == "bfloat16" else "float32"

@@ -65,8 +65,9 @@ class Dialect(Protocol):
     def fits_anchors(self, config: ModelConfig) -> bool:
         """Whether the anchors are fitted to the training boxes: not where a trained RPN comes with its own."""
 
-    def transform(self, config: Config, classes: Sequence[str]) -> Transform:
-        """How an image and its boxes become the network's input."""
+    def transform(self, config: Config, classes: Sequence[str], resized: bool = True) -> Transform:
+        """How an image and its boxes become the network's input. The image may be left to the model to resize if it
+        need not be ``resized``: where the model's pixels are equal, and less is handed over."""
 
     def ground_truth(
         self, record: Record, labels: np.ndarray, model: ModelConfig, where: str
@@ -131,15 +132,16 @@ def records_left_by_tfod(model: Path) -> DataConfig | None:
     return records_of(pipeline) if (pipeline := find_pipeline(model)) else None
 
 
-def training_set(split: RecordSplit, classes: Sequence[str], config: Config) -> TrainingSet:
-    """The records of a split as training sees them.
+def training_set(split: RecordSplit, classes: Sequence[str], config: Config, *, resized: bool = True) -> TrainingSet:
+    """The records of a split as training sees them; images that the model would resize on its device as they are, if
+    they need not be ``resized``.
 
     Raises:
         ResightError: the configuration has augmentations of the other dialect.
     """
     from .input.dataset import TrainingSet
 
-    return TrainingSet(split, dialect_of(config.model).transform(config, classes), config.train.seed)
+    return TrainingSet(split, dialect_of(config.model).transform(config, classes, resized), config.train.seed)
 
 
 def own_lines(metrics: Mapping[str, Any]) -> str:

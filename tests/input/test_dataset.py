@@ -17,6 +17,7 @@ from resight.input.dataset import (
 from resight.input.sampler import SampleKey
 from resight.input.target import input_scale
 from resight.io.images import decode
+from resight.models.build import build_model
 from resight.records.reader import open_records
 from resight.tfod.dialect import prepare_plan
 from resight.tfod.parts import tfod_resize
@@ -129,6 +130,24 @@ def test_tfods_operations_come_before_its_resizing(split):
     np.testing.assert_allclose(flipped.target.boxes[:, [2, 0]], width - plain.target.boxes[:, [0, 2]], atol=1e-4)
     assert square.image.shape == (3, 60, 100)
     assert (square.target.boxes[:, 2] <= 100).all() and (square.target.boxes[:, 3] <= 60).all()
+
+
+COLOR = [{"name": "random_adjust_hue"}]
+
+
+@pytest.mark.parametrize(("operations", "size", "as_it_is"), [(FLIP, 60, True), (COLOR, 60, False), (FLIP, 30, False)])
+def test_what_the_model_resizes_is_handed_over_as_it_is_and_becomes_the_same(split, operations, size, as_it_is):
+    config = load_config(None, {**TFOD, "model.min_size": size, "augment.operations": operations})
+    model = build_model(config.model, 2)
+    here, there = (training_set(split, ("red", "blue"), config, resized=resized) for resized in (True, False))
+    for number in range(3):
+        whole, example = here[SampleKey(0, 0, number)], there[SampleKey(0, 0, number)]
+        assert whole.resized and example.resized == (not as_it_is)
+        assert example.image.dtype == (torch.uint8 if as_it_is else torch.float32)
+        assert torch.equal(model.resize(example.image) if as_it_is else example.image, whole.image)
+        assert torch.equal(example.target.boxes, whole.target.boxes)
+    plain = load_config(None, {"model.min_size": 64, "model.max_size": 96})
+    assert training_set(split, ("red", "blue"), plain, resized=False)[SampleKey(0, 0, 0)].resized
 
 
 def test_boxes_beyond_the_limit_are_cut_and_counted(split):

@@ -130,3 +130,15 @@ def test_a_batch_without_any_box_gives_finite_gradients(shapes, tiny, dialect):
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     assert gradients and all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
     assert norm > 0  # the background is learnt
+
+
+def test_images_that_were_not_resized_are_by_the_model(shapes, tiny):
+    config = tiny(shapes(train=3), **TFOD)
+    plan = make_plan(config)
+    model, _ = start_model(plan.config, plan.start, plan.classes, plan.anchors)
+    learner = Learner(model, plan.config.train)
+    sets = (training_set(plan.train, plan.classes, plan.config, resized=resized) for resized in (True, False))
+    here, there = ([data[SampleKey(0, 0, record)] for record in (0, 1)] for data in sets)
+    assert {example.image.dtype for example in there} == {torch.uint8}
+    with torch.no_grad():
+        assert learner._losses(here) == learner._losses(there)

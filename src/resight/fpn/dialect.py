@@ -164,7 +164,8 @@ def to_sample(record: Record, labels: np.ndarray, image: np.ndarray) -> Sample:
     return Sample.of(image, boxes[keep], labels[keep], record.crowd[keep])
 
 
-transform = FpnTransform
+def transform(config: Config, classes: Sequence[str], resized: bool = True) -> FpnTransform:
+    return FpnTransform(config, classes)
 
 
 def ground_truth(record: Record, labels: np.ndarray, model: ModelConfig, where: str) -> tuple[Record, np.ndarray]:

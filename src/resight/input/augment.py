@@ -45,6 +45,10 @@ class Sample:
         )
 
 
+class Unresized(Sample):
+    """One whose image is left to the model to resize; its boxes are in the pixels that it will have there."""
+
+
 def suggest_flip_pairs(classes: Sequence[str]) -> dict[str, str]:
     """``{"turnLeft": "turnRight"}`` for the classes whose names say so."""
     sides = ("left", "right"), ("Left", "Right"), ("LEFT", "RIGHT")

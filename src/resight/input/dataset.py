@@ -14,18 +14,20 @@ from ..errors import ResightError
 from ..random_streams import stream_seed
 from ..records.example import Record
 from ..records.reader import RecordSplit
-from .augment import Sample
+from .augment import Sample, Unresized
 from .sampler import BatchSampler, SampleKey, repeat_factors
 from .target import Target, to_input_frame
 
 
 @dataclass(frozen=True)
 class TrainingExample:
-    """What a loader worker hands over; image ``[3, H, W]`` at the network's size, uint8 or, TFOD's, float32 0..255."""
+    """What a loader worker hands over; image ``[3, H, W]`` at the network's size, uint8 or, TFOD's, float32 0..255. One
+    that is not ``resized`` has its own size, for the model's ``resize``."""
 
     image: torch.Tensor
     target: Target
     record: int
+    resized: bool = True
 
     def pin_memory(self) -> TrainingExample:
         """With its image where a GPU copies from without waiting; the target, which is small, stays."""
@@ -66,7 +68,7 @@ class TrainingSet(Dataset[TrainingExample | ResightError]):
             return error
         seed = stream_seed(self.seed, "minibatch", item.epoch, item.record, item.copy)
         target = Target(sample.boxes, sample.labels, sample.crowd, seed)
-        return TrainingExample(sample.image.contiguous(), target, item.record)
+        return TrainingExample(sample.image.contiguous(), target, item.record, not isinstance(sample, Unresized))
 
 
 def training_batches(split: RecordSplit, config: Config) -> BatchSampler:

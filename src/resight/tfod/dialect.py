@@ -17,7 +17,7 @@ from ..detection.boxes import Instances, area, clip, rescale
 from ..detection.model import DetectionModel
 from ..detection.parity import Parity, Stages, nms_faults
 from ..errors import ResightError, listed
-from ..input.augment import LEFT_RIGHT, Sample
+from ..input.augment import LEFT_RIGHT, Sample, Unresized
 from ..input.dataset import Transform, finite_boxes
 from ..input.sampler import SampleKey
 from ..random_streams import torch_stream
@@ -27,7 +27,7 @@ from . import parts
 from .config import TfodModelConfig
 from .faster_rcnn import TfodRCNN
 from .metrics import as_tfod
-from .operations import apply_operations
+from .operations import COLORS, apply_operations
 from .specs import SPECS
 
 if TYPE_CHECKING:
@@ -66,26 +66,37 @@ def fits_anchors(config: ModelConfig) -> bool:
     return config.anchors == "fit" and config.start in ("none", "pretrained")
 
 
-def transform(config: Config, classes: Sequence[str]) -> Transform:
-    return partial(network_input, config)
+def transform(config: Config, classes: Sequence[str], resized: bool = True) -> Transform:
+    return partial(network_input, config, resized=resized)
 
 
 def network_input(
-    config: Config, record: Record, labels: np.ndarray, image: np.ndarray, key: SampleKey, where: str
+    config: Config,
+    record: Record,
+    labels: np.ndarray,
+    image: np.ndarray,
+    key: SampleKey,
+    where: str,
+    *,
+    resized: bool = True,
 ) -> Sample:
     """What TFOD gives the network: all operations, its resizing, and the first ``max_boxes`` of the boxes; the image
-    ``[3, H, W]`` is float32 0..255."""
+    ``[3, H, W]`` is float32 0..255. If it need not be ``resized`` it stays as it is where that is less to hand over."""
     assert isinstance(config.model, TfodModelConfig)
     generator = torch_stream(config.train.seed, "augment", key.epoch, key.record, key.copy)
     sample = to_sample(*tfod_boxes(record, labels, where=where), image)
-    sample = replace(sample, image=sample.image.to(torch.float32))
-    sample = apply_operations(config.augment.operations or (), sample, generator)
+    operations = config.augment.operations or ()
+    if any(operation.name in COLORS for operation in operations):
+        sample = replace(sample, image=sample.image.to(torch.float32))
+    sample = apply_operations(operations, sample, generator)
     height, width = sample.image.shape[1:]
     rows, columns = config.model.fit_size(height, width)
     boxes = sample.boxes * torch.tensor([columns / width, rows / height] * 2)
     most = config.model.tfod.max_boxes
-    pixels = parts.tfod_resize(sample.image, (rows, columns))
-    return Sample(pixels, boxes[:most], sample.labels[:most], sample.crowd[:most])
+    objects = boxes[:most], sample.labels[:most], sample.crowd[:most]
+    if resized or sample.image.nbytes > 4 * 3 * rows * columns:  # of float32
+        return Sample(parts.tfod_resize(sample.image, (rows, columns)), *objects)
+    return Unresized(sample.image, *objects)
 
 
 def to_sample(record: Record, labels: np.ndarray, image: np.ndarray) -> Sample:

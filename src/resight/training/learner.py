@@ -100,7 +100,8 @@ class Learner:
         return [{name: next(means) for name in one.losses} for one in passes], read
 
     def _losses(self, examples: Batch) -> dict[str, Tensor]:
-        images = [example.image.to(self.device, non_blocking=True) for example in examples]
+        sent = [(example.image.to(self.device, non_blocking=True), example.resized) for example in examples]
+        images = [image if resized else self.model.resize(image) for image, resized in sent]
         targets = [example.target for example in examples]
         if not images:  # the other processes have some, and wait for the gradients of this one
             images, targets = [torch.zeros(3, 1, 1, device=self.device)], [Target.empty()]

@@ -6,7 +6,7 @@ import logging
 import math
 import shlex
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -105,7 +105,7 @@ class Trainer:
         try:
             done = self.learner.step(batches, state.step, self.progress())
         except NotFinite as error:
-            raise _diverged(self.checkpointer.run, state.step + 1, error, self.plan.classes) from error
+            raise self._diverged(error) from error
         self.without_image = 0 if done.losses else self.without_image + train.accumulate
         if self.without_image >= self.plan.batches.per_epoch:
             raise ResightError("no record of the training split can be used", where=self.plan.train.shards[0])
@@ -196,6 +196,23 @@ class Trainer:
         self.bar.advance(done - self.shown, ", ".join(filter(None, (self.pace.at(state.step), note))), left)
         self.shown = done
 
+    def _diverged(self, error: NotFinite) -> Diverged:
+        """The end of the training; draws the batch with its boxes into the folder ``diverged``."""
+        run, step = self.checkpointer.run, self.state.step + 1
+        folder = run / "diverged"
+        for example in error.batch:
+            names = [self.plan.classes[label] for label in example.target.labels.tolist()]
+            image = example.image if example.resized else self.learner.model.resize(example.image)
+            pixels = image.clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+            picture = draw(pixels, example.target.boxes.numpy(), names)
+            with suppress(OSError):  # a full disk is not what this tells of
+                folder.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(picture).save(folder / f"record-{example.record}.png")
+        losses = ", ".join(f"{name} {value:g}" for name, value in error.losses.items())
+        message = f"the {error.what} is not finite at step {step} ({losses}); the batch is in {folder}"
+        fix = "Try a lower train.learning_rate or train.clip_norm, a longer train.warmup_steps, and look at the "
+        return Diverged(message, where=run, fix=f"{fix}pictures of the batch. The last good checkpoint is kept.")
+
     def _result(self) -> TrainResult:
         state, run = self.state, self.checkpointer.run
         if self.stopping:
@@ -208,22 +225,6 @@ class Trainer:
         if state.best is not None:
             message += f"best {self.config.evaluate.metric} {state.best:.3f} on {self.plan.validation_name}; "
         return TrainResult(str(run), 0, f"{message}run folder {run}", state.best, state.step)
-
-
-def _diverged(run: Path, step: int, error: NotFinite, classes: Sequence[str]) -> Diverged:
-    """The end of the training; draws the batch with its boxes into the folder ``diverged``."""
-    folder = run / "diverged"
-    for example in error.batch:
-        names = [classes[label] for label in example.target.labels.tolist()]
-        pixels = example.image.clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
-        picture = draw(pixels, example.target.boxes.numpy(), names)
-        with suppress(OSError):  # a full disk is not what this tells of
-            folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(picture).save(folder / f"record-{example.record}.png")
-    losses = ", ".join(f"{name} {value:g}" for name, value in error.losses.items())
-    message = f"the {error.what} is not finite at step {step} ({losses}); the batch is in {folder}"
-    fix = "Try a lower train.learning_rate or train.clip_norm, a longer train.warmup_steps, and look at the pictures "
-    return Diverged(message, where=run, fix=f"{fix}of the batch. The last good checkpoint is kept.")
 
 
 def build_trainer(
@@ -247,6 +248,7 @@ def build_trainer(
         log.info("resumed at step %d", state.step)
     order = replace(plan.batches, start=state.batches)
     shards = order if distributed.size == 1 else (distributed.shard(batch) for batch in order)
-    dataset = training_set(plan.train, plan.classes, plan.config)
-    batches = load_batches(dataset, shards, plan.workers, pinned=learner.device.type == "cuda")
+    on_gpu = learner.device.type == "cuda"
+    dataset = training_set(plan.train, plan.classes, plan.config, resized=not on_gpu)
+    batches = load_batches(dataset, shards, plan.workers, pinned=on_gpu)
     return Trainer(plan, state, learner, batches, Evaluator(plan, logger, distributed), checkpointer, logger)
