@@ -114,3 +114,13 @@ def test_boxes_without_end_and_without_score_disturb_no_other_set(pretended_cuda
 
 def test_the_chosen_come_first():
     assert front(torch.tensor([False, True, False, True])).tolist() == [1, 3, 0, 2]
+
+
+def test_a_gpu_is_waited_for_as_often_for_many_sets_as_for_one(pretended_cuda, boxes_of):
+    boxes, scores = boxes_of(90 * 40, 3, 60).view(90, 40, 4), torch.rand(90, 40)
+    with pretended_cuda() as counts:
+        there = boxes.to("cuda"), scores.to("cuda")
+        counts.waits.clear()
+        found = grouped_nms(*there, 4, 0.5, 0.1)
+        assert counts.waited == 2, counts.waits
+        assert found.tolist() == grouped_nms(boxes, scores, 4, 0.5, 0.1).tolist()

@@ -45,6 +45,7 @@ class DetectionModel(nn.Module, ABC):
         """The losses of images ``[3, H, W]`` that are at the network's size.
 
         Args:
+            targets: on the CPU, wherever the images are.
             shared: where other processes have other images of the same batch.
         """
 
