@@ -38,7 +38,7 @@ class DetectionModel(nn.Module, ABC):
 
     @abstractmethod
     def detect(self, images: list[Tensor]) -> list[Instances]:
-        """What is in images ``[3, H, W]`` RGB, uint8 or float, of any size; boxes are in their own pixels."""
+        """What is in images ``[3, H, W]`` RGB, uint8 or float, of any size: on the CPU, boxes in their own pixels."""
 
     @abstractmethod
     def losses(self, images: list[Tensor], targets: list[Target], shared: Shared = SINGLE_PROCESS) -> dict[str, Tensor]:
