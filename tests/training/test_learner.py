@@ -142,3 +142,18 @@ def test_images_that_were_not_resized_are_by_the_model(shapes, tiny):
     assert {example.image.dtype for example in there} == {torch.uint8}
     with torch.no_grad():
         assert learner._losses(here) == learner._losses(there)
+
+
+@pytest.mark.parametrize("dialect", [{}, TFOD], ids=["FPN", "TFOD"])
+def test_images_cross_to_a_gpu_as_pinned_bytes_without_a_wait(shapes, tiny, pretended_cuda, dialect):
+    plan = make_plan(tiny(shapes(train=3), **dialect))
+    dataset = training_set(plan.train, plan.classes, plan.config, resized=False)
+    examples = [dataset[SampleKey(0, 0, record)] for record in (0, 1)]
+    assert {example.image.dtype for example in examples} == {torch.uint8}
+    model, _ = start_model(plan.config, plan.start, plan.classes, plan.anchors)
+    with pretended_cuda() as counts, torch.no_grad():
+        learner = Learner(model.to("cuda"), plan.config.train)
+        pinned = [example.pin_memory() for example in examples]
+        counts.waits.clear()
+        assert len(learner._losses(pinned)) == 4
+        assert counts.pinned >= 2 and not [why for why in counts.waits if "learner.py" in why or "tfod_resize" in why]
