@@ -83,6 +83,7 @@ class Oracle:
     most = MostDetections()
     config = model_config({})
     selected_on = "test"
+    on_gpu = False
     answers = ((8, 6, 40, 48, "stop", 0.9),), ((8, 6, 40, 48, "signalAhead", 0.7),), ()
 
     def detect(self, image):

@@ -30,6 +30,11 @@ class DetectionModel(nn.Module, ABC):
     def resize(self, image: Tensor) -> Tensor:
         """``[3, H, W]`` of any size, uint8 or float -> float at the network's size, without padding."""
 
+    @abstractmethod
+    def network_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width, with padding, of an image at the network if it is alone in its batch. Where they are the
+        same, images may share a batch: in each the same is found."""
+
     def forward(
         self, images: list[Tensor], targets: list[Target] | None = None, shared: Shared = SINGLE_PROCESS
     ) -> dict[str, Tensor] | list[Instances]:

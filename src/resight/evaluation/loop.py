@@ -11,6 +11,7 @@ import numpy as np
 from ..dialect import dialect_of
 from ..errors import ResightError, counted, listed
 from ..inference.detector import Detector
+from ..inference.many import detect_each, read_ahead
 from ..records.example import Record, on_image
 from ..records.reader import Records, RecordSplit
 from ..types import Detections
@@ -42,23 +43,36 @@ def evaluate_images(
     """Each image ``[H, W, 3]`` uint8 of the records ``indices`` and its result; a record that cannot be used is left
     out unless ``on_error`` raises its error."""
     dialect = dialect_of(detector.config)
-    for index in indices:
+
+    def read(index: int) -> tuple[Record, np.ndarray] | ResightError:
         try:
             record = split[index]
-            image = split.pixels(index, record)
-            labels = split.labels(record)
-            if class_names:
-                labels = class_names(labels, record)
-            counted_boxes, counted_labels = dialect.ground_truth(record, labels, detector.config, split.where(index))
-            truth = GroundTruth.of_record(on_image(counted_boxes, *image.shape[:2]), counted_labels)
+            return record, split.pixels(index, record)
         except ResightError as error:
-            on_error(error)
-            continue
+            return error
+
+    def usable() -> Iterator[tuple[tuple[int, Record, np.ndarray, GroundTruth], np.ndarray]]:
+        for index, found in read_ahead(read, indices, detector.on_gpu):
+            try:
+                if isinstance(found, ResightError):
+                    raise found
+                record, image = found
+                labels = split.labels(record)
+                if class_names:
+                    labels = class_names(labels, record)
+                boxes, classes = dialect.ground_truth(record, labels, detector.config, split.where(index))
+                truth = GroundTruth.of_record(on_image(boxes, *image.shape[:2]), classes)
+            except ResightError as error:
+                on_error(error)
+                continue
+            yield (index, record, labels, truth), image
+
+    for (index, record, labels, truth), image, detections in detect_each(detector, usable()):
         known = labels >= 0
         result = ImageResult(
             name=record.filename or split.where(index),
             truth=truth,
-            detections=detector.detect(image),
+            detections=detections,
             losses=(detector.losses(record, labels, image) or {}) if with_losses else {},
             labels=labels[known & ~record.crowd],
             left_out=int(known.sum()) - len(truth.labels),

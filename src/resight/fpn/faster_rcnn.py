@@ -129,6 +129,11 @@ class FasterRCNN(DetectionModel):
         filtered = self.config.antialias
         return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False, antialias=filtered)[0]
 
+    def network_size(self, height: int, width: int) -> tuple[int, int]:
+        height, width = fit_size(height, width, self.config.min_size, self.config.max_size)
+        multiple = self.config.multiple
+        return -(-height // multiple) * multiple, -(-width // multiple) * multiple
+
     def batch(self, images: list[Tensor], shared: Shared = SINGLE_PROCESS) -> Tensor:
         """Normalised and padded with zeros right and below: ``[B, 3, H, W]`` float32, sides a multiple of 32."""
         multiple = self.config.multiple

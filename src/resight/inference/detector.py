@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -18,13 +19,14 @@ from ..config.defaults import SCORE
 from ..config.most_detections import MostDetections
 from ..config.tree import ModelConfig
 from ..dialect import dialect_of, left_by_tfod, model_config
-from ..errors import ResightError
+from ..errors import ResightError, is_out_of_memory
 from ..io.images import read_image, to_rgb, upright_image
 from ..io.object_store import is_remote
 from ..label_map import read_label_map
 from ..random_streams import stream_seed
 from ..records.example import Record
 from ..types import Detections
+from .many import detect_each, read_ahead
 from .tiles import TILES_NMS_IOU, join_tiles, tile_corners
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+BATCH = 8  # images that go through the network together
+
 
 class Detector:
     """Finds objects in images. An exported model is one too, with another ``detect``.
@@ -49,11 +53,14 @@ class Detector:
         name: where the model came from.
         config: the model's configuration; of an exported model as much of it as the export tells.
 
-    ``selected_on`` is the split on which training chose these weights, where that is known.
+    ``selected_on`` is the split on which training chose these weights, where that is known; ``on_gpu``: many images are
+    best looked at together.
     """
 
     model: DetectionModel
     device: torch.device
+    on_gpu = False
+    batch_size = BATCH
     selected_on: str | None = None
     nms_iou = TILES_NMS_IOU
     class_agnostic_nms = False
@@ -70,6 +77,7 @@ class Detector:
         """The detector of a model in memory; the model is used as it is, not copied."""
         detector = cls(card.label_map.names, card.score, name, card.model)
         detector.model, detector.device = model, device
+        detector.on_gpu = device.type == "cuda"
         return detector
 
     @property
@@ -99,11 +107,14 @@ class Detector:
             ResightError: an image cannot be read, an array is of another shape or type, or ``score`` is no share of 1.
         """
         check_share(score, "score")
-        if isinstance(images, list | tuple):
-            return [self(image, score) for image in images]
-        array, file = as_array(images)
-        found = self.detect(array).above(self.score if score is None else score)
-        return replace(found, file=file)
+        least = self.score if score is None else score
+        if not isinstance(images, list | tuple):
+            array, file = as_array(images)
+            return replace(self.detect(array).above(least), file=file)
+        # Opened images may be one and the same, which no two threads may read.
+        threads = self.on_gpu and all(isinstance(image, str | os.PathLike) for image in images)
+        read = ((file, array) for _, (array, file) in read_ahead(as_array, images, threads))
+        return [replace(found.above(least), file=file) for file, _, found in detect_each(self, read)]
 
     def set_nms(self, iou: float | None = None, class_agnostic: bool = False) -> None:
         """Changes the last suppression: the IoU above which the weaker box goes, and whether classes compete."""
@@ -114,28 +125,73 @@ class Detector:
 
     def detect(self, image: np.ndarray) -> Detections:
         """All detections of ``image`` ``[H, W, 3]`` uint8 RGB of score .001 or more."""
-        found = self.detect_whole(image)
-        tiles = tile_corners(image.shape[0], image.shape[1], self.tile)
-        if len(tiles) < 2:
-            return found
-        parts = [(x, y, self.detect_whole(image[y : y + self.tile, x : x + self.tile])) for x, y in tiles]
-        return join_tiles(found, parts, self.nms_iou, self.class_agnostic_nms, self.most.image)
+        if self.on_gpu:
+            return self.detect_batch([image])[0]
+        return self._detect([image], lambda views: [self.detect_whole(view) for view in views])[0]
+
+    def detect_batch(self, images: Sequence[np.ndarray]) -> list[Detections]:
+        """What :meth:`detect` finds in each image, in less time on a GPU: those of one size at the network, and their
+        tiles, go through it together."""
+        return self._detect(images, self._detect_wholes)
+
+    def _detect(
+        self, images: Sequence[np.ndarray], look: Callable[[Sequence[np.ndarray]], list[Detections]]
+    ) -> list[Detections]:
+        """``look`` is told of the images and of all their tiles."""
+        side = self.tile
+        corners = [tile_corners(image.shape[0], image.shape[1], side) for image in images]
+        places = [tiles if len(tiles) > 1 else [] for tiles in corners]
+        both = zip(images, places, strict=True)
+        found = look([*images, *(image[y : y + side, x : x + side] for image, own in both for x, y in own)])
+        tiles, results = iter(found[len(images) :]), []
+        for whole, own in zip(found, places, strict=False):
+            if own:
+                parts = [(x, y, next(tiles)) for x, y in own]
+                whole = join_tiles(whole, parts, self.nms_iou, self.class_agnostic_nms, self.most.image)
+            results.append(whole)
+        return results
 
     def detect_whole(self, image: np.ndarray) -> Detections:
         """What the network finds in the image at once."""
+        return self._forward([image])[0]
+
+    def _detect_wholes(self, images: Sequence[np.ndarray]) -> list[Detections]:
+        sizes = [self.model.network_size(image.shape[0], image.shape[1]) for image in images]
+        order = sorted(range(len(images)), key=sizes.__getitem__)
+        found: dict[int, Detections] = {}
+        while rest := order[len(found) :]:
+            same = [index for index in rest[: self.batch_size] if sizes[index] == sizes[rest[0]]]
+            found.update(zip(same, self._forward([images[index] for index in same]), strict=True))
+        return [found[index] for index in range(len(images))]
+
+    def _forward(self, images: Sequence[np.ndarray]) -> list[Detections]:
+        """What the network finds in images of one size there; fewer go through it where memory does not suffice."""
         import torch
 
-        tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-        with torch.inference_mode():
-            (found,) = self.model([tensor.to(self.device)])
-        return Detections(
-            found.boxes.to("cpu", torch.float32).numpy(),
-            found.scores.to("cpu", torch.float32).numpy(),
-            found.labels.cpu().numpy(),
-            self.classes,
-            image.shape[1],
-            image.shape[0],
-        )
+        from ..detection.transfers import sent
+
+        tensors = [torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1) for image in images]
+        try:
+            with torch.inference_mode():
+                instances = self.model([sent(tensor, self.device) for tensor in tensors])
+        except RuntimeError as error:
+            if len(images) == 1 or not is_out_of_memory(error):
+                raise
+            instances = None
+        if instances is None:  # outside, where the error holds nothing in memory any more
+            self.batch_size = half = len(images) // 2
+            return self._forward(images[:half]) + self._forward(images[half:])
+        return [
+            Detections(
+                found.boxes.to("cpu", torch.float32).numpy(),
+                found.scores.to("cpu", torch.float32).numpy(),
+                found.labels.cpu().numpy(),
+                self.classes,
+                image.shape[1],
+                image.shape[0],
+            )
+            for found, image in zip(instances, images, strict=True)
+        ]
 
     def losses(self, record: Record, labels: np.ndarray, image: np.ndarray) -> dict[str, float] | None:
         """The losses of one record whose boxes are of class indices ``labels`` ``[N]``; -1 is no class of ours.
@@ -148,16 +204,18 @@ class Detector:
         import torch
 
         from ..detection.boxes import rescale
+        from ..detection.transfers import sent
         from ..input.target import Target
 
         dialect = dialect_of(self.config)
         sample = dialect.to_sample(*dialect.ground_truth(record, labels, self.config, ""), image)
-        resized = self.model.resize(sample.image.to(self.device))
+        resized = self.model.resize(sent(sample.image, self.device))
         boxes = rescale(sample.boxes, (image.shape[0], image.shape[1]), (resized.shape[1], resized.shape[2]))
         seed = stream_seed(0, f"losses of {record.source_id}")
         with torch.inference_mode():
             losses = self.model.losses([resized], [Target(boxes, sample.labels, sample.crowd, seed)])
-        return {name: float(value) for name, value in losses.items()}
+            values = torch.stack(list(losses.values())).tolist()  # in one copy
+        return dict(zip(losses, values, strict=True))
 
 
 def load(

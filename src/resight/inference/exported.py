@@ -1,7 +1,7 @@
 """What the detectors of exported models share, whatever runs them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,9 @@ class ExportedDetector(Detector):
 
     def detect_whole(self, image: np.ndarray) -> Detections:
         return self.read(self.outputs(image), image)
+
+    def _detect_wholes(self, images: Sequence[np.ndarray]) -> list[Detections]:
+        return [self.detect_whole(image) for image in images]  # the graph takes one
 
     def set_nms(self, iou: float | None = None, class_agnostic: bool = False) -> None:
         if iou is not None or class_agnostic:

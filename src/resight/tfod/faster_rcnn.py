@@ -169,6 +169,11 @@ class TfodRCNN(DetectionModel):
         """``[3, H, W]`` of any size, uint8 or float -> float of 0..255 at the network's size, without padding."""
         return parts.tfod_resize(image, self.config.fit_size(image.shape[1], image.shape[2]))
 
+    def network_size(self, height: int, width: int) -> tuple[int, int]:
+        if self.tfod.pad and self.tfod.fixed_size is None:
+            return self.config.max_size, self.config.max_size
+        return self.config.fit_size(height, width)
+
     def batch(self, images: list[Tensor]) -> Tensor:
         """``[B, 3, H, W]``, padded right and below and the mean subtracted.
 

@@ -1,0 +1,67 @@
+"""Many images: on a GPU read ahead by threads and looked at together, on a CPU one after the other."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from ..types import Detections
+
+if TYPE_CHECKING:
+    from .detector import Detector
+
+# Images looked at together, of whatever sizes, and as many more are read meanwhile. They take at most so many bytes, or
+# one more image does.
+WINDOW, WINDOW_BYTES = 32, 256_000_000
+THREADS = 8
+
+Item = TypeVar("Item")
+Read = TypeVar("Read")
+
+
+def read_ahead(read: Callable[[Item], Read], items: Iterable[Item], threads: bool) -> Iterator[tuple[Item, Read]]:
+    """Each item and what ``read`` makes of it, in order, an error too; with ``threads`` that is begun ahead."""
+    if not threads:
+        yield from ((item, read(item)) for item in items)
+        return
+    pool = ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1))
+    pending: deque[tuple[Item, Future[Read]]] = deque()
+    try:
+        for item in items:
+            pending.append((item, pool.submit(read, item)))
+            if len(pending) > WINDOW:
+                first, future = pending.popleft()
+                yield first, future.result()
+        while pending:
+            first, future = pending.popleft()
+            yield first, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def detect_each(
+    detector: Detector, images: Iterable[tuple[Item, np.ndarray]]
+) -> Iterator[tuple[Item, np.ndarray, Detections]]:
+    """Each item with its image ``[H, W, 3]`` uint8 RGB and all that is found in it, in order."""
+    if not detector.on_gpu:
+        yield from ((item, image, detector.detect(image)) for item, image in images)
+        return
+    for window in _windows(images):
+        found = detector.detect_batch([image for _, image in window])
+        yield from ((item, image, one) for (item, image), one in zip(window, found, strict=True))
+
+
+def _windows(images: Iterable[tuple[Item, np.ndarray]]) -> Iterator[list[tuple[Item, np.ndarray]]]:
+    window: list[tuple[Item, np.ndarray]] = []
+    for item, image in images:
+        window.append((item, image))
+        if len(window) == WINDOW or sum(one.nbytes for _, one in window) >= WINDOW_BYTES:
+            yield window
+            window = []
+    if window:
+        yield window
