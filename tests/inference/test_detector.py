@@ -119,6 +119,119 @@ def test_images_of_one_shape_may_share_a_batch(detector, images):
         torch.testing.assert_close(a.scores, b.scores, rtol=0, atol=1e-5)
 
 
+@pytest.fixture(params=["fpn", "tfod"], scope="module")
+def checkpoint(request, untrained, tfod_checkpoint):
+    return untrained if request.param == "fpn" else tfod_checkpoint(pad=False)
+
+
+@pytest.fixture(scope="module")
+def many(images):
+    """Images of three sizes, two of them one at the network."""
+    sizes = ((64, 96), (96, 64), (32, 48), (64, 96))
+    return [np.resize(images[number % 3] // (1 + number), (*size, 3)) for number, size in enumerate(sizes)]
+
+
+def close(found, others, tolerance):
+    """``tolerance`` is that of the scores, and of the boxes a hundred times as much. What scores alike has no order."""
+    for one, other in zip(found, others, strict=True):
+        assert len(one) == len(other) and (one.width, one.height) == (other.width, other.height)
+        same = (one.labels[:, None] == other.labels) & (abs(one.scores[:, None] - other.scores) < tolerance)
+        same &= (abs(one.boxes[:, None] - other.boxes) < 100 * tolerance).all(-1)
+        assert same.any(0).all() and same.any(1).all()
+
+
+def test_in_a_batch_the_same_is_found_as_alone(checkpoint, many):
+    detector, batches = load(checkpoint, "cpu"), []
+    detector.model.double()  # in single precision rounding moves a RoI over an edge here and there
+    alone = [detector.detect(image) for image in many]
+    least = float(np.median([found.scores.max() for found in alone]))
+    if hasattr(detector.model, "tfod"):
+        detector.model.tfod = detector.model.tfod.model_copy(update={"score": least})
+    else:
+        detector.model.config = replace(detector.model.config, score=least)
+    alone = [found.above(np.nextafter(np.float32(least), np.float32(1))) for found in alone]
+    assert {bool(len(found)) for found in alone} == {True, False}
+    detector.model.register_forward_pre_hook(lambda _, given: batches.append(len(given[0])))
+    close(detector.detect_batch(many), alone, 1e-6)
+    assert sorted(batches) == [1, 3] and detector.detect_batch([]) == []
+
+
+def test_what_shares_a_batch_has_one_size_at_the_network(untrained, tfod_checkpoint):
+    for path in (untrained, tfod_checkpoint(pad=False), tfod_checkpoint()):
+        model = load(path, "cpu").model
+        for height, width in ((64, 96), (96, 64), (31, 17), (300, 301)):
+            batch = model.batch([model.resize(torch.zeros(3, height, width, dtype=torch.uint8))])
+            assert model.network_size(height, width) == batch.shape[2:]
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_halved(untrained, many, monkeypatch):
+    detector, seen = load(untrained, "cpu"), []
+    forward = detector.model.forward
+
+    def small_memory(images):
+        seen.append(len(images))
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(images)
+
+    monkeypatch.setattr(detector.model, "forward", small_memory)
+    same = [many[0]] * 9
+    close(detector.detect_batch(same), [detector.detect(many[0])] * 9, 1e-4)
+    assert seen == [8, 4, 2, 2, 4, 2, 2, 1, 1]
+    seen.clear()
+    detector.detect_batch(same[:3])
+    assert seen == [2, 1]  # it is remembered
+    with pytest.raises(torch.OutOfMemoryError):
+        monkeypatch.setattr(detector.model, "forward", lambda images: small_memory(images * 3))
+        detector.detect(many[0])
+
+
+def test_many_images_on_a_gpu_wait_no_longer_than_one(pretended_cuda, checkpoint, many, tmp_path):
+    alone = load(checkpoint, "cpu")(many, score=0)
+    paths = [tmp_path / f"{number}.png" for number in range(len(many))]
+    for path, image in zip(paths, many, strict=True):
+        Image.fromarray(image).save(path)
+    with pretended_cuda() as counts:
+        detector = load(checkpoint)
+        assert detector.on_gpu and detector.device.type == "cuda"
+        waits = []
+        for together in ([many[0]], [many[0]] * 3):
+            counts.waits.clear()
+            copies = counts.pinned
+            close(detector.detect_batch(together), [alone[0]] * len(together), 1e-3)
+            waits.append(counts.waited)
+            assert counts.pinned >= copies + len(together)
+        assert waits[1] <= waits[0] <= (6 if "untrained" in str(checkpoint) else 8), counts.waits
+        found = detector(paths, score=0)
+        detector.model.to("cpu")
+    close(found, alone, 1e-3)
+    assert [one.file for one in found] == [str(path) for path in paths]
+
+
+def test_the_tiles_of_an_image_share_a_batch(untrained, many, monkeypatch):
+    detector, batches = load(untrained, "cpu"), []
+    detector.config = detector.config.model_copy(update={"tile": 48})
+    alone = [detector.detect(image) for image in many]
+    detector.model.register_forward_pre_hook(lambda _, given: batches.append(len(given[0])))
+    monkeypatch.setattr(detector, "batch_size", 30)
+    close(detector.detect_batch(many), alone, 1e-4)
+    assert sum(batches) > 2 * len(many) and max(batches) > 8
+
+
+def test_in_bfloat16_nearly_the_same_is_found(checkpoint, many, split):
+    detector, record = load(checkpoint, "cpu"), split[0]
+    labels, pixels = split.labels(record), decode(record.encoded)
+    usual, losses = detector.detect(many[0]), detector.losses(record, labels, pixels)
+    detector.set_precision("bfloat16")
+    found, half = detector.detect(many[0]), detector.losses(record, labels, pixels)
+    assert found.boxes.dtype == found.scores.dtype == np.float32
+    assert not same(found, usual) and half != losses
+    assert found.scores.max() == pytest.approx(usual.scores.max(), rel=0.1)
+    assert half == pytest.approx(losses, rel=0.1, abs=0.05)
+    detector.set_precision("float32")
+    assert same(detector.detect(many[0]), usual)
+
+
 def test_the_operating_point_decides_unless_a_score_is_given(detector, images):
     everything = detector.detect(images[0])
     assert detector.score == 0.3

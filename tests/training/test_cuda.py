@@ -10,12 +10,11 @@ from resight.dialect import dialect_of
 from resight.errors import ResightError
 from resight.fpn.config import FpnModelConfig
 from resight.input.target import Target
-from resight.models.build import build_model, float32_products
+from resight.models.build import autocast, build_model, float32_products
 from resight.models.checkpoints import BEST, load_checkpoint
 from resight.tfod.config import TfodModelConfig
 from resight.training import distributed as module
 from resight.training.distributed import Distributed, join
-from resight.training.learner import autocast
 from resight.training.train import train
 
 pytestmark = pytest.mark.cuda

@@ -14,6 +14,7 @@ TEST_FRACTION, VAL_FRACTION = 0.2, 0.1  # of the images
 # Choices of functions and verbs.
 Exif = Literal["auto", "stored", "upright"]
 Background = Literal["none", "empty", "all"]
+Precision = Literal["float32", "bfloat16"]
 OnBad = Literal["error", "skip"]
 Layout = Literal["resight", "tfod"]
 ExportFormat = Literal["onnx", "savedmodel"]

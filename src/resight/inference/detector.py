@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from ..arguments import check_types
-from ..config.defaults import SCORE
+from ..config.defaults import SCORE, Precision
 from ..config.most_detections import MostDetections
 from ..config.tree import ModelConfig
 from ..dialect import dialect_of, left_by_tfod, model_config
@@ -61,6 +61,7 @@ class Detector:
     device: torch.device
     on_gpu = False
     batch_size = BATCH
+    precision: Precision = "float32"
     selected_on: str | None = None
     nms_iou = TILES_NMS_IOU
     class_agnostic_nms = False
@@ -123,6 +124,10 @@ class Detector:
         self.nms_iou = self.nms_iou if iou is None else iou
         self.class_agnostic_nms = self.class_agnostic_nms or class_agnostic
 
+    def set_precision(self, precision: Precision) -> None:
+        """The arithmetic of the network: "float32", or "bfloat16" wherever that serves."""
+        self.precision = precision
+
     def detect(self, image: np.ndarray) -> Detections:
         """All detections of ``image`` ``[H, W, 3]`` uint8 RGB of score .001 or more."""
         if self.on_gpu:
@@ -169,10 +174,11 @@ class Detector:
         import torch
 
         from ..detection.transfers import sent
+        from ..models.build import autocast
 
         tensors = [torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1) for image in images]
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), autocast(self.precision, self.device):
                 instances = self.model([sent(tensor, self.device) for tensor in tensors])
         except RuntimeError as error:
             if len(images) == 1 or not is_out_of_memory(error):
@@ -206,13 +212,14 @@ class Detector:
         from ..detection.boxes import rescale
         from ..detection.transfers import sent
         from ..input.target import Target
+        from ..models.build import autocast
 
         dialect = dialect_of(self.config)
         sample = dialect.to_sample(*dialect.ground_truth(record, labels, self.config, ""), image)
         resized = self.model.resize(sent(sample.image, self.device))
         boxes = rescale(sample.boxes, (image.shape[0], image.shape[1]), (resized.shape[1], resized.shape[2]))
         seed = stream_seed(0, f"losses of {record.source_id}")
-        with torch.inference_mode():
+        with torch.inference_mode(), autocast(self.precision, self.device):
             losses = self.model.losses([resized], [Target(boxes, sample.labels, sample.crowd, seed)])
             values = torch.stack(list(losses.values())).tolist()  # in one copy
         return dict(zip(losses, values, strict=True))

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .._version import __version__
+from ..config.defaults import Precision
 from ..config.loading import explain
 from ..config.tree import Fraction, ModelConfig
 from ..dialect import exported_config
@@ -49,6 +50,11 @@ class ExportedDetector(Detector):
             raise ResightError(
                 "NMS is inside an exported model and cannot be changed", where=self.name, fix="Use the run it is from."
             )
+
+    def set_precision(self, precision: Precision) -> None:
+        if precision != self.precision:
+            message = f"an exported model computes in {self.precision} and not in {precision}"
+            raise ResightError(message, where=self.name, fix="Use the run it is from.")
 
     def losses(self, record: Record, labels: np.ndarray, image: np.ndarray) -> None:
         return None

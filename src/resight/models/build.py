@@ -1,7 +1,7 @@
 """From a configuration to a model of either dialect."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -40,6 +40,12 @@ def float32_products(kind: Literal["ieee", "tf32"]) -> Iterator[None]:
     finally:
         for place, as_it_was in zip(places, before, strict=True):
             place.fp32_precision = as_it_was
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """In which a model computes in "bfloat16" or "float16" where that serves; "float32" changes nothing."""
+    half = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)
+    return torch.autocast(device.type, half) if half else nullcontext()
 
 
 def named_device(name: str) -> torch.device:

@@ -170,9 +170,7 @@ class TfodRCNN(DetectionModel):
         return parts.tfod_resize(image, self.config.fit_size(image.shape[1], image.shape[2]))
 
     def network_size(self, height: int, width: int) -> tuple[int, int]:
-        if self.tfod.pad and self.tfod.fixed_size is None:
-            return self.config.max_size, self.config.max_size
-        return self.config.fit_size(height, width)
+        return (self.config.max_size,) * 2 if self._padded else self.config.fit_size(height, width)
 
     def batch(self, images: list[Tensor]) -> Tensor:
         """``[B, 3, H, W]``, padded right and below and the mean subtracted.

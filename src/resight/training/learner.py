@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from ..config.tree import TrainConfig
 from ..detection.model import DetectionModel
 from ..input.dataset import TrainingExample
 from ..input.target import Target
+from ..models.build import autocast
 from .distributed import SINGLE_PROCESS, Distributed
 from .optim import ModelEMA, build_optimizer, lr_at, set_lr
 
@@ -122,9 +123,3 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema and math.isfinite(norm):
             self.ema.update(number)
-
-
-def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """In which the model computes its losses."""
-    half = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)
-    return torch.autocast(device.type, half) if half else nullcontext()

@@ -19,8 +19,8 @@ from ..input.dataset import TrainingExample
 from ..input.loader import PREFETCH
 from ..input.target import Target, input_size
 from ..io.progress import duration
+from ..models.build import autocast
 from .distributed import SINGLE_PROCESS, Distributed
-from .learner import autocast
 from .optim import state_bytes
 from .plan import Plan
 from .state import Pace
