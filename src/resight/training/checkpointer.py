@@ -39,7 +39,7 @@ class Checkpointer:
     def save(self, state: State) -> None:
         """Writes the last checkpoint, and its copy where older ones are kept."""
         learner, keep = self.learner, self.plan.config.checkpoint.keep
-        state.loss_scale, state.precision = learner.scaler.state_dict(), learner.config.precision
+        state.loss_scale = learner.scaler.state_dict()
         if not learner.distributed.is_main:
             return
         tensors = _named("model", learner.model.state_dict())

@@ -67,7 +67,8 @@ def train(
         ResightError: input, configuration or environment is wrong.
     """
     check_types(locals(), train)
-    check_main_guard(config.data.workers != 0 or devices > 1)
+    workers = config.data.workers
+    check_main_guard((1 if workers is None else workers) or devices > 1)
     check_devices(devices, config)
     run = _checked_run(out, resume)
     if dry_run:

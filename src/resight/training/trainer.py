@@ -246,6 +246,7 @@ def build_trainer(
     if resumed:
         state = checkpointer.restore(resumed)
         log.info("resumed at step %d", state.step)
+    state.precision = config.precision
     order = replace(plan.batches, start=state.batches)
     shards = order if distributed.size == 1 else (distributed.shard(batch) for batch in order)
     on_gpu = learner.device.type == "cuda"
