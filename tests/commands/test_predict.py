@@ -312,3 +312,24 @@ def test_what_a_folder_holds_beside_images_is_counted(tmp_path, caplog):
     assert [path.name for path in find_images([tmp_path])] == ["a.jpg", "b.jfif"]
     (said,) = [record.getMessage() for record in caplog.records]
     assert "2 .mp4" in said and "1 .dng" in said and ".txt" not in said
+
+
+def test_on_a_gpu_the_same_is_found(pretended_cuda, untrained, photos, done, tmp_path):
+    shutil.copytree(photos, tmp_path / "photos")
+    (tmp_path / "photos" / "b" / "0.png").write_bytes(b"no picture")
+    with pretended_cuda():
+        report = predict(untrained, [tmp_path / "photos"], tmp_path / "out")
+    assert report.unread == (str(tmp_path / "photos" / "b" / "0.png"),)
+    assert sorted(os.listdir(tmp_path / "out")) == sorted(os.listdir(done.out))
+    for image, expected in zip(report.result["images"], done.result["images"], strict=True):
+        assert Path(image["file"]).relative_to(tmp_path / "photos") == Path(expected["file"]).relative_to(photos)
+        assert [row["score"] for row in image["detections"]] == pytest.approx(
+            [row["score"] for row in expected["detections"]], abs=1e-4
+        )
+
+
+def test_the_arithmetic_is_chosen(untrained, photos, done, tmp_path):
+    half = predict(untrained, [photos], tmp_path / "out", precision="bfloat16")
+    assert half.result["images"] != done.result["images"]
+    with pytest.raises(ResightError, match="--precision: unknown value 'float16'"):
+        predict(untrained, [photos], tmp_path / "other", precision="float16")

@@ -84,6 +84,7 @@ class Oracle:
     config = model_config({})
     selected_on = "test"
     on_gpu = False
+    precision = "float32"
     answers = ((8, 6, 40, 48, "stop", 0.9),), ((8, 6, 40, 48, "signalAhead", 0.7),), ()
 
     def detect(self, image):
@@ -92,6 +93,9 @@ class Oracle:
         boxes = np.array([row[:4] for row in rows], np.float32).reshape(-1, 4)
         labels = np.array([self.index_of(row[4]) for row in rows], np.int64)
         return Detections(boxes, np.array([row[5] for row in rows], np.float32), labels, self.classes, 80, 60)
+
+    def set_precision(self, precision):
+        self.precision = precision
 
     def index_of(self, name):
         return self.classes.index(name)
@@ -496,6 +500,31 @@ def test_numbers_at_more_detections_follow_the_model_the_run_and_the_option(run,
     assert evaluate(run).metrics["max_detections"] == 200
     assert evaluate(run, detections=400).metrics["max_detections"] == 400
     assert model.loaded[-1][1]["detections"] == 400
+
+
+def test_another_precision_is_measured_beside_float32(run, model):
+    class Blurred:
+        """In bfloat16 the second image is seen no more."""
+
+        def __getitem__(self, number):
+            return () if model.precision == "bfloat16" and number == 1 else Oracle.answers[number]
+
+    model.answers = Blurred()
+    usual, half = evaluate(run), evaluate(run, precision="bfloat16")
+    assert not {"precision", "float32", "difference"} & usual.metrics.keys() and "bfloat16" not in usual.text()
+    metrics = half.metrics
+    assert metrics["precision"] == "bfloat16" and metrics["mAP"] < usual.metrics["mAP"]
+    assert metrics["float32"] == {name: usual.metrics[name] for name in metrics["float32"]}
+    assert metrics["difference"]["AP50"] == metrics["AP50"] - usual.metrics["AP50"]
+    assert [name for name, value in metrics["difference"].items() if value is None] == [
+        name for name, value in metrics["float32"].items() if value is None
+    ]
+    numbers = f"mAP {usual.metrics['mAP']:.4f} ({metrics['difference']['mAP']:+.4f}), AP50 "
+    assert f"In float32, and how much more it is in bfloat16: {numbers}" in half.text()
+    assert metrics["unknown_classes"] == usual.metrics["unknown_classes"]  # counted once
+    assert metrics["losses"] == usual.metrics["losses"]
+    documented = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
+    assert all(f"`{key}`" in documented for key in metrics)
 
 
 def test_measure_touches_no_disk(tmp_path, model):

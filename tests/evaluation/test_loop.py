@@ -1,11 +1,13 @@
 import shutil
+from dataclasses import astuple
 
 import numpy as np
 import pytest
 
 from resight.evaluation.coco import GroundTruth
 from resight.evaluation.loop import evaluate_images, measure
-from resight.inference.detector import Detector
+from resight.inference import many
+from resight.inference.detector import Detector, load
 from resight.records.reader import open_records
 from resight.types import Detections
 
@@ -36,3 +38,50 @@ def test_a_record_that_cannot_be_read_is_told_and_left_out(shapes, tmp_path):
     images = evaluate_images(Blind(("red", "blue"), None), damaged, range(3), on_error=told.append, with_losses=False)
     assert len(list(images)) == 2 and len(told) == 1
     assert "CRC" in told[0].message and damaged.shards[0] in told[0].where
+
+
+def test_on_a_gpu_the_results_are_those_of_a_cpu(pretended_cuda, untrained, shapes, tmp_path, monkeypatch):
+    shutil.copytree(shapes(train=2, val=3), tmp_path / "damaged")
+    split = open_records(tmp_path / "damaged").splits["val"]
+    with open(split.shards[0], "r+b") as file:
+        file.seek(int(split.index.records["offset"][1]) + 40)
+        file.write(b"\xff\x00\xff")
+    monkeypatch.setattr(many, "WINDOW", 2)
+    told, order, batches = [], [0, 1, 2, 0], []
+
+    def results(detector):
+        told.clear()
+        return [
+            result
+            for _, result in evaluate_images(detector, split, iter(order), on_error=told.append, with_losses=True)
+        ]
+
+    expected, errors = results(load(untrained, "cpu")), [error.where for error in told]
+    with pretended_cuda():
+        detector = load(untrained)
+        detector.model.register_forward_pre_hook(lambda _, given: batches.append(len(given[0])))
+        found = results(detector)
+        detector.model.to("cpu")
+    assert [error.where for error in told] == errors and len(errors) == 1
+    assert sum(batches) == 3 and [one.name for one in found] == [one.name for one in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert all(
+            np.array_equal(a, b, equal_nan=True) for a, b in zip(astuple(one.truth), astuple(other.truth), strict=True)
+        )
+        np.testing.assert_allclose(np.sort(one.detections.scores), np.sort(other.detections.scores), atol=1e-3)
+        assert one.losses == pytest.approx(other.losses, rel=1e-3)
+        assert np.array_equal(one.labels, other.labels) and one.left_out == other.left_out
+
+
+def test_the_losses_of_an_image_are_read_at_once(pretended_cuda, tfod_checkpoint, shapes):
+    split = open_records(shapes(train=2, val=3)).splits["val"]
+    record, checkpoint = split[0], tfod_checkpoint(pad=False)
+    given = record, split.labels(record), split.pixels(0, record)
+    expected = load(checkpoint, "cpu").losses(*given)
+    with pretended_cuda() as counts:
+        detector = load(checkpoint)
+        counts.waits.clear()
+        losses = detector.losses(*given)
+        detector.model.to("cpu")
+        assert losses == pytest.approx(expected, rel=1e-3) and len(losses) == 4
+        assert sum(count for wait, count in counts.waits.items() if "detector.py" in wait) == 1

@@ -4,6 +4,7 @@ import time
 import numpy as np
 import pytest
 
+from resight.errors import ResightError
 from resight.inference import many
 from resight.inference.many import WINDOW, detect_each, read_ahead
 
@@ -70,13 +71,18 @@ def test_threads_read_ahead_in_order_and_no_further_than_a_window():
     assert list(read_ahead(read, range(3), True)) == [(0, 0), (1, -1), (2, -2)]
 
 
-def test_what_a_thread_raises_is_raised_in_turn():
+@pytest.mark.parametrize("threads", [False, True])
+def test_an_error_takes_its_turn(threads):
     def read(item):
         if item == 3:
-            raise ValueError("the third")
+            raise ResightError("the third")
+        if item == 5:
+            raise ValueError("a fault")
         return item
 
-    read_items = read_ahead(read, range(9), True)
+    read_items = read_ahead(read, range(9), threads)
     assert [next(read_items) for _ in range(3)] == [(0, 0), (1, 1), (2, 2)]
-    with pytest.raises(ValueError, match="the third"):
+    item, error = next(read_items)
+    assert item == 3 and isinstance(error, ResightError) and next(read_items) == (4, 4)
+    with pytest.raises(ValueError, match="a fault"):
         next(read_items)

@@ -53,6 +53,7 @@ SCORE = f"the model's own threshold, else {defaults.SCORE}"
 Out = Annotated[str, option("PATH", "Folder or file to write", "", "--out", "-o")]
 NoLabels = Annotated[bool, typer.Option("--no-labels", help="Draw boxes without names and scores.")]
 Device = Annotated[str, option("DEVICE", "auto, cpu, cuda or cuda:N")]
+Precision = Annotated[defaults.Precision, option(None, "Arithmetic of the network")]
 Model = Annotated[str, argument("MODEL", "A run folder, a checkpoint or an exported model")]
 Labels = Annotated[str | None, option("MAP", "A label map that names the classes")]
 Detections = Annotated[int | None, option("N", "Maximum detections per image", "the model's", min=1)]
@@ -283,6 +284,7 @@ def evaluate(
     labels: Labels = None,
     detections: Detections = None,
     device: Device = "auto",
+    precision: Precision = "float32",
     force: Force = False,
     json: Json = False,
 ) -> int:
@@ -312,6 +314,7 @@ def predict(
     labels: Labels = None,
     detections: Detections = None,
     device: Device = "auto",
+    precision: Precision = "float32",
     force: Force = False,
     json: Json = False,
 ) -> int:

@@ -7,16 +7,20 @@ import logging
 import os
 import shlex
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
+
 from ..arguments import PATH, check_type, check_types
+from ..config.defaults import Precision
 from ..drawing import draw, save_picture
 from ..errors import ResightError, counted, listed, one_line
 from ..inference.detector import Detector, check_share, load
+from ..inference.many import detect_each, read_ahead
 from ..io.files import IMAGE_SUFFIXES, LARGE, read_json
 from ..io.images import VIDEO_SUFFIXES, passed_over, read_image
 from ..io.misplaced import meant
@@ -75,6 +79,7 @@ def predict(
     class_agnostic_nms: bool = False,
     no_labels: bool = False,
     device: str = "auto",
+    precision: Precision = "float32",
     labels: str | os.PathLike[str] | None = None,
     detections: int | None = None,
     force: bool = False,
@@ -88,6 +93,7 @@ def predict(
         nms_iou: IoU threshold of NMS; by default the model's.
         class_agnostic_nms: NMS among the boxes of all classes.
         no_labels: draw boxes alone; a model of one class is drawn so anyway.
+        precision: arithmetic of the network.
         labels: label map that names the classes, in the model's order.
         detections: the most detections of an image; by default the model's own number.
         force: replace an earlier prediction.
@@ -105,6 +111,7 @@ def predict(
     files = find_images([inputs] if isinstance(inputs, str | os.PathLike) else inputs)
     detector = load(model, device, labels=labels, detections=detections)
     detector.set_nms(nms_iou, class_agnostic_nms)
+    detector.set_precision(precision)
     threshold = detector.score if score is None else score
     labelled = not no_labels and len(detector.classes) > 1
     with atomic_folder(out, force, is_ours) as folder:
@@ -119,14 +126,17 @@ def _predict_all(
     unread: list[str] = []
     names: set[str] = set()
     full = 0
-    for file in track(files, "predicting"):
-        try:
-            image = read_image(file)
-        except ResightError as error:
-            log.warning("not read: %s", error)
-            unread.append(str(file))
-            continue
-        told = detector.detect(image).above(min(LISTED_SCORE, threshold))
+
+    def images() -> Iterator[tuple[Path, np.ndarray]]:
+        for file, image in read_ahead(read_image, track(files, "predicting"), detector.on_gpu):
+            if isinstance(image, ResightError):
+                log.warning("not read: %s", image)
+                unread.append(str(file))
+            else:
+                yield file, image
+
+    for file, image, everything in detect_each(detector, images()):
+        told = everything.above(min(LISTED_SCORE, threshold))
         found.append(_listed(replace(told, file=str(file))))
         full += detector.most.reached(told.labels)
         shown = told.above(threshold)

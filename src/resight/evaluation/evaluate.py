@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..arguments import check_types
+from ..config.defaults import Precision
 from ..config.tree import DataConfig
 from ..dialect import dialect_of, load_config, records_left_by_tfod
 from ..errors import ResightError, counted, listed, nearest
@@ -26,8 +27,9 @@ from ..models.remote import fetch_model
 from ..records.reader import Records, RecordSplit, open_configured
 from ..types import named_split
 from . import report
-from .coco import STANDARD, measures_of
+from .coco import STANDARD, CocoMetrics, measures_of
 from .loop import ClassNames, ImageResult, evaluate_images, mean_losses, measure
+from .operating_point import OperatingPoint
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ def evaluate(
     require: Sequence[str] = (),
     ignore_difficult: bool = False,
     device: str = "auto",
+    precision: Precision = "float32",
     labels: str | os.PathLike[str] | None = None,
     detections: int | None = None,
     force: bool = False,
@@ -86,6 +89,7 @@ def evaluate(
         require: lower bounds such as ``"AP50=.80"`` on the numbers; what is below is listed in ``missed``.
         ignore_difficult: difficult objects count neither as found nor as missed.
         device: "auto", "cpu", "cuda" or "cuda:N".
+        precision: arithmetic of the network; "bfloat16" is measured beside float32 on the same images.
         labels: label map that names the classes, in the model's order.
         detections: the most detections of an image, and those that the numbers beside COCO's count; by default the
             model's own, and ``evaluate.max_detections`` of the run.
@@ -101,6 +105,7 @@ def evaluate(
     run = run_folder(fetch_model(os.fspath(model)) if is_remote(model) else model)
     path = _output(out, run, split, force)
     detector = load(model, device, labels=labels, detections=detections)  # what is no model needs no data
+    detector.set_precision(precision)
     most = detections or (run and load_config(run / "config.toml").evaluate.max_detections) or detector.most.of_a_class
     bounds = parse_requirements(require, most)
     source, same_path = _data_of(model, run, data)
@@ -109,6 +114,7 @@ def evaluate(
         detector.classes = records.label_map.by_id(len(detector.classes)).names
     part, class_names = _split_of(records, split), ClassNames(records, detector.classes)
     measured = min(len(part), limit or len(part))
+    counting = {"ignore_difficult": ignore_difficult, "max_detections": most}
     unusable: list[str] = []
 
     def on_error(error: ResightError) -> None:
@@ -116,17 +122,8 @@ def evaluate(
             raise error
         unusable.append(f"{error.where}: {error.message}")
 
-    indices = track(range(measured), f"evaluating {split}")
-    images = evaluate_images(detector, part, indices, on_error=on_error, class_names=class_names)
-    results = [result for _, result in images]
-    numbers, point = measure(
-        [result.truth for result in results],
-        [result.detections for result in results],
-        detector.classes,
-        ignore_difficult=ignore_difficult,
-        score=detector.score if detector.has_score else None,
-        max_detections=most,
-    )
+    results = _results(detector, part, range(measured), class_names, on_error)
+    numbers, point = _measure(detector, results, counting)
     means = mean_losses([result.losses for result in results])
     own = dialect_of(detector.config).own_metrics(numbers.summary, means)
     metrics = report.as_dict(
@@ -142,6 +139,7 @@ def evaluate(
         limit=limit,
         ignore_difficult=ignore_difficult,
         unknown_classes=dict(class_names.unknown),
+        **_beside_float32(detector, numbers, records, part, range(measured), counting),
         **({detector.config.dialect: own} if own else {}),
     )
     write_text(path, json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
@@ -155,6 +153,48 @@ def evaluate(
         notes.append(f"Findings in the data: {listed(others, 3)}")
     notes += _split_note(split, detector.selected_on, _trained_on(run, records, same_path))
     return Evaluation(metrics, missed(metrics, bounds), written, notes)
+
+
+def _results(
+    detector: Detector,
+    part: RecordSplit,
+    indices: Sequence[int],
+    class_names: ClassNames,
+    on_error: Callable[[ResightError], None],
+    with_losses: bool = True,
+) -> list[ImageResult]:
+    title = f"evaluating {part.name}" + ("" if with_losses else f" in {detector.precision}")
+    options: dict[str, Any] = {"class_names": class_names, "on_error": on_error, "with_losses": with_losses}
+    return [result for _, result in evaluate_images(detector, part, track(indices, title), **options)]
+
+
+def _measure(
+    detector: Detector, results: Sequence[ImageResult], counting: dict[str, Any]
+) -> tuple[CocoMetrics, OperatingPoint]:
+    truths, found = [result.truth for result in results], [result.detections for result in results]
+    score = detector.score if detector.has_score else None
+    return measure(truths, found, detector.classes, score=score, **counting)
+
+
+def _beside_float32(
+    detector: Detector,
+    numbers: CocoMetrics,
+    records: Records,
+    part: RecordSplit,
+    indices: Sequence[int],
+    counting: dict[str, Any],
+) -> dict[str, Any]:
+    """The precision of ``numbers`` where it is not float32, what that gives on the same images, and the differences."""
+    precision = detector.precision
+    if precision == "float32":
+        return {}
+    detector.set_precision("float32")
+    class_names = ClassNames(records, detector.classes)
+    results = _results(detector, part, indices, class_names, lambda _: None, with_losses=False)  # errors are known
+    usual = _measure(detector, results, counting)[0].summary
+    both = ((name, value, usual[name]) for name, value in numbers.summary.items())
+    more = {name: None if value is None or other is None else value - other for name, value, other in both}
+    return {"precision": precision, "float32": usual, "difference": more}
 
 
 def run_folder(model: str | os.PathLike[str]) -> Path | None:

@@ -44,12 +44,9 @@ def evaluate_images(
     out unless ``on_error`` raises its error."""
     dialect = dialect_of(detector.config)
 
-    def read(index: int) -> tuple[Record, np.ndarray] | ResightError:
-        try:
-            record = split[index]
-            return record, split.pixels(index, record)
-        except ResightError as error:
-            return error
+    def read(index: int) -> tuple[Record, np.ndarray]:
+        record = split[index]
+        return record, split.pixels(index, record)
 
     def usable() -> Iterator[tuple[tuple[int, Record, np.ndarray, GroundTruth], np.ndarray]]:
         for index, found in read_ahead(read, indices, detector.on_gpu):

@@ -45,7 +45,7 @@ def as_dict(
 
 def text(result: Mapping[str, Any]) -> str:
     """The dictionary of ``as_dict`` for people."""
-    blocks = [summary_table(result), class_table(result["per_class"])]
+    blocks = [summary_table(result), *beside_float32(result), class_table(result["per_class"])]
     if own := own_lines(result):
         blocks.append(own)
     elif result["losses"]:
@@ -64,6 +64,15 @@ def summary_table(result: Mapping[str, Any]) -> str:
         of = f"IoU={iou:<9} | area={measure.size:>6} | maxDets={measure.max_detections:>3}"
         lines.append(f" {title:<18} ({measure.kind}) @[ {of} ] = {_number(result[measure.key])}")
     return "\n".join(lines)
+
+
+def beside_float32(result: Mapping[str, Any]) -> list[str]:
+    """A line on what another precision changed, where it was measured."""
+    if "float32" not in result:
+        return []
+    known = [name for name in ("mAP", "AP50", "AP75") if result[name] is not None]
+    numbers = ", ".join(f"{name} {result['float32'][name]:.4f} ({result['difference'][name]:+.4f})" for name in known)
+    return [f"In float32, and how much more it is in {result['precision']}: {numbers or 'n/a'}"]
 
 
 def class_table(per_class: Mapping[str, Mapping[str, float | int | None]]) -> str:

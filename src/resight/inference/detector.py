@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -114,8 +114,14 @@ class Detector:
             return replace(self.detect(array).above(least), file=file)
         # Opened images may be one and the same, which no two threads may read.
         threads = self.on_gpu and all(isinstance(image, str | os.PathLike) for image in images)
-        read = ((file, array) for _, (array, file) in read_ahead(as_array, images, threads))
-        return [replace(found.above(least), file=file) for file, _, found in detect_each(self, read)]
+
+        def arrays() -> Iterator[tuple[str, np.ndarray]]:
+            for _, read in read_ahead(as_array, images, threads):
+                if isinstance(read, ResightError):
+                    raise read
+                yield read[1], read[0]
+
+        return [replace(found.above(least), file=file) for file, _, found in detect_each(self, arrays())]
 
     def set_nms(self, iou: float | None = None, class_agnostic: bool = False) -> None:
         """Changes the last suppression: the IoU above which the weaker box goes, and whether classes compete."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from ..errors import ResightError
 from ..types import Detections
 
 if TYPE_CHECKING:
@@ -24,16 +25,25 @@ Item = TypeVar("Item")
 Read = TypeVar("Read")
 
 
-def read_ahead(read: Callable[[Item], Read], items: Iterable[Item], threads: bool) -> Iterator[tuple[Item, Read]]:
-    """Each item and what ``read`` makes of it, in order, an error too; with ``threads`` that is begun ahead."""
+def read_ahead(
+    read: Callable[[Item], Read], items: Iterable[Item], threads: bool
+) -> Iterator[tuple[Item, Read | ResightError]]:
+    """Each item and what ``read`` makes of it, or the error it raises, in order; ``threads`` begin ahead."""
+
+    def tried(item: Item) -> Read | ResightError:
+        try:
+            return read(item)
+        except ResightError as error:
+            return error
+
     if not threads:
-        yield from ((item, read(item)) for item in items)
+        yield from ((item, tried(item)) for item in items)
         return
     pool = ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1))
-    pending: deque[tuple[Item, Future[Read]]] = deque()
+    pending: deque[tuple[Item, Future[Read | ResightError]]] = deque()
     try:
         for item in items:
-            pending.append((item, pool.submit(read, item)))
+            pending.append((item, pool.submit(tried, item)))
             if len(pending) > WINDOW:
                 first, future = pending.popleft()
                 yield first, future.result()
