@@ -243,7 +243,8 @@ def load(
     Args:
         model: a run folder (its best checkpoint, else the last), a ``.safetensors`` checkpoint, an ``.onnx`` file, a
             SavedModel with TFOD's signature, or a folder that TFOD left with a checkpoint and its ``pipeline.config``.
-        device: "auto", "cpu", "cuda" or "cuda:N"; an exported model runs on the CPU.
+        device: "auto", "cpu", "cuda" or "cuda:N". An .onnx file runs on a GPU where onnxruntime-gpu is installed; a
+            SavedModel runs on the CPU.
         labels: label map that names the classes in the model's order, instead of the names stored with it.
         detections: the most detections of an image, instead of the number stored with the model.
 
@@ -262,7 +263,7 @@ def load(
     if path.suffix == ".onnx":
         from .onnx_runtime import load_onnx
 
-        return _as_exported(load_onnx(path, labels), detections)
+        return _as_exported(load_onnx(path, labels, device=device), detections)
     left = left_by_tfod(path)  # TFOD exports both; the folder of both means its checkpoint
     from .exported import find_saved_model
 

@@ -1,6 +1,11 @@
 """An exported ONNX file as a detector, run by ONNX Runtime."""
 
+import io
+import logging
 import os
+import re
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +17,11 @@ from ..io.files import check_regular
 from .detector import class_names
 from .exported import ExportedDetector, read_card
 
+log = logging.getLogger(__name__)
+
 KEY = "resight"
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+GPU_PACKAGE = "Install onnxruntime-gpu in the place of onnxruntime, or choose --device cpu."
 
 
 class OnnxDetector(ExportedDetector):
@@ -23,13 +32,16 @@ class OnnxDetector(ExportedDetector):
         return dict(zip(names, self.session.run(names, {"image": image[None]}), strict=True))
 
 
-def load_onnx(path: Path, labels: str | os.PathLike[str] | None = None, stages: bool = False) -> OnnxDetector:
+def load_onnx(
+    path: Path, labels: str | os.PathLike[str] | None = None, stages: bool = False, device: str = "cpu"
+) -> OnnxDetector:
     """
     Args:
         stages: what it works out on the way is among its outputs.
+        device: "auto", "cpu", "cuda" or "cuda:N"; a GPU serves where ONNX Runtime has its provider for CUDA.
 
     Raises:
-        ResightError: onnxruntime is missing, or the file is damaged or none of ours.
+        ResightError: onnxruntime is missing or has not the device, or the file is damaged or none of ours.
     """
     try:
         import onnxruntime
@@ -40,11 +52,18 @@ def load_onnx(path: Path, labels: str | os.PathLike[str] | None = None, stages: 
     if not path.exists():
         raise ResightError("there is no such model", where=path)
     check_regular(path)
+    on_gpu = _uses_gpu(onnxruntime.get_available_providers(), device)
+    if on_gpu and hasattr(onnxruntime, "preload_dlls"):
+        with redirect_stdout(io.StringIO()):  # where it tells of each that is missing
+            onnxruntime.preload_dlls()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # warnings about its own optimizations help nobody here
+    # Images differ in size, and for each new one it would try all ways of every convolution.
+    cuda = (CUDA, {"device_id": device.partition(":")[2] or "0", "cudnn_conv_algo_search": "HEURISTIC"})
+    providers = [cuda, CPU] if on_gpu else [CPU]
     try:
         model = _with_stages(path) if stages else str(path)
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
     except Exception as error:  # onnxruntime's own exceptions share no public base class
         raise ResightError(f"cannot be loaded by ONNX Runtime: {str(error).splitlines()[0]}", where=path) from error
     stored = session.get_modelmeta().custom_metadata_map.get(KEY)
@@ -52,8 +71,24 @@ def load_onnx(path: Path, labels: str | os.PathLike[str] | None = None, stages: 
         raise ResightError("is an ONNX model, but none that Resight exported", where=path)
     card = read_card(stored, path)
     detector = OnnxDetector(class_names(card.classes, labels), card.score, str(path), card.model)
-    detector.session = session
+    detector.session, detector.on_gpu = session, CUDA in session.get_providers()
+    if on_gpu and not detector.on_gpu:
+        message = "ONNX Runtime cannot use a GPU here: its driver, CUDA or cuDNN cannot be loaded"
+        if device != "auto":
+            raise ResightError(message, where=device, fix=GPU_PACKAGE)
+        log.warning("%s; the CPU is used", message)
     return detector
+
+
+def _uses_gpu(providers: Sequence[str], device: str) -> bool:
+    """Raises ResightError: there is no such device, or no provider for it."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise ResightError(
+            f"there is no device '{device}' here", where="device", fix="Choose auto, cpu, cuda or cuda:N."
+        )
+    if device.startswith("cuda") and CUDA not in providers:
+        raise ResightError("ONNX Runtime cannot use a GPU: it is installed without CUDA", where=device, fix=GPU_PACKAGE)
+    return device != "cpu" and CUDA in providers
 
 
 def _with_stages(path: Path) -> bytes:
