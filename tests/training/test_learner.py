@@ -54,6 +54,29 @@ def test_a_switch_changes_the_arithmetic_only(shapes, tiny, tmp_path, switch, va
     assert 0 < difference < tolerance * math.sqrt(sum(float(value.square().sum()) for value in plain.values()))
 
 
+def test_a_compiled_backbone_has_the_same_losses_and_weights_of_the_same_names(shapes, tiny, monkeypatch):
+    compiled, compile_ = [], torch.compile
+
+    def traced(call, **options):  # its graph as it is: to generate code for it takes a minute
+        compiled.append(call)
+        return compile_(call, **options, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", traced)
+    found = []
+    for chosen in (False, True):
+        config = tiny(shapes(train=9), train__compile=chosen, **OFTEN)
+        plan = make_plan(config)
+        dataset = training_set(plan.train, plan.classes, config)
+        model, _ = start_model(plan.config, plan.start, plan.classes, plan.anchors)
+        step = Learner(model, config.train).step([[dataset[SampleKey(0, 0, 0)]]], 0, 0.0)
+        found.append((step.losses, model.state_dict()))
+        assert len(compiled) == chosen
+    (losses, weights), (other_losses, other) = found
+    assert other_losses == pytest.approx(losses, rel=1e-5)
+    assert weights.keys() == other.keys()
+    assert all(torch.allclose(weights[name], other[name], atol=1e-5) for name in weights)
+
+
 def test_a_gradient_that_is_not_finite_spoils_no_weight(shapes, tiny, tmp_path, monkeypatch):
     norm, spoiled = Learner.clip_gradients, []
     monkeypatch.setattr(Learner, "clip_gradients", lambda self: torch.tensor(math.nan) if spoiled else norm(self))

@@ -151,6 +151,7 @@ class TrainConfig(Section):
         "float16 uses dynamic loss scaling",
     )
     channels_last: bool = Field(True, description="memory format of the convolutions; faster nearly everywhere")
+    compile: bool = Field(False, description="torch.compile the backbone: minutes at first, then faster steps on a GPU")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     seed: int = Field(defaults.SEED, ge=0, description="random seed")
     deterministic: bool = Field(False, description="ask for determinism on CUDA too, and no TF32 (a CPU always is)")

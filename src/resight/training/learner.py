@@ -54,6 +54,8 @@ class Learner:
         self.distributed, self.parallel = distributed, distributed.parallel(model)
         self.device = next(model.parameters()).device
         self.ema = ModelEMA(model, config.ema) if config.ema else None
+        if config.compile:  # in place: its weights keep their names
+            model.backbone.compile()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
 
     @property
