@@ -19,7 +19,6 @@ class DetectionModel(nn.Module, ABC):
 
     # Heads with a row (or four) for each class, by their names, and whether the first is background's.
     class_heads: ClassVar[dict[str, bool]]
-    backbone: nn.Module
     norm_eps: float | None = None  # of its BatchNorm, where that is not the architecture's own
 
     @property

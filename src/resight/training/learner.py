@@ -55,7 +55,7 @@ class Learner:
         self.device = next(model.parameters()).device
         self.ema = ModelEMA(model, config.ema) if config.ema else None
         if config.compile:  # in place: its weights keep their names
-            model.backbone.compile()
+            model.get_submodule("backbone").compile()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
 
     @property
