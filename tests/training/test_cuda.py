@@ -116,7 +116,7 @@ def test_interrupted_and_resumed_is_never_interrupted(dialect, shapes, tiny, tmp
 
 def test_too_little_memory_is_told_with_what_to_try(shapes, tiny, tmp_path):
     torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(2e-4)
+    torch.cuda.set_per_process_memory_fraction(30e6 / torch.cuda.get_device_properties(DEVICE).total_memory)
     try:
         with pytest.raises(ResightError, match=r"do not fit into the memory of cuda(.|\n)*smaller train.batch_size"):
             train(tiny(shapes(train=5, val=1), train__steps=1, train__device=str(DEVICE)), tmp_path)

@@ -16,7 +16,10 @@ import torch
 
 from resight.detection.folding import fold_batchnorm
 from resight.errors import ResightError
+from resight.fpn.config import FpnModelConfig
+from resight.models.build import build_model
 from resight.models.checkpoints import LAST, load_checkpoint
+from resight.tfod.config import TfodModelConfig
 from resight.training import distributed as module
 from resight.training.distributed import Distributed, join, launch, processes
 from resight.training.run_record import read_run_record
@@ -246,6 +249,10 @@ def test_frozen_statistics_are_not_sent_at_every_forward(monkeypatch):
     assert Distributed(0, 2).parallel(model) is True
     fold_batchnorm(model.eval(), torch.rand(1, 3, 8, 8))
     assert Distributed(0, 2).parallel(model.train()) is False
+    assert Distributed(0, 2).parallel(build_model(FpnModelConfig(name="test_efficientnet"), 2).train()) is False
+    for trained in (False, True):
+        config = TfodModelConfig(name="faster_rcnn_resnet50_v1", tfod={"train_norms": trained})
+        assert Distributed(0, 2).parallel(build_model(config, 2).train()) is trained
 
 
 def test_what_torchrun_started_is_what_shares_the_batches(shapes, tiny, tmp_path, monkeypatch):

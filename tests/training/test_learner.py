@@ -11,6 +11,7 @@ from resight.input.sampler import SampleKey
 from resight.input.target import Target
 from resight.models.checkpoints import LAST, load_checkpoint
 from resight.training.learner import Learner, NotFinite
+from resight.training.optim import optimizer_tensors
 from resight.training.plan import make_plan
 from resight.training.start import start_model
 from resight.training.train import train
@@ -88,9 +89,9 @@ def test_a_gradient_that_is_not_finite_spoils_no_weight(shapes, tiny, tmp_path, 
 
 
 def test_gradients_that_are_never_finite_end_a_training_in_half_precision(shapes, tiny, tmp_path, monkeypatch):
-    norms = iter(torch.tensor([math.inf, math.nan, math.nan]))
+    norms, norm = iter(torch.tensor([math.inf, math.nan, math.nan])), Learner.clip_gradients
     scales = iter([65536.0, 0.5])
-    monkeypatch.setattr(Learner, "clip_gradients", lambda self: next(norms))
+    monkeypatch.setattr(Learner, "clip_gradients", lambda self: 0 * norm(self) + next(norms))
     monkeypatch.setattr(torch.amp.GradScaler, "get_scale", lambda _: next(scales))
     config = tiny(shapes(train=5), train__steps=500, **HALF)
     with pytest.raises(Diverged, match="the gradient is not finite at step 2"):
@@ -138,6 +139,20 @@ def test_of_accumulated_batches_the_one_whose_loss_is_not_finite_is_named(shapes
 
 
 TFOD = {"model__name": "faster_rcnn_resnet50_v1", "model__tfod": {"pad": True}}
+
+
+def test_a_step_that_is_skipped_leaves_no_momentum(shapes, tiny):
+    config = tiny(shapes(train=5), train__optimizer="sgd", **HALF)
+    plan = make_plan(config)
+    batch = [training_set(plan.train, plan.classes, config)[SampleKey(0, 0, 0)]]
+    model, _ = start_model(plan.config, plan.start, plan.classes, plan.anchors)
+    learner = Learner(model.train(), config.train)
+    groups = [{name: group[name] for name in ("params", "scale")} for group in learner.optimizer.param_groups]
+    learner.optimizer = torch.optim.SGD(groups, momentum=0.9, fused=True)  # as on a GPU
+    learner.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    for number in range(2):
+        learner.step([batch], number, 0.0)
+        assert not optimizer_tensors(learner.optimizer)
 
 
 @pytest.mark.parametrize("dialect", [{}, TFOD], ids=["FPN", "TFOD"])

@@ -103,7 +103,11 @@ class Distributed(Shared):
         if self.size == 1:
             return model
         # Statistics that change are those of the first process; to send what is frozen at every forward is waste.
-        changing = any(True for part in model.modules() if part.training for _ in part.buffers(recurse=False))
+        # A constant is in no checkpoint.
+        stored = model.state_dict().keys()
+        training = [(place, part) for place, part in model.named_modules() if part.training]
+        names = (name for place, part in training for name, _ in part.named_buffers(place, recurse=False))
+        changing = any(name in stored for name in names)
         return DistributedDataParallel(model, broadcast_buffers=changing)
 
 

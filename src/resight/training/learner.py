@@ -120,8 +120,10 @@ class Learner:
         return torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm or float("inf"))
 
     def update(self, number: int, norm: float) -> None:
-        self.scaler.step(self.optimizer)
+        finite = math.isfinite(norm)
+        if finite:  # else a fused optimizer would make its state of memory that nobody has written
+            self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.ema and math.isfinite(norm):
+        if self.ema and finite:
             self.ema.update(number)
