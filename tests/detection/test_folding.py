@@ -13,6 +13,12 @@ from resight.tfod.resnet_v1 import Norm
 IMAGE = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
+@pytest.fixture
+def keeping(monkeypatch):
+    """A CPU keeps them as a GPU does."""
+    monkeypatch.setattr(folding, "KEEPING", "cpu")
+
+
 class WithNorm(nn.Module):
     """A convolution and its norm in TFOD's dialect."""
 
@@ -45,7 +51,20 @@ def times(monkeypatch):
     return made
 
 
-def test_weights_are_folded_once_for_many_images(module, times):
+def test_on_a_cpu_nothing_is_kept(module, times):
+    with torch.inference_mode():
+        assert torch.equal(module(IMAGE), module(IMAGE)) and len(times) == 2
+
+
+def test_a_gpu_keeps_them(pretended_cuda, module, times):
+    with pretended_cuda(), torch.no_grad():
+        module.to("cuda")
+        there = IMAGE.to("cuda")
+        assert torch.equal(module(there).cpu(), module(there).cpu()) and len(times) == 1
+        module.to("cpu")
+
+
+def test_weights_are_folded_once_for_many_images(keeping, module, times):
     expected = module(IMAGE).detach()
     times.clear()
     for mode in (torch.inference_mode, torch.no_grad):
@@ -76,7 +95,7 @@ def other_statistics(module):
 @pytest.mark.parametrize(
     "change", [fused_step, other_weights, other_statistics, lambda module: module.to(torch.float64)]
 )
-def test_they_are_folded_anew_when_something_has_changed(module, change):
+def test_they_are_folded_anew_when_something_has_changed(keeping, module, change):
     with torch.no_grad():
         before = module(IMAGE)
     change(module)
@@ -87,7 +106,7 @@ def test_they_are_folded_anew_when_something_has_changed(module, change):
     assert before.dtype != after.dtype or not torch.equal(before, after)
 
 
-def test_nothing_is_kept_beside_gradients_or_after_an_evaluation():
+def test_nothing_is_kept_beside_gradients_or_after_an_evaluation(keeping):
     conv, norm = nn.Conv2d(3, 4, 3), Norm(4).eval()
     for end in (lambda: folded(conv, norm, IMAGE), norm.train):
         with torch.no_grad():

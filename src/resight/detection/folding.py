@@ -12,6 +12,8 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
+KEEPING = "cuda"  # a CPU's convolutions are no slower with weights that were written just now
+
 
 class StoredNorm(nn.Module):
     """A BatchNorm that can be folded; ``kept`` is what :func:`folded` made of it last, and of which tensors."""
@@ -62,10 +64,10 @@ class FoldedConv2d(nn.Module):
 def folded(conv: nn.Conv2d, norm: StoredNorm, x: Tensor) -> Tensor:
     """What ``norm``, with its stored statistics, makes of ``conv(x)``.
 
-    Without gradients the folded weights are kept for the next call, until their tensors change, or ``train()`` or
-    ``eval()`` is called: a fused optimizer changes tensors that do not show it.
+    On a GPU, without gradients, the folded weights are kept for the next call, until their tensors change, or
+    ``train()`` or ``eval()`` is called: a fused optimizer changes tensors that do not show it.
     """
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or x.device.type != KEEPING or torch.compiler.is_compiling():
         norm.kept = None
         return conv._conv_forward(x, *_fold_weights(conv, norm))
     parts = (conv.weight, conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var)
