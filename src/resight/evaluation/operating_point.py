@@ -13,7 +13,7 @@ from ..config.defaults import SCORE
 from ..types import Detections, pairwise_iou
 from .coco import GroundTruth
 
-_FALSE, _TRUE, _IGNORED = 0, 1, 2
+FALSE, TRUE, IGNORED = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ def operating_point(
         return OperatingPoint(SCORE if score is None else score)
     if score is not None:
         detections = [found.above(score) for found in detections]
-    outcome = np.concatenate([match(*pair, ignore_difficult) for pair in zip(truths, detections, strict=True)])
-    scores = np.concatenate([found.scores for found in detections])[outcome != _IGNORED]
-    outcome = outcome[outcome != _IGNORED]
+    outcome = np.concatenate([match(*pair, ignore_difficult)[0] for pair in zip(truths, detections, strict=True)])
+    scores = np.concatenate([found.scores for found in detections])[outcome != IGNORED]
+    outcome = outcome[outcome != IGNORED]
     order = np.argsort(-scores, kind="stable")
-    scores, found = scores[order], np.cumsum(outcome[order] == _TRUE)
+    scores, found = scores[order], np.cumsum(outcome[order] == TRUE)
     reported = len(scores)
     if score is None:
         if not found.any():
@@ -67,13 +67,14 @@ def operating_point(
     return OperatingPoint(score, precision, right / num_objects, 2 * right / (reported + num_objects))
 
 
-def match(truth: GroundTruth, found: Detections, ignore_difficult: bool = False) -> np.ndarray:
-    """``[N]`` outcome of each detection of one image at IoU .5: 1 right, 0 wrong, 2 an ignored object.
+def match(truth: GroundTruth, found: Detections, ignore_difficult: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """``[N]`` outcome of each detection of one image at IoU .5: 1 right, 0 wrong, 2 an ignored object; and ``[N]`` its
+    object, -1 of one that is wrong.
 
     COCO's matching: by falling score, each to the object of its class it overlaps most (the later one of equals); an
     object is found once, a crowd any number of times; an ignored object only where no other is left.
     """
-    outcome = np.full(len(found), _FALSE)
+    outcome, target_of = np.full(len(found), FALSE), np.full(len(found), -1)
     order = np.argsort(-found.scores, kind="stable")
     overlap = pairwise_iou(found.boxes[order], truth.boxes, truth.crowd)
     rows, targets = np.nonzero((overlap >= 0.5) & (found.labels[order][:, None] == truth.labels))
@@ -85,8 +86,8 @@ def match(truth: GroundTruth, found: Detections, ignore_difficult: bool = False)
         if open_:
             is_object, _, target = max(open_)
             taken.add(target)
-            outcome[order[row]] = _TRUE if is_object else _IGNORED
-    return outcome
+            outcome[order[row]], target_of[order[row]] = TRUE if is_object else IGNORED, target
+    return outcome, target_of
 
 
 def sentence(point: OperatingPoint, of_model: bool = True) -> str:

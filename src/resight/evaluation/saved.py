@@ -1,0 +1,141 @@
+"""``detections.safetensors``: every object and detection of an evaluation, kept beside ``metrics.json``."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ..errors import ResightError
+from ..io.files import parse_json
+from ..io.outputs import atomic_file
+from ..types import Detections
+from .coco import GroundTruth
+
+DETECTIONS = "detections.safetensors"
+_VERSION = "1"
+_ROWS = {
+    "image": {"record": np.int64, "width": np.int32, "height": np.int32, "objects": np.int64, "detections": np.int64},
+    "object": {
+        "boxes": np.float32,
+        "labels": np.int32,
+        "crowd": np.bool_,
+        "difficult": np.bool_,
+        "occluded": np.bool_,
+        "area": np.float32,
+    },
+    "detection": {"boxes": np.float32, "scores": np.float32, "labels": np.int32},
+}
+
+
+@dataclass(frozen=True, eq=False)
+class SavedEvaluation:
+    """What was evaluated, image by image.
+
+    Args:
+        metrics: the content of ``metrics.json``.
+        classes: class names of the model; labels index them.
+        names: the file name of each image; ``groups``: its group, "" where there is none.
+        images: ``record`` (its place in the split), ``width``, ``height``, and how many ``objects`` and ``detections``
+            it has, ``[I]`` each.
+        objects: ``boxes`` ``[G, 4]`` float32 xyxy in pixels of the image, ``labels``, ``crowd``, ``difficult``,
+            ``occluded``, ``area`` (square pixels; nan: the box's own), ``[G]`` each, in the order of the images.
+        detections: ``boxes`` ``[D, 4]``, ``scores``, ``labels``, likewise; of an image the best score first.
+    """
+
+    metrics: dict[str, Any]
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    groups: tuple[str, ...]
+    images: dict[str, np.ndarray]
+    objects: dict[str, np.ndarray]
+    detections: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @cached_property
+    def truths(self) -> list[GroundTruth]:
+        """The objects of each image."""
+        columns = ("boxes", "labels", "crowd", "difficult", "area")
+        parts = [np.split(self.objects[name], np.cumsum(self.images["objects"])[:-1]) for name in columns]
+        return [GroundTruth(*row) for row in zip(*parts, strict=True)][: len(self)]
+
+    @cached_property
+    def found(self) -> list[Detections]:
+        """The detections of each image."""
+        parts = [
+            np.split(self.detections[name], np.cumsum(self.images["detections"])[:-1])
+            for name in ("boxes", "scores", "labels")
+        ]
+        sizes = zip(self.images["width"].tolist(), self.images["height"].tolist(), self.names, strict=True)
+        return [Detections(*row, self.classes, *size) for *row, size in zip(*parts, sizes, strict=False)]
+
+
+def save_evaluation(path: str | os.PathLike[str], evaluation: SavedEvaluation) -> None:
+    """Writes the file whole or not at all. Raises ResightError."""
+    head = {
+        "metrics": evaluation.metrics,
+        "classes": evaluation.classes,
+        "names": evaluation.names,
+        "groups": evaluation.groups,
+    }
+    tables = {"image": evaluation.images, "object": evaluation.objects, "detection": evaluation.detections}
+    columns = {
+        f"{table}.{name}": np.ascontiguousarray(tables[table][name].astype(kind, copy=False))
+        for table, kinds in _ROWS.items()
+        for name, kind in kinds.items()
+    }
+    with atomic_file(path) as partial:
+        save_file(columns, partial, {"version": _VERSION, "head": json.dumps(head)})
+
+
+def load_evaluation(path: str | os.PathLike[str]) -> SavedEvaluation:
+    """Raises ResightError: the file is not there, is damaged, or is of another version."""
+    fix = "Write it with: resight evaluate MODEL"
+    if not os.path.exists(path):
+        raise ResightError("is not there: the evaluation was made by an earlier version", where=path, fix=fix)
+    try:
+        with safe_open(path, "numpy") as file:
+            about = file.metadata() or {}
+            if about.get("version") != _VERSION:
+                raise ResightError("is of another version", where=path, fix=fix)
+            head = parse_json(about["head"])
+            tables = {
+                table: {name: file.get_tensor(f"{table}.{name}") for name in kinds} for table, kinds in _ROWS.items()
+            }
+        names, groups, classes = (tuple(map(str, head[name])) for name in ("names", "groups", "classes"))
+        found = SavedEvaluation(
+            head["metrics"], classes, names, groups, tables["image"], tables["object"], tables["detection"]
+        )
+        _check(found)
+        return found
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError) as error:
+        raise ResightError(f"is damaged: {error}", where=path, fix=fix) from error
+
+
+def _check(found: SavedEvaluation) -> None:
+    """Raises ValueError where the columns are not those of one evaluation."""
+    tables: Sequence[tuple[str, dict[str, np.ndarray], int]] = (
+        ("image", found.images, len(found)),
+        ("object", found.objects, int(found.images["objects"].sum())),
+        ("detection", found.detections, int(found.images["detections"].sum())),
+    )
+    for table, columns, count in tables:
+        for name, column in columns.items():
+            shape = (count, 4) if name == "boxes" else (count,)
+            if column.dtype != _ROWS[table][name] or column.shape != shape:
+                raise ValueError(f"the column {table}.{name} is of another type or length")
+    if len(found.groups) != len(found) or not isinstance(found.metrics, dict):
+        raise ValueError("its header is of something else")
+    for table, columns in (("objects", found.objects), ("detections", found.detections)):
+        labels = columns["labels"]
+        if len(labels) and not 0 <= labels.min() <= labels.max() < len(found.classes):
+            raise ValueError(f"{table} are of classes that have no name")

@@ -1,0 +1,1 @@
+"""Reports on what a model finds, for people to look at."""

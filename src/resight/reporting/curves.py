@@ -1,0 +1,123 @@
+"""Precision and recall of each class at every score: curves, the table behind the threshold slider, calibration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .outcomes import Kind, Outcomes
+
+THRESHOLDS = np.arange(101) / 100
+RECALLS = np.linspace(0, 1, 101)
+BINS = 10  # of the reliability curve
+
+
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """Detections at each of ``THRESHOLDS`` or more, of one class or of all.
+
+    Args:
+        reported: ``[101]`` detections that are right or wrong; ``right``: ``[101]`` those that have found an object.
+        objects: to be found.
+    """
+
+    reported: np.ndarray
+    right: np.ndarray
+    objects: int
+
+    @property
+    def precision(self) -> np.ndarray:
+        """``[101]``, nan where nothing is reported."""
+        return _share(self.right, self.reported)
+
+    @property
+    def recall(self) -> np.ndarray:
+        """``[101]``, nan where there is no object."""
+        return _share(self.right, self.objects)
+
+    @property
+    def f1(self) -> np.ndarray:
+        """``[101]``, nan where there is neither a detection nor an object."""
+        return _share(2 * self.right, self.reported + self.objects)
+
+    def best_f1(self) -> float | None:
+        """The threshold of the best F1, of equal ones the highest; None where no object is found."""
+        if not self.right.any():
+            return None
+        return float(THRESHOLDS[100 - int(np.nanargmax(self.f1[::-1]))])
+
+    def for_precision(self, wanted: float) -> float | None:
+        """The lowest threshold from which on precision is ``wanted`` or more wherever anything is reported; None where
+        it never is."""
+        enough = ~(self.precision < wanted)  # where nothing is reported, nothing is wrong
+        low = 101 - int(np.argmin(np.append(enough[::-1], False)))
+        return float(THRESHOLDS[low]) if low < 101 and self.reported[low] else None
+
+    def for_recall(self, wanted: float) -> float | None:
+        """The highest threshold at which recall is ``wanted`` or more; None where it never is."""
+        enough = np.flatnonzero(self.recall >= wanted)
+        return float(THRESHOLDS[enough[-1]]) if len(enough) else None
+
+
+def count_by_threshold(
+    result: Outcomes, scores: np.ndarray, labels: np.ndarray, object_labels: np.ndarray, num_classes: int
+) -> list[Counts]:
+    """The counts of each class, and at the end those of all classes together.
+
+    Args:
+        scores, labels: ``[D]``, of the detections of ``result``; ``object_labels``: ``[G]``, of its objects.
+    """
+    counted = result.kind != Kind.IGNORED
+    # A detection counts at all thresholds up to its score; float32 scores are compared as they are.
+    last = np.searchsorted(THRESHOLDS, scores[counted].astype(np.float64), side="right") - 1
+    table = np.zeros((2, num_classes, 101), np.int64)
+    np.add.at(table[0], (labels[counted], last), 1)
+    right = result.kind[counted] == Kind.RIGHT
+    np.add.at(table[1], (labels[counted][right], last[right]), 1)
+    reported, right = table[..., ::-1].cumsum(-1)[..., ::-1]
+    objects = np.bincount(object_labels[result.counts], minlength=num_classes)
+    rows = [Counts(*row, int(count)) for *row, count in zip(reported, right, objects, strict=True)]
+    return [*rows, Counts(reported.sum(0), right.sum(0), int(objects.sum()))]
+
+
+def precision_at_recalls(
+    result: Outcomes, scores: np.ndarray, labels: np.ndarray, object_labels: np.ndarray, label: int
+) -> np.ndarray:
+    """``[101]`` precision of one class at each of ``RECALLS``, made to fall as COCO does; its mean is AP50. Nan where
+    there is no object."""
+    rows = np.flatnonzero((labels == label) & (result.kind != Kind.IGNORED))
+    right = result.kind[rows[np.argsort(-scores[rows], kind="stable")]] == Kind.RIGHT
+    objects = int((result.counts & (object_labels == label)).sum())
+    if not objects:
+        return np.full(101, np.nan)
+    found = right.cumsum()
+    precision = np.maximum.accumulate((found / np.arange(1, len(found) + 1))[::-1])[::-1]
+    at = np.searchsorted(found / objects, RECALLS, side="left")
+    return np.append(precision, 0.0)[at]
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Mean score and share that is right of the detections in each of ``BINS`` equal ranges of the score; nan where
+    there is none. ``error``: the mean distance of the two, by the number of detections (expected calibration error)."""
+
+    score: np.ndarray
+    right: np.ndarray
+    count: np.ndarray
+    error: float
+
+
+def calibration(result: Outcomes, scores: np.ndarray) -> Calibration:
+    """Of all detections that are right or wrong."""
+    counted = result.kind != Kind.IGNORED
+    scores, right = scores[counted].astype(np.float64), result.kind[counted] == Kind.RIGHT
+    bins = np.minimum((scores * BINS).astype(np.int64), BINS - 1)
+    count, total, hits = (np.bincount(bins, weights, BINS) for weights in (None, scores, right.astype(np.float64)))
+    mean, share = _share(total, count), _share(hits, count)
+    return Calibration(mean, share, count, float(np.nansum(np.abs(mean - share) * count) / max(count.sum(), 1)))
+
+
+def _share(part: np.ndarray, whole: np.ndarray | int) -> np.ndarray:
+    part, whole = np.broadcast_arrays(np.asarray(part, np.float64), np.asarray(whole, np.float64))
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
