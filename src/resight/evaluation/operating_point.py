@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -78,16 +78,25 @@ def match(truth: GroundTruth, found: Detections, ignore_difficult: bool = False)
     order = np.argsort(-found.scores, kind="stable")
     overlap = pairwise_iou(found.boxes[order], truth.boxes, truth.crowd)
     rows, targets = np.nonzero((overlap >= 0.5) & (found.labels[order][:, None] == truth.labels))
-    counts, crowd = (~truth.ignored(ignore_difficult)).tolist(), truth.crowd.tolist()
-    taken: set[int] = set()
     pairs = zip(rows.tolist(), overlap[rows, targets].tolist(), targets.tolist(), strict=True)
+    counts = ~truth.ignored(ignore_difficult)
+    for row, target in assign(pairs, counts.tolist(), truth.crowd.tolist()):
+        outcome[order[row]], target_of[order[row]] = TRUE if counts[target] else IGNORED, target
+    return outcome, target_of
+
+
+def assign(
+    pairs: Iterable[tuple[int, float, int]], counts: Sequence[bool], crowd: Sequence[bool]
+) -> Iterator[tuple[int, int]]:
+    """The detections that have an object, and which, from ``pairs`` of (detection, IoU, object) that may be, in the
+    order of the detections. ``counts`` and ``crowd`` are of each object."""
+    taken: set[int] = set()
     for row, candidates in groupby(pairs, key=itemgetter(0)):
         open_ = [(counts[at], iou, at) for _, iou, at in candidates if crowd[at] or at not in taken]
         if open_:
-            is_object, _, target = max(open_)
+            *_, target = max(open_)
             taken.add(target)
-            outcome[order[row]], target_of[order[row]] = TRUE if is_object else IGNORED, target
-    return outcome, target_of
+            yield row, target
 
 
 def sentence(point: OperatingPoint, of_model: bool = True) -> str:

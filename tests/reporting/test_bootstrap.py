@@ -1,0 +1,70 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from fixtures.scenes import CLASSES, scenes
+from resight.evaluation.coco import coco_metrics
+from resight.reporting.bootstrap import NUMBERS, RESAMPLES, interval, numbers, resampled, rows_of
+
+
+def with_oddities(truths):
+    """Every fifth object a crowd, every seventh difficult, some of another area than their box's."""
+    for number, truth in enumerate(truths):
+        at = np.arange(len(truth.labels)) + 3 * number
+        area = np.where(at % 4 == 0, 2000, truth.area).astype(np.float32)
+        yield dataclasses.replace(truth, crowd=at % 5 == 0, difficult=at % 7 == 0, area=area)
+
+
+@pytest.mark.parametrize("ignore_difficult", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_with_every_image_once_they_are_cocos_numbers(seed, ignore_difficult):
+    truths, detections = scenes(seed)
+    truths = list(with_oddities(truths))
+    wanted = coco_metrics(truths, detections, CLASSES, ignore_difficult=ignore_difficult).summary
+    found = numbers(rows_of(truths, detections, ignore_difficult), np.ones(len(truths)))
+    assert found == pytest.approx({name: wanted[name] for name in NUMBERS}, abs=1e-9)
+
+
+def test_an_image_may_be_there_more_often_or_not_at_all():
+    truths, detections = scenes(7)
+    times = np.random.default_rng(0).integers(0, 3, len(truths))
+    drawn = [number for number, count in enumerate(times) for _ in range(count)]
+    wanted = coco_metrics([truths[i] for i in drawn], [detections[i] for i in drawn], CLASSES).summary
+    found = numbers(rows_of(truths, detections), times.astype(float))
+    assert found == pytest.approx({name: wanted[name] for name in NUMBERS}, abs=1e-9)
+
+
+def test_more_than_100_detections_of_a_class_do_not_count():
+    truths, detections = scenes(1, images=3)
+    many = [
+        dataclasses.replace(
+            one,
+            boxes=np.concatenate([np.tile([[0, 0, 5, 5]], (120, 1)).astype(np.float32), one.boxes]),
+            scores=np.concatenate([np.full(120, 0.999, np.float32), one.scores]),
+            labels=np.concatenate([np.zeros(120, np.int64), one.labels]),
+        )
+        for one in detections
+    ]
+    wanted = coco_metrics(truths, many, CLASSES).summary
+    assert numbers(rows_of(truths, many), np.ones(3))["mAP"] == pytest.approx(wanted["mAP"], abs=1e-9)
+
+
+def test_groups_are_drawn_whole_so_that_fewer_of_them_say_less():
+    truths, detections = scenes(2, images=40)
+    rows = rows_of(truths, detections)
+    alone, together = resampled(rows, [""] * 40), resampled(rows, [f"video {n // 10}" for n in range(40)])
+    assert alone.shape == (RESAMPLES, len(NUMBERS))
+    assert np.array_equal(alone, resampled(rows, [""] * 40))
+    point = numbers(rows, np.ones(40))["AP50"]
+    low, high = interval(alone[:, 1])
+    assert low < point < high
+    assert len(np.unique(together[:, 1].round(9))) <= 35  # as many ways to draw 4 of 4
+
+
+def test_an_interval_by_hand_and_none_where_there_is_nothing():
+    assert interval(np.arange(101.0)) == pytest.approx((2.5, 97.5))
+    assert interval(np.full(10, np.nan)) is None
+    truths, detections = scenes(3, images=2)
+    empty = [dataclasses.replace(truth, crowd=np.ones(len(truth.labels), bool)) for truth in truths]
+    assert np.isnan(list(numbers(rows_of(empty, detections), np.ones(2)).values())).all()
