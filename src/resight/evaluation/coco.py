@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from hotcoco import COCO, COCOeval
@@ -139,6 +139,34 @@ def _count(
     limits: list[int],
 ) -> dict[str, np.ndarray]:
     """ "AP": precision ``[IoU, recall, class, size, limit]``; "AR": recall ``[IoU, class, size, limit]``; -1: none."""
+    counting = _matched(truths, detections, classes, labels, ignored, limits)
+    counting.accumulate()
+    assert counting.eval is not None
+    return {"AP": counting.eval["precision"], "AR": counting.eval["recall"]}
+
+
+def tide(
+    truths: Sequence[GroundTruth],
+    detections: Sequence[Detections],
+    classes: Sequence[str],
+    *,
+    ignore_difficult: bool = False,
+) -> dict[str, Any]:
+    """hotcoco's ``tide_errors``: counts of each kind of error, and the AP50 that fixing it would give (Bolya et al.,
+    2020)."""
+    labels = _column([truth.labels for truth in truths], np.int64)
+    ignored = _column([truth.ignored(ignore_difficult) for truth in truths], bool)
+    return dict(_matched(truths, detections, classes, labels, ignored, [STANDARD]).tide_errors())
+
+
+def _matched(
+    truths: Sequence[GroundTruth],
+    detections: Sequence[Detections],
+    classes: Sequence[str],
+    labels: np.ndarray,
+    ignored: np.ndarray,
+    limits: list[int],
+) -> COCOeval:
     crowd = _column([truth.crowd for truth in truths], bool)
     boxes = _xywh([truth.boxes for truth in truths])
     area = _column([truth.area for truth in truths], np.float64)
@@ -163,9 +191,7 @@ def _count(
     counting = COCOeval(ground_truth, ground_truth.load_res(rows), "bbox")
     counting.params.max_dets = limits
     counting.evaluate()
-    counting.accumulate()
-    assert counting.eval is not None
-    return {"AP": counting.eval["precision"], "AR": counting.eval["recall"]}
+    return counting
 
 
 def _average(counted: np.ndarray, measure: Measure, class_index: int | None) -> float | None:

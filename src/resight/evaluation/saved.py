@@ -22,7 +22,14 @@ from .coco import GroundTruth
 DETECTIONS = "detections.safetensors"
 _VERSION = "1"
 _ROWS = {
-    "image": {"record": np.int64, "width": np.int32, "height": np.int32, "objects": np.int64, "detections": np.int64},
+    "image": {
+        "record": np.int64,
+        "width": np.int32,
+        "height": np.int32,
+        "scale": np.float32,
+        "objects": np.int64,
+        "detections": np.int64,
+    },
     "object": {
         "boxes": np.float32,
         "labels": np.int32,
@@ -43,8 +50,8 @@ class SavedEvaluation:
         metrics: the content of ``metrics.json``.
         classes: class names of the model; labels index them.
         names: the file name of each image; ``groups``: its group, "" where there is none.
-        images: ``record`` (its place in the split), ``width``, ``height``, and how many ``objects`` and ``detections``
-            it has, ``[I]`` each.
+        images: ``record`` (its place in the split), ``width``, ``height``, ``scale`` (pixels of the network for one of
+            the image; nan where unknown), and how many ``objects`` and ``detections`` it has, ``[I]`` each.
         objects: ``boxes`` ``[G, 4]`` float32 xyxy in pixels of the image, ``labels``, ``crowd``, ``difficult``,
             ``occluded``, ``area`` (square pixels; nan: the box's own), ``[G]`` each, in the order of the images.
         detections: ``boxes`` ``[D, 4]``, ``scores``, ``labels``, likewise; of an image the best score first.
@@ -107,7 +114,7 @@ def load_evaluation(path: str | os.PathLike[str]) -> SavedEvaluation:
             about = file.metadata() or {}
             if about.get("version") != _VERSION:
                 raise ResightError("is of another version", where=path, fix=fix)
-            head = parse_json(about["head"])
+            head = parse_json(about["head"], path)
             tables = {
                 table: {name: file.get_tensor(f"{table}.{name}") for name in kinds} for table, kinds in _ROWS.items()
             }

@@ -1,0 +1,115 @@
+"""Where a detector is good and where not: recall and AP by what the objects and the images are like."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..evaluation.coco import GroundTruth
+from ..evaluation.saved import SavedEvaluation
+from ..types import Detections
+from .average_precision import Part, areas, everything, rows_of
+from .outcomes import Outcomes
+
+SIZES = ((0, 16, "under 16 px"), (16, 32, "16 to 32 px"), (32, 96, "32 to 96 px"), (96, np.inf, "96 px and more"))
+ASPECTS = ((0, 0.5, "taller than 2:1"), (0.5, 2, "between"), (2, np.inf, "wider than 2:1"))
+CROWDING = ((1, 2, "1 object"), (2, 6, "2 to 5 objects"), (6, 21, "6 to 20 objects"), (21, np.inf, "more than 20"))
+MOST_GROUPS = 30  # that are told, those with the most objects
+
+Bins = Sequence[tuple[float, float, str]]
+
+
+def slices(evaluation: SavedEvaluation, result: Outcomes, score: float, ignore_difficult: bool) -> list[dict[str, Any]]:
+    """A table each: ``{"by", "rows": [{"name", "objects", "found", "AP", "AP50"}]}``.
+
+    ``found`` is the share of the objects found at ``score``; the APs are COCO's, in which what finds an object of
+    another row is ignored. Sizes are square roots of areas in pixels at the network's size. Rows without an object are
+    left out, and tables of a single row.
+    """
+    truths, found = evaluation.truths, evaluation.found
+    tables: list[tuple[str, dict[str, Part]]] = []
+    scales = evaluation.images["scale"].astype(np.float64)
+    scales = np.where(np.isnan(scales), 1, scales)
+    side = [np.sqrt(areas(t.boxes, t.area)) * scale for t, scale in zip(truths, scales, strict=True)]
+    found_side = [np.sqrt(areas(one.boxes)) * scale for one, scale in zip(found, scales, strict=True)]
+    tables.append(("size", _binned(side, found_side, SIZES)))
+    tables.append(("aspect", _binned([_aspect(t) for t in truths], [_aspect(one) for one in found], ASPECTS)))
+    occluded = np.split(evaluation.objects["occluded"], np.cumsum(evaluation.images["objects"])[:-1])
+    for name, flags in (("occluded", occluded), ("difficult", [t.difficult for t in truths])):
+        tables.append((name, _flagged(flags, found, name)))
+    rows = [
+        {"by": name, "rows": list(_of_parts(truths, found, parts, result, evaluation, score, ignore_difficult))}
+        for name, parts in tables
+    ]
+    number = np.array([int((~t.ignored(ignore_difficult)).sum()) for t in truths], np.int64)
+    crowding = {name: (number >= low) & (number < high) for low, high, name in CROWDING}
+    groups = np.array(evaluation.groups)
+    largest = sorted({g for g in evaluation.groups if g}, key=lambda g: (-int(number[groups == g].sum()), g))
+    by_group = {group: groups == group for group in largest[:MOST_GROUPS]}
+    for name, images in (("crowding", crowding), ("group", by_group)):
+        rows.append(
+            {"by": name, "rows": list(_of_images(truths, found, images, result, evaluation, score, ignore_difficult))}
+        )
+    return [table for table in rows if len(table["rows"]) > 1]
+
+
+def _of_parts(
+    truths: Sequence[GroundTruth],
+    found: Sequence[Detections],
+    parts: dict[str, Part],
+    result: Outcomes,
+    evaluation: SavedEvaluation,
+    score: float,
+    ignore_difficult: bool,
+) -> Iterator[dict[str, Any]]:
+    every = np.ones(len(truths))
+    for name, rows in rows_of(truths, found, parts, ignore_difficult).items():
+        inside = np.concatenate([np.zeros(0, bool), *parts[name].objects])
+        yield from _row(name, inside, rows.average_precision(every), result, evaluation, score)
+
+
+def _of_images(
+    truths: Sequence[GroundTruth],
+    found: Sequence[Detections],
+    images: dict[str, np.ndarray],
+    result: Outcomes,
+    evaluation: SavedEvaluation,
+    score: float,
+    ignore_difficult: bool,
+) -> Iterator[dict[str, Any]]:
+    rows = rows_of(truths, found, {"all": everything(truths, found)}, ignore_difficult)["all"]
+    for name, which in images.items():
+        inside = np.repeat(which, evaluation.images["objects"])
+        yield from _row(name, inside, rows.average_precision(which.astype(np.float64)), result, evaluation, score)
+
+
+def _row(
+    name: str, inside: np.ndarray, ap: np.ndarray, result: Outcomes, evaluation: SavedEvaluation, score: float
+) -> Iterator[dict[str, Any]]:
+    finder = result.found_by[inside & result.counts]
+    if not len(finder):
+        return
+    scores = np.append(evaluation.detections["scores"], -1)  # the last is of nothing
+    share = float((scores[finder] >= score).mean())
+    yield {"name": name, "objects": len(finder), "found": share, "AP": float(ap.mean()), "AP50": float(ap[0])}
+
+
+def _binned(objects: Sequence[np.ndarray], detections: Sequence[np.ndarray], bins: Bins) -> dict[str, Part]:
+    return {
+        name: Part([(v >= low) & (v < high) for v in objects], [(v >= low) & (v < high) for v in detections])
+        for low, high, name in bins
+    }
+
+
+def _flagged(flags: Sequence[np.ndarray], found: Sequence[Detections], name: str) -> dict[str, Part]:
+    """What finds nothing is wrong in both: nobody can say which it would have been."""
+    every = [np.ones(len(one), bool) for one in found]
+    return {f"not {name}": Part([~one for one in flags], every), name: Part(list(flags), every)}
+
+
+def _aspect(boxes: GroundTruth | Detections) -> np.ndarray:
+    """``[N]`` width over height."""
+    width, height = (boxes.boxes[:, 2:].astype(np.float64) - boxes.boxes[:, :2]).T
+    return np.divide(width, height, out=np.full(len(width), np.inf), where=height > 0)

@@ -1,0 +1,111 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from fixtures.scenes import CLASSES, saved, scenes
+from resight.errors import ResightError
+from resight.evaluation.coco import coco_metrics
+from resight.evaluation.saved import DETECTIONS, load_evaluation, save_evaluation
+
+
+def test_what_is_read_is_what_was_written(tmp_path):
+    truths, detections = scenes(0)
+    names = [f"<b>\u202e\n{number}" for number in range(len(truths))]
+    wanted = saved(truths, detections, groups=["a", ""] * 15, names=names, mAP=0.5)
+    save_evaluation(tmp_path / DETECTIONS, wanted)
+    found = load_evaluation(tmp_path / DETECTIONS)
+    assert (found.metrics, found.classes, found.names, found.groups) == (
+        {"split": "test", "model": "run", "data": "records", "mAP": 0.5},
+        CLASSES,
+        tuple(names),
+        ("a", "") * 15,
+    )
+    for table in ("images", "objects", "detections"):
+        for name, column in getattr(wanted, table).items():
+            assert np.array_equal(getattr(found, table)[name], column, equal_nan=column.dtype.kind == "f")
+    assert [path.name for path in tmp_path.iterdir()] == [DETECTIONS]
+
+
+def test_image_by_image_it_gives_the_same_numbers(tmp_path):
+    truths, detections = scenes(1)
+    save_evaluation(tmp_path / DETECTIONS, saved(truths, detections))
+    found = load_evaluation(tmp_path / DETECTIONS)
+    assert len(found) == len(found.truths) == len(found.found) == 30
+    assert coco_metrics(found.truths, found.found, CLASSES) == coco_metrics(truths, detections, CLASSES)
+    assert (found.found[3].width, found.found[3].file) == (100, "3.jpg")
+
+
+def test_no_image_and_images_of_nothing(tmp_path):
+    nothing = saved(*scenes(0, images=0))
+    save_evaluation(tmp_path / DETECTIONS, nothing)
+    found = load_evaluation(tmp_path / DETECTIONS)
+    assert len(found) == len(found.truths) == len(found.found) == 0
+
+
+def test_an_evaluation_of_an_earlier_version_is_told_to_be_made_again(tmp_path):
+    with pytest.raises(ResightError, match=r"detections.safetensors: is not there(.|\n)*resight evaluate"):
+        load_evaluation(tmp_path / DETECTIONS)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c.update({"detection.labels": c["detection.labels"] + 3}),
+        lambda c: c.update({"object.labels": c["object.labels"] - 1}),
+        lambda c: c.update({"image.objects": c["image.objects"] * 2}),
+        lambda c: c.update({"image.detections": -c["image.detections"]}),
+        lambda c: c.update({"detection.scores": c["detection.scores"].astype(np.float64)}),
+        lambda c: c.update({"object.boxes": c["object.boxes"][:, :3].copy()}),
+        lambda c: c.pop("object.area"),
+    ],
+)
+def test_a_damaged_file_is_refused(tmp_path, change):
+    path = tmp_path / DETECTIONS
+    save_evaluation(path, saved(*scenes(2)))
+    columns, about = load_file(path), metadata(path)
+    change(columns)
+    save_file(columns, path, about)
+    with pytest.raises(ResightError, match="is damaged"):
+        load_evaluation(path)
+
+
+@pytest.mark.parametrize("about", [{"version": "1", "head": "{}"}, {"version": "1", "head": "[1"}, {"version": "1"}])
+def test_a_damaged_head_is_refused(tmp_path, about):
+    path = tmp_path / DETECTIONS
+    save_evaluation(path, saved(*scenes(2)))
+    save_file(load_file(path), path, about)
+    with pytest.raises(ResightError, match=r"detections.safetensors.*(damaged|JSON)"):
+        load_evaluation(path)
+
+
+@pytest.mark.parametrize("size", [0, 7, 100, -1])
+def test_a_truncated_file_is_refused(tmp_path, size):
+    path = tmp_path / DETECTIONS
+    save_evaluation(path, saved(*scenes(2)))
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(ResightError, match="damaged"):
+        load_evaluation(path)
+
+
+def test_another_version_is_named(tmp_path):
+    path = tmp_path / DETECTIONS
+    save_evaluation(path, saved(*scenes(2)))
+    save_file(load_file(path), path, {**metadata(path), "version": "2"})
+    with pytest.raises(ResightError, match="another version"):
+        load_evaluation(path)
+
+
+def test_columns_are_of_their_kinds(tmp_path):
+    truths, detections = scenes(3)
+    wide = [dataclasses.replace(one, scores=one.scores.astype(np.float64)) for one in detections]
+    save_evaluation(tmp_path / DETECTIONS, saved(truths, wide))
+    assert load_file(tmp_path / DETECTIONS)["detection.scores"].dtype == np.float32
+
+
+def metadata(path):
+    from safetensors import safe_open
+
+    with safe_open(path, "numpy") as file:
+        return file.metadata()
