@@ -145,6 +145,21 @@ def _count(
     return {"AP": counting.eval["precision"], "AR": counting.eval["recall"]}
 
 
+def of_class(
+    truths: Sequence[GroundTruth],
+    detections: Sequence[Detections],
+    classes: Sequence[str],
+    ignore_difficult: bool,
+    iou: float,
+) -> list[float | None]:
+    """AP of each class at one ``iou``; None of a class without objects."""
+    measure = Measure("", "AP", iou, "all", STANDARD)
+    labels = _column([truth.labels for truth in truths], np.int64)
+    ignored = _column([truth.ignored(ignore_difficult) for truth in truths], bool)
+    counted = _count(truths, detections, classes, labels, ignored, [STANDARD])["AP"][..., 0]
+    return [_average(counted, measure, index) for index in range(len(classes))]
+
+
 def tide(
     truths: Sequence[GroundTruth],
     detections: Sequence[Detections],

@@ -1,0 +1,218 @@
+"""All numbers of a report: the content of ``report.json``, from what an evaluation has kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..evaluation import coco
+from ..evaluation.operating_point import OperatingPoint, sentence
+from ..evaluation.saved import SavedEvaluation
+from .advice import advice
+from .bootstrap import NUMBERS, RESAMPLES, groups_of, interval, resampled, rows_of_numbers
+from .confusion import Confusion, confusion
+from .curves import BINS, Counts, calibration, count_by_threshold, precision_at_recalls
+from .errors import Error, errors
+from .outcomes import Outcomes, outcomes
+from .slices import slices
+from .suspects import suspects
+
+VERSION = 1
+TIDE = {
+    "Miss": "missed",
+    "Loc": "misplaced",
+    "Cls": "wrong class",
+    "Both": "both",
+    "Dupe": "double",
+    "Bkg": "false alarm",
+}
+
+
+class Findings(NamedTuple):
+    """``content`` is what ``report.json`` holds; ``errors`` are those of its gallery, in the same order."""
+
+    content: dict[str, Any]
+    errors: list[Error]
+
+
+class Run(NamedTuple):
+    """What is known of the training: rows of ``metrics.jsonl``, and the configuration as TOML."""
+
+    metrics: Sequence[Mapping[str, Any]] = ()
+    configuration: str = ""
+    environment: Mapping[str, Any] = {}
+    dataset: Mapping[str, Any] = {}
+
+
+def findings(evaluation: SavedEvaluation, run: Run | None = None) -> Findings:
+    """Everything about ``evaluation``, of a ``run`` where it has one."""
+    run = run or Run()
+    metrics, ignore = evaluation.metrics, bool(evaluation.metrics.get("ignore_difficult"))
+    truths, found = evaluation.truths, evaluation.found
+    point = OperatingPoint(**metrics["operating_point"])
+    result = outcomes(truths, found, ignore)
+    matrix = confusion(truths, found, result, len(evaluation.classes), point.score)
+    gallery = errors(evaluation, result, matrix, point.score)
+    counts = _counts(evaluation, result)
+    content: dict[str, Any] = {
+        "version": VERSION,
+        "head": _head(evaluation),
+        "sentence": sentence(point, metrics.get("operating_point_of") == "model"),
+        **_numbers(evaluation, ignore),
+        "operating_point": asdict(point),
+        "classes": _classes(evaluation, result, counts),
+        "all": _table(counts[-1]),
+        "confusion": _cells(matrix, point.score),
+        "tide": _tide(evaluation, ignore),
+        "calibration": _calibration(evaluation, result),
+        "slices": slices(evaluation, result, point.score, ignore),
+        "reach": None,
+        "errors": [_error(one, evaluation) for one in gallery],
+        "suspects": [
+            {**asdict(one), "box": list(one.box), **_place(evaluation, one.image)}
+            for one in suspects(evaluation, result, point.score)
+        ],
+        "training": _training(run.metrics),
+        "configuration": run.configuration,
+        "environment": dict(run.environment),
+        "dataset": dict(run.dataset),
+    }
+    content["advice"] = advice(content)
+    return Findings(content, gallery)
+
+
+def _head(evaluation: SavedEvaluation) -> dict[str, Any]:
+    kept = ("model", "split", "data", "selected_on", "num_images", "num_boxes", "num_ignored", "limit")
+    return {name: evaluation.metrics.get(name) for name in kept} | {"classes": len(evaluation.classes)}
+
+
+def _numbers(evaluation: SavedEvaluation, ignore: bool) -> dict[str, Any]:
+    samples = resampled([rows_of_numbers(evaluation.truths, evaluation.found, ignore)], evaluation.groups)[:, 0]
+    limits = {name: interval(samples[:, number]) or (None, None) for number, name in enumerate(NUMBERS)}
+    numbers = {}
+    for measure in coco.measures_of(evaluation.metrics.get("max_detections", coco.STANDARD)):
+        low, high = limits.get(measure.key, (None, None))
+        numbers[measure.key] = {"value": evaluation.metrics[measure.key], "low": low, "high": high}
+    groups = groups_of(evaluation.groups)
+    unit = "groups" if any(evaluation.groups) else "images"
+    count = int(groups.max(initial=-1)) + 1
+    return {"numbers": numbers, "resampled": {"unit": unit, "count": count, "resamples": RESAMPLES}}
+
+
+def _counts(evaluation: SavedEvaluation, result: Outcomes) -> list[Counts]:
+    detections = evaluation.detections
+    labels = evaluation.objects["labels"]
+    return count_by_threshold(result, detections["scores"], detections["labels"], labels, len(evaluation.classes))
+
+
+def _classes(evaluation: SavedEvaluation, result: Outcomes, counts: Sequence[Counts]) -> list[dict[str, Any]]:
+    detections, labels = evaluation.detections, evaluation.objects["labels"]
+    image_of = np.repeat(np.arange(len(evaluation)), evaluation.images["objects"])
+    ap75 = coco.of_class(evaluation.truths, evaluation.found, evaluation.classes, _ignore(evaluation), 0.75)
+    rows = []
+    for number, name in enumerate(evaluation.classes):
+        curve = precision_at_recalls(result, detections["scores"], detections["labels"], labels, number)
+        own = evaluation.metrics["per_class"][name]
+        rows.append(
+            {
+                "name": name,
+                "AP": own["AP"],
+                "AP50": own["AP50"],
+                "AP75": ap75[number],
+                "boxes": own["boxes"],
+                "images": len(np.unique(image_of[result.counts & (labels == number)])),
+                "best_score": counts[number].best_f1(),
+                **_table(counts[number]),
+                "precision": [None if np.isnan(value) else round(float(value), 4) for value in curve],
+            }
+        )
+    return rows
+
+
+def _ignore(evaluation: SavedEvaluation) -> bool:
+    return bool(evaluation.metrics.get("ignore_difficult"))
+
+
+def _table(counts: Counts) -> dict[str, Any]:
+    return {"objects": counts.objects, "reported": counts.reported.tolist(), "right": counts.right.tolist()}
+
+
+def _cells(matrix: Confusion, score: float) -> dict[str, Any]:
+    background = len(matrix.matrix) - 1
+    cells = [
+        [-1 if row == background else int(row), -1 if column == background else int(column), int(count)]
+        for row, column in np.argwhere(matrix.matrix)
+        for count in [matrix.matrix[row, column]]
+    ]
+    return {"score": score, "cells": cells}
+
+
+def _tide(evaluation: SavedEvaluation, ignore: bool) -> dict[str, Any]:
+    told = coco.tide(evaluation.truths, evaluation.found, evaluation.classes, ignore_difficult=ignore)
+    kinds = [
+        {"kind": name, "count": int(told["counts"][key]), "gain": _finite(told["delta_ap"][key])}
+        for key, name in TIDE.items()
+    ]
+    return {"AP50": _finite(told["ap_base"]), "errors": sorted(kinds, key=lambda one: -one["gain"])}
+
+
+def _calibration(evaluation: SavedEvaluation, result: Outcomes) -> dict[str, Any]:
+    found = calibration(result, evaluation.detections["scores"])
+    bins = [
+        {"low": number / BINS, "high": (number + 1) / BINS, "score": None, "right": None, "count": int(count)}
+        if not count
+        else {
+            "low": number / BINS,
+            "high": (number + 1) / BINS,
+            "score": float(found.score[number]),
+            "right": float(found.right[number]),
+            "count": int(count),
+        }
+        for number, count in enumerate(found.count)
+    ]
+    return {"bins": bins, "error": found.error}
+
+
+def _error(one: Error, evaluation: SavedEvaluation) -> dict[str, Any]:
+    objects, detections = evaluation.objects, evaluation.detections
+    box = None if one.object is None else objects["boxes"][one.object].tolist()
+    found = None if one.detection is None else detections["boxes"][one.detection].tolist()
+    shown = box if box is not None else found
+    assert shown is not None
+    area = max(shown[2] - shown[0], 0) * max(shown[3] - shown[1], 0)
+    return {
+        "kind": one.kind,
+        **_place(evaluation, one.image),
+        "object": None if one.object is None else int(objects["labels"][one.object]),
+        "found": None if one.detection is None else int(detections["labels"][one.detection]),
+        "score": None if one.detection is None else float(detections["scores"][one.detection]),
+        "iou": one.iou,
+        "box": box,
+        "found_box": found,
+        "size": area**0.5,
+        "cost": one.cost,
+        "cell": None if one.cell is None else list(one.cell),
+    }
+
+
+def _place(evaluation: SavedEvaluation, image: int) -> dict[str, Any]:
+    return {"image": image, "file": evaluation.names[image], "group": evaluation.groups[image]}
+
+
+def _training(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The series of ``metrics.jsonl`` that a report draws."""
+    series: dict[str, list[list[Any]]] = {}
+    names = {"loss": "loss", "learning_rate": "learning rate", "images_per_second": "images a second"}
+    for row in rows:
+        wanted = names if row.get("split") == "train" else {"mAP": f"mAP on {row.get('split')}"}
+        for key, name in wanted.items():
+            if isinstance(row.get(key), int | float):
+                series.setdefault(name, []).append([row["step"], row[key]])
+    return {"series": series} if series else None
+
+
+def _finite(value: float) -> float:
+    return float(value) if np.isfinite(value) else 0.0

@@ -1,0 +1,120 @@
+import json
+
+import numpy as np
+import pytest
+
+from fixtures.scenes import CLASSES, saved, scenes
+from resight.evaluation import report
+from resight.evaluation.coco import coco_metrics
+from resight.evaluation.loop import measure
+from resight.reporting.findings import Run, findings
+
+
+def evaluated(seed, images=40, **options):
+    truths, detections = scenes(seed, images)
+    numbers, point = measure(truths, detections, CLASSES)
+    metrics = report.as_dict(
+        numbers, point, point_of_model=False, model="run", split="test", data="records", limit=None
+    )
+    return saved(truths, detections, **{**metrics, **options})
+
+
+@pytest.fixture(scope="module")
+def evaluation():
+    return evaluated(0)
+
+
+@pytest.fixture(scope="module")
+def content(evaluation):
+    rows = [
+        {"step": 1, "split": "train", "loss": 2.0, "learning_rate": 0.1, "images_per_second": 3.0},
+        {"step": 20, "split": "train", "loss": None, "learning_rate": 0.1, "images_per_second": 3.0},
+        {"step": 20, "split": "val", "mAP": 0.25},
+    ]
+    return findings(evaluation, Run(rows, "[model]\n", {"python": "3"}, {"images": 3})).content
+
+
+def test_it_is_json_and_says_what_was_measured(content):
+    assert json.loads(json.dumps(content, allow_nan=False)) == content
+    assert content["head"] == {
+        "model": "run",
+        "split": "test",
+        "data": "records",
+        "selected_on": None,
+        "num_images": 40,
+        "num_boxes": content["all"]["objects"],
+        "num_ignored": 0,
+        "limit": None,
+        "classes": 3,
+    }
+
+
+def test_every_number_is_cocos(content, evaluation):
+    wanted = coco_metrics(evaluation.truths, evaluation.found, CLASSES)
+    assert {name: row["value"] for name, row in content["numbers"].items()} == wanted.summary
+    for row in content["classes"]:
+        assert (row["AP"], row["AP50"], row["boxes"]) == tuple(wanted.per_class[row["name"]].values())
+        assert np.mean(row["precision"]) == pytest.approx(row["AP50"], abs=1e-4)
+    assert np.mean([row["AP75"] for row in content["classes"]]) == pytest.approx(wanted.summary["AP75"])
+    for name in ("mAP", "AP50", "AP75", "AP_small"):
+        row = content["numbers"][name]
+        assert row["low"] < row["value"] < row["high"]
+    assert content["numbers"]["AR_100"]["low"] is None
+    assert content["tide"]["AP50"] == pytest.approx(wanted.summary["AP50"])
+
+
+def test_the_operating_point_the_table_the_matrix_and_the_gallery_agree(content):
+    point = content["operating_point"]
+    cells = content["confusion"]["cells"]
+    right = sum(count for row, column, count in cells if row == column)
+    reported = sum(count for _, column, count in cells if column >= 0)
+    assert (right / reported, right / content["all"]["objects"]) == pytest.approx((point["precision"], point["recall"]))
+    above = next(number for number in range(101) if number / 100 >= point["score"])
+    assert content["all"]["right"][above] <= right <= content["all"]["right"][above - 1]
+    of_kind = [one["kind"] for one in content["errors"]]
+    assert len([kind for kind in of_kind if kind != "missed"]) == reported - right
+    for one in content["errors"]:
+        assert (one["box"] is None) == (one["object"] is None) and (one["found_box"] is None) == (one["found"] is None)
+        assert one["kind"] != "missed" or one["found"] is None
+
+
+def test_what_fixing_an_error_gives_is_what_counting_without_it_gives(content, evaluation):
+    """TIDE's gain of missed objects and of false alarms, by taking them out."""
+    from resight.reporting.outcomes import Kind, outcomes
+
+    result = outcomes(evaluation.truths, evaluation.found)
+    first = np.cumsum([0, *(len(one) for one in evaluation.found)])
+    fewer = []
+    for number, one in enumerate(evaluation.found):
+        keep = result.kind[first[number] : first[number + 1]] != Kind.FALSE_ALARM
+        fewer.append(type(one)(one.boxes[keep], one.scores[keep], one.labels[keep], one.classes))
+    gain = coco_metrics(evaluation.truths, fewer, CLASSES).summary["AP50"] - content["tide"]["AP50"]
+    told = {one["kind"]: one for one in content["tide"]["errors"]}
+    assert told["false alarm"]["gain"] == pytest.approx(gain, abs=1e-6)
+    assert told["false alarm"]["count"] == (result.kind == Kind.FALSE_ALARM).sum()
+    assert set(told) == {"missed", "misplaced", "wrong class", "both", "double", "false alarm"}
+
+
+def test_the_training_is_drawn_from_its_metrics(content):
+    series = content["training"]["series"]
+    assert series == {
+        "loss": [[1, 2.0]],
+        "learning rate": [[1, 0.1], [20, 0.1]],
+        "images a second": [[1, 3.0], [20, 3.0]],
+        "mAP on val": [[20, 0.25]],
+    }
+    assert (content["configuration"], content["environment"]) == ("[model]\n", {"python": "3"})
+
+
+@pytest.mark.parametrize("images", [0, 1])
+def test_of_nothing_or_little(images):
+    evaluation = evaluated(11, images)
+    content = findings(evaluation).content
+    assert json.dumps(content, allow_nan=False)
+    assert content["training"] is None and content["head"]["num_images"] == images
+
+
+def test_groups_are_what_is_drawn(evaluation):
+    grouped = evaluated(0, groups=[f"video {number % 8}" for number in range(40)])
+    assert findings(grouped).content["resampled"] == {"unit": "groups", "count": 8, "resamples": 200}
+    assert findings(evaluation).content["resampled"]["unit"] == "images"
