@@ -43,36 +43,44 @@ class Rows:
     object_label: np.ndarray
 
     @cached_property
-    def by_class(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Detections and objects of each class that has an object."""
-        labels = np.unique(self.object_label)
-        return [(np.flatnonzero(self.label == one), np.flatnonzero(self.object_label == one)) for one in labels]
+    def by_class(self) -> list[tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]]:
+        """Of each class that has an object: the images of its objects, and at each of ``IOUS`` the images of the
+        detections that count and which of these are right; where nothing is ignored the images are one array."""
+        table = []
+        for label in np.unique(self.object_label):
+            rows = np.flatnonzero(self.label == label)
+            every, ignored = self.image[rows], self.ignored[:, rows]
+            counted = [~one if one.any() else slice(None) for one in ignored]
+            images = [every[one] if isinstance(one, np.ndarray) else every for one in counted]
+            hits = [np.flatnonzero(right[one]) for right, one in zip(self.right[:, rows], counted, strict=True)]
+            table.append((self.object_image[self.object_label == label], list(zip(images, hits, strict=True))))
+        return table
 
     def average_precision(self, weights: np.ndarray) -> np.ndarray:
         """``[10]`` AP at each of ``IOUS``, the mean over classes; nan where there is no object. ``weights`` ``[I]``:
         how often each image is there."""
-        table = [self._of_class(weights, *rows) for rows in self.by_class]
-        present = [row for row in table if row is not None]
+        present = [
+            _of_class(weights, total, tables)
+            for objects, tables in self.by_class
+            if (total := float(weights[objects].sum()))
+        ]
         return np.mean(present, axis=0) if present else np.full(len(IOUS), np.nan)
 
-    def _of_class(self, weights: np.ndarray, rows: np.ndarray, objects: np.ndarray) -> np.ndarray | None:
-        total = weights[self.object_image[objects]].sum()
-        if not total:
-            return None
-        weight = weights[self.image[rows]]
-        reported = weight.cumsum()
-        precision = np.zeros(len(IOUS))
-        for number in range(len(IOUS)):
-            # Precision rises at right detections only, so that these are enough.
-            hits = np.flatnonzero(self.right[number, rows])
-            hits = hits[weight[hits] > 0]
-            ignored = self.ignored[number, rows]
-            counted = reported - (weight * ignored).cumsum() if ignored.any() else reported
-            found = weight[hits].cumsum()
-            falling = np.maximum.accumulate((found / counted[hits])[::-1])[::-1]
-            at = np.searchsorted(found / total, RECALLS, side="left")
-            precision[number] = np.append(falling, 0.0)[at].mean()
-        return precision
+
+def _of_class(weights: np.ndarray, objects: float, tables: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    precision = np.zeros(len(IOUS))
+    last, weight, reported = None, weights[:0], weights[:0]
+    for number, (images, hits) in enumerate(tables):
+        if images is not last:
+            last, weight = images, weights[images]
+            reported = weight.cumsum()
+        # Precision rises at right detections only, so that these are enough.
+        hits = hits[weight[hits] > 0]
+        found = weight[hits].cumsum()
+        falling = np.maximum.accumulate((found / reported[hits])[::-1])[::-1]
+        at = np.searchsorted(found / objects, RECALLS, side="left")
+        precision[number] = np.append(falling, 0.0)[at].mean()
+    return precision
 
 
 def everything(truths: Sequence[GroundTruth], found: Sequence[Detections]) -> Part:
@@ -129,7 +137,7 @@ def best_of_class(found: Detections) -> np.ndarray:
 
 def areas(boxes: np.ndarray, stated: np.ndarray | None = None) -> np.ndarray:
     """``[N]`` square pixels of xyxy boxes, or those ``stated`` where they are not nan."""
-    own = (boxes[:, 2:].astype(np.float64) - boxes[:, :2]).prod(1)
+    own = (boxes[:, 2:].astype(np.float64) - boxes[:, :2]).clip(0).prod(1)
     return own if stated is None else np.where(np.isnan(stated), own, stated)
 
 
@@ -138,9 +146,15 @@ def _matched(
 ) -> tuple[np.ndarray, np.ndarray]:
     """``[10, N]`` right and ignored of the detections of one image."""
     right, ignored = np.zeros((len(IOUS), len(outside)), bool), np.repeat(outside[None], len(IOUS), 0)
-    if pairs:
-        flags = counts.tolist(), crowd.tolist()
-        for number, iou in enumerate(IOUS):
-            for row, target in assign((pair for pair in pairs if pair[1] >= iou), *flags):
-                right[number, row], ignored[number, row] = counts[target], not counts[target]
+    flags, held = (counts.tolist(), crowd.tolist()), len(pairs) + 1
+    for number, iou in enumerate(IOUS):
+        pairs = [pair for pair in pairs if pair[1] >= iou]
+        if not pairs:
+            break
+        if len(pairs) == held:  # the same as at the IoU before
+            right[number], ignored[number] = right[number - 1], ignored[number - 1]
+            continue
+        held = len(pairs)
+        for row, target in assign(pairs, *flags):
+            right[number, row], ignored[number, row] = counts[target], not counts[target]
     return right, ignored
