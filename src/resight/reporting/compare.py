@@ -1,0 +1,116 @@
+"""Two or more evaluations of the same images: which numbers differ by more than chance, and which objects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import ResightError
+from ..evaluation import coco
+from ..evaluation.saved import SavedEvaluation
+from .bootstrap import NUMBERS, RESAMPLES, interval, resampled, rows_of_numbers
+from .outcomes import Outcomes, outcomes
+
+MOST_FLIPPED = 200  # objects of each other evaluation that are told
+
+
+def compare(evaluations: Sequence[SavedEvaluation], places: Sequence[str]) -> dict[str, Any]:
+    """What the others have that the first has not.
+
+    Each of ``"others"`` has ``"numbers"`` (difference to the first and its paired 95 % interval over ``RESAMPLES``
+    resampled groups), ``"classes"`` (AP of each class in both), and ``"flipped"``: the objects that one finds at its
+    operating point and the other does not, with what each says of them.
+
+    Args:
+        places: where each is from, for messages.
+
+    Raises:
+        ResightError: they are not of the same images, objects and classes.
+    """
+    first = evaluations[0]
+    for other, place in zip(evaluations[1:], places[1:], strict=True):
+        if reason := _difference(first, other):
+            fix = "Evaluate both on the same records and split."
+            raise ResightError(f"is not an evaluation of what {places[0]} is of: {reason}", where=place, fix=fix)
+    ignore = bool(first.metrics.get("ignore_difficult"))
+    rows = [rows_of_numbers(one.truths, one.found, ignore) for one in evaluations]
+    samples = resampled(rows, first.groups)
+    results = [outcomes(one.truths, one.found, ignore) for one in evaluations]
+    return {
+        "first": first.metrics["model"],
+        "resamples": RESAMPLES,
+        "others": [
+            {
+                "model": other.metrics["model"],
+                "numbers": _numbers(first, other, samples[:, number] - samples[:, 0]),
+                "classes": _classes(first, other),
+                **_flipped((first, other), (results[0], results[number])),
+            }
+            for number, other in enumerate(evaluations[1:], start=1)
+        ],
+    }
+
+
+def _difference(first: SavedEvaluation, other: SavedEvaluation) -> str:
+    """Why two evaluations cannot be compared; "" where they can."""
+    if first.classes != other.classes:
+        return "its classes are others"
+    if first.metrics.get("ignore_difficult") != other.metrics.get("ignore_difficult"):
+        return "one ignores difficult objects and one does not"
+    if len(first) != len(other):
+        return f"it has {len(other):,} images, and not {len(first):,}"
+    if first.names != other.names:
+        number = next(n for n, pair in enumerate(zip(first.names, other.names, strict=True)) if pair[0] != pair[1])
+        return f"image {number + 1:,} is {other.names[number]}, and not {first.names[number]}"
+    same = all(
+        np.array_equal(first.objects[name], other.objects[name], equal_nan=name == "area")
+        for name in ("boxes", "labels", "crowd", "difficult", "area")
+    )
+    return "" if same and np.array_equal(first.images["objects"], other.images["objects"]) else "its objects are others"
+
+
+def _numbers(first: SavedEvaluation, other: SavedEvaluation, samples: np.ndarray) -> dict[str, Any]:
+    limits = {name: interval(samples[:, number]) or (None, None) for number, name in enumerate(NUMBERS)}
+    told = {}
+    for measure in coco.MEASURES:
+        pair = first.metrics[measure.key], other.metrics[measure.key]
+        low, high = limits.get(measure.key, (None, None))
+        difference = None if None in pair else pair[1] - pair[0]
+        told[measure.key] = {"values": list(pair), "difference": difference, "low": low, "high": high}
+    return told
+
+
+def _classes(first: SavedEvaluation, other: SavedEvaluation) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "AP": [one.metrics["per_class"][name]["AP"] for one in (first, other)]} for name in first.classes
+    ]
+
+
+def _flipped(pair: tuple[SavedEvaluation, ...], results: tuple[Outcomes, ...]) -> dict[str, Any]:
+    found, scores = [], []
+    for evaluation, result in zip(pair, results, strict=True):
+        score = np.append(evaluation.detections["scores"], -1.0)[result.found_by]
+        scores.append(score)
+        found.append(score >= evaluation.metrics["operating_point"]["score"])
+    counts = results[0].counts
+    better, worse = counts & ~found[0] & found[1], counts & found[0] & ~found[1]
+    first = pair[0]
+    image_of = np.repeat(np.arange(len(first)), first.images["objects"])
+    flipped = np.flatnonzero(better | worse)
+    # The surest of what one finds and the other does not come first.
+    order = np.argsort(-np.maximum(scores[0], scores[1])[flipped], kind="stable")
+    rows = [
+        {
+            "image": int(image_of[at]),
+            "file": first.names[image_of[at]],
+            "group": first.groups[image_of[at]],
+            "object": int(first.objects["labels"][at]),
+            "box": first.objects["boxes"][at].tolist(),
+            "found_by": "other" if better[at] else "first",
+            "scores": [None if score[at] < 0 else float(score[at]) for score in scores],
+        }
+        for at in flipped[order][:MOST_FLIPPED].tolist()
+    ]
+    return {"better": int(better.sum()), "worse": int(worse.sum()), "flipped": rows}
