@@ -57,6 +57,7 @@ class GroundTruth:
     crowd: np.ndarray  # [N] bool, a region of many objects: found or not, it counts neither way
     difficult: np.ndarray  # [N] bool, ordinary objects unless the measurement ignores them
     area: np.ndarray  # [N] square pixels, which decide small, medium or large; nan: the box's own
+    occluded: np.ndarray | None = None  # [N] bool, for reports; None where nobody says
 
     @classmethod
     def of(cls, boxes: np.ndarray, labels: np.ndarray) -> GroundTruth:
@@ -69,7 +70,7 @@ class GroundTruth:
         """The objects of ``record`` with class indices ``labels`` ``[N]``; those below 0 are left out, and those whose
         corners are not finite."""
         known = (labels >= 0) & np.isfinite(record.boxes).all(1)
-        columns = (record.boxes, labels, record.crowd, record.difficult, record.area)
+        columns = (record.boxes, labels, record.crowd, record.difficult, record.area, record.occluded)
         return cls(*(np.asarray(column)[known] for column in columns))
 
     def ignored(self, ignore_difficult: bool) -> np.ndarray:

@@ -30,6 +30,7 @@ from . import report
 from .coco import STANDARD, CocoMetrics, measures_of
 from .loop import ClassNames, ImageResult, evaluate_images, mean_losses, measure
 from .operating_point import OperatingPoint
+from .saved import DETECTIONS, save_evaluation, to_save
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def evaluate(
     detections: int | None = None,
     force: bool = False,
 ) -> Evaluation:
-    """Measures ``model`` on ``split`` of ``data`` and writes ``metrics.json``.
+    """Measures ``model`` on ``split`` of ``data`` and writes ``metrics.json``, and ``detections.safetensors`` beside it,
+    of which ``resight report`` makes a page.
 
     The operating point is at the score stored with the model, which ``predict`` uses; for a model without one it is
     the best on these images.
@@ -143,10 +145,13 @@ def evaluate(
         **({detector.config.dialect: own} if own else {}),
     )
     write_text(path, json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    kept = path.with_name(DETECTIONS)
+    save_evaluation(kept, to_save(metrics, detector.classes, results, detector.config))
     written = str(path)
     if is_remote(model) and run and out is None:
-        written = storage.join(model, path.relative_to(run).as_posix())
-        storage.write(written, path)
+        for file in (kept, path):
+            written = storage.join(model, file.relative_to(run).as_posix())
+            storage.write(written, file)
     notes = [f"Only the first {measured:,} of the {len(part):,} images were measured."] if measured < len(part) else []
     notes += _notes(detector, results, point.score, class_names, unusable)
     if others := dict.fromkeys(problem.message for problem in records.problems if problem.kind != "unknown_class"):
@@ -202,6 +207,11 @@ def run_folder(model: str | os.PathLike[str]) -> Path | None:
     path = Path(model)
     candidates = [path] if path.is_dir() else [path.parent, path.parent.parent]
     return next((run for run in candidates if (run / "config.toml").is_file() and (run / "checkpoints").is_dir()), None)
+
+
+def evaluation_folder(run: Path, split: str) -> Path:
+    """Where the evaluation of a split of ``run`` lies."""
+    return run / "evaluation" / ("" if split == "test" else split)
 
 
 def parse_requirements(require: Sequence[str], max_detections: int = STANDARD) -> dict[str, float]:
@@ -304,7 +314,7 @@ def _split_note(split: str, selected_on: str | None, own: bool | None) -> list[s
 def _output(out: str | os.PathLike[str] | None, run: Path | None, split: str, force: bool) -> Path:
     """The file to write; refused before the work starts where something is in its place."""
     check_local(out)
-    folder = Path(out) if out is not None else (run or Path()) / "evaluation" / ("" if split == "test" else split)
+    folder = Path(out) if out is not None else evaluation_folder(run or Path(), split)
     path = folder / "metrics.json"
     check_place(folder, fix="Name another with --out.")
     if path.exists():

@@ -23,7 +23,9 @@ from .operating_point import OperatingPoint, operating_point
 class ImageResult:
     """One image of an evaluation."""
 
+    record: int  # its place in the split
     name: str  # the image's file name, or the place of its record
+    group: str  # images of one group belong together; "" where there is none
     truth: GroundTruth  # the objects as they are counted
     detections: Detections  # all of them, whatever their score
     losses: dict[str, float]  # empty where they were not asked for, or the model has none
@@ -67,7 +69,9 @@ def evaluate_images(
     for (index, record, labels, truth), image, detections in detect_each(detector, usable()):
         known = labels >= 0
         result = ImageResult(
+            record=index,
             name=record.filename or split.where(index),
+            group=record.group,
             truth=truth,
             detections=detections,
             losses=(detector.losses(record, labels, image) or {}) if with_losses else {},

@@ -13,11 +13,13 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from ..config.tree import ModelConfig
 from ..errors import ResightError
 from ..io.files import parse_json
 from ..io.outputs import atomic_file
 from ..types import Detections
 from .coco import GroundTruth
+from .loop import ImageResult
 
 DETECTIONS = "detections.safetensors"
 _VERSION = "1"
@@ -71,7 +73,7 @@ class SavedEvaluation:
     @cached_property
     def truths(self) -> list[GroundTruth]:
         """The objects of each image."""
-        columns = ("boxes", "labels", "crowd", "difficult", "area")
+        columns = ("boxes", "labels", "crowd", "difficult", "area", "occluded")
         parts = [np.split(self.objects[name], np.cumsum(self.images["objects"])[:-1]) for name in columns]
         return [GroundTruth(*row) for row in zip(*parts, strict=True)][: len(self)]
 
@@ -84,6 +86,35 @@ class SavedEvaluation:
         ]
         sizes = zip(self.images["width"].tolist(), self.images["height"].tolist(), self.names, strict=True)
         return [Detections(*row, self.classes, *size) for *row, size in zip(*parts, sizes, strict=False)]
+
+
+def to_save(
+    metrics: dict[str, Any], classes: tuple[str, ...], results: Sequence[ImageResult], config: ModelConfig
+) -> SavedEvaluation:
+    """What is kept of ``results``, of a model of ``config``."""
+    found, truths = [one.detections for one in results], [one.truth for one in results]
+    sizes = [(one.width, one.height) for one in found]
+    scale = [min(np.divide(config.fit_size(height, width), (height, width))) for width, height in sizes]
+
+    def column(rows: Sequence[Any], name: str, empty: tuple[int, ...] = (0,)) -> np.ndarray:
+        return np.concatenate([np.zeros(empty), *(getattr(row, name) for row in rows)])
+
+    return SavedEvaluation(
+        metrics,
+        classes,
+        tuple(one.name for one in results),
+        tuple(one.group for one in results),
+        {
+            "record": np.array([one.record for one in results], np.int64),
+            "width": np.array([width for width, _ in sizes], np.int32),
+            "height": np.array([height for _, height in sizes], np.int32),
+            "scale": np.array(scale, np.float32),
+            "objects": np.array([len(one.labels) for one in truths], np.int64),
+            "detections": np.array([len(one) for one in found], np.int64),
+        },
+        {name: column(truths, name, (0, 4) if name == "boxes" else (0,)) for name in _ROWS["object"]},
+        {name: column(found, name, (0, 4) if name == "boxes" else (0,)) for name in _ROWS["detection"]},
+    )
 
 
 def save_evaluation(path: str | os.PathLike[str], evaluation: SavedEvaluation) -> None:

@@ -1,0 +1,164 @@
+"""``resight report``: one page that shows where a detector fails, from what its evaluation has kept."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..arguments import check_types
+from ..config.tree import DataConfig
+from ..dialect import load_config
+from ..errors import ResightError, counted, listed
+from ..evaluation.evaluate import evaluation_folder, run_folder
+from ..evaluation.saved import DETECTIONS, SavedEvaluation, load_evaluation
+from ..io.files import parse_json, read_json, read_text
+from ..io.object_store import is_remote
+from ..io.outputs import check_file, write_text
+from ..records.reader import RecordSplit, open_configured
+from ..types import named_split
+from .compare import compare
+from .findings import Run, findings
+from .gallery import pictures
+from .page import page
+
+MARK = "resight report"  # in the page's head: what tells that it may be replaced
+SUSPECTS = ("kind", "file", "group", "xmin", "ymin", "xmax", "ymax", "label", "detected", "score", "iou")
+
+
+@dataclass(frozen=True)
+class Report:
+    """
+    Args:
+        numbers: the content of ``report.json``, of the first run; with more than one, ``"comparison"`` in it.
+        path: the page; ``report.json`` and ``suspects.csv`` lie beside it under its name.
+        notes: what the page could not show, and why.
+    """
+
+    numbers: dict[str, Any]
+    path: str
+    notes: list[str] = field(default_factory=list)
+
+    def text(self) -> str:
+        told = [one["text"] for one in self.numbers["advice"]]
+        lines = [self.numbers["sentence"], *(f"* {text}" for text in told), *self.notes, f"Wrote {self.path}"]
+        return "\n".join(lines)
+
+
+def report(
+    *runs: str | os.PathLike[str],
+    split: str = "test",
+    out: str | os.PathLike[str] | None = None,
+    force: bool = False,
+) -> Report:
+    """Writes the page of the evaluation of ``runs`` on ``split``, with its numbers beside it.
+
+    Args:
+        runs: run folders, or folders that ``evaluate --out`` wrote; with more than one the others are compared with
+            the first.
+        split: "train", "val" or "test".
+        out: the page; by default ``report.html`` beside the evaluation's ``metrics.json``.
+        force: replace a file that is there; a report of Resight's in its own place is replaced anyway.
+
+    Raises:
+        ResightError: a run has no such evaluation, or keeps none of its detections; two are not of the same images; or
+            the page cannot be written.
+    """
+    check_types({"split": split, "out": out, "force": force}, report)
+    if not runs:
+        raise ResightError("no run is named", where="RUN", fix="resight report RUN")
+    folders = [evaluation_of(run, named_split(split)) for run in runs]
+    path = Path(out) if out is not None else folders[0] / "report.html"
+    check_file(path, force or out is None, is_report)
+    evaluations = [load_evaluation(folder / DETECTIONS) for folder in folders]
+    return write_report(evaluations, folders, path)
+
+
+def write_report(evaluations: list[SavedEvaluation], folders: list[Path], path: Path) -> Report:
+    """The page of ``evaluations``, which lie in ``folders``, at ``path``."""
+    first, folder = evaluations[0], folders[0]
+    content = findings(first, _run(folder)).content
+    if len(evaluations) > 1:
+        content["comparison"] = compare(evaluations, [str(one) for one in folders])
+    records, notes = _records(first, folder)
+    shown, problems = pictures(content["errors"], first, records)
+    if problems:
+        notes.append(f"{counted(len(problems), 'image')} cannot be shown: {listed(problems, 3)}")
+    write_text(path, page(content, shown))
+    write_text(path.with_suffix(".json"), json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path.with_name("suspects.csv"), _csv(content["suspects"], first.classes))
+    return Report(content, str(path), notes)
+
+
+def evaluation_of(run: str | os.PathLike[str], split: str) -> Path:
+    """The folder of an evaluation: of ``split`` of a run, or ``run`` itself. Raises ResightError: there is none."""
+    if is_remote(run):
+        fix = f"Copy it first: aws s3 sync {os.fspath(run)} run"
+        raise ResightError("a report is made of a run on this machine", where=run, fix=fix)
+    path = Path(run)
+    own = run_folder(path)
+    folder = evaluation_folder(own, split) if own else path
+    if not (folder / "metrics.json").is_file():
+        if not path.exists():
+            raise ResightError("there is no such run", where=run)
+        words = "" if split == "test" else f" --split {split}"
+        what = f"has not been evaluated on '{split}'" if own else "holds no evaluation"
+        raise ResightError(what, where=run, fix=f"Evaluate it first: resight evaluate {os.fspath(run)}{words}")
+    return folder
+
+
+def is_report(path: Path) -> bool:
+    """Whether Resight wrote this page."""
+    try:
+        with open(path, "rb") as file:
+            return MARK.encode() in file.read(2000)
+    except OSError:
+        return False
+
+
+def _run(folder: Path) -> Run:
+    """What the run tells whose evaluation lies in ``folder``; little where it is of no run."""
+    run = next((one for one in (folder.parent, folder.parent.parent) if run_folder(one) == one), None)
+    if run is None:
+        return Run()
+    rows = []
+    if (run / "metrics.jsonl").is_file():
+        for line in read_text(run / "metrics.jsonl").splitlines():
+            try:
+                rows.append(parse_json(line))
+            except ResightError:  # the last line of a run that was killed
+                continue
+    environment = read_json(run / "environment.json") if (run / "environment.json").is_file() else {}
+    return Run([row for row in rows if isinstance(row, dict)], read_text(run / "config.toml"), environment)
+
+
+def _records(evaluation: SavedEvaluation, folder: Path) -> tuple[RecordSplit | None, list[str]]:
+    """The records that were evaluated, and a note where they are not there or are others now."""
+    place, split = evaluation.metrics["data"], evaluation.metrics["split"]
+    run = next((one for one in (folder.parent, folder.parent.parent) if run_folder(one) == one), None)
+    config = load_config(run / "config.toml").data if run else DataConfig(path=place)
+    if config.path != place and os.path.exists(place):
+        config = DataConfig(path=place)
+    try:
+        records = open_configured(config)
+    except ResightError as error:
+        return None, [f"The page has no pictures: {error.where}: {error.message}"]
+    if split not in records.splits or records.digest != evaluation.metrics.get("data_digest"):
+        return None, [f"The page has no pictures: {place} is not what was evaluated any more"]
+    return records.splits[split], []
+
+
+def _csv(suspects: list[dict[str, Any]], classes: tuple[str, ...]) -> str:
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(SUSPECTS)
+    for one in suspects:
+        label = "" if one["label"] is None else classes[one["label"]]
+        numbers = [f"{side:.1f}" for side in one["box"]]
+        score = [f"{one['score']:.3f}", f"{one['iou']:.2f}"]
+        rows.writerow([one["kind"], one["file"], one["group"], *numbers, label, classes[one["other"]], *score])
+    return text.getvalue()
