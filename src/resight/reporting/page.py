@@ -1,0 +1,294 @@
+"""The report as one HTML page: no other file, no request, and its text and charts are there without its script."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from . import svg
+
+MOST_CONFUSED = 14  # classes that the confusion matrix shows
+CONFUSIONS = 50  # pairs of classes that are listed
+FIRST_CURVES = 12  # precision-recall curves that are shown at once
+SUSPECTS = 200  # that are listed
+SMALL, LARGE = 32, 96  # pixels of an object's side, as COCO divides sizes
+
+HEADLINES = {
+    "mAP": "mean over IoU .50 to .95",
+    "AP50": "at IoU .50",
+    "AP75": "at IoU .75",
+    "AP_small": "objects under 32 × 32 px",
+}
+KINDS = {
+    "missed": "no detection found the object",
+    "false alarm": "a detection where there is no object",
+    "wrong class": "in the right place, called something else",
+    "misplaced": "right class, IoU with the object from .1 to .5",
+    "double": "the object was already found by a better detection",
+    "both": "misplaced, and called something else",
+}
+
+
+def page(findings: dict[str, Any], thumbnails: Sequence[bytes]) -> str:
+    """The page of ``findings`` (the content of ``report.json``).
+
+    Args:
+        thumbnails: a JPEG of each of ``findings["errors"]`` in their order; b"" or nothing where there is none. What it
+            shows of the image, xyxy in pixels, is the error's "crop".
+    """
+    operating, counts = findings["operating_point"], findings["all"]
+    start = round(100 * (0.5 if operating["score"] is None else operating["score"]))
+    values = {
+        **findings,
+        "start": start,
+        "headlines": HEADLINES,
+        "kinds": KINDS,
+        "rates": _rates(counts),
+        "rows": [_class_row(row, start) for row in findings["classes"]],
+        "total": _at_threshold(counts, start),
+        "curves": _curves(findings["classes"], start),
+        "first_curves": FIRST_CURVES,
+        "matrix": _matrix(findings),
+        "confusions": _confusions(findings),
+        "cards": _cards(findings["errors"], thumbnails),
+        "pictured_classes": _pictured_classes(findings["errors"]),
+        "tide_bars": svg.bars(
+            "AP50 that fixing each kind of error would give",
+            "The same numbers are in the table beside.",
+            [(one["kind"], one["gain"], f"{one['gain']:+.3f}") for one in findings["tide"]["errors"]],
+        ),
+        "reliability": svg.reliability_curve(
+            "Share of detections that are right, by their score",
+            "The same numbers are in the table beside; the dashed line is where scores are probabilities.",
+            [(one["score"], one["right"], one["count"]) for one in findings["calibration"]["bins"]],
+        ),
+        "most_suspects": SUSPECTS,
+        "training_charts": _training_charts(findings["training"]),
+        "data": {
+            "all": [counts["objects"], counts["reported"], counts["right"]],
+            "classes": [[row["boxes"], row["reported"], row["right"]] for row in findings["classes"]],
+        },
+    }
+    return render("report.html.j2", values)
+
+
+def render(template: str, values: dict[str, Any]) -> str:
+    """A page of ``templates/``. All text in ``values`` is escaped, and of a page that can be written as UTF-8."""
+    text = _environment().get_template(template).render(values)
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+@cache
+def _environment() -> Environment:
+    folder = Path(__file__).parent / "templates"
+    environment = Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_shown,
+    )
+    environment.globals |= {"svg": svg, "script": Markup((folder / "report.js").read_text(encoding="utf-8"))}
+    environment.globals |= {"style": Markup((folder / "report.css").read_text(encoding="utf-8"))}
+    filters: dict[str, Callable[..., Any]] = {
+        "decimal": _decimal,
+        "percent": lambda share: None if share is None else f"{100 * share:.0f} %",
+        "json": _json,
+        "code": _code,
+        "plain": lambda value: json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value,
+        "bar": _bar,
+    }
+    environment.filters |= filters
+    return environment
+
+
+def _shown(value: Any) -> Any:
+    """What is not there as a dash, and characters that are not seen, or turn the text around, made visible."""
+    if value is None:
+        return "–"
+    return value if isinstance(value, Markup) or not isinstance(value, str) else _visible(value)
+
+
+def _visible(text: str) -> str:
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        f"\\u{ord(character):04x}"
+        if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character not in "\n\t"
+        else character
+        for character in text
+    )
+
+
+def _decimal(value: float | None, digits: int = 3) -> str | None:
+    return None if value is None else f"{value:.{digits}f}"
+
+
+def _json(value: Any) -> Markup:
+    """For a script element: nothing in it can end the element, or a line of an old script."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)  # ASCII only, so no U+2028 either
+    return Markup(re.sub("[<>&]", lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+def _code(text: str) -> Markup:
+    """`Quoted` parts set as code."""
+    parts = [escape(_visible(part)) for part in text.split("`")]
+    return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else p for i, p in enumerate(parts))
+
+
+def _bar(share: float | None) -> Markup:
+    """A share as a bar beside its number."""
+    width = round(100 * min(max(share or 0, 0), 1), 1)
+    return Markup('<span class="bar" aria-hidden="true"><span style="width:{}%"></span></span>').format(width)
+
+
+def _share(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
+
+
+def _at_threshold(counts: dict[str, Any], index: int) -> dict[str, Any]:
+    """Of a class or of all classes at threshold ``index`` / 100."""
+    objects = counts["objects"] if "objects" in counts else counts["boxes"]
+    reported, right = counts["reported"][index], counts["right"][index]
+    return {
+        "precision": _share(right, reported),
+        "recall": _share(right, objects),
+        "f1": _share(2 * right, reported + objects),
+        "found": right,
+        "missed": objects - right,
+        "wrong": reported - right,
+    }
+
+
+def _class_row(row: dict[str, Any], start: int) -> dict[str, Any]:
+    return {key: row[key] for key in ("name", "AP", "AP50", "AP75", "boxes", "images", "best_score")} | {
+        "at": _at_threshold(row, start)
+    }
+
+
+def _rates(counts: dict[str, Any]) -> Markup:
+    at = [_at_threshold(counts, index) for index in range(101)]
+    lines = {key: [(i / 100, row[key]) for i, row in enumerate(at)] for key in ("precision", "recall")}
+    lines["F1"] = [(i / 100, row["f1"]) for i, row in enumerate(at)]
+    return svg.line_chart(
+        "Precision, recall and F1 of all classes by score threshold",
+        "The same numbers are in the text above at the threshold that is set.",
+        lines,
+        svg.Axis("score threshold"),
+        svg.Axis(""),
+        cursor=0.0,
+    )
+
+
+def _curves(classes: Sequence[dict[str, Any]], start: int) -> list[dict[str, Any]]:
+    """Of each class that has objects, the worst first."""
+    rows = []
+    for index, row in enumerate(classes):
+        if not row["boxes"]:
+            continue
+        at = _at_threshold(row, start)
+        point = None if at["precision"] is None else (at["recall"], at["precision"])
+        best = max((i for i, value in enumerate(row["precision"]) if value), default=0) / 100
+        says = f"AP50 {_decimal(row['AP50'])}. Precision is above 0 up to a recall of {best:.2f}."
+        title = f"Precision by recall of {_visible(row['name'])}"
+        chart = svg.pr_curve(title, says, row["precision"], point)
+        rows.append({"index": index, "name": row["name"], "AP50": row["AP50"], "svg": chart})
+    return sorted(rows, key=lambda row: row["AP50"] or 0)
+
+
+def _pictured(findings: dict[str, Any]) -> set[tuple[int, int]]:
+    return {tuple(error["cell"]) for error in findings["errors"] if error["cell"] is not None}
+
+
+def _confusions(findings: dict[str, Any]) -> list[dict[str, Any]]:
+    """What was reported as something else, most often first."""
+    pictured = _pictured(findings)
+    rows = [
+        {"object": row, "found": column, "count": count, "pictured": (row, column) in pictured}
+        for row, column, count in findings["confusion"]["cells"]
+        if row != column and count
+    ]
+    return sorted(rows, key=lambda row: -row["count"])[:CONFUSIONS]
+
+
+def _pictured_classes(errors: Sequence[dict[str, Any]]) -> list[int]:
+    return sorted({error[key] for error in errors for key in ("object", "found")} - {None})
+
+
+def _matrix(findings: dict[str, Any]) -> dict[str, Any]:
+    """Rows of cells, of all classes or of those most often confused, each in a row and a column, then background."""
+    cells = {(row, column): count for row, column, count in findings["confusion"]["cells"]}
+    total: dict[int, int] = {}
+    confused = dict.fromkeys(range(len(findings["classes"])), 0.0)
+    for (row, column), count in cells.items():
+        total[row] = total.get(row, 0) + count
+        if row != column:
+            weight = count if row >= 0 and column >= 0 else count * 1e-6  # background decides only between equals
+            for label in {row, column} - {-1}:
+                confused[label] += weight
+    most = sorted(confused, key=lambda label: -confused[label])[:MOST_CONFUSED]
+    labels = [*sorted(most), -1]
+    pictured = _pictured(findings)
+    rows = [
+        [
+            {
+                "found": column,
+                "count": cells.get((row, column), 0),
+                "share": round(cells.get((row, column), 0) / total[row], 3) if row in total else 0,
+                "pictured": (row, column) in pictured,
+            }
+            for column in labels
+        ]
+        for row in labels
+    ]
+    return {"labels": labels, "rows": list(zip(labels, rows, strict=True)), "whole": len(most) == len(confused)}
+
+
+def _cards(errors: Sequence[dict[str, Any]], thumbnails: Sequence[bytes]) -> list[dict[str, Any]]:
+    cards = []
+    for index, error in enumerate(errors):
+        picture = thumbnails[index] if index < len(thumbnails) else b""
+        left, top, right, bottom = error.get("crop") or (0, 0, 0, 0)
+        rectangles = [
+            (kind, *(round(number, 1) for number in (box[0], box[1], box[2] - box[0], box[3] - box[1])))
+            for kind, box in (("labelled", error["box"]), ("detected", error["found_box"]))
+            if box is not None and right > left and bottom > top
+        ]
+        size = error["size"]
+        cards.append(
+            error
+            | {
+                "picture": base64.b64encode(picture).decode() if picture else None,
+                "view": f"{left:g} {top:g} {right - left:g} {bottom - top:g}",
+                "rectangles": rectangles,
+                "extent": "small" if size < SMALL else "large" if size > LARGE else "medium",
+                "at": "" if error["cell"] is None else "{},{}".format(*error["cell"]),
+            }
+        )
+    return cards
+
+
+def _training_charts(training: dict[str, Any] | None) -> list[tuple[str, Markup]]:
+    charts = []
+    for name, points in (training or {"series": {}})["series"].items():
+        known = [(step, value) for step, value in points if value is not None]
+        if not known:
+            continue
+        steps, values = zip(*known, strict=True)
+        says = f"From {svg.number(values[0])} at step {steps[0]} to {svg.number(values[-1])} at step {steps[-1]}."
+        title = f"{_visible(name)} by training step"
+        chart = svg.line_chart(
+            title, says, {name: points}, svg.Axis.around("step", steps), svg.Axis.around("", values)
+        )
+        charts.append((name, chart))
+    return charts
