@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .evaluation.evaluate import evaluate as evaluate
     from .exporting.export import export as export
     from .inference.detector import load as load
+    from .reporting.report import report as report
     from .training.train import train as train
     from .types import Annotation as Annotation
     from .types import Box as Box
@@ -38,6 +39,7 @@ _HOMES = {
     "load": "inference.detector",
     "load_config": "dialect",
     "predict": "commands.predict",
+    "report": "reporting.report",
     "show_data": "commands.show",
     "train": "training.train",
     "write_records": "datasets.build",

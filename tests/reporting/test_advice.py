@@ -110,6 +110,11 @@ def test_each_rule_fires_where_it_should_and_not_where_it_nearly_should(rule):
     assert rules_of(**silent) == []
 
 
+def test_a_poor_detector_is_not_asked_about_labels():
+    point = {"score": 0.5, "precision": 0.7, "recall": 0.9, "f1": 0.9}
+    assert rules_of(suspects=[{}] * 50, operating_point=point) == []
+
+
 def test_every_rule_has_its_case():
     assert len(CASES) == len(RULES)
 

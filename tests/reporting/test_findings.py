@@ -31,7 +31,7 @@ def content(evaluation):
         {"step": 20, "split": "train", "loss": None, "learning_rate": 0.1, "images_per_second": 3.0},
         {"step": 20, "split": "val", "mAP": 0.25},
     ]
-    return findings(evaluation, Run(rows, "[model]\n", {"python": "3"}, {"images": 3})).content
+    return findings(evaluation, Run("runs/a", rows, "[model]\n", {"python": "3"}, {"images": 3}))
 
 
 def test_it_is_json_and_says_what_was_measured(content):
@@ -46,6 +46,7 @@ def test_it_is_json_and_says_what_was_measured(content):
         "num_ignored": 0,
         "limit": None,
         "classes": 3,
+        "run": "runs/a",
     }
 
 
@@ -109,12 +110,12 @@ def test_the_training_is_drawn_from_its_metrics(content):
 @pytest.mark.parametrize("images", [0, 1])
 def test_of_nothing_or_little(images):
     evaluation = evaluated(11, images)
-    content = findings(evaluation).content
+    content = findings(evaluation)
     assert json.dumps(content, allow_nan=False)
     assert content["training"] is None and content["head"]["num_images"] == images
 
 
 def test_groups_are_what_is_drawn(evaluation):
     grouped = evaluated(0, groups=[f"video {number % 8}" for number in range(40)])
-    assert findings(grouped).content["resampled"] == {"unit": "groups", "count": 8, "resamples": 200}
-    assert findings(evaluation).content["resampled"]["unit"] == "images"
+    assert findings(grouped)["resampled"] == {"unit": "groups", "count": 8, "resamples": 200}
+    assert findings(evaluation)["resampled"]["unit"] == "images"

@@ -285,21 +285,44 @@ def evaluate(
     detections: Detections = None,
     device: Device = "auto",
     precision: Precision = "float32",
+    report: Annotated[bool, typer.Option("--report", help="Write a page of it, too: see `resight report`.")] = False,
     force: Force = False,
     json: Json = False,
 ) -> int:
     """Measures a model: the 12 COCO numbers, AP of each class, the losses, the operating point."""
-    options = _without(locals(), "model", "data", "json")
+    options = _without(locals(), "model", "data", "report", "json")
     from ..evaluation.evaluate import evaluate as run_evaluate
 
     result = run_evaluate(model, data, **options | {"require": tuple(require or ())})
     console.show_result(json, lambda: result.metrics, result.text)
     if json:  # the text says what it wrote
         say(f"Wrote {result.path}")
+    if report:
+        from ..reporting.report import report as run_report
+
+        say(f"Wrote {run_report(os.path.dirname(result.path)).path}")
     for miss in result.missed:
         log.error("requirement not met: %s", miss)
     suggest(f"predict {quoted(model)} PHOTOS -o found")
     return BAD if result.missed else console.DONE
+
+
+@verb(app, "report")
+def report(
+    runs: Annotated[list[str], argument("RUN...", "Run folders, all evaluated on the same images")],
+    split: Annotated[str, option("SPLIT", "train, val or test")] = "test",
+    out: Annotated[str | None, option("PATH", "The page", "report.html beside metrics.json", "--out", "-o")] = None,
+    force: Force = False,
+    json: Json = False,
+) -> int:
+    """One page that shows where a detector fails, and what to do about it; of several runs, what differs."""
+    from ..reporting.report import report as run_report
+
+    result = run_report(*runs, split=split, out=out, force=force)
+    console.show_result(json, lambda: result.numbers, result.text)
+    if json:  # the text says what it wrote
+        say(f"Wrote {result.path}")
+    return console.DONE
 
 
 @verb(app, "predict")

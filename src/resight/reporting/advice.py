@@ -25,9 +25,9 @@ def advice(findings: Findings) -> list[dict[str, Any]]:
 
 
 def wrong_labels(findings: Findings) -> Iterator[Advice]:
-    """Labels come first: every other number is measured by them."""
+    """Labels come first, as every other number is measured by them; if the detector is good enough to be asked."""
     count, boxes = len(findings["suspects"]), findings["head"]["num_boxes"]
-    if count >= 5 and count >= 0.02 * boxes:
+    if count >= 5 and count >= 0.02 * boxes and (findings["operating_point"]["precision"] or 0) >= 0.8:
         text = f"Look through the {count} labels that the detector is sure are wrong, of {boxes:,}, before anything "
         text += "else: every number here is measured by them (suspects.csv lists them)."
         yield Advice("labels", 1.0, text, {"suspects": count, "boxes": boxes})

@@ -16,6 +16,7 @@ from .bootstrap import NUMBERS, RESAMPLES, groups_of, interval, resampled, rows_
 from .confusion import Confusion, confusion
 from .curves import BINS, Counts, calibration, count_by_threshold, precision_at_recalls
 from .errors import Error, errors
+from .gallery import shown
 from .outcomes import Outcomes, outcomes
 from .slices import slices
 from .suspects import suspects
@@ -31,35 +32,29 @@ TIDE = {
 }
 
 
-class Findings(NamedTuple):
-    """``content`` is what ``report.json`` holds; ``errors`` are those of its gallery, in the same order."""
-
-    content: dict[str, Any]
-    errors: list[Error]
-
-
 class Run(NamedTuple):
-    """What is known of the training: rows of ``metrics.jsonl``, and the configuration as TOML."""
+    """What is known of the training: its folder, rows of ``metrics.jsonl``, and the configuration as TOML."""
 
+    name: str = ""
     metrics: Sequence[Mapping[str, Any]] = ()
     configuration: str = ""
     environment: Mapping[str, Any] = {}
     dataset: Mapping[str, Any] = {}
 
 
-def findings(evaluation: SavedEvaluation, run: Run | None = None) -> Findings:
-    """Everything about ``evaluation``, of a ``run`` where it has one."""
+def findings(evaluation: SavedEvaluation, run: Run | None = None) -> dict[str, Any]:
+    """What ``report.json`` holds of ``evaluation``, of a ``run`` where it has one."""
     run = run or Run()
     metrics, ignore = evaluation.metrics, bool(evaluation.metrics.get("ignore_difficult"))
     truths, found = evaluation.truths, evaluation.found
     point = OperatingPoint(**metrics["operating_point"])
     result = outcomes(truths, found, ignore)
     matrix = confusion(truths, found, result, len(evaluation.classes), point.score)
-    gallery = errors(evaluation, result, matrix, point.score)
+    wrong = errors(evaluation, result, matrix, point.score)
     counts = _counts(evaluation, result)
     content: dict[str, Any] = {
         "version": VERSION,
-        "head": _head(evaluation),
+        "head": _head(evaluation) | {"run": run.name},
         "sentence": sentence(point, metrics.get("operating_point_of") == "model"),
         **_numbers(evaluation, ignore),
         "operating_point": asdict(point),
@@ -70,7 +65,8 @@ def findings(evaluation: SavedEvaluation, run: Run | None = None) -> Findings:
         "calibration": _calibration(evaluation, result),
         "slices": slices(evaluation, result, point.score, ignore),
         "reach": None,
-        "errors": [_error(one, evaluation) for one in gallery],
+        "num_errors": len(wrong),
+        "errors": [_error(one, evaluation) for one in shown(wrong)],
         "suspects": [
             {**asdict(one), "box": list(one.box), **_place(evaluation, one.image)}
             for one in suspects(evaluation, result, point.score)
@@ -81,7 +77,7 @@ def findings(evaluation: SavedEvaluation, run: Run | None = None) -> Findings:
         "dataset": dict(run.dataset),
     }
     content["advice"] = advice(content)
-    return Findings(content, gallery)
+    return content
 
 
 def _head(evaluation: SavedEvaluation) -> dict[str, Any]:

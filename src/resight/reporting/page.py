@@ -287,8 +287,6 @@ def _training_charts(training: dict[str, Any] | None) -> list[tuple[str, Markup]
         steps, values = zip(*known, strict=True)
         says = f"From {svg.number(values[0])} at step {steps[0]} to {svg.number(values[-1])} at step {steps[-1]}."
         title = f"{_visible(name)} by training step"
-        chart = svg.line_chart(
-            title, says, {name: points}, svg.Axis.around("step", steps), svg.Axis.around("", values)
-        )
+        chart = svg.line_chart(title, says, {name: points}, svg.Axis.around("step", steps), svg.Axis.around("", values))
         charts.append((name, chart))
     return charts

@@ -81,7 +81,7 @@ def report(
 def write_report(evaluations: list[SavedEvaluation], folders: list[Path], path: Path) -> Report:
     """The page of ``evaluations``, which lie in ``folders``, at ``path``."""
     first, folder = evaluations[0], folders[0]
-    content = findings(first, _run(folder)).content
+    content = findings(first, _run(folder))
     if len(evaluations) > 1:
         content["comparison"] = compare(evaluations, [str(one) for one in folders])
     records, notes = _records(first, folder)
@@ -133,7 +133,7 @@ def _run(folder: Path) -> Run:
             except ResightError:  # the last line of a run that was killed
                 continue
     environment = read_json(run / "environment.json") if (run / "environment.json").is_file() else {}
-    return Run([row for row in rows if isinstance(row, dict)], read_text(run / "config.toml"), environment)
+    return Run(str(run), [row for row in rows if isinstance(row, dict)], read_text(run / "config.toml"), environment)
 
 
 def _records(evaluation: SavedEvaluation, folder: Path) -> tuple[RecordSplit | None, list[str]]:
