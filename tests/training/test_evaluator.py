@@ -1,13 +1,17 @@
 import os
 import signal
 
+import numpy as np
 import pytest
 
+import resight
 from fixtures.runs import OFTEN, lines, state_of
 from resight.evaluation.coco import MEASURES, CocoMetrics
 from resight.evaluation.loop import evaluate_images
 from resight.evaluation.operating_point import OperatingPoint
+from resight.evaluation.saved import DETECTIONS, METRICS, load_evaluation
 from resight.inference.detector import Detector
+from resight.io.files import read_json
 from resight.models.checkpoints import BEST, LAST, load_checkpoint
 from resight.training import evaluator
 from resight.training.train import train
@@ -87,3 +91,22 @@ def test_an_evaluation_that_measures_nothing_does_not_count_for_patience(shapes,
     monkeypatch.setattr(evaluator, "measure", measured)
     config = tiny(shapes(train=6, val=1), train__steps=3, train__patience=2, train__batch_size=6)
     assert train(config, tmp_path).steps == 3
+
+
+@pytest.mark.parametrize("dialect", [{}, {"model__name": "faster_rcnn_resnet50_v1", "model__tfod": {"pad": True}}])
+def test_the_best_evaluation_is_kept_as_evaluate_writes_it_and_test_is_not_touched(shapes, tiny, tmp_path, dialect):
+    config = tiny(shapes(train=5, val=2, test=2), train__steps=2, **OFTEN, **dialect)
+    train(config, tmp_path)
+    folder = tmp_path / "evaluation"
+    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*")) == [
+        "val/detections.safetensors",
+        "val/metrics.json",
+    ]
+    kept, detections = read_json(folder / "val" / METRICS), load_evaluation(folder / "val" / DETECTIONS)
+    again = resight.evaluate(tmp_path, split="val", device="cpu")
+    # A training counts losses only where its dialect does.
+    assert again.metrics | {"losses": kept["losses"]} == kept
+    measured = load_evaluation(folder / "val" / DETECTIONS)
+    for table in ("images", "objects", "detections"):
+        for name, column in getattr(measured, table).items():
+            assert np.array_equal(column, getattr(detections, table)[name], equal_nan=column.dtype.kind == "f"), name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from ..inference.detector import Detector, load
 from ..io import object_store as storage
 from ..io.files import read_json
 from ..io.object_store import is_remote
-from ..io.outputs import check_local, check_place, write_text
+from ..io.outputs import check_local, check_place
 from ..io.progress import track
 from ..label_map import LabelMap
 from ..models.remote import fetch_model
@@ -30,7 +29,7 @@ from . import report
 from .coco import STANDARD, CocoMetrics, measures_of
 from .loop import ClassNames, ImageResult, evaluate_images, mean_losses, measure
 from .operating_point import OperatingPoint
-from .saved import DETECTIONS, save_evaluation, to_save
+from .saved import METRICS, write_evaluation
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,8 @@ def evaluate(
     detections: int | None = None,
     force: bool = False,
 ) -> Evaluation:
-    """Measures ``model`` on ``split`` of ``data`` and writes ``metrics.json``, and beside it ``detections.safetensors``,
-    of which ``resight report`` makes a page.
+    """Measures ``model`` on ``split`` of ``data``; writes ``metrics.json``, and beside it ``detections.safetensors``, of
+    which ``resight report`` makes a page.
 
     The operating point is at the score stored with the model, which ``predict`` uses; for a model without one it is
     the best on these images.
@@ -144,12 +143,10 @@ def evaluate(
         **_beside_float32(detector, numbers, records, part, range(measured), counting),
         **({detector.config.dialect: own} if own else {}),
     )
-    write_text(path, json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    kept = path.with_name(DETECTIONS)
-    save_evaluation(kept, to_save(metrics, detector.classes, results, detector.config))
+    files = write_evaluation(path.parent, metrics, detector.classes, results, detector.config)
     written = str(path)
     if is_remote(model) and run and out is None:
-        for file in (kept, path):
+        for file in files:
             written = storage.join(model, file.relative_to(run).as_posix())
             storage.write(written, file)
     notes = [f"Only the first {measured:,} of the {len(part):,} images were measured."] if measured < len(part) else []
@@ -315,7 +312,7 @@ def _output(out: str | os.PathLike[str] | None, run: Path | None, split: str, fo
     """The file to write; refused before the work starts where something is in its place."""
     check_local(out)
     folder = Path(out) if out is not None else evaluation_folder(run or Path(), split)
-    path = folder / "metrics.json"
+    path = folder / METRICS
     check_place(folder, fix="Name another with --out.")
     if path.exists():
         if not force and (out is not None or run is None):  # a run's own is measured again as often as one likes

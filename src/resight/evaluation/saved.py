@@ -1,4 +1,4 @@
-"""``detections.safetensors``: every object and detection of an evaluation, kept beside ``metrics.json``."""
+"""What is kept of an evaluation: ``metrics.json``, and in ``detections.safetensors`` every object and detection."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,12 @@ from safetensors.numpy import save_file
 from ..config.tree import ModelConfig
 from ..errors import ResightError
 from ..io.files import parse_json
-from ..io.outputs import atomic_file
+from ..io.outputs import atomic_file, write_text
 from ..types import Detections
 from .coco import GroundTruth
 from .loop import ImageResult
 
-DETECTIONS = "detections.safetensors"
+METRICS, DETECTIONS = "metrics.json", "detections.safetensors"
 _VERSION = "1"
 _ROWS = {
     "image": {
@@ -115,6 +116,16 @@ def to_save(
         {name: column(truths, name, (0, 4) if name == "boxes" else (0,)) for name in _ROWS["object"]},
         {name: column(found, name, (0, 4) if name == "boxes" else (0,)) for name in _ROWS["detection"]},
     )
+
+
+def write_evaluation(
+    folder: Path, metrics: dict[str, Any], classes: tuple[str, ...], results: Sequence[ImageResult], config: ModelConfig
+) -> tuple[Path, Path]:
+    """Writes ``detections.safetensors`` and ``metrics.json`` and returns their paths. Raises ResightError."""
+    kept, path = folder / DETECTIONS, folder / METRICS
+    save_evaluation(kept, to_save(metrics, classes, results, config))
+    write_text(path, json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    return kept, path
 
 
 def save_evaluation(path: str | os.PathLike[str], evaluation: SavedEvaluation) -> None:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count, takewhile
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..detection.model import DetectionModel
 from ..dialect import dialect_of
 from ..drawing import draw
-from ..errors import ResightError
+from ..errors import ResightError, listed
+from ..evaluation.evaluate import evaluation_folder
 from ..evaluation.loop import ImageResult, evaluate_images, mean_losses, measure
+from ..evaluation.report import as_dict
+from ..evaluation.saved import write_evaluation
 from ..inference.detector import Detector
-from ..models.checkpoints import ModelMetadata
+from ..models.checkpoints import BEST, ModelMetadata
 from .distributed import Distributed
 from .metric_logger import MetricLogger
 from .plan import Plan
@@ -36,8 +42,8 @@ class Shard:
 
 
 class Evaluator:
-    def __init__(self, plan: Plan, logger: MetricLogger, distributed: Distributed) -> None:
-        self.plan, self.logger, self.distributed = plan, logger, distributed
+    def __init__(self, plan: Plan, run: Path, logger: MetricLogger, distributed: Distributed) -> None:
+        self.plan, self.run_folder, self.logger, self.distributed = plan, run, logger, distributed
 
     def run(
         self, model: DetectionModel, on_error: Callable[[ResightError], None], on_image: Callable[[int, int], bool]
@@ -62,7 +68,8 @@ class Evaluator:
         return shard
 
     def finish(self, shard: Shard, state: State, seconds: float) -> bool:
-        """Counts and logs what all processes found, notes it in ``state``, and says whether to keep the weights."""
+        """Counts and logs what all processes found, notes it in ``state``, and says whether to keep the weights; then
+        the evaluation is kept as well, as ``resight evaluate`` would write it."""
         detector, name = shard.detector, self.plan.validation_name
         results = self.distributed.all_gather(shard.results)
         metrics, point = measure(
@@ -83,4 +90,18 @@ class Evaluator:
         log.info("step %d: %s on %s%s", state.step, ", ".join(numbers), name, ", the best so far" if better else "")
         if better or first:
             state.score = point.score
+            if self.distributed.is_main:
+                self._keep(as_dict(metrics, point, losses=losses, **self._told(own)), results)
         return better or first
+
+    def _told(self, own: dict[str, float | None]) -> dict[str, Any]:
+        """What ``metrics.json`` says beside the numbers."""
+        records, config, name = self.plan.records, self.plan.config.model, self.plan.validation_name
+        data = os.fspath(records.path) or listed(self.plan.validation.shards, 3) if self.plan.validation else ""
+        told = {"selected_on": name, "model": str(self.run_folder / BEST), "data": data, "split": name}
+        told |= {"data_digest": records.digest, "limit": None, "ignore_difficult": False, "unknown_classes": {}}
+        return told | ({config.dialect: own} if own else {})
+
+    def _keep(self, metrics: dict[str, Any], results: list[ImageResult]) -> None:
+        folder = evaluation_folder(self.run_folder, self.plan.validation_name)
+        write_evaluation(folder, metrics, tuple(self.plan.classes), results, self.plan.config.model)

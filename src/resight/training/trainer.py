@@ -252,4 +252,4 @@ def build_trainer(
     on_gpu = learner.device.type == "cuda"
     dataset = training_set(plan.train, plan.classes, plan.config, resized=not on_gpu)
     batches = load_batches(dataset, shards, plan.workers, pinned=on_gpu)
-    return Trainer(plan, state, learner, batches, Evaluator(plan, logger, distributed), checkpointer, logger)
+    return Trainer(plan, state, learner, batches, Evaluator(plan, run, logger, distributed), checkpointer, logger)
