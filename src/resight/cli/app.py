@@ -220,6 +220,10 @@ def train(
     result = run_train(settings, out, resume=resume, dry_run=dry_run, devices=devices, pipeline=source)
     console.close_with(result.text())
     if not dry_run and result.exit_code == console.DONE:
+        if result.evaluated and not is_remote(result.run):
+            from ..reporting.report import report as run_report
+
+            say(f"Wrote {run_report(result.run, split=result.evaluated).path}")
         wrote(str(result.run), f"evaluate {quoted(result.run)}")
     return int(result.exit_code)
 

@@ -15,6 +15,7 @@ from ..evaluation.evaluate import Evaluation, evaluate
 from ..exporting.export import ExportReport, export
 from ..io.outputs import atomic_folder
 from ..records.reader import open_records
+from ..reporting.report import report
 from ..scenes import make_scenes
 from ..training.train import train
 from .check import check_data
@@ -36,6 +37,7 @@ class DemoReport:
     out: str
     evaluation: Evaluation
     export: ExportReport | None
+    report: str
     minutes: float
 
     def text(self) -> str:
@@ -49,7 +51,8 @@ class DemoReport:
         if self.export:
             rows.append(("model", os.path.join(out, MODEL), self.export.parity.text()))
         lines = [f"{name:<10}{path:<28}{remark}" for name, path, remark in rows]
-        return "\n".join([self.evaluation.text(), "", *lines, f"\nall in {self.minutes:.1f} minutes"])
+        end = f"\nall in {self.minutes:.1f} minutes; where it fails, and what to do about it: {self.report}"
+        return "\n".join([self.evaluation.text(), "", *lines, end])
 
 
 def demo_config(records: str, seed: int) -> Config:
@@ -84,7 +87,8 @@ def demo(out: str | os.PathLike[str] = "demo", *, seed: int = 42, force: bool = 
         raise KeyboardInterrupt  # a training that was interrupted ends the demo, too
     measured = evaluate(run)
     predict(run, _test_frames(records, scenes), folder / FOUND)
-    return DemoReport(str(out), measured, _export(run, folder / MODEL), (time.monotonic() - began) / 60)
+    exported, page = _export(run, folder / MODEL), report(run).path
+    return DemoReport(str(out), measured, exported, page, (time.monotonic() - began) / 60)
 
 
 def _test_frames(records: str, scenes: str) -> list[str]:

@@ -30,13 +30,15 @@ class Control:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a training ended: exit code 0 done, 1 at a limit of the run, 75 interrupted; both with its state saved."""
+    """How a training ended: exit code 0 done, 1 at a limit of the run, 75 interrupted; both with its state saved.
+    ``evaluated`` is the split whose evaluation the run keeps, "" where there is none."""
 
     run: str
     exit_code: int
     message: str
     best: float | None = None
     steps: int = 0
+    evaluated: str = ""
 
     def text(self) -> str:
         return self.message

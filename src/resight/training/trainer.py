@@ -224,7 +224,8 @@ class Trainer:
         message += f", {state.skipped} records skipped; " if state.skipped else "; "
         if state.best is not None:
             message += f"best {self.config.evaluate.metric} {state.best:.3f} on {self.plan.validation_name}; "
-        return TrainResult(str(run), 0, f"{message}run folder {run}", state.best, state.step)
+        evaluated = self.plan.validation_name if self.plan.validation else ""
+        return TrainResult(str(run), 0, f"{message}run folder {run}", state.best, state.step, evaluated)
 
 
 def build_trainer(
