@@ -73,8 +73,8 @@ def evaluate(
     detections: int | None = None,
     force: bool = False,
 ) -> Evaluation:
-    """Measures ``model`` on ``split`` of ``data``; writes ``metrics.json``, and beside it ``detections.safetensors``, of
-    which ``resight report`` makes a page.
+    """Measures ``model`` on ``split`` of ``data``; writes ``metrics.json`` and ``detections.safetensors``, of which
+    ``resight report`` makes a page.
 
     The operating point is at the score stored with the model, which ``predict`` uses; for a model without one it is
     the best on these images.

@@ -24,7 +24,7 @@ from .loop import ImageResult
 
 METRICS, DETECTIONS = "metrics.json", "detections.safetensors"
 _VERSION = "1"
-_ROWS = {
+_ROWS: dict[str, dict[str, type]] = {
     "image": {
         "record": np.int64,
         "width": np.int32,
@@ -86,7 +86,8 @@ class SavedEvaluation:
             for name in ("boxes", "scores", "labels")
         ]
         sizes = zip(self.images["width"].tolist(), self.images["height"].tolist(), self.names, strict=True)
-        return [Detections(*row, self.classes, *size) for *row, size in zip(*parts, sizes, strict=False)]
+        rows = zip(*parts, sizes, strict=False)
+        return [Detections(boxes, scores, labels, self.classes, *size) for boxes, scores, labels, size in rows]
 
 
 def to_save(
@@ -137,7 +138,7 @@ def save_evaluation(path: str | os.PathLike[str], evaluation: SavedEvaluation) -
         "groups": evaluation.groups,
     }
     tables = {"image": evaluation.images, "object": evaluation.objects, "detection": evaluation.detections}
-    columns = {
+    columns: dict[str, np.ndarray] = {
         f"{table}.{name}": np.ascontiguousarray(tables[table][name].astype(kind, copy=False))
         for table, kinds in _ROWS.items()
         for name, kind in kinds.items()

@@ -138,9 +138,7 @@ def other_threshold(findings: Findings) -> Iterator[Advice]:
 
 
 def longer_training(findings: Findings) -> Iterator[Advice]:
-    training = findings["training"]
-    curve = next((v for name, v in (training or {"series": {}})["series"].items() if name.startswith("mAP")), [])
-    values = [value for _, value in curve if value is not None]
+    values = _validation(findings)
     if len(values) >= 3 and values[-1] == max(values) and values[-1] - values[-3] > 0.01:
         rise = values[-1] - values[-3]
         text = (
@@ -151,9 +149,7 @@ def longer_training(findings: Findings) -> Iterator[Advice]:
 
 
 def shorter_training(findings: Findings) -> Iterator[Advice]:
-    training = findings["training"]
-    curve = next((v for name, v in (training or {"series": {}})["series"].items() if name.startswith("mAP")), [])
-    values = [value for _, value in curve if value is not None]
+    values = _validation(findings)
     if len(values) >= 5 and max(values) - values[-1] > 0.03 and values.index(max(values)) < len(values) / 2:
         fall = max(values) - values[-1]
         text = (
@@ -185,6 +181,12 @@ def _table(findings: Findings, by: str) -> list[dict[str, Any]]:
 
 def _gain(findings: Findings, kind: str) -> float:
     return next((one["gain"] for one in findings["tide"]["errors"] if one["kind"] == kind), 0.0)
+
+
+def _validation(findings: Findings) -> list[float]:
+    """mAP on validation at each evaluation of the training."""
+    series = (findings["training"] or {"series": {}})["series"]
+    return [value for name, rows in series.items() if name.startswith("mAP") for _, value in rows if value is not None]
 
 
 def _steps(table: Mapping[str, Any]) -> Iterable[tuple[int, int]]:

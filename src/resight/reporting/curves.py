@@ -77,7 +77,7 @@ def count_by_threshold(
     np.add.at(table[1], (labels[counted][right], last[right]), 1)
     reported, right = table[..., ::-1].cumsum(-1)[..., ::-1]
     objects = np.bincount(object_labels[result.counts], minlength=num_classes)
-    rows = [Counts(*row, int(count)) for *row, count in zip(reported, right, objects, strict=True)]
+    rows = [Counts(*row, int(count)) for row, count in zip(zip(reported, right, strict=True), objects, strict=True)]
     return [*rows, Counts(reported.sum(0), right.sum(0), int(objects.sum()))]
 
 

@@ -54,7 +54,8 @@ def errors(evaluation: SavedEvaluation, result: Outcomes, matrix: Confusion, sco
     of_alarm, of_miss = _costs(evaluation, result, score)
     found = np.append(scores, -1.0)[result.found_by] >= score
     missed = result.counts & ~found
-    rows, answered = [], np.zeros(len(object_labels), bool)
+    rows: list[Error] = []
+    answered = np.zeros(len(object_labels), bool)
     for at in np.flatnonzero((scores >= score) & np.isin(result.kind, list(NAMES))).tolist():
         target = int(result.object[at])
         about = target if target >= 0 else None
@@ -67,9 +68,9 @@ def errors(evaluation: SavedEvaluation, result: Outcomes, matrix: Confusion, sco
         cell = (int(object_labels[counted]) if counted >= 0 else -1, int(labels[at]))
         rows.append(Error(NAMES[kind], int(image_of[at]), about, at, float(result.iou[at]), cost, cell))
     for target in np.flatnonzero(missed & ~answered).tolist():
-        cell = (int(object_labels[target]), -1) if matrix.object_detection[target] == -1 else None
+        alone = (int(object_labels[target]), -1) if matrix.object_detection[target] == -1 else None
         cost = float(of_miss[target])
-        rows.append(Error(MISSED, int(image_of_object[target]), target, None, 0.0, cost, cell))
+        rows.append(Error(MISSED, int(image_of_object[target]), target, None, 0.0, cost, alone))
     return sorted(rows, key=lambda one: (-one.cost, one.image, one.detection or -1, one.object or -1))
 
 

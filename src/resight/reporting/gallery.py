@@ -72,7 +72,7 @@ def pictures(
     Each row gets its ``"crop"``, which the picture shows of the image. A picture is b"" where ``split``, the records
     that were evaluated, is not there or its image cannot be read.
     """
-    found, problems = [b""] * len(rows), []
+    found, problems = [b""] * len(rows), list[str]()
     of_image: dict[int, list[int]] = defaultdict(list)
     for number, row in enumerate(rows):
         image = row["image"]

@@ -98,7 +98,7 @@ class Evaluator:
         """What ``metrics.json`` says beside the numbers."""
         records, config, name = self.plan.records, self.plan.config.model, self.plan.validation_name
         data = os.fspath(records.path) or listed(self.plan.validation.shards, 3) if self.plan.validation else ""
-        told = {"selected_on": name, "model": str(self.run_folder / BEST), "data": data, "split": name}
+        told: dict[str, Any] = {"selected_on": name, "model": str(self.run_folder / BEST), "data": data, "split": name}
         told |= {"data_digest": records.digest, "limit": None, "ignore_difficult": False, "unknown_classes": {}}
         return told | ({config.dialect: own} if own else {})
 
