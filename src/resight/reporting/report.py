@@ -26,7 +26,7 @@ from .findings import Run, findings
 from .gallery import pictures
 from .page import page
 
-MARK = "resight report"  # in the page's head: what tells that it may be replaced
+MARK = b'<meta name="generator" content="Resight">'  # in the head of a page that may be replaced
 SUSPECTS = ("kind", "file", "group", "xmin", "ymin", "xmax", "ymax", "label", "detected", "score", "iou")
 
 
@@ -115,7 +115,7 @@ def is_report(path: Path) -> bool:
     """Whether Resight wrote this page."""
     try:
         with open(path, "rb") as file:
-            return MARK.encode() in file.read(2000)
+            return MARK in file.read(2000)
     except OSError:
         return False
 

@@ -1,0 +1,142 @@
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import resight
+from resight.dialect import load_config
+from resight.errors import ResightError
+from resight.evaluation.saved import DETECTIONS
+from resight.records.reader import open_records
+from resight.reporting.report import report
+from resight.training.train import train
+
+
+@pytest.fixture(scope="module")
+def data(shapes):
+    return shapes(train=4, val=2, test=3)
+
+
+TINY = {
+    "model.name": "test_efficientnet",
+    "model.min_size": 64,
+    "model.max_size": 96,
+    "model.start": "none",
+    "train.batch_size": 2,
+    "train.device": "cpu",
+    "train.steps": 3,
+    "train.warmup_steps": 2,
+    "data.workers": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def runs(data, once):
+    """Two runs of a few steps, evaluated on test and val."""
+
+    def make(folder):
+        for name, seed in (("a", 1), ("b", 2)):
+            train(load_config(None, TINY | {"data.path": str(data), "train.seed": seed}), folder / name)
+            resight.evaluate(folder / name, device="cpu")
+
+    return once("reported", make)
+
+
+@pytest.fixture
+def run(runs, tmp_path):
+    return Path(shutil.copytree(runs / "a", tmp_path / "a"))
+
+
+def test_a_report_holds_the_numbers_of_its_evaluation_and_pictures_of_its_errors(run):
+    result = report(run)
+    page = run / "evaluation" / "report.html"
+    assert result.path == str(page) and result.notes == []
+    metrics = json.loads((run / "evaluation" / "metrics.json").read_text())
+    assert json.loads(page.with_suffix(".json").read_text()) == result.numbers
+    assert result.numbers["numbers"]["mAP"]["value"] == metrics["mAP"]
+    assert result.numbers["head"]["run"] == str(run) and "[train]" in result.numbers["configuration"]
+    assert {name.split(" on ")[0] for name in result.numbers["training"]["series"]} >= {"loss", "mAP"}
+    text = page.read_text(encoding="utf-8")
+    assert text.count("data:image/jpeg;base64,") == len(result.numbers["errors"]) > 0
+    rows = list(csv.DictReader((run / "evaluation" / "suspects.csv").read_text().splitlines()))
+    assert len(rows) == len(result.numbers["suspects"])
+    assert f"Wrote {page}" in result.text()
+
+
+def test_a_training_alone_is_reported_on_what_it_watched(run):
+    result = report(run, split="val")
+    assert result.path == str(run / "evaluation" / "val" / "report.html")
+    assert result.numbers["head"]["split"] == "val"
+
+
+def test_two_runs_are_compared(runs, tmp_path):
+    result = report(runs / "a", runs / "b", out=tmp_path / "both.html")
+    (other,) = result.numbers["comparison"]["others"]
+    assert other["model"].startswith(str(runs / "b")) and (tmp_path / "both.json").exists()
+
+
+def test_an_evaluation_beside_no_run_has_a_report_too(runs, data, tmp_path):
+    resight.evaluate(runs / "a" / "checkpoints" / "best.safetensors", data, out=tmp_path / "out", device="cpu")
+    result = report(tmp_path / "out")
+    assert result.path == str(tmp_path / "out" / "report.html") and result.notes == []
+    assert result.numbers["training"] is None and result.numbers["configuration"] == ""
+
+
+def test_without_the_records_the_numbers_are_there_and_the_pictures_are_not(runs, data, tmp_path):
+    moved, run = Path(shutil.copytree(data, tmp_path / "records")), shutil.copytree(runs / "a", tmp_path / "a")
+    resight.evaluate(run, moved, device="cpu", force=True)
+    before = report(run).numbers
+    moved.rename(tmp_path / "elsewhere")
+    result = report(run)
+    # The run's own records are the same, by their digest.
+    assert result.numbers == before
+    (run / "config.toml").write_text((run / "config.toml").read_text().replace(str(data), str(moved)))
+    result = report(run)
+    assert len(result.notes) == 1 and result.notes[0].startswith("The page has no pictures: ")
+    assert "data:image" not in (run / "evaluation" / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_records_may_not_be_others_now(run, shapes, monkeypatch):
+    others = open_records(shapes(train=4, val=2))
+    monkeypatch.setattr("resight.reporting.report.open_configured", lambda _: others)
+    assert "is not what was evaluated any more" in report(run).notes[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda run: (run / "evaluation" / DETECTIONS).unlink(), "earlier version"),
+        (lambda run: (run / "evaluation" / "metrics.json").unlink(), "has not been evaluated on 'test'"),
+    ],
+)
+def test_what_is_not_there_is_told_with_what_to_run(run, change, says):
+    change(run)
+    with pytest.raises(ResightError, match=rf"{says}(.|\n)*resight evaluate"):
+        report(run)
+
+
+def test_a_file_of_somebody_elses_is_not_replaced(run, tmp_path):
+    (tmp_path / "mine.html").write_text("<html>")
+    with pytest.raises(ResightError, match="exists already"):
+        report(run, out=tmp_path / "mine.html")
+    with pytest.raises(ResightError, match="was not written by Resight"):
+        report(run, out=tmp_path / "mine.html", force=True)
+    (run / "evaluation" / "report.html").write_text("<html>")
+    with pytest.raises(ResightError, match="was not written by Resight"):
+        report(run)
+    report(run, out=tmp_path / "new.html")
+    report(run, out=tmp_path / "new.html", force=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("nothing", "there is no such run"), ("empty", "holds no evaluation"), ("s3://bucket/run", "on this machine")],
+)
+def test_what_is_no_run_is_refused(tmp_path, name, says):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ResightError, match=says):
+        report(name if "://" in name else tmp_path / name)
+    with pytest.raises(ResightError, match="no run is named"):
+        report()
