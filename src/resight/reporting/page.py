@@ -46,6 +46,7 @@ def page(findings: dict[str, Any], thumbnails: Sequence[bytes]) -> str:
             shows of the image, xyxy in pixels, is the error's "crop".
     """
     operating, counts = findings["operating_point"], findings["all"]
+    confusions = _confusions(findings)
     start = round(100 * (0.5 if operating["score"] is None else operating["score"]))
     values = {
         **findings,
@@ -57,8 +58,8 @@ def page(findings: dict[str, Any], thumbnails: Sequence[bytes]) -> str:
         "total": _at_threshold(counts, start),
         "curves": _curves(findings["classes"], start),
         "first_curves": FIRST_CURVES,
-        "matrix": _matrix(findings),
-        "confusions": _confusions(findings),
+        "matrix": _matrix(findings, confusions),
+        "confusions": confusions[:CONFUSIONS],
         "cards": _cards(findings["errors"], thumbnails),
         "pictured_classes": _pictured_classes(findings["errors"]),
         "tide_bars": svg.bars(
@@ -105,6 +106,7 @@ def _environment() -> Environment:
         "percent": lambda share: None if share is None else f"{100 * share:.0f} %",
         "json": _json,
         "code": _code,
+        "path": lambda text: escape(_visible(text)).replace("/", Markup("/<wbr>")),
         "plain": lambda value: json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value,
         "bar": _bar,
     }
@@ -211,33 +213,29 @@ def _pictured(findings: dict[str, Any]) -> set[tuple[int, int]]:
 
 
 def _confusions(findings: dict[str, Any]) -> list[dict[str, Any]]:
-    """What was reported as something else, most often first."""
+    """What was reported as something else, most often first: classes for each other, then with background."""
     pictured = _pictured(findings)
     rows = [
         {"object": row, "found": column, "count": count, "pictured": (row, column) in pictured}
         for row, column, count in findings["confusion"]["cells"]
         if row != column and count
     ]
-    return sorted(rows, key=lambda row: -row["count"])[:CONFUSIONS]
+    return sorted(rows, key=lambda row: (-1 in (row["object"], row["found"]), -row["count"]))
 
 
 def _pictured_classes(errors: Sequence[dict[str, Any]]) -> list[int]:
     return sorted({error[key] for error in errors for key in ("object", "found")} - {None})
 
 
-def _matrix(findings: dict[str, Any]) -> dict[str, Any]:
+def _matrix(findings: dict[str, Any], confusions: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Rows of cells, of all classes or of those most often confused, each in a row and a column, then background."""
     cells = {(row, column): count for row, column, count in findings["confusion"]["cells"]}
     total: dict[int, int] = {}
-    confused = dict.fromkeys(range(len(findings["classes"])), 0.0)
-    for (row, column), count in cells.items():
+    for (row, _), count in cells.items():
         total[row] = total.get(row, 0) + count
-        if row != column:
-            weight = count if row >= 0 and column >= 0 else count * 1e-6  # background decides only between equals
-            for label in {row, column} - {-1}:
-                confused[label] += weight
-    most = sorted(confused, key=lambda label: -confused[label])[:MOST_CONFUSED]
-    labels = [*sorted(most), -1]
+    in_order = [label for one in confusions for label in (one["object"], one["found"]) if label >= 0]
+    classes = list(dict.fromkeys([*in_order, *range(len(findings["classes"]))]))
+    labels = [*sorted(classes[:MOST_CONFUSED]), -1]
     pictured = _pictured(findings)
     rows = [
         [
@@ -251,7 +249,7 @@ def _matrix(findings: dict[str, Any]) -> dict[str, Any]:
         ]
         for row in labels
     ]
-    return {"labels": labels, "rows": list(zip(labels, rows, strict=True)), "whole": len(most) == len(confused)}
+    return {"labels": labels, "rows": list(zip(labels, rows, strict=True)), "whole": len(classes) <= MOST_CONFUSED}
 
 
 def _cards(errors: Sequence[dict[str, Any]], thumbnails: Sequence[bytes]) -> list[dict[str, Any]]:

@@ -71,10 +71,12 @@ class _Plot:
 
     def path(self, points: Points) -> str:
         parts, pen = [], "M"
-        for x, y in points:
+        for index, (x, y) in enumerate(points):
             if y is None:
                 pen = "M"
                 continue
+            if 0 < index < len(points) - 1 and points[index - 1][1] == y == points[index + 1][1]:
+                continue  # on a level stretch
             parts.append("{}{:g} {:g}".format(pen, *self.at(x, y)))
             pen = "L"
         return "".join(parts)

@@ -95,32 +95,40 @@
 
   // The gallery and its filters, one of which is a cell of the confusion matrix.
   const cards = $$(".card"), filters = $$("#errors select"), cells = $$("[data-cell]");
-  let cell = null;
+  const more = $("#more");
+  let cell = null, most = 48;
   const filter = () => {
     const [label, kind, size] = filters.map((one) => one.value);
     const fits = ({ dataset: d }) =>
       (!label || d.object === label || d.found === label) && (!kind || d.kind === kind) && (!size || d.size === size) &&
       (!cell || d.at === cell.dataset.cell);
-    let shown = 0;
-    for (const card of cards) shown += !(card.hidden = !fits(card));
+    let found = 0;
+    for (const card of cards) card.hidden = !fits(card) || ++found > most;
     for (const one of cells) one.ariaPressed = String(cell !== null && one.dataset.cell === cell.dataset.cell);
-    $("#shown").textContent = `${shown} of ${cards.length} shown${cell ? ", " + cell.dataset.says : ""}.`;
+    more.hidden = found <= most;
+    const narrowed = cell ? `, ${cell.dataset.says}` : "", some = more.hidden ? "" : `; the first ${most} are shown`;
+    $("#shown").textContent = `${found} of ${cards.length} errors${narrowed}${some}.`;
+  };
+  const show = (of) => {
+    cell = of;
+    for (const one of filters) one.value = "";
+    filter();
   };
   for (const one of filters) one.addEventListener("change", filter);
   for (const one of cells) {
     one.addEventListener("click", () => {
-      cell = cell === one ? null : one;
-      for (const other of filters) other.value = "";
-      filter();
-      if (cell) {
-        $("#errors").scrollIntoView();
-        $("#errors h2").focus({ preventScroll: true });
-      }
+      show(cell === one ? null : one);
+      if (!cell) return;
+      $("#errors").scrollIntoView();
+      $("#errors h2").focus({ preventScroll: true });
     });
   }
-  $("#every")?.addEventListener("click", () => {
-    cell = null;
-    for (const one of filters) one.value = "";
+  if (!cards.length) return;
+  $("#every").addEventListener("click", () => show(null));
+  more.addEventListener("click", () => {
+    most += 48;
     filter();
+    $$(".card:not([hidden])")[most - 48].focus();
   });
+  filter();
 })();
