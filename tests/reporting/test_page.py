@@ -33,11 +33,11 @@ def opened(browser, tmp_path):
     """``opened(findings, thumbnails)``: its page in the browser; what it says and asks for may be nothing."""
     contexts, said, asked = [], [], []
 
-    def open_page(findings, thumbnails=None, **options):
+    def open_page(findings, thumbnails=None, flipped=(), **options):
         if thumbnails is None:
             thumbnails = made_up.pictures(findings["errors"])
         path = tmp_path / "report.html"
-        path.write_text(page(findings, thumbnails), encoding="utf-8")
+        path.write_text(page(findings, thumbnails, flipped), encoding="utf-8")
         contexts.append(browser.new_context(viewport={"width": 1280, "height": 800}, **options))
         tab = contexts[-1].new_page()
         tab.on("console", lambda message: said.append(message.text))
@@ -58,7 +58,7 @@ def violations(tab, **options):
     return [(one["id"], [node["html"][:200] for node in one["nodes"]][:3]) for one in found]
 
 
-@pytest.mark.parametrize("name", ["small", "empty"])
+@pytest.mark.parametrize("name", ["compared", "empty"])
 def test_it_fits_every_width_and_has_nothing_that_shuts_anyone_out(opened, name):
     tab = opened(getattr(made_up, name)())
     tab.eval_on_selector_all("details", "all => { for (const one of all) one.open = true; }")
@@ -268,6 +268,30 @@ def test_boxes_lie_where_they_are_in_the_picture(opened):
             x = middle[0] + (box[0] - (left + right) / 2) * scale
             y = middle[1] + (box[1] - (top + bottom) / 2) * scale
             assert at == pytest.approx([x, y, (box[2] - box[0]) * scale, (box[3] - box[1]) * scale], abs=0.6)
+
+
+def test_what_another_model_finds_is_said_and_shown(opened):
+    findings = made_up.compared()
+    (other,) = findings["comparison"]["others"]
+    tab = opened(findings, [], made_up.pictures(other["flipped"]))
+    rows = tab.eval_on_selector_all(
+        "#compared tbody tr", "all => all.map(row => [...row.cells].map(c => c.textContent))"
+    )
+    assert rows[:4] == [
+        ["mAP", "0.651", "0.661", "+0.010", "+0.004 to +0.020", "better"],
+        ["AP50", "0.631", "0.641", "+0.010", "−0.010 to +0.030", "can be chance"],
+        ["AP75", "0.611", "0.621", "+0.010", "−0.030 to −0.010", "worse"],
+        ["AP small", "0.591", "0.601", "+0.010", "–", ""],
+    ]
+    assert [row[3] for row in rows[12:]] == ["+0.196", "−0.021", "+0.005"]
+    tab.click("#compared th:nth-child(4) button")
+    difference = "#compared .scroll:nth-child(2) tbody td:last-child"
+    texts = tab.eval_on_selector_all(difference, "all => all.map(one => one.textContent)")
+    assert texts == ["+0.196", "+0.005", "−0.021"]
+    assert tab.locator("#compared .flipped img").count() == len(other["flipped"])
+    by_other = tab.locator("#compared details >> nth=0").locator(".flipped").all_text_contents()
+    assert len(by_other) == sum(one["found_by"] == "other" for one in other["flipped"])
+    assert all("no detection here, score 0.90 there" in text for text in by_other)
 
 
 def test_all_of_it_is_reached_by_the_tab_key(opened):

@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from decimal import ROUND_HALF_UP, Decimal
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,13 @@ KINDS = {
 }
 
 
-def page(findings: dict[str, Any], thumbnails: Sequence[bytes]) -> str:
+def page(findings: dict[str, Any], thumbnails: Sequence[bytes], flipped: Sequence[bytes] = ()) -> str:
     """The page of ``findings`` (the content of ``report.json``).
 
     Args:
         thumbnails: a JPEG of each of ``findings["errors"]`` in their order; b"" or nothing where there is none. What it
             shows of the image, xyxy in pixels, is the error's "crop".
+        flipped: likewise of the "flipped" objects of all "others" of ``findings["comparison"]``.
     """
     operating, counts = findings["operating_point"], findings["all"]
     confusions = _confusions(findings)
@@ -62,6 +64,7 @@ def page(findings: dict[str, Any], thumbnails: Sequence[bytes]) -> str:
         "matrix": _matrix(findings, confusions),
         "confusions": confusions[:CONFUSIONS],
         "cards": _cards(findings["errors"], thumbnails),
+        "others": _others(findings.get("comparison"), flipped),
         "pictured_classes": _pictured_classes(findings["errors"]),
         "tide_bars": svg.bars(
             "AP50 that fixing each kind of error would give",
@@ -77,7 +80,7 @@ def page(findings: dict[str, Any], thumbnails: Sequence[bytes]) -> str:
         "training_charts": _training_charts(findings["training"]),
         "data": {
             "all": [counts["objects"], counts["reported"], counts["right"]],
-            "classes": [[row["boxes"], row["reported"], row["right"]] for row in findings["classes"]],
+            "classes": [[row["objects"], row["reported"], row["right"]] for row in findings["classes"]],
         },
     }
     return render("report.html.j2", values)
@@ -110,6 +113,7 @@ def _environment() -> Environment:
         "path": lambda text: escape(_visible(text)).replace("/", Markup("/<wbr>")),
         "plain": lambda value: json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value,
         "bar": _bar,
+        "signed": lambda value: None if value is None else f"{value:+.3f}".replace("-", "−"),
     }
     environment.filters |= filters
     return environment
@@ -162,8 +166,7 @@ def _share(part: float, whole: float) -> float | None:
 
 def _at_threshold(counts: dict[str, Any], index: int) -> dict[str, Any]:
     """Of a class or of all classes at threshold ``index`` / 100."""
-    objects = counts["objects"] if "objects" in counts else counts["boxes"]
-    reported, right = counts["reported"][index], counts["right"][index]
+    objects, reported, right = counts["objects"], counts["reported"][index], counts["right"][index]
     return {
         "precision": _share(right, reported),
         "recall": _share(right, objects),
@@ -198,7 +201,7 @@ def _curves(classes: Sequence[dict[str, Any]], start: int) -> list[dict[str, Any
     """Of each class that has objects, the worst first."""
     rows = []
     for index, row in enumerate(classes):
-        if not row["boxes"]:
+        if not row["objects"]:
             continue
         at = _at_threshold(row, start)
         point = None if at["precision"] is None else (at["recall"], at["precision"])
@@ -256,26 +259,43 @@ def _matrix(findings: dict[str, Any], confusions: Sequence[dict[str, Any]]) -> d
 
 def _cards(errors: Sequence[dict[str, Any]], thumbnails: Sequence[bytes]) -> list[dict[str, Any]]:
     cards = []
-    for index, error in enumerate(errors):
-        picture = thumbnails[index] if index < len(thumbnails) else b""
-        left, top, right, bottom = error.get("crop") or (0, 0, 0, 0)
-        rectangles = [
-            (kind, *(round(number, 1) for number in (box[0], box[1], box[2] - box[0], box[3] - box[1])))
-            for kind, box in (("labelled", error["box"]), ("detected", error["found_box"]))
-            if box is not None and right > left and bottom > top
-        ]
+    for error, picture in zip_longest(errors, thumbnails[: len(errors)], fillvalue=b""):
         size = error["size"]
-        cards.append(
-            error
-            | {
-                "picture": base64.b64encode(picture).decode() if picture else None,
-                "view": f"{left:g} {top:g} {right - left:g} {bottom - top:g}",
-                "rectangles": rectangles,
-                "extent": "small" if size < SMALL else "large" if size > LARGE else "medium",
-                "at": "" if error["cell"] is None else "{},{}".format(*error["cell"]),
-            }
-        )
+        extent = "small" if size < SMALL else "large" if size > LARGE else "medium"
+        at = "" if error["cell"] is None else "{},{}".format(*error["cell"])
+        cards.append(error | _framed(error, picture) | {"extent": extent, "at": at})
     return cards
+
+
+def _framed(row: dict[str, Any], picture: bytes) -> dict[str, Any]:
+    """A picture as text, and the boxes to be drawn over it in pixels of the image."""
+    left, top, right, bottom = row.get("crop") or (0, 0, 0, 0)
+    rectangles = [
+        (kind, *(round(number, 1) for number in (box[0], box[1], box[2] - box[0], box[3] - box[1])))
+        for kind, box in (("labelled", row["box"]), ("detected", row.get("found_box")))
+        if box is not None and right > left and bottom > top
+    ]
+    return {
+        "picture": base64.b64encode(picture).decode() or None,
+        "view": f"{left:g} {top:g} {right - left:g} {bottom - top:g}",
+        "rectangles": rectangles,
+    }
+
+
+def _others(comparison: dict[str, Any] | None, pictures: Sequence[bytes]) -> list[dict[str, Any]]:
+    """The other models of a comparison, classes with the greatest difference first."""
+    others, left = [], iter(pictures)
+    for other in comparison["others"] if comparison else ():
+        classes = [row | {"difference": _difference(row["AP"])} for row in other["classes"]]
+        classes.sort(key=lambda row: -abs(row["difference"] or 0))
+        flipped = [row | _framed(row, next(left, b"")) for row in other["flipped"]]
+        others.append(other | {"classes": classes, "flipped": flipped})
+    return others
+
+
+def _difference(pair: Sequence[float | None]) -> float | None:
+    first, other = pair
+    return None if first is None or other is None else other - first
 
 
 def _training_charts(training: dict[str, Any] | None) -> list[tuple[str, Markup]]:

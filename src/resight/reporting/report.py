@@ -26,7 +26,7 @@ from .findings import Run, findings
 from .gallery import pictures
 from .page import page
 
-MARK = b'<meta name="generator" content="Resight">'  # in the head of a page that may be replaced
+MARK = b'<meta name="generator" content="resight report">'  # in the head of a page that may be replaced
 SUSPECTS = ("kind", "file", "group", "xmin", "ymin", "xmax", "ymax", "label", "detected", "score", "iou")
 
 

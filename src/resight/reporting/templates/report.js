@@ -7,7 +7,7 @@
   // Tables that sort: what is no number comes last, whichever way.
   const key = (row, column) => {
     const text = row.cells[column].textContent.trim();
-    const number = parseFloat(text);
+    const number = parseFloat(text.replace("−", "-"));
     return text === "–" ? null : Number.isNaN(number) || column === 0 ? text : number;
   };
   const compare = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b)));
