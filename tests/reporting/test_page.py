@@ -87,7 +87,7 @@ def test_no_name_is_more_than_a_text(opened):
     names = tab.eval_on_selector_all("#classes tbody th", "all => all.map(one => one.textContent)")
     assert names == [shown(row["name"]) for row in findings["classes"]]
     assert tab.title() == shown(f"{made_up.HOSTILE[0]}, {made_up.HOSTILE[0]}: where the detector fails")
-    files = tab.eval_on_selector_all(".card p:last-child bdi:first-child", "all => all.map(one => one.textContent)")
+    files = tab.eval_on_selector_all(".card .file", "all => all.map(one => one.textContent)")
     assert files == [shown(one["file"]) for one in findings["errors"]]
     options = tab.eval_on_selector_all("#errors select:first-child option", "all => all.map(o => [o.value, o.text])")
     assert {(value, text) for value, text in options if value.isdigit()} >= {("0", shown(made_up.HOSTILE[0]))}

@@ -110,7 +110,7 @@ def _environment() -> Environment:
         "percent": lambda share: None if share is None else f"{100 * share:.0f} %",
         "json": _json,
         "code": _code,
-        "path": lambda text: escape(_visible(text)).replace("/", Markup("/<wbr>")),
+        "path": _path,
         "plain": lambda value: json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value,
         "bar": _bar,
         "signed": lambda value: None if value is None else f"{value:+.3f}".replace("-", "−"),
@@ -152,6 +152,11 @@ def _code(text: str) -> Markup:
     """`Quoted` parts set as code."""
     parts = [escape(_visible(part)) for part in text.split("`")]
     return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else p for i, p in enumerate(parts))
+
+
+def _path(text: str) -> Markup:
+    """May be broken where a path has its parts."""
+    return Markup("<wbr>").join(re.split("(?<=/)", _visible(text)))
 
 
 def _bar(share: float | None) -> Markup:

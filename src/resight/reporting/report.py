@@ -85,10 +85,11 @@ def write_report(evaluations: list[SavedEvaluation], folders: list[Path], path: 
     if len(evaluations) > 1:
         content["comparison"] = compare(evaluations, [str(one) for one in folders])
     records, notes = _records(first, folder)
-    shown, problems = pictures(content["errors"], first, records)
+    flipped = [row for other in content.get("comparison", {"others": []})["others"] for row in other["flipped"]]
+    shown, problems = pictures([*content["errors"], *flipped], first, records)
     if problems:
         notes.append(f"{counted(len(problems), 'image')} cannot be shown: {listed(problems, 3)}")
-    write_text(path, page(content, shown))
+    write_text(path, page(content, shown[: len(content["errors"])], shown[len(content["errors"]) :]))
     write_text(path.with_suffix(".json"), json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     write_text(path.with_name("suspects.csv"), _csv(content["suspects"], first.classes))
     return Report(content, str(path), notes)
