@@ -42,6 +42,14 @@ def test_a_chart_is_a_file_that_says_in_words_what_it_shows(chart):
     assert not list(root.iter(SPACE + "script")) and all(node.get("href") is None for node in root.iter())
 
 
+def test_what_xml_has_no_character_for_is_written_out():
+    name = "a\0b\x1b\ud800\u202e"
+    chart = svg.pr_curve(name, name, [1.0] * 101)
+    shown = "a\\u0000b\\u001b\\ud800\\u202e"
+    assert [ElementTree.fromstring(chart)[number].text for number in (0, 1)] == [shown, shown]
+    assert svg.visible("naïve 名前\n\tשם") == "naïve 名前\n\tשם"
+
+
 def test_a_line_goes_through_its_points_and_has_gaps():
     points = [(0, 0), (2, 0.5), (4, None), (6, 1), (8, 0)]
     chart = svg.line_chart("t", "d", {"a": points}, Axis("x", 0, 8), Axis("y"))

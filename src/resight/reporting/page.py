@@ -5,11 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import re
-import unicodedata
 from collections.abc import Callable, Sequence
 from decimal import ROUND_HALF_UP, Decimal
 from functools import cache
-from itertools import zip_longest
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from . import svg
+from .charts import at_threshold, curves, operating_index, reliability, thresholds, tide, training_charts
 
 MOST_CONFUSED = 14  # classes that the confusion matrix shows
 CONFUSIONS = 50  # pairs of classes that are listed
@@ -48,36 +48,28 @@ def page(findings: dict[str, Any], thumbnails: Sequence[bytes], flipped: Sequenc
             shows of the image, xyxy in pixels, is the error's "crop".
         flipped: likewise of the "flipped" objects of all "others" of ``findings["comparison"]``.
     """
-    operating, counts = findings["operating_point"], findings["all"]
+    counts = findings["all"]
     confusions = _confusions(findings)
-    start = round(100 * (0.5 if operating["score"] is None else operating["score"]))
+    start = operating_index(findings)
     values = {
         **findings,
         "start": start,
         "headlines": HEADLINES,
         "kinds": KINDS,
-        "rates": _rates(counts),
+        "rates": thresholds(counts, start),
         "rows": [_class_row(row, start) for row in findings["classes"]],
-        "total": _at_threshold(counts, start),
-        "curves": _curves(findings["classes"], start),
+        "total": at_threshold(counts, start),
+        "curves": curves(findings["classes"], start),
         "first_curves": FIRST_CURVES,
         "matrix": _matrix(findings, confusions),
         "confusions": confusions[:CONFUSIONS],
         "cards": _cards(findings["errors"], thumbnails),
         "others": _others(findings.get("comparison"), flipped),
         "pictured_classes": _pictured_classes(findings["errors"]),
-        "tide_bars": svg.bars(
-            "AP50 that fixing each kind of error would give",
-            "The same numbers are in the table beside.",
-            [(one["kind"], one["gain"], f"{one['gain']:+.3f}") for one in findings["tide"]["errors"]],
-        ),
-        "reliability": svg.reliability_curve(
-            "Share of detections that are right, by their score",
-            "The same numbers are in the table beside; the dashed line is where scores are probabilities.",
-            [(one["score"], one["right"], one["count"]) for one in findings["calibration"]["bins"]],
-        ),
+        "tide_bars": tide(findings["tide"]["errors"]),
+        "reliability": reliability(findings["calibration"]["bins"]),
         "most_suspects": SUSPECTS,
-        "training_charts": _training_charts(findings["training"]),
+        "training_charts": training_charts(findings["training"]),
         "data": {
             "all": [counts["objects"], counts["reported"], counts["right"]],
             "classes": [[row["objects"], row["reported"], row["right"]] for row in findings["classes"]],
@@ -123,18 +115,7 @@ def _shown(value: Any) -> Any:
     """What is not there as a dash, and characters that are not seen, or turn the text around, made visible."""
     if value is None:
         return "–"
-    return value if isinstance(value, Markup) or not isinstance(value, str) else _visible(value)
-
-
-def _visible(text: str) -> str:
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(
-        f"\\u{ord(character):04x}"
-        if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character not in "\n\t"
-        else character
-        for character in text
-    )
+    return value if isinstance(value, Markup) or not isinstance(value, str) else svg.visible(value)
 
 
 def _decimal(value: float | None, digits: int = 3) -> str | None:
@@ -150,13 +131,13 @@ def _json(value: Any) -> Markup:
 
 def _code(text: str) -> Markup:
     """`Quoted` parts set as code."""
-    parts = [escape(_visible(part)) for part in text.split("`")]
+    parts = [escape(svg.visible(part)) for part in text.split("`")]
     return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else p for i, p in enumerate(parts))
 
 
 def _path(text: str) -> Markup:
     """May be broken where a path has its parts."""
-    return Markup("<wbr>").join(re.split("(?<=/)", _visible(text)))
+    return Markup("<wbr>").join(re.split("(?<=/)", svg.visible(text)))
 
 
 def _bar(share: float | None) -> Markup:
@@ -165,57 +146,10 @@ def _bar(share: float | None) -> Markup:
     return Markup('<span class="bar" aria-hidden="true"><span style="width:{}%"></span></span>').format(width)
 
 
-def _share(part: float, whole: float) -> float | None:
-    return part / whole if whole else None
-
-
-def _at_threshold(counts: dict[str, Any], index: int) -> dict[str, Any]:
-    """Of a class or of all classes at threshold ``index`` / 100."""
-    objects, reported, right = counts["objects"], counts["reported"][index], counts["right"][index]
-    return {
-        "precision": _share(right, reported),
-        "recall": _share(right, objects),
-        "f1": _share(2 * right, reported + objects),
-        "found": right,
-        "missed": objects - right,
-        "wrong": reported - right,
-    }
-
-
 def _class_row(row: dict[str, Any], start: int) -> dict[str, Any]:
     return {key: row[key] for key in ("name", "AP", "AP50", "AP75", "boxes", "images", "best_score")} | {
-        "at": _at_threshold(row, start)
+        "at": at_threshold(row, start)
     }
-
-
-def _rates(counts: dict[str, Any]) -> Markup:
-    at = [_at_threshold(counts, index) for index in range(101)]
-    lines = {key: [(i / 100, row[key]) for i, row in enumerate(at)] for key in ("precision", "recall")}
-    lines["F1"] = [(i / 100, row["f1"]) for i, row in enumerate(at)]
-    return svg.line_chart(
-        "Precision, recall and F1 of all classes by score threshold",
-        "The same numbers are in the text above at the threshold that is set.",
-        lines,
-        svg.Axis("score threshold"),
-        svg.Axis(""),
-        cursor=0.0,
-    )
-
-
-def _curves(classes: Sequence[dict[str, Any]], start: int) -> list[dict[str, Any]]:
-    """Of each class that has objects, the worst first."""
-    rows = []
-    for index, row in enumerate(classes):
-        if not row["objects"]:
-            continue
-        at = _at_threshold(row, start)
-        point = None if at["precision"] is None else (at["recall"], at["precision"])
-        best = max((i for i, value in enumerate(row["precision"]) if value), default=0) / 100
-        says = f"AP50 {_decimal(row['AP50'])}. Precision is above 0 up to a recall of {best:.2f}."
-        title = f"Precision by recall of {_visible(row['name'])}"
-        chart = svg.pr_curve(title, says, row["precision"], point)
-        rows.append({"index": index, "name": row["name"], "AP50": row["AP50"], "svg": chart})
-    return sorted(rows, key=lambda row: row["AP50"] or 0)
 
 
 def _pictured(findings: dict[str, Any]) -> set[tuple[int, int]]:
@@ -264,7 +198,7 @@ def _matrix(findings: dict[str, Any], confusions: Sequence[dict[str, Any]]) -> d
 
 def _cards(errors: Sequence[dict[str, Any]], thumbnails: Sequence[bytes]) -> list[dict[str, Any]]:
     cards = []
-    for error, picture in zip_longest(errors, thumbnails[: len(errors)], fillvalue=b""):
+    for error, picture in zip(errors, chain(thumbnails, repeat(b"")), strict=False):
         size = error["size"]
         extent = "small" if size < SMALL else "large" if size > LARGE else "medium"
         at = "" if error["cell"] is None else "{},{}".format(*error["cell"])
@@ -301,17 +235,3 @@ def _others(comparison: dict[str, Any] | None, pictures: Sequence[bytes]) -> lis
 def _difference(pair: Sequence[float | None]) -> float | None:
     first, other = pair
     return None if first is None or other is None else other - first
-
-
-def _training_charts(training: dict[str, Any] | None) -> list[tuple[str, Markup]]:
-    charts = []
-    for name, points in (training or {"series": {}})["series"].items():
-        known = [(step, value) for step, value in points if value is not None]
-        if not known:
-            continue
-        steps, values = zip(*known, strict=True)
-        says = f"From {svg.number(values[0])} at step {steps[0]} to {svg.number(values[-1])} at step {steps[-1]}."
-        title = f"{_visible(name)} by training step"
-        chart = svg.line_chart(title, says, {name: points}, svg.Axis.around("step", steps), svg.Axis.around("", values))
-        charts.append((name, chart))
-    return charts

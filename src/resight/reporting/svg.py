@@ -4,6 +4,7 @@ in a file of its own."""
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -161,12 +162,24 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{round(value, 10):.4g}"
 
 
+def visible(text: str) -> str:
+    """``text`` with the characters written out that are not seen, or turn the text around."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        f"\\u{ord(character):04x}"
+        if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character not in "\n\t"
+        else character
+        for character in text
+    )
+
+
 def _picture(title: str, describes: str, plot: _Plot, parts: Sequence[str]) -> Markup:
     (left, bottom), (right, top) = plot.at(plot.x.low, plot.y.low), plot.at(plot.x.high, plot.y.high)
     return Markup(
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 {plot.width} {plot.height}"'
         f' data-plot="{left:g} {right:g} {bottom:g} {top:g}" font-family="system-ui, sans-serif" font-size="11">'
-        f"<title>{escape(title)}</title><desc>{escape(describes)}</desc>{''.join(parts)}</svg>"
+        f"<title>{escape(visible(title))}</title><desc>{escape(visible(describes))}</desc>{''.join(parts)}</svg>"
     )
 
 
@@ -179,4 +192,4 @@ def _line(path: str, index: int) -> str:
 
 
 def _text(x: float, y: float, text: str, anchor: str = "start", more: str = "") -> str:
-    return f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" fill="{GREY}"{more}>{escape(text)}</text>'
+    return f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" fill="{GREY}"{more}>{escape(visible(text))}</text>'
