@@ -113,6 +113,18 @@ def dialect_of(model: ModelConfig) -> Dialect:
     return fpn
 
 
+def anchors_for(model: ModelConfig, sizes: np.ndarray, centers: np.ndarray) -> AnchorSettings:
+    """The anchors that a training of ``model`` begins with: its own, or those fitted to the training boxes, whose sizes
+    ``[N, 2]`` (width, height) and centres ``[N, 2]`` are in pixels of the network's input."""
+    from .detection.anchors import fit_anchors
+
+    dialect = dialect_of(model)
+    own = dialect.default_anchors(model)
+    if not dialect.fits_anchors(model):
+        return own
+    return fit_anchors(sizes, centers, dialect.level_strides(model), per_level=len(own.sizes[0]))
+
+
 def left_by_tfod(path: Path) -> TfodModel | None:
     """The checkpoint that TFOD left at ``path``, with its configuration where that is there; None for anything else."""
     name = path.name.removesuffix(".index")

@@ -166,8 +166,8 @@ def show(
 ) -> None:
     """Draws pictures with their boxes, as stored or as training sees them."""
     options = _without(locals(), "data", "out")
-    from ..commands.check import holds_records
     from ..commands.show import show_data
+    from ..datasets.formats import holds_records
     from ..dialect import load_settings
 
     written = show_data(data, out, **options | {"config": load_settings(config, data) if config else None})

@@ -14,15 +14,13 @@ from ..arguments import check_types
 from ..config.defaults import Exif
 from ..config.most_detections import MostDetections
 from ..config.tree import Config, ModelConfig
-from ..datasets.formats import Source, read_source, recognised, tfrecord
-from ..datasets.formats.dataset_dir import DatasetDir
+from ..datasets.formats import Source, open_data
 from ..datasets.inspect import Inspection
 from ..datasets.near_duplicates import group_near_duplicates
+from ..datasets.split import leaks
 from ..datasets.summary import findings, inspect_all, table
-from ..dialect import dialect_of, load_config
+from ..dialect import anchors_for, dialect_of, load_config
 from ..errors import Problem, counted, listed
-from ..io.object_store import is_remote
-from ..records.reader import Records, open_configured
 from ..types import SPLITS, Annotation
 
 _LEAKED = "Scores will be optimistic where test images are related to training images: data build --split group."
@@ -125,22 +123,6 @@ def _findings(source: Source, path: str, stored: bool, exif: str, model: ModelCo
     yield from _leakage(images, [found.hash for found in inspections])
 
 
-def open_data(path: str | os.PathLike[str], format: str, config: Config) -> tuple[Source, Records | None]:
-    """Opens what the command line calls DATA: a source, or a records folder, then both as a source and as records.
-    Damaged records are left out and listed in ``Source.problems``. Raises as ``open_records`` and ``read_source``."""
-    if not holds_records(path, format):
-        return read_source(path, format), None
-    records = open_configured(config.data.model_copy(update={"path": os.fspath(path), "on_bad_record": "skip"}))
-    return tfrecord.of_records(records, os.fspath(path)), records
-
-
-def holds_records(path: str | os.PathLike[str], format: str = "auto") -> bool:
-    """Whether DATA is records, and not a source."""
-    if format != "auto" or is_remote(path):  # only records are read from a store
-        return format in ("auto", tfrecord.NAME)
-    return recognised(DatasetDir.of(path)).keys() == {tfrecord.NAME}
-
-
 def _remarks(annotation: Annotation, found: Inspection, stored: bool) -> Iterator[Problem]:
     """What ``build_data`` does not mind."""
     where, name = annotation.place, annotation.filename
@@ -177,15 +159,11 @@ def reachable(model: ModelConfig, images: np.ndarray, boxes: np.ndarray) -> np.n
     """``[N]`` the best IoU that an anchor has with each of the boxes ``[N, 4]`` (xyxy pixels) in images of the sizes
     ``[N, 2]`` (width, height): of the model's own anchors, or of those fitted to these boxes, as training does it."""
     # Torch comes with these, so not before there are boxes to compare.
-    from ..detection.anchors import fit_anchors, reachable_iou
+    from ..detection.anchors import reachable_iou
     from ..input.target import to_input_frame
 
     sizes, centers = to_input_frame(boxes, images, model)
-    dialect = dialect_of(model)
-    anchors, strides = dialect.default_anchors(model), dialect.level_strides(model)
-    if dialect.fits_anchors(model):
-        anchors = fit_anchors(sizes, centers, strides, per_level=len(anchors.sizes[0]))
-    return reachable_iou(sizes, centers, anchors, strides)
+    return reachable_iou(sizes, centers, anchors_for(model, sizes, centers), dialect_of(model).level_strides(model))
 
 
 def _crowded(images: Sequence[Annotation], most: MostDetections) -> Iterator[Problem]:
@@ -215,16 +193,12 @@ def _leakage(images: Sequence[Annotation], hashes: Sequence[int | None]) -> Iter
         "leakage_group": ([image.group or None for image in images], "is of the same group as"),
         "leakage_near_duplicate": (group_near_duplicates(hashes).tolist(), "looks the same as"),
     }
+    splits = [image.split for image in images]
     for kind, (groups, relation) in by_reason.items():
-        first: dict[object, Annotation] = {}
-        for part in SPLITS:
-            members = [(group, image) for group, image in zip(groups, images, strict=True) if image.split == part]
-            for group, image in members:
-                if group is not None and (other := first.get(group)):
-                    message = f"{part} image {image.filename} {relation} {other.split} image {other.filename}"
-                    yield Problem("warning", kind, image.place, message)
-            for group, image in members:
-                first.setdefault(group, image)
+        for at, earlier in leaks(splits, groups):
+            image, other = images[at], images[earlier]
+            message = f"{image.split} image {image.filename} {relation} {other.split} image {other.filename}"
+            yield Problem("warning", kind, image.place, message)
 
 
 def _one_sided_classes(counts: dict[str, Any]) -> Iterator[Problem]:

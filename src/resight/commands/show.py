@@ -19,7 +19,7 @@ from ..arguments import check_types
 from ..config.defaults import Exif
 from ..config.tree import Config
 from ..datasets.exif import shown_boxes
-from ..datasets.formats import Source
+from ..datasets.formats import Source, open_data
 from ..datasets.summary import inspect_all
 from ..dialect import load_config
 from ..drawing import draw, save_picture
@@ -31,7 +31,6 @@ from ..io.outputs import atomic_folder, check_output
 from ..io.progress import track
 from ..records.reader import Records, RecordSplit
 from ..types import Annotation, named_split
-from .check import open_data
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import re
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
@@ -218,6 +218,19 @@ def _leakage(
     by_near = {i for i in tested if near and near[i] in known_near}
     share = len(by_track | by_near) / len(tested) if tested else 0.0
     return share, {"track": len(by_track), "near_duplicate": len(by_near)}
+
+
+def leaks(splits: Sequence[str | None], groups: Sequence[object]) -> Iterator[tuple[int, int]]:
+    """``(image, other)`` for each image of val and test of whose group there is one in an earlier split, the first of
+    which is ``other``. ``groups`` has a key an image, None for none."""
+    first: dict[object, int] = {}
+    for part in SPLITS:
+        members = [(group, at) for at, (group, split) in enumerate(zip(groups, splits, strict=True)) if split == part]
+        for group, at in members:
+            if group is not None and group in first:
+                yield at, first[group]
+        for group, at in members:
+            first.setdefault(group, at)
 
 
 def _boxes(items: Iterable[Annotation], split: str) -> dict[str, int]:

@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from ...config.tree import Config
 from ...errors import ResightError, counted, listed, nearest
 from ...io.misplaced import meant
+from ...io.object_store import is_remote
 from ...label_map import LabelMap
+from ...records.reader import Records, open_configured
 from . import coco, csv_table, cvat, labelme, labelstudio, lisa, tfrecord, voc, yolo
 from .dataset_dir import DatasetDir
 from .source import Source
 
-__all__ = ["FORMATS", "Format", "Source", "read_source", "recognised"]
+__all__ = ["FORMATS", "Format", "Source", "holds_records", "open_data", "open_stored", "read_source", "recognised"]
 
 
 class Format(Protocol):
@@ -64,6 +67,27 @@ def read_source(
     name, evidence = found.popitem()
     source = tfrecord.read(tree, classes, labels) if name == tfrecord.NAME else by_name[name].read(tree, classes)
     return replace(source, note=evidence)
+
+
+def open_data(path: str | os.PathLike[str], format: str, config: Config) -> tuple[Source, Records | None]:
+    """Opens what the command line calls DATA: a source, or a records folder, then both as a source and as records.
+    Damaged records are left out and listed in ``Source.problems``. Raises as ``open_records`` and ``read_source``."""
+    if not holds_records(path, format):
+        return read_source(path, format), None
+    records = open_stored(path, config)
+    return tfrecord.of_records(records, os.fspath(path)), records
+
+
+def open_stored(path: str | os.PathLike[str], config: Config) -> Records:
+    """The records of a folder, damaged ones left out and listed in ``Records.problems``."""
+    return open_configured(config.data.model_copy(update={"path": os.fspath(path), "on_bad_record": "skip"}))
+
+
+def holds_records(path: str | os.PathLike[str], format: str = "auto") -> bool:
+    """Whether DATA is records, and not a source."""
+    if format != "auto" or is_remote(path):  # only records are read from a store
+        return format in ("auto", tfrecord.NAME)
+    return recognised(DatasetDir.of(path)).keys() == {tfrecord.NAME}
 
 
 def recognised(tree: DatasetDir, formats: Sequence[Format] = FORMATS) -> dict[str, str]:
