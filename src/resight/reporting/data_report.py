@@ -1,0 +1,301 @@
+"""What a data set is made of, and what of it is worth a look: numbers, and the page that shows them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .._version import __version__
+from ..arguments import check_types
+from ..config.defaults import Exif
+from ..config.tree import Config, ModelConfig
+from ..datasets.near_duplicates import group_near_duplicates
+from ..datasets.split import leaks
+from ..dialect import anchors_for, dialect_of, load_config
+from ..errors import counted
+from ..io.outputs import check_file, write_text
+from .data_columns import DataColumns, read_columns
+from .data_suspects import find_suspects, table
+
+VERSION = 1
+MOST_COMPARED = 5_000  # images among which near-duplicates are looked for unasked: all of them are decoded for it
+SIDES = (0, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # pixels at the network
+ASPECTS = (0, 0.125, 0.25, 0.5, 0.8, 1.25, 2, 4, 8)  # width / height
+CROWDING = (0, 1, 2, 3, 4, 5, 10, 20, 50, 100)  # boxes an image
+GRID = 16  # cells of the map of positions, each way
+SMALL, LARGE = 32**2, 96**2  # square pixels, COCO's
+RARE = 20  # boxes of a class: with fewer a detector hardly learns it
+_CSV = ("kind", "file", "split", "label", "box", "other_file", "other_label", "other_box", "measure", "text", "place")
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What ``report_data`` found and wrote; ``numbers`` is the content of the JSON file."""
+
+    path: str
+    files: tuple[str, ...]
+    numbers: dict[str, Any]
+
+    def text(self) -> str:
+        """For people: the sentence, and what is worth a look by kind."""
+        leaked = Counter(pair["kind"] for pair in self.numbers["leakage"]["pairs"])
+        kinds = Counter(suspect["kind"] for suspect in self.numbers["suspects"])
+        lines = [self.numbers["sentence"]]
+        lines += [f"{count:>7,}  leaked into {'val or test'}: {kind}" for kind, count in leaked.items()]
+        return "\n".join([*lines, *(f"{count:>7,}  {kind}" for kind, count in kinds.items())])
+
+
+def report_data(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str] = "data-report.html",
+    *,
+    format: str = "auto",
+    exif: Exif = "auto",
+    duplicates: bool = False,
+    config: Config | None = None,
+    force: bool = False,
+) -> DataReport:
+    """Writes one HTML page on a data set, its numbers beside it as JSON, and suspicious labels as CSV.
+
+    Args:
+        path: annotated images in any format, or a records folder.
+        out: the page; the other files have its name with ``.json`` and ``-suspects.csv``.
+        format: the source's format, or "auto".
+        exif: the frame of the boxes of rotated images, as in ``write_records``.
+        duplicates: look for near-duplicates however many images there are; all are decoded for it.
+        config: its model and image size are those that boxes and anchors are compared at; by default the default
+            configuration.
+        force: replace an earlier report.
+
+    Raises:
+        ResightError: the data cannot be read, holds no image, or a file cannot be written.
+    """
+    check_types(locals(), report_data)
+    from .data_page import data_page, is_ours  # Jinja2 comes with it
+
+    out = Path(out)
+    beside = out.with_suffix(".json"), out.with_name(f"{out.stem}-suspects.csv")
+    check_file(out, force, is_ours)
+    for file in beside:
+        check_file(file, force)
+    config = config or load_config()
+    data = read_columns(path, format, exif, config)
+    numbers = describe(data, os.fspath(path), config.model, duplicates or len(data) <= MOST_COMPARED)
+    page = data_page(numbers, data)
+    write_text(beside[0], json.dumps(numbers, indent=1))
+    write_text(beside[1], _csv(numbers["suspects"]))
+    write_text(out, page)
+    return DataReport(os.fspath(path), tuple(map(str, (out, *beside))), numbers)
+
+
+def describe(data: DataColumns, path: str, model: ModelConfig, duplicates: bool) -> dict[str, Any]:
+    """Everything that the page shows, in plain values. Crowds count as boxes, and in nothing that measures boxes."""
+    near = group_near_duplicates(data.fingerprints()) if duplicates else None
+    ordinary = np.flatnonzero(~data.flags["crowd"])
+    network, sides, iou = _network(data, model, ordinary)
+    numbers: dict[str, Any] = {
+        "version": VERSION,
+        "resight": __version__,
+        "head": _head(data, path),
+        "left_out": [{"kind": kind, "count": count} for kind, count in (+data.left_out).most_common()],
+        "splits": _splits(data),
+        "classes": _classes(data, ordinary, sides, iou),
+        "network": network,
+        "sizes": _sizes(data, ordinary, sides, iou),
+        "aspects": _histogram(_aspects(data)[ordinary], ASPECTS),
+        "positions": _positions(data, ordinary),
+        "boxes_per_image": _histogram(np.bincount(data.image, minlength=len(data)), CROWDING),
+        "image_sizes": _image_sizes(data),
+        "groups": _groups(data),
+        "duplicates": None if near is None else _duplicates(near),
+        "leakage": _leakage(data, near),
+        "suspects": table(data, find_suspects(data, sides, near)),
+    }
+    return numbers | {"balance": _balance(numbers["classes"]), "sentence": _sentence(numbers)}
+
+
+def _head(data: DataColumns, path: str) -> dict[str, Any]:
+    flags = {name: int(flag.sum()) for name, flag in data.flags.items()}
+    amounts = {"images": len(data), "boxes": len(data.image), "classes": len(data.classes)}
+    return {"data": path, "format": data.format, **amounts, **flags}
+
+
+def _splits(data: DataColumns) -> list[dict[str, Any]]:
+    boxes = np.bincount(data.image, minlength=len(data))
+    rows = []
+    for part in data.parts:
+        images = np.array([split == part for split in data.splits], bool)
+        groups = {group for group, split in zip(data.groups, data.splits, strict=True) if split == part and group}
+        amounts = {"images": int(images.sum()), "boxes": int(boxes[images].sum())}
+        rows.append({"name": part, **amounts, "empty": int((boxes[images] == 0).sum()), "groups": len(groups)})
+    return rows
+
+
+def _classes(data: DataColumns, ordinary: np.ndarray, sides: np.ndarray, iou: np.ndarray) -> list[dict[str, Any]]:
+    """Of each class its boxes and images, in all and by split, the quartiles of its size, and what anchors reach."""
+    count, parts = len(data.classes), data.parts
+    part = np.array([parts.index(split) for split in data.splits], np.int64)
+    pairs = np.unique(data.image * max(count, 1) + data.label)
+    boxes, images = np.zeros((2, len(parts), count), np.int64)
+    np.add.at(boxes, (part[data.image], data.label), 1)
+    np.add.at(images, (part[pairs // max(count, 1)], pairs % max(count, 1)), 1)
+    order = ordinary[np.argsort(data.label[ordinary], kind="stable")]
+    starts = np.searchsorted(data.label[order], np.arange(count + 1))
+    shapes, rows = _aspects(data), []
+    for label, name in enumerate(data.classes):
+        own = order[starts[label] : starts[label + 1]]
+        by_split = [
+            {"name": split, "boxes": int(boxes[at, label]), "images": int(images[at, label])}
+            for at, split in enumerate(parts)
+        ]
+        total = {"boxes": int(boxes[:, label].sum()), "images": int(images[:, label].sum()), "splits": by_split}
+        quartiles = [round(float(q), 2) for q in np.quantile(sides[own], [0, 0.25, 0.5, 0.75, 1])] if len(own) else None
+        aspect = round(float(np.median(shapes[own])), 3) if len(own) else None
+        rows.append({"name": name, **total, "sides": quartiles, "aspect": aspect, "reached": _share(iou[own] >= 0.5)})
+    return rows
+
+
+def _network(data: DataColumns, model: ModelConfig, ordinary: np.ndarray) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """What boxes are like at the network: in words; ``[B]`` square roots of areas; ``[B]`` best IoU with an anchor, of
+    those that a training would have: the model's, or fitted to the boxes of train, or of all where there is no split."""
+    from ..detection.anchors import reachable_iou  # torch comes with these
+    from ..input.target import to_input_frame
+
+    dialect = dialect_of(model)
+    strides = dialect.level_strides(model)
+    sizes, centers = to_input_frame(data.boxes, data.sizes[data.image], model)
+    trained = np.array([split in ("train", None) for split in data.splits], bool)[data.image]
+    trained = ordinary[trained[ordinary]]
+    anchors = anchors_for(model, sizes[trained], centers[trained])
+    iou = reachable_iou(sizes, centers, anchors, strides)
+    said = {"model": model.name, "min_size": model.min_size, "max_size": model.max_size, "strides": strides}
+    said |= {"fitted": bool(dialect.fits_anchors(model)), "ratios": list(anchors.ratios)}
+    said |= {"anchors": [list(sizes) for sizes in anchors.sizes], "boxes": len(ordinary)}
+    said |= {f"reached_{least}": _share(iou[ordinary] >= least / 100) for least in (50, 70)}
+    sides = np.sqrt(sizes.prod(1))
+    return said | {"small": int((sides[ordinary] < 2 * strides[0]).sum())}, sides, iou
+
+
+def _sizes(data: DataColumns, ordinary: np.ndarray, sides: np.ndarray, iou: np.ndarray) -> dict[str, Any]:
+    """By side at the network, with the boxes of each range that an anchor reaches; and by area as COCO divides them."""
+    areas = (data.boxes[ordinary, 2:] - data.boxes[ordinary, :2]).prod(1)
+    reached = _histogram(sides[ordinary][iou[ordinary] >= 0.5], SIDES)["counts"]
+    small, large = int((areas < SMALL).sum()), int((areas > LARGE).sum())
+    coco = {"small": small, "medium": len(areas) - small - large, "large": large}
+    return {**_histogram(sides[ordinary], SIDES), "reached": reached, "coco": coco}
+
+
+def _aspects(data: DataColumns) -> np.ndarray:
+    """``[B]`` width / height."""
+    sides = data.boxes[:, 2:] - data.boxes[:, :2]
+    return sides[:, 0] / sides[:, 1]
+
+
+def _histogram(values: np.ndarray, edges: Sequence[float]) -> dict[str, Any]:
+    """How many ``values`` lie from each of the ``edges`` up to, but not at, the next one; the last has no end."""
+    at = np.searchsorted(edges, values, side="right") - 1
+    return {"edges": list(edges), "counts": np.bincount(at, minlength=len(edges)).tolist()}
+
+
+def _positions(data: DataColumns, ordinary: np.ndarray) -> list[list[int]]:
+    """The centres of boxes in each cell of a grid over the image, by row and column."""
+    centers = (data.boxes[ordinary, :2] + data.boxes[ordinary, 2:]) / 2 / data.sizes[data.image[ordinary]]
+    cells = np.clip((centers * GRID).astype(np.int64), 0, GRID - 1)
+    return np.bincount(cells[:, 1] * GRID + cells[:, 0], minlength=GRID * GRID).reshape(GRID, GRID).tolist()
+
+
+def _image_sizes(data: DataColumns) -> list[dict[str, int]]:
+    """From the most frequent on."""
+    sizes, counts = np.unique(data.sizes, axis=0, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    rows = zip(sizes[order].tolist(), counts[order].tolist(), strict=True)
+    return [{"width": width, "height": height, "images": count} for (width, height), count in rows]
+
+
+def _groups(data: DataColumns) -> dict[str, Any]:
+    """The groups, from the largest on."""
+    images = Counter(group for group in data.groups if group)
+    boxes = Counter(data.groups[image] for image in data.image.tolist())
+    parts: dict[str, set[str | None]] = {}
+    for group, split in zip(data.groups, data.splits, strict=True):
+        if group:
+            parts.setdefault(group, set()).add(split)
+    rows = [
+        {"name": name, "images": count, "boxes": boxes[name], "splits": [part for part in data.parts if part in parts[name]]}
+        for name, count in images.most_common()
+    ]
+    return {"count": len(rows), "without": len(data) - images.total(), "rows": rows}
+
+
+def _duplicates(near: np.ndarray) -> dict[str, int]:
+    members = np.bincount(near, minlength=len(near))
+    return {"compared": len(near), "sets": int((members > 1).sum()), "images": int(members[members > 1].sum())}
+
+
+def _leakage(data: DataColumns, near: np.ndarray | None) -> dict[str, Any]:
+    """Images of val and test whose group or near-duplicate is in an earlier split, each with one of these."""
+    reasons: dict[str, Sequence[object]] = {"near-duplicate": [] if near is None else near.tolist(), "group": data.groups}
+    pairs = [
+        {
+            "kind": kind,
+            "image": image,
+            "file": data.files[image],
+            "split": data.splits[image],
+            "other_image": other,
+            "other_file": data.files[other],
+            "other_split": data.splits[other],
+        }
+        for kind, groups in reasons.items()
+        for image, other in (leaks(data.splits, groups) if groups else ())
+    ]
+    return {"images": len({pair["image"] for pair in pairs}), "pairs": pairs}
+
+
+def _balance(classes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """How evenly boxes are spread over classes."""
+    counts = sorted((row["boxes"] for row in classes), reverse=True)
+    half = next((n for n, reached in enumerate(np.cumsum(counts).tolist(), 1) if 2 * reached >= sum(counts)), 0)
+    present = [count for count in counts if count]
+    return {
+        "largest": counts[0] if counts else 0,
+        "smallest": counts[-1] if counts else 0,
+        "ratio": round(present[0] / present[-1], 2) if present else None,
+        "half": half if present else 0,
+        "rare": [row["name"] for row in classes if row["boxes"] < RARE],
+    }
+
+
+def _sentence(numbers: dict[str, Any]) -> str:
+    head, empty = numbers["head"], sum(split["empty"] for split in numbers["splits"])
+    amounts = f"{counted(head['boxes'], 'box', 'boxes')} of {counted(head['classes'], 'class', 'classes')}"
+    text = f"{counted(head['images'], 'image')} with {amounts}"
+    text += f", {empty:,} of them without any box" if empty else ""
+    if (reached := numbers["network"]["reached_50"]) is not None:
+        text += f"; anchors reach {reached:.1%} of the boxes at the size of the network"
+    return f"{text}."
+
+
+def _share(flags: np.ndarray) -> float | None:
+    return round(float(flags.mean()), 6) if len(flags) else None
+
+
+def _csv(suspects: Sequence[dict[str, Any]]) -> str:
+    """A line a suspect; boxes are ``x1 y1 x2 y2``."""
+
+    def lines() -> Iterator[list[Any]]:
+        for row in suspects:
+            boxes = {key: " ".join(f"{side:g}" for side in row[key] or ()) for key in ("box", "other_box")}
+            yield [(row | boxes)[column] for column in _CSV]
+
+    out = io.StringIO()
+    csv.writer(out).writerows([_CSV, *lines()])
+    return out.getvalue()

@@ -1,0 +1,91 @@
+"""Parts of images as small JPEGs for a page, which holds no more bytes of them than it may."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from PIL import Image
+
+from ..errors import ResightError
+from ..io.progress import track
+
+log = logging.getLogger(__name__)
+BUDGET = 4_000_000  # bytes of all pictures of a page; as base64 they take a third more
+QUALITY = 75
+ASPECT = 4 / 3  # of the frames that pictures stand in
+LEAST = 48  # pixels of the height of a part: a small object is not blown up to nothing but blocks
+
+
+@dataclass(frozen=True)
+class Part:
+    """Of an image, by its number: ``crop``, xyxy in whole pixels, to be shown at most ``width`` pixels wide."""
+
+    image: int
+    crop: tuple[int, int, int, int]
+    width: int = 240
+
+
+def around(boxes: Sequence[Sequence[float]], size: tuple[int, int], context: float = 2.0) -> tuple[int, int, int, int]:
+    """What of an image of ``size`` (width, height) shows ``boxes`` (xyxy pixels) in the shape of a frame, ``context``
+    times as large where the image allows it; all of the image where there is no box. Within the image, and never
+    empty."""
+    if not boxes:
+        return 0, 0, *size
+    corners = np.array(boxes, np.float64)
+    (left, top), (right, bottom) = corners[:, :2].min(0), corners[:, 2:].max(0)
+    height = max((bottom - top) * context, (right - left) * context / ASPECT, LEAST)
+    start, end = [], []
+    for middle, length, limit in (((left + right) / 2, height * ASPECT, size[0]), ((top + bottom) / 2, height, size[1])):
+        length = min(round(length), limit)
+        start.append(min(max(round(middle - length / 2), 0), limit - length))
+        end.append(start[-1] + length)
+    return start[0], start[1], end[0], end[1]
+
+
+def thumbnails(parts: Sequence[Part], pixels: Callable[[int], np.ndarray], budget: int = BUDGET) -> list[bytes]:
+    """A JPEG of each part in their order; b"" of those of a damaged image, and from where the budget is used up.
+
+    Args:
+        pixels: gives an image ``[H, W, 3]`` uint8 RGB by its number; each is asked for once, by several threads.
+    """
+    wanted: dict[int, list[int]] = defaultdict(list)
+    for at, part in enumerate(parts):
+        wanted[part.image].append(at)
+
+    def cut(image: int) -> list[tuple[int, bytes]]:
+        try:
+            whole = pixels(image)
+        except ResightError as error:
+            log.warning("not shown: %s", error)
+            return []
+        return [(at, _jpeg(whole, parts[at])) for at in wanted[image]]
+
+    made: dict[int, bytes] = {}
+    rest = iter(track(wanted, "cutting pictures", total=len(wanted)))
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        while window := list(islice(rest, 32)):
+            for some in pool.map(cut, window):
+                made.update(some)
+    kept, used = [], 0
+    for at in range(len(parts)):
+        picture = made.get(at, b"")
+        used += len(picture)
+        kept.append(picture if used <= budget else b"")
+    return kept
+
+
+def _jpeg(image: np.ndarray, part: Part) -> bytes:
+    left, top, right, bottom = part.crop
+    picture = Image.fromarray(np.ascontiguousarray(image[top:bottom, left:right]))
+    picture.thumbnail((part.width, round(part.width / ASPECT)), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=QUALITY)
+    return out.getvalue()
