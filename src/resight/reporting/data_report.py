@@ -164,7 +164,9 @@ def _classes(data: DataColumns, ordinary: np.ndarray, sides: np.ndarray, iou: np
     return rows
 
 
-def _network(data: DataColumns, model: ModelConfig, ordinary: np.ndarray) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+def _network(
+    data: DataColumns, model: ModelConfig, ordinary: np.ndarray
+) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     """What boxes are like at the network: in words; ``[B]`` square roots of areas; ``[B]`` best IoU with an anchor, of
     those that a training would have: the model's, or fitted to the boxes of train, or of all where there is no split."""
     from ..detection.anchors import reachable_iou  # torch comes with these
@@ -230,7 +232,12 @@ def _groups(data: DataColumns) -> dict[str, Any]:
         if group:
             parts.setdefault(group, set()).add(split)
     rows = [
-        {"name": name, "images": count, "boxes": boxes[name], "splits": [part for part in data.parts if part in parts[name]]}
+        {
+            "name": name,
+            "images": count,
+            "boxes": boxes[name],
+            "splits": [part for part in data.parts if part in parts[name]],
+        }
         for name, count in images.most_common()
     ]
     return {"count": len(rows), "without": len(data) - images.total(), "rows": rows}
@@ -243,7 +250,10 @@ def _duplicates(near: np.ndarray) -> dict[str, int]:
 
 def _leakage(data: DataColumns, near: np.ndarray | None) -> dict[str, Any]:
     """Images of val and test whose group or near-duplicate is in an earlier split, each with one of these."""
-    reasons: dict[str, Sequence[object]] = {"near-duplicate": [] if near is None else near.tolist(), "group": data.groups}
+    reasons: dict[str, Sequence[object]] = {
+        "near-duplicate": [] if near is None else near.tolist(),
+        "group": data.groups,
+    }
     pairs = [
         {
             "kind": kind,
@@ -270,6 +280,7 @@ def _balance(classes: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "smallest": counts[-1] if counts else 0,
         "ratio": round(present[0] / present[-1], 2) if present else None,
         "half": half if present else 0,
+        "least": RARE,
         "rare": [row["name"] for row in classes if row["boxes"] < RARE],
     }
 

@@ -14,7 +14,12 @@ OVERLAP = 0.8  # IoU of two boxes of one class above which one of them is one to
 SAME = 0.5  # IoU, as shares of the image, from which boxes in two images that look the same are of one object
 MOST_TYPICAL = 20  # boxes that a class must have before a size can be unusual for it
 FAR_OUT = 3.0  # interquartile ranges from the quartiles (Tukey's "far out"), of the logarithm of the size
-DIFFERENT, ONCE, TWICE, SIZE = "labelled differently", "labelled in one of two", "two boxes on one object", "unusual size"
+DIFFERENT, ONCE, TWICE, SIZE = (
+    "labelled differently",
+    "labelled in one of two",
+    "two boxes on one object",
+    "unusual size",
+)
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,9 @@ def _labelled_differently(data: DataColumns, near: np.ndarray | None) -> list[Su
 
 def _of_pair(data: DataColumns, image: int, like: int, own: np.ndarray, theirs: np.ndarray) -> Iterator[Suspect]:
     """The disagreements between the boxes ``own`` of an image and ``theirs`` of its near-duplicate."""
-    overlap = pairwise_iou(data.boxes[own] / np.tile(data.sizes[image], 2), data.boxes[theirs] / np.tile(data.sizes[like], 2))
+    overlap = pairwise_iou(
+        data.boxes[own] / np.tile(data.sizes[image], 2), data.boxes[theirs] / np.tile(data.sizes[like], 2)
+    )
     same = data.label[own][:, None] == data.label[theirs]
     left, left_there = set(range(len(own))), set(range(len(theirs)))
     for allowed in (same, ~same):  # what agrees is no question, so it goes first

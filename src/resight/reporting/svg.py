@@ -157,6 +157,58 @@ def bars(title: str, describes: str, rows: Sequence[tuple[str, float, str]]) -> 
     return _picture(title, describes, plot, parts)
 
 
+def histogram(
+    title: str,
+    describes: str,
+    edges: Sequence[str],
+    counts: Sequence[int],
+    label: str,
+    solid: Sequence[int] | None = None,
+    marks: Sequence[float] = (),
+) -> Markup:
+    """A column a range, which begins at its edge.
+
+    Args:
+        solid: how much of each column is filled; the rest is an outline. None: all of it.
+        marks: pointed out below the axis, in columns from the left.
+    """
+    plot = _Plot(Axis(label, 0, max(len(counts), 1)), Axis.around("", [0, max(counts, default=0) or 1]), 400, 240)
+    (left, bottom), (right, _) = plot.at(0, 0), plot.at(plot.x.high, 0)
+    parts, lines = [_text((left + right) / 2, plot.height - 5, label, "middle")], []
+    for tick in plot.y.ticks:
+        _, at = plot.at(0, tick)
+        lines.append(f"M{left:g} {at:g}H{right:g}")
+        parts.append(_text(left - 5, at + 3.5, number(tick), "end"))
+    parts.insert(0, f'<path class="grid" d="{"".join(lines)}" stroke="{FAINT}" fill="none"/>')
+    for index, count in enumerate(counts):
+        (x, top), (end, _) = plot.at(index, count), plot.at(index + 1, 0)
+        _, filled = plot.at(0, count if solid is None else solid[index])
+        frame = f'x="{x + 1.5:g}" width="{end - x - 3:g}"'
+        parts.append(
+            f'<rect class="line-0" {frame} y="{top:g}" height="{bottom - top:g}" fill="none" stroke="{COLOURS[0]}"/>'
+            f'<rect class="fill-0" {frame} y="{filled:g}" height="{bottom - filled:g}" fill="{COLOURS[0]}"/>'
+        )
+        parts.append(_text(x, bottom + 14, edges[index], "middle"))
+    for mark in marks:
+        x, _ = plot.at(mark, 0)
+        parts.append(f'<path class="fill-1" d="M{x:g} {bottom:g}l-3.5 7h7z" fill="{COLOURS[1]}"/>')
+    return _picture(title, describes, plot, parts)
+
+
+def heat_map(title: str, describes: str, rows: Sequence[Sequence[int]]) -> Markup:
+    """A cell a number, the more opaque the larger it is; each says its number."""
+    plot = _Plot(Axis(""), Axis(""), 400, 300, 1, 1, 1, 1)
+    most, tall, wide = max(map(max, rows)) or 1, 298 / len(rows), 398 / len(rows[0])
+    parts = [f'<rect class="grid" x="1" y="1" width="398" height="298" fill="none" stroke="{FAINT}"/>']
+    for down, row in enumerate(rows):
+        for across, count in enumerate(row):
+            place = f'x="{1 + across * wide:.6g}" y="{1 + down * tall:.6g}" width="{wide:.6g}" height="{tall:.6g}"'
+            shade = f'fill="{COLOURS[0]}" fill-opacity="{count / most:.3g}"'
+            if count:
+                parts.append(f'<rect class="fill-0" {place} {shade}><title>{count}</title></rect>')
+    return _picture(title, describes, plot, parts)
+
+
 def number(value: float) -> str:
     """Short, for the side of a chart."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{round(value, 10):.4g}"

@@ -43,7 +43,10 @@ def around(boxes: Sequence[Sequence[float]], size: tuple[int, int], context: flo
     (left, top), (right, bottom) = corners[:, :2].min(0), corners[:, 2:].max(0)
     height = max((bottom - top) * context, (right - left) * context / ASPECT, LEAST)
     start, end = [], []
-    for middle, length, limit in (((left + right) / 2, height * ASPECT, size[0]), ((top + bottom) / 2, height, size[1])):
+    for middle, length, limit in (
+        ((left + right) / 2, height * ASPECT, size[0]),
+        ((top + bottom) / 2, height, size[1]),
+    ):
         length = min(round(length), limit)
         start.append(min(max(round(middle - length / 2), 0), limit - length))
         end.append(start[-1] + length)

@@ -2,7 +2,6 @@
 (() => {
   const $ = (selector, at = document) => at.querySelector(selector);
   const $$ = (selector, at = document) => [...at.querySelectorAll(selector)];
-  const data = JSON.parse($("#data").textContent);
 
   // Tables that sort: what is no number comes last, whichever way.
   const key = (row, column) => {
@@ -23,6 +22,10 @@
     });
   }
 
+  const slider = $("#threshold");
+  if (!slider) return; // the page of a data set has tables alone
+  const data = JSON.parse($("#data").textContent);
+
   // The threshold explorer. A count is [objects, reported by threshold, right by threshold].
   const share = (part, whole) => (whole ? part / whole : null);
   const at = ([objects, reported, right], index) => ({
@@ -42,7 +45,7 @@
     const [left, right, bottom, top] = svg.dataset.plot.split(" ").map(Number);
     return (x, y) => [left + x * (right - left), bottom - y * (bottom - top)];
   };
-  const slider = $("#threshold"), said = $("#advised"), cursor = $("#explore .cursor");
+  const said = $("#advised"), cursor = $("#explore .cursor");
   const classRows = $$("#explore tr[data-class]"), curves = $$("#curves li[data-class]");
   const move = () => {
     const index = Number(slider.value), text = (index / 100).toFixed(2);

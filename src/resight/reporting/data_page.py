@@ -1,0 +1,232 @@
+"""The report on a data set as one HTML page, with the pictures that its numbers speak of."""
+
+from __future__ import annotations
+
+import base64
+import math
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import ResightError
+from ..io.files import open_file
+from . import svg
+from .data_columns import DataColumns
+from .data_suspects import DIFFERENT, ONCE, SIZE, TWICE
+from .page import render
+from .thumbnails import Part, around, thumbnails
+
+EXAMPLES, MOST_EXAMPLES = 300, 6  # pictures of objects: of all classes, and of one class in one split
+SHOWN = 48  # suspects of one kind
+PAIRS = 24  # of images in two splits
+EMPTY = 12  # images without a box
+ROWS = 20  # of the tables of image sizes and groups
+EXAMPLE_WIDTH = 120  # pixels
+
+_MARK = '<meta name="generator" content="resight data report">'
+_EXPLAINED = {
+    DIFFERENT: "Two images look the same, and a box at the same place has another class in each.",
+    TWICE: "Of one class, and they overlap by an IoU of more than .8. The dashed one comes first in the file.",
+    SIZE: "Far from the sizes of most boxes of their class, by more than three interquartile ranges.",
+    ONCE: "Two images look the same, and only one of them has a box at this place.",
+}
+
+
+@dataclass
+class _Pictures:
+    """The pictures of a page: asked for in the order of their worth, cut all at once."""
+
+    data: DataColumns
+    parts: list[Part] = field(default_factory=list)
+    made: list[dict[str, Any]] = field(default_factory=list)
+
+    def of(
+        self, image: int, solid: Sequence[float] | None, dashed: Sequence[float] | None = None, width: int = 240
+    ) -> dict[str, Any]:
+        """Of an image around the boxes to be drawn, or all of it; "picture" comes with ``cut``."""
+        boxes = [box for box in (solid, dashed) if box is not None]
+        size = (int(self.data.sizes[image][0]), int(self.data.sizes[image][1]))
+        crop = left, top, right, bottom = around(boxes, size)
+        rectangles = [
+            (kind, *(round(side, 1) for side in (box[0], box[1], box[2] - box[0], box[3] - box[1])))
+            for kind, box in (("labelled", solid), ("detected", dashed))
+            if box is not None
+        ]
+        self.parts.append(Part(image, crop, width))
+        view = f"{left} {top} {right - left} {bottom - top}"
+        self.made.append({"file": self.data.files[image], "view": view, "rectangles": rectangles, "picture": None})
+        return self.made[-1]
+
+    def cut(self) -> None:
+        for one, picture in zip(self.made, thumbnails(self.parts, self.data.pixels), strict=True):
+            one["picture"] = base64.b64encode(picture).decode() or None
+
+
+def data_page(numbers: dict[str, Any], data: DataColumns) -> str:
+    """The page of ``numbers``, which are those of ``data`` (the content of the JSON file)."""
+    pictures = _Pictures(data)
+    values = {
+        **numbers,
+        "mark": _MARK,
+        "kinds": _kinds(numbers["suspects"], pictures),
+        "pairs": [_pair(row, pictures) for row in numbers["leakage"]["pairs"][:PAIRS]],
+        "empty": [pictures.of(image, None) for image in _without_boxes(data)],
+        "examples": _examples(data, pictures),
+        "charts": _charts(numbers),
+        "levels": list(zip(numbers["network"]["anchors"], numbers["network"]["strides"], strict=True)),
+        "tiles": _tiles(numbers),
+        "most_boxes": max((row["boxes"] for row in numbers["classes"]), default=0),
+        "shown": SHOWN,
+        "rows": ROWS,
+    }
+    pictures.cut()
+    return render("data.html.j2", values)
+
+
+def _tiles(numbers: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Number, what it counts, and more of it."""
+    head, reached, leaked = numbers["head"], numbers["network"]["reached_50"], numbers["leakage"]["images"]
+    by_split = ", ".join(f"{row['images']:,} {row['name']}" for row in numbers["splits"] if row["name"])
+    empty = sum(row["empty"] for row in numbers["splits"])
+    return [
+        (f"{head['images']:,}", "Images", by_split or "in no splits"),
+        (f"{head['boxes']:,}", "Boxes", f"{empty:,} images have none" if empty else "at least one in every image"),
+        (
+            f"{head['classes']:,}",
+            "Classes",
+            f"{len(numbers['balance']['rare']):,} with fewer than {numbers['balance']['least']} boxes",
+        ),
+        ("–" if reached is None else f"{reached:.1%}", "In reach of anchors", "boxes, at IoU .5 or more"),
+        (f"{len(numbers['suspects']):,}", "Label suspects", "labels that look wrong"),
+        (f"{leaked:,}", "Leaked images", "of val and test, with a relative in an earlier split"),
+    ]
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file is one that ``report_data`` wrote: its page, its numbers or its table."""
+    try:
+        with open_file(path) as file:
+            head = file.read(1000).decode("utf-8", "replace")
+    except (ResightError, OSError):
+        return False
+    return _MARK in head or re.match(r'\{\s*"version": 1,\s*"resight":|kind,file,split,label,box,', head) is not None
+
+
+def _kinds(suspects: Sequence[dict[str, Any]], pictures: _Pictures) -> list[dict[str, Any]]:
+    """The suspects of each kind there is, with how many and with the pictures of the first ones."""
+    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in suspects:
+        rows[row["kind"]].append(row)
+    return [
+        {"kind": kind, "count": len(own), "says": _EXPLAINED[kind], "cards": [_card(r, pictures) for r in own[:SHOWN]]}
+        for kind, own in rows.items()
+    ]
+
+
+def _card(row: dict[str, Any], pictures: _Pictures) -> dict[str, Any]:
+    if row["other_image"] == row["image"]:
+        shown = [pictures.of(row["image"], row["box"], row["other_box"])]
+    elif row["other_box"]:
+        shown = [pictures.of(row["image"], row["box"]), pictures.of(row["other_image"], row["other_box"])]
+    else:
+        shown = [pictures.of(row["image"], row["box"]), pictures.of(row["other_image"], None)]
+    return row | {"pictures": shown}
+
+
+def _pair(row: dict[str, Any], pictures: _Pictures) -> dict[str, Any]:
+    return row | {"pictures": [pictures.of(row["image"], None), pictures.of(row["other_image"], None)]}
+
+
+def _without_boxes(data: DataColumns) -> list[int]:
+    """Some images that have none, at equal distances: neighbours are often frames of one video."""
+    bare = np.flatnonzero(np.bincount(data.image, minlength=len(data)) == 0)
+    return bare[_spread(len(bare), EMPTY)].tolist()
+
+
+def _spread(count: int, most: int) -> np.ndarray:
+    """At most ``most`` of ``count`` places, the middles of equal stretches."""
+    most = min(count, most)
+    return ((np.arange(most) + 0.5) * count / max(most, 1)).astype(np.int64)
+
+
+def _examples(data: DataColumns, pictures: _Pictures) -> list[dict[str, Any]]:
+    """Of each class and split some objects from the smallest to the largest, as long as there is room for pictures."""
+    parts = data.parts
+    number = np.array([parts.index(split) for split in data.splits], np.int64)[data.image]
+    areas = (data.boxes[:, 2:] - data.boxes[:, :2]).prod(1)
+    order = np.lexsort((areas, number, data.label))
+    keys = (data.label * len(parts) + number)[order]
+    present, starts = np.unique(keys, return_index=True)
+    ends = np.append(starts[1:], len(keys))
+    each = min(max(EXAMPLES // max(len(present), 1), 1), MOST_EXAMPLES)
+    classes: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for key, start, end in list(zip(present.tolist(), starts.tolist(), ends.tolist(), strict=True))[:EXAMPLES]:
+        rows = order[start + _spread(end - start, each)].tolist()
+        shown = [pictures.of(int(data.image[row]), data.boxes[row].tolist(), width=EXAMPLE_WIDTH) for row in rows]
+        classes[key // len(parts)].append({"split": parts[key % len(parts)], "pictures": shown})
+    return [{"name": data.classes[label], "splits": splits} for label, splits in classes.items()]
+
+
+def _charts(numbers: dict[str, Any]) -> dict[str, Any]:
+    sizes, network = numbers["sizes"], numbers["network"]
+    first, last = _range(sizes["counts"])
+    anchors = sorted({size for level in network["anchors"] for size in level})
+    marks = [_column(size, sizes["edges"]) - first for size in anchors]
+    inside = [mark for mark in marks if 0 <= mark <= last - first]
+    side = "square root of the box's area in pixels at the network"
+    rows = numbers["positions"]
+    most = max(map(max, rows))
+    return {
+        "sizes": svg.histogram(
+            "Boxes by size at the network",
+            "Filled: an anchor overlaps them by an IoU of .5 or more. The numbers are in the table.",
+            [f"{edge:g}" for edge in sizes["edges"][first:last]],
+            sizes["counts"][first:last],
+            side,
+            solid=sizes["reached"][first:last],
+            marks=inside,
+        ),
+        "size_rows": _rows(sizes, sizes["reached"]),
+        "aspects": _chart("Boxes by aspect", numbers["aspects"], "width / height"),
+        "crowding": _chart("Images by their number of boxes", numbers["boxes_per_image"], "boxes of an image"),
+        "positions": svg.heat_map("Where boxes have their centres", f"At most {most} in one cell.", rows),
+        "most_in_cell": most,
+    }
+
+
+def _chart(title: str, histogram: dict[str, Any], label: str) -> Any:
+    first, last = _range(histogram["counts"])
+    rows = _rows(histogram)
+    says = "; ".join(f"{row['range']}: {row['count']}" for row in rows)
+    edges = [f"{edge:.4g}" for edge in histogram["edges"][first:last]]
+    return svg.histogram(title, says, edges, histogram["counts"][first:last], label)
+
+
+def _rows(histogram: dict[str, Any], reached: Sequence[int] | None = None) -> list[dict[str, Any]]:
+    """The ranges of a histogram from the first to the last that holds something."""
+    first, last = _range(histogram["counts"])
+    edges, rows = [*histogram["edges"], math.inf], []
+    for at in range(first, last):
+        end = f"up to {edges[at + 1]:g}" if edges[at + 1] < math.inf else "and more"
+        count = histogram["counts"][at]
+        share = None if reached is None or not count else reached[at] / count
+        rows.append({"range": f"{edges[at]:g} {end}", "count": count, "reached": share})
+    return rows
+
+
+def _range(counts: Sequence[int]) -> tuple[int, int]:
+    """The first column that holds something, and the one after the last."""
+    there = np.flatnonzero(counts)
+    return (int(there[0]), int(there[-1]) + 1) if len(there) else (0, 1)
+
+
+def _column(size: float, edges: Sequence[float]) -> float:
+    """Where a size lies among columns, by its logarithm within its own."""
+    at = int(np.searchsorted(edges, size, side="right")) - 1
+    low, high = max(edges[at], 1), edges[at + 1] if at + 1 < len(edges) else 2 * edges[at]
+    return at + math.log(size / low) / math.log(high / low)
