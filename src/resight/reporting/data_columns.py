@@ -16,7 +16,6 @@ from ..config.tree import Config
 from ..datasets.formats import Source, holds_records, open_stored, read_source
 from ..datasets.near_duplicates import perceptual_hash
 from ..datasets.summary import inspect_all
-from ..errors import ResightError
 from ..io.images import decode, open_image, read_bytes, upright
 from ..io.progress import track
 from ..records.example import decode_image_bytes

@@ -74,7 +74,7 @@ def data_page(numbers: dict[str, Any], data: DataColumns) -> str:
         **numbers,
         "mark": _MARK,
         "kinds": _kinds(numbers["suspects"], pictures),
-        "pairs": [_pair(row, pictures) for row in numbers["leakage"]["pairs"][:PAIRS]],
+        "pairs": [_pair(row, pictures) for row in _telling(numbers["leakage"]["pairs"])[:PAIRS]],
         "empty": [pictures.of(image, None) for image in _without_boxes(data)],
         "examples": _examples(data, pictures),
         "charts": _charts(numbers),
@@ -138,6 +138,14 @@ def _card(row: dict[str, Any], pictures: _Pictures) -> dict[str, Any]:
     return row | {"pictures": shown}
 
 
+def _telling(pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All near-duplicates, and of each group one image in each split: the others look much the same."""
+    told = {
+        (p["kind"], p["other_image"], p["split"] if p["kind"] == "group" else p["image"]): p for p in reversed(pairs)
+    }
+    return list(told.values())[::-1]
+
+
 def _pair(row: dict[str, Any], pictures: _Pictures) -> dict[str, Any]:
     return row | {"pictures": [pictures.of(row["image"], None), pictures.of(row["other_image"], None)]}
 
@@ -185,7 +193,7 @@ def _charts(numbers: dict[str, Any]) -> dict[str, Any]:
         "sizes": svg.histogram(
             "Boxes by size at the network",
             "Filled: an anchor overlaps them by an IoU of .5 or more. The numbers are in the table.",
-            [f"{edge:g}" for edge in sizes["edges"][first:last]],
+            [f"{edge:g}" for edge in sizes["edges"][first : last + 1]],
             sizes["counts"][first:last],
             side,
             solid=sizes["reached"][first:last],
@@ -193,18 +201,28 @@ def _charts(numbers: dict[str, Any]) -> dict[str, Any]:
         ),
         "size_rows": _rows(sizes, sizes["reached"]),
         "aspects": _chart("Boxes by aspect", numbers["aspects"], "width / height"),
-        "crowding": _chart("Images by their number of boxes", numbers["boxes_per_image"], "boxes of an image"),
+        "crowding": _chart("Images by their number of boxes", numbers["boxes_per_image"], "boxes of an image", True),
         "positions": svg.heat_map("Where boxes have their centres", f"At most {most} in one cell.", rows),
         "most_in_cell": most,
     }
 
 
-def _chart(title: str, histogram: dict[str, Any], label: str) -> Any:
+def _chart(title: str, histogram: dict[str, Any], label: str, whole: bool = False) -> Any:
+    """``whole``: of whole numbers, so that a range is told by its first and last."""
     first, last = _range(histogram["counts"])
     rows = _rows(histogram)
+    edges = [f"{edge:.4g}" for edge in histogram["edges"][first : last + 1]]
+    if whole:
+        ends = [*histogram["edges"], math.inf]
+        edges = [_whole(*ends[at : at + 2]) for at in range(first, last)]
     says = "; ".join(f"{row['range']}: {row['count']}" for row in rows)
-    edges = [f"{edge:.4g}" for edge in histogram["edges"][first:last]]
     return svg.histogram(title, says, edges, histogram["counts"][first:last], label)
+
+
+def _whole(first: float, end: float) -> str:
+    if end == math.inf:
+        return f"{first:g}+"
+    return f"{first:g}" if end == first + 1 else f"{first:g}–{end - 1:g}"
 
 
 def _rows(histogram: dict[str, Any], reached: Sequence[int] | None = None) -> list[dict[str, Any]]:

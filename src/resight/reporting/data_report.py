@@ -50,7 +50,7 @@ class DataReport:
         leaked = Counter(pair["kind"] for pair in self.numbers["leakage"]["pairs"])
         kinds = Counter(suspect["kind"] for suspect in self.numbers["suspects"])
         lines = [self.numbers["sentence"]]
-        lines += [f"{count:>7,}  leaked into {'val or test'}: {kind}" for kind, count in leaked.items()]
+        lines += [f"{count:>7,}  leakage into val or test: {kind}" for kind, count in leaked.items()]
         return "\n".join([*lines, *(f"{count:>7,}  {kind}" for kind, count in kinds.items())])
 
 
@@ -168,7 +168,7 @@ def _network(
     data: DataColumns, model: ModelConfig, ordinary: np.ndarray
 ) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     """What boxes are like at the network: in words; ``[B]`` square roots of areas; ``[B]`` best IoU with an anchor, of
-    those that a training would have: the model's, or fitted to the boxes of train, or of all where there is no split."""
+    a training's: the model's own, or fitted to the boxes of train, or of all where there is no split."""
     from ..detection.anchors import reachable_iou  # torch comes with these
     from ..input.target import to_input_frame
 

@@ -32,7 +32,7 @@ class Suspect:
         other: the box that speaks against it, -1 where there is none.
         other_image: the image of that, or the one in which its like is missing; its own where there is no other.
         measure: IoU with the other, or the size in pixels at the network.
-        text: what is odd about it.
+        text: what is odd about it, beginning with its class.
     """
 
     kind: str
@@ -89,7 +89,7 @@ def _of_pair(data: DataColumns, image: int, like: int, own: np.ndarray, theirs: 
     for numbers, rows, other in ((own, left, like), (theirs, left_there, image)):
         for row in sorted(rows):
             box = int(numbers[row])
-            text = f"{data.classes[data.label[box]]}: {data.files[other]} looks the same and has no box there"
+            text = f"{data.classes[data.label[box]]} here, and no box in {data.files[other]}, which looks the same"
             yield Suspect(ONCE, box, -1, other, 0.0, text)
 
 
@@ -110,7 +110,7 @@ def _twice(data: DataColumns) -> list[Suspect]:
     """Boxes with an earlier one of their class and image beneath them."""
     found = []
     for box, other, iou in sorted(overlapping(data), key=lambda row: -row[2]):
-        text = f"two boxes of {data.classes[data.label[box]]} with an IoU of {iou:.2f}"
+        text = f"{data.classes[data.label[box]]} twice: two boxes with an IoU of {iou:.2f}"
         found.append(Suspect(TWICE, box, other, int(data.image[box]), iou, text))
     return found
 
@@ -160,11 +160,11 @@ def _unusual_sizes(data: DataColumns, sides: np.ndarray) -> list[Suspect]:
         logs = np.log2(sides[rows])
         low, high = np.quantile(logs, [0.25, 0.75])
         far = np.maximum(low - logs, logs - high)
-        usual = f"half of all {data.classes[label]} are {2**low:.0f} to {2**high:.0f} px"
+        usual = f"half of its class have {2**low:.0f} to {2**high:.0f} px"
         for at in np.flatnonzero(far > max(FAR_OUT * (high - low), 1.0)).tolist():
             box = int(rows[at])
             size, image = float(sides[box]), int(data.image[box])
-            text = f"{size:.0f} px at the size of the network; {usual}"
+            text = f"{data.classes[label]} of {size:.3g} px at the size of the network, where {usual}"
             found.append((-float(far[at]), Suspect(SIZE, box, -1, image, size, text)))
     return [suspect for _, suspect in sorted(found, key=lambda row: row[0])]
 

@@ -166,9 +166,10 @@ def histogram(
     solid: Sequence[int] | None = None,
     marks: Sequence[float] = (),
 ) -> Markup:
-    """A column a range, which begins at its edge.
+    """A column a range.
 
     Args:
+        edges: where each column begins, and the last one ends; or as many as columns: what each is of.
         solid: how much of each column is filled; the rest is an outline. None: all of it.
         marks: pointed out below the axis, in columns from the left.
     """
@@ -188,7 +189,9 @@ def histogram(
             f'<rect class="line-0" {frame} y="{top:g}" height="{bottom - top:g}" fill="none" stroke="{COLOURS[0]}"/>'
             f'<rect class="fill-0" {frame} y="{filled:g}" height="{bottom - filled:g}" fill="{COLOURS[0]}"/>'
         )
-        parts.append(_text(x, bottom + 14, edges[index], "middle"))
+    shift = 0.5 if len(edges) == len(counts) else 0
+    for index, edge in enumerate(edges):
+        parts.append(_text(plot.at(index + shift, 0)[0], bottom + (18 if marks else 14), edge, "middle"))
     for mark in marks:
         x, _ = plot.at(mark, 0)
         parts.append(f'<path class="fill-1" d="M{x:g} {bottom:g}l-3.5 7h7z" fill="{COLOURS[1]}"/>')
