@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .evaluation.evaluate import evaluate as evaluate
     from .exporting.export import export as export
     from .inference.detector import load as load
+    from .reporting.data_report import report_data as report_data
     from .reporting.report import report as report
     from .training.train import train as train
     from .types import Annotation as Annotation
@@ -40,6 +41,7 @@ _HOMES = {
     "load_config": "dialect",
     "predict": "commands.predict",
     "report": "reporting.report",
+    "report_data": "reporting.data_report",
     "show_data": "commands.show",
     "train": "training.train",
     "write_records": "datasets.build",

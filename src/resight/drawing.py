@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,30 @@ def draw(
     return np.asarray(picture)
 
 
+def tile_side(count: int) -> int:
+    """Pixels of the longer side of each of ``count`` pictures in a :func:`contact_sheet`."""
+    return max(96, min(360, 6_000 // max(math.isqrt(max(count, 1) - 1) + 1, 1)))
+
+
+def contact_sheet(tiles: Sequence[tuple[str, np.ndarray]], side: int) -> np.ndarray:
+    """Pictures ``[H, W, 3]`` uint8 RGB no larger than ``side`` in rows and columns, each in the middle of its place and
+    above its name."""
+    columns = math.isqrt(len(tiles) - 1) + 1
+    rows, caption, gap = -(-len(tiles) // columns), 16, 6
+    # As high as the highest picture: places of photographs that are all wide are not square.
+    high, wide = (max(tile.shape[axis] for _, tile in tiles) for axis in (0, 1))
+    size = (columns * (wide + gap) + gap, rows * (high + caption + gap) + gap)
+    sheet = Image.new("RGB", size, (24, 27, 31))
+    canvas, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for number, (name, tile) in enumerate(tiles):
+        left = gap + number % columns * (wide + gap)
+        top = gap + number // columns * (high + caption + gap)
+        place = (left + (wide - tile.shape[1]) // 2, top + (high - tile.shape[0]) // 2)
+        sheet.paste(Image.fromarray(tile), place)
+        canvas.text((left, top + high + 1), _cut(name, font, wide), fill=(220, 224, 228), font=font)
+    return np.asarray(sheet)
+
+
 def save_picture(picture: np.ndarray, path: Path, **more: Any) -> None:
     """Writes ``[H, W, 3]`` uint8 RGB as a JPEG, smaller where a JPEG cannot be as large; ``more`` is for Pillow."""
     image = Image.fromarray(picture)
@@ -106,7 +131,7 @@ def _grow(box: Rectangle, by: int) -> Rectangle:
 
 def _fit(text: str, width: int, height: int) -> tuple[Font, str]:
     """A font for this picture and as much of ``text`` as it can hold; nothing where not even a letter fits."""
-    text = "".join(c if c.isprintable() else " " for c in text[:MAX_TEXT])
+    text = _printable(text)
     size = min(max(12, round(max(width, height) / 45)), min(width, height) // 10)
     font = ImageFont.load_default(max(size, MIN_TEXT))
     if size < MIN_TEXT:  # it would cover the picture
@@ -114,11 +139,21 @@ def _fit(text: str, width: int, height: int) -> tuple[Font, str]:
     while size > MIN_TEXT and font.getlength(text) > width - size:
         size -= 1
         font = ImageFont.load_default(size)
-    if font.getlength(text) > width - size:
-        while text and font.getlength(text + "…") > width - size:
-            text = text[:-1]
-        text = text and text + "…"
-    return font, text
+    return font, _cut(text, font, width - size)
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text[:MAX_TEXT])
+
+
+def _cut(text: str, font: Font, width: int) -> str:
+    """As much of a text as ``width`` pixels hold; nothing where not even a letter fits."""
+    text = _printable(text)
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text and text + "…"
 
 
 def _label(

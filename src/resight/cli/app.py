@@ -9,7 +9,6 @@ import logging
 import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,14 +16,28 @@ import typer
 
 from .._version import __version__
 from ..config import defaults
-from ..errors import BAD, ResightError, counted, listed
-from ..io.misplaced import kind_of
+from ..errors import BAD, ResightError, listed
 from ..io.object_store import is_remote
-from ..io.outputs import beside
 from ..io.terminal import WIDTH, width_of
 from . import guard as console
 from .cloud import cloud_app
-from .frame import DryRun, Force, Json, ResightGroup, argument, option, pairs_of, quoted, say, suggest, verb, wrote
+from .data import data_app
+from .frame import (
+    DryRun,
+    Force,
+    Json,
+    NoLabels,
+    Out,
+    ResightGroup,
+    argument,
+    option,
+    quoted,
+    say,
+    suggest,
+    verb,
+    without,
+    wrote,
+)
 
 if TYPE_CHECKING:
     from ..config.tree import Config
@@ -39,28 +52,20 @@ app = typer.Typer(
     help="Fine-tunes a pretrained Faster R-CNN on your own images: annotations, records, training, COCO evaluation, "
     "export. Start with `resight demo`, or with `resight data check` on a folder of your own.",
 )
-data_app = typer.Typer(cls=ResightGroup, help="Annotations in, records out.")
 app.add_typer(data_app, name="data")
 zoo_app = typer.Typer(cls=ResightGroup, help="Pretrained models of TensorFlow's detection zoo.")
 app.add_typer(zoo_app, name="zoo")
 app.add_typer(cloud_app, name="cloud")
 
 
-FORMATS = "lisa, coco, voc, yolo, csv, tfrecord, cvat, labelme, labelstudio"
 LENGTH = f"{defaults.EPOCHS}, within {defaults.MIN_STEPS:,} to {defaults.MAX_STEPS:,} steps"
 SIZE = f"{defaults.MIN_SIZE},{defaults.MAX_SIZE}"
 SCORE = f"the model's own threshold, else {defaults.SCORE}"
-Out = Annotated[str, option("PATH", "Folder or file to write", "", "--out", "-o")]
-NoLabels = Annotated[bool, typer.Option("--no-labels", help="Draw boxes without names and scores.")]
 Device = Annotated[str, option("DEVICE", "auto, cpu, cuda or cuda:N")]
 Precision = Annotated[defaults.Precision, option(None, "Arithmetic of the network")]
 Model = Annotated[str, argument("MODEL", "A run folder, a checkpoint or an exported model")]
 Labels = Annotated[str | None, option("MAP", "A label map that names the classes")]
 Detections = Annotated[int | None, option("N", "Maximum detections per image", "the model's", min=1)]
-Format = Annotated[str, option("FORMAT", f"Format of the annotations: auto, {FORMATS}")]
-FRAMES = "stored (its pixels as they are in the file), upright (the image as shown), or auto"
-Exif = Annotated[defaults.Exif, option(None, f"Pixel frame of the boxes on EXIF-rotated images: {FRAMES}")]
-ConfigFile = Annotated[str | None, option("TOML", "Configuration of the training")]
 
 
 # What options of train set in the configuration.
@@ -93,86 +98,6 @@ def demo(
 
     console.show(run_demo(out, seed=seed, force=force).text())
     wrote(out, "data check photos", "on annotated images of your own")
-
-
-@verb(data_app, "build")
-def build(
-    source: Annotated[str, argument("SOURCE", "Annotated images: a folder or an annotation file")],
-    out: Out,
-    format: Format = "auto",
-    classes: Annotated[str | None, option("A,B,C", "Only these classes")] = None,
-    rename: Annotated[list[str] | None, option("OLD=NEW", "Another name for a class")] = None,
-    labels: Annotated[str | None, option("MAP", "A label map whose ids are kept")] = None,
-    split: Annotated[str, option("RULE", "How images are split: auto, given, group, random or a FILE")] = "auto",
-    group_by: Annotated[str | None, option("KEY", "What stays in one split: track, video or a REGEX on names")] = None,
-    test_fraction: Annotated[float, option("SHARE", "Test fraction", min=0, max=1)] = defaults.TEST_FRACTION,
-    val_fraction: Annotated[float, option("SHARE", "Validation fraction", min=0, max=1)] = defaults.VAL_FRACTION,
-    seed: Annotated[int, option("N", "Seed of the split", min=0)] = defaults.SEED,
-    shards: Annotated[int | None, option("N", "Files per split", "by size", min=1)] = None,
-    background: Annotated[defaults.Background, option(None, "Images without a selected box to keep")] = "empty",
-    on_bad: Annotated[defaults.OnBad, option(None, "What to do with bad images and boxes")] = "error",
-    exif: Exif = "auto",
-    layout: Annotated[defaults.Layout, option(None, "Names of the files")] = "resight",
-    force: Force = False,
-    json: Json = False,
-) -> None:
-    """Turns annotations into a records folder, split without leakage."""
-    options = _without(locals(), "source", "out", "json")
-    if kind_of(source) == "records" and os.path.isdir(source):
-        say(f"{source} is a records folder already (resight train --data {quoted(source)}); this makes another")
-    from ..datasets.build import build_data
-
-    report = build_data(
-        source, out, **options | {"classes": _names_of(classes), "rename": pairs_of(rename, "--rename")}
-    )
-    console.show_result(json, lambda: asdict(report), report.text)
-    wrote(out, f"data show {quoted(out)} -o look", f"then: resight train --data {quoted(out)}")
-
-
-@verb(data_app, "check")
-def check(
-    data: Annotated[str, argument("DATA", "A source or a records folder")],
-    format: Format = "auto",
-    exif: Exif = "auto",
-    config: ConfigFile = None,
-    json: Json = False,
-) -> int:
-    """Says what is wrong with a source or a records folder; exit code 1 when anything is an error."""
-    from ..commands.check import check_data
-    from ..dialect import load_settings
-
-    report = check_data(data, format=format, exif=exif, config=load_settings(config, data) if config else None)
-    console.show_result(json, lambda: report.json(), report.text)
-    if report.errors:
-        if any(problem.kind != "exif_rotation" for problem in report.errors):  # which says itself what to do
-            say(f"Fix the errors, or leave them out: resight {_build_of(data, exif)} --on-bad skip")
-        return BAD
-    suggest(f"train --data {quoted(data)}" if report.format == "records" else _build_of(data, exif))
-    return console.DONE
-
-
-@verb(data_app, "show")
-def show(
-    data: Annotated[str, argument("DATA", "A source or a records folder")],
-    out: Out,
-    format: Format = "auto",
-    exif: Exif = "auto",
-    augment: Annotated[bool, typer.Option("--augment", help="Draw augmented samples.")] = False,
-    limit: Annotated[int, option("N", "Number of pictures", min=1)] = 32,
-    split: Annotated[str, option("SPLIT", "train, val or test")] = "train",
-    config: ConfigFile = None,
-    no_labels: NoLabels = False,
-    force: Force = False,
-) -> None:
-    """Draws pictures with their boxes, as stored or as training sees them."""
-    options = _without(locals(), "data", "out")
-    from ..commands.show import show_data
-    from ..datasets.formats import holds_records
-    from ..dialect import load_settings
-
-    written = show_data(data, out, **options | {"config": load_settings(config, data) if config else None})
-    print(f"{counted(len(written), 'picture')} in {out}")
-    wrote(out, f"train --data {quoted(data)}" if holds_records(data, format) else _build_of(data, exif))
 
 
 @verb(app, "train")
@@ -294,7 +219,7 @@ def evaluate(
     json: Json = False,
 ) -> int:
     """Measures a model: the 12 COCO numbers, AP of each class, the losses, the operating point."""
-    options = _without(locals(), "model", "data", "report", "json")
+    options = without(locals(), "model", "data", "report", "json")
     from ..evaluation.evaluate import evaluate as run_evaluate
 
     result = run_evaluate(model, data, **options | {"require": tuple(require or ())})
@@ -346,7 +271,7 @@ def predict(
     json: Json = False,
 ) -> int:
     """Finds objects in images: drawn pictures and detections.json; exit code 1 when an image could not be read."""
-    options = _without(locals(), "model", "inputs", "out", "json")
+    options = without(locals(), "model", "inputs", "out", "json")
     from ..commands.predict import predict as run_predict
     from ..inference.exported import find_saved_model
 
@@ -434,23 +359,6 @@ def doctor(device: Device = "auto", json: Json = False) -> int:
     if report.ok:
         suggest("demo")
     return console.DONE if report.ok else BAD
-
-
-def _without(given: dict[str, Any], *names: str) -> dict[str, Any]:
-    """The options of a verb but ``names``: those that its function takes under the same names."""
-    return {name: value for name, value in given.items() if name not in names}
-
-
-def _build_of(source: str, exif: str) -> str:
-    return f"data build {quoted(source)} -o {quoted(beside(source))}" + (f" --exif {exif}" if exif != "auto" else "")
-
-
-def _names_of(text: str | None) -> tuple[str, ...]:
-    """``A,B,C`` of --classes."""
-    names = tuple(name.strip() for name in (text or "").split(",") if name.strip())
-    if text and not names:
-        raise ResightError(f"'{text}' names no class", where="--classes")
-    return names
 
 
 def _size_of(text: str) -> tuple[int, int]:

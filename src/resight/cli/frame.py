@@ -34,6 +34,10 @@ def argument(metavar: str, help: str) -> Any:
     return typer.Argument(metavar=metavar, help=f"{help}.")
 
 
+Out = Annotated[str, option("PATH", "Folder or file to write", "", "--out", "-o")]
+NoLabels = Annotated[bool, typer.Option("--no-labels", help="Draw boxes without names and scores.")]
+
+
 class ResightGroup(TyperGroup):
     """The application: every error becomes one message and an exit code, whoever calls it."""
 
@@ -142,3 +146,8 @@ def pairs_of(
         if pairs.setdefault(old, new) != new:
             raise ResightError(f"'{old}={pairs[old]}' and '{text}' contradict each other", where=option)
     return pairs or None
+
+
+def without(given: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The options of a verb but ``names``: those that its function takes under the same names."""
+    return {name: value for name, value in given.items() if name not in names}

@@ -22,7 +22,7 @@ from ..datasets.exif import shown_boxes
 from ..datasets.formats import Source, open_data
 from ..datasets.summary import inspect_all
 from ..dialect import load_config
-from ..drawing import draw, save_picture
+from ..drawing import contact_sheet, draw, save_picture, tile_side
 from ..errors import ResightError, listed, nearest
 from ..io.files import open_file
 from ..io.images import decode, read_bytes, upright
@@ -50,6 +50,7 @@ def show_data(
     split: str = "train",
     config: Config | None = None,
     no_labels: bool = False,
+    sheet: bool = False,
     force: bool = False,
 ) -> list[str]:
     """Draws images with their boxes and class names into ``out``, one JPEG each.
@@ -68,6 +69,7 @@ def show_data(
         split: "train", "val" or "test".
         config: its ``[augment]`` and image size are followed; by default the default configuration.
         no_labels: draw boxes alone; data of one class is drawn so anyway.
+        sheet: one picture of them all, ``sheet.jpg``, each small and under its name.
         force: replace the pictures of an earlier call.
 
     Returns:
@@ -86,7 +88,8 @@ def show_data(
     views, total = _views(source, records, part, limit, exif, training, os.fspath(path))
     labelled = not no_labels and len(records.label_map.names if records else source.classes) != 1
     with atomic_folder(out, force, _is_ours) as folder:
-        names = _save(track(views, "drawing", total=total), folder, labelled)
+        drawing = track(views, "drawing", total=total)
+        names = _save_sheet(drawing, total, folder, labelled) if sheet else _save(drawing, folder, labelled)
         if not names:
             fix = f"Why: resight data check {shlex.quote(os.fspath(path))}"
             raise ResightError("there is no image to draw", where=path, fix=fix)
@@ -193,3 +196,18 @@ def _save(views: Iterable[View], folder: Path, labelled: bool) -> list[str]:
         picture = draw(image, boxes, labels, labels=labelled)
         save_picture(picture, folder / names[-1], subsampling=0, comment=_MARK)
     return names
+
+
+def _save_sheet(views: Iterable[View], total: int, folder: Path, labelled: bool) -> list[str]:
+    """Draws all views into one picture and gives the name of its file."""
+    side = tile_side(total)
+    tiles = []
+    for file, image, boxes, labels in views:
+        small = Image.fromarray(image)
+        small.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
+        scale = np.tile(np.array(small.size) / (image.shape[1], image.shape[0]), 2)
+        tiles.append((os.path.basename(file), draw(np.asarray(small), boxes * scale, labels, labels=labelled)))
+    if not tiles:
+        return []
+    save_picture(contact_sheet(tiles, side), folder / "sheet.jpg", comment=_MARK)
+    return ["sheet.jpg"]

@@ -46,10 +46,17 @@ class _Pictures:
     made: list[dict[str, Any]] = field(default_factory=list)
 
     def of(
-        self, image: int, solid: Sequence[float] | None, dashed: Sequence[float] | None = None, width: int = 240
+        self,
+        image: int,
+        solid: Sequence[float] | None,
+        dashed: Sequence[float] | None = None,
+        *,
+        place: Sequence[float] | None = None,
+        width: int = 240,
     ) -> dict[str, Any]:
-        """Of an image around the boxes to be drawn, or all of it; "picture" comes with ``cut``."""
-        boxes = [box for box in (solid, dashed) if box is not None]
+        """Of an image around the boxes to be drawn, or around a ``place`` without a box, or all of it; "picture" comes
+        with ``cut``."""
+        boxes = [box for box in (solid, dashed, place) if box is not None]
         size = (int(self.data.sizes[image][0]), int(self.data.sizes[image][1]))
         crop = left, top, right, bottom = around(boxes, size)
         rectangles = [
@@ -129,21 +136,21 @@ def _kinds(suspects: Sequence[dict[str, Any]], pictures: _Pictures) -> list[dict
 
 
 def _card(row: dict[str, Any], pictures: _Pictures) -> dict[str, Any]:
-    if row["other_image"] == row["image"]:
-        shown = [pictures.of(row["image"], row["box"], row["other_box"])]
-    elif row["other_box"]:
-        shown = [pictures.of(row["image"], row["box"]), pictures.of(row["other_image"], row["other_box"])]
-    else:
-        shown = [pictures.of(row["image"], row["box"]), pictures.of(row["other_image"], None)]
-    return row | {"pictures": shown}
+    image, other, sizes = row["image"], row["other_image"], pictures.data.sizes
+    if other == image:
+        return row | {"pictures": [pictures.of(image, row["box"], row["other_box"])]}
+    # What is in the one image is shown in the other too, at the same share of its sides.
+    place = (np.array(row["box"]) * np.tile(sizes[other] / sizes[image], 2)).tolist()
+    return row | {"pictures": [pictures.of(image, row["box"]), pictures.of(other, row["other_box"], place=place)]}
 
 
 def _telling(pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """All near-duplicates, and of each group one image in each split: the others look much the same."""
-    told = {
-        (p["kind"], p["other_image"], p["split"] if p["kind"] == "group" else p["image"]): p for p in reversed(pairs)
-    }
-    return list(told.values())[::-1]
+    told: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for pair in pairs:
+        alike = (pair["other_image"], pair["split"]) if pair["kind"] == "group" else (pair["image"],)
+        told.setdefault((pair["kind"], *alike), pair)
+    return list(told.values())
 
 
 def _pair(row: dict[str, Any], pictures: _Pictures) -> dict[str, Any]:
