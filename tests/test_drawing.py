@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from resight.drawing import MAX_SIDE, colour_of, draw, save_picture
+from resight.drawing import MAX_SIDE, colour_of, contact_sheet, draw, save_picture, tile_side
 
 STOP = np.array(colour_of("stop"))
 
@@ -150,3 +150,22 @@ def test_no_box_and_no_name_breaks_it(height, width, items, scored):
     image = grey(height, width)
     drawn = draw(image, np.array([i[:4] for i in items]), [i[4] for i in items], [0.5] * len(items) if scored else None)
     assert drawn.shape == image.shape and drawn.dtype == np.uint8
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 120), st.integers(1, 120)), min_size=1, max_size=30))
+def test_a_contact_sheet_holds_every_picture_whole(sizes):
+    tiles = [(f"{n}\x00 {'name' * n}", grey(height, width, 100 + n)) for n, (height, width) in enumerate(sizes)]
+    sheet = contact_sheet(tiles, 120)
+    for n, (height, width) in enumerate(sizes):
+        assert (sheet == 100 + n).all(
+            axis=2
+        ).sum() >= height * width - 200  # a letter may have its colour, or cover none
+    columns = int(np.ceil(np.sqrt(len(sizes))))
+    rows = int(np.ceil(len(sizes) / columns))
+    wide, high = max(width for _, width in sizes), max(height for height, _ in sizes)
+    assert sheet.shape == (rows * (high + 22) + 6, columns * (wide + 6) + 6, 3)
+
+
+def test_a_large_contact_sheet_has_small_pictures():
+    assert [tile_side(count) for count in (1, 32, 400, 10_000)] == [360, 360, 300, 96]

@@ -194,3 +194,29 @@ def test_wrong_arguments_are_named(source, tmp_path, given, named):
 def test_a_wrong_limit_is_told_before_the_data_is_read(tmp_path):
     with pytest.raises(ResightError, match="at least 1"):
         show_data(tmp_path / "nowhere", tmp_path / "look", limit=0)
+
+
+def test_one_picture_of_them_all(source, tmp_path):
+    (written,) = show_data(source, tmp_path / "look", limit=5, sheet=True)
+    assert written == str(tmp_path / "look" / "sheet.jpg")
+    sheet = Image.open(written)
+    # Three columns and two rows of pictures of 320 x 240, each above its name.
+    assert sheet.size == (3 * (320 + 6) + 6, 2 * (240 + 16 + 6) + 6)
+    # The third is 04.jpg, with its box.
+    place = sheet.crop((6 + 2 * 326, 6, 6 + 2 * 326 + 320, 6 + 240))
+    assert abs(np.asarray(place)[200, 300].astype(int) - 80).max() < 4
+    place.save(tmp_path / "third.png")
+    x1, _, x2, y2 = box_in(str(tmp_path / "third.png"))
+    assert np.allclose([x1, x2, y2], [50, 120, 130], atol=4)
+    assert len(show_data(source, tmp_path / "look", limit=5, force=True)) == 5  # it is known as its own
+
+
+def test_boxes_of_a_small_picture_are_where_they_are(tmp_path):
+    rows = ["1.jpg,1600,1200,stop,400,300,800,600"]
+    source = table(tmp_path / "s", rows, {"1.jpg": jpeg(1600, 1200)})
+    (written,) = show_data(source, tmp_path / "look", sheet=True, no_labels=True)
+    sheet = Image.open(written)
+    assert sheet.size == (360 + 12, 270 + 16 + 12)
+    sheet.crop((6, 6, 366, 276)).save(tmp_path / "first.png")
+    x1, y1, x2, y2 = box_in(str(tmp_path / "first.png"))
+    assert np.allclose([x1, y1, x2, y2], [90, 67, 180, 135], atol=4)

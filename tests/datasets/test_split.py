@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resight.datasets.split import split_annotations
+from resight.datasets.split import leaks, split_annotations
 from resight.errors import ResightError
 from resight.types import Annotation, Box
 
@@ -226,3 +226,19 @@ def test_an_expression_that_would_search_for_ever_is_given_up(pattern, monkeypat
     with pytest.raises(ResightError, match="takes too long") as caught:
         split_annotations(items, group_by=pattern)
     assert pattern in caught.value.where and caught.value.fix
+
+
+pairs = st.tuples(st.sampled_from(["train", "val", "test", None]), st.sampled_from([None, "g", "h"]))
+
+
+@given(st.lists(pairs, max_size=9))
+def test_leaks_name_the_first_relative_in_an_earlier_split(images):
+    splits, groups = [split for split, _ in images], [group for _, group in images]
+    earlier = {"val": ("train",), "test": ("train", "val")}
+    expected = {}
+    for at, (split, group) in enumerate(images):
+        # The first of train, and only where train has none the first of val.
+        for part in earlier.get(split, ()):
+            if group and (related := [i for i, other in enumerate(images) if other == (part, group)]):
+                expected.setdefault(at, related[0])
+    assert dict(leaks(splits, groups)) == expected

@@ -177,7 +177,7 @@ def _examples(data: DataColumns, pictures: _Pictures) -> list[dict[str, Any]]:
     order = np.lexsort((areas, number, data.label))
     keys = (data.label * len(parts) + number)[order]
     present, starts = np.unique(keys, return_index=True)
-    ends = np.append(starts[1:], len(keys))
+    ends = np.append(starts, len(keys))[1:]
     each = min(max(EXAMPLES // max(len(present), 1), 1), MOST_EXAMPLES)
     classes: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for key, start, end in list(zip(present.tolist(), starts.tolist(), ends.tolist(), strict=True))[:EXAMPLES]:

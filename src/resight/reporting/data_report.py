@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from ..config.tree import Config, ModelConfig
 from ..datasets.near_duplicates import group_near_duplicates
 from ..datasets.split import leaks
 from ..dialect import anchors_for, dialect_of, load_config
-from ..errors import counted
+from ..errors import ResightError, counted
 from ..io.outputs import check_file, write_text
 from .data_columns import DataColumns, read_columns
 from .data_suspects import find_suspects, table
@@ -83,12 +84,17 @@ def report_data(
     from .data_page import data_page, is_ours  # Jinja2 comes with it
 
     out = Path(out)
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise ResightError("is no name of an HTML page", where=out, fix=f"Write {out.name or 'data-report'}.html, say.")
     beside = out.with_suffix(".json"), out.with_name(f"{out.stem}-suspects.csv")
     check_file(out, force, is_ours)
     for file in beside:
-        check_file(file, force)
+        check_file(file, force, is_ours)
     config = config or load_config()
     data = read_columns(path, format, exif, config)
+    if not len(data):
+        fix = f"Why: resight data check {shlex.quote(os.fspath(path))}"
+        raise ResightError("there is no image to report on", where=path, fix=fix)
     numbers = describe(data, os.fspath(path), config.model, duplicates or len(data) <= MOST_COMPARED)
     page = data_page(numbers, data)
     write_text(beside[0], json.dumps(numbers, indent=1))
