@@ -115,12 +115,12 @@ def test_a_thousand_classes():
 
 
 def test_pictures_are_within_their_budget(monkeypatch):
-    monkeypatch.setattr(thumbnails.thumbnails, "__defaults__", (8_000,))
+    monkeypatch.setattr(thumbnails.thumbnails, "__defaults__", (2_000,))
     rng = np.random.default_rng(0)
     images = [picture(n, *(Box("a", x, 9, x + 20, 29) for x in rng.integers(0, 130, 3))) for n in range(40)]
     page, _, text = made(images)
     shown = sum(len(one["src"]) for one in pictures(page))
-    assert 0 < shown < 8_000 * 4 / 3 + 100 * len(pictures(page)) and "no picture" in page.text
+    assert 0 < shown < 2_000 * 4 / 3 + 100 * len(pictures(page)) and "no picture" in page.text
     assert len(text) < 150_000
 
 
@@ -131,7 +131,7 @@ def test_its_own_files_are_known(tmp_path):
         ("b.html", "<!doctype html><p>", False),
         ("c.json", '{\n "version": 1,\n "resight": "0.1.0",', True),
         ("d.json", '{"version": 1}', False),
-        ("e.csv", "kind,file,split,label,box,other_file\r\n", True),
+        ("e.csv", "kind,file,split,label,xmin,ymin\r\n", True),
         ("f.csv", "filename,class\n", False),
         ("g", "", False),
     ):

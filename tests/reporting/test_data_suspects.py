@@ -4,7 +4,16 @@ from hypothesis import strategies as st
 
 from fixtures.photographs import columns, picture
 from resight import Annotation, Box
-from resight.reporting.data_suspects import DIFFERENT, ONCE, OVERLAP, SIZE, TWICE, find_suspects, overlapping, table
+from resight.reporting.data_suspects import (
+    DIFFERENT,
+    ONCE,
+    OVERLAP,
+    SIZE,
+    TWICE,
+    find_suspects,
+    overlapping,
+    plain_rows,
+)
 from resight.types import pairwise_iou
 
 ALONE = None  # no near-duplicates
@@ -13,7 +22,7 @@ ALONE = None  # no near-duplicates
 def suspects(images, near=ALONE):
     data = columns(images)
     sides = np.sqrt((data.boxes[:, 2:] - data.boxes[:, :2]).prod(1))
-    return data, table(data, find_suspects(data, sides, None if near is None else np.array(near)))
+    return data, plain_rows(data, find_suspects(data, sides, None if near is None else np.array(near)))
 
 
 def told(rows):

@@ -18,6 +18,7 @@ from ..io.files import open_file
 from . import svg
 from .data_columns import DataColumns
 from .data_suspects import DIFFERENT, ONCE, SIZE, TWICE
+from .gallery import SIDE
 from .page import render
 from .thumbnails import Part, around, thumbnails
 
@@ -26,7 +27,7 @@ SHOWN = 48  # suspects of one kind
 PAIRS = 24  # of images in two splits
 EMPTY = 12  # images without a box
 ROWS = 20  # of the tables of image sizes and groups
-EXAMPLE_WIDTH = 120  # pixels
+EXAMPLE_SIDE = 120  # pixels
 
 _MARK = '<meta name="generator" content="resight data report">'
 _EXPLAINED = {
@@ -52,7 +53,7 @@ class _Pictures:
         dashed: Sequence[float] | None = None,
         *,
         place: Sequence[float] | None = None,
-        width: int = 240,
+        side: int = SIDE,
     ) -> dict[str, Any]:
         """Of an image around the boxes to be drawn, or around a ``place`` without a box, or all of it; "picture" comes
         with ``cut``."""
@@ -64,7 +65,7 @@ class _Pictures:
             for kind, box in (("labelled", solid), ("detected", dashed))
             if box is not None
         ]
-        self.parts.append(Part(image, crop, width))
+        self.parts.append(Part(image, crop, side))
         view = f"{left} {top} {right - left} {bottom - top}"
         self.made.append({"file": self.data.files[image], "view": view, "rectangles": rectangles, "picture": None})
         return self.made[-1]
@@ -121,7 +122,7 @@ def is_ours(path: Path) -> bool:
             head = file.read(1000).decode("utf-8", "replace")
     except (ResightError, OSError):
         return False
-    return _MARK in head or re.match(r'\{\s*"version": 1,\s*"resight":|kind,file,split,label,box,', head) is not None
+    return _MARK in head or re.match(r'\{\s*"version": 1,\s*"resight":|kind,file,split,label,xmin,', head) is not None
 
 
 def _kinds(suspects: Sequence[dict[str, Any]], pictures: _Pictures) -> list[dict[str, Any]]:
@@ -182,7 +183,7 @@ def _examples(data: DataColumns, pictures: _Pictures) -> list[dict[str, Any]]:
     classes: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for key, start, end in list(zip(present.tolist(), starts.tolist(), ends.tolist(), strict=True))[:EXAMPLES]:
         rows = order[start + _spread(end - start, each)].tolist()
-        shown = [pictures.of(int(data.image[row]), data.boxes[row].tolist(), width=EXAMPLE_WIDTH) for row in rows]
+        shown = [pictures.of(int(data.image[row]), data.boxes[row].tolist(), side=EXAMPLE_SIDE) for row in rows]
         classes[key // len(parts)].append({"split": parts[key % len(parts)], "pictures": shown})
     return [{"name": data.classes[label], "splits": splits} for label, splits in classes.items()]
 

@@ -8,7 +8,7 @@ import json
 import os
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from ..dialect import anchors_for, dialect_of, load_config
 from ..errors import ResightError, counted
 from ..io.outputs import check_file, write_text
 from .data_columns import DataColumns, read_columns
-from .data_suspects import find_suspects, table
+from .data_suspects import find_suspects, plain_rows
 
 VERSION = 1
 MOST_COMPARED = 5_000  # images among which near-duplicates are looked for unasked: all of them are decoded for it
@@ -35,7 +35,7 @@ CROWDING = (0, 1, 2, 3, 4, 5, 10, 20, 50, 100)  # boxes an image
 GRID = 16  # cells of the map of positions, each way
 SMALL, LARGE = 32**2, 96**2  # square pixels, COCO's
 RARE = 20  # boxes of a class: with fewer a detector hardly learns it
-_CSV = ("kind", "file", "split", "label", "box", "other_file", "other_label", "other_box", "measure", "text", "place")
+_SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def report_data(
         raise ResightError("there is no image to report on", where=path, fix=fix)
     numbers = describe(data, os.fspath(path), config.model, duplicates or len(data) <= MOST_COMPARED)
     page = data_page(numbers, data)
-    write_text(beside[0], json.dumps(numbers, indent=1))
+    write_text(beside[0], json.dumps(numbers, indent=1, allow_nan=False))
     write_text(beside[1], _csv(numbers["suspects"]))
     write_text(out, page)
     return DataReport(os.fspath(path), tuple(map(str, (out, *beside))), numbers)
@@ -124,7 +124,7 @@ def describe(data: DataColumns, path: str, model: ModelConfig, duplicates: bool)
         "groups": _groups(data),
         "duplicates": None if near is None else _duplicates(near),
         "leakage": _leakage(data, near),
-        "suspects": table(data, find_suspects(data, sides, near)),
+        "suspects": plain_rows(data, find_suspects(data, sides, near)),
     }
     return numbers | {"balance": _balance(numbers["classes"]), "sentence": _sentence(numbers)}
 
@@ -306,13 +306,13 @@ def _share(flags: np.ndarray) -> float | None:
 
 
 def _csv(suspects: Sequence[dict[str, Any]]) -> str:
-    """A line a suspect; boxes are ``x1 y1 x2 y2``."""
-
-    def lines() -> Iterator[list[Any]]:
-        for row in suspects:
-            boxes = {key: " ".join(f"{side:g}" for side in row[key] or ()) for key in ("box", "other_box")}
-            yield [(row | boxes)[column] for column in _CSV]
-
+    columns = ["kind", "file", "split", "label", *_SIDES, "other_file", "other_label"]
+    columns += [*(f"other_{side}" for side in _SIDES), "measure", "text", "place"]
     out = io.StringIO()
-    csv.writer(out).writerows([_CSV, *lines()])
+    table = csv.DictWriter(out, columns, extrasaction="ignore")
+    table.writeheader()
+    for row in suspects:
+        box = dict(zip(columns[4:8], row["box"], strict=True))
+        other = dict(zip(columns[10:14], row["other_box"] or [None] * 4, strict=True))
+        table.writerow(row | box | other)
     return out.getvalue()

@@ -66,7 +66,7 @@ def _labelled_differently(data: DataColumns, near: np.ndarray | None) -> list[Su
         own = order[starts[image] : starts[image + 1]]
         return own[~data.flags["crowd"][own]]
 
-    found = []
+    found: list[Suspect] = []
     for image in np.flatnonzero(near != np.arange(len(near))).tolist():
         found += _of_pair(data, image, int(near[image]), rows(image), rows(int(near[image])))
     return sorted(found, key=lambda suspect: -suspect.measure)
@@ -169,7 +169,7 @@ def _unusual_sizes(data: DataColumns, sides: np.ndarray) -> list[Suspect]:
     return [suspect for _, suspect in sorted(found, key=lambda row: row[0])]
 
 
-def table(data: DataColumns, suspects: Sequence[Suspect]) -> list[dict[str, object]]:
+def plain_rows(data: DataColumns, suspects: Sequence[Suspect]) -> list[dict[str, object]]:
     """The same as plain rows, for `data-report.json` and the CSV."""
 
     def row(suspect: Suspect) -> dict[str, object]:

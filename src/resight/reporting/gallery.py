@@ -52,11 +52,11 @@ def crop_of(boxes: Sequence[Sequence[float]], width: int, height: int) -> tuple[
     return left, top, right, bottom
 
 
-def picture(image: np.ndarray, crop: tuple[int, int, int, int]) -> bytes:
-    """The part ``crop`` of ``image`` ``[H, W, 3]`` uint8 as a JPEG of at most ``SIDE`` pixels a side."""
+def picture(image: np.ndarray, crop: tuple[int, int, int, int], most: int = SIDE) -> bytes:
+    """The part ``crop`` of ``image`` ``[H, W, 3]`` uint8 as a JPEG of at most ``most`` pixels a side."""
     left, top, right, bottom = crop
     part = Image.fromarray(image[top:bottom, left:right])
-    scale = SIDE / max(part.size)
+    scale = most / max(part.size)
     if scale < 1:
         part = part.resize([max(round(side * scale), 1) for side in part.size], Image.Resampling.LANCZOS)
     out = io.BytesIO()

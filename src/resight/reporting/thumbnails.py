@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 from collections import defaultdict
@@ -12,36 +11,34 @@ from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
-from PIL import Image
 
 from ..errors import ResightError
 from ..io.progress import track
+from .gallery import LEAST, SIDE, picture
 
 log = logging.getLogger(__name__)
 BUDGET = 4_000_000  # bytes of all pictures of a page; as base64 they take a third more
-QUALITY = 75
+CONTEXT = 2.0  # times as high or wide as the boxes
 ASPECT = 4 / 3  # of the frames that pictures stand in
-LEAST = 48  # pixels of the height of a part: a small object is not blown up to nothing but blocks
 
 
 @dataclass(frozen=True)
 class Part:
-    """Of an image, by its number: ``crop``, xyxy in whole pixels, to be shown at most ``width`` pixels wide."""
+    """Of an image, by its number: ``crop``, xyxy in whole pixels, in a picture of at most ``side`` pixels a side."""
 
     image: int
     crop: tuple[int, int, int, int]
-    width: int = 240
+    side: int = SIDE
 
 
-def around(boxes: Sequence[Sequence[float]], size: tuple[int, int], context: float = 2.0) -> tuple[int, int, int, int]:
-    """What of an image of ``size`` (width, height) shows ``boxes`` (xyxy pixels) in the shape of a frame, ``context``
-    times as large where the image allows it; all of the image where there is no box. Within the image, and never
-    empty."""
+def around(boxes: Sequence[Sequence[float]], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """What of an image of ``size`` (width, height) shows ``boxes`` (xyxy pixels) in the shape of a frame, twice as large
+    where the image allows it; all of the image where there is no box. Within the image, and never empty."""
     if not boxes:
         return 0, 0, *size
     corners = np.array(boxes, np.float64)
     (left, top), (right, bottom) = corners[:, :2].min(0), corners[:, 2:].max(0)
-    height = max((bottom - top) * context, (right - left) * context / ASPECT, LEAST)
+    height = max((bottom - top) * CONTEXT, (right - left) * CONTEXT / ASPECT, LEAST)
     start, end = [], []
     for middle, length, limit in (
         ((left + right) / 2, height * ASPECT, size[0]),
@@ -69,7 +66,7 @@ def thumbnails(parts: Sequence[Part], pixels: Callable[[int], np.ndarray], budge
         except ResightError as error:
             log.warning("not shown: %s", error)
             return []
-        return [(at, _jpeg(whole, parts[at])) for at in wanted[image]]
+        return [(at, picture(whole, parts[at].crop, parts[at].side)) for at in wanted[image]]
 
     made: dict[int, bytes] = {}
     rest = iter(track(wanted, "cutting pictures", total=len(wanted)))
@@ -79,16 +76,7 @@ def thumbnails(parts: Sequence[Part], pixels: Callable[[int], np.ndarray], budge
                 made.update(some)
     kept, used = [], 0
     for at in range(len(parts)):
-        picture = made.get(at, b"")
-        used += len(picture)
-        kept.append(picture if used <= budget else b"")
+        cut_out = made.get(at, b"")
+        used += len(cut_out)
+        kept.append(cut_out if used <= budget else b"")
     return kept
-
-
-def _jpeg(image: np.ndarray, part: Part) -> bytes:
-    left, top, right, bottom = part.crop
-    picture = Image.fromarray(np.ascontiguousarray(image[top:bottom, left:right]))
-    picture.thumbnail((part.width, round(part.width / ASPECT)), Image.Resampling.LANCZOS, reducing_gap=2.0)
-    out = io.BytesIO()
-    picture.save(out, "JPEG", quality=QUALITY)
-    return out.getvalue()
