@@ -104,12 +104,10 @@ def test_ranges_are_closed_below_and_open_above():
     found = numbers([sized(3.9, 4, 5.9, 63), sized(32, 47.9)])
     sizes = dict(zip(found["sizes"]["edges"], found["sizes"]["counts"], strict=True))
     assert {edge: count for edge, count in sizes.items() if count} == {0: 1, 4: 2, 32: 2, 48: 1}
-    wide = [Box("a", 0, 0, width, 10) for width in (1.25, 2.5, 5, 8, 12.5, 20)]
-    aspects = numbers([Annotation(b"x", wide, 64, 64, "f.jpg")])["aspects"]
+    wide = [Box("a", 0, 0, width, 10) for width in (1.25, 2, 6.5, 9, 10, 11, 80)]
+    aspects = numbers([Annotation(b"x", wide, 96, 64, "f.jpg")])["aspects"]
     shapes = dict(zip(aspects["edges"], aspects["counts"], strict=True))
-    assert {edge: count for edge, count in shapes.items() if count} == dict.fromkeys(
-        (0.125, 0.25, 0.5, 0.8, 1.25, 2), 1
-    )
+    assert {edge: count for edge, count in shapes.items() if count} == {0.125: 1, 0.2: 1, 0.65: 1, 0.9: 2, 1.1: 1, 8: 1}
 
 
 def test_balance_by_hand():

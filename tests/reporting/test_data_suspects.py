@@ -89,10 +89,12 @@ def test_what_agrees_is_paired_first():
 
 
 def test_near_duplicates_of_which_one_lacks_a_box():
-    _, rows = suspects([picture(0, Box("a", 1, 1, 9, 9)), picture(1, Box("a", 90, 90, 99, 99))], near=[0, 0])
-    expected = [(ONCE, "1.jpg", "a", "0.jpg", None), (ONCE, "0.jpg", "a", "1.jpg", None)]
+    moved, more, only = Box("a", 20, 20, 30, 30), Box("a", 1, 1, 9, 9), Box("b", 90, 90, 99, 99)
+    _, rows = suspects([picture(0, Box("a", 27, 20, 37, 30), more), picture(1, moved, only)], near=[0, 0])
+    expected = [(ONCE, "1.jpg", "b", "0.jpg", None), (ONCE, "0.jpg", "a", "1.jpg", None)]
     assert told(rows) == expected
-    assert rows[0]["other_box"] is None
+    assert rows[0]["other_box"] is None and rows[1]["box"] == [1, 1, 9, 9]
+    assert rows[1]["text"] == "a here, and none in 1.jpg, which looks the same"
 
 
 def test_boxes_are_compared_as_shares_of_their_images():

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 
 import numpy as np
@@ -60,7 +61,7 @@ class DataColumns:
     def __len__(self) -> int:
         return len(self.files)
 
-    @property
+    @cached_property
     def parts(self) -> list[str | None]:
         """The splits there are, in their usual order; ``[None]`` where there are none."""
         return [*(split for split in SPLITS if split in self.splits), *([None] if None in self.splits else [])]

@@ -34,7 +34,7 @@ _EXPLAINED = {
     DIFFERENT: "Two images look the same, and a box at the same place has another class in each.",
     TWICE: "Of one class, and they overlap by an IoU of more than .8. The dashed one comes first in the file.",
     SIZE: "Far from the sizes of most boxes of their class, by more than three interquartile ranges.",
-    ONCE: "Two images look the same, and only one of them has a box at this place.",
+    ONCE: "Two images look the same, and one of them has fewer boxes of the class. Both show the same place.",
 }
 
 

@@ -30,7 +30,7 @@ from .data_suspects import find_suspects, plain_rows
 VERSION = 1
 MOST_COMPARED = 5_000  # images among which near-duplicates are looked for unasked: all of them are decoded for it
 SIDES = (0, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # pixels at the network
-ASPECTS = (0, 0.125, 0.25, 0.5, 0.8, 1.25, 2, 4, 8)  # width / height
+ASPECTS = (0, 0.125, 0.2, 0.3, 0.45, 0.65, 0.9, 1.1, 1.5, 2.2, 3.3, 5, 8)  # width / height
 CROWDING = (0, 1, 2, 3, 4, 5, 10, 20, 50, 100)  # boxes an image
 GRID = 16  # cells of the map of positions, each way
 SMALL, LARGE = 32**2, 96**2  # square pixels, COCO's
@@ -295,7 +295,7 @@ def _sentence(numbers: dict[str, Any]) -> str:
     head, empty = numbers["head"], sum(split["empty"] for split in numbers["splits"])
     amounts = f"{counted(head['boxes'], 'box', 'boxes')} of {counted(head['classes'], 'class', 'classes')}"
     text = f"{counted(head['images'], 'image')} with {amounts}"
-    text += f", {empty:,} of them without any box" if empty else ""
+    text += f"; {counted(empty, 'image has', 'images have')} none" if empty else ""
     if (reached := numbers["network"]["reached_50"]) is not None:
         text += f"; anchors reach {reached:.1%} of the boxes at the size of the network"
     return f"{text}."

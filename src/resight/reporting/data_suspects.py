@@ -73,30 +73,26 @@ def _labelled_differently(data: DataColumns, near: np.ndarray | None) -> list[Su
 
 
 def _of_pair(data: DataColumns, image: int, like: int, own: np.ndarray, theirs: np.ndarray) -> Iterator[Suspect]:
-    """The disagreements between the boxes ``own`` of an image and ``theirs`` of its near-duplicate."""
+    """The disagreements between the boxes ``own`` of an image and ``theirs`` of its near-duplicate. What agrees is no
+    question, so it goes first; at last, what has only moved."""
     overlap = pairwise_iou(
         data.boxes[own] / np.tile(data.sizes[image], 2), data.boxes[theirs] / np.tile(data.sizes[like], 2)
     )
     same = data.label[own][:, None] == data.label[theirs]
     left, left_there = set(range(len(own))), set(range(len(theirs)))
-    for allowed in (same, ~same):  # what agrees is no question, so it goes first
-        for row, column in _pairs(np.where(allowed, overlap, 0)):
+    for allowed in (same & (overlap >= SAME), ~same & (overlap >= SAME), same):
+        rows, columns = np.nonzero(allowed)
+        for at in np.argsort(-overlap[rows, columns], kind="stable").tolist():
+            row, column = int(rows[at]), int(columns[at])
             if row in left and column in left_there:
                 left.remove(row)
                 left_there.remove(column)
                 if not same[row, column]:
                     yield _differently(data, int(own[row]), int(theirs[column]), float(overlap[row, column]))
-    for numbers, rows, other in ((own, left, like), (theirs, left_there, image)):
-        for row in sorted(rows):
-            box = int(numbers[row])
-            text = f"{data.classes[data.label[box]]} here, and no box in {data.files[other]}, which looks the same"
+    for numbers, unmatched, other in ((own, left, like), (theirs, left_there, image)):
+        for box in numbers[sorted(unmatched)].tolist():
+            text = f"{data.classes[data.label[box]]} here, and none in {data.files[other]}, which looks the same"
             yield Suspect(ONCE, box, -1, other, 0.0, text)
-
-
-def _pairs(overlap: np.ndarray) -> Iterator[tuple[int, int]]:
-    rows, columns = np.nonzero(overlap >= SAME)
-    for at in np.argsort(-overlap[rows, columns], kind="stable").tolist():
-        yield int(rows[at]), int(columns[at])
 
 
 def _differently(data: DataColumns, box: int, other: int, iou: float) -> Suspect:

@@ -32,8 +32,8 @@ class Part:
 
 
 def around(boxes: Sequence[Sequence[float]], size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """What of an image of ``size`` (width, height) shows ``boxes`` (xyxy pixels) in the shape of a frame, twice as large
-    where the image allows it; all of the image where there is no box. Within the image, and never empty."""
+    """What of an image of ``size`` (width, height) shows ``boxes`` (xyxy pixels): in the shape of a frame, and twice as
+    large where the image allows it; all of the image where there is no box. Within the image, and never empty."""
     if not boxes:
         return 0, 0, *size
     corners = np.array(boxes, np.float64)
