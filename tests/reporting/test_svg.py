@@ -43,11 +43,11 @@ def test_a_chart_is_a_file_that_says_in_words_what_it_shows(chart):
 
 
 def test_what_xml_has_no_character_for_is_written_out():
-    name = "a\0b\x1b\ud800\u202e"
+    name = "a\0b\x1b\ud800\u202e\uffff"
     chart = svg.pr_curve(name, name, [1.0] * 101)
-    shown = "a\\u0000b\\u001b\\ud800\\u202e"
+    shown = "a\\u0000b\\u001b\\ud800\\u202e\\uffff"
     assert [ElementTree.fromstring(chart)[number].text for number in (0, 1)] == [shown, shown]
-    assert svg.visible("naïve 名前\n\tשם") == "naïve 名前\n\tשם"
+    assert svg.visible("naïve 名前\n\tשם 👩\u200d🚒") == "naïve 名前\n\tשם 👩\u200d🚒"
 
 
 def test_a_line_goes_through_its_points_and_has_gaps():

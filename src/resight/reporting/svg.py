@@ -218,15 +218,16 @@ def number(value: float) -> str:
 
 
 def visible(text: str) -> str:
-    """``text`` with the characters written out that are not seen, or turn the text around."""
+    """``text`` with the characters written out that are not seen, that turn the text around, or that XML has not."""
     if text.isascii() and text.isprintable():
         return text
-    return "".join(
-        f"\\u{ord(character):04x}"
-        if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character not in "\n\t"
-        else character
-        for character in text
-    )
+    return "".join(f"\\u{ord(one):04x}" if _is_hidden(one) else one for one in text)
+
+
+def _is_hidden(character: str) -> bool:
+    joins = "\n\t\u200c\u200d"  # lines of a text, and what writes letters or signs together
+    hidden = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") or character in "\ufffe\uffff"
+    return hidden and character not in joins
 
 
 def _picture(title: str, describes: str, plot: _Plot, parts: Sequence[str]) -> Markup:
