@@ -400,7 +400,7 @@ def test_build_hands_over_its_options(stand_in):
 
 
 def trained(code=0, run="runs/a"):
-    return SimpleNamespace(text=lambda: "done", run=run, exit_code=code)
+    return SimpleNamespace(text=lambda: "done", run=run, exit_code=code, evaluated="")
 
 
 def test_train_turns_options_into_configuration(stand_in, tmp_path):
@@ -589,7 +589,15 @@ def test_predict_exits_1_when_an_image_could_not_be_read(stand_in):
 def test_show_and_demo_hand_over_their_options(stand_in):
     pictures = stand_in("commands.show", "show_data", ["look/1.jpg", "look/2.jpg"])
     said = speak("data show records -o look --format csv --augment --limit 2 --split val")
-    options = {"format": "csv", "exif": "auto", "augment": True, "limit": 2, "split": "val", "config": None}
+    options = {
+        "format": "csv",
+        "exif": "auto",
+        "augment": True,
+        "sheet": False,
+        "limit": 2,
+        "split": "val",
+        "config": None,
+    }
     options |= {"no_labels": False, "force": False}
     assert pictures == [(("records", "look"), options)]
     assert said.out == "2 pictures in look\n" and "resight data build records -o new_records" in said.err

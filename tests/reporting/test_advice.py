@@ -124,7 +124,9 @@ def test_the_sentences_tell_their_figures():
     assert small["text"].startswith("Of 39 missed boxes 20 are under 16 px at the network's size: ")
     assert small["figures"] == {"missed": 39, "small": 20}
     (score,) = advice(PLAIN | CASES["score"][0])
-    assert score["text"] == ("From score .30 on F1 is 0.95, and 0.90 at the model's own .50: predict with --score .30.")
+    assert score["text"] == (
+        "From score .30 on F1 is 0.95, and 0.90 at the model's own .50: predict with `--score .30`."
+    )
     (confusion,) = advice(PLAIN | CASES["confusion"][0])
     assert "Of 120 'stop' 13 are called 'yield'" in confusion["text"]
 

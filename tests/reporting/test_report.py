@@ -60,7 +60,7 @@ def test_a_report_holds_the_numbers_of_its_evaluation_and_pictures_of_its_errors
     assert {name.split(" on ")[0] for name in result.numbers["training"]["series"]} >= {"loss", "mAP"}
     text = page.read_text(encoding="utf-8")
     assert text.count("data:image/jpeg;base64,") == len(result.numbers["errors"]) > 0
-    rows = list(csv.DictReader((run / "evaluation" / "suspects.csv").read_text().splitlines()))
+    rows = list(csv.DictReader((run / "evaluation" / "report-suspects.csv").read_text().splitlines()))
     assert len(rows) == len(result.numbers["suspects"])
     assert f"Wrote {page}" in result.text()
 
@@ -128,6 +128,18 @@ def test_a_file_of_somebody_elses_is_not_replaced(run, tmp_path):
         report(run)
     report(run, out=tmp_path / "new.html")
     report(run, out=tmp_path / "new.html", force=True)
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(ResightError, match=r"other.json: exists already"):
+        report(run, out=tmp_path / "other.html")
+
+
+def test_the_charts_are_files_for_a_paper(run, tmp_path):
+    report(run, plots=tmp_path / "plots")
+    files = {path.name for path in (tmp_path / "plots").iterdir()}
+    assert {"thresholds.svg", "tide.svg", "calibration.svg"} < files and all(name.endswith(".svg") for name in files)
+    with pytest.raises(ResightError, match="plots"):
+        report(run, plots=tmp_path / "plots")
+    report(run, plots=tmp_path / "plots", force=True)
 
 
 @pytest.mark.parametrize(

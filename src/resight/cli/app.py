@@ -220,6 +220,9 @@ def evaluate(
 ) -> int:
     """Measures a model: the 12 COCO numbers, AP of each class, the losses, the operating point."""
     options = without(locals(), "model", "data", "report", "json")
+    if report and is_remote(model) and out is None:
+        fix = "Name a folder for the evaluation: --out DIR"
+        raise ResightError("a report is written on this machine, and the run is not", where="--report", fix=fix)
     from ..evaluation.evaluate import evaluate as run_evaluate
 
     result = run_evaluate(model, data, **options | {"require": tuple(require or ())})
@@ -241,13 +244,14 @@ def report(
     runs: Annotated[list[str], argument("RUN...", "Run folders, all evaluated on the same images")],
     split: Annotated[str, option("SPLIT", "train, val or test")] = "test",
     out: Annotated[str | None, option("PATH", "The page", "report.html beside metrics.json", "--out", "-o")] = None,
+    plots: Annotated[str | None, option("DIR", "Folder for the charts as SVG files")] = None,
     force: Force = False,
     json: Json = False,
 ) -> int:
     """One page that shows where a detector fails, and what to do about it; of several runs, what differs."""
     from ..reporting.report import report as run_report
 
-    result = run_report(*runs, split=split, out=out, force=force)
+    result = run_report(*runs, split=split, out=out, plots=plots, force=force)
     console.show_result(json, lambda: result.numbers, result.text)
     if json:  # the text says what it wrote
         say(f"Wrote {result.path}")

@@ -29,7 +29,7 @@ def wrong_labels(findings: Findings) -> Iterator[Advice]:
     count, boxes = len(findings["suspects"]), findings["head"]["num_boxes"]
     if count >= 5 and count >= 0.02 * boxes and (findings["operating_point"]["precision"] or 0) >= 0.8:
         text = f"Look through the {count} labels that the detector is sure are wrong, of {boxes:,}, before anything "
-        text += "else: every number here is measured by them (suspects.csv lists them)."
+        text += "else: every number here is measured by them (a CSV beside the page lists them)."
         yield Advice("labels", 1.0, text, {"suspects": count, "boxes": boxes})
 
 
@@ -47,7 +47,7 @@ def small_objects(findings: Findings) -> Iterator[Advice]:
     small, every = missed.get("under 16 px", 0), sum(missed.values())
     if small >= 5 and small >= 0.4 * every:
         text = f"Of {every:,} missed boxes {small:,} are under 16 px at the network's size: try a larger one "
-        text += "(--size 640,1024), or tiles (model.tile)."
+        text += "(`--size 640,1024`), or tiles (`model.tile`)."
         yield Advice(
             "small objects", _gain(findings, "missed") * small / every, text, {"missed": every, "small": small}
         )
@@ -59,7 +59,7 @@ def odd_aspects(findings: Findings) -> Iterator[Advice]:
     for name, row in rows.items():
         if plain and row["objects"] >= 10 and row["AP"] is not None and row["AP"] < plain["AP"] - 0.15:
             text = f"Objects {name} reach AP {_number(row['AP'])}, others {_number(plain['AP'])}: "
-            text += "add images of them, or repeat those there are (data.repeat_threshold)."
+            text += "add images of them, or repeat those there are (`data.repeat_threshold`)."
             share = row["objects"] / max(findings["head"]["num_boxes"], 1)
             figures = {"AP": row["AP"], "others": plain["AP"], "objects": row["objects"]}
             yield Advice("aspect", share * (plain["AP"] - row["AP"]), text, figures)
@@ -90,7 +90,7 @@ def weak_class(findings: Findings) -> Iterator[Advice]:
             text += (
                 f"{worst['boxes']:,} boxes here where the most frequent class has {most:,}: add images of it, or show "
             )
-            text += "those there are more often (data.repeat_threshold)."
+            text += "those there are more often (`data.repeat_threshold`)."
             weight = (mean - worst["AP50"]) / len(known)
             yield Advice("rare class", weight, text, {"AP50": worst["AP50"], "mean": mean, "boxes": worst["boxes"]})
 
@@ -118,7 +118,7 @@ def uncovered(findings: Findings) -> Iterator[Advice]:
     if reach and reach["missed"] >= 5 and reach["missed_uncovered"] >= 0.3 * reach["missed"]:
         count, missed = reach["missed_uncovered"], reach["missed"]
         text = f"No anchor reaches {count:,} of the {missed:,} missed boxes at IoU .5: have them fitted to the data "
-        text += '(model.anchors = "fit"), or train at a larger network size.'
+        text += '(`model.anchors = "fit"`), or train at a larger network size.'
         yield Advice(
             "anchors", _gain(findings, "missed") * count / missed, text, {"missed": missed, "uncovered": count}
         )
@@ -133,7 +133,7 @@ def other_threshold(findings: Findings) -> Iterator[Advice]:
     )
     if point["f1"] is not None and best > point["f1"] + 0.02:
         text = f"From score {_number(-at / 100)} on F1 is {best:.2f}, and {point['f1']:.2f} at the model's own "
-        text += f"{_number(point['score'])}: predict with --score {_number(-at / 100)}."
+        text += f"{_number(point['score'])}: predict with `--score {_number(-at / 100)}`."
         yield Advice("score", best - point["f1"], text, {"f1": point["f1"], "best": best, "score": -at / 100})
 
 
@@ -155,7 +155,7 @@ def shorter_training(findings: Findings) -> Iterator[Advice]:
         text = (
             f"mAP on validation fell by {fall:.3f} after its best evaluation, in the first half of the training: the "
         )
-        text += "model learns the training images by heart. Add images, or stop earlier (train.patience)."
+        text += "model learns the training images by heart. Add images, or stop earlier (`train.patience`)."
         yield Advice("overfitting", fall / 2, text, {"fall": fall})
 
 

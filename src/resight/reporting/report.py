@@ -18,9 +18,10 @@ from ..evaluation.evaluate import evaluation_folder, run_folder
 from ..evaluation.saved import DETECTIONS, SavedEvaluation, load_evaluation
 from ..io.files import parse_json, read_json, read_text
 from ..io.object_store import is_remote
-from ..io.outputs import check_file, write_text
+from ..io.outputs import check_file, check_output, write_text
 from ..records.reader import RecordSplit, open_configured
 from ..types import named_split
+from . import charts
 from .compare import compare
 from .findings import Run, findings
 from .gallery import pictures
@@ -35,7 +36,7 @@ class Report:
     """
     Args:
         numbers: the content of ``report.json``, of the first run; with more than one, ``"comparison"`` in it.
-        path: the page; ``report.json`` and ``suspects.csv`` lie beside it under its name.
+        path: the page; its numbers (``report.json``) and ``report-suspects.csv`` lie beside it under its name.
         notes: what the page could not show, and why.
     """
 
@@ -53,6 +54,7 @@ def report(
     *runs: str | os.PathLike[str],
     split: str = "test",
     out: str | os.PathLike[str] | None = None,
+    plots: str | os.PathLike[str] | None = None,
     force: bool = False,
 ) -> Report:
     """Writes the page of the evaluation of ``runs`` on ``split``, with its numbers beside it.
@@ -62,24 +64,37 @@ def report(
             the first.
         split: "train", "val" or "test".
         out: the page; by default ``report.html`` beside the evaluation's ``metrics.json``.
-        force: replace a file that is there; a report of Resight's in its own place is replaced anyway.
+        plots: folder for the charts as SVG files.
+        force: replace files that are there; a report of Resight's in its own place is replaced anyway.
 
     Raises:
         ResightError: a run has no such evaluation, or keeps none of its detections; two are not of the same images; or
             the page cannot be written.
     """
-    check_types({"split": split, "out": out, "force": force}, report)
+    check_types({"split": split, "out": out, "plots": plots, "force": force}, report)
     if not runs:
         raise ResightError("no run is named", where="RUN", fix="resight report RUN")
     folders = [evaluation_of(run, named_split(split)) for run in runs]
     path = Path(out) if out is not None else folders[0] / "report.html"
     check_file(path, force or out is None, is_report)
+    for beside in _beside(path):
+        check_file(beside, force or out is None)
+    if plots is not None:
+        check_output(plots, force, lambda file: file.suffix == ".svg")
     evaluations = [load_evaluation(folder / DETECTIONS) for folder in folders]
-    return write_report(evaluations, folders, path)
+    written = _write(evaluations, folders, path)
+    if plots is not None:
+        for name, chart in charts.plots(written.numbers).items():
+            write_text(Path(plots) / name, chart)
+    return written
 
 
-def write_report(evaluations: list[SavedEvaluation], folders: list[Path], path: Path) -> Report:
-    """The page of ``evaluations``, which lie in ``folders``, at ``path``."""
+def _beside(path: Path) -> tuple[Path, Path]:
+    """Where the numbers and the suspects of the page at ``path`` lie."""
+    return path.with_suffix(".json"), path.with_name(f"{path.stem}-suspects.csv")
+
+
+def _write(evaluations: list[SavedEvaluation], folders: list[Path], path: Path) -> Report:
     first, folder = evaluations[0], folders[0]
     content = findings(first, _run(folder))
     if len(evaluations) > 1:
@@ -90,8 +105,9 @@ def write_report(evaluations: list[SavedEvaluation], folders: list[Path], path: 
     if problems:
         notes.append(f"{counted(len(problems), 'image')} cannot be shown: {listed(problems, 3)}")
     write_text(path, page(content, shown[: len(content["errors"])], shown[len(content["errors"]) :]))
-    write_text(path.with_suffix(".json"), json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    write_text(path.with_name("suspects.csv"), _csv(content["suspects"], first.classes))
+    numbers, listed_suspects = _beside(path)
+    write_text(numbers, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(listed_suspects, _csv(content["suspects"], first.classes))
     return Report(content, str(path), notes)
 
 
