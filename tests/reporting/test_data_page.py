@@ -4,12 +4,14 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from fixtures.browser import check_widths_and_access
 from fixtures.photographs import columns, photograph, picture
 from resight import Annotation, Box
 from resight.dialect import load_config
-from resight.reporting import svg, thumbnails
+from resight.reporting import thumbnails
 from resight.reporting.data_page import data_page, is_ours
 from resight.reporting.data_report import describe
+from resight.reporting.data_suspects import ONCE, SIZE, TWICE
 
 MODEL = load_config().model
 HOSTILE = (
@@ -140,16 +142,24 @@ def test_its_own_files_are_known(tmp_path):
     assert not is_ours(tmp_path)
 
 
-def test_a_histogram():
-    chart = svg.histogram("A <title>", "says", ["0", "4", "8"], [3, 10], "px", solid=[1, 10], marks=[0.5])
-    assert "A &lt;title&gt;" in chart and chart.count("<rect") == 4 and chart.count("l-3.5 7h7z") == 1
-    outline, filled = (float(height) for height in re.findall(r'height="([\d.]+)"', chart)[:2])
-    assert filled == pytest.approx(outline / 3, abs=0.1)
-    centred = svg.histogram("t", "d", ["a", "b"], [0, 0], "px")
-    assert ">a</text>" in centred and "nan" not in centred
-
-
-def test_a_heat_map():
-    chart = svg.heat_map("Title", "says", [[0, 2], [4, 0]])
-    assert re.findall(r'fill-opacity="([\d.]+)"><title>(\d)', chart) == [("0.5", "2"), ("1", "4")]
-    assert svg.heat_map("Title", "says", [[0]]).count("fill-opacity") == 0
+def test_in_a_browser(in_browser):
+    """Every part of it, with names that would do something if they were more than text."""
+    hostile = HOSTILE[1]
+    boxes = [Box(hostile, 10, 10, 50, 50), Box(hostile, 10, 10, 50, 51), Box("b", 1, 1, 30, 30)]
+    images = [
+        picture(0, *boxes, split="train", group=hostile),
+        Annotation(photograph(0), boxes[2:], 160, 120, hostile, hostile, hostile, "test", hostile),
+        *(picture(n, Box("c", 10, 10, 30, 30)) for n in range(2, 24)),
+        picture(24, Box("c", 10, 10, 110, 110)),
+        picture(30),
+    ]
+    _, numbers, text = made(images)
+    assert {row["kind"] for row in numbers["suspects"]} >= {TWICE, ONCE, SIZE}
+    tab = in_browser(text)
+    check_widths_and_access(tab)
+    names = "#classes tbody th .name"
+    tab.set_viewport_size({"width": 1280, "height": 800})
+    before = tab.eval_on_selector_all(names, "all => all.map(one => one.textContent)")
+    tab.get_by_role("button", name="Boxes").first.press("Enter")
+    after = tab.eval_on_selector_all(names, "all => all.map(one => one.textContent)")
+    assert before == [hostile, "b", "c"] and after == ["c", hostile, "b"]

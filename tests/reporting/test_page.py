@@ -6,55 +6,28 @@ import re
 
 import numpy as np
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 
 from fixtures import findings as made_up
+from fixtures.browser import WIDTHS, check_widths_and_access, violations
 from resight.reporting.curves import Counts
 from resight.reporting.page import page
 
-WIDTHS = (390, 1280, 1920)
-
 
 @pytest.fixture
-def opened(browser, tmp_path):
-    """``opened(findings, thumbnails)``: its page in the browser; what it says and asks for may be nothing."""
-    contexts, said, asked = [], [], []
+def opened(in_browser):
+    """``opened(findings, thumbnails)``: its page in the browser."""
 
     def open_page(findings, thumbnails=None, flipped=(), **options):
         if thumbnails is None:
             thumbnails = made_up.pictures(findings["errors"])
-        path = tmp_path / "report.html"
-        path.write_text(page(findings, thumbnails, flipped), encoding="utf-8")
-        contexts.append(browser.new_context(viewport={"width": 1280, "height": 800}, **options))
-        tab = contexts[-1].new_page()
-        tab.on("console", lambda message: said.append(message.text))
-        tab.on("pageerror", lambda error: said.append(str(error)))
-        tab.on("request", lambda request: request.url.startswith("data:") or asked.append(request.url))
-        tab.goto(path.as_uri())
-        return tab
+        return in_browser(page(findings, thumbnails, flipped), **options)
 
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert said == []
-    assert all(url.startswith("file:") and url.endswith("/report.html") for url in asked), asked
-
-
-def violations(tab, **options):
-    found = Axe().run(tab, options=options or None).response["violations"]
-    return [(one["id"], [node["html"][:200] for node in one["nodes"]][:3]) for one in found]
+    return open_page
 
 
 @pytest.mark.parametrize("name", ["compared", "empty"])
 def test_it_fits_every_width_and_has_nothing_that_shuts_anyone_out(opened, name):
-    tab = opened(getattr(made_up, name)())
-    tab.eval_on_selector_all("details", "all => { for (const one of all) one.open = true; }")
-    for width in reversed(WIDTHS):
-        tab.set_viewport_size({"width": width, "height": 800})
-        assert tab.evaluate("document.documentElement.scrollWidth") == width
-    assert violations(tab) == []  # where most has to be scrolled
-    tab.emulate_media(color_scheme="dark")
-    assert violations(tab, runOnly=["color-contrast"]) == []
+    check_widths_and_access(opened(getattr(made_up, name)()))
 
 
 def shown(text):

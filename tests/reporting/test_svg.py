@@ -136,3 +136,18 @@ def test_ticks_of_ordinary_numbers(values, ticks):
 )
 def test_numbers_are_short(value, text):
     assert svg.number(value) == text
+
+
+def test_a_histogram():
+    chart = svg.histogram("A <title>", "says", ["0", "4", "8"], [3, 10], "px", solid=[1, 10], marks=[0.5])
+    assert "A &lt;title&gt;" in chart and chart.count("<rect") == 4 and chart.count("l-3.5 7h7z") == 1
+    outline, filled = (float(height) for height in re.findall(r'height="([\d.]+)"', chart)[:2])
+    assert filled == pytest.approx(outline / 3, abs=0.1)
+    centred = svg.histogram("t", "d", ["a", "b"], [0, 0], "px")
+    assert ">a</text>" in centred and "nan" not in centred
+
+
+def test_a_heat_map():
+    chart = svg.heat_map("Title", "says", [[0, 2], [4, 0]])
+    assert re.findall(r'fill-opacity="([\d.]+)"><title>(\d)', chart) == [("0.5", "2"), ("1", "4")]
+    assert svg.heat_map("Title", "says", [[0]]).count("fill-opacity") == 0
