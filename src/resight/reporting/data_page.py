@@ -28,6 +28,7 @@ PAIRS = 24  # of images in two splits
 EMPTY = 12  # images without a box
 ROWS = 20  # of the tables of image sizes and groups
 EXAMPLE_SIDE = 120  # pixels
+MARGIN = 24  # pixels that are seen around a box of unusual size, at least
 
 _MARK = '<meta name="generator" content="resight data report">'
 _EXPLAINED = {
@@ -138,6 +139,10 @@ def _kinds(suspects: Sequence[dict[str, Any]], pictures: _Pictures) -> list[dict
 
 def _card(row: dict[str, Any], pictures: _Pictures) -> dict[str, Any]:
     image, other, sizes = row["image"], row["other_image"], pictures.data.sizes
+    if row["kind"] == SIZE:  # what is around a tiny box tells what it is of
+        x1, y1, x2, y2 = row["box"]
+        around_it = (x1 - MARGIN, y1 - MARGIN, x2 + MARGIN, y2 + MARGIN)
+        return row | {"pictures": [pictures.of(image, row["box"], place=around_it)]}
     if other == image:
         return row | {"pictures": [pictures.of(image, row["box"], row["other_box"])]}
     # What is in the one image is shown in the other too, at the same share of its sides.
