@@ -154,15 +154,16 @@ def test_detection_on_a_gpu_hardly_waits_and_finds_what_a_cpu_does(pretended_cud
                 torch.testing.assert_close(one.scores, other.scores, rtol=1e-4, atol=1e-4)
 
 
-def test_in_half_precision_the_best_are_chosen_by_all_digits(pretended_cuda, on_device) -> None:
+def test_in_half_precision_the_best_are_chosen_by_all_digits(on_device) -> None:
     chosen = []
-    on_device.nms = lambda boxes, scores, *_: chosen.append(scores.unique().numel()) or torch.arange(3)
+    on_device.nms = lambda boxes, scores, *_: chosen.append(scores) or torch.arange(3)
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         _, logits, *others = on_device.features(on_device.batch([torch.rand(3, 96, 128)]))
         assert logits[0].dtype == torch.bfloat16
-        logits = [level.float() + torch.rand(level.shape) * 1e-4 for level in logits]
+        # bfloat16 has 128 numbers from 4 to 8, and their sigmoids would be four.
+        logits = [4 + 4 * torch.rand_like(level) for level in logits]
         on_device.propose(logits, *others, torch.tensor([[128.0, 96, 128, 96]]), training=True)
-    assert chosen[0] > 1000
+    assert chosen[0].dtype == torch.float32 and chosen[0].unique().numel() > 100
 
 
 def test_batch_norm_statistics_stay_as_they_are(model: FasterRCNN) -> None:
