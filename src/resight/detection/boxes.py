@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import batched_nms, nms
 
-MOST_AT_ONCE = 2**15  # boxes that a GPU compares each with each
+MOST_AT_ONCE = 2**14  # boxes that a GPU compares each with each, in double precision, which most are slow at
 FARTHEST = 1e7  # pixels; suppression takes a box that reaches further to end there
 
 
@@ -73,8 +73,8 @@ def nms_of_groups(boxes: Tensor, scores: Tensor, groups: Tensor, iou: float) -> 
         return batched_nms(boxes, scores, groups, iou)
     # torchvision moves groups apart in single precision, which rounds boxes, or waits for each of many.
     boxes = boxes.double()
-    step = 2 * boxes.nan_to_num().abs().amax() + 1
-    return nms(boxes + (groups * step)[:, None], scores.double(), iou)
+    step = boxes.nan_to_num().abs().amax() + 1
+    return nms(boxes.add((groups * step)[:, None], alpha=2), scores.double(), iou)
 
 
 def stable_nms(boxes: Tensor, scores: Tensor, limit: int, iou: float, least: float, equal: bool = False) -> Tensor:

@@ -207,7 +207,8 @@ class FasterRCNN(DetectionModel):
         int64, -1 beyond the last. ``logits`` are those of each level ``[B, M_l]``."""
         config, device = self.config, boxes.device
         usable = big_enough(boxes, 1e-3)
-        levels = torch.cat([torch.full_like(one[0], level, dtype=torch.int64) for level, one in enumerate(logits)])
+        counts = torch.tensor([one.shape[1] for one in logits])
+        levels = sent(torch.arange(len(logits)).repeat_interleave(counts), device)
         if device.type == "cpu":
             chosen = []
             for image, (box, fits) in enumerate(zip(boxes, usable, strict=True)):
@@ -215,15 +216,16 @@ class FasterRCNN(DetectionModel):
                 index = torch.where(fits & (score >= config.rpn_score))[0]
                 chosen.append(index[self.nms(box[index], score[index], levels[index], config.rpn_nms_iou)[:limit]])
             return pad_sequence(chosen, batch_first=True, padding_value=-1)
-        # One NMS for many images, for each is waited for; what is not usable comes last and suppresses nothing.
+        # One NMS for several images, for each is waited for; what is not usable comes last and suppresses nothing.
         scores = torch.cat(logits, 1).sigmoid()
         scores = torch.where(usable & (scores >= config.rpn_score), scores, -torch.inf)
-        parts, together = [], max(MOST_AT_ONCE // boxes.shape[1], 1)
-        for box, score in zip(boxes.split(together), scores.split(together), strict=True):
-            groups = (len(logits) * torch.arange(len(box), device=device)[:, None] + levels).flatten()
-            index = self.nms(box.flatten(0, 1), score.flatten(), groups, config.rpn_nms_iou)
-            parts.append(torch.full_like(score, -torch.inf).flatten().index_copy(0, index, score.flatten()[index]))
-        kept = torch.cat(parts).view_as(scores)
+        groups = len(logits) * torch.arange(len(boxes), device=device)[:, None] + levels
+        together = max(MOST_AT_ONCE // boxes.shape[1], 1) * boxes.shape[1]
+        parts = zip(*(each.flatten(0, 1).split(together) for each in (boxes, scores, groups)), strict=True)
+        found = [self.nms(box, score, group, config.rpn_nms_iou) for box, score, group in parts]
+        index = torch.cat([own + number * together for number, own in enumerate(found)])
+        kept = torch.full_like(scores, -torch.inf).flatten().index_copy(0, index, scores.flatten()[index])
+        kept = kept.view_as(scores)
         values, index = kept.topk(min(limit, kept.shape[1]), dim=1)
         return torch.where(values > -torch.inf, index, -1)
 
