@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from resight.detection.matcher import balanced_minibatch
+from resight.detection.processes import Shared
 from resight.errors import ResightError
 from resight.fpn import backbones
 from resight.fpn.config import FpnModelConfig
@@ -107,6 +108,18 @@ def test_a_crowd_is_neither_object_nor_background(model: FasterRCNN) -> None:
     # Every anchor inside the picture lies in the crowd, so hardly any background is left.
     assert whole["loss_rpn_box_reg"] == 0 and whole["loss_box_reg"] == 0
     assert whole["loss_objectness"] != without["loss_objectness"]
+
+
+def test_the_counts_of_both_stages_are_shared_at_once(model: FasterRCNN) -> None:
+    class Two(Shared):
+        def counts(self, counts):
+            asked.append(counts)
+            return [2 * count for count in counts]
+
+    asked, given = [], ([torch.rand(3, 96, 128)], [_target([[20.0, 20, 60, 60]])])
+    alone, halves = model.train()(*given), model(*given, Two())
+    assert len(asked) == 1 and min(asked[0]) > 1
+    assert {name: 2 * loss for name, loss in halves.items()} == alone
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ def test_the_parts_of_all_processes_are_the_whole():
     assert parts == [[0, 3, 6], [1, 4], [2, 5]]
     alone = Distributed()
     assert alone.shard(items) == items == alone.all_gather(items) and alone.all_reduce([2, 3]) == [2, 3]
-    assert alone.count(5) == 5 and alone.largest(3, 4) == (3, 4) and alone.is_main
+    assert alone.counts([5]) == [5] and alone.largest(3, 4) == (3, 4) and alone.is_main
 
 
 @pytest.fixture(scope="module")

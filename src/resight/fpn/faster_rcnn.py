@@ -265,18 +265,19 @@ class FasterRCNN(DetectionModel):
         windows = sent(windows_of(images), features[0].device)
         truth = GroundTruth.of(targets, features[0].device)
         generators = [Generator().manual_seed(target.seed) for target in targets]
-        objectness, rpn_box = self._rpn_losses(
-            torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(anchors), truth, generators, shared
+        objectness, rpn_box, drawn = self._rpn_losses(
+            torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(anchors), truth, generators
         )
         proposals, there = self.propose(logits, deltas, anchors, windows, training=True)
         # True boxes are proposals too: without them the second stage would see few positives at first.
         proposals, there = torch.cat([proposals, truth.boxes], 1), torch.cat([there, truth.there], 1)
-        classifier, box = self._box_losses(features, proposals, there, truth, generators, shared)
+        classifier, box, rois = self._box_losses(features, proposals, there, truth, generators)
+        drawn, rois = (max(count, 1) for count in shared.counts([drawn, rois]))
         return {
-            "loss_objectness": objectness,
-            "loss_rpn_box_reg": rpn_box,
-            "loss_classifier": classifier,
-            "loss_box_reg": box,
+            "loss_objectness": objectness / drawn,
+            "loss_rpn_box_reg": rpn_box / drawn,
+            "loss_classifier": classifier / rois,
+            "loss_box_reg": box / rois,
         }
 
     def _rpn_losses(
@@ -286,8 +287,8 @@ class FasterRCNN(DetectionModel):
         anchors: Tensor,
         truth: GroundTruth,
         generators: list[Generator],
-        shared: Shared,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, float]:
+        """Objectness and box loss, summed, and the number of anchors drawn."""
         config = self.config
         matches = truth.match(anchors.expand(len(logits), -1, -1), 0.7, 0.3, allow_low_quality_matches=True)
         drawn = self.sampler(matches, config.rpn_batch, config.rpn_positive, generators)
@@ -307,8 +308,7 @@ class FasterRCNN(DetectionModel):
         ):
             objectness, box = self.rpn_loss(*each)
             objectness_loss, box_loss = objectness_loss + objectness, box_loss + box
-        count = max(shared.count(float(sum(both))), 1)
-        return objectness_loss / count, box_loss / count
+        return objectness_loss, box_loss, sum(both)
 
     def _box_losses(
         self,
@@ -317,8 +317,8 @@ class FasterRCNN(DetectionModel):
         there: Tensor,
         truth: GroundTruth,
         generators: list[Generator],
-        shared: Shared,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, float]:
+        """Class and box loss, summed, and the number of proposals drawn."""
         config = self.config
         matches = truth.match(proposals, 0.5, 0.5, allow_low_quality_matches=False)
         matches = torch.where(there, matches, matcher.IGNORED)
@@ -330,8 +330,7 @@ class FasterRCNN(DetectionModel):
         wanted = box_coder.encode(truth.boxes.flatten(0, 1)[drawn.positives(rows)], drawn.positives(boxes), BOX_WEIGHTS)
         own = drawn.positives(deltas)[torch.arange(len(wanted), device=label.device), drawn.positives(label)]
         class_loss, box_loss = self.box_loss(scores, label, own, wanted)
-        count = max(shared.count(len(label)), 1)
-        return class_loss / count, box_loss / count
+        return class_loss, box_loss, len(label)
 
 
 def as_float(image: Tensor) -> Tensor:

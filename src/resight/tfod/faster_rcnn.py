@@ -298,7 +298,7 @@ class TfodRCNN(DetectionModel):
         if self.training:
             proposals = self.sample(proposals, targets, generators)
         box, classes = self.box_losses(*self.classify(features, proposals.boxes, size), proposals, targets)
-        part = len(images) / shared.count(len(images))
+        part = len(images) / shared.counts([len(images)])[0]
         return {
             "RPNLoss/localization_loss": part * rpn_box,
             "RPNLoss/objectness_loss": part * objectness,

@@ -62,8 +62,9 @@ class Distributed(Shared):
         # One may be shorter than its turn would have it, by what could not be read.
         return [item for row in zip_longest(*parts, fillvalue=parts) for item in row if item is not parts]
 
-    def count(self, count: float) -> float:
-        return self.all_reduce([count if self.has_images else 0])[0] / self.size
+    def counts(self, counts: Sequence[float]) -> list[float]:
+        sums = self.all_reduce(counts if self.has_images else [0] * len(counts))
+        return [each / self.size for each in sums]
 
     def all_reduce(self, values: Sequence[float]) -> list[float]:
         """The sums over all processes; the same in each."""
