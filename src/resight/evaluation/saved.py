@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,11 @@ def to_save(
     metrics: dict[str, Any], classes: tuple[str, ...], results: Sequence[ImageResult], config: ModelConfig
 ) -> SavedEvaluation:
     """What is kept of ``results``, of a model of ``config``."""
-    found, truths = [one.detections for one in results], [one.truth for one in results]
+    found = [one.detections for one in results]
+    truths = [
+        one.truth if one.truth.occluded is not None else replace(one.truth, occluded=np.zeros(len(one.truth.labels)))
+        for one in results
+    ]
     sizes = [(one.width, one.height) for one in found]
     scale = [min(np.divide(config.fit_size(height, width), (height, width))) for width, height in sizes]
 
