@@ -186,6 +186,7 @@ NOT_THE_USERS = {
     "models/checkpoints.py": "what it has just written, to sync it",
     "fpn/backbones.py": "the weights of a package",
     "cloud/stack.py": "the package's own template",
+    "reporting/page.py": "the package's own templates",
     "io/images.py": "annotations' images, which are no files",
 }
 

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from ..config.tree import ModelConfig
 from ..errors import ResightError
-from ..io.files import parse_json
+from ..io.files import check_regular, parse_json
 from ..io.outputs import atomic_file, write_text
 from ..types import Detections
 from .coco import GroundTruth
@@ -157,6 +157,7 @@ def load_evaluation(path: str | os.PathLike[str]) -> SavedEvaluation:
     if not os.path.exists(path):
         raise ResightError("is not there: the evaluation was made by an earlier version", where=path, fix=fix)
     try:
+        check_regular(path)
         with safe_open(path, "numpy") as file:
             about = file.metadata() or {}
             if about.get("version") != _VERSION:

@@ -16,7 +16,7 @@ from ..dialect import load_config
 from ..errors import ResightError, counted, listed
 from ..evaluation.evaluate import evaluation_folder, run_folder
 from ..evaluation.saved import DETECTIONS, SavedEvaluation, load_evaluation
-from ..io.files import parse_json, read_json, read_text
+from ..io.files import open_file, parse_json, read_json, read_text
 from ..io.object_store import is_remote
 from ..io.outputs import check_file, check_output, write_text
 from ..records.reader import RecordSplit, open_configured
@@ -131,9 +131,9 @@ def evaluation_of(run: str | os.PathLike[str], split: str) -> Path:
 def is_report(path: Path) -> bool:
     """Whether Resight wrote this page."""
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             return MARK in file.read(2000)
-    except OSError:
+    except ResightError:
         return False
 
 
