@@ -35,7 +35,12 @@ def _kinds(hint: Any) -> tuple[type, ...]:
 def _rules(owner: Callable[..., object]) -> tuple[dict[str, tuple[type, ...]], dict[str, tuple[str, ...]]]:
     """The kinds of each argument of a function, or field of a dataclass, and the choices where there are some."""
     hints = get_type_hints(owner)
-    choices = {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
+    choices = {
+        name: get_args(one)
+        for name, hint in hints.items()
+        for one in (get_args(hint) if get_origin(hint) in (Union, UnionType) else [hint])
+        if get_origin(one) is Literal
+    }
     return {name: _kinds(hint) for name, hint in hints.items()}, choices
 
 
@@ -57,7 +62,7 @@ def check_types(
         if name in kinds and not (isinstance(value, kinds[name]) and (empty or not isinstance(value, str) or value)):
             check_type(name, value, kinds[name], where or owner.__name__)
     for name, known in choices.items():
-        if name in values and values[name] not in known:
+        if values.get(name) is not None and values[name] not in known:
             fix = f"It is {' or '.join(known)}. {nearest(str(values[name]), known)}".rstrip()
             raise ResightError(f"unknown value '{values[name]}'", where=f"--{name.replace('_', '-')}", fix=fix)
 

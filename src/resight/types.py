@@ -5,11 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .arguments import check_types
+from .arguments import PATH, check_type, check_types
 from .errors import ResightError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    ImageLike = str | os.PathLike[str] | np.ndarray | Image
 
 Split = str
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -125,6 +131,49 @@ class Detections:
         """The detections whose score is ``score`` or more."""
         keep = self.scores >= score
         return replace(self, boxes=self.boxes[keep], scores=self.scores[keep], labels=self.labels[keep])
+
+    def plot(self, image: ImageLike | None = None) -> Image:
+        """The image, upright, with the detections drawn.
+
+        Args:
+            image: the image itself, as a detector takes it; by default it is read again from ``file``.
+
+        Raises:
+            ResightError: the image is not given and came from no file, cannot be read, or is of another size.
+        """
+        from PIL.Image import fromarray
+
+        from .drawing import draw
+        from .io.images import as_array
+
+        if image is None and not self.file:
+            fix = "Give the image that they were found in: plot(image)."
+            raise ResightError("these detections are of an image that came from no file", where="Detections", fix=fix)
+        pixels, name = as_array(self.file if image is None else image)
+        if (size := (pixels.shape[1], pixels.shape[0])) != (self.width, self.height):
+            message = f"is {size[0]} x {size[1]} pixels; the detections are of an image of {self.width} x {self.height}"
+            raise ResightError(message, where=name or "Detections", fix="Give the image that they were found in.")
+        return fromarray(draw(pixels, self.boxes, self.names, self.scores, labels=len(self.classes) > 1))
+
+    def save(self, path: str | os.PathLike[str], image: ImageLike | None = None, *, force: bool = False) -> None:
+        """Writes :meth:`plot` as a JPEG or PNG, as the suffix of ``path`` says.
+
+        Args:
+            force: replace a file that exists.
+
+        Raises:
+            ResightError: as :meth:`plot`; the suffix is another; the file exists, or cannot be written.
+        """
+        from .drawing import save_picture
+        from .io.outputs import atomic_file, check_file
+
+        check_type("path", path, PATH, "Detections.save")
+        if not os.fspath(path).lower().endswith((".jpg", ".jpeg", ".png")):
+            raise ResightError("pictures are written as .jpg, .jpeg or .png", where=path)
+        check_file(path, force)
+        picture = np.asarray(self.plot(image))
+        with atomic_file(path) as file:
+            save_picture(picture, file)
 
     def __len__(self) -> int:
         return len(self.scores)

@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import resight
 from resight.cli.app import app
 from resight.commands import predict as prediction
 from resight.commands.predict import find_images, predict
+from resight.datasets.formats import read_source
 from resight.drawing import draw
 from resight.errors import ResightError
 from resight.inference.detector import load
@@ -122,6 +124,63 @@ def test_names_of_files_need_not_be_text(untrained, photos, tmp_path):
     assert result["images"][0]["file"] == str(tmp_path / name)
     predict(untrained, [photos / "a"], tmp_path / "out", force=True)  # its picture is ours, too
     assert sorted(os.listdir(tmp_path / "out")) == ["1.jpg", "detections.json"]
+
+
+# Detections as data
+
+
+def test_detections_are_also_saved_as_a_data_set_and_cut_out(untrained, photos, tmp_path, done):
+    out = tmp_path / "out"
+    report = predict(untrained, [photos], out, save="coco", crops=True, no_pictures=True)
+    assert report.result == done.result
+    assert sorted(os.listdir(out)) == ["crops", "dataset", "detections.json"]
+    read = {annotation.filename: annotation for annotation in read_source(out / "dataset").annotations}
+    assert list(read) == ["1.png", "1-2.JPG", "2.png"]
+    crops = {path.name for path in (out / "crops").rglob("*.jpg")}
+    for name, image in zip(read, report.result["images"], strict=True):
+        shown = [row for row in image["detections"] if row["score"] >= report.result["score"]]
+        assert shown and [box.label for box in read[name].boxes] == [row["label"] for row in shown]
+        for box, row in zip(read[name].boxes, shown, strict=True):
+            assert box.xyxy == pytest.approx(row["box"], abs=0.0051)
+        assert {f"{Path(name).stem}-{number}.jpg" for number in range(1, len(shown) + 1)} <= crops
+        assert (out / "dataset" / "images" / name).read_bytes() == Path(image["file"]).read_bytes()
+
+
+@pytest.mark.parametrize("folder", ["dataset", "crops"])
+def test_a_data_set_is_replaced_only_as_it_was_written(untrained, photos, tmp_path, folder):
+    out = tmp_path / "out"
+    options = {"save": "yolo", "crops": True, "score": 0.2}
+    predict(untrained, [photos / "a"], out, **options)
+    predict(untrained, [photos / "a"], out, **options, force=True)
+    (file, *_) = (path for path in (out / folder).rglob("1*") if path.is_file())
+    time.sleep(0.02)  # the clock of a file system is coarse
+    file.write_bytes(file.read_bytes())  # corrected, for all we know
+    with pytest.raises(ResightError, match=f"is not replaced: {folder}"):
+        predict(untrained, [photos / "a"], out, **options, force=True)
+    assert file.exists()
+    shutil.rmtree(out / folder)
+    predict(untrained, [photos / "a"], out, force=True)
+    assert sorted(os.listdir(out)) == ["1.jpg", "detections.json"]
+
+
+def test_the_command_saves_and_names_the_next(untrained, photos, tmp_path):
+    from typer.testing import CliRunner
+
+    out = tmp_path / "out"
+    words = ["predict", str(untrained), str(photos / "a"), "-o", str(out), "--save", "voc", "--no-pictures"]
+    said = CliRunner().invoke(app, words)
+    assert said.exit_code == 0 and f"resight data check {out / 'dataset'}" in said.stderr
+    assert sorted(os.listdir(out)) == ["dataset", "detections.json"]
+
+
+def test_what_cannot_be_saved_is_refused_before_the_work(untrained, photos, tmp_path):
+    (tmp_path / "map.pbtxt").write_text("item { id: 1 name: 'a' } item { id: 2 name: ' b' }")
+    with pytest.raises(ResightError, match="the class ' b'"):
+        predict(untrained, [photos], tmp_path / "out", save="csv", labels=tmp_path / "map.pbtxt")
+    with pytest.raises(ResightError, match="unknown value 'yoloo'") as caught:
+        predict(untrained, [photos], tmp_path / "out", save="yoloo")
+    assert "yolo" in caught.value.fix and caught.value.where == "--save"
+    assert not (tmp_path / "out").exists()
 
 
 # What is there already

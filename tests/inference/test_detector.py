@@ -10,7 +10,7 @@ import resight
 from resight.errors import ResightError
 from resight.exporting.export import write_onnx
 from resight.fpn import onnx_export
-from resight.inference.detector import Detector, as_array, class_names, load
+from resight.inference.detector import Detector, class_names, load
 from resight.io.images import decode
 from resight.label_map import LabelMap, to_pbtxt
 from resight.models.checkpoints import load_checkpoint, save_checkpoint
@@ -371,12 +371,6 @@ def test_a_device_that_is_not_there_is_refused(untrained):
         with pytest.raises(ResightError, match=f"there is no device '{device}' here") as caught:
             load(untrained, device)
         assert caught.value.fix.startswith("Choose auto or cpu")
-
-
-def test_an_array_is_taken_as_it_is():
-    image = np.zeros((2, 3, 3), np.uint8)
-    array, name = as_array(image)
-    assert array is image and name == ""
 
 
 def test_in_tiles_small_objects_of_a_large_image_are_found_once_each():

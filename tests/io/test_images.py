@@ -21,6 +21,7 @@ from resight.io import images
 from resight.io.files import IMAGE_SUFFIXES
 from resight.io.images import (
     ImageInfo,
+    as_array,
     decode,
     passed_over,
     probe,
@@ -345,3 +346,9 @@ def test_nothing_is_printed_about_odd_images(tmp_path):
     command = [sys.executable, "-c", script, *map(str, sorted(tmp_path.iterdir()))]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_an_array_is_taken_as_it_is():
+    image = np.zeros((2, 3, 3), np.uint8)
+    array, name = as_array(image)
+    assert array is image and name == ""

@@ -267,6 +267,11 @@ def predict(
     nms_iou: Annotated[float | None, option("SHARE", "NMS IoU threshold", "the model's", min=0, max=1)] = None,
     class_agnostic_nms: Annotated[bool, typer.Option("--class-agnostic-nms", help="Class-agnostic NMS.")] = False,
     no_labels: NoLabels = False,
+    no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Draw no pictures.")] = False,
+    crops: Annotated[bool, typer.Option("--crops", help="Cut each detection out, into OUT/crops.")] = False,
+    save: Annotated[
+        defaults.SaveFormat | None, option(None, "Write images and detections as a data set, OUT/dataset", "none")
+    ] = None,
     labels: Labels = None,
     detections: Detections = None,
     device: Device = "auto",
@@ -276,13 +281,15 @@ def predict(
 ) -> int:
     """Finds objects in images: drawn pictures and detections.json; exit code 1 when an image could not be read."""
     options = without(locals(), "model", "inputs", "out", "json")
+    from ..commands.predict import DATASET
     from ..commands.predict import predict as run_predict
     from ..inference.exported import find_saved_model
 
     report = run_predict(model, inputs, out, **options)
     console.show_result(json, lambda: report.json(), report.text)
     exported = model.endswith(".onnx") or find_saved_model(Path(model))
-    wrote(out, f"evaluate {quoted(model)} --data RECORDS" if exported else f"export {quoted(model)} -o model.onnx")
+    after = f"evaluate {quoted(model)} --data RECORDS" if exported else f"export {quoted(model)} -o model.onnx"
+    wrote(out, f"data check {quoted(Path(out, DATASET))}" if save else after)
     return BAD if report.unread else console.DONE
 
 

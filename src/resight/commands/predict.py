@@ -16,7 +16,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ..arguments import PATH, check_type, check_types
-from ..config.defaults import Precision
+from ..config.defaults import Precision, SaveFormat
+from ..datasets.export import Crops, DetectionDataset, check_classes
 from ..drawing import draw, save_picture
 from ..errors import ResightError, counted, listed, one_line
 from ..inference.detector import Detector, check_share, load
@@ -32,7 +33,7 @@ from ..types import Detections
 log = logging.getLogger(__name__)
 
 LISTED_SCORE = 0.05  # detections.json holds everything of this score or more
-RESULT = "detections.json"
+RESULT, DATASET, CROPS = "detections.json", "dataset", "crops"
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,9 @@ def predict(
     nms_iou: float | None = None,
     class_agnostic_nms: bool = False,
     no_labels: bool = False,
+    no_pictures: bool = False,
+    crops: bool = False,
+    save: SaveFormat | None = None,
     device: str = "auto",
     precision: Precision = "float32",
     labels: str | os.PathLike[str] | None = None,
@@ -89,17 +93,21 @@ def predict(
     Args:
         model: a run folder, a checkpoint or an exported model.
         inputs: image files, and folders whose images are all taken; or one of them.
-        score: threshold of what is drawn; by default the model's operating point.
+        score: threshold of what is drawn, cut out and saved; by default the model's operating point.
         nms_iou: IoU threshold of NMS; by default the model's.
         class_agnostic_nms: NMS among the boxes of all classes.
         no_labels: draw boxes alone; a model of one class is drawn so anyway.
+        no_pictures: draw none.
+        crops: also cut out each detection of ``score`` or more, into ``out/crops/CLASS``.
+        save: also write images and detections of ``score`` or more as a data set of this format, ``out/dataset``.
         precision: arithmetic of the network.
         labels: label map that names the classes, in the model's order.
         detections: the most detections of an image; by default the model's own number.
         force: replace an earlier prediction.
 
     Raises:
-        ResightError: the model or an input does not exist, no image can be read, or ``out`` cannot be written.
+        ResightError: the model or an input does not exist, no image can be read, ``out`` cannot be written, or a data
+            set cannot hold the name of a class.
     """
     check_types(locals(), predict)
     check_share(score, "score")
@@ -112,19 +120,47 @@ def predict(
     detector = load(model, device, labels=labels, detections=detections)
     detector.set_nms(nms_iou, class_agnostic_nms)
     detector.set_precision(precision)
+    if save:
+        check_classes(detector.classes)
     threshold = detector.score if score is None else score
     labelled = not no_labels and len(detector.classes) > 1
     with atomic_folder(out, force, is_ours) as folder:
-        return _predict_all(detector, files, threshold, folder, labelled, str(out))
+        dataset = DetectionDataset(folder / DATASET, save, detector.classes) if save else None
+        writers: list[_Pictures | Crops | DetectionDataset] = [] if no_pictures else [_Pictures(folder, labelled)]
+        writers += [Crops(folder / CROPS, detector.classes)] if crops else []
+        writers += [dataset] if dataset else []
+        report = _predict_all(detector, files, threshold, writers, str(out))
+        if dataset:
+            dataset.finish()
+        # The last file: what changes after it was not written by us. And a file name need not be text; what is not
+        # becomes an escape of JSON.
+        text = json.dumps(report.result, indent=1, ensure_ascii=False)
+        (folder / RESULT).write_text(text, encoding="utf-8", errors="backslashreplace")
+    return report
+
+
+class _Pictures:
+    """Images with what was found in them drawn, in a folder."""
+
+    def __init__(self, folder: Path, labelled: bool) -> None:
+        self._folder, self._labelled = folder, labelled
+        self._names: set[str] = set()
+
+    def add(self, file: Path, image: np.ndarray, found: Detections) -> None:
+        picture = draw(image, found.boxes, found.names, found.scores, labels=self._labelled)
+        save_picture(picture, self._folder / _picture_name(file, self._names))
 
 
 def _predict_all(
-    detector: Detector, files: list[Path], threshold: float, folder: Path, labelled: bool, out: str
+    detector: Detector,
+    files: list[Path],
+    threshold: float,
+    writers: Sequence[_Pictures | Crops | DetectionDataset],
+    out: str,
 ) -> PredictReport:
-    """Detects in images, draws what is found into pictures in ``folder``, and lists it there."""
+    """Detects in images, hands what is found to the writers, and lists it."""
     found: list[dict[str, Any]] = []
     unread: list[str] = []
-    names: set[str] = set()
     full = 0
 
     def images() -> Iterator[tuple[Path, np.ndarray]]:
@@ -139,15 +175,11 @@ def _predict_all(
         told = everything.above(min(LISTED_SCORE, threshold))
         found.append(_listed(replace(told, file=str(file))))
         full += detector.most.reached(told.labels)
-        shown = told.above(threshold)
-        picture = draw(image, shown.boxes, shown.names, shown.scores, labels=labelled)
-        save_picture(picture, folder / _picture_name(file, names))
+        for writer in writers:
+            writer.add(file, image, told.above(threshold))
     if not found:
         raise ResightError("could not be read, and there is no other image", where=listed(unread, 3))
     result = {"model": detector.name, "classes": list(detector.classes), "score": threshold, "images": found}
-    text = json.dumps(result, indent=1, ensure_ascii=False)
-    # A file name need not be text; what is not becomes an escape of JSON.
-    (folder / RESULT).write_text(text, encoding="utf-8", errors="backslashreplace")
     return PredictReport(result, out, tuple(unread), detector.most.full(full) if full else "")
 
 
@@ -237,10 +269,19 @@ def _picture_name(file: Path, taken: set[str]) -> str:
 
 
 def _written_before(out: Path) -> Callable[[Path], bool]:
-    """Tells the files of an earlier prediction in ``out``, by its list, from others that lie there."""
+    """Tells the files of an earlier prediction in ``out``, by its list, from others that lie there; of a data set and
+    of crops by when they were changed: somebody may have corrected the boxes."""
     names: set[str] = set()
-    with suppress(ResightError, LookupError, TypeError):
+    written = -1.0
+    with suppress(ResightError, LookupError, TypeError, OSError):
         for image in read_json(out / RESULT, LARGE)["images"]:
             _picture_name(Path(image["file"]), names)
+        written = (out / RESULT).stat().st_ctime
         names.add(RESULT)
-    return lambda path: path.name in names
+
+    def is_ours(path: Path) -> bool:
+        if path.name in (DATASET, CROPS) and path.is_dir():
+            return all(file.is_dir() or file.lstat().st_ctime <= written for file in path.rglob("*"))
+        return path.name in names
+
+    return is_ours

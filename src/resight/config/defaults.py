@@ -18,6 +18,7 @@ Precision = Literal["float32", "bfloat16"]
 OnBad = Literal["error", "skip"]
 Layout = Literal["resight", "tfod"]
 ExportFormat = Literal["onnx", "savedmodel"]
+SaveFormat = Literal["coco", "voc", "yolo", "csv"]
 InputType = Literal["image_tensor", "encoded_image_string_tensor", "tf_example", "float_image_tensor"]  # TFOD's names
 
 # TFOD's augmentations with the options of its protos and what they are where absent; clip_boxes is a bool, 0 or 1.

@@ -20,7 +20,7 @@ from ..config.most_detections import MostDetections
 from ..config.tree import ModelConfig
 from ..dialect import dialect_of, left_by_tfod, model_config
 from ..errors import ResightError, is_out_of_memory
-from ..io.images import read_image, to_rgb, upright_image
+from ..io.images import as_array
 from ..io.object_store import is_remote
 from ..label_map import read_label_map
 from ..random_streams import stream_seed
@@ -31,12 +31,10 @@ from .tiles import TILES_NMS_IOU, join_tiles, tile_corners
 
 if TYPE_CHECKING:
     import torch
-    from PIL.Image import Image
 
     from ..detection.model import DetectionModel
     from ..models.checkpoints import ModelMetadata
-
-    ImageLike = str | os.PathLike[str] | np.ndarray | Image
+    from ..types import ImageLike
 
 log = logging.getLogger(__name__)
 
@@ -330,24 +328,3 @@ def class_names(stored: tuple[str, ...], labels: str | os.PathLike[str] | None) 
     if len(names) != len(stored):
         raise ResightError(f"names {len(names)} classes, the model has {len(stored)}", where=labels)
     return names
-
-
-def as_array(image: Any) -> tuple[np.ndarray, str]:
-    """``[H, W, 3]`` uint8 RGB and the file name ("" where there is none) of anything a detector takes."""
-    if isinstance(image, str | os.PathLike):
-        return read_image(image), os.fspath(image)
-    if hasattr(image, "convert"):
-        file = str(getattr(image, "filename", ""))
-        try:
-            upright = upright_image(image)
-        except Exception as error:  # PIL reads the pixels now, and its parsers raise nearly anything on damaged bytes
-            raise ResightError(f"the image is truncated or damaged: {error}", where=file) from error
-        return np.array(to_rgb(upright, file)), file
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
-        if not image.size:
-            raise ResightError(f"the image array is empty: {image.shape}")
-        return image, ""
-    got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-    raise ResightError(
-        f"an image is a path, a PIL image or an [H, W, 3] uint8 RGB array, not {got}", fix="Convert it first."
-    )

@@ -160,6 +160,27 @@ def upright_image(image: Image.Image) -> Image.Image:
     return _turned(image, _tag(image.info.get("exif")))
 
 
+def as_array(image: Any) -> tuple[np.ndarray, str]:
+    """``[H, W, 3]`` uint8 RGB and the file name ("" where there is none) of anything a detector takes."""
+    if isinstance(image, str | os.PathLike):
+        return read_image(image), os.fspath(image)
+    if hasattr(image, "convert"):
+        file = str(getattr(image, "filename", ""))
+        try:
+            upright = upright_image(image)
+        except Exception as error:  # PIL reads the pixels now, and its parsers raise nearly anything on damaged bytes
+            raise ResightError(f"the image is truncated or damaged: {error}", where=file) from error
+        return np.array(to_rgb(upright, file)), file
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+        if not image.size:
+            raise ResightError(f"the image array is empty: {image.shape}")
+        return image, ""
+    got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+    raise ResightError(
+        f"an image is a path, a PIL image or an [H, W, 3] uint8 RGB array, not {got}", fix="Convert it first."
+    )
+
+
 def read_bytes(image: str | os.PathLike[str] | bytes) -> bytes:
     """The encoded bytes of ``Annotation.image``: a file's, given ones, or those a records folder holds. Raises
     ResightError: the file cannot be read."""
