@@ -551,6 +551,7 @@ def test_predict_and_export_hand_over_their_options(stand_in):
             {
                 "score": 0.4, "nms_iou": 0.6, "class_agnostic_nms": True, "device": "auto", "force": False,
                 "labels": None, "no_labels": False, "detections": None, "precision": "float32",
+                "save": None, "crops": False, "no_pictures": False,
             },
         )
     ]  # fmt: skip

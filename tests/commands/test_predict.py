@@ -377,9 +377,11 @@ def test_on_a_gpu_the_same_is_found(pretended_cuda, untrained, photos, done, tmp
     shutil.copytree(photos, tmp_path / "photos")
     (tmp_path / "photos" / "b" / "0.png").write_bytes(b"no picture")
     with pretended_cuda():
-        report = predict(untrained, [tmp_path / "photos"], tmp_path / "out")
+        report = predict(untrained, [tmp_path / "photos"], tmp_path / "out", save="csv")
     assert report.unread == (str(tmp_path / "photos" / "b" / "0.png"),)
-    assert sorted(os.listdir(tmp_path / "out")) == sorted(os.listdir(done.out))
+    assert sorted(os.listdir(tmp_path / "out")) == sorted(["dataset", *os.listdir(done.out)])
+    names = [annotation.filename for annotation in read_source(tmp_path / "out" / "dataset").annotations]
+    assert names == ["1.png", "1-2.JPG", "2.png"]
     for image, expected in zip(report.result["images"], done.result["images"], strict=True):
         assert Path(image["file"]).relative_to(tmp_path / "photos") == Path(expected["file"]).relative_to(photos)
         assert [row["score"] for row in image["detections"]] == pytest.approx(

@@ -162,6 +162,20 @@ def test_boxes_without_an_area_are_left_out(format, tmp_path):
     assert [box.xyxy for box in annotation.boxes] == [pytest.approx((30, 40, 50, 60))]
 
 
+def test_cocos_own_tools_read_it(tmp_path):
+    from pycocotools.coco import COCO
+
+    (tmp_path / "1.png").write_bytes(PNGS[0])
+    found = detections([[30, 40, 50, 60.5], [0, 0, 9.5, 4]], [1, 0], ("stop", "yield"))
+    folder = written(tmp_path / "out", "coco", ("stop", "yield"), {tmp_path / "1.png": found})
+    coco = COCO(folder / "annotations" / "instances_default.json")
+    assert coco.loadImgs([1]) == [{"id": 1, "file_name": "1.png", "width": 90, "height": 61}]
+    assert [category["name"] for category in coco.loadCats([1, 2])] == ["stop", "yield"]
+    assert coco.loadAnns(coco.getAnnIds(imgIds=[1], catIds=[2])) == [
+        {"id": 1, "image_id": 1, "category_id": 2, "bbox": [30, 40, 20, 20.5], "area": 410, "iscrowd": 0, "score": 1}
+    ]
+
+
 def test_names_keep_apart_what_would_be_taken_for_one():
     taken = {}
     names = ["a.png", "a.png", "A.PNG", "a.jpg", "a%20b.png", "a b.png", "a-2.png", ".a.png", "x" * 300 + ".png"]

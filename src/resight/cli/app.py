@@ -263,7 +263,9 @@ def predict(
     model: Model,
     inputs: Annotated[list[str], argument("INPUT...", "Images and folders of images")],
     out: Out = "predictions",
-    score: Annotated[float | None, option("SHARE", "Score threshold of what is drawn", SCORE, min=0, max=1)] = None,
+    score: Annotated[
+        float | None, option("SHARE", "Score threshold of what is drawn and saved", SCORE, min=0, max=1)
+    ] = None,
     nms_iou: Annotated[float | None, option("SHARE", "NMS IoU threshold", "the model's", min=0, max=1)] = None,
     class_agnostic_nms: Annotated[bool, typer.Option("--class-agnostic-nms", help="Class-agnostic NMS.")] = False,
     no_labels: NoLabels = False,
@@ -281,8 +283,8 @@ def predict(
 ) -> int:
     """Finds objects in images: drawn pictures and detections.json; exit code 1 when an image could not be read."""
     options = without(locals(), "model", "inputs", "out", "json")
-    from ..commands.predict import DATASET
     from ..commands.predict import predict as run_predict
+    from ..datasets.export import DATASET
     from ..inference.exported import find_saved_model
 
     report = run_predict(model, inputs, out, **options)

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..arguments import PATH, check_type, check_types
 from ..config.defaults import Precision, SaveFormat
-from ..datasets.export import Crops, DetectionDataset, check_classes
+from ..datasets.export import CROPS, DATASET, Crops, DetectionDataset, check_classes
 from ..drawing import draw, save_picture
 from ..errors import ResightError, counted, listed, one_line
 from ..inference.detector import Detector, check_share, load
@@ -33,7 +33,7 @@ from ..types import Detections
 log = logging.getLogger(__name__)
 
 LISTED_SCORE = 0.05  # detections.json holds everything of this score or more
-RESULT, DATASET, CROPS = "detections.json", "dataset", "crops"
+RESULT = "detections.json"
 
 
 @dataclass(frozen=True)
@@ -175,8 +175,9 @@ def _predict_all(
         told = everything.above(min(LISTED_SCORE, threshold))
         found.append(_listed(replace(told, file=str(file))))
         full += detector.most.reached(told.labels)
+        shown = told.above(threshold)
         for writer in writers:
-            writer.add(file, image, told.above(threshold))
+            writer.add(file, image, shown)
     if not found:
         raise ResightError("could not be read, and there is no other image", where=listed(unread, 3))
     result = {"model": detector.name, "classes": list(detector.classes), "score": threshold, "images": found}

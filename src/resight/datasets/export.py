@@ -22,6 +22,7 @@ from ..io.images import probe_file, read_bytes, upright
 from ..types import Detections
 from .file_search import loose_stem
 
+DATASET, CROPS = "dataset", "crops"  # folders that a prediction is saved in
 _MOST_BYTES = 200  # of a name, so that there is room for numbers and suffixes
 _NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")  # what XML and lines of text cannot hold
 # Shares of an image, by which a box of YOLO's is made smaller: rounded, it must not reach out of the image.
