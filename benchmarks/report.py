@@ -23,6 +23,7 @@ from resight.evaluation.loop import ImageResult, measure
 from resight.evaluation.report import as_dict
 from resight.evaluation.saved import write_evaluation
 from resight.fpn.config import FpnModelConfig
+from resight.inference.detector import Detector
 from resight.label_map import LabelMap
 from resight.records.reader import open_records
 from resight.records.writer import write_records_folder
@@ -66,7 +67,7 @@ def main() -> None:
         ]
         metrics = as_dict(*measure(truths, sized, names, max_detections=STANDARD), model="made up", split="test")
         metrics |= {"data": str(folder / "records"), "data_digest": digest, "limit": None, "ignore_difficult": False}
-        write_evaluation(folder / "evaluation", metrics, names, results, FpnModelConfig())
+        write_evaluation(folder / "evaluation", metrics, Detector(names, None, config=FpnModelConfig()), results)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         began, cpu = time.perf_counter(), time.process_time()
         made = report(folder / "evaluation")

@@ -247,7 +247,8 @@ def test_another_stream_is_refused_by_name(monkeypatch, capfd):
 def test_a_signal_ends_a_verb_wherever_it_comes(moment, number, code, tmp_path):
     moment = moment.format(now=f"import os; os.kill(os.getpid(), {number:d})")
     (tmp_path / "verb.py").write_text(
-        f"import sys, time\nfrom resight.cli.guard import guard\n"
+        f"import signal, sys, time\nfrom resight.cli.guard import guard\n"
+        f"signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # what runs the tests may ignore it
         f"def command():\n    exec({moment!r})\n    time.sleep(20)\nsys.exit(guard(command, []))"
     )
     done = subprocess.run([sys.executable, "-m", "verb"], capture_output=True, text=True, cwd=tmp_path, timeout=60)

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from fixtures.scenes import CLASSES, saved, scenes
+from fixtures.scenes import CLASSES, found, objects, saved, scenes
 from resight.evaluation import report
 from resight.evaluation.coco import coco_metrics
 from resight.evaluation.loop import measure
@@ -119,3 +119,18 @@ def test_groups_are_what_is_drawn(evaluation):
     grouped = evaluated(0, groups=[f"video {number % 8}" for number in range(40)])
     assert findings(grouped)["resampled"] == {"unit": "groups", "count": 8, "resamples": 200}
     assert findings(evaluation)["resampled"]["unit"] == "images"
+
+
+def test_reach_by_hand():
+    truths = [objects((0, 0, 0, 10, 10), (0, 20, 20, 40, 40), (0, 50, 50, 90, 90))]
+    detections = [found((0, 0.9, 0, 0, 10, 10))]
+    numbers, point = measure(truths, detections, CLASSES, score=0.5)
+    metrics = report.as_dict(numbers, point, model="run", split="test", data="records", limit=None)
+    evaluation = saved(truths, detections, **metrics)
+    assert findings(evaluation)["reach"] is None
+    evaluation.objects["anchor_iou"][:] = [0.4, 0.6, 0.3]
+    evaluation.objects["proposal_iou"][1:] = [0.8, 0.45]
+    assert findings(evaluation)["reach"] == {
+        "anchors": {"covered": pytest.approx(1 / 3), "missed": 2, "missed_uncovered": 1},
+        "proposals": {"covered": 0.5, "missed": 2, "missed_uncovered": 1},
+    }

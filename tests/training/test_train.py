@@ -251,6 +251,8 @@ def test_a_run_folder_holds_what_is_promised(whole, shapes):
         "run.json",
         LAST,
         BEST,
+        "evaluation/val/metrics.json",
+        "evaluation/val/detections.safetensors",
     }
     assert load_config(whole / "config.toml").train.steps == 8
     told = json.loads((whole / "environment.json").read_text())

@@ -46,6 +46,10 @@ class DetectionModel(nn.Module, ABC):
         """What is in images ``[3, H, W]`` RGB, uint8 or float, of any size: on the CPU, boxes in their own pixels."""
 
     @abstractmethod
+    def proposals(self, image: Tensor) -> Tensor:
+        """``[P, 4]`` xyxy: what the first stage proposes in an image ``[3, H, W]`` of any size, in its own pixels."""
+
+    @abstractmethod
     def losses(self, images: list[Tensor], targets: list[Target], shared: Shared = SINGLE_PROCESS) -> dict[str, Tensor]:
         """The losses of images ``[3, H, W]`` that are at the network's size.
 

@@ -29,6 +29,7 @@ from . import report
 from .coco import STANDARD, CocoMetrics, measures_of
 from .loop import ClassNames, ImageResult, evaluate_images, mean_losses, measure
 from .operating_point import OperatingPoint
+from .reach import with_proposals
 from .saved import METRICS, write_evaluation
 
 
@@ -143,7 +144,7 @@ def evaluate(
         **_beside_float32(detector, numbers, records, part, range(measured), counting),
         **({detector.config.dialect: own} if own else {}),
     )
-    files = write_evaluation(path.parent, metrics, detector.classes, results, detector.config)
+    files = write_evaluation(path.parent, metrics, detector, results)
     written = str(path)
     if is_remote(model) and run and out is None:
         for file in files:
@@ -167,7 +168,8 @@ def _results(
 ) -> list[ImageResult]:
     title = f"evaluating {part.name}" + ("" if with_losses else f" in {detector.precision}")
     options: dict[str, Any] = {"class_names": class_names, "on_error": on_error, "with_losses": with_losses}
-    return [result for _, result in evaluate_images(detector, part, track(indices, title), **options)]
+    images = evaluate_images(detector, part, track(indices, title), **options)
+    return [result for _, result in (with_proposals(detector, images) if with_losses else images)]
 
 
 def _measure(

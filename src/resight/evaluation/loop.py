@@ -31,6 +31,7 @@ class ImageResult:
     losses: dict[str, float]  # empty where they were not asked for, or the model has none
     labels: np.ndarray  # [N] class indices of the record's objects, without crowds and before any is left out
     left_out: int  # objects of known classes that the truth leaves out
+    proposal_iou: np.ndarray | None = None  # [N] the best IoU of a proposal with each object; None: not looked at
 
 
 def evaluate_images(

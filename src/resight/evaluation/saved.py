@@ -14,13 +14,14 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ..config.tree import ModelConfig
 from ..errors import ResightError
+from ..inference.detector import Detector
 from ..io.files import check_regular, parse_json
 from ..io.outputs import atomic_file, write_text
 from ..types import Detections
 from .coco import GroundTruth
 from .loop import ImageResult
+from .reach import anchor_iou
 
 METRICS, DETECTIONS = "metrics.json", "detections.safetensors"
 _VERSION = "1"
@@ -40,9 +41,14 @@ _ROWS: dict[str, dict[str, type]] = {
         "difficult": np.bool_,
         "occluded": np.bool_,
         "area": np.float32,
+        "anchor_iou": np.float32,
+        "proposal_iou": np.float32,
     },
     "detection": {"boxes": np.float32, "scores": np.float32, "labels": np.int32},
 }
+
+
+_STORED = ("boxes", "labels", "crowd", "difficult", "occluded", "area")  # of records
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +62,8 @@ class SavedEvaluation:
         images: ``record`` (its place in the split), ``width``, ``height``, ``scale`` (pixels of the network for one of
             the image; nan where unknown), and how many ``objects`` and ``detections`` it has, ``[I]`` each.
         objects: ``boxes`` ``[G, 4]`` float32 xyxy in pixels of the image, ``labels``, ``crowd``, ``difficult``,
-            ``occluded``, ``area`` (square pixels; nan: the box's own), ``[G]`` each, in the order of the images.
+            ``occluded``, ``area`` (square pixels; nan: the box's own), ``anchor_iou`` and ``proposal_iou`` (the best
+            there is; nan: not known), ``[G]`` each, in the order of the images.
         detections: ``boxes`` ``[D, 4]``, ``scores``, ``labels``, likewise; of an image the best score first.
     """
 
@@ -90,24 +97,27 @@ class SavedEvaluation:
         return [Detections(boxes, scores, labels, self.classes, *size) for boxes, scores, labels, size in rows]
 
 
-def to_save(
-    metrics: dict[str, Any], classes: tuple[str, ...], results: Sequence[ImageResult], config: ModelConfig
-) -> SavedEvaluation:
-    """What is kept of ``results``, of a model of ``config``."""
+def to_save(metrics: dict[str, Any], detector: Detector, results: Sequence[ImageResult]) -> SavedEvaluation:
+    """What is kept of ``results``."""
     found = [one.detections for one in results]
     truths = [
         one.truth if one.truth.occluded is not None else replace(one.truth, occluded=np.zeros(len(one.truth.labels)))
         for one in results
     ]
     sizes = [(one.width, one.height) for one in found]
-    scale = [min(np.divide(config.fit_size(height, width), (height, width))) for width, height in sizes]
+    fit = detector.config.fit_size
+    scale = [min(np.divide(fit(height, width), (height, width))) for width, height in sizes]
 
     def column(rows: Sequence[Any], name: str, empty: tuple[int, ...] = (0,)) -> np.ndarray:
         return np.concatenate([np.zeros(empty), *(getattr(row, name) for row in rows)])
 
+    reached = [np.full(len(one.truth.labels), np.nan) if (own := one.proposal_iou) is None else own for one in results]
+    stored = {name: column(truths, name, (0, 4) if name == "boxes" else (0,)) for name in _STORED}
+    stored["anchor_iou"] = anchor_iou(detector, results)
+    stored["proposal_iou"] = np.concatenate([np.zeros(0), *reached])
     return SavedEvaluation(
         metrics,
-        classes,
+        detector.classes,
         tuple(one.name for one in results),
         tuple(one.group for one in results),
         {
@@ -118,17 +128,17 @@ def to_save(
             "objects": np.array([len(one.labels) for one in truths], np.int64),
             "detections": np.array([len(one) for one in found], np.int64),
         },
-        {name: column(truths, name, (0, 4) if name == "boxes" else (0,)) for name in _ROWS["object"]},
+        stored,
         {name: column(found, name, (0, 4) if name == "boxes" else (0,)) for name in _ROWS["detection"]},
     )
 
 
 def write_evaluation(
-    folder: Path, metrics: dict[str, Any], classes: tuple[str, ...], results: Sequence[ImageResult], config: ModelConfig
+    folder: Path, metrics: dict[str, Any], detector: Detector, results: Sequence[ImageResult]
 ) -> tuple[Path, Path]:
     """Writes ``detections.safetensors`` and ``metrics.json`` and returns their paths. Raises ResightError."""
     kept, path = folder / DETECTIONS, folder / METRICS
-    save_evaluation(kept, to_save(metrics, classes, results, config))
+    save_evaluation(kept, to_save(metrics, detector, results))
     write_text(path, json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return kept, path
 

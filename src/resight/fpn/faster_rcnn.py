@@ -179,6 +179,13 @@ class FasterRCNN(DetectionModel):
             for one, before, after in zip(found, small, images, strict=True)
         ]
 
+    def proposals(self, image: Tensor) -> Tensor:
+        small = self.resize(image)
+        _, logits, deltas, anchors = self.features(self.batch([small]))
+        windows = sent(windows_of([small]), logits[0].device)
+        boxes, there = self.propose(logits, deltas, anchors, windows, training=False)
+        return rescale(boxes[there], (small.shape[1], small.shape[2]), (image.shape[1], image.shape[2]))
+
     def propose(
         self, logits: list[Tensor], deltas: list[Tensor], anchors: list[Tensor], windows: Tensor, training: bool
     ) -> tuple[Tensor, Tensor]:

@@ -164,6 +164,14 @@ class Detector:
         """What the network finds in the image at once."""
         return self._forward([image])[0]
 
+    def proposals(self, image: np.ndarray) -> np.ndarray:
+        """``[P, 4]`` float32 xyxy, what the first stage proposes in ``image`` ``[H, W, 3]`` uint8. Not of exports."""
+        import torch
+
+        tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+        with torch.inference_mode():
+            return self.model.proposals(tensor.to(self.device)).to("cpu", torch.float32).numpy()
+
     def _detect_wholes(self, images: Sequence[np.ndarray]) -> list[Detections]:
         sizes = [self.model.network_size(image.shape[0], image.shape[1]) for image in images]
         order = sorted(range(len(images)), key=sizes.__getitem__)

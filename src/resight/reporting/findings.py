@@ -17,7 +17,7 @@ from .confusion import Confusion, confusion
 from .curves import BINS, Counts, calibration, count_by_threshold, precision_at_recalls
 from .errors import Error, errors
 from .gallery import shown
-from .outcomes import Outcomes, outcomes
+from .outcomes import FOREGROUND, Outcomes, outcomes
 from .slices import slices
 from .suspects import suspects
 
@@ -64,7 +64,7 @@ def findings(evaluation: SavedEvaluation, run: Run | None = None) -> dict[str, A
         "tide": _tide(evaluation, ignore),
         "calibration": _calibration(evaluation, result),
         "slices": slices(evaluation, result, point.score, ignore),
-        "reach": None,
+        "reach": _reach(evaluation, result, point.score),
         "num_errors": len(wrong),
         "errors": [_error(one, evaluation) for one in shown(wrong)],
         "suspects": [
@@ -170,6 +170,21 @@ def _calibration(evaluation: SavedEvaluation, result: Outcomes) -> dict[str, Any
         for number, count in enumerate(found.count)
     ]
     return {"bins": bins, "error": found.error}
+
+
+def _reach(evaluation: SavedEvaluation, result: Outcomes, score: float) -> dict[str, Any] | None:
+    """Of the objects whose best IoU is known: the share with .5 or more, and of those missed how many have less."""
+    found = np.append(evaluation.detections["scores"], -1.0)[result.found_by] >= score
+    told = {}
+    for name in ("anchor", "proposal"):
+        iou = evaluation.objects[f"{name}_iou"]
+        known = result.counts & ~np.isnan(iou)
+        missed = known & ~found
+        if known.any():
+            uncovered = int((iou[missed] < FOREGROUND).sum())
+            covered = float((iou[known] >= FOREGROUND).mean())
+            told[f"{name}s"] = {"covered": covered, "missed": int(missed.sum()), "missed_uncovered": uncovered}
+    return told or None
 
 
 def _error(one: Error, evaluation: SavedEvaluation) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from torch import Generator, Tensor, nn
 from ..config.tree import ModelConfig
 from ..detection import matcher
 from ..detection.anchors import AnchorSettings, grid_anchors
-from ..detection.boxes import Instances, area, at_rows, clip, front, grouped_nms, windows_of, within
+from ..detection.boxes import Instances, area, at_rows, clip, front, grouped_nms, rescale, windows_of, within
 from ..detection.losses import StageLoss, stage_loss
 from ..detection.model import DetectionModel
 from ..detection.processes import SINGLE_PROCESS, Shared
@@ -200,12 +200,22 @@ class TfodRCNN(DetectionModel):
         """The same for images that make a batch."""
         batch = self.batch(small)
         windows = sent(windows_of(small), batch.device)
-        size = (batch.shape[2], batch.shape[3])
+        features, proposals = self._proposed(batch, windows)
+        deltas, logits = self.classify(features, proposals.boxes, (batch.shape[2], batch.shape[3]))
+        return self.postprocess_detections(deltas, logits, proposals, windows)
+
+    def _proposed(self, batch: Tensor, windows: Tensor) -> tuple[Tensor, Proposals]:
+        """Features of a batch, and what the first stage proposes."""
         features = self.backbone(batch)
         deltas, logits = self.rpn(features)
-        proposals = self.propose(deltas, logits, clip(self.anchor_grid(features), *size), windows, self.serving)
-        deltas, logits = self.classify(features, proposals.boxes, size)
-        return self.postprocess_detections(deltas, logits, proposals, windows)
+        anchors = clip(self.anchor_grid(features), batch.shape[2], batch.shape[3])
+        return features, self.propose(deltas, logits, anchors, windows, self.serving)
+
+    def proposals(self, image: Tensor) -> Tensor:
+        small = self.resize(image)
+        batch = self.batch([small])
+        _, found = self._proposed(batch, sent(windows_of([small]), batch.device))
+        return rescale(found.boxes[found.valid], (small.shape[1], small.shape[2]), (image.shape[1], image.shape[2]))
 
     def anchor_grid(self, features: Tensor) -> Tensor:
         """The grid's anchors ``[N, 4]`` float32, y slowest, then x; not clipped."""

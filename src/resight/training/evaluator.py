@@ -91,7 +91,7 @@ class Evaluator:
         if better or first:
             state.score = point.score
             if self.distributed.is_main:
-                self._keep(as_dict(metrics, point, losses=losses, **self._told(own)), results)
+                self._keep(as_dict(metrics, point, losses=losses, **self._told(own)), detector, results)
         return better or first
 
     def _told(self, own: dict[str, float | None]) -> dict[str, Any]:
@@ -102,6 +102,5 @@ class Evaluator:
         told |= {"data_digest": records.digest, "limit": None, "ignore_difficult": False, "unknown_classes": {}}
         return told | ({config.dialect: own} if own else {})
 
-    def _keep(self, metrics: dict[str, Any], results: list[ImageResult]) -> None:
-        folder = evaluation_folder(self.run_folder, self.plan.validation_name)
-        write_evaluation(folder, metrics, tuple(self.plan.classes), results, self.plan.config.model)
+    def _keep(self, metrics: dict[str, Any], detector: Detector, results: list[ImageResult]) -> None:
+        write_evaluation(evaluation_folder(self.run_folder, self.plan.validation_name), metrics, detector, results)
