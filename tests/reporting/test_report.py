@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import resight
+from fixtures.runs import TINY
 from resight.dialect import load_config
 from resight.errors import ResightError
 from resight.evaluation.saved import DETECTIONS
@@ -19,17 +20,7 @@ def data(shapes):
     return shapes(train=4, val=2, test=3)
 
 
-TINY = {
-    "model.name": "test_efficientnet",
-    "model.min_size": 64,
-    "model.max_size": 96,
-    "model.start": "none",
-    "train.batch_size": 2,
-    "train.device": "cpu",
-    "train.steps": 3,
-    "train.warmup_steps": 2,
-    "data.workers": 0,
-}
+SHORT = TINY | {"train.steps": 3, "train.warmup_steps": 2}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +29,7 @@ def runs(data, once):
 
     def make(folder):
         for name, seed in (("a", 1), ("b", 2)):
-            train(load_config(None, TINY | {"data.path": str(data), "train.seed": seed}), folder / name)
+            train(load_config(None, SHORT | {"data.path": str(data), "train.seed": seed}), folder / name)
             resight.evaluate(folder / name, device="cpu")
 
     return once("reported", make)

@@ -5,15 +5,16 @@ import pytest
 
 from fixtures.scenes import CLASSES, found, objects, saved, scenes
 from resight.evaluation.coco import coco_metrics
+from resight.reporting.bootstrap import rows_of_numbers
 from resight.reporting.outcomes import outcomes
 from resight.reporting.slices import slices
 
 
 def tables(evaluation, score=0.0):
     result = outcomes(evaluation.truths, evaluation.found)
+    rows, _ = rows_of_numbers(evaluation.truths, evaluation.found)
     return {
-        table["by"]: {row["name"]: row for row in table["rows"]}
-        for table in slices(evaluation, result, score, ignore_difficult=False)
+        table["by"]: {row["name"]: row for row in table["rows"]} for table in slices(evaluation, result, score, rows)
     }
 
 

@@ -8,20 +8,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from fixtures.runs import OFTEN
+from fixtures.runs import OFTEN, TINY
 from resight.dialect import load_config
 from resight.training.train import train
 from resight.training.trainer import Trainer
-
-TINY = {
-    "model.name": "test_efficientnet",
-    "model.min_size": 64,
-    "model.max_size": 96,
-    "model.start": "none",
-    "train.batch_size": 2,
-    "train.device": "cpu",
-    "data.workers": 0,
-}
 
 
 @pytest.fixture(scope="session")

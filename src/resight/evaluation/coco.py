@@ -108,9 +108,8 @@ def coco_metrics(
         raise ValueError(f"{len(truths)} images with objects, but {len(detections)} with detections")
     measures = measures_of(max_detections)
     limits = sorted({measure.max_detections for measure in measures})
-    labels = _column([truth.labels for truth in truths], np.int64)
-    ignored = _column([truth.ignored(ignore_difficult) for truth in truths], bool)
-    counts = _count(truths, detections, classes, labels, ignored, limits)
+    labels, ignored = _columns(truths, ignore_difficult)
+    counts = _counts(_matched(truths, detections, classes, labels, ignored, limits))
 
     def average(measure: Measure, class_index: int | None = None) -> float | None:
         return _average(counts[measure.kind][..., limits.index(measure.max_detections)], measure, class_index)
@@ -131,48 +130,39 @@ def coco_metrics(
     )
 
 
-def _count(
-    truths: Sequence[GroundTruth],
-    detections: Sequence[Detections],
-    classes: Sequence[str],
-    labels: np.ndarray,
-    ignored: np.ndarray,
-    limits: list[int],
-) -> dict[str, np.ndarray]:
-    """ "AP": precision ``[IoU, recall, class, size, limit]``; "AR": recall ``[IoU, class, size, limit]``; -1: none."""
-    counting = _matched(truths, detections, classes, labels, ignored, limits)
-    counting.accumulate()
-    assert counting.eval is not None
-    return {"AP": counting.eval["precision"], "AR": counting.eval["recall"]}
+class Details(NamedTuple):
+    """What a report tells beside the numbers: AP75 of each class (None without objects), and hotcoco's
+    ``tide_errors``, counts of each kind of error and the AP50 that fixing it would give (Bolya et al., 2020)."""
+
+    ap75: list[float | None]
+    tide: dict[str, Any]
 
 
-def of_class(
-    truths: Sequence[GroundTruth],
-    detections: Sequence[Detections],
-    classes: Sequence[str],
-    ignore_difficult: bool,
-    iou: float,
-) -> list[float | None]:
-    """AP of each class at one ``iou``; None of a class without objects."""
-    measure = Measure("", "AP", iou, "all", STANDARD)
-    labels = _column([truth.labels for truth in truths], np.int64)
-    ignored = _column([truth.ignored(ignore_difficult) for truth in truths], bool)
-    counted = _count(truths, detections, classes, labels, ignored, [STANDARD])["AP"][..., 0]
-    return [_average(counted, measure, index) for index in range(len(classes))]
-
-
-def tide(
+def details(
     truths: Sequence[GroundTruth],
     detections: Sequence[Detections],
     classes: Sequence[str],
     *,
     ignore_difficult: bool = False,
-) -> dict[str, Any]:
-    """hotcoco's ``tide_errors``: counts of each kind of error, and the AP50 that fixing it would give (Bolya et al.,
-    2020)."""
-    labels = _column([truth.labels for truth in truths], np.int64)
+) -> Details:
+    """Of the detections that :func:`coco_metrics` counts."""
+    counting = _matched(truths, detections, classes, *_columns(truths, ignore_difficult), [STANDARD])
+    precision = _counts(counting)["AP"][..., 0]
+    ap75 = [_average(precision, MEASURES[2], index) for index in range(len(classes))]
+    return Details(ap75, dict(counting.tide_errors()))
+
+
+def _columns(truths: Sequence[GroundTruth], ignore_difficult: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of all objects, and which are ignored."""
     ignored = _column([truth.ignored(ignore_difficult) for truth in truths], bool)
-    return dict(_matched(truths, detections, classes, labels, ignored, [STANDARD]).tide_errors())
+    return _column([truth.labels for truth in truths], np.int64), ignored
+
+
+def _counts(counting: COCOeval) -> dict[str, np.ndarray]:
+    """ "AP": precision ``[IoU, recall, class, size, limit]``; "AR": recall ``[IoU, class, size, limit]``; -1: none."""
+    counting.accumulate()
+    assert counting.eval is not None
+    return {"AP": counting.eval["precision"], "AR": counting.eval["recall"]}
 
 
 def _matched(

@@ -78,6 +78,21 @@ class SavedEvaluation:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def ignore_difficult(self) -> bool:
+        """Whether difficult objects count neither as found nor as missed."""
+        return bool(self.metrics.get("ignore_difficult"))
+
+    @cached_property
+    def object_images(self) -> np.ndarray:
+        """``[G]`` the image of each object."""
+        return np.repeat(np.arange(len(self)), self.images["objects"])
+
+    @cached_property
+    def detection_images(self) -> np.ndarray:
+        """``[D]`` the image of each detection."""
+        return np.repeat(np.arange(len(self)), self.images["detections"])
+
     @cached_property
     def truths(self) -> list[GroundTruth]:
         """The objects of each image."""

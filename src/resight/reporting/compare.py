@@ -34,7 +34,7 @@ def compare(evaluations: Sequence[SavedEvaluation], places: Sequence[str]) -> di
         if reason := _difference(first, other):
             fix = "Evaluate both on the same records and split."
             raise ResightError(f"is not an evaluation of what {places[0]} is of: {reason}", where=place, fix=fix)
-    ignore = bool(first.metrics.get("ignore_difficult"))
+    ignore = first.ignore_difficult
     rows = [rows_of_numbers(one.truths, one.found, ignore) for one in evaluations]
     samples = resampled(rows, first.groups)
     results = [outcomes(one.truths, one.found, ignore) for one in evaluations]
@@ -57,7 +57,7 @@ def _difference(first: SavedEvaluation, other: SavedEvaluation) -> str:
     """Why two evaluations cannot be compared; "" where they can."""
     if first.classes != other.classes:
         return "its classes are others"
-    if first.metrics.get("ignore_difficult") != other.metrics.get("ignore_difficult"):
+    if first.ignore_difficult != other.ignore_difficult:
         return "one ignores difficult objects and one does not"
     if len(first) != len(other):
         return f"it has {len(other):,} images, and not {len(first):,}"
@@ -91,13 +91,13 @@ def _classes(first: SavedEvaluation, other: SavedEvaluation) -> list[dict[str, A
 def _flipped(pair: tuple[SavedEvaluation, ...], results: tuple[Outcomes, ...]) -> dict[str, Any]:
     found, scores = [], []
     for evaluation, result in zip(pair, results, strict=True):
-        score = np.append(evaluation.detections["scores"], -1.0)[result.found_by]
+        score = result.found_scores(evaluation.detections["scores"])
         scores.append(score)
         found.append(score >= evaluation.metrics["operating_point"]["score"])
     counts = results[0].counts
     better, worse = counts & ~found[0] & found[1], counts & found[0] & ~found[1]
     first = pair[0]
-    image_of = np.repeat(np.arange(len(first)), first.images["objects"])
+    image_of = first.object_images
     flipped = np.flatnonzero(better | worse)
     # The surest of what one finds and the other does not come first.
     order = np.argsort(-np.maximum(scores[0], scores[1])[flipped], kind="stable")

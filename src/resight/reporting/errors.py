@@ -48,12 +48,9 @@ def errors(evaluation: SavedEvaluation, result: Outcomes, matrix: Confusion, sco
     """All of them at ``score``, the costliest first."""
     scores, labels = evaluation.detections["scores"], evaluation.detections["labels"]
     object_labels = evaluation.objects["labels"]
-    images = np.arange(len(evaluation))
-    image_of = np.repeat(images, evaluation.images["detections"])
-    image_of_object = np.repeat(images, evaluation.images["objects"])
+    image_of, image_of_object = evaluation.detection_images, evaluation.object_images
     of_alarm, of_miss = _costs(evaluation, result, score)
-    found = np.append(scores, -1.0)[result.found_by] >= score
-    missed = result.counts & ~found
+    missed = result.counts & (result.found_scores(scores) < score)
     rows: list[Error] = []
     answered = np.zeros(len(object_labels), bool)
     for at in np.flatnonzero((scores >= score) & np.isin(result.kind, list(NAMES))).tolist():

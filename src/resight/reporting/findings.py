@@ -12,6 +12,7 @@ from ..evaluation import coco
 from ..evaluation.operating_point import OperatingPoint, sentence
 from ..evaluation.saved import SavedEvaluation
 from .advice import advice
+from .average_precision import Rows
 from .bootstrap import NUMBERS, RESAMPLES, groups_of, interval, resampled, rows_of_numbers
 from .confusion import Confusion, confusion
 from .curves import BINS, Counts, calibration, count_by_threshold, precision_at_recalls
@@ -45,25 +46,27 @@ class Run(NamedTuple):
 def findings(evaluation: SavedEvaluation, run: Run | None = None) -> dict[str, Any]:
     """What ``report.json`` holds of ``evaluation``, of a ``run`` where it has one."""
     run = run or Run()
-    metrics, ignore = evaluation.metrics, bool(evaluation.metrics.get("ignore_difficult"))
+    metrics, ignore = evaluation.metrics, evaluation.ignore_difficult
     truths, found = evaluation.truths, evaluation.found
     point = OperatingPoint(**metrics["operating_point"])
     result = outcomes(truths, found, ignore)
     matrix = confusion(truths, found, result, len(evaluation.classes), point.score)
     wrong = errors(evaluation, result, matrix, point.score)
     counts = _counts(evaluation, result)
+    rows = rows_of_numbers(truths, found, ignore)
+    more = coco.details(truths, found, evaluation.classes, ignore_difficult=ignore)
     content: dict[str, Any] = {
         "version": VERSION,
         "head": _head(evaluation) | {"run": run.name},
         "sentence": sentence(point, metrics.get("operating_point_of") == "model"),
-        **_numbers(evaluation, ignore),
+        **_numbers(evaluation, rows),
         "operating_point": asdict(point),
-        "classes": _classes(evaluation, result, counts),
+        "classes": _classes(evaluation, result, counts, more.ap75),
         "all": _table(counts[-1]),
         "confusion": _cells(matrix, point.score),
-        "tide": _tide(evaluation, ignore),
+        "tide": _tide(more.tide),
         "calibration": _calibration(evaluation, result),
-        "slices": slices(evaluation, result, point.score, ignore),
+        "slices": slices(evaluation, result, point.score, rows[0]),
         "reach": _reach(evaluation, result, point.score),
         "num_errors": len(wrong),
         "errors": [_error(one, evaluation) for one in shown(wrong)],
@@ -85,8 +88,8 @@ def _head(evaluation: SavedEvaluation) -> dict[str, Any]:
     return {name: evaluation.metrics.get(name) for name in kept} | {"classes": len(evaluation.classes)}
 
 
-def _numbers(evaluation: SavedEvaluation, ignore: bool) -> dict[str, Any]:
-    samples = resampled([rows_of_numbers(evaluation.truths, evaluation.found, ignore)], evaluation.groups)[:, 0]
+def _numbers(evaluation: SavedEvaluation, rows: tuple[Rows, Rows]) -> dict[str, Any]:
+    samples = resampled([rows], evaluation.groups)[:, 0]
     limits = {name: interval(samples[:, number]) or (None, None) for number, name in enumerate(NUMBERS)}
     numbers = {}
     for measure in coco.measures_of(evaluation.metrics.get("max_detections", coco.STANDARD)):
@@ -104,10 +107,10 @@ def _counts(evaluation: SavedEvaluation, result: Outcomes) -> list[Counts]:
     return count_by_threshold(result, detections["scores"], detections["labels"], labels, len(evaluation.classes))
 
 
-def _classes(evaluation: SavedEvaluation, result: Outcomes, counts: Sequence[Counts]) -> list[dict[str, Any]]:
+def _classes(
+    evaluation: SavedEvaluation, result: Outcomes, counts: Sequence[Counts], ap75: Sequence[float | None]
+) -> list[dict[str, Any]]:
     detections, labels = evaluation.detections, evaluation.objects["labels"]
-    image_of = np.repeat(np.arange(len(evaluation)), evaluation.images["objects"])
-    ap75 = coco.of_class(evaluation.truths, evaluation.found, evaluation.classes, _ignore(evaluation), 0.75)
     rows = []
     for number, name in enumerate(evaluation.classes):
         curve = precision_at_recalls(result, detections["scores"], detections["labels"], labels, number)
@@ -119,17 +122,13 @@ def _classes(evaluation: SavedEvaluation, result: Outcomes, counts: Sequence[Cou
                 "AP50": own["AP50"],
                 "AP75": ap75[number],
                 "boxes": own["boxes"],
-                "images": len(np.unique(image_of[result.counts & (labels == number)])),
+                "images": len(np.unique(evaluation.object_images[result.counts & (labels == number)])),
                 "best_score": counts[number].best_f1(),
                 **_table(counts[number]),
                 "precision": [None if np.isnan(value) else round(float(value), 4) for value in curve],
             }
         )
     return rows
-
-
-def _ignore(evaluation: SavedEvaluation) -> bool:
-    return bool(evaluation.metrics.get("ignore_difficult"))
 
 
 def _table(counts: Counts) -> dict[str, Any]:
@@ -139,15 +138,13 @@ def _table(counts: Counts) -> dict[str, Any]:
 def _cells(matrix: Confusion, score: float) -> dict[str, Any]:
     background = len(matrix.matrix) - 1
     cells = [
-        [-1 if row == background else int(row), -1 if column == background else int(column), int(count)]
-        for row, column in np.argwhere(matrix.matrix)
-        for count in [matrix.matrix[row, column]]
+        [-1 if row == background else row, -1 if column == background else column, int(matrix.matrix[row, column])]
+        for row, column in np.argwhere(matrix.matrix).tolist()
     ]
     return {"score": score, "cells": cells}
 
 
-def _tide(evaluation: SavedEvaluation, ignore: bool) -> dict[str, Any]:
-    told = coco.tide(evaluation.truths, evaluation.found, evaluation.classes, ignore_difficult=ignore)
+def _tide(told: dict[str, Any]) -> dict[str, Any]:
     kinds = [
         {"kind": name, "count": int(told["counts"][key]), "gain": _finite(told["delta_ap"][key])}
         for key, name in TIDE.items()
@@ -158,23 +155,21 @@ def _tide(evaluation: SavedEvaluation, ignore: bool) -> dict[str, Any]:
 def _calibration(evaluation: SavedEvaluation, result: Outcomes) -> dict[str, Any]:
     found = calibration(result, evaluation.detections["scores"])
     bins = [
-        {"low": number / BINS, "high": (number + 1) / BINS, "score": None, "right": None, "count": int(count)}
-        if not count
-        else {
+        {
             "low": number / BINS,
             "high": (number + 1) / BINS,
-            "score": float(found.score[number]),
-            "right": float(found.right[number]),
+            "score": float(score) if count else None,
+            "right": float(right) if count else None,
             "count": int(count),
         }
-        for number, count in enumerate(found.count)
+        for number, (score, right, count) in enumerate(zip(found.score, found.right, found.count, strict=True))
     ]
     return {"bins": bins, "error": found.error}
 
 
 def _reach(evaluation: SavedEvaluation, result: Outcomes, score: float) -> dict[str, Any] | None:
     """Of the objects whose best IoU is known: the share with .5 or more, and of those missed how many have less."""
-    found = np.append(evaluation.detections["scores"], -1.0)[result.found_by] >= score
+    found = result.found_scores(evaluation.detections["scores"]) >= score
     told = {}
     for name in ("anchor", "proposal"):
         iou = evaluation.objects[f"{name}_iou"]

@@ -51,6 +51,10 @@ class Outcomes:
     found_by: np.ndarray
     counts: np.ndarray
 
+    def found_scores(self, scores: np.ndarray) -> np.ndarray:
+        """``[G]`` the score of the detection that has found each object, -1 where none has; ``scores`` ``[D]``."""
+        return np.append(scores, -1.0)[self.found_by]
+
 
 def outcomes(truths: Sequence[GroundTruth], found: Sequence[Detections], ignore_difficult: bool = False) -> Outcomes:
     """The outcomes of the detections ``found`` in the images of ``truths``, image by image."""

@@ -137,9 +137,14 @@ def is_report(path: Path) -> bool:
         return False
 
 
+def _run_of(folder: Path) -> Path | None:
+    """The run whose evaluation lies in ``folder``."""
+    return next((one for one in (folder.parent, folder.parent.parent) if run_folder(one) == one), None)
+
+
 def _run(folder: Path) -> Run:
     """What the run tells whose evaluation lies in ``folder``; little where it is of no run."""
-    run = next((one for one in (folder.parent, folder.parent.parent) if run_folder(one) == one), None)
+    run = _run_of(folder)
     if run is None:
         return Run()
     rows = []
@@ -156,7 +161,7 @@ def _run(folder: Path) -> Run:
 def _records(evaluation: SavedEvaluation, folder: Path) -> tuple[RecordSplit | None, list[str]]:
     """The records that were evaluated, and a note where they are not there or are others now."""
     place, split = evaluation.metrics["data"], evaluation.metrics["split"]
-    run = next((one for one in (folder.parent, folder.parent.parent) if run_folder(one) == one), None)
+    run = _run_of(folder)
     config = load_config(run / "config.toml").data if run else DataConfig(path=place)
     if config.path != place and os.path.exists(place):
         config = DataConfig(path=place)

@@ -10,7 +10,7 @@ import numpy as np
 from ..evaluation.coco import GroundTruth
 from ..evaluation.saved import SavedEvaluation
 from ..types import Detections
-from .average_precision import Part, areas, everything, rows_of
+from .average_precision import Part, Rows, areas, rows_of
 from .outcomes import Outcomes
 
 SIZES = ((0, 16, "under 16 px"), (16, 32, "16 to 32 px"), (32, 96, "32 to 96 px"), (96, np.inf, "96 px and more"))
@@ -21,79 +21,59 @@ MOST_GROUPS = 30  # that are told, those with the most objects
 Bins = Sequence[tuple[float, float, str]]
 
 
-def slices(evaluation: SavedEvaluation, result: Outcomes, score: float, ignore_difficult: bool) -> list[dict[str, Any]]:
+def slices(evaluation: SavedEvaluation, result: Outcomes, score: float, everything: Rows) -> list[dict[str, Any]]:
     """A table each: ``{"by", "rows": [{"name", "objects", "found", "AP", "AP50"}]}``.
 
     ``found`` is the share of the objects found at ``score``; the APs are COCO's, in which what finds an object of
     another row is ignored. Sizes are square roots of areas in pixels at the network's size. Rows without an object are
-    left out, and tables of a single row.
+    left out, and tables of a single row. ``everything``: the rows of all objects and detections.
     """
     truths, found = evaluation.truths, evaluation.found
-    tables: list[tuple[str, dict[str, Part]]] = []
-    scales = evaluation.images["scale"].astype(np.float64)
-    scales = np.where(np.isnan(scales), 1, scales)
+    scales = np.nan_to_num(evaluation.images["scale"].astype(np.float64), nan=1)
     side = [np.sqrt(areas(t.boxes, t.area)) * scale for t, scale in zip(truths, scales, strict=True)]
     found_side = [np.sqrt(areas(one.boxes)) * scale for one, scale in zip(found, scales, strict=True)]
-    tables.append(("size", _binned(side, found_side, SIZES)))
-    tables.append(("aspect", _binned([_aspect(t) for t in truths], [_aspect(one) for one in found], ASPECTS)))
-    occluded = np.split(evaluation.objects["occluded"], np.cumsum(evaluation.images["objects"])[:-1])
-    for name, flags in (("occluded", occluded), ("difficult", [t.difficult for t in truths])):
-        tables.append((name, _flagged(flags, found, name)))
-    rows = [
-        {"by": name, "rows": list(_of_parts(truths, found, parts, result, evaluation, score, ignore_difficult))}
-        for name, parts in tables
-    ]
-    number = np.array([int((~t.ignored(ignore_difficult)).sum()) for t in truths], np.int64)
-    crowding = {name: (number >= low) & (number < high) for low, high, name in CROWDING}
+    parts = {
+        "size": _binned(side, found_side, SIZES),
+        "aspect": _binned([_aspect(t) for t in truths], [_aspect(one) for one in found], ASPECTS),
+        "occluded": _flagged([np.asarray(t.occluded, bool) for t in truths], found, "occluded"),
+        "difficult": _flagged([t.difficult for t in truths], found, "difficult"),
+    }
+    number = np.array([int((~t.ignored(evaluation.ignore_difficult)).sum()) for t in truths], np.int64)
     groups = np.array(evaluation.groups)
     largest = sorted({g for g in evaluation.groups if g}, key=lambda g: (-int(number[groups == g].sum()), g))
-    by_group = {group: groups == group for group in largest[:MOST_GROUPS]}
-    for name, images in (("crowding", crowding), ("group", by_group)):
-        rows.append(
-            {"by": name, "rows": list(_of_images(truths, found, images, result, evaluation, score, ignore_difficult))}
-        )
-    return [table for table in rows if len(table["rows"]) > 1]
+    images = {
+        "crowding": {name: (number >= low) & (number < high) for low, high, name in CROWDING},
+        "group": {group: groups == group for group in largest[:MOST_GROUPS]},
+    }
+    found_scores = result.found_scores(evaluation.detections["scores"])
 
+    def row(name: str, inside: np.ndarray, ap: np.ndarray) -> Iterator[dict[str, Any]]:
+        of_objects = found_scores[inside & result.counts]
+        if len(of_objects):
+            share = float((of_objects >= score).mean())
+            yield {
+                "name": name,
+                "objects": len(of_objects),
+                "found": share,
+                "AP": float(ap.mean()),
+                "AP50": float(ap[0]),
+            }
 
-def _of_parts(
-    truths: Sequence[GroundTruth],
-    found: Sequence[Detections],
-    parts: dict[str, Part],
-    result: Outcomes,
-    evaluation: SavedEvaluation,
-    score: float,
-    ignore_difficult: bool,
-) -> Iterator[dict[str, Any]]:
-    every = np.ones(len(truths))
-    for name, rows in rows_of(truths, found, parts, ignore_difficult).items():
-        inside = np.concatenate([np.zeros(0, bool), *parts[name].objects])
-        yield from _row(name, inside, rows.average_precision(every), result, evaluation, score)
+    def of_parts(parts: dict[str, Part]) -> Iterator[dict[str, Any]]:
+        for name, rows in rows_of(truths, found, parts, evaluation.ignore_difficult).items():
+            inside = np.concatenate([np.zeros(0, bool), *parts[name].objects])
+            yield from row(name, inside, rows.average_precision(np.ones(len(truths))))
 
+    def of_images(images: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+        for name, which in images.items():
+            yield from row(
+                name, which[evaluation.object_images], everything.average_precision(which.astype(np.float64))
+            )
 
-def _of_images(
-    truths: Sequence[GroundTruth],
-    found: Sequence[Detections],
-    images: dict[str, np.ndarray],
-    result: Outcomes,
-    evaluation: SavedEvaluation,
-    score: float,
-    ignore_difficult: bool,
-) -> Iterator[dict[str, Any]]:
-    rows = rows_of(truths, found, {"all": everything(truths, found)}, ignore_difficult)["all"]
-    for name, which in images.items():
-        inside = np.repeat(which, evaluation.images["objects"])
-        yield from _row(name, inside, rows.average_precision(which.astype(np.float64)), result, evaluation, score)
-
-
-def _row(
-    name: str, inside: np.ndarray, ap: np.ndarray, result: Outcomes, evaluation: SavedEvaluation, score: float
-) -> Iterator[dict[str, Any]]:
-    finder = result.found_by[inside & result.counts]
-    if not len(finder):
-        return
-    scores = np.append(evaluation.detections["scores"], -1)  # the last is of nothing
-    share = float((scores[finder] >= score).mean())
-    yield {"name": name, "objects": len(finder), "found": share, "AP": float(ap.mean()), "AP50": float(ap[0])}
+    tables = {by: list(of_parts(own)) for by, own in parts.items()} | {
+        by: list(of_images(own)) for by, own in images.items()
+    }
+    return [{"by": by, "rows": rows} for by, rows in tables.items() if len(rows) > 1]
 
 
 def _binned(objects: Sequence[np.ndarray], detections: Sequence[np.ndarray], bins: Bins) -> dict[str, Part]:

@@ -40,8 +40,7 @@ class Suspect:
 def suspects(evaluation: SavedEvaluation, result: Outcomes, score: float) -> list[Suspect]:
     """The most doubtful first; ``score`` is the operating point."""
     least = max(score, CONFIDENT)
-    image_of_object = np.repeat(np.arange(len(evaluation)), evaluation.images["objects"])
-    found = [*_of_detections(evaluation, result, least), *_badly_placed(evaluation, result, least, image_of_object)]
+    found = [*_of_detections(evaluation, result, least), *_badly_placed(evaluation, result, least)]
     return sorted(found, key=lambda one: (-one.score, one.image, one.box))
 
 
@@ -50,7 +49,7 @@ def _of_detections(evaluation: SavedEvaluation, result: Outcomes, least: float) 
     is right."""
     first = np.cumsum(evaluation.images["objects"]) - evaluation.images["objects"]
     scores, labels = evaluation.detections["scores"], evaluation.detections["labels"]
-    image_of = np.repeat(np.arange(len(evaluation)), evaluation.images["detections"])
+    image_of = evaluation.detection_images
     for kind in (Kind.FALSE_ALARM, Kind.WRONG_CLASS):
         for row in np.flatnonzero((result.kind == kind) & (scores >= least)).tolist():
             image, box = int(image_of[row]), evaluation.detections["boxes"][row]
@@ -69,9 +68,7 @@ def _of_detections(evaluation: SavedEvaluation, result: Outcomes, least: float) 
                     yield _suspect("missing label", image, box, None, labels[row], scores[row], 0.0)
 
 
-def _badly_placed(
-    evaluation: SavedEvaluation, result: Outcomes, least: float, image_of_object: np.ndarray
-) -> Iterator[Suspect]:
+def _badly_placed(evaluation: SavedEvaluation, result: Outcomes, least: float) -> Iterator[Suspect]:
     """Boxes that a confident detection has found, though not where they are: at an IoU of .5 to .75, or less."""
     scores, labels = evaluation.detections["scores"], evaluation.detections["labels"]
     near = (result.kind == Kind.RIGHT) & (result.iou >= FOREGROUND) & (result.iou < BADLY_PLACED)
@@ -84,7 +81,7 @@ def _badly_placed(
             told.add(target)
             box = evaluation.objects["boxes"][target]
             label = int(evaluation.objects["labels"][target])
-            image = int(image_of_object[target])
+            image = int(evaluation.object_images[target])
             yield _suspect("badly placed", image, box, label, labels[row], scores[row], result.iou[row])
 
 
