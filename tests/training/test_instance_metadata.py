@@ -1,3 +1,5 @@
+import threading
+import time
 from datetime import UTC, datetime
 
 import pytest
@@ -103,6 +105,21 @@ def test_an_answer_that_comes_byte_by_byte_is_not_waited_for(metadata, monkeypat
     assert service.notice() is None
     metadata.drips = False
     assert service.notice() is not None
+
+
+def test_what_is_cut_off_is_no_answer_also_where_the_process_is_held_up(metadata, monkeypatch):
+    start = threading.Timer.start
+
+    def held_up(timer):
+        start(timer)
+        time.sleep(0.1)
+
+    monkeypatch.setattr(instance_metadata, "_WHOLE", 0.3)
+    monkeypatch.setattr(threading.Timer, "start", held_up)
+    service, _ = find_service("runs/first")
+    metadata.answers["spot/instance-action"] = "x" * 1000
+    metadata.drips = True
+    assert service.notice() is None
 
 
 def test_a_password_in_the_endpoint_is_not_shown(monkeypatch, caplog):

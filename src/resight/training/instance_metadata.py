@@ -69,11 +69,11 @@ class InstanceMetadata:
         kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         connection = kind(parts.hostname, parts.port or kind.default_port, timeout=_TIMEOUT)
         connection.connect()
+        until = time.monotonic() + _WHOLE  # not after the timer's: what was cut off must not pass for an answer
         # The timeout is one of silence: what sends a byte now and then is cut off.
         end = threading.Timer(_WHOLE, _cut, (connection.sock,))
         end.daemon = True
         end.start()
-        until = time.monotonic() + _WHOLE
         try:
             connection.request(method, parts.path + path, headers={header: value})
             answer = connection.getresponse()
