@@ -24,6 +24,8 @@ ELSEWHERE = {
     "tfod/pipeline/test_config.py": "tfod/pipeline/fields tfod/pipeline/reading tfod/pipeline/translation",
     "tfod/test_onnx_export.py": "detection/onnx_graph",
     "tfod/test_zoo.py": "tfod/checkpoint/folder",
+    "serving/test_answer.py": "serving/servable",
+    "serving/test_routes.py": "serving/request",
     "training/test_distributed.py": "detection/processes",
     "training/test_plan.py": "fpn/dialect",
     "training/test_train.py": "arguments",

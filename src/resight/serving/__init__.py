@@ -1,0 +1,1 @@
+"""``resight serve``: an exported model behind the protocols that its clients speak already."""
