@@ -373,6 +373,20 @@ def test_a_device_that_is_not_there_is_refused(untrained):
         assert caught.value.fix.startswith("Choose auto or cpu")
 
 
+def test_as_many_threads_as_asked_for_look_at_an_image(untrained, tmp_path):
+    before = torch.get_num_threads()
+    try:
+        detector = load(untrained, threads=before + 1)
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+    write_onnx(detector, tmp_path / "model.onnx")
+    session = load(tmp_path / "model.onnx", threads=3).session
+    assert session.get_session_options().intra_op_num_threads == 3
+    with pytest.raises(ResightError, match=r"^threads: is 0, and must be at least 1"):
+        load(untrained, threads=0)
+
+
 def test_in_tiles_small_objects_of_a_large_image_are_found_once_each():
     class Squares(Detector):
         """Finds squares of up to 60 pixels a side in images of 100 x 100, and larger ones alone in any other."""

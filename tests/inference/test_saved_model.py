@@ -27,12 +27,18 @@ def test_a_saved_model_is_a_model(tfod_export, tmp_path):
         export(tfod_export / "saved_model", "onnx", tmp_path / "twice.onnx")
 
 
-def test_prediction_imports_neither_pytorch_nor_tensorflows_python(tfod_export, tmp_path):
+def test_prediction_imports_neither_pytorch_nor_tensorflows_python_and_has_the_threads_asked_for(tfod_export, tmp_path):
     Image.fromarray(IMAGE).save(tmp_path / "image.png")
     code = """
 import sys
 sys.modules |= {"torch": None, "torchvision": None, "tensorflow.python": None}
+import os
 from resight.commands.predict import predict
+from resight.inference.detector import load
+before = len(os.listdir("/proc/self/task"))
+detector = load(sys.argv[1], threads=9)
+detector([sys.argv[2]])
+assert len(os.listdir("/proc/self/task")) >= before + 9
 assert predict(sys.argv[1], [sys.argv[2]], sys.argv[3]).result["images"][0]["detections"]
 """
     given = [tfod_export / "saved_model", tmp_path / "image.png", tmp_path / "out"]

@@ -243,6 +243,7 @@ def load(
     *,
     labels: str | os.PathLike[str] | None = None,
     detections: int | None = None,
+    threads: int | None = None,
 ) -> Detector:
     """A detector, ready to use.
 
@@ -253,30 +254,33 @@ def load(
             SavedModel runs on the CPU.
         labels: label map that names the classes in the model's order, instead of the names stored with it.
         detections: the most detections of an image, instead of the number stored with the model.
+        threads: of the CPU that look at one image together; by default one a core. PyTorch's are those of the process.
 
     Raises:
-        ResightError: there is no such model, it is damaged, or the device cannot be used; ``detections`` is no such
-            number, or the model is an exported one, whose own is fixed.
+        ResightError: there is no such model, it is damaged, or the device cannot be used; ``detections`` or ``threads``
+            is no such number, or the model is an exported one, whose number of detections is fixed.
     """
     check_types(locals(), load)
+    if threads is not None and threads < 1:
+        raise ResightError(f"is {threads}, and must be at least 1", where="threads")
     if is_remote(model):
         from ..models.remote import fetch_model
 
-        detector = load(fetch_model(model), device, labels=labels, detections=detections)
+        detector = load(fetch_model(model), device, labels=labels, detections=detections, threads=threads)
         detector.name = model
         return detector
     path = Path(model)
     if path.suffix == ".onnx":
         from .onnx_runtime import load_onnx
 
-        return _as_exported(load_onnx(path, labels, device=device), detections)
+        return _as_exported(load_onnx(path, labels, device=device, threads=threads), detections)
     left = left_by_tfod(path)  # TFOD exports both; the folder of both means its checkpoint
     from .exported import find_saved_model
 
     if left is None and (saved_model := find_saved_model(path)):
         from .saved_model import load_saved_model
 
-        return _as_exported(load_saved_model(saved_model, labels), detections)
+        return _as_exported(load_saved_model(saved_model, labels, threads), detections)
     from ..models.build import device_of
     from ..models.checkpoints import Checkpoint, find_checkpoint, load_checkpoint
 
@@ -298,6 +302,10 @@ def load(
     except RuntimeError as error:
         raise ResightError(f"the weights do not fit the model they name: {error}", where=path) from error
     target = device_of(device)
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
     log.info("using %s", path)
     detector = Detector.of(net.to(target).eval(), card, target, str(path))
     detector.selected_on = checkpoint.state.get("selected_on")

@@ -33,12 +33,17 @@ class OnnxDetector(ExportedDetector):
 
 
 def load_onnx(
-    path: Path, labels: str | os.PathLike[str] | None = None, stages: bool = False, device: str = "cpu"
+    path: Path,
+    labels: str | os.PathLike[str] | None = None,
+    stages: bool = False,
+    device: str = "cpu",
+    threads: int | None = None,
 ) -> OnnxDetector:
     """
     Args:
         stages: what it works out on the way is among its outputs.
         device: "auto", "cpu", "cuda" or "cuda:N"; a GPU serves where ONNX Runtime has its provider for CUDA.
+        threads: of the CPU; by default one a physical core.
 
     Raises:
         ResightError: onnxruntime is missing or has not the device, or the file is damaged or none of ours.
@@ -57,6 +62,7 @@ def load_onnx(
         with redirect_stdout(io.StringIO()):  # where it tells of each that is missing
             onnxruntime.preload_dlls()
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3  # warnings about its own optimizations help nobody here
     # Images differ in size, and for each new one it would try all ways of every convolution.
     cuda = (CUDA, {"device_id": device.partition(":")[2] or "0", "cudnn_conv_algo_search": "HEURISTIC"})

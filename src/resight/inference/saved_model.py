@@ -48,17 +48,20 @@ class SavedModelDetector(ExportedDetector):
         return encode_example(record)
 
 
-def load_saved_model(folder: Path, labels: str | os.PathLike[str] | None = None) -> SavedModelDetector:
+def load_saved_model(
+    folder: Path, labels: str | os.PathLike[str] | None = None, threads: int | None = None
+) -> SavedModelDetector:
     """
     Args:
         labels: label map; by default the ``label_map.pbtxt`` in the model's assets, in it or beside it, else the one
             that the `pipeline.config` beside it names.
+        threads: of the CPU; by default one a core.
 
     Raises:
         ResightError: TensorFlow is missing, the model is damaged, or has not the signature of a TFOD detector.
     """
     check_regular(folder / SAVED_MODEL)
-    session = Session(folder)
+    session = Session(folder, threads)
     missing = [name for name in NEEDED if name not in session.outputs]
     if missing or len(session.inputs) != 1:
         raise ResightError(f"is not a detector as TFOD exports it: no output {listed(missing)}", where=folder)

@@ -110,20 +110,24 @@ def quiet() -> Iterator[None]:
 class Session:
     """The function ``serving_default`` of a SavedModel, loaded for the life of the process.
 
-    ``inputs`` and ``outputs`` are the signature's: name -> ``TensorInfo``.
+    ``inputs`` and ``outputs`` are the signature's: name -> ``TensorInfo``. All sessions of a process
+    share the ``threads`` of the first.
 
     Raises:
         ResightError: TensorFlow is missing, or cannot load the model, or it has no such signature.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, threads: int | None = None) -> None:
+        from tensorboard.compat.proto.config_pb2 import ConfigProto
         from tensorboard.compat.proto.meta_graph_pb2 import MetaGraphDef
 
         self.library, self.folder = _library(), folder
         self.status = self.library.TF_NewStatus()
         graph, meta = self.library.TF_NewGraph(), self.library.TF_NewBuffer()
         options = self.library.TF_NewSessionOptions()
-        self.library.TF_SetConfig(options, CONFIG, len(CONFIG), self.status)
+        counts = ConfigProto(intra_op_parallelism_threads=threads or 0, inter_op_parallelism_threads=threads or 0)
+        config = CONFIG + counts.SerializeToString()
+        self.library.TF_SetConfig(options, config, len(config), self.status)
         self.session = self.library.TF_LoadSessionFromSavedModel(
             options, None, os.fsencode(folder), (c_char_p * 1)(b"serve"), 1, graph, meta, self.status
         )
