@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -131,6 +131,14 @@ class Detections:
         """The detections whose score is ``score`` or more."""
         keep = self.scores >= score
         return replace(self, boxes=self.boxes[keep], scores=self.scores[keep], labels=self.labels[keep])
+
+    def listed(self) -> dict[str, Any]:
+        """The entry of the image in ``detections.json``."""
+        rows = [
+            {"label": name, "score": round(score, 5), "box": [round(side, 2) for side in box]}
+            for name, score, box in self
+        ]
+        return {"file": self.file, "width": self.width, "height": self.height, "detections": rows}
 
     def plot(self, image: ImageLike | None = None) -> Image:
         """The image, upright, with the detections drawn.

@@ -173,7 +173,7 @@ def _predict_all(
 
     for file, image, everything in detect_each(detector, images()):
         told = everything.above(min(LISTED_SCORE, threshold))
-        found.append(_listed(replace(told, file=str(file))))
+        found.append(replace(told, file=str(file)).listed())
         full += detector.most.reached(told.labels)
         shown = told.above(threshold)
         for writer in writers:
@@ -249,15 +249,6 @@ def _no_image(text: str) -> str:
     if "*" in text and not os.path.exists(text):
         return "No file matches this pattern."
     return ""
-
-
-def _listed(detections: Detections) -> dict[str, Any]:
-    rows = [
-        {"label": name, "score": round(score, 5), "box": [round(side, 2) for side in box]}
-        for name, score, box in detections
-    ]
-    size = {"width": detections.width, "height": detections.height}
-    return {"file": detections.file, **size, "detections": rows}
 
 
 def _picture_name(file: Path, taken: set[str]) -> str:

@@ -128,6 +128,12 @@ def decode(data: bytes, where: object = "") -> np.ndarray:
     return _pixels(_load(data, where), where)
 
 
+def decode_upright(data: bytes, where: object = "") -> np.ndarray:
+    """``decode`` after the EXIF rotation."""
+    orientation = probe(data, where).orientation
+    return _pixels(_turned(_load(data, where), orientation), where)
+
+
 def upright(data: bytes, where: object = "") -> bytes:
     """Applies the EXIF rotation: the image re-encoded in its own format, without the tag; unrotated bytes as given."""
     orientation, image = probe(data, where).orientation, _load(data, where)
@@ -149,9 +155,7 @@ def upright(data: bytes, where: object = "") -> bytes:
 
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     """Reads a file as ``[H, W, 3]`` uint8 RGB, upright. Raises ResightError as ``decode``, or if it cannot be read."""
-    data = read_bytes(path)
-    orientation = probe(data, path).orientation
-    return _pixels(_turned(_load(data, path), orientation), path)
+    return decode_upright(read_bytes(path), path)
 
 
 def upright_image(image: Image.Image) -> Image.Image:

@@ -82,6 +82,14 @@ class Response:
         return cls(status, text.encode("utf-8", "surrogateescape"), headers=headers or {})
 
 
+class Refused(Exception):
+    """A request that cannot be answered; the client is told ``message``."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.message, self.status = message, status
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """An input or output: ``dtype`` is NumPy's name or "string", -1 in ``shape`` is any size, ``place`` the name of
