@@ -252,6 +252,19 @@ def test_folders_give_their_images_and_each_once(photos):
     assert find_images([photos / "b/notes.txt"]) == [photos / "b/notes.txt"]  # asked for by name: it will be read
 
 
+def test_what_was_drawn_before_is_no_input(untrained, tmp_path, caplog, monkeypatch):
+    (tmp_path / "photos" / ".found.partial-0a").mkdir(parents=True)
+    for name in ("1.png", ".found.partial-0a/1.jpg"):  # the second is of a prediction that was killed
+        Image.new("RGB", (40, 30)).save(tmp_path / "photos" / name)
+    first = predict(untrained, tmp_path / "photos", tmp_path / "photos" / "found")
+    assert "output folder" not in caplog.text
+    monkeypatch.chdir(tmp_path)
+    second = predict(untrained, "photos", "photos/found", force=True)
+    assert "photos: left out found, the output folder" in caplog.text
+    assert len(first.result["images"]) == len(second.result["images"]) == 1
+    assert find_images(["photos/found"], "elsewhere") == [Path("photos/found/1.jpg")]
+
+
 def test_one_input_needs_no_list(untrained, photos, tmp_path):
     report = predict(untrained, str(photos / "a"), tmp_path / "out")
     assert [image["file"] for image in report.result["images"]] == [str(photos / "a" / "1.png")]

@@ -26,7 +26,7 @@ from ..io.files import IMAGE_SUFFIXES, LARGE, read_json
 from ..io.images import VIDEO_SUFFIXES, passed_over, read_image
 from ..io.misplaced import meant
 from ..io.object_store import is_remote
-from ..io.outputs import atomic_folder, check_output, is_address
+from ..io.outputs import atomic_folder, check_output, is_address, is_partial
 from ..io.progress import track
 from ..types import Detections
 
@@ -116,7 +116,7 @@ def predict(
         raise ResightError("is the name of an image; the output is a folder", where=out, fix="Name a folder with -o.")
     is_ours = _written_before(Path(out))
     check_output(out, force, is_ours)
-    files = find_images([inputs] if isinstance(inputs, str | os.PathLike) else inputs)
+    files = find_images([inputs] if isinstance(inputs, str | os.PathLike) else inputs, out)
     detector = load(model, device, labels=labels, detections=detections)
     detector.set_nms(nms_iou, class_agnostic_nms)
     detector.set_precision(precision)
@@ -184,10 +184,12 @@ def _predict_all(
     return PredictReport(result, out, tuple(unread), detector.most.full(full) if full else "")
 
 
-def find_images(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """The files named, and the images of the folders named, with those of their subfolders, sorted. Raises
-    ResightError: an input does not exist or is neither a file nor a folder, or a folder holds no image or cannot be
-    read."""
+def find_images(
+    inputs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str] | None = None
+) -> list[Path]:
+    """The files named, and the images of the folders named, with those of their subfolders, sorted; what lies in
+    ``out``, where pictures are to be drawn, is no input. Raises ResightError: an input does not exist or is neither a
+    file nor a folder, or a folder holds no image or cannot be read."""
     fix = "Name images or folders of images."
     if not inputs:
         raise ResightError("there is none", where="INPUT", fix=fix)
@@ -203,16 +205,23 @@ def find_images(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
         raise ResightError(f"{listed(odd)} is neither a file nor a folder", where="INPUT", fix=fix)
     files: list[Path] = []
     for path in map(Path, inputs):
-        files += _images_below(path) if path.is_dir() else [path]
+        files += _images_below(path, out) if path.is_dir() else [path]
     return list(dict.fromkeys(files))
 
 
-def _images_below(folder: Path) -> list[Path]:
+def _images_below(folder: Path, out: str | os.PathLike[str] | None) -> list[Path]:
     def stop(error: OSError) -> NoReturn:
         raise error
 
+    files, left_out = [], os.path.realpath(out) if out is not None else ""
     try:
-        files = [Path(parent, name) for parent, _, names in os.walk(folder, onerror=stop) for name in names]
+        for parent, folders, names in os.walk(folder, onerror=stop):
+            files += [Path(parent, name) for name in names]
+            for name in [name for name in folders if os.path.realpath(os.path.join(parent, name)) == left_out]:
+                log.warning("%s: left out %s, the output folder", folder, name)
+                folders.remove(name)
+            # Nor is what a killed prediction left half-written an input.
+            folders[:] = [name for name in folders if not is_partial(name)]
         # A dangling link is tried too, and reported; reading a pipe or a device might never end.
         regular = [file for file in files if file.is_file() or not file.exists()]
     except OSError as error:
