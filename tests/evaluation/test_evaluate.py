@@ -97,6 +97,9 @@ class Oracle:
     def set_precision(self, precision):
         self.precision = precision
 
+    def digest(self):
+        return "5891b5b"
+
     def index_of(self, name):
         return self.classes.index(name)
 
@@ -151,7 +154,7 @@ def test_a_run_knows_its_data(run):
     }
     assert metrics["AP_large"] is None and metrics["AP50"] == pytest.approx(0.75, abs=0.01)
     assert metrics["losses"] == {"loss": 1.0, "box": 1.0}
-    assert metrics["model"] == "run/checkpoints/best.safetensors"
+    assert (metrics["model"], metrics["weights"]) == ("run/checkpoints/best.safetensors", "5891b5b")
     point = metrics["operating_point"]
     assert point == {"score": 0.8, "precision": 1.0, "recall": pytest.approx(1 / 3), "f1": pytest.approx(0.5)}
     assert metrics["unknown_classes"] == {"yield": 1}

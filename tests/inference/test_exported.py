@@ -97,3 +97,8 @@ def test_a_whole_note_is_heard(tmp_path, saved_model):
     assert not load(onnx_model(tmp_path, json.dumps(GOOD))).has_score
     with pytest.raises(ResightError):
         read_card(noted[:-1], "here")
+
+
+def test_an_export_tells_of_which_weights_it_is(tmp_path, saved_model):
+    for path in (onnx_model(tmp_path, json.dumps(GOOD)), saved_model(json.dumps(GOOD).encode())):
+        assert load(path).digest() == "0a"

@@ -38,6 +38,7 @@ def test_it_is_json_and_says_what_was_measured(content):
     assert json.loads(json.dumps(content, allow_nan=False)) == content
     assert content["head"] == {
         "model": "run",
+        "weights": None,
         "split": "test",
         "data": "records",
         "selected_on": None,

@@ -184,9 +184,7 @@ def _predict_all(
     return PredictReport(result, out, tuple(unread), detector.most.full(full) if full else "")
 
 
-def find_images(
-    inputs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str] | None = None
-) -> list[Path]:
+def find_images(inputs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str] | None = None) -> list[Path]:
     """The files named, and the images of the folders named, with those of their subfolders, sorted; what lies in
     ``out``, where pictures are to be drawn, is no input. Raises ResightError: an input does not exist or is neither a
     file nor a folder, or a folder holds no image or cannot be read."""

@@ -116,7 +116,6 @@ def evaluate(
         detector.classes = records.label_map.by_id(len(detector.classes)).names
     part, class_names = _split_of(records, split), ClassNames(records, detector.classes)
     measured = min(len(part), limit or len(part))
-    counting = {"ignore_difficult": ignore_difficult, "max_detections": most}
     unusable: list[str] = []
 
     def on_error(error: ResightError) -> None:
@@ -124,26 +123,10 @@ def evaluate(
             raise error
         unusable.append(f"{error.where}: {error.message}")
 
-    results = _results(detector, part, range(measured), class_names, on_error)
-    numbers, point = _measure(detector, results, counting)
-    means = mean_losses([result.losses for result in results])
-    own = dialect_of(detector.config).own_metrics(numbers.summary, means)
-    metrics = report.as_dict(
-        numbers,
-        point,
-        point_of_model=detector.has_score,
-        losses=means,
-        selected_on=detector.selected_on,
-        model=detector.name,
-        data=os.fspath(records.path) or listed(part.shards, 3),
-        data_digest=records.digest,
-        split=split,
-        limit=limit,
-        ignore_difficult=ignore_difficult,
-        unknown_classes=dict(class_names.unknown),
-        **_beside_float32(detector, numbers, records, part, range(measured), counting),
-        **({detector.config.dialect: own} if own else {}),
-    )
+    counting = {"ignore_difficult": ignore_difficult, "max_detections": most}
+    task = _Task(detector, records, part, range(measured), counting)
+    results = task.results(class_names, on_error)
+    metrics = task.metrics(results, limit, class_names)
     files = write_evaluation(path.parent, metrics, detector, results)
     written = str(path)
     if is_remote(model) and run and out is None:
@@ -151,54 +134,65 @@ def evaluate(
             written = storage.join(model, file.relative_to(run).as_posix())
             storage.write(written, file)
     notes = [f"Only the first {measured:,} of the {len(part):,} images were measured."] if measured < len(part) else []
-    notes += _notes(detector, results, point.score, class_names, unusable)
+    notes += _notes(detector, results, metrics["operating_point"]["score"], class_names, unusable)
     if others := dict.fromkeys(problem.message for problem in records.problems if problem.kind != "unknown_class"):
         notes.append(f"Findings in the data: {listed(others, 3)}")
     notes += _split_note(split, detector.selected_on, _trained_on(run, records, same_path))
     return Evaluation(metrics, missed(metrics, bounds), written, notes)
 
 
-def _results(
-    detector: Detector,
-    part: RecordSplit,
-    indices: Sequence[int],
-    class_names: ClassNames,
-    on_error: Callable[[ResightError], None],
-    with_losses: bool = True,
-) -> list[ImageResult]:
-    title = f"evaluating {part.name}" + ("" if with_losses else f" in {detector.precision}")
-    options: dict[str, Any] = {"class_names": class_names, "on_error": on_error, "with_losses": with_losses}
-    images = evaluate_images(detector, part, track(indices, title), **options)
-    return [result for _, result in (with_proposals(detector, images) if with_losses else images)]
+@dataclass(frozen=True)
+class _Task:
+    """What is measured on what: the images ``indices`` of ``part``; ``counting`` are options of ``measure``."""
 
+    detector: Detector
+    records: Records
+    part: RecordSplit
+    indices: Sequence[int]
+    counting: dict[str, Any]
 
-def _measure(
-    detector: Detector, results: Sequence[ImageResult], counting: dict[str, Any]
-) -> tuple[CocoMetrics, OperatingPoint]:
-    truths, found = [result.truth for result in results], [result.detections for result in results]
-    score = detector.score if detector.has_score else None
-    return measure(truths, found, detector.classes, score=score, **counting)
+    def results(
+        self, class_names: ClassNames, on_error: Callable[[ResightError], None], with_losses: bool = True
+    ) -> list[ImageResult]:
+        title = f"evaluating {self.part.name}" + ("" if with_losses else f" in {self.detector.precision}")
+        options: dict[str, Any] = {"class_names": class_names, "on_error": on_error, "with_losses": with_losses}
+        images = evaluate_images(self.detector, self.part, track(self.indices, title), **options)
+        return [result for _, result in (with_proposals(self.detector, images) if with_losses else images)]
 
+    def measure(self, results: Sequence[ImageResult]) -> tuple[CocoMetrics, OperatingPoint]:
+        truths, found = [result.truth for result in results], [result.detections for result in results]
+        score = self.detector.score if self.detector.has_score else None
+        return measure(truths, found, self.detector.classes, score=score, **self.counting)
 
-def _beside_float32(
-    detector: Detector,
-    numbers: CocoMetrics,
-    records: Records,
-    part: RecordSplit,
-    indices: Sequence[int],
-    counting: dict[str, Any],
-) -> dict[str, Any]:
-    """The precision of ``numbers`` where it is not float32, what that gives on the same images, and the differences."""
-    precision = detector.precision
-    if precision == "float32":
-        return {}
-    detector.set_precision("float32")
-    class_names = ClassNames(records, detector.classes)
-    results = _results(detector, part, indices, class_names, lambda _: None, with_losses=False)  # errors are known
-    usual = _measure(detector, results, counting)[0].summary
-    both = ((name, value, usual[name]) for name, value in numbers.summary.items())
-    more = {name: None if value is None or other is None else value - other for name, value, other in both}
-    return {"precision": precision, "float32": usual, "difference": more}
+    def metrics(self, results: Sequence[ImageResult], limit: int | None, class_names: ClassNames) -> dict[str, Any]:
+        """The content of ``metrics.json``."""
+        numbers, point = self.measure(results)
+        means = mean_losses([result.losses for result in results])
+        own = dialect_of(self.detector.config).own_metrics(numbers.summary, means)
+        about = report.about(
+            self.detector,
+            self.records,
+            self.part.name,
+            limit=limit,
+            ignore_difficult=self.counting["ignore_difficult"],
+            unknown_classes=class_names.unknown,
+        )
+        about |= self._beside_float32(numbers) | ({self.detector.config.dialect: own} if own else {})
+        return report.as_dict(numbers, point, point_of_model=self.detector.has_score, losses=means, **about)
+
+    def _beside_float32(self, numbers: CocoMetrics) -> dict[str, Any]:
+        """The precision of ``numbers`` where it is not float32, what that gives on the same images, and the
+        differences."""
+        precision = self.detector.precision
+        if precision == "float32":
+            return {}
+        self.detector.set_precision("float32")
+        class_names = ClassNames(self.records, self.detector.classes)
+        results = self.results(class_names, lambda _: None, with_losses=False)  # errors are known
+        usual = self.measure(results)[0].summary
+        both = ((name, value, usual[name]) for name, value in numbers.summary.items())
+        more = {name: None if value is None or other is None else value - other for name, value, other in both}
+        return {"precision": precision, "float32": usual, "difference": more}
 
 
 def run_folder(model: str | os.PathLike[str]) -> Path | None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from ..dialect import own_lines
-from ..errors import counted, one_line
+from ..errors import counted, listed, one_line
+from ..inference.detector import Detector
+from ..records.reader import Records
 from .coco import STANDARD, CocoMetrics, measures_of
 from .operating_point import OperatingPoint, sentence
 
@@ -40,6 +43,29 @@ def as_dict(
         "num_ignored": metrics.num_ignored,
         "selected_on": selected_on,
         **more,
+    }
+
+
+def about(
+    detector: Detector,
+    records: Records,
+    split: str,
+    *,
+    limit: int | None = None,
+    ignore_difficult: bool = False,
+    unknown_classes: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
+    """What ``metrics.json`` says of what was evaluated on what."""
+    return {
+        "selected_on": detector.selected_on,
+        "model": detector.name,
+        "weights": detector.digest(),
+        "data": os.fspath(records.path) or listed(records.splits[split].shards, 3),
+        "data_digest": records.digest,
+        "split": split,
+        "limit": limit,
+        "ignore_difficult": ignore_difficult,
+        "unknown_classes": dict(unknown_classes or {}),
     }
 
 

@@ -79,6 +79,12 @@ class Detector:
         detector.on_gpu = device.type == "cuda"
         return detector
 
+    def digest(self) -> str | None:
+        """SHA-256 of the weights; None of an export that does not tell."""
+        from ..models.checkpoints import weights_digest
+
+        return weights_digest(self.model.state_dict())
+
     @property
     def most(self) -> MostDetections:
         """The most detections of an image, and of a class in it."""
@@ -168,9 +174,16 @@ class Detector:
         """``[P, 4]`` float32 xyxy, what the first stage proposes in ``image`` ``[H, W, 3]`` uint8. Not of exports."""
         import torch
 
-        tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
         with torch.inference_mode():
-            return self.model.proposals(tensor.to(self.device)).to("cpu", torch.float32).numpy()
+            return self.model.proposals(self._sent(image)).to("cpu", torch.float32).numpy()
+
+    def _sent(self, image: np.ndarray) -> torch.Tensor:
+        """``[3, H, W]`` uint8 where the network is."""
+        import torch
+
+        from ..detection.transfers import sent
+
+        return sent(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1), self.device)
 
     def _detect_wholes(self, images: Sequence[np.ndarray]) -> list[Detections]:
         sizes = [self.model.network_size(image.shape[0], image.shape[1]) for image in images]
@@ -185,13 +198,11 @@ class Detector:
         """What the network finds in images of one size there; fewer go through it where memory does not suffice."""
         import torch
 
-        from ..detection.transfers import sent
         from ..models.build import autocast
 
-        tensors = [torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1) for image in images]
         try:
             with torch.inference_mode(), autocast(self.precision, self.device):
-                instances = self.model([sent(tensor, self.device) for tensor in tensors])
+                instances = self.model([self._sent(image) for image in images])
         except RuntimeError as error:
             if len(images) == 1 or not is_out_of_memory(error):
                 raise

@@ -23,7 +23,13 @@ SAVED_MODEL = "saved_model.pb"  # in the folder of one
 
 
 class ExportedDetector(Detector):
-    """The same calls as a :class:`Detector`; losses and NMS are not for it to tell or change."""
+    """The same calls as a :class:`Detector`; losses and NMS are not for it to tell or change. ``weights``: the digest
+    of those that were exported, where the export tells."""
+
+    weights: str | None = None
+
+    def digest(self) -> str | None:
+        return self.weights
 
     def outputs(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """Everything that the graph answers for the image, by name."""
@@ -71,6 +77,7 @@ class Card(BaseModel):
     detections: int = Field(100, gt=0)
     tfod: dict[str, Any] | None = None
     input_type: str = ""
+    digest: str | None = None
 
     @cached_property
     def model(self) -> ModelConfig:
@@ -88,13 +95,11 @@ def find_saved_model(path: Path) -> Path | None:
 
 def card_of(detector: Detector, **more: object) -> str:
     """What :func:`read_card` reads, ``more`` of it, and what the model was, as JSON."""
-    from ..models.checkpoints import weights_digest  # with PyTorch, which an exported model needs none of
-
     card = {
         "classes": list(detector.classes),
         "score": detector.score if detector.has_score else None,
         "detections": detector.most.image,
-        "digest": weights_digest(detector.model.state_dict()),
+        "digest": detector.digest(),
         "version": __version__,
     }
     return json.dumps({**card, **more}, indent=1, ensure_ascii=False) + "\n"

@@ -77,7 +77,7 @@ def load_onnx(
         raise ResightError("is an ONNX model, but none that Resight exported", where=path)
     card = read_card(stored, path)
     detector = OnnxDetector(class_names(card.classes, labels), card.score, str(path), card.model)
-    detector.session, detector.on_gpu = session, CUDA in session.get_providers()
+    detector.session, detector.on_gpu, detector.weights = session, CUDA in session.get_providers(), card.digest
     if on_gpu and not detector.on_gpu:
         message = "ONNX Runtime cannot use a GPU here: its driver, CUDA or cuDNN cannot be loaded"
         if device != "auto":

@@ -82,7 +82,7 @@ def load_saved_model(
     most = {"detections": shape[1], "detections_per_class": shape[1]} if len(shape) == 3 and shape[1] > 0 else {}
     config = load_config(None, pipeline.overrides).model if pipeline else exported_config(most)
     detector = SavedModelDetector(names, card.score, str(folder), config)
-    detector.session, detector.input_type = session, card.input_type
+    detector.session, detector.input_type, detector.weights = session, card.input_type, card.digest
     return detector
 
 

@@ -84,7 +84,7 @@ def findings(evaluation: SavedEvaluation, run: Run | None = None) -> dict[str, A
 
 
 def _head(evaluation: SavedEvaluation) -> dict[str, Any]:
-    kept = ("model", "split", "data", "selected_on", "num_images", "num_boxes", "num_ignored", "limit")
+    kept = ("model", "weights", "split", "data", "selected_on", "num_images", "num_boxes", "num_ignored", "limit")
     return {name: evaluation.metrics.get(name) for name in kept} | {"classes": len(evaluation.classes)}
 
 

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count, takewhile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..detection.model import DetectionModel
 from ..dialect import dialect_of
 from ..drawing import draw
-from ..errors import ResightError, listed
+from ..errors import ResightError
 from ..evaluation.evaluate import evaluation_folder
 from ..evaluation.loop import ImageResult, evaluate_images, mean_losses, measure
-from ..evaluation.report import as_dict
+from ..evaluation.report import about, as_dict
 from ..evaluation.saved import write_evaluation
 from ..inference.detector import Detector
 from ..models.checkpoints import BEST, ModelMetadata
@@ -54,7 +52,9 @@ class Evaluator:
             return None
         model.eval()
         metadata = ModelMetadata.of(model, self.plan.config.model, self.plan.records.label_map)
-        shard = Shard(Detector.of(model, metadata, next(model.parameters()).device))
+        detector = Detector.of(model, metadata, next(model.parameters()).device, str(self.run_folder / BEST))
+        detector.selected_on = self.plan.validation_name
+        shard = Shard(detector)
         own = self.distributed.shard(range(len(self.plan.validation)))
         losses = dialect_of(self.plan.config.model).evaluates_losses
         numbers = count(1)
@@ -91,16 +91,7 @@ class Evaluator:
         if better or first:
             state.score = point.score
             if self.distributed.is_main:
-                self._keep(as_dict(metrics, point, losses=losses, **self._told(own)), detector, results)
+                told = about(detector, self.plan.records, name) | ({detector.config.dialect: own} if own else {})
+                kept = as_dict(metrics, point, losses=losses, **told)
+                write_evaluation(evaluation_folder(self.run_folder, name), kept, detector, results)
         return better or first
-
-    def _told(self, own: dict[str, float | None]) -> dict[str, Any]:
-        """What ``metrics.json`` says beside the numbers."""
-        records, config, name = self.plan.records, self.plan.config.model, self.plan.validation_name
-        data = os.fspath(records.path) or listed(self.plan.validation.shards, 3) if self.plan.validation else ""
-        told: dict[str, Any] = {"selected_on": name, "model": str(self.run_folder / BEST), "data": data, "split": name}
-        told |= {"data_digest": records.digest, "limit": None, "ignore_difficult": False, "unknown_classes": {}}
-        return told | ({config.dialect: own} if own else {})
-
-    def _keep(self, metrics: dict[str, Any], detector: Detector, results: list[ImageResult]) -> None:
-        write_evaluation(evaluation_folder(self.run_folder, self.plan.validation_name), metrics, detector, results)
