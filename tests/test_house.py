@@ -13,6 +13,7 @@ ELSEWHERE = {
     "cli/test_legacy_lisa_records.py": "tfod/build_lisa_records",
     "cli/test_legacy_train.py": "tfod/train",
     "cloud/test_walk.py": "cli/cloud",
+    "commands/test_bench.py": "commands/bench_process",
     "commands/test_check.py": "datasets/summary",
     "commands/test_convert.py": "tfod/checkpoint/trained",
     "config/test_tree.py": "config/defaults config/loading fpn/config tfod/config",

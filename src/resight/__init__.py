@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from .commands.bench import bench as bench
     from .commands.check import check_data as check_data
     from .commands.predict import predict as predict
     from .commands.show import show_data as show_data
@@ -33,6 +34,7 @@ _HOMES = {
     "Box": "types",
     "Detections": "types",
     "ResightError": "errors",
+    "bench": "commands.bench",
     "build_data": "datasets.build",
     "check_data": "commands.check",
     "evaluate": "evaluation.evaluate",

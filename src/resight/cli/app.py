@@ -315,6 +315,26 @@ def export(
     return console.DONE if report.ok else BAD
 
 
+@verb(app, "bench")
+def bench(
+    models: Annotated[list[str], argument("MODEL...", "Run folders, checkpoints and exported models")],
+    images: Annotated[str, option("PHOTOS", "An image, or a folder of images")],
+    limit: Annotated[int, option("N", "Look at N of the images", min=1)] = 20,
+    threads: Annotated[int | None, option("N", "Also with N threads", "one a core", min=1)] = None,
+    data: Annotated[str | None, option("RECORDS", "Also measure mAP on a records folder")] = None,
+    split: Annotated[str, option("SPLIT", "train, val or test")] = "test",
+    device: Device = "auto",
+    json: Json = False,
+) -> int:
+    """Times models on your pictures side by side; a run also as an export for each engine that is installed."""
+    options = without(locals(), "models", "images", "json")
+    from ..commands.bench import bench as run_bench
+
+    report = run_bench(models, images, **options)
+    console.show_result(json, lambda: report.json(), report.text)
+    return console.DONE
+
+
 @verb(zoo_app, "list")
 def zoo_list(json: Json = False) -> None:
     """Shows the models: published mAP, size, licence, and whether they are here already."""

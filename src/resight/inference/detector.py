@@ -57,6 +57,7 @@ class Detector:
 
     model: DetectionModel
     device: torch.device
+    engine = "PyTorch"  # what runs the network
     on_gpu = False
     batch_size = BATCH
     precision: Precision = "float32"

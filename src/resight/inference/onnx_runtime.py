@@ -25,6 +25,7 @@ GPU_PACKAGE = "Install onnxruntime-gpu in the place of onnxruntime, or choose --
 
 
 class OnnxDetector(ExportedDetector):
+    engine = "ONNX Runtime"
     session: Any
 
     def outputs(self, image: np.ndarray) -> dict[str, np.ndarray]:

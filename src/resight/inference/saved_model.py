@@ -27,6 +27,7 @@ NEEDED = ("detection_boxes", "detection_classes", "detection_scores", "num_detec
 
 
 class SavedModelDetector(ExportedDetector):
+    engine = "TensorFlow"
     session: Session
     input_type: str
 
