@@ -28,6 +28,16 @@ def test_more_than_100_detections_of_a_class_do_not_count():
     assert ap(truths, many, everything(truths, many)).mean() == pytest.approx(wanted["mAP"], abs=1e-9)
 
 
+def test_each_class_has_cocos_ap_at_each_iou():
+    truths, detections = scenes(2)
+    rows = rows_of(truths, detections, {"all": everything(truths, detections)})["all"]
+    per_class = coco_metrics(truths, detections, CLASSES).per_class
+    for label, name in enumerate(CLASSES):
+        ap = rows.of_class(label).mean(1)
+        assert (ap.mean(), ap[0]) == pytest.approx((per_class[name]["AP"], per_class[name]["AP50"]), abs=1e-9)
+    assert np.isnan(rows.of_class(7)).all()
+
+
 @pytest.mark.parametrize(("low", "high", "name"), [(0, 32**2, "AP_small"), (32**2, 96**2, "AP_medium")])
 def test_the_part_of_one_size_has_cocos_number_of_it(low, high, name):
     truths, detections = (

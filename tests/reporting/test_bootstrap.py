@@ -39,9 +39,10 @@ def test_groups_are_drawn_whole_so_that_fewer_of_them_say_less():
     truths, detections = scenes(2, images=40)
     rows = rows_of_numbers(truths, detections)
     videos = [f"video {number // 10}" for number in range(40)]
-    alone, together = resampled([rows], [""] * 40)[:, 0], resampled([rows], videos)[:, 0]
+    alone, together = resampled(rows, [""] * 40), resampled(rows, videos)
     assert alone.shape == (RESAMPLES, len(NUMBERS))
-    assert np.array_equal(resampled([rows, rows], [""] * 40), np.stack([alone, alone], 1))
+    assert np.array_equal(resampled(rows, [""] * 40), alone)
+    assert np.isnan(resampled(rows, ["video"] * 40)).all()  # one group says nothing of others
     assert groups_of(["", "a", "", "a"]).tolist() == [0, 1, 2, 1]
     point = numbers(rows, np.ones(40))["AP50"]
     low, high = interval(alone[:, 1])

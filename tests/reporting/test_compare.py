@@ -10,15 +10,19 @@ from resight.evaluation import report
 from resight.evaluation.loop import measure
 from resight.reporting.bootstrap import NUMBERS
 from resight.reporting.compare import compare
+from resight.reporting.matched import Matched
 
 A, B = (10, 10, 30, 30), (60, 60, 80, 80)
 
 
 def evaluated(truths, detections, model="run", score=None, **options):
     numbers, point = measure(truths, detections, CLASSES, score=score)
-    return saved(
-        truths, detections, **{**report.as_dict(numbers, point, split="test", data="d"), "model": model}, **options
-    )
+    metrics = {**report.as_dict(numbers, point, split="test", data="d"), "model": model}
+    return Matched(saved(truths, detections, **metrics, **options))
+
+
+def changed(one, **change):
+    return Matched(dataclasses.replace(one.evaluation, **change))
 
 
 def weaker(detections, seed=0):
@@ -42,7 +46,7 @@ def test_the_difference_is_of_the_numbers_and_its_interval_is_paired():
     told = compare([first, second, first], ["a", "b", "c"])
     assert (told["first"], [one["model"] for one in told["others"]]) == ("strong", ["weak", "strong"])
     row = told["others"][0]["numbers"]["AP50"]
-    assert row["values"] == [first.metrics["AP50"], second.metrics["AP50"]]
+    assert row["values"] == [first.evaluation.metrics["AP50"], second.evaluation.metrics["AP50"]]
     assert row["low"] < row["difference"] == row["values"][1] - row["values"][0] < row["high"] < 0
     # Far narrower than the two intervals by themselves, as both are of the same images.
     assert row["high"] - row["low"] < 0.25
@@ -71,17 +75,18 @@ def test_objects_that_flip_by_hand():
             "image 1 is other.jpg, and not 0.jpg",
         ),
         ({"metrics": {"ignore_difficult": True}}, "one ignores difficult objects"),
+        ({"groups": ("a",) * 30}, "its images are in other groups"),
     ],
 )
 def test_what_is_not_of_the_same_images_is_refused(change, says):
     one = evaluated(*scenes(2))
     with pytest.raises(ResightError, match=f"runs/b: is not an evaluation of what runs/a is of: {says}"):
-        compare([one, dataclasses.replace(one, **change)], ["runs/a", "runs/b"])
+        compare([one, changed(one, **change)], ["runs/a", "runs/b"])
 
 
 def test_other_objects_and_other_numbers_of_images_are_refused():
     one = evaluated(*scenes(2))
-    moved = dataclasses.replace(one, objects=one.objects | {"boxes": one.objects["boxes"] + 1})
+    moved = changed(one, objects=one.evaluation.objects | {"boxes": one.evaluation.objects["boxes"] + 1})
     with pytest.raises(ResightError, match="its objects are others"):
         compare([one, moved], ["a", "b"])
     with pytest.raises(ResightError, match="it has 29 images, and not 30"):

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fixtures.scenes import CLASSES, hotcoco_of, scenes
+from fixtures.scenes import CLASSES, found, hotcoco_of, objects, scenes
 from resight.evaluation.coco import coco_metrics
 from resight.reporting.curves import (
     RECALLS,
@@ -26,7 +26,7 @@ def test_the_table_is_what_counting_again_at_each_threshold_gives(seed):
     truths, detections = scenes(seed)
     table = count_by_threshold(*columns(truths, detections), len(CLASSES))
     for step in (0, 1, 30, 50, 77, 100):
-        above = [one.above(THRESHOLDS[step]) for one in detections]
+        above = [one.above(float(THRESHOLDS[step])) for one in detections]
         again, _, labels, object_labels = columns(truths, above)
         for number, counts in enumerate(table[:-1]):
             mine = (labels == number) & (again.kind != Kind.IGNORED)
@@ -41,8 +41,11 @@ def test_the_table_is_what_counting_again_at_each_threshold_gives(seed):
 def test_the_mean_of_a_curve_is_cocos_ap50(seed):
     truths, detections = scenes(seed)
     metrics = coco_metrics(truths, detections, CLASSES)
+    result, scores, labels, object_labels = columns(truths, detections)
     for number, name in enumerate(CLASSES):
-        curve = precision_at_recalls(*columns(truths, detections), number)
+        rows = np.flatnonzero(labels == number)
+        right = result.kind[rows[np.argsort(-scores[rows], kind="stable")]] == Kind.RIGHT
+        curve = precision_at_recalls(right, int((object_labels == number).sum()))
         assert curve.mean() == pytest.approx(metrics.per_class[name]["AP50"], abs=1e-9)
         assert (np.diff(curve) <= 0).all() and len(curve) == len(RECALLS)
 
@@ -57,6 +60,16 @@ def test_calibration_is_hotcocos(seed):
     for score, right, row in zip(found.score, found.right, wanted["bins"], strict=True):
         if row["count"]:
             assert (score, right) == pytest.approx((row["avg_confidence"], row["avg_accuracy"]), abs=1e-6)
+
+
+def test_a_score_counts_at_its_own_threshold():
+    """Scores are float32: .29 is a little less than the threshold .29, and is reported there all the same."""
+    truths = [objects((0, 0, 0, 9, 9))]
+    for step in range(101):
+        detections = [found((0, step / 100, 0, 0, 9, 9))]
+        right = count_by_threshold(*columns(truths, detections), len(CLASSES))[0].right
+        assert right.tolist() == [1] * (step + 1) + [0] * (100 - step)
+        assert len(detections[0].above(step / 100)) == 1
 
 
 def test_advice_by_hand():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from hotcoco import COCO, COCOeval
@@ -108,8 +108,9 @@ def coco_metrics(
         raise ValueError(f"{len(truths)} images with objects, but {len(detections)} with detections")
     measures = measures_of(max_detections)
     limits = sorted({measure.max_detections for measure in measures})
-    labels, ignored = _columns(truths, ignore_difficult)
-    counts = _counts(_matched(truths, detections, classes, labels, ignored, limits))
+    labels = _column([truth.labels for truth in truths], np.int64)
+    ignored = _column([truth.ignored(ignore_difficult) for truth in truths], bool)
+    counts = _count(truths, detections, classes, labels, ignored, limits)
 
     def average(measure: Measure, class_index: int | None = None) -> float | None:
         return _average(counts[measure.kind][..., limits.index(measure.max_detections)], measure, class_index)
@@ -130,49 +131,15 @@ def coco_metrics(
     )
 
 
-class Details(NamedTuple):
-    """What a report tells beside the numbers: AP75 of each class (None without objects), and hotcoco's
-    ``tide_errors``, counts of each kind of error and the AP50 that fixing it would give (Bolya et al., 2020)."""
-
-    ap75: list[float | None]
-    tide: dict[str, Any]
-
-
-def details(
-    truths: Sequence[GroundTruth],
-    detections: Sequence[Detections],
-    classes: Sequence[str],
-    *,
-    ignore_difficult: bool = False,
-) -> Details:
-    """Of the detections that :func:`coco_metrics` counts."""
-    counting = _matched(truths, detections, classes, *_columns(truths, ignore_difficult), [STANDARD])
-    precision = _counts(counting)["AP"][..., 0]
-    ap75 = [_average(precision, MEASURES[2], index) for index in range(len(classes))]
-    return Details(ap75, dict(counting.tide_errors()))
-
-
-def _columns(truths: Sequence[GroundTruth], ignore_difficult: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of all objects, and which are ignored."""
-    ignored = _column([truth.ignored(ignore_difficult) for truth in truths], bool)
-    return _column([truth.labels for truth in truths], np.int64), ignored
-
-
-def _counts(counting: COCOeval) -> dict[str, np.ndarray]:
-    """ "AP": precision ``[IoU, recall, class, size, limit]``; "AR": recall ``[IoU, class, size, limit]``; -1: none."""
-    counting.accumulate()
-    assert counting.eval is not None
-    return {"AP": counting.eval["precision"], "AR": counting.eval["recall"]}
-
-
-def _matched(
+def _count(
     truths: Sequence[GroundTruth],
     detections: Sequence[Detections],
     classes: Sequence[str],
     labels: np.ndarray,
     ignored: np.ndarray,
     limits: list[int],
-) -> COCOeval:
+) -> dict[str, np.ndarray]:
+    """ "AP": precision ``[IoU, recall, class, size, limit]``; "AR": recall ``[IoU, class, size, limit]``; -1: none."""
     crowd = _column([truth.crowd for truth in truths], bool)
     boxes = _xywh([truth.boxes for truth in truths])
     area = _column([truth.area for truth in truths], np.float64)
@@ -197,7 +164,9 @@ def _matched(
     counting = COCOeval(ground_truth, ground_truth.load_res(rows), "bbox")
     counting.params.max_dets = limits
     counting.evaluate()
-    return counting
+    counting.accumulate()
+    assert counting.eval is not None
+    return {"AP": counting.eval["precision"], "AR": counting.eval["recall"]}
 
 
 def _average(counted: np.ndarray, measure: Measure, class_index: int | None) -> float | None:

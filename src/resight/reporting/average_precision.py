@@ -12,9 +12,10 @@ import numpy as np
 from ..evaluation.coco import STANDARD, GroundTruth
 from ..evaluation.operating_point import assign
 from ..types import Detections, pairwise_iou
+from .curves import RECALLS, falling
 
 IOUS = np.linspace(0.5, 0.95, 10)
-RECALLS = np.linspace(0, 1, 101)
+AT_75 = 5  # the index of IoU .75
 
 
 class Part(NamedTuple):
@@ -43,32 +44,40 @@ class Rows:
     object_label: np.ndarray
 
     @cached_property
-    def by_class(self) -> list[tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]]:
+    def by_class(self) -> dict[int, tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]]:
         """Of each class that has an object: the images of its objects, and at each of ``IOUS`` the images of the
         detections that count and which of these are right; where nothing is ignored the images are one array."""
-        table = []
+        table = {}
         for label in np.unique(self.object_label):
             rows = np.flatnonzero(self.label == label)
             every, ignored = self.image[rows], self.ignored[:, rows]
             counted = [~one if one.any() else slice(None) for one in ignored]
             images = [every[one] if isinstance(one, np.ndarray) else every for one in counted]
             hits = [np.flatnonzero(right[one]) for right, one in zip(self.right[:, rows], counted, strict=True)]
-            table.append((self.object_image[self.object_label == label], list(zip(images, hits, strict=True))))
+            table[int(label)] = self.object_image[self.object_label == label], list(zip(images, hits, strict=True))
         return table
 
     def average_precision(self, weights: np.ndarray) -> np.ndarray:
         """``[10]`` AP at each of ``IOUS``, the mean over classes; nan where there is no object. ``weights`` ``[I]``:
         how often each image is there."""
         present = [
-            _of_class(weights, total, tables)
-            for objects, tables in self.by_class
+            _of_class(weights, total, tables).mean(1)
+            for objects, tables in self.by_class.values()
             if (total := float(weights[objects].sum()))
         ]
         return np.mean(present, axis=0) if present else np.full(len(IOUS), np.nan)
 
+    def of_class(self, label: int) -> np.ndarray:
+        """``[10, 101]`` precision of one class at each of ``IOUS`` and of ``RECALLS``; nan where there is no object."""
+        if label not in self.by_class:
+            return np.full((len(IOUS), len(RECALLS)), np.nan)
+        objects, tables = self.by_class[label]
+        return _of_class(np.ones(1 + int(max(objects.max(), self.image.max(initial=0)))), len(objects), tables)
+
 
 def _of_class(weights: np.ndarray, objects: float, tables: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    precision = np.zeros(len(IOUS))
+    """``[10, 101]`` precision."""
+    precision = np.zeros((len(IOUS), len(RECALLS)))
     last, weight, reported = None, weights[:0], weights[:0]
     for number, (images, hits) in enumerate(tables):
         if images is not last:
@@ -76,10 +85,7 @@ def _of_class(weights: np.ndarray, objects: float, tables: list[tuple[np.ndarray
             reported = weight.cumsum()
         # Precision rises at right detections only, so that these are enough.
         hits = hits[weight[hits] > 0]
-        found = weight[hits].cumsum()
-        falling = np.maximum.accumulate((found / reported[hits])[::-1])[::-1]
-        at = np.searchsorted(found / objects, RECALLS, side="left")
-        precision[number] = np.append(falling, 0.0)[at].mean()
+        precision[number] = falling(weight[hits].cumsum(), reported[hits], objects)
     return precision
 
 

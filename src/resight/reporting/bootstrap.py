@@ -12,7 +12,7 @@ import numpy as np
 
 from ..evaluation.coco import SIZES, GroundTruth
 from ..types import Detections
-from .average_precision import Part, Rows, areas, everything, rows_of
+from .average_precision import AT_75, Part, Rows, areas, everything, rows_of
 
 SMALL = 32**2  # square pixels up to which COCO calls an object small
 NUMBERS = ("mAP", "AP50", "AP75", f"AP_{SIZES[1]}")
@@ -31,7 +31,7 @@ def rows_of_numbers(
 def numbers(rows: tuple[Rows, Rows], weights: np.ndarray) -> dict[str, float]:
     """``NUMBERS``, nan where there is no such object; ``weights`` ``[I]``: how often each image is there."""
     ap, small = (one.average_precision(weights) for one in rows)
-    return dict(zip(NUMBERS, (float(ap.mean()), float(ap[0]), float(ap[5]), float(small.mean())), strict=True))
+    return dict(zip(NUMBERS, (float(ap.mean()), float(ap[0]), float(ap[AT_75]), float(small.mean())), strict=True))
 
 
 def groups_of(groups: Sequence[str]) -> np.ndarray:
@@ -41,18 +41,18 @@ def groups_of(groups: Sequence[str]) -> np.ndarray:
     return np.array([known[name] for name in names], np.int64)
 
 
-def resampled(rows: Sequence[tuple[Rows, Rows]], groups: Sequence[str], seed: int = 0) -> np.ndarray:
-    """``[RESAMPLES, len(rows), len(NUMBERS)]``: the numbers of images drawn anew, the same for each of ``rows``, which
-    are evaluations of the same images. ``groups`` ``[I]``: the group of each image, "" where there is none."""
+def resampled(rows: tuple[Rows, Rows], groups: Sequence[str], seed: int = 0) -> np.ndarray:
+    """``[RESAMPLES, len(NUMBERS)]``: the numbers of groups drawn anew, and nan where one group is all there is: it says
+    nothing of others. The same groups and seed give the same draws. ``groups`` ``[I]``: the group of each image, ""
+    where there is none."""
     of_image = groups_of(groups)
     count = int(of_image.max(initial=-1)) + 1
     draw = np.random.default_rng(seed)
-    table = []
-    for _ in range(RESAMPLES):
-        times = np.bincount(draw.integers(0, max(count, 1), count), minlength=count)
-        weights = times[of_image].astype(np.float64)
-        table.append([list(numbers(one, weights).values()) for one in rows])
-    return np.array(table)
+    table = np.full((RESAMPLES, len(NUMBERS)), np.nan)
+    for row in table if count > 1 else ():
+        times = np.bincount(draw.integers(0, count, count), minlength=count)
+        row[:] = list(numbers(rows, times[of_image].astype(np.float64)).values())
+    return table
 
 
 def interval(samples: np.ndarray, share: float = 0.95) -> tuple[float, float] | None:

@@ -10,13 +10,13 @@ import numpy as np
 from ..errors import ResightError
 from ..evaluation import coco
 from ..evaluation.saved import SavedEvaluation
-from .bootstrap import NUMBERS, RESAMPLES, interval, resampled, rows_of_numbers
-from .outcomes import Outcomes, outcomes
+from .bootstrap import NUMBERS, RESAMPLES, interval
+from .matched import Matched
 
 MOST_FLIPPED = 200  # objects of each other evaluation that are told
 
 
-def compare(evaluations: Sequence[SavedEvaluation], places: Sequence[str]) -> dict[str, Any]:
+def compare(evaluations: Sequence[Matched], places: Sequence[str]) -> dict[str, Any]:
     """What the others have that the first has not.
 
     Each of ``"others"`` has ``"numbers"`` (difference to the first and its paired 95 % interval over ``RESAMPLES``
@@ -29,26 +29,22 @@ def compare(evaluations: Sequence[SavedEvaluation], places: Sequence[str]) -> di
     Raises:
         ResightError: they are not of the same images, objects and classes.
     """
-    first = evaluations[0]
+    first = evaluations[0].evaluation
     for other, place in zip(evaluations[1:], places[1:], strict=True):
-        if reason := _difference(first, other):
+        if reason := _difference(first, other.evaluation):
             fix = "Evaluate both on the same records and split."
             raise ResightError(f"is not an evaluation of what {places[0]} is of: {reason}", where=place, fix=fix)
-    ignore = first.ignore_difficult
-    rows = [rows_of_numbers(one.truths, one.found, ignore) for one in evaluations]
-    samples = resampled(rows, first.groups)
-    results = [outcomes(one.truths, one.found, ignore) for one in evaluations]
     return {
         "first": first.metrics["model"],
         "resamples": RESAMPLES,
         "others": [
             {
-                "model": other.metrics["model"],
-                "numbers": _numbers(first, other, samples[:, number] - samples[:, 0]),
-                "classes": _classes(first, other),
-                **_flipped((first, other), (results[0], results[number])),
+                "model": other.evaluation.metrics["model"],
+                "numbers": _numbers(first, other.evaluation, other.samples - evaluations[0].samples),
+                "classes": _classes(first, other.evaluation),
+                **_flipped(evaluations[0], other),
             }
-            for number, other in enumerate(evaluations[1:], start=1)
+            for other in evaluations[1:]
         ],
     }
 
@@ -61,6 +57,8 @@ def _difference(first: SavedEvaluation, other: SavedEvaluation) -> str:
         return "one ignores difficult objects and one does not"
     if len(first) != len(other):
         return f"it has {len(other):,} images, and not {len(first):,}"
+    if first.groups != other.groups:
+        return "its images are in other groups"
     if first.names != other.names:
         number = next(n for n, pair in enumerate(zip(first.names, other.names, strict=True)) if pair[0] != pair[1])
         return f"image {number + 1:,} is {other.names[number]}, and not {first.names[number]}"
@@ -88,15 +86,13 @@ def _classes(first: SavedEvaluation, other: SavedEvaluation) -> list[dict[str, A
     ]
 
 
-def _flipped(pair: tuple[SavedEvaluation, ...], results: tuple[Outcomes, ...]) -> dict[str, Any]:
-    found, scores = [], []
-    for evaluation, result in zip(pair, results, strict=True):
-        score = result.found_scores(evaluation.detections["scores"])
-        scores.append(score)
-        found.append(score >= evaluation.metrics["operating_point"]["score"])
-    counts = results[0].counts
+def _flipped(*pair: Matched) -> dict[str, Any]:
+    scores = [one.result.found_scores(one.evaluation.detections["scores"]) for one in pair]
+    points = [one.evaluation.metrics["operating_point"]["score"] for one in pair]
+    found = [score >= point for score, point in zip(scores, points, strict=True)]
+    counts = pair[0].result.counts
     better, worse = counts & ~found[0] & found[1], counts & found[0] & ~found[1]
-    first = pair[0]
+    first = pair[0].evaluation
     image_of = first.object_images
     flipped = np.flatnonzero(better | worse)
     # The surest of what one finds and the other does not come first.

@@ -69,8 +69,8 @@ def count_by_threshold(
         scores, labels: ``[D]``, of the detections of ``result``; ``object_labels``: ``[G]``, of its objects.
     """
     counted = result.kind != Kind.IGNORED
-    # A detection counts at all thresholds up to its score; float32 scores are compared as they are.
-    last = np.searchsorted(THRESHOLDS, scores[counted].astype(np.float64), side="right") - 1
+    # A detection counts at all thresholds up to its score, which are compared in float32 as everywhere.
+    last = np.searchsorted(THRESHOLDS.astype(np.float32), scores[counted], side="right") - 1
     table = np.zeros((2, num_classes, 101), np.int64)
     np.add.at(table[0], (labels[counted], last), 1)
     right = result.kind[counted] == Kind.RIGHT
@@ -81,20 +81,17 @@ def count_by_threshold(
     return [*rows, Counts(reported.sum(0), right.sum(0), int(objects.sum()))]
 
 
-def precision_at_recalls(
-    result: Outcomes, scores: np.ndarray, labels: np.ndarray, object_labels: np.ndarray, label: int
-) -> np.ndarray:
-    """``[101]`` precision of one class at each of ``RECALLS``, made to fall as COCO does; its mean is AP50. Nan where
-    there is no object."""
-    rows = np.flatnonzero((labels == label) & (result.kind != Kind.IGNORED))
-    right = result.kind[rows[np.argsort(-scores[rows], kind="stable")]] == Kind.RIGHT
-    objects = int((result.counts & (object_labels == label)).sum())
-    if not objects:
-        return np.full(101, np.nan)
-    found = right.cumsum()
-    precision = np.maximum.accumulate((found / np.arange(1, len(found) + 1))[::-1])[::-1]
-    at = np.searchsorted(found / objects, RECALLS, side="left")
-    return np.append(precision, 0.0)[at]
+def precision_at_recalls(right: np.ndarray, objects: int) -> np.ndarray:
+    """``[101]`` precision at each of ``RECALLS``, made to fall as COCO does: the mean of these is AP. ``right`` ``[D]``
+    bool is of the detections that count of one class, best first; nan where there is no object."""
+    hits = np.flatnonzero(right)
+    return falling(np.arange(1, len(hits) + 1), hits + 1, objects) if objects else np.full(101, np.nan)
+
+
+def falling(found: np.ndarray, reported: np.ndarray, objects: float) -> np.ndarray:
+    """The same from how many objects are found and how many detections reported up to each one that is right."""
+    precision = np.maximum.accumulate((found / reported)[::-1])[::-1]
+    return np.append(precision, 0.0)[np.searchsorted(found / objects, RECALLS, side="left")]
 
 
 @dataclass(frozen=True, eq=False)

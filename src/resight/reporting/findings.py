@@ -12,25 +12,19 @@ from ..evaluation import coco
 from ..evaluation.operating_point import OperatingPoint, sentence
 from ..evaluation.saved import SavedEvaluation
 from .advice import advice
-from .average_precision import Rows
-from .bootstrap import NUMBERS, RESAMPLES, groups_of, interval, resampled, rows_of_numbers
+from .average_precision import AT_75
+from .bootstrap import NUMBERS, RESAMPLES, groups_of, interval
 from .confusion import Confusion, confusion
-from .curves import BINS, Counts, calibration, count_by_threshold, precision_at_recalls
+from .curves import BINS, Counts, calibration, count_by_threshold
 from .errors import Error, errors
 from .gallery import shown
-from .outcomes import FOREGROUND, Outcomes, outcomes
+from .matched import Matched
+from .outcomes import FOREGROUND, Outcomes
 from .slices import slices
 from .suspects import suspects
+from .tide import tide
 
 VERSION = 1
-TIDE = {
-    "Miss": "missed",
-    "Loc": "misplaced",
-    "Cls": "wrong class",
-    "Both": "both",
-    "Dupe": "double",
-    "Bkg": "false alarm",
-}
 
 
 class Run(NamedTuple):
@@ -43,30 +37,27 @@ class Run(NamedTuple):
     dataset: Mapping[str, Any] = {}
 
 
-def findings(evaluation: SavedEvaluation, run: Run | None = None) -> dict[str, Any]:
-    """What ``report.json`` holds of ``evaluation``, of a ``run`` where it has one."""
-    run = run or Run()
-    metrics, ignore = evaluation.metrics, evaluation.ignore_difficult
-    truths, found = evaluation.truths, evaluation.found
+def findings(matched: Matched, run: Run | None = None) -> dict[str, Any]:
+    """What ``report.json`` holds of an evaluation, of a ``run`` where it has one."""
+    run, evaluation, result = run or Run(), matched.evaluation, matched.result
+    metrics, detections, object_labels = evaluation.metrics, evaluation.detections, evaluation.objects["labels"]
+    scores, labels = detections["scores"], detections["labels"]
     point = OperatingPoint(**metrics["operating_point"])
-    result = outcomes(truths, found, ignore)
-    matrix = confusion(truths, found, result, len(evaluation.classes), point.score)
+    matrix = confusion(evaluation.truths, evaluation.found, result, len(evaluation.classes), point.score)
     wrong = errors(evaluation, result, matrix, point.score)
-    counts = _counts(evaluation, result)
-    rows = rows_of_numbers(truths, found, ignore)
-    more = coco.details(truths, found, evaluation.classes, ignore_difficult=ignore)
+    counts = count_by_threshold(result, scores, labels, object_labels, len(evaluation.classes))
     content: dict[str, Any] = {
         "version": VERSION,
         "head": _head(evaluation) | {"run": run.name},
         "sentence": sentence(point, metrics.get("operating_point_of") == "model"),
-        **_numbers(evaluation, rows),
+        **_numbers(matched),
         "operating_point": asdict(point),
-        "classes": _classes(evaluation, result, counts, more.ap75),
+        "classes": _classes(matched, counts),
         "all": _table(counts[-1]),
         "confusion": _cells(matrix, point.score),
-        "tide": _tide(more.tide),
+        "tide": tide(result, scores, labels, object_labels, matched.standard),
         "calibration": _calibration(evaluation, result),
-        "slices": slices(evaluation, result, point.score, rows[0]),
+        "slices": slices(evaluation, result, point.score, matched.rows[0]),
         "reach": _reach(evaluation, result, point.score),
         "num_errors": len(wrong),
         "errors": [_error(one, evaluation) for one in shown(wrong)],
@@ -88,9 +79,9 @@ def _head(evaluation: SavedEvaluation) -> dict[str, Any]:
     return {name: evaluation.metrics.get(name) for name in kept} | {"classes": len(evaluation.classes)}
 
 
-def _numbers(evaluation: SavedEvaluation, rows: tuple[Rows, Rows]) -> dict[str, Any]:
-    samples = resampled([rows], evaluation.groups)[:, 0]
-    limits = {name: interval(samples[:, number]) or (None, None) for number, name in enumerate(NUMBERS)}
+def _numbers(matched: Matched) -> dict[str, Any]:
+    evaluation = matched.evaluation
+    limits = {name: interval(matched.samples[:, number]) or (None, None) for number, name in enumerate(NUMBERS)}
     numbers = {}
     for measure in coco.measures_of(evaluation.metrics.get("max_detections", coco.STANDARD)):
         low, high = limits.get(measure.key, (None, None))
@@ -101,31 +92,23 @@ def _numbers(evaluation: SavedEvaluation, rows: tuple[Rows, Rows]) -> dict[str, 
     return {"numbers": numbers, "resampled": {"unit": unit, "count": count, "resamples": RESAMPLES}}
 
 
-def _counts(evaluation: SavedEvaluation, result: Outcomes) -> list[Counts]:
-    detections = evaluation.detections
-    labels = evaluation.objects["labels"]
-    return count_by_threshold(result, detections["scores"], detections["labels"], labels, len(evaluation.classes))
-
-
-def _classes(
-    evaluation: SavedEvaluation, result: Outcomes, counts: Sequence[Counts], ap75: Sequence[float | None]
-) -> list[dict[str, Any]]:
-    detections, labels = evaluation.detections, evaluation.objects["labels"]
-    rows = []
+def _classes(matched: Matched, counts: Sequence[Counts]) -> list[dict[str, Any]]:
+    evaluation, labels, rows = matched.evaluation, matched.evaluation.objects["labels"], []
     for number, name in enumerate(evaluation.classes):
-        curve = precision_at_recalls(result, detections["scores"], detections["labels"], labels, number)
+        curves = matched.rows[0].of_class(number)
+        ap75 = float(curves[AT_75].mean())
         own = evaluation.metrics["per_class"][name]
         rows.append(
             {
                 "name": name,
                 "AP": own["AP"],
                 "AP50": own["AP50"],
-                "AP75": ap75[number],
+                "AP75": None if np.isnan(ap75) else ap75,
                 "boxes": own["boxes"],
-                "images": len(np.unique(evaluation.object_images[result.counts & (labels == number)])),
+                "images": len(np.unique(evaluation.object_images[matched.result.counts & (labels == number)])),
                 "best_score": counts[number].best_f1(),
                 **_table(counts[number]),
-                "precision": [None if np.isnan(value) else round(float(value), 4) for value in curve],
+                "precision": [None if np.isnan(value) else round(float(value), 4) for value in curves[0]],
             }
         )
     return rows
@@ -142,14 +125,6 @@ def _cells(matrix: Confusion, score: float) -> dict[str, Any]:
         for row, column in np.argwhere(matrix.matrix).tolist()
     ]
     return {"score": score, "cells": cells}
-
-
-def _tide(told: dict[str, Any]) -> dict[str, Any]:
-    kinds = [
-        {"kind": name, "count": int(told["counts"][key]), "gain": _finite(told["delta_ap"][key])}
-        for key, name in TIDE.items()
-    ]
-    return {"AP50": _finite(told["ap_base"]), "errors": sorted(kinds, key=lambda one: -one["gain"])}
 
 
 def _calibration(evaluation: SavedEvaluation, result: Outcomes) -> dict[str, Any]:
@@ -218,7 +193,3 @@ def _training(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
             if isinstance(row.get(key), int | float):
                 series.setdefault(name, []).append([row["step"], row[key]])
     return {"series": series} if series else None
-
-
-def _finite(value: float) -> float:
-    return float(value) if np.isfinite(value) else 0.0

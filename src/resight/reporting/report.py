@@ -25,6 +25,7 @@ from . import charts
 from .compare import compare
 from .findings import Run, findings
 from .gallery import pictures
+from .matched import Matched
 from .page import page
 
 MARK = b'<meta name="generator" content="resight report">'  # in the head of a page that may be replaced
@@ -81,7 +82,7 @@ def report(
         check_file(beside, force or out is None)
     if plots is not None:
         check_output(plots, force, lambda file: file.suffix == ".svg")
-    evaluations = [load_evaluation(folder / DETECTIONS) for folder in folders]
+    evaluations = [Matched(load_evaluation(folder / DETECTIONS)) for folder in folders]
     written = _write(evaluations, folders, path)
     if plots is not None:
         for name, chart in charts.plots(written.numbers).items():
@@ -94,9 +95,9 @@ def _beside(path: Path) -> tuple[Path, Path]:
     return path.with_suffix(".json"), path.with_name(f"{path.stem}-suspects.csv")
 
 
-def _write(evaluations: list[SavedEvaluation], folders: list[Path], path: Path) -> Report:
-    first, folder = evaluations[0], folders[0]
-    content = findings(first, _run(folder))
+def _write(evaluations: list[Matched], folders: list[Path], path: Path) -> Report:
+    first, folder = evaluations[0].evaluation, folders[0]
+    content = findings(evaluations[0], _run(folder))
     if len(evaluations) > 1:
         content["comparison"] = compare(evaluations, [str(one) for one in folders])
     records, notes = _records(first, folder)
