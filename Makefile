@@ -3,7 +3,7 @@
 # make soak   the long tests: trainings interrupted at 20 random moments a signal, whole matrices (an hour)
 # make fuzz   damaged inputs for every parser, MINUTES=5 in all; what fails is kept in fuzz-failures/
 # make oracle-check   asks TensorFlow again for the answers that are kept for the tests, and compares
-# make lint   ruff, mypy, the order of the layers, and whether the pages of docs/ build
+# make lint   ruff, mypy, the order of the layers, the licences of all dependencies, and whether the pages of docs/ build
 # make docs   the pages of docs/ as a site, with the references of configuration and Python, in docs/_build/html
 # make wheel  dist/resight-VERSION-py3-none-any.whl; the same source makes the same bytes
 # make image  the container image; docs/container.md has its arguments. ENGINE=podman or buildah
@@ -52,6 +52,7 @@ lint: $(VENV)/.resight-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python tests/licences.py
 	$(SPHINX) -b dummy docs docs/_build/html
 
 docs: $(VENV)/.resight-dev
