@@ -1,7 +1,6 @@
 """The ONNX of a TFOD model has TFOD's outputs, and finds what the model finds at any image size."""
 
 import json
-import zlib
 
 import numpy as np
 import onnx
@@ -9,7 +8,7 @@ import onnxruntime
 import pytest
 import torch
 
-from resight.exporting.export import compare, export, probe_images, write_onnx
+from resight.exporting.export import compare, export, probe_images
 from resight.inference.detector import load
 from resight.inference.onnx_runtime import load_onnx
 
@@ -38,16 +37,10 @@ VARIANTS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def exported(once, tfod_checkpoint):
-    """``exported(pad=False, ...)``: a model with these options, and the file of its graph, which is written once."""
-
-    def get(**options):
-        detector = load(tfod_checkpoint(**options))
-        name = f"tfod-onnx-{zlib.crc32(repr(sorted(options.items())).encode()):08x}"
-        return detector, once(name, lambda folder: write_onnx(detector, folder / "model.onnx")) / "model.onnx"
-
-    return get
+@pytest.fixture
+def exported(tfod_checkpoint, tfod_onnx):
+    """``exported(pad=False, ...)``: a model with these options, and the file of its graph."""
+    return lambda **options: (load(tfod_checkpoint(**options)), tfod_onnx(**options))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

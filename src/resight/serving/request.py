@@ -111,8 +111,10 @@ class Signature:
 
 @dataclass(frozen=True)
 class Version:
-    """A version of the served model. ``signature`` is None until it has been loaded."""
+    """A version of the served model. ``signature`` is None until it has been loaded, ``error`` says why it could not
+    be."""
 
     number: int
     state: Literal["START", "LOADING", "AVAILABLE", "UNLOADING", "END"] = "AVAILABLE"
     signature: Signature | None = None
+    error: str = ""
