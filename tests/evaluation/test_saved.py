@@ -1,13 +1,14 @@
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from fixtures.scenes import CLASSES, saved, scenes
+from fixtures.scenes import CLASSES, NO_METRICS, saved, scenes
 from resight.errors import ResightError
 from resight.evaluation.coco import coco_metrics
-from resight.evaluation.saved import DETECTIONS, load_evaluation, save_evaluation
+from resight.evaluation.saved import DETECTIONS, METRICS, load_evaluation, save_evaluation
 
 
 def test_what_is_read_is_what_was_written(tmp_path):
@@ -17,7 +18,7 @@ def test_what_is_read_is_what_was_written(tmp_path):
     save_evaluation(tmp_path / DETECTIONS, wanted)
     found = load_evaluation(tmp_path / DETECTIONS)
     assert (found.metrics, found.classes, found.names, found.groups) == (
-        {"split": "test", "model": "run", "data": "records", "mAP": 0.5},
+        {"split": "test", "model": "run", "data": "records", **NO_METRICS, "mAP": 0.5},
         CLASSES,
         tuple(names),
         ("a", "") * 15,
@@ -59,6 +60,12 @@ def test_an_evaluation_of_an_earlier_version_is_told_to_be_made_again(tmp_path):
         lambda c: c.update({"detection.scores": c["detection.scores"].astype(np.float64)}),
         lambda c: c.update({"object.boxes": c["object.boxes"][:, :3].copy()}),
         lambda c: c.pop("object.area"),
+        lambda c: c["detection.boxes"].fill(np.nan),
+        lambda c: c["object.boxes"].fill(np.inf),
+        lambda c: c["detection.scores"].fill(-0.5),
+        lambda c: c["detection.scores"].fill(np.nan),
+        lambda c: c["image.width"].fill(0),
+        lambda c: c["image.objects"].__setitem__(slice(2), [-1, c["image.objects"][:2].sum() + 1]),
     ],
 )
 def test_a_damaged_file_is_refused(tmp_path, change):
@@ -78,6 +85,36 @@ def test_a_damaged_head_is_refused(tmp_path, about):
     save_file(load_file(path), path, about)
     with pytest.raises(ResightError, match=r"detections.safetensors.*(damaged|JSON)"):
         load_evaluation(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mAP": "high"},
+        {"AP50": 2.0},
+        {"per_class": {}},
+        {"per_class": None},
+        {"operating_point": {}},
+        {"split": []},
+        {"data": "a\0b"},
+        {"model": None},
+        {"max_detections": 300},
+    ],
+)
+def test_metrics_that_are_none_are_refused(tmp_path, change):
+    save_evaluation(tmp_path / DETECTIONS, saved(*scenes(2), **change))
+    with pytest.raises(ResightError, match="is damaged"):
+        load_evaluation(tmp_path / DETECTIONS)
+
+
+def test_the_metrics_beside_it_are_of_the_same_evaluation(tmp_path):
+    wanted = saved(*scenes(2))
+    save_evaluation(tmp_path / DETECTIONS, wanted)
+    (tmp_path / METRICS).write_text(json.dumps(wanted.metrics))
+    assert load_evaluation(tmp_path / DETECTIONS).metrics == wanted.metrics
+    (tmp_path / METRICS).write_text(json.dumps(wanted.metrics | {"mAP": 0.5}))
+    with pytest.raises(ResightError, match=r"another evaluation than the metrics.json"):
+        load_evaluation(tmp_path / DETECTIONS)
 
 
 @pytest.mark.parametrize("size", [0, 7, 100, -1])

@@ -8,19 +8,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from ..config.loading import explain
 from ..errors import ResightError
 from ..inference.detector import Detector
-from ..io.files import check_regular, parse_json
+from ..io.files import check_regular, parse_json, read_json
 from ..io.outputs import atomic_file, write_text
 from ..types import Detections
-from .coco import GroundTruth
+from .coco import STANDARD, GroundTruth, measures_of
 from .loop import ImageResult
+from .operating_point import OperatingPoint
 from .reach import anchor_iou
 
 METRICS, DETECTIONS = "metrics.json", "detections.safetensors"
@@ -47,8 +50,29 @@ _ROWS: dict[str, dict[str, type]] = {
     "detection": {"boxes": np.float32, "scores": np.float32, "labels": np.int32},
 }
 
-
 _STORED = ("boxes", "labels", "crowd", "difficult", "occluded", "area")  # of records
+_RANGES = {"width": (1, 2**31), "height": (1, 2**31), "objects": (0, 2**40), "detections": (0, 2**40)}
+_RANGES |= {"boxes": (-1e9, 1e9), "scores": (0, 1), "labels": (0, 2**31), "scale": (0, 1e9), "area": (0, 1e18)}
+_UNKNOWN = ("scale", "area", "anchor_iou", "proposal_iou")  # may be nan
+_Share = Annotated[float, Field(ge=0, le=1)]
+_MEASURES = TypeAdapter(dict[str, _Share | None], config=ConfigDict(strict=True))
+
+
+class _OfClass(BaseModel, strict=True):
+    AP: _Share | None
+    AP50: _Share | None
+    boxes: int
+
+
+class _Metrics(BaseModel, strict=True):
+    """What is needed of ``metrics.json``, beside its measures."""
+
+    model: str
+    split: Literal["train", "val", "test"]
+    data: Annotated[str, Field(pattern=r"^[^\x00]*$")]
+    per_class: dict[str, _OfClass]
+    operating_point: OperatingPoint
+    max_detections: int = STANDARD
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +201,8 @@ def save_evaluation(path: str | os.PathLike[str], evaluation: SavedEvaluation) -
 
 
 def load_evaluation(path: str | os.PathLike[str]) -> SavedEvaluation:
-    """Raises ResightError: the file is not there, is damaged, or is of another version."""
+    """Raises ResightError: the file is not there, is damaged, or is of another version, or of another evaluation than
+    the ``metrics.json`` beside it."""
     fix = "Write it with: resight evaluate MODEL"
     if not os.path.exists(path):
         raise ResightError("is not there: the evaluation was made by an earlier version", where=path, fix=fix)
@@ -196,26 +221,36 @@ def load_evaluation(path: str | os.PathLike[str]) -> SavedEvaluation:
             head["metrics"], classes, names, groups, tables["image"], tables["object"], tables["detection"]
         )
         _check(found)
-        return found
     except (SafetensorError, OSError, ValueError, LookupError, TypeError) as error:
         raise ResightError(f"is damaged: {error}", where=path, fix=fix) from error
+    metrics = Path(path).with_name(METRICS)
+    if metrics.is_file() and read_json(metrics) != found.metrics:
+        raise ResightError(f"is of another evaluation than the {METRICS} beside it", where=path, fix=fix)
+    return found
 
 
 def _check(found: SavedEvaluation) -> None:
-    """Raises ValueError where the columns are not those of one evaluation."""
-    tables: Sequence[tuple[str, dict[str, np.ndarray], int]] = (
-        ("image", found.images, len(found)),
-        ("object", found.objects, int(found.images["objects"].sum())),
-        ("detection", found.detections, int(found.images["detections"].sum())),
-    )
-    for table, columns, count in tables:
+    """Raises ValueError or LookupError where this is not what is kept of one evaluation."""
+    if len(found.groups) != len(found):
+        raise ValueError("its header is of something else")
+    try:
+        told = _Metrics.model_validate_json(json.dumps(found.metrics))
+        _MEASURES.validate_python({one.key: found.metrics[one.key] for one in measures_of(told.max_detections)})
+    except ValidationError as error:
+        raise ValueError(f"its metrics: {explain(error.errors()[0])}") from None
+    if tuple(told.per_class) != found.classes:
+        raise ValueError("its classes are not those of its metrics")
+    tables = {"image": found.images, "object": found.objects, "detection": found.detections}
+    for table, columns in tables.items():
+        count = len(found) if table == "image" else int(found.images[f"{table}s"].sum())
         for name, column in columns.items():
             shape = (count, 4) if name == "boxes" else (count,)
             if column.dtype != _ROWS[table][name] or column.shape != shape:
                 raise ValueError(f"the column {table}.{name} is of another type or length")
-    if len(found.groups) != len(found) or not isinstance(found.metrics, dict):
-        raise ValueError("its header is of something else")
-    for table, columns in (("objects", found.objects), ("detections", found.detections)):
-        labels = columns["labels"]
-        if len(labels) and not 0 <= labels.min() <= labels.max() < len(found.classes):
-            raise ValueError(f"{table} are of classes that have no name")
+            low, high = _RANGES.get(name, (-np.inf, np.inf))
+            inside = (column >= low) & (column <= high)
+            if not (inside | np.isnan(column) if name in _UNKNOWN else inside).all():
+                raise ValueError(f"the column {table}.{name} holds what cannot be")
+    for columns in (found.objects, found.detections):
+        if (columns["labels"] >= len(found.classes)).any():
+            raise ValueError("the column labels names classes that are not there")
