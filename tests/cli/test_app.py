@@ -399,8 +399,8 @@ def test_build_hands_over_its_options(stand_in):
     assert "Wrote records" in said.err and "resight data show records -o look" in said.err
 
 
-def trained(code=0, run="runs/a"):
-    return SimpleNamespace(text=lambda: "done", run=run, exit_code=code, evaluated="")
+def trained(code=0, run="runs/a", evaluated=""):
+    return SimpleNamespace(text=lambda: "done", run=run, exit_code=code, evaluated=evaluated)
 
 
 def test_train_turns_options_into_configuration(stand_in, tmp_path):
@@ -445,6 +445,12 @@ def test_the_exit_code_of_a_training_is_handed_on(stand_in, code):
     said = speak("train --data records")
     assert said.code == code
     assert ("Next: resight evaluate" in said.err) == (code == 0)
+
+
+def test_a_training_is_done_also_where_its_evaluation_cannot_be_reported(stand_in, tmp_path):
+    stand_in("training.train", "train", trained(run=tmp_path / "gone", evaluated="val"))
+    said = speak("train --data records")
+    assert (said.code, said.out) == (0, "done\n") and "no report: " in said.err and "there is no such run" in said.err
 
 
 def test_show_config_prints_the_resolved_configuration_and_trains_nothing(stand_in, tmp_path):

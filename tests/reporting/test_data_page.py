@@ -9,7 +9,7 @@ from fixtures.photographs import columns, photograph, picture
 from resight import Annotation, Box
 from resight.dialect import load_config
 from resight.reporting import thumbnails
-from resight.reporting.data_page import data_page, is_ours
+from resight.reporting.data_page import data_page
 from resight.reporting.data_report import describe
 from resight.reporting.data_suspects import ONCE, SIZE, TWICE
 
@@ -124,22 +124,6 @@ def test_pictures_are_within_their_budget(monkeypatch):
     shown = sum(len(one["src"]) for one in pictures(page))
     assert 0 < shown < 2_000 * 4 / 3 + 100 * len(pictures(page)) and "no picture" in page.text
     assert len(text) < 150_000
-
-
-def test_its_own_files_are_known(tmp_path):
-    _, _, text = made([picture(0, Box("a", 10, 10, 50, 50))])
-    for name, content, ours in (
-        ("a.html", text, True),
-        ("b.html", "<!doctype html><p>", False),
-        ("c.json", '{\n "version": 1,\n "resight": "0.1.0",', True),
-        ("d.json", '{"version": 1}', False),
-        ("e.csv", "kind,file,split,label,xmin,ymin\r\n", True),
-        ("f.csv", "filename,class\n", False),
-        ("g", "", False),
-    ):
-        (tmp_path / name).write_text(content, encoding="utf-8")
-        assert is_ours(tmp_path / name) == ours, name
-    assert not is_ours(tmp_path)
 
 
 def test_in_a_browser(in_browser):

@@ -51,6 +51,9 @@ def test_a_report_holds_the_numbers_of_its_evaluation_and_pictures_of_its_errors
     assert {name.split(" on ")[0] for name in result.numbers["training"]["series"]} >= {"loss", "mAP"}
     text = page.read_text(encoding="utf-8")
     assert text.count("data:image/jpeg;base64,") == len(result.numbers["errors"]) > 0
+    images = {"train": 4, "val": 2, "test": 3}
+    assert result.numbers["dataset"]["images"] == images and "digest" in result.numbers["dataset"]
+    assert "report-suspects.csv beside this page" in text or not result.numbers["suspects"]
     rows = list(csv.DictReader((run / "evaluation" / "report-suspects.csv").read_text().splitlines()))
     assert len(rows) == len(result.numbers["suspects"])
     assert f"Wrote {page}" in result.text()

@@ -148,7 +148,10 @@ def train(
         if result.evaluated and not is_remote(result.run):
             from ..reporting.report import report as run_report
 
-            say(f"Wrote {run_report(result.run, split=result.evaluated).path}")
+            try:
+                say(f"Wrote {run_report(result.run, split=result.evaluated).path}")
+            except ResightError as error:  # the training is done all the same
+                log.warning("no report: %s", error)
         wrote(str(result.run), f"evaluate {quoted(result.run)}")
     return int(result.exit_code)
 

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import base64
 import math
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import ResightError
-from ..io.files import open_file
 from . import svg
 from .data_columns import DataColumns
 from .data_suspects import DIFFERENT, ONCE, SIZE, TWICE
@@ -30,7 +26,6 @@ ROWS = 20  # of the tables of image sizes and groups
 EXAMPLE_SIDE = 120  # pixels
 MARGIN = 24  # pixels that are seen around a box of unusual size, at least
 
-_MARK = '<meta name="generator" content="resight data report">'
 _EXPLAINED = {
     DIFFERENT: "Two images look the same, and a box at the same place has another class in each.",
     TWICE: "Of one class, and they overlap by an IoU of more than .8. The dashed one comes first in the file.",
@@ -81,7 +76,6 @@ def data_page(numbers: dict[str, Any], data: DataColumns) -> str:
     pictures = _Pictures(data)
     values = {
         **numbers,
-        "mark": _MARK,
         "kinds": _kinds(numbers["suspects"], pictures),
         "pairs": [_pair(row, pictures) for row in _telling(numbers["leakage"]["pairs"])[:PAIRS]],
         "empty": [pictures.of(image, None) for image in _without_boxes(data)],
@@ -114,16 +108,6 @@ def _tiles(numbers: dict[str, Any]) -> list[tuple[str, str, str]]:
         (f"{len(numbers['suspects']):,}", "Label suspects", "labels that look wrong"),
         (f"{leaked:,}", "Leaked images", "of val and test, with a relative in an earlier split"),
     ]
-
-
-def is_ours(path: Path) -> bool:
-    """Whether a file is one that ``report_data`` wrote: its page, its numbers or its table."""
-    try:
-        with open_file(path) as file:
-            head = file.read(1000).decode("utf-8", "replace")
-    except (ResightError, OSError):
-        return False
-    return _MARK in head or re.match(r'\{\s*"version": 1,\s*"resight":|kind,file,split,label,xmin,', head) is not None
 
 
 def _kinds(suspects: Sequence[dict[str, Any]], pictures: _Pictures) -> list[dict[str, Any]]:

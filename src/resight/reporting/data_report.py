@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,9 +21,9 @@ from ..datasets.near_duplicates import group_near_duplicates
 from ..datasets.split import leaks
 from ..dialect import anchors_for, dialect_of, load_config
 from ..errors import ResightError, counted
-from ..io.outputs import check_file, write_text
 from .data_columns import DataColumns, read_columns
 from .data_suspects import find_suspects, plain_rows
+from .files import ReportFiles
 
 VERSION = 1
 MOST_COMPARED = 5_000  # images among which near-duplicates are looked for unasked: all of them are decoded for it
@@ -81,26 +79,17 @@ def report_data(
         ResightError: the data cannot be read, holds no image, or a file cannot be written.
     """
     check_types(locals(), report_data)
-    from .data_page import data_page, is_ours  # Jinja2 comes with it
+    from .data_page import data_page  # Jinja2 comes with it
 
-    out = Path(out)
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise ResightError("is no name of an HTML page", where=out, fix=f"Write {out.name or 'data-report'}.html, say.")
-    beside = out.with_suffix(".json"), out.with_name(f"{out.stem}-suspects.csv")
-    check_file(out, force, is_ours)
-    for file in beside:
-        check_file(file, force, is_ours)
+    files = ReportFiles.at(out, force)
     config = config or load_config()
     data = read_columns(path, format, exif, config)
     if not len(data):
         fix = f"Why: resight data check {shlex.quote(os.fspath(path))}"
         raise ResightError("there is no image to report on", where=path, fix=fix)
     numbers = describe(data, os.fspath(path), config.model, duplicates or len(data) <= MOST_COMPARED)
-    page = data_page(numbers, data)
-    write_text(beside[0], json.dumps(numbers, indent=1, allow_nan=False))
-    write_text(beside[1], _csv(numbers["suspects"]))
-    write_text(out, page)
-    return DataReport(os.fspath(path), tuple(map(str, (out, *beside))), numbers)
+    files.write(data_page(numbers, data), numbers, _csv(numbers["suspects"]))
+    return DataReport(os.fspath(path), tuple(map(str, files)), numbers)
 
 
 def describe(data: DataColumns, path: str, model: ModelConfig, duplicates: bool) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._version import __version__
 from ..evaluation import coco
 from ..evaluation.operating_point import OperatingPoint, sentence
 from ..evaluation.saved import SavedEvaluation
@@ -48,6 +49,7 @@ def findings(matched: Matched, run: Run | None = None) -> dict[str, Any]:
     counts = count_by_threshold(result, scores, labels, object_labels, len(evaluation.classes))
     content: dict[str, Any] = {
         "version": VERSION,
+        "resight": __version__,
         "head": _head(evaluation) | {"run": run.name},
         "sentence": sentence(point, metrics.get("operating_point_of") == "model"),
         **_numbers(matched),

@@ -40,13 +40,16 @@ KINDS = {
 }
 
 
-def page(findings: dict[str, Any], thumbnails: Sequence[bytes], flipped: Sequence[bytes] = ()) -> str:
+def page(
+    findings: dict[str, Any], thumbnails: Sequence[bytes], flipped: Sequence[bytes] = (), csv: str = "suspects.csv"
+) -> str:
     """The page of ``findings`` (the content of ``report.json``).
 
     Args:
         thumbnails: a JPEG of each of ``findings["errors"]`` in their order; b"" or nothing where there is none. What it
             shows of the image, xyxy in pixels, is the error's "crop".
         flipped: likewise of the "flipped" objects of all "others" of ``findings["comparison"]``.
+        csv: the name of the file with all suspects.
     """
     counts = findings["all"]
     confusions = _confusions(findings)
@@ -69,6 +72,7 @@ def page(findings: dict[str, Any], thumbnails: Sequence[bytes], flipped: Sequenc
         "tide_bars": tide(findings["tide"]["errors"]),
         "reliability": reliability(findings["calibration"]["bins"]),
         "most_suspects": SUSPECTS,
+        "csv": csv,
         "training_charts": training_charts(findings["training"]),
         "data": {
             "all": [counts["objects"], counts["reported"], counts["right"]],

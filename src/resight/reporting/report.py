@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,19 +15,19 @@ from ..dialect import load_config
 from ..errors import ResightError, counted, listed
 from ..evaluation.evaluate import evaluation_folder, run_folder
 from ..evaluation.saved import DETECTIONS, SavedEvaluation, load_evaluation
-from ..io.files import open_file, parse_json, read_json, read_text
+from ..io.files import parse_json, read_json, read_text
 from ..io.object_store import is_remote
-from ..io.outputs import check_file, check_output, write_text
-from ..records.reader import RecordSplit, open_configured
+from ..io.outputs import check_output, write_text
+from ..records.reader import Records, open_configured
 from ..types import named_split
 from . import charts
 from .compare import compare
+from .files import ReportFiles
 from .findings import Run, findings
 from .gallery import pictures
 from .matched import Matched
 from .page import page
 
-MARK = b'<meta name="generator" content="resight report">'  # in the head of a page that may be replaced
 SUSPECTS = ("kind", "file", "group", "xmin", "ymin", "xmax", "ymax", "label", "detected", "score", "iou")
 
 
@@ -76,40 +75,32 @@ def report(
     if not runs:
         raise ResightError("no run is named", where="RUN", fix="resight report RUN")
     folders = [evaluation_of(run, named_split(split)) for run in runs]
-    path = Path(out) if out is not None else folders[0] / "report.html"
-    check_file(path, force or out is None, is_report)
-    for beside in _beside(path):
-        check_file(beside, force or out is None)
+    files = ReportFiles.at(folders[0] / "report.html" if out is None else out, force or out is None)
     if plots is not None:
         check_output(plots, force, lambda file: file.suffix == ".svg")
     evaluations = [Matched(load_evaluation(folder / DETECTIONS)) for folder in folders]
-    written = _write(evaluations, folders, path)
+    written = _write(evaluations, folders, files)
     if plots is not None:
         for name, chart in charts.plots(written.numbers).items():
             write_text(Path(plots) / name, chart)
     return written
 
 
-def _beside(path: Path) -> tuple[Path, Path]:
-    """Where the numbers and the suspects of the page at ``path`` lie."""
-    return path.with_suffix(".json"), path.with_name(f"{path.stem}-suspects.csv")
-
-
-def _write(evaluations: list[Matched], folders: list[Path], path: Path) -> Report:
+def _write(evaluations: list[Matched], folders: list[Path], files: ReportFiles) -> Report:
     first, folder = evaluations[0].evaluation, folders[0]
-    content = findings(evaluations[0], _run(folder))
+    records, notes = _records(first, folder)
+    content = findings(evaluations[0], _run(folder, records))
     if len(evaluations) > 1:
         content["comparison"] = compare(evaluations, [str(one) for one in folders])
-    records, notes = _records(first, folder)
     flipped = [row for other in content.get("comparison", {"others": []})["others"] for row in other["flipped"]]
-    shown, problems = pictures([*content["errors"], *flipped], first, records)
+    split = records.splits[first.metrics["split"]] if records else None
+    shown, problems = pictures([*content["errors"], *flipped], first, split)
     if problems:
         notes.append(f"{counted(len(problems), 'image')} cannot be shown: {listed(problems, 3)}")
-    write_text(path, page(content, shown[: len(content["errors"])], shown[len(content["errors"]) :]))
-    numbers, listed_suspects = _beside(path)
-    write_text(numbers, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    write_text(listed_suspects, _csv(content["suspects"], first.classes))
-    return Report(content, str(path), notes)
+    number = len(content["errors"])
+    text = page(content, shown[:number], shown[number:], files.suspects.name)
+    files.write(text, content, _csv(content["suspects"], first.classes))
+    return Report(content, str(files.page), notes)
 
 
 def evaluation_of(run: str | os.PathLike[str], split: str) -> Path:
@@ -129,25 +120,17 @@ def evaluation_of(run: str | os.PathLike[str], split: str) -> Path:
     return folder
 
 
-def is_report(path: Path) -> bool:
-    """Whether Resight wrote this page."""
-    try:
-        with open_file(path) as file:
-            return MARK in file.read(2000)
-    except ResightError:
-        return False
-
-
 def _run_of(folder: Path) -> Path | None:
     """The run whose evaluation lies in ``folder``."""
     return next((one for one in (folder.parent, folder.parent.parent) if run_folder(one) == one), None)
 
 
-def _run(folder: Path) -> Run:
+def _run(folder: Path, records: Records | None) -> Run:
     """What the run tells whose evaluation lies in ``folder``; little where it is of no run."""
+    dataset = _dataset(records) if records else {}
     run = _run_of(folder)
     if run is None:
-        return Run()
+        return Run(dataset=dataset)
     rows = []
     if (run / "metrics.jsonl").is_file():
         for line in read_text(run / "metrics.jsonl").splitlines():
@@ -156,10 +139,17 @@ def _run(folder: Path) -> Run:
             except ResightError:  # the last line of a run that was killed
                 continue
     environment = read_json(run / "environment.json") if (run / "environment.json").is_file() else {}
-    return Run(str(run), [row for row in rows if isinstance(row, dict)], read_text(run / "config.toml"), environment)
+    rows = [row for row in rows if isinstance(row, dict)]
+    return Run(str(run), rows, read_text(run / "config.toml"), environment, dataset)
 
 
-def _records(evaluation: SavedEvaluation, folder: Path) -> tuple[RecordSplit | None, list[str]]:
+def _dataset(records: Records) -> dict[str, Any]:
+    """What `dataset.json` tells but for the names of its files, or what is known where there is none."""
+    own = {"images": {name: len(split) for name, split in records.splits.items()}}
+    return {**own, "digest": records.digest, **{key: value for key, value in records.info.items() if key != "files"}}
+
+
+def _records(evaluation: SavedEvaluation, folder: Path) -> tuple[Records | None, list[str]]:
     """The records that were evaluated, and a note where they are not there or are others now."""
     place, split = evaluation.metrics["data"], evaluation.metrics["split"]
     run = _run_of(folder)
@@ -172,7 +162,7 @@ def _records(evaluation: SavedEvaluation, folder: Path) -> tuple[RecordSplit | N
         return None, [f"The page has no pictures: {error.where}: {error.message}"]
     if split not in records.splits or records.digest != evaluation.metrics.get("data_digest"):
         return None, [f"The page has no pictures: {place} is not what was evaluated any more"]
-    return records.splits[split], []
+    return records, []
 
 
 def _csv(suspects: list[dict[str, Any]], classes: tuple[str, ...]) -> str:

@@ -1,0 +1,61 @@
+"""The three files of a report, a page, its numbers and suspicious labels: where they lie, and whose they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import ResightError
+from ..io.files import open_file
+from ..io.outputs import check_file, write_text
+
+_PAGE = re.compile(r'.{0,500}<meta name="generator" content="resight (data )?report">', re.S)
+# How each file begins, by its suffix.
+_OURS = {
+    ".html": _PAGE,
+    ".htm": _PAGE,
+    ".json": re.compile(r'\{\s*"version": 1,\s*"resight":'),
+    ".csv": re.compile("kind,file,(group|split),"),
+}
+
+
+class ReportFiles(NamedTuple):
+    """The page, and beside it under its name the numbers and the suspects."""
+
+    page: Path
+    numbers: Path
+    suspects: Path
+
+    @classmethod
+    def at(cls, page: str | os.PathLike[str], force: bool) -> ReportFiles:
+        """Raises ResightError: ``page`` is no name of a page; a file exists and ``force`` is off, or is not ours; or it
+        cannot be written."""
+        page = Path(page)
+        if page.suffix.lower() not in (".html", ".htm"):
+            name = page.name or "report"
+            raise ResightError("is no name of an HTML page", where=page, fix=f"Name it {name}.html, for example.")
+        files = cls(page, page.with_suffix(".json"), page.with_name(f"{page.stem}-suspects.csv"))
+        for path in files:
+            check_file(path, force, is_ours)
+        return files
+
+    def write(self, page: str, numbers: Mapping[str, Any], suspects: str) -> None:
+        """Each file whole or not at all, the page last. Raises ResightError."""
+        write_text(self.numbers, json.dumps(numbers, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        write_text(self.suspects, suspects)
+        write_text(self.page, page)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether Resight wrote the file as a page, the numbers or the suspects of a report."""
+    try:
+        with open_file(path) as file:
+            head = file.read(2000).decode("utf-8", "replace")
+    except (ResightError, OSError):
+        return False
+    beginning = _OURS.get(path.suffix.lower())
+    return beginning is not None and beginning.match(head) is not None
