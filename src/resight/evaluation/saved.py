@@ -51,7 +51,12 @@ _ROWS: dict[str, dict[str, type]] = {
 }
 
 _STORED = ("boxes", "labels", "crowd", "difficult", "occluded", "area")  # of records
-_RANGES = {"width": (1, 2**31), "height": (1, 2**31), "objects": (0, 2**40), "detections": (0, 2**40)}
+_RANGES: dict[str, tuple[float, float]] = {
+    "width": (1, 2**31),
+    "height": (1, 2**31),
+    "objects": (0, 2**40),
+    "detections": (0, 2**40),
+}
 _RANGES |= {"boxes": (-1e9, 1e9), "scores": (0, 1), "labels": (0, 2**31), "scale": (0, 1e9), "area": (0, 1e18)}
 _UNKNOWN = ("scale", "area", "anchor_iou", "proposal_iou")  # may be nan
 _Share = Annotated[float, Field(ge=0, le=1)]
