@@ -89,7 +89,8 @@ class SavedEvaluation:
         classes: class names of the model; labels index them.
         names: the file name of each image; ``groups``: its group, "" where there is none.
         images: ``record`` (its place in the split), ``width``, ``height``, ``scale`` (pixels of the network for one of
-            the image; nan where unknown), and how many ``objects`` and ``detections`` it has, ``[I]`` each.
+            the image, or of its tiles; nan where unknown), and how many ``objects`` and ``detections`` it has, ``[I]``
+            each.
         objects: ``boxes`` ``[G, 4]`` float32 xyxy in pixels of the image, ``labels``, ``crowd``, ``difficult``,
             ``occluded``, ``area`` (square pixels; nan: the box's own), ``anchor_iou`` and ``proposal_iou`` (the best
             there is; nan: not known), ``[G]`` each, in the order of the images.
@@ -149,8 +150,9 @@ def to_save(metrics: dict[str, Any], detector: Detector, results: Sequence[Image
         for one in results
     ]
     sizes = [(one.width, one.height) for one in found]
-    fit = detector.config.fit_size
-    scale = [min(np.divide(fit(height, width), (height, width))) for width, height in sizes]
+    # As ``input.target.input_scale``, which needs PyTorch: of a tile where the image is larger than one.
+    shown = [(min(height, detector.tile or height), min(width, detector.tile or width)) for width, height in sizes]
+    scale = [min(np.divide(detector.config.fit_size(*one), one)) for one in shown]
 
     def column(rows: Sequence[Any], name: str, empty: tuple[int, ...] = (0,)) -> np.ndarray:
         return np.concatenate([np.zeros(empty), *(getattr(row, name) for row in rows)])

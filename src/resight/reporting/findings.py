@@ -59,7 +59,7 @@ def findings(matched: Matched, run: Run | None = None) -> dict[str, Any]:
         "confusion": _cells(matrix, point.score),
         "tide": tide(result, scores, labels, object_labels, matched.standard),
         "calibration": _calibration(evaluation, result),
-        "slices": slices(evaluation, result, point.score, matched.rows[0]),
+        "slices": slices(matched, point.score),
         "reach": _reach(evaluation, result, point.score),
         "num_errors": len(wrong),
         "errors": [_error(one, evaluation) for one in shown(wrong)],
