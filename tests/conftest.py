@@ -36,6 +36,7 @@ pytest_plugins = [
     "fixtures.pretended_cuda",
     "fixtures.records",
     "fixtures.saved_models",
+    "fixtures.served",
     "fixtures.serving",
     "fixtures.tfod",
 ]

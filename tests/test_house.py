@@ -25,6 +25,7 @@ ELSEWHERE = {
     "tfod/pipeline/test_config.py": "tfod/pipeline/fields tfod/pipeline/reading tfod/pipeline/translation",
     "tfod/test_onnx_export.py": "detection/onnx_graph",
     "tfod/test_zoo.py": "tfod/checkpoint/folder",
+    "serving/test_app.py": "serving/metrics",
     "serving/test_routes.py": "serving/answer serving/images serving/open_inference serving/request",
     "serving/test_tf_serving.py": "serving/json_tensor serving/json_text serving/servable",
     "training/test_distributed.py": "detection/processes",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .inference.detector import load as load
     from .reporting.data_report import report_data as report_data
     from .reporting.report import report as report
+    from .serving.serve import serve as serve
     from .training.train import train as train
     from .types import Annotation as Annotation
     from .types import Box as Box
@@ -44,6 +45,7 @@ _HOMES = {
     "predict": "commands.predict",
     "report": "reporting.report",
     "report_data": "reporting.data_report",
+    "serve": "serving.serve",
     "show_data": "commands.show",
     "train": "training.train",
     "write_records": "datasets.build",

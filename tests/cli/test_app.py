@@ -21,7 +21,7 @@ from resight.dialect import load_config
 from resight.errors import Problem, ResightError
 
 SOURCE = str(Path(resight.__file__).parents[1])
-VERBS = ["demo", "data", "train", "evaluate", "predict", "export", "runs", "doctor", "zoo", "cloud"]
+VERBS = ["demo", "data", "train", "evaluate", "predict", "export", "serve", "runs", "doctor", "zoo", "cloud"]
 
 
 def speak(line="", *words):
@@ -66,8 +66,8 @@ def report(text="the table", **fields):
 def test_help_names_what_exists_and_nothing_of_later():
     text = speak("--help").out
     shown = re.findall(r"^[│ ]*([a-z]+)  ", text, re.MULTILINE)
-    assert [verb for verb in shown if verb in [*VERBS, "serve"]] == [
-        "demo", "data", "train", "evaluate", "predict", "export", "runs", "doctor", "zoo", "cloud",
+    assert [verb for verb in shown if verb in [*VERBS, "deploy"]] == [
+        "demo", "data", "train", "evaluate", "predict", "export", "serve", "runs", "doctor", "zoo", "cloud",
     ]  # fmt: skip
 
 
@@ -130,7 +130,7 @@ def test_the_version_is_that_of_the_package():
         (["trian"], "unknown command 'trian'. Did you mean 'train'?"),
         (["data", "biuld", "x"], "unknown command 'biuld'. Did you mean 'build'?"),
         (["check", "photos"], "Did you mean 'resight data check'?"),
-        (["serve"], "resight knows demo, data, train"),
+        (["deploy"], "resight knows demo, data, train"),
         (["zoo", "fetsh", "x"], "unknown command 'fetsh'. Did you mean 'fetch'?"),
         (["zoo", "fetch", "no_such_model"], "no_such_model: there is no such file, and no such model in the zoo"),
         (["train", "--epoch", "3"], "unknown option '--epoch'. Did you mean '--epochs'?"),

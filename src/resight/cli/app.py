@@ -338,6 +338,31 @@ def bench(
     return console.DONE
 
 
+@verb(app, "serve")
+def serve(
+    model: Annotated[str, argument("MODEL", "A model, or a folder whose numbered subfolders hold its versions")],
+    name: Annotated[str | None, option("NAME", "The model's name for clients", "its file's or folder's")] = None,
+    host: Annotated[str, option("HOST", "Address to listen at; 0.0.0.0 is all of this machine")] = defaults.SERVE_HOST,
+    port: Annotated[int, option("PORT", "Port; 0 takes one that is free")] = defaults.SERVE_PORT,
+    workers: Annotated[int | None, option("N", "Processes with the model", "cores / threads", min=1)] = None,
+    threads: Annotated[int | None, option("N", "Threads of a worker", "cores / workers, else 1", min=1)] = None,
+    queue: Annotated[int | None, option("N", "Requests that may wait; more get 429", "8 x workers", min=1)] = None,
+    timeout: Annotated[float, option("SECONDS", "Seconds until a request gets 504")] = 20.0,
+    max_mb: Annotated[int, option("N", "Megabytes of a request", min=1)] = 32,
+    token_file: Annotated[
+        str | None, option("FILE", "File of a token that clients must send", "RESIGHT_SERVE_TOKEN, if set")
+    ] = None,
+    labels: Labels = None,
+    device: Device = "auto",
+) -> None:
+    """Answers over HTTP: TensorFlow Serving's REST, Open Inference, and images by multipart."""
+    options = without(locals(), "model")
+    say(f"Loading {model}")  # what is imported now, and the model, takes some seconds
+    from ..serving.serve import serve as run_serve
+
+    run_serve(model, **options)
+
+
 @verb(zoo_app, "list")
 def zoo_list(json: Json = False) -> None:
     """Shows the models: published mAP, size, licence, and whether they are here already."""

@@ -8,6 +8,7 @@ BATCH_SIZE = 8
 EPOCHS, MIN_STEPS, MAX_STEPS = 40, 1_000, 50_000  # of a training whose length is not set
 PIPELINE = "pipeline.config"  # TFOD's configuration of a training, where one was given
 SEED = 42
+SERVE_HOST, SERVE_PORT = "127.0.0.1", 8501  # the port of TensorFlow Serving's REST
 SCORE = 0.5  # threshold of a detection where the model has none of its own
 TEST_FRACTION, VAL_FRACTION = 0.2, 0.1  # of the images
 
