@@ -8,7 +8,10 @@ from safetensors.numpy import load_file, save_file
 from fixtures.scenes import CLASSES, NO_METRICS, saved, scenes
 from resight.errors import ResightError
 from resight.evaluation.coco import coco_metrics
-from resight.evaluation.saved import DETECTIONS, METRICS, load_evaluation, save_evaluation
+from resight.evaluation.loop import ImageResult
+from resight.evaluation.saved import DETECTIONS, METRICS, load_evaluation, save_evaluation, to_save
+from resight.fpn.config import FpnModelConfig
+from resight.inference.detector import Detector
 
 
 def test_what_is_read_is_what_was_written(tmp_path):
@@ -146,3 +149,12 @@ def metadata(path):
 
     with safe_open(path, "numpy") as file:
         return file.metadata()
+
+
+@pytest.mark.parametrize(("tile", "scale"), [(0, 0.25), (100, 0.5), (400, 0.25)])
+def test_the_scale_is_that_at_the_network_of_tiles_where_there_are_any(tile, scale):
+    detector = Detector(CLASSES, 0.5, config=FpnModelConfig(min_size=50, max_size=100, tile=tile))
+    (truth,), (detections,) = scenes(0, images=1)
+    detections = dataclasses.replace(detections, width=300, height=200)
+    kept = to_save({}, detector, [ImageResult(0, "a", "", truth, detections, {}, truth.labels, 0)])
+    assert kept.images["scale"].tolist() == [scale]

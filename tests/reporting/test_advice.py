@@ -1,7 +1,11 @@
 import copy
+import re
 
 import pytest
+import typer
 
+from resight.cli.app import app
+from resight.dialect import load_config
 from resight.reporting.advice import MOST, RULES, advice
 
 STEPS = range(101)
@@ -34,7 +38,8 @@ PLAIN = {
         },
     ],
     "reach": None,
-    "suspects": [{}] * 3,
+    "suspects": [{"kind": "missing label"}] * 3,
+    "configuration": "",
     "training": {"series": {"mAP on val": [[1, 0.5], [2, 0.59], [3, 0.6], [4, 0.605], [5, 0.6]]}},
 }
 
@@ -67,7 +72,7 @@ def test_a_good_detector_is_left_alone():
 
 
 CASES = {  # rule: what makes it fire, what does not quite
-    "labels": ({"suspects": [{}] * 5}, {"suspects": [{}] * 4}),
+    "labels": ({"suspects": [{"kind": "missing label"}] * 5}, {"suspects": [{"kind": "missing label"}] * 4}),
     "few images": (
         {"numbers": {**PLAIN["numbers"], "mAP": {"value": 0.6, "low": 0.5, "high": 0.71}}},
         {"numbers": {**PLAIN["numbers"], "mAP": {"value": 0.6, "low": None, "high": None}}},
@@ -112,7 +117,9 @@ def test_each_rule_fires_where_it_should_and_not_where_it_nearly_should(rule):
 
 def test_a_poor_detector_is_not_asked_about_labels():
     point = {"score": 0.5, "precision": 0.7, "recall": 0.9, "f1": 0.9}
-    assert rules_of(suspects=[{}] * 50, operating_point=point) == []
+    assert rules_of(suspects=[{"kind": "missing label"}] * 50, operating_point=point) == []
+    # What two images that look the same say against each other needs no detector.
+    assert rules_of(suspects=[{"kind": "labelled differently"}] * 5, operating_point=point) == ["labels"]
 
 
 def test_every_rule_has_its_case():
@@ -125,10 +132,52 @@ def test_the_sentences_tell_their_figures():
     assert small["figures"] == {"missed": 39, "small": 20}
     (score,) = advice(PLAIN | CASES["score"][0])
     assert score["text"] == (
-        "From score .30 on F1 is 0.95, and 0.90 at the model's own .50: predict with `--score .30`."
+        "At a score of .30 F1 is .95, at the model's own of .50 it is .90: predict with `--score .30`."
     )
     (confusion,) = advice(PLAIN | CASES["confusion"][0])
-    assert "Of 120 'stop' 13 are called 'yield'" in confusion["text"]
+    assert confusion["text"].startswith("13 of 120 'stop' are reported as 'yield': ")
+
+
+def test_the_options_are_those_that_would_change_something():
+    fires = CASES["small objects"][0]
+    for configuration, says in (
+        ("", "(`--size MIN,MAX`), or let it look at images in tiles, too (`--set model.tile=PIXELS`)."),
+        ("[model]\nmin_size = 320\nmax_size = 512\ntile = 0\n", "(`--size 480,768`; it was 320,512), or let it"),
+        ("[model]\nmin_size = 800\nmax_size = 1333\ntile = 640\n", "(`--size 1216,2016`; it was 800,1333)."),
+        ("what is no TOML", "(`--size MIN,MAX`)"),
+    ):
+        (one,) = advice(PLAIN | fires | {"configuration": configuration})
+        assert says in one["text"]
+    for configuration, fitted in (
+        ("", False),
+        ('[model]\nanchors = "default"', False),
+        ('[model]\nanchors = "fit"', True),
+    ):
+        (one,) = advice(PLAIN | CASES["anchors"][0] | {"configuration": configuration})
+        assert ("model.anchors=fit" in one["text"]) != fitted and "--size" in one["text"]
+
+
+def test_every_option_that_is_named_is_one():
+    everything = [CASES[rule][0] for rule in CASES]
+    text = " ".join(one["text"] for fires in everything for one in advice(PLAIN | fires))
+    keys = set(re.findall(r"--set ([a-z_.]+)=", text))
+    assert keys == {"model.tile", "model.anchors", "data.repeat_threshold", "train.patience"}
+    for key in keys:
+        section, name = key.split(".")
+        assert name in type(getattr(load_config(), section)).model_fields
+    options = {name for command in ("train", "predict") for name in options_of(command)}
+    assert set(re.findall(r"(--[a-z-]+)", text)) - {"--set"} <= options
+
+
+def options_of(command):
+    found = typer.main.get_command(app).commands[command]
+    return [name for parameter in found.params for name in parameter.opts]
+
+
+def test_the_pair_that_is_confused_too_often_is_told_where_another_is_more_often_in_figures():
+    classes = [{"name": "stop", "AP50": 0.86, "boxes": 1200}, *PLAIN["classes"][1:]]
+    (one,) = advice(PLAIN | {"classes": classes, "confusion": {"cells": [[0, 1, 20], [1, 0, 9]]}})
+    assert one["text"].startswith("9 of 80 'yield' are reported as 'stop'")
 
 
 def test_at_most_five_the_weightiest_first():
@@ -150,6 +199,7 @@ def test_an_evaluation_of_nothing_has_no_advice():
         "confusion": {"score": 0.5, "cells": []},
         "slices": [],
         "suspects": [],
+        "configuration": "",
         "training": None,
         "tide": errors(),
     }

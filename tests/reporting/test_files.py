@@ -2,6 +2,7 @@ import pytest
 
 from fixtures import findings as made_up
 from resight.errors import ResightError
+from resight.reporting.charts import tide
 from resight.reporting.files import ReportFiles, is_ours
 from resight.reporting.page import page
 
@@ -15,6 +16,8 @@ def test_its_own_files_are_known(tmp_path):
         ("d.json", '{"version": 1}', False),
         ("e.csv", "kind,file,split,label,xmin,ymin\r\n", True),
         ("f.csv", "filename,class\n", False),
+        ("f.svg", tide([]), True),
+        ("g.svg", '<svg xmlns="http://www.w3.org/2000/svg"/>', False),
         ("g", "", False),
     ):
         (tmp_path / name).write_text(content, encoding="utf-8")

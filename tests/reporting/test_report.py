@@ -125,6 +125,12 @@ def test_a_file_of_somebody_elses_is_not_replaced(run, tmp_path):
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(ResightError, match=r"other.json: exists already"):
         report(run, out=tmp_path / "other.html")
+    with pytest.raises(ResightError, match=r"other.json: was not written by Resight"):
+        report(run, out=tmp_path / "other.html", force=True)
+    with pytest.raises(ResightError, match=r"metrics.json: was not written"):
+        report(run, out=run / "evaluation" / "metrics.html", force=True)
+    with pytest.raises(ResightError, match=r"new.json: is no name of an HTML page"):
+        report(run, out=tmp_path / "new.json", force=True)
 
 
 def test_the_charts_are_files_for_a_paper(run, tmp_path):
@@ -133,7 +139,12 @@ def test_the_charts_are_files_for_a_paper(run, tmp_path):
     assert {"thresholds.svg", "tide.svg", "calibration.svg"} < files and all(name.endswith(".svg") for name in files)
     with pytest.raises(ResightError, match="plots"):
         report(run, plots=tmp_path / "plots")
+    (tmp_path / "plots" / "thresholds.svg").rename(tmp_path / "plots" / "of_an_earlier_model.svg")
     report(run, plots=tmp_path / "plots", force=True)
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == files
+    (tmp_path / "plots" / "mine.svg").write_text("<svg/>")
+    with pytest.raises(ResightError, match=r"what Resight did not write.*mine.svg"):
+        report(run, plots=tmp_path / "plots", force=True)
 
 
 @pytest.mark.parametrize(

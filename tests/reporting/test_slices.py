@@ -5,17 +5,13 @@ import pytest
 
 from fixtures.scenes import CLASSES, found, objects, saved, scenes
 from resight.evaluation.coco import coco_metrics
-from resight.reporting.bootstrap import rows_of_numbers
-from resight.reporting.outcomes import outcomes
+from resight.reporting.matched import Matched
 from resight.reporting.slices import slices
 
 
 def tables(evaluation, score=0.0):
-    result = outcomes(evaluation.truths, evaluation.found)
-    rows, _ = rows_of_numbers(evaluation.truths, evaluation.found)
-    return {
-        table["by"]: {row["name"]: row for row in table["rows"]} for table in slices(evaluation, result, score, rows)
-    }
+    told = slices(Matched(evaluation), score)
+    return {table["by"]: {row["name"]: row for row in table["rows"]} for table in told}
 
 
 def test_rows_by_hand():
@@ -35,6 +31,10 @@ def test_rows_by_hand():
 def test_sizes_are_those_at_the_network():
     truths, detections = [objects((0, 0, 0, 10, 10), (0, 20, 20, 90, 90))], [found()]
     assert set(tables(saved(truths, detections, scale=2.0))["size"]) == {"16 to 32 px", "96 px and more"}
+
+
+def test_sizes_are_told_also_where_all_are_of_one():
+    assert set(tables(saved([objects((0, 0, 0, 10, 10))], [found()]))) == {"size"}
 
 
 def test_the_objects_of_each_table_are_all_objects():

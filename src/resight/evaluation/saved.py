@@ -51,7 +51,12 @@ _ROWS: dict[str, dict[str, type]] = {
 }
 
 _STORED = ("boxes", "labels", "crowd", "difficult", "occluded", "area")  # of records
-_RANGES = {"width": (1, 2**31), "height": (1, 2**31), "objects": (0, 2**40), "detections": (0, 2**40)}
+_RANGES: dict[str, tuple[float, float]] = {
+    "width": (1, 2**31),
+    "height": (1, 2**31),
+    "objects": (0, 2**40),
+    "detections": (0, 2**40),
+}
 _RANGES |= {"boxes": (-1e9, 1e9), "scores": (0, 1), "labels": (0, 2**31), "scale": (0, 1e9), "area": (0, 1e18)}
 _UNKNOWN = ("scale", "area", "anchor_iou", "proposal_iou")  # may be nan
 _Share = Annotated[float, Field(ge=0, le=1)]
@@ -84,7 +89,8 @@ class SavedEvaluation:
         classes: class names of the model; labels index them.
         names: the file name of each image; ``groups``: its group, "" where there is none.
         images: ``record`` (its place in the split), ``width``, ``height``, ``scale`` (pixels of the network for one of
-            the image; nan where unknown), and how many ``objects`` and ``detections`` it has, ``[I]`` each.
+            the image, or of its tiles; nan where unknown), and how many ``objects`` and ``detections`` it has, ``[I]``
+            each.
         objects: ``boxes`` ``[G, 4]`` float32 xyxy in pixels of the image, ``labels``, ``crowd``, ``difficult``,
             ``occluded``, ``area`` (square pixels; nan: the box's own), ``anchor_iou`` and ``proposal_iou`` (the best
             there is; nan: not known), ``[G]`` each, in the order of the images.
@@ -144,8 +150,9 @@ def to_save(metrics: dict[str, Any], detector: Detector, results: Sequence[Image
         for one in results
     ]
     sizes = [(one.width, one.height) for one in found]
-    fit = detector.config.fit_size
-    scale = [min(np.divide(fit(height, width), (height, width))) for width, height in sizes]
+    # As ``input.target.input_scale``, which needs PyTorch: of a tile where the image is larger than one.
+    shown = [(min(height, detector.tile or height), min(width, detector.tile or width)) for width, height in sizes]
+    scale = [min(np.divide(detector.config.fit_size(*one), one)) for one in shown]
 
     def column(rows: Sequence[Any], name: str, empty: tuple[int, ...] = (0,)) -> np.ndarray:
         return np.concatenate([np.zeros(empty), *(getattr(row, name) for row in rows)])

@@ -19,6 +19,7 @@ _OURS = {
     ".html": _PAGE,
     ".htm": _PAGE,
     ".json": re.compile(r'\{\s*"version": 1,\s*"resight":'),
+    ".svg": re.compile(r'<svg xmlns="[^"]*" role="img" [^>]* data-plot="'),
     ".csv": re.compile("kind,file,(group|split),"),
 }
 
@@ -51,7 +52,7 @@ class ReportFiles(NamedTuple):
 
 
 def is_ours(path: Path) -> bool:
-    """Whether Resight wrote the file as a page, the numbers or the suspects of a report."""
+    """Whether Resight wrote the file as a page, the numbers, the suspects or a chart of a report."""
     try:
         with open_file(path) as file:
             head = file.read(2000).decode("utf-8", "replace")

@@ -59,7 +59,7 @@ def findings(matched: Matched, run: Run | None = None) -> dict[str, Any]:
         "confusion": _cells(matrix, point.score),
         "tide": tide(result, scores, labels, object_labels, matched.standard),
         "calibration": _calibration(evaluation, result),
-        "slices": slices(evaluation, result, point.score, matched.rows[0]),
+        "slices": slices(matched, point.score),
         "reach": _reach(evaluation, result, point.score),
         "num_errors": len(wrong),
         "errors": [_error(one, evaluation) for one in shown(wrong)],
@@ -86,8 +86,9 @@ def _numbers(matched: Matched) -> dict[str, Any]:
     limits = {name: interval(matched.samples[:, number]) or (None, None) for number, name in enumerate(NUMBERS)}
     numbers = {}
     for measure in coco.measures_of(evaluation.metrics.get("max_detections", coco.STANDARD)):
-        low, high = limits.get(measure.key, (None, None))
-        numbers[measure.key] = {"value": evaluation.metrics[measure.key], "low": low, "high": high}
+        value = evaluation.metrics[measure.key]
+        low, high = limits.get(measure.key, (None, None)) if value is not None else (None, None)
+        numbers[measure.key] = {"value": value, "low": low, "high": high}
     groups = groups_of(evaluation.groups)
     unit = "groups" if any(evaluation.groups) else "images"
     count = int(groups.max(initial=-1)) + 1
@@ -190,6 +191,8 @@ def _training(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     series: dict[str, list[list[Any]]] = {}
     names = {"loss": "loss", "learning_rate": "learning rate", "images_per_second": "images a second"}
     for row in rows:
+        if not isinstance(row.get("step"), int):
+            continue
         wanted = names if row.get("split") == "train" else {"mAP": f"mAP on {row.get('split')}"}
         for key, name in wanted.items():
             if isinstance(row.get(key), int | float):

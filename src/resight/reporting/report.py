@@ -17,12 +17,12 @@ from ..evaluation.evaluate import evaluation_folder, run_folder
 from ..evaluation.saved import DETECTIONS, SavedEvaluation, load_evaluation
 from ..io.files import parse_json, read_json, read_text
 from ..io.object_store import is_remote
-from ..io.outputs import check_output, write_text
+from ..io.outputs import atomic_folder, check_output
 from ..records.reader import Records, open_configured
 from ..types import named_split
 from . import charts
 from .compare import compare
-from .files import ReportFiles
+from .files import ReportFiles, is_ours
 from .findings import Run, findings
 from .gallery import pictures
 from .matched import Matched
@@ -77,12 +77,13 @@ def report(
     folders = [evaluation_of(run, named_split(split)) for run in runs]
     files = ReportFiles.at(folders[0] / "report.html" if out is None else out, force or out is None)
     if plots is not None:
-        check_output(plots, force, lambda file: file.suffix == ".svg")
+        check_output(plots, force, is_ours)
     evaluations = [Matched(load_evaluation(folder / DETECTIONS)) for folder in folders]
     written = _write(evaluations, folders, files)
     if plots is not None:
-        for name, chart in charts.plots(written.numbers).items():
-            write_text(Path(plots) / name, chart)
+        with atomic_folder(plots, force, is_ours) as folder:
+            for name, chart in charts.plots(written.numbers).items():
+                (folder / name).write_text(chart, encoding="utf-8", errors="backslashreplace")
     return written
 
 
@@ -160,7 +161,8 @@ def _records(evaluation: SavedEvaluation, folder: Path) -> tuple[Records | None,
         records = open_configured(config)
     except ResightError as error:
         return None, [f"The page has no pictures: {error.where}: {error.message}"]
-    if split not in records.splits or records.digest != evaluation.metrics.get("data_digest"):
+    same = split in records.splits and records.digest == evaluation.metrics.get("data_digest")
+    if not same or not 0 <= evaluation.images["record"].max(initial=0) < max(len(records.splits[split]), 1):
         return None, [f"The page has no pictures: {place} is not what was evaluated any more"]
     return records, []
 
