@@ -2,42 +2,11 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from fixtures.scenes import found, objects, saved
 from resight.reporting.errors import Error
-from resight.reporting.gallery import MOST, OF_A_KIND, SIDE, crop_of, picture, pictures, shown
-
-sides = st.floats(0, 500, width=32)
-
-
-@given(
-    st.lists(st.tuples(sides, sides, sides, sides), min_size=1, max_size=3), st.integers(1, 500), st.integers(1, 500)
-)
-def test_a_crop_lies_in_the_image_and_holds_what_is_in_it_of_the_boxes(boxes, width, height):
-    boxes = [(min(a, c), min(b, d), max(a, c), max(b, d)) for a, b, c, d in boxes]
-    left, top, right, bottom = crop_of(boxes, width, height)
-    assert 0 <= left < right <= width and 0 <= top < bottom <= height
-    for x1, y1, x2, y2 in boxes:
-        if x1 < width and y1 < height:
-            assert left <= x1 and top <= y1 and right >= min(x2, width) and bottom >= min(y2, height)
-
-
-def test_a_small_box_is_shown_with_what_is_around_it():
-    left, top, right, bottom = crop_of([(100, 100, 104, 108)], 300, 300)
-    assert right - left >= 48 and bottom - top >= 48
-    assert crop_of([(0, 0, 300, 300)], 300, 300) == (0, 0, 300, 300)
-
-
-def test_a_picture_is_a_small_jpeg_of_its_part():
-    image = np.zeros((400, 900, 3), np.uint8)
-    image[:, 450:] = 200
-    data = picture(image, (450, 0, 900, 400))
-    small = np.asarray(Image.open(io.BytesIO(data)))
-    assert max(small.shape[:2]) == SIDE and abs(small.astype(int) - 200).max() < 3
-    assert Image.open(io.BytesIO(picture(image, (0, 0, 20, 1)))).size == (20, 1)
+from resight.reporting.gallery import MOST, OF_A_KIND, pictures, shown
 
 
 def errors(kind, count, cost):

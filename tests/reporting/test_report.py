@@ -1,18 +1,24 @@
 import csv
+import io
 import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import resight
 from fixtures.runs import TINY
 from resight.dialect import load_config
 from resight.errors import ResightError
 from resight.evaluation.saved import DETECTIONS
+from resight.label_map import LabelMap
 from resight.records.reader import open_records
+from resight.records.writer import write_records_folder
 from resight.reporting.report import report
 from resight.training.train import train
+from resight.types import Annotation, Box
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +63,30 @@ def test_a_report_holds_the_numbers_of_its_evaluation_and_pictures_of_its_errors
     rows = list(csv.DictReader((run / "evaluation" / "report-suspects.csv").read_text().splitlines()))
     assert len(rows) == len(result.numbers["suspects"])
     assert f"Wrote {page}" in result.text()
+
+
+def test_the_same_image_labelled_differently_is_a_suspect(runs, tmp_path):
+    picture = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 12, 3), np.uint8)
+    Image.fromarray(pixels).resize((96, 72)).save(picture, "PNG")
+    annotations = [
+        Annotation(picture.getvalue(), (Box(label, 10, 10, 40, 40),), filename=f"{label}.png")
+        for label in ("red", "blue")
+    ]
+    data = tmp_path / "records"
+    write_records_folder({"test": annotations}, data, LabelMap.from_names(["red", "blue"]))
+    resight.evaluate(runs / "a" / "checkpoints" / "best.safetensors", data, out=tmp_path / "out", device="cpu")
+    result = report(tmp_path / "out")
+    (one,) = [row for row in result.numbers["suspects"] if row["kind"] == "labelled differently"]
+    names = {one["file"]: one["label"], one["other_file"]: one["other"]}
+    assert names == {"red.png": 0, "blue.png": 1} and (one["score"], one["iou"]) == (None, pytest.approx(1))
+    rows = list(csv.DictReader((tmp_path / "out" / "report-suspects.csv").read_text().splitlines()))
+    told = [row for row in rows if row["kind"] == "labelled differently"]
+    assert [(row["label"], row["other"], row["score"]) for row in told] in (
+        [("red", "blue", "")],
+        [("blue", "red", "")],
+    )
+    assert "labelled differently in <bdi" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_training_alone_is_reported_on_what_it_watched(run):

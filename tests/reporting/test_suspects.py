@@ -1,8 +1,10 @@
 import pytest
 
 from fixtures.scenes import found, objects, saved, scenes
+from resight.reporting.data_suspects import DIFFERENT, ONCE
+from resight.reporting.data_suspects import Suspect as Disagreement
 from resight.reporting.outcomes import outcomes
-from resight.reporting.suspects import BADLY_PLACED, CONFIDENT, suspects
+from resight.reporting.suspects import BADLY_PLACED, CONFIDENT, Suspect, suspects
 
 A, B = (10, 10, 30, 30), (60, 60, 80, 80)
 NEAR = (10, 10, 30, 22)  # IoU .6 with A
@@ -33,6 +35,18 @@ def of(truth, detections, score=0.5):
 )
 def test_by_hand(truth, detections, expected):
     assert of(truth, detections) == expected
+
+
+def test_labels_that_two_images_which_look_the_same_have_come_first():
+    evaluation = saved([objects((0, *A)), objects((1, *A), (2, *B))], [found((0, 0.99, *A), (2, 0.9, *B)), found()])
+    disagreements = [
+        Disagreement(DIFFERENT, 0, 1, 1, 0.9, "stop here, yield in 1.jpg"),
+        Disagreement(ONCE, 2, -1, 0, 0.0, "merge here, and none in 0.jpg"),
+    ]
+    result = outcomes(evaluation.truths, evaluation.found)
+    first, second = suspects(evaluation, result, 0.5, disagreements)
+    assert first == Suspect("labelled differently", 0, tuple(map(float, A)), 0, 1, None, 0.9, 1)
+    assert second.kind == "missing label"
 
 
 def test_no_less_sure_than_the_operating_point():

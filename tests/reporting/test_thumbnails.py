@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from resight import ResightError
-from resight.reporting.thumbnails import Part, around, thumbnails
+from resight.reporting.thumbnails import SIDE, Part, around, picture, thumbnails
 
 side = st.integers(1, 3000)
 
@@ -40,18 +40,27 @@ def test_parts_are_cut_from_images_that_are_each_read_once():
         return image
 
     parts = [Part(1, (0, 0, 200, 300)), Part(0, (0, 0, 400, 300), 100), Part(1, (200, 0, 400, 300))]
-    pictures = [Image.open(io.BytesIO(one)) for one in thumbnails(parts, pixels)]
+    pictures = [Image.open(io.BytesIO(one)) for one in thumbnails(parts, pixels)[0]]
     assert sorted(asked) == [0, 1]
     assert [one.size for one in pictures] == [(133, 200), (100, 75), (133, 200)]
     assert [round(np.asarray(one).mean()) for one in pictures] == [0, pytest.approx(127, abs=2), 255]
+
+
+def test_a_picture_is_a_small_jpeg_of_its_part():
+    image = np.zeros((400, 900, 3), np.uint8)
+    image[:, 450:] = 200
+    data = picture(image, (450, 0, 900, 400))
+    small = np.asarray(Image.open(io.BytesIO(data)))
+    assert max(small.shape[:2]) == SIDE and abs(small.astype(int) - 200).max() < 3
+    assert Image.open(io.BytesIO(picture(image, (0, 0, 20, 1)))).size == (20, 1)
 
 
 def test_no_more_bytes_than_allowed():
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (180, 240, 3), np.uint8)
     parts = [Part(n, (0, 0, 240, 180)) for n in range(6)]
-    one = len(thumbnails(parts[:1], lambda n: image)[0])
-    found = thumbnails(parts, lambda n: image, budget=3 * one)
+    one = len(thumbnails(parts[:1], lambda n: image)[0][0])
+    found, _ = thumbnails(parts, lambda n: image, budget=3 * one)
     assert [len(picture) for picture in found] == [one, one, one, 0, 0, 0]
 
 
@@ -61,5 +70,5 @@ def test_a_damaged_image_has_no_picture():
             raise ResightError("is damaged")
         return np.zeros((10, 10, 3), np.uint8)
 
-    first, second = thumbnails([Part(0, (0, 0, 10, 10)), Part(1, (0, 0, 10, 10))], pixels)
-    assert first == b"" and second
+    (first, second), problems = thumbnails([Part(0, (0, 0, 10, 10)), Part(1, (0, 0, 10, 10))], pixels)
+    assert first == b"" and second and problems == [": is damaged"]

@@ -17,6 +17,7 @@ from ..config.tree import Config
 from ..datasets.formats import Source, holds_records, open_stored, read_source
 from ..datasets.near_duplicates import perceptual_hash
 from ..datasets.summary import inspect_all
+from ..evaluation.saved import SavedEvaluation
 from ..io.images import decode, open_image, read_bytes, upright
 from ..io.progress import track
 from ..records.example import decode_image_bytes
@@ -96,6 +97,28 @@ def read_columns(path: str | os.PathLike[str], format: str, exif: str, config: C
     if holds_records(path, format):
         return _of_records(open_stored(path, config))
     return _of_source(read_source(path, format), exif)
+
+
+def columns_of(evaluation: SavedEvaluation, split: RecordSplit) -> DataColumns:
+    """Of the images and objects that were evaluated; ``split`` has their records."""
+    objects, images = evaluation.objects, evaluation.images
+    records = images["record"].tolist()
+    return DataColumns(
+        format="records",
+        classes=evaluation.classes,
+        files=list(evaluation.names),
+        places=[split.where(record) for record in records],
+        splits=[split.name] * len(evaluation),
+        groups=[group or None for group in evaluation.groups],
+        sizes=np.stack([images["width"], images["height"]], 1).astype(np.int64),
+        image=evaluation.object_images,
+        label=objects["labels"].astype(np.int64),
+        boxes=objects["boxes"].astype(np.float64),
+        flags={flag: objects[flag] for flag in _FLAGS},
+        left_out=Counter(),
+        encoded=lambda i: decode_image_bytes(split.reader[records[i]], split.where(records[i])),
+        stored=True,
+    )
 
 
 def _of_records(records: Records) -> DataColumns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -11,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import listed
 from . import svg
 from .data_columns import DataColumns
 from .data_suspects import DIFFERENT, ONCE, SIZE, TWICE
-from .gallery import SIDE
 from .page import render
-from .thumbnails import Part, around, thumbnails
+from .thumbnails import SIDE, Part, around, thumbnails
+
+log = logging.getLogger(__name__)
 
 EXAMPLES, MOST_EXAMPLES = 300, 6  # pictures of objects: of all classes, and of one class in one split
 SHOWN = 48  # suspects of one kind
@@ -67,7 +70,10 @@ class _Pictures:
         return self.made[-1]
 
     def cut(self) -> None:
-        for one, picture in zip(self.made, thumbnails(self.parts, self.data.pixels), strict=True):
+        cut, problems = thumbnails(self.parts, self.data.pixels)
+        if problems:
+            log.warning("not shown: %s", listed(problems, 3))
+        for one, picture in zip(self.made, cut, strict=True):
             one["picture"] = base64.b64encode(picture).decode() or None
 
 

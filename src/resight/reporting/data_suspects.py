@@ -50,13 +50,13 @@ def find_suspects(data: DataColumns, sides: np.ndarray, near: np.ndarray | None)
         sides: ``[B]`` square root of each box's area in pixels at the network.
         near: ``[I]`` the representative of each image's near-duplicates; None: not looked for.
     """
-    found = [*_labelled_differently(data, near), *_twice(data), *_unusual_sizes(data, sides)]
+    found = [*labelled_differently(data, near), *_twice(data), *_unusual_sizes(data, sides)]
     order = (DIFFERENT, TWICE, SIZE, ONCE)
     return sorted(found, key=lambda suspect: order.index(suspect.kind))
 
 
-def _labelled_differently(data: DataColumns, near: np.ndarray | None) -> list[Suspect]:
-    """Boxes that a near-duplicate has under another class, or not at all."""
+def labelled_differently(data: DataColumns, near: np.ndarray | None) -> list[Suspect]:
+    """Boxes that a near-duplicate has under another class (``DIFFERENT``), or not at all (``ONCE``)."""
     if near is None:
         return []
     order = np.argsort(data.image, kind="stable")

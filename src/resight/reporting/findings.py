@@ -17,12 +17,13 @@ from .average_precision import AT_75
 from .bootstrap import NUMBERS, RESAMPLES, groups_of, interval
 from .confusion import Confusion, confusion
 from .curves import BINS, Counts, calibration, count_by_threshold
+from .data_suspects import Suspect as Disagreement
 from .errors import Error, errors
 from .gallery import shown
 from .matched import Matched
 from .outcomes import FOREGROUND, Outcomes
 from .slices import slices
-from .suspects import suspects
+from .suspects import Suspect, suspects
 from .tide import tide
 
 VERSION = 1
@@ -38,8 +39,9 @@ class Run(NamedTuple):
     dataset: Mapping[str, Any] = {}
 
 
-def findings(matched: Matched, run: Run | None = None) -> dict[str, Any]:
-    """What ``report.json`` holds of an evaluation, of a ``run`` where it has one."""
+def findings(matched: Matched, run: Run | None = None, disagreements: Sequence[Disagreement] = ()) -> dict[str, Any]:
+    """What ``report.json`` holds of an evaluation, of a ``run`` where it has one; ``disagreements`` are those of labels
+    in images that look the same."""
     run, evaluation, result = run or Run(), matched.evaluation, matched.result
     metrics, detections, object_labels = evaluation.metrics, evaluation.detections, evaluation.objects["labels"]
     scores, labels = detections["scores"], detections["labels"]
@@ -63,10 +65,7 @@ def findings(matched: Matched, run: Run | None = None) -> dict[str, Any]:
         "reach": _reach(evaluation, result, point.score),
         "num_errors": len(wrong),
         "errors": [_error(one, evaluation) for one in shown(wrong)],
-        "suspects": [
-            {**asdict(one), "box": list(one.box), **_place(evaluation, one.image)}
-            for one in suspects(evaluation, result, point.score)
-        ],
+        "suspects": [_suspect(one, evaluation) for one in suspects(evaluation, result, point.score, disagreements)],
         "training": _training(run.metrics),
         "configuration": run.configuration,
         "environment": dict(run.environment),
@@ -180,6 +179,12 @@ def _error(one: Error, evaluation: SavedEvaluation) -> dict[str, Any]:
         "cost": one.cost,
         "cell": None if one.cell is None else list(one.cell),
     }
+
+
+def _suspect(one: Suspect, evaluation: SavedEvaluation) -> dict[str, Any]:
+    row = asdict(one) | _place(evaluation, one.image)
+    other = row.pop("other_image")
+    return row | {"box": list(one.box), "other_file": None if other is None else evaluation.names[other]}
 
 
 def _place(evaluation: SavedEvaluation, image: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..arguments import check_types
 from ..config.tree import DataConfig
+from ..datasets.near_duplicates import group_near_duplicates
 from ..dialect import load_config
 from ..errors import ResightError, counted, listed
 from ..evaluation.evaluate import evaluation_folder, run_folder
@@ -18,17 +19,21 @@ from ..evaluation.saved import DETECTIONS, SavedEvaluation, load_evaluation
 from ..io.files import parse_json, read_json, read_text
 from ..io.object_store import is_remote
 from ..io.outputs import atomic_folder, check_output
-from ..records.reader import Records, open_configured
+from ..records.reader import Records, RecordSplit, open_configured
 from ..types import named_split
 from . import charts
 from .compare import compare
+from .data_columns import columns_of
+from .data_report import MOST_COMPARED
+from .data_suspects import Suspect, labelled_differently
 from .files import ReportFiles, is_ours
 from .findings import Run, findings
 from .gallery import pictures
 from .matched import Matched
 from .page import page
+from .thumbnails import BUDGET
 
-SUSPECTS = ("kind", "file", "group", "xmin", "ymin", "xmax", "ymax", "label", "detected", "score", "iou")
+SUSPECTS = ("kind", "file", "group", "xmin", "ymin", "xmax", "ymax", "label", "other", "score", "iou", "other_file")
 
 
 @dataclass(frozen=True)
@@ -90,18 +95,28 @@ def report(
 def _write(evaluations: list[Matched], folders: list[Path], files: ReportFiles) -> Report:
     first, folder = evaluations[0].evaluation, folders[0]
     records, notes = _records(first, folder)
-    content = findings(evaluations[0], _run(folder, records))
+    split = records.splits[first.metrics["split"]] if records else None
+    content = findings(evaluations[0], _run(folder, records), _disagreements(first, split))
     if len(evaluations) > 1:
         content["comparison"] = compare(evaluations, [str(one) for one in folders])
     flipped = [row for other in content.get("comparison", {"others": []})["others"] for row in other["flipped"]]
-    split = records.splits[first.metrics["split"]] if records else None
-    shown, problems = pictures([*content["errors"], *flipped], first, split)
-    if problems:
+    shown, problems = pictures(content["errors"], first, split)
+    shown_flipped, more = pictures(flipped, first, split, BUDGET // 2)
+    if problems := list(dict.fromkeys([*problems, *more])):
         notes.append(f"{counted(len(problems), 'image')} cannot be shown: {listed(problems, 3)}")
-    number = len(content["errors"])
-    text = page(content, shown[:number], shown[number:], files.suspects.name)
+    elif split and (left_out := [*shown, *shown_flipped].count(b"")):
+        notes.append(f"{counted(left_out, 'picture')} left out: all of them would make the page too large")
+    text = page(content, shown, shown_flipped, files.suspects.name)
     files.write(text, content, _csv(content["suspects"], first.classes))
     return Report(content, str(files.page), notes)
+
+
+def _disagreements(evaluation: SavedEvaluation, split: RecordSplit | None) -> list[Suspect]:
+    """Of labels in near-identical images, of up to ``MOST_COMPARED``: all are decoded for it."""
+    if split is None or len(evaluation) > MOST_COMPARED:
+        return []
+    data = columns_of(evaluation, split)
+    return labelled_differently(data, group_near_duplicates(data.fingerprints()))
 
 
 def evaluation_of(run: str | os.PathLike[str], split: str) -> Path:
@@ -174,6 +189,7 @@ def _csv(suspects: list[dict[str, Any]], classes: tuple[str, ...]) -> str:
     for one in suspects:
         label = "" if one["label"] is None else classes[one["label"]]
         numbers = [f"{side:.1f}" for side in one["box"]]
-        score = [f"{one['score']:.3f}", f"{one['iou']:.2f}"]
-        rows.writerow([one["kind"], one["file"], one["group"], *numbers, label, classes[one["other"]], *score])
+        score = "" if one["score"] is None else f"{one['score']:.3f}"
+        more = [score, f"{one['iou']:.2f}", one["other_file"] or ""]
+        rows.writerow([one["kind"], one["file"], one["group"], *numbers, label, classes[one["other"]], *more])
     return text.getvalue()

@@ -3,13 +3,15 @@ trained on it may have learned by heart."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..evaluation.saved import SavedEvaluation
 from ..types import pairwise_iou
+from .data_suspects import DIFFERENT
+from .data_suspects import Suspect as Disagreement
 from .outcomes import BACKGROUND, FOREGROUND, Kind, Outcomes
 
 CONFIDENT = 0.8  # of what is said against a label; never below the operating point
@@ -21,11 +23,12 @@ class Suspect:
     """A label to look at.
 
     Args:
-        kind: "missing label", "wrong class", or "badly placed".
+        kind: "missing label", "wrong class", "badly placed", or "labelled differently".
         image: its place in the evaluation.
         box: xyxy in pixels: of the label, or where one is missing.
-        label: class of the label, None where it is missing; ``other``: what the detector says.
-        score, iou: of the detection, and with the label.
+        label: class of the label, None where it is missing; ``other``: what the detector says, or the label that
+            ``other_image`` has there, which looks the same.
+        score: of the detection, None where another label speaks; ``iou``: with the label.
     """
 
     kind: str
@@ -33,15 +36,39 @@ class Suspect:
     box: tuple[float, ...]
     label: int | None
     other: int
-    score: float
+    score: float | None
     iou: float
+    other_image: int | None = None
 
 
-def suspects(evaluation: SavedEvaluation, result: Outcomes, score: float) -> list[Suspect]:
-    """The most doubtful first; ``score`` is the operating point."""
+def suspects(
+    evaluation: SavedEvaluation, result: Outcomes, score: float, disagreements: Sequence[Disagreement] = ()
+) -> list[Suspect]:
+    """The most doubtful first.
+
+    Args:
+        score: the operating point.
+        disagreements: what :func:`labelled_differently` says of the evaluation; of what it says only that two classes
+            were given is told, once for each pair of labels.
+    """
     least = max(score, CONFIDENT)
     found = [*_of_detections(evaluation, result, least), *_badly_placed(evaluation, result, least)]
-    return sorted(found, key=lambda one: (-one.score, one.image, one.box))
+    labels, image_of = evaluation.objects["labels"], evaluation.object_images
+    told = (
+        Suspect(
+            DIFFERENT,
+            int(image_of[one.box]),
+            tuple(evaluation.objects["boxes"][one.box].tolist()),
+            int(labels[one.box]),
+            int(labels[one.other]),
+            None,
+            one.measure,
+            one.other_image,
+        )
+        for one in disagreements
+        if one.kind == DIFFERENT
+    )
+    return [*told, *sorted(found, key=lambda one: (-(one.score or 0), one.image, one.box))]
 
 
 def _of_detections(evaluation: SavedEvaluation, result: Outcomes, least: float) -> Iterator[Suspect]:

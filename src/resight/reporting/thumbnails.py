@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import io
 import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
+from PIL import Image
 
 from ..errors import ResightError
 from ..io.progress import track
-from .gallery import LEAST, SIDE, picture
 
-log = logging.getLogger(__name__)
+SIDE = 200  # pixels of a picture's longer side, at most
+LEAST = 48  # pixels of the image that a picture shows at least
+QUALITY = 75
 BUDGET = 4_000_000  # bytes of all pictures of a page; as base64 they take a third more
 CONTEXT = 2.0  # times as high or wide as the boxes
 ASPECT = 4 / 3  # of the frames that pictures stand in
@@ -50,8 +52,23 @@ def around(boxes: Sequence[Sequence[float]], size: tuple[int, int]) -> tuple[int
     return start[0], start[1], end[0], end[1]
 
 
-def thumbnails(parts: Sequence[Part], pixels: Callable[[int], np.ndarray], budget: int = BUDGET) -> list[bytes]:
-    """A JPEG of each part in their order; b"" of those of a damaged image, and from where the budget is used up.
+def picture(image: np.ndarray, crop: tuple[int, int, int, int], most: int = SIDE) -> bytes:
+    """The part ``crop`` of ``image`` ``[H, W, 3]`` uint8 as a JPEG of at most ``most`` pixels a side."""
+    left, top, right, bottom = crop
+    part = Image.fromarray(image[top:bottom, left:right])
+    scale = most / max(part.size)
+    if scale < 1:
+        part = part.resize([max(round(side * scale), 1) for side in part.size], Image.Resampling.LANCZOS)
+    out = io.BytesIO()
+    part.save(out, "JPEG", quality=QUALITY, optimize=True)
+    return out.getvalue()
+
+
+def thumbnails(
+    parts: Sequence[Part], pixels: Callable[[int], np.ndarray], budget: int = BUDGET
+) -> tuple[list[bytes], list[str]]:
+    """A JPEG of each part in their order, and what cannot be shown and why; b"" of parts of a damaged image, and from
+    where the budget is used up.
 
     Args:
         pixels: gives an image ``[H, W, 3]`` uint8 RGB by its number; each is asked for once, by several threads.
@@ -64,11 +81,12 @@ def thumbnails(parts: Sequence[Part], pixels: Callable[[int], np.ndarray], budge
         try:
             whole = pixels(image)
         except ResightError as error:
-            log.warning("not shown: %s", error)
+            problems[image] = f"{error.where}: {error.message}"
             return []
         return [(at, picture(whole, parts[at].crop, parts[at].side)) for at in wanted[image]]
 
     made: dict[int, bytes] = {}
+    problems: dict[int, str] = {}
     rest = iter(track(wanted, "cutting pictures", total=len(wanted)))
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         while window := list(islice(rest, 32)):
@@ -79,4 +97,4 @@ def thumbnails(parts: Sequence[Part], pixels: Callable[[int], np.ndarray], budge
         cut_out = made.get(at, b"")
         used += len(cut_out)
         kept.append(cut_out if used <= budget else b"")
-    return kept
+    return kept, [problems[image] for image in sorted(problems)]
