@@ -30,6 +30,15 @@ if TYPE_CHECKING:
     from .tfod.checkpoint.folder import TfodModel
 
 
+class NetworkInput(Protocol):
+    """How an image becomes the input of an exported network, without PyTorch; pydantic's dump of it is stored."""
+
+    def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """``[H, W, 3]`` uint8 RGB -> the inputs of the network by their names."""
+
+    def model_dump(self) -> dict[str, Any]: ...
+
+
 class Dialect(Protocol):
     """What differs between the two dialects; ``fpn/dialect.py`` and ``tfod/dialect.py`` are the two implementations.
 
@@ -96,6 +105,12 @@ class Dialect(Protocol):
 
     def to_onnx(self, model: DetectionModel) -> ModelProto:
         """The graph of the model: ``image`` uint8 ``[1, H, W, 3]`` RGB -> detections; its stages are named."""
+
+    def to_body(self, model: DetectionModel) -> ModelProto:
+        """The same graph behind the resizing: what :meth:`exported_input` makes of an image -> detections."""
+
+    def exported_input(self, model: DetectionModel) -> NetworkInput:
+        """The resizing, padding and normalisation of the model, as :func:`stored_input` reads it again."""
 
     def compare_stages(self, parity: Parity, model: DetectionModel, pixels: Tensor, stages: Stages) -> Instances:
         """Adds to ``parity`` how far the ``stages`` of an exported graph for an image ``[3, H, W]`` are from what the
@@ -215,6 +230,17 @@ def load_settings(path: str | os.PathLike[str], data: str = "") -> Config:
     if pipeline.refused:
         pipeline.check()
     return load_config(None, pipeline.overrides)
+
+
+def stored_input(values: Mapping[str, Any], is_tfod: bool) -> NetworkInput:
+    """What ``values`` of an export say of its network's input; raises pydantic's ValidationError."""
+    if is_tfod:
+        from .tfod.network_input import NetworkInput as OfTfod
+
+        return OfTfod.model_validate(values)
+    from .fpn.network_input import NetworkInput as OfFpn
+
+    return OfFpn.model_validate(values)
 
 
 def exported_config(tfod: Mapping[str, Any] | None, **known: Any) -> ModelConfig:

@@ -135,7 +135,7 @@ def test_the_version_is_that_of_the_package():
         (["zoo", "fetch", "no_such_model"], "no_such_model: there is no such file, and no such model in the zoo"),
         (["train", "--epoch", "3"], "unknown option '--epoch'. Did you mean '--epochs'?"),
         (["data", "build", "x", "--split-by", "y"], "unknown option '--split-by'. Did you mean '--split'?"),
-        (["export", "run", "--format", "onxx"], "is not one of 'onnx', 'savedmodel'. Did you mean 'onnx'?"),
+        (["export", "run", "--format", "onxx"], "is not one of 'onnx', 'openvino', 'savedmodel'. Did you mean 'onnx'?"),
         (["--versoin"], "Did you mean '--version'?"),
         (["data", "build", "x"], "'--out'"),
         (["predict", "model"], "INPUT"),

@@ -288,12 +288,13 @@ def predict(
     options = without(locals(), "model", "inputs", "out", "json")
     from ..commands.predict import predict as run_predict
     from ..datasets.export import DATASET
-    from ..inference.exported import find_saved_model
+    from ..inference.exported import is_exported
 
     report = run_predict(model, inputs, out, **options)
     console.show_result(json, lambda: report.json(), report.text)
-    exported = model.endswith(".onnx") or find_saved_model(Path(model))
-    after = f"evaluate {quoted(model)} --data RECORDS" if exported else f"export {quoted(model)} -o model.onnx"
+    after = (
+        f"evaluate {quoted(model)} --data RECORDS" if is_exported(model) else f"export {quoted(model)} -o model.onnx"
+    )
     wrote(out, f"data check {quoted(Path(out, DATASET))}" if save else after)
     return BAD if report.unread else console.DONE
 

@@ -18,7 +18,7 @@ Background = Literal["none", "empty", "all"]
 Precision = Literal["float32", "bfloat16"]
 OnBad = Literal["error", "skip"]
 Layout = Literal["resight", "tfod"]
-ExportFormat = Literal["onnx", "savedmodel"]
+ExportFormat = Literal["onnx", "openvino", "savedmodel"]
 SaveFormat = Literal["coco", "voc", "yolo", "csv"]
 InputType = Literal["image_tensor", "encoded_image_string_tensor", "tf_example", "float_image_tensor"]  # TFOD's names
 

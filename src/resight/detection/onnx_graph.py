@@ -42,13 +42,23 @@ class Builder:
         """A name, or a number that float32 holds, as float64."""
         return self("Cast", value if isinstance(value, str) else float(value), to=TensorProto.DOUBLE)
 
-    def model(self, outputs: Mapping[str, str], shapes: Mapping[str, list[Any]], ir_version: int) -> onnx.ModelProto:
-        """``image`` uint8 ``[1, H, W, 3]`` -> ``outputs`` by their names, float32."""
+    def model(
+        self,
+        outputs: Mapping[str, str],
+        shapes: Mapping[str, list[Any]],
+        ir_version: int,
+        inputs: Mapping[str, list[Any]] | None = None,
+    ) -> onnx.ModelProto:
+        """``image`` uint8 ``[1, H, W, 3]``, or float32 ``inputs`` -> float32 ``outputs``, by their names."""
+        image = helper.make_tensor_value_info("image", TensorProto.UINT8, [1, "H", "W", 3])
+        given = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (inputs or {}).items()
+        ]
         nodes = [helper.make_node("Identity", [found], [name]) for name, found in outputs.items()]
         graph = helper.make_graph(
             [*self.nodes, *nodes],
             "from_image",
-            [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, "H", "W", 3])],
+            given or [image],
             [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()],
             self.constants,
         )

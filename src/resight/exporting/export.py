@@ -19,7 +19,7 @@ from ..detection.stages import STAGE
 from ..dialect import dialect_of
 from ..errors import ResightError, counted, listed
 from ..inference.detector import Detector, load
-from ..inference.exported import ExportedDetector, card_of
+from ..inference.exported import OPENVINO, ExportedDetector, card_of
 from ..io.outputs import atomic_file, atomic_folder, check_file, check_output
 from ..random_streams import numpy_stream
 
@@ -79,17 +79,26 @@ def export(
     with _extra(format):
         if format == "onnx":
             return _export_onnx(detector, Path(out))
+        if format == "openvino":
+            return _export_openvino(detector, Path(out), force)
         return _export_saved_model(detector, Path(out), force, input_type)
 
 
 def _check_output(out: str | os.PathLike[str], format: ExportFormat, input_type: InputType, force: bool) -> None:
+    if format != "savedmodel" and input_type != "image_tensor":
+        raise ResightError("is for a SavedModel alone", where="--input-type", fix="Add --format savedmodel.")
     with _extra(format):
         if format == "savedmodel":
             from ..inference.saved_model import written_before
 
             check_output(out, force, written_before(Path(out)))
-        elif input_type != "image_tensor":
-            raise ResightError("is for a SavedModel alone", where="--input-type", fix="Add --format savedmodel.")
+        elif format == "openvino":
+            import onnxscript  # noqa: F401
+
+            from ..inference.openvino_runtime import openvino, written_by_us
+
+            openvino()
+            check_output(out, force, written_by_us(Path(out)))
         elif Path(out).suffix != ".onnx":
             raise ResightError("the name of an ONNX model ends in .onnx", where=out)
         else:
@@ -119,6 +128,18 @@ def _export_saved_model(detector: Detector, out: Path, force: bool, input_type: 
     place = out / "saved_model"
     size = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
     return ExportReport(str(out), str(place), parity, size / 1e6)
+
+
+def _export_openvino(detector: Detector, out: Path, force: bool) -> ExportReport:
+    from ..inference.openvino_runtime import load_openvino, written_by_us
+    from .openvino import openvino_body, stages_of, write_openvino
+
+    with atomic_folder(out, force, written_by_us(out)) as folder:
+        body = openvino_body(detector)
+        write_openvino(body, detector, folder)
+        exported = load_openvino(folder / OPENVINO, stages=stages_of(body))
+        parity = compare(detector, exported, probe_images())
+    return ExportReport(str(out), str(out), parity, sum(file.stat().st_size for file in out.iterdir()) / 1e6)
 
 
 def write_onnx(detector: Detector, path: Path) -> None:

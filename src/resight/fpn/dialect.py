@@ -33,6 +33,7 @@ from ..records.example import Record, on_image
 from ..records.reader import RecordSplit
 from . import backbones
 from .faster_rcnn import BOX_WEIGHTS, POOL_SIZE, RPN_WEIGHTS, FasterRCNN, RCNNConfig
+from .network_input import NetworkInput
 from .specs import TORCHVISION, FPNSpec, spec_of
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 bfloat16 = True
 classes_by_id = False
 evaluates_losses = False
-export_formats: tuple[str, ...] = ("onnx",)
+export_formats: tuple[str, ...] = ("onnx", "openvino")
 input_dtype = torch.uint8
 left_out = ""
 pads_batches = True
@@ -204,6 +205,17 @@ def to_onnx(model: DetectionModel) -> ModelProto:
     from .onnx_export import to_onnx as written  # with onnx, an extra
 
     return written(model)
+
+
+def to_body(model: DetectionModel) -> ModelProto:
+    from .onnx_export import to_body as written
+
+    return written(model)
+
+
+def exported_input(model: DetectionModel) -> NetworkInput:
+    assert isinstance(model, FasterRCNN)
+    return NetworkInput(**{name: getattr(model.config, name) for name in NetworkInput.model_fields})
 
 
 def compare_stages(parity: Parity, model: DetectionModel, pixels: Tensor, stages: Stages) -> Instances:

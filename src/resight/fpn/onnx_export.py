@@ -215,6 +215,17 @@ def _filter(g: Builder, old: str, new: str) -> str:
 def to_onnx(model: DetectionModel) -> onnx.ModelProto:
     """The graph of ``model``: ``image`` uint8 ``[1, H, W, 3]`` -> boxes ``[N, 4]``, scores ``[N]``, labels ``[N]``."""
     assert isinstance(model, FasterRCNN)
+    network = to_body(model)
+    front = _front(model.config, network.ir_version)
+    links = [(front.graph.output[i].name, network.graph.input[i].name) for i in range(3)]
+    return onnx.compose.merge_models(
+        onnx.compose.add_prefix(front, "input/", rename_inputs=False, rename_outputs=False), network, io_map=links
+    )
+
+
+def to_body(model: DetectionModel) -> onnx.ModelProto:
+    """The graph behind the resizing: ``batch``, ``size`` and ``scale``, as ``network_input`` makes them of an image."""
+    assert isinstance(model, FasterRCNN)
     model = model.eval()
     height, width = torch.export.Dim("h32", min=2, max=512), torch.export.Dim("w32", min=2, max=512)
     example = (torch.rand(1, 3, 320, 416), torch.tensor([310.0, 400.0]), torch.ones(4))
@@ -240,8 +251,4 @@ def to_onnx(model: DetectionModel) -> onnx.ModelProto:
     assert program is not None
     network = program.model_proto
     del network.graph.output[3:]  # the stages stay in the graph under their names
-    front = _front(model.config, network.ir_version)
-    links = [(front.graph.output[i].name, network.graph.input[i].name) for i in range(3)]
-    return onnx.compose.merge_models(
-        onnx.compose.add_prefix(front, "input/", rename_inputs=False, rename_outputs=False), network, io_map=links
-    )
+    return network

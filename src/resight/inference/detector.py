@@ -260,10 +260,11 @@ def load(
     """A detector, ready to use.
 
     Args:
-        model: a run folder (its best checkpoint, else the last), a ``.safetensors`` checkpoint, an ``.onnx`` file, a
-            SavedModel with TFOD's signature, or a folder that TFOD left with a checkpoint and its ``pipeline.config``.
+        model: a run folder (its best checkpoint, else the last), a ``.safetensors`` checkpoint, an ``.onnx`` file, the
+            folder of an OpenVINO export, a SavedModel with TFOD's signature, or a folder that TFOD left with a
+            checkpoint and its ``pipeline.config``.
         device: "auto", "cpu", "cuda" or "cuda:N". An .onnx file runs on a GPU where onnxruntime-gpu is installed; a
-            SavedModel runs on the CPU.
+            SavedModel and an OpenVINO export run on the CPU.
         labels: label map that names the classes in the model's order, instead of the names stored with it.
         detections: the most detections of an image, instead of the number stored with the model.
         threads: of the CPU that look at one image together; by default one a core. PyTorch's are those of the process.
@@ -286,9 +287,13 @@ def load(
         from .onnx_runtime import load_onnx
 
         return _as_exported(load_onnx(path, labels, device=device, threads=threads), detections)
-    left = left_by_tfod(path)  # TFOD exports both; the folder of both means its checkpoint
-    from .exported import find_saved_model
+    from .exported import find_openvino, find_saved_model
 
+    if file := find_openvino(path):
+        from .openvino_runtime import load_openvino
+
+        return _as_exported(load_openvino(file, labels, threads), detections)
+    left = left_by_tfod(path)  # TFOD exports both; the folder of both means its checkpoint
     if left is None and (saved_model := find_saved_model(path)):
         from .saved_model import load_saved_model
 

@@ -20,6 +20,7 @@ from ..types import Detections
 from .detector import Detector
 
 SAVED_MODEL = "saved_model.pb"  # in the folder of one
+OPENVINO = "model.xml"  # of OpenVINO, in its folder
 
 
 class ExportedDetector(Detector):
@@ -78,6 +79,7 @@ class Card(BaseModel):
     tfod: dict[str, Any] | None = None
     input_type: str = ""
     digest: str | None = None
+    input: dict[str, Any] = {}  # of the network, where resizing is not in the graph
 
     @cached_property
     def model(self) -> ModelConfig:
@@ -91,6 +93,17 @@ def find_saved_model(path: Path) -> Path | None:
         return path
     inside = path / "saved_model"
     return inside if (inside / SAVED_MODEL).is_file() and not (path / "checkpoint").exists() else None
+
+
+def find_openvino(path: Path) -> Path | None:
+    """The ``model.xml`` that ``path`` is, or that it holds; None where there is none."""
+    file = path / OPENVINO if path.name != OPENVINO else path
+    return file if file.is_file() else None
+
+
+def is_exported(model: str) -> bool:
+    """Whether ``model`` is an exported one, by its name or what lies in it."""
+    return model.endswith(".onnx") or bool(find_openvino(Path(model)) or find_saved_model(Path(model)))
 
 
 def card_of(detector: Detector, **more: object) -> str:

@@ -56,6 +56,8 @@ def kind_of(path: str) -> Kind:
         names = set(islice(os.listdir(path), _LOOKED_AT)) if os.path.isdir(path) else set()
         if "config.toml" in names or "checkpoints" in names or "pipeline.config" in names:
             return "run"
+        if "model.xml" in names:
+            return "model"
         if "dataset.json" in names or any(map(IS_RECORD.search, names)):
             return "records"
         below = (name for _, _, files in os.walk(path) for name in files)

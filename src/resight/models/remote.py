@@ -24,7 +24,7 @@ POINTERS = {BEST: "checkpoints/best", LAST: "checkpoints/last"}  # file of a run
 _RUN = ("config.toml", "label_map.pbtxt", "environment.json")
 _IN_STORES = re.compile(r"\.lock|checkpoints/(last|best)(-.*)?")  # what a run has nowhere else
 # A file alone, and in a folder an export or what TFOD left: nothing else is worth fetching all that lies below.
-_MODEL = re.compile(r"[^/]+\.(safetensors|onnx)|(saved_model/)?saved_model\.pb|(checkpoint/)?[^/]+\.index")
+_MODEL = re.compile(r"[^/]+\.(safetensors|onnx)|model\.xml|(saved_model/)?saved_model\.pb|(checkpoint/)?[^/]+\.index")
 
 
 def objects_of(address: str) -> dict[str, Object]:

@@ -109,19 +109,21 @@ class TfodModelConfig(ModelConfig):
         return MostDetections(image, min(of_a_class, image), keys, self.tfod.proposals)
 
     def fit_size(self, height: int, width: int) -> tuple[int, int]:
-        if self.tfod.fixed_size is not None:
-            return self.tfod.fixed_size
-        short, long = self.min_size, self.max_size
-        # A square image is taken as a portrait. All in single precision, and halves go to the even number.
-        wanted = (short, long) if height < width else (long, short)
-        scale = min(np.float32(wanted[0]) / np.float32(height), np.float32(wanted[1]) / np.float32(width))
-        rows, columns = np.rint(scale * np.float32(height)), np.rint(scale * np.float32(width))
-        return max(int(rows), 1), max(int(columns), 1)
+        return self.tfod.fixed_size or fit_size(height, width, self.min_size, self.max_size)
 
     def with_detections(self, most: int) -> Self:
         check_most(most)
         own = {"detections": most, "detections_per_class": most, "proposals": max(self.tfod.proposals, most)}
         return self.model_copy(update={"tfod": self.tfod.model_copy(update=own)})
+
+
+def fit_size(height: int, width: int, short: int, long: int) -> tuple[int, int]:
+    """Height and width at the network: the shorter side ``short`` unless the longer one would exceed ``long``."""
+    # A square image is taken as a portrait. All in single precision, and halves go to the even number.
+    wanted = (short, long) if height < width else (long, short)
+    scale = min(np.float32(wanted[0]) / np.float32(height), np.float32(wanted[1]) / np.float32(width))
+    rows, columns = np.rint(scale * np.float32(height)), np.rint(scale * np.float32(width))
+    return max(int(rows), 1), max(int(columns), 1)
 
 
 class TfodTree(Config):

@@ -27,7 +27,9 @@ from . import parts
 from .config import TfodModelConfig
 from .faster_rcnn import TfodRCNN
 from .metrics import as_tfod
+from .network_input import NetworkInput
 from .operations import COLORS, apply_operations
+from .resnet_v1 import MEAN
 from .specs import SPECS
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 bfloat16 = False
 classes_by_id = True
 evaluates_losses = True
-export_formats: tuple[str, ...] = ("onnx", "savedmodel")
+export_formats: tuple[str, ...] = ("onnx", "openvino", "savedmodel")
 input_dtype = torch.float32
 left_out = "beyond model.tfod.evaluated_boxes per image or "
 pads_batches = False
@@ -163,6 +165,25 @@ def to_onnx(model: DetectionModel) -> ModelProto:
 
     assert isinstance(model, TfodRCNN)
     return TfodGraph(model).build()
+
+
+def to_body(model: DetectionModel) -> ModelProto:
+    from .onnx_export import TfodGraph
+
+    assert isinstance(model, TfodRCNN)
+    return TfodGraph(model).body()
+
+
+def exported_input(model: DetectionModel) -> NetworkInput:
+    assert isinstance(model, TfodRCNN)
+    config, tfod = model.config, model.tfod
+    return NetworkInput(
+        min_size=config.min_size,
+        max_size=config.max_size,
+        fixed_size=tfod.fixed_size,
+        mean=MEAN,
+        pad_value=tfod.pad_value if tfod.pad and not tfod.fixed_size else None,
+    )
 
 
 def compare_stages(parity: Parity, model: DetectionModel, pixels: Tensor, stages: Stages) -> Instances:

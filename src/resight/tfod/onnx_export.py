@@ -30,7 +30,13 @@ class TfodGraph(Builder):
 
     def build(self) -> onnx.ModelProto:
         """``image`` uint8 ``[1, H, W, 3]`` -> TFOD's serving outputs."""
-        batch, true_size = self.front("image")
+        return self.network(*self.front("image"))
+
+    def body(self) -> onnx.ModelProto:
+        """``batch`` and ``size``, as ``network_input`` makes them of an image -> TFOD's serving outputs."""
+        return self.network("batch", "size", {"batch": [1, 3, "h", "w"], "size": [2]})
+
+    def network(self, batch: str, true_size: str, inputs: dict[str, list[Any]] | None = None) -> onnx.ModelProto:
         size = self.sides(batch)
         features = self.trunk(batch)
         proposals, count = self.propose(features, size, true_size)
@@ -38,7 +44,7 @@ class TfodGraph(Builder):
         deltas, logits = self.second_stage(crops)
         found = self.detections(proposals, count, deltas, self("Softmax", logits, axis=1), true_size)
         outputs = {name: self("Reshape", value, shape) for name, (value, shape) in found.items()}
-        return self.model(outputs, {name: shape for name, (_, shape) in found.items()}, 8)
+        return self.model(outputs, {name: shape for name, (_, shape) in found.items()}, 8, inputs)
 
     # Input
 

@@ -1,0 +1,46 @@
+"""A model as the folder that OpenVINO reads: ``model.xml`` and ``model.bin``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..detection.stages import STAGE
+from ..dialect import dialect_of
+from ..inference.detector import Detector
+from ..inference.exported import OPENVINO, card_of
+from ..inference.openvino_runtime import KEY, openvino
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+
+def openvino_body(detector: Detector) -> Any:
+    """The network of the detector behind the resizing, an ``openvino.Model``; see ``Dialect.to_body``."""
+    return from_onnx(dialect_of(detector.config).to_body(detector.model))
+
+
+def from_onnx(body: ModelProto) -> Any:
+    return openvino().Core().read_model(body.SerializeToString())
+
+
+def write_openvino(body: Any, detector: Detector, folder: Path, **more: object) -> None:
+    """Writes ``body``, the network of ``detector`` as an ``openvino.Model``, with its card, ``more`` in that, into
+    ``folder``; the weights as they are."""
+    dialect, config = dialect_of(detector.config), detector.config
+    card = card_of(
+        detector,
+        dialect=config.dialect,
+        tfod=config.model_dump()["tfod"],
+        tile=detector.tile,
+        input=dialect.exported_input(detector.model).model_dump(),
+        **more,
+    )
+    body.set_rt_info(card, KEY)
+    openvino().save_model(body, folder / OPENVINO, compress_to_fp16=False)
+
+
+def stages_of(body: Any) -> tuple[str, ...]:
+    """The names under which ``body`` works out what a comparison asks for."""
+    names = (name for node in body.get_ops() for output in node.outputs() for name in output.get_names())
+    return tuple(name for name in names if name.startswith(STAGE))
