@@ -33,7 +33,7 @@ def predict(servable: Servable, request: Request) -> Response:
         "score": detector.score if score is None else score,
         "images": found,
     }
-    text = json.dumps(told, indent=1, ensure_ascii=False)
+    text = json.dumps(told, ensure_ascii=False)
     return Response(200, text.encode("utf-8", "backslashreplace"), model_seconds=servable.seconds - before)
 
 

@@ -11,6 +11,8 @@ import numpy as np
 from .json_text import quoted
 from .request import Refused, TensorSpec
 
+MOST_DIMENSIONS = 32  # of an input: NumPy has at most 64
+
 _TYPES = {"float32": "float", "float64": "double"}  # as TensorFlow calls them
 _SPACE = b" \t\n\v\f\r"
 
@@ -95,6 +97,8 @@ def tensor_of(value: Any, spec: TensorSpec, name: str) -> np.ndarray:
         _fill(value, 0, shape, spec.dtype, leaves)
         array = np.empty(len(leaves), object if spec.dtype == "string" else spec.dtype)
         array[:] = leaves
+    if len(shape) > MOST_DIMENSIONS:
+        raise Refused(f"{name} has {len(shape)} dimensions")
     return array.reshape(shape)
 
 
@@ -102,7 +106,7 @@ def _flat(value: Any, shape: list[int]) -> list[Any] | None:
     """All leaves of nested lists of this shape; None if they are not of it."""
     items = [value]
     for size in shape:
-        if not all(type(item) is list and len(item) == size for item in items):
+        if set(map(type, items)) - {list} or set(map(len, items)) - {size}:
             return None
         items = list(chain.from_iterable(items))
     return items
@@ -151,7 +155,7 @@ def _leaf(value: Any, dtype: str) -> Any:
     if dtype == "uint8" and type(value) is int and -(2**31) <= value < 2**31:
         return value % 256  # as TensorFlow narrows it
     if dtype.startswith("float") and type(value) in (int, float):
-        most = 2 ** (np.finfo(dtype).nmant + 1) - 1 if type(value) is int else np.finfo(dtype).max
+        most = 2 ** (np.finfo(dtype).nmant + 1) - 1 if type(value) is int else float(np.finfo(dtype).max)
         if not np.isfinite(float(value)) or abs(value) <= most:
             return value
         raise Refused(f"Cannot convert JSON value: {quoted(value)} to {_TYPES[dtype]} without loss of precision.")

@@ -4,6 +4,7 @@ end in ``.0``. RapidJSON is its parser, and ours: messages and offsets of syntax
 
 from __future__ import annotations
 
+import gc
 import math
 import re
 from collections.abc import Iterator
@@ -60,12 +61,17 @@ def parse(body: bytes) -> Any:
     if not body:
         raise Refused("JSON Parse error: The document is empty")
     start = len(BOM) if body.startswith(BOM) else 0
+    collecting = gc.isenabled()
+    gc.disable()  # an image is a million lists, none of them garbage, and they would be looked through again and again
     try:
         return _parse(body[start:])
     except _SyntaxError as error:
         raise Refused(f"JSON Parse error: {error.text} at offset: {start + error.offset}") from error
     except RecursionError as error:
         raise Refused("JSON Parse error: lists and objects are nested too deeply.") from error
+    finally:
+        if collecting:
+            gc.enable()
 
 
 class _SyntaxError(Exception):
@@ -100,8 +106,10 @@ def quoted(value: Any) -> str:
         size += len(piece)
         if size >= QUOTED:
             break
-    data = "".join(text)[:QUOTED].encode("utf-8", "surrogateescape")[:QUOTED]
-    return data.decode("utf-8", "surrogateescape")
+    cut = "".join(text)[:QUOTED]
+    while len(cut.encode("utf-8", "surrogateescape")) > QUOTED:
+        cut = cut[:-1]
+    return cut
 
 
 class _NoText(Exception):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .._version import __version__
-from .json_tensor import from_base64
+from .json_tensor import MOST_DIMENSIONS, from_base64
 from .json_text import numbers, parse
 from .request import Refused, Request, Response, Route, TensorSpec, Version
 from .servable import Servable
@@ -64,7 +64,8 @@ def _only_input(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if [each.get("name") for each in inputs] != [name]:
         raise Refused(f"'inputs' holds the input '{name}' and no other")
     shape = inputs[0].get("shape")
-    if not isinstance(shape, list) or not all(type(size) is int and 0 <= size < 2**31 for size in shape):
+    sizes = isinstance(shape, list) and len(shape) <= MOST_DIMENSIONS
+    if not sizes or not all(type(size) is int and 0 <= size < 2**31 for size in shape):
         raise Refused(f"'shape' of '{name}' is a list of sizes")
     return inputs[0]
 
@@ -89,9 +90,7 @@ def _tensor(given: Mapping[str, Any], rest: bytes, servable: Servable) -> np.nda
     if datatype == "FP32" and own == "uint8":
         narrow = array.clip(0, 255).astype(np.uint8)  # NaN becomes some number, and is not equal to it
         if (narrow != array).any():
-            raise Refused(
-                f"'data' of '{name}' has values that are no whole numbers from 0 to 255; send pixels as UINT8"
-            )
+            raise Refused(f"'data' of '{name}' has other values than whole numbers from 0 to 255")
         array = narrow
     return array
 

@@ -130,14 +130,13 @@ class Servable:
 
     def _check(self, given: np.ndarray) -> None:
         """Raises Refused: it is not as the signature says."""
-        spec = _ENCODED if given.dtype == object and self.takes_both else self.input
-        wanted = spec.shape
-        if given.ndim != len(wanted) or any(
-            have != want if want > 0 else not have for have, want in zip(given.shape, wanted, strict=True)
-        ):
-            raise Refused(f"{spec.name} takes {spec.dtype} {list(wanted)}, not {list(given.shape)}")
+        kind = "string" if given.dtype == object else given.dtype.name
+        taken = [self.input, *([_ENCODED] if self.takes_both else [])]
+        if not any(spec.dtype == kind and _fits(given.shape, spec.shape) for spec in taken):
+            wanted = " or ".join(f"{spec.dtype} {list(spec.shape)}" for spec in taken)
+            raise Refused(f"{self.input.name} takes {wanted}, not {kind} {list(given.shape)}")
         if given.ndim == 4:
-            self._limit(given.shape[2], given.shape[1], spec.name)
+            self._limit(given.shape[2], given.shape[1], self.input.name)
 
     def _outputs(self, image: Any) -> dict[str, np.ndarray]:
         """``[1, ...]`` each."""
@@ -147,6 +146,12 @@ class Servable:
             assert isinstance(self.detector, ExportedDetector)
             return self.detector.outputs(image)
         return as_tfod(self.detector.detect(image), self.detector.most.image)
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    return len(shape) == len(wanted) and all(
+        have == want if want > 0 else have > 0 for have, want in zip(shape, wanted, strict=True)
+    )
 
 
 @contextmanager
