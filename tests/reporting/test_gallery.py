@@ -1,4 +1,5 @@
 import io
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -10,7 +11,13 @@ from resight.reporting.gallery import MOST, OF_A_KIND, pictures, shown
 
 
 def errors(kind, count, cost):
-    return [Error(kind, number, 0, None, 0.0, cost - number * 1e-6, None) for number in range(count)]
+    return [Error(kind, number, 0, None, 0.0, cost - number * 1e-6, ()) for number in range(count)]
+
+
+def test_of_each_cell_of_the_matrix_some_are_shown():
+    many = [Error("missed", number, 0, None, 0.0, 1 - number * 1e-6, ((number // 500, -1),)) for number in range(1500)]
+    count = Counter(one.cells for one in shown(many))
+    assert count == {((0, -1),): MOST - 4, ((1, -1),): 2, ((2, -1),): 2}
 
 
 def test_the_costliest_are_shown_and_some_of_every_kind():

@@ -31,8 +31,8 @@ class Error:
         iou: of both.
         cost: AP50 that mending it alone would give, to first order: for a wrong detection the precision of all that is
             found with less certainty, for an object that is not found its share of recall.
-        cell: class of the object and of the detection in the confusion matrix, -1 is background; None where it stands
-            in no cell of its own.
+        cells: class of the object and of the detection of each cell of the confusion matrix that it is in, -1 is
+            background: that of the detection, and that of the object where it is missed.
     """
 
     kind: str
@@ -41,7 +41,7 @@ class Error:
     detection: int | None
     iou: float
     cost: float
-    cell: tuple[int, int] | None
+    cells: tuple[tuple[int, int], ...]
 
 
 def errors(evaluation: SavedEvaluation, result: Outcomes, matrix: Confusion, score: float) -> list[Error]:
@@ -52,22 +52,27 @@ def errors(evaluation: SavedEvaluation, result: Outcomes, matrix: Confusion, sco
     of_alarm, of_miss = _costs(evaluation, result, score)
     missed = result.counts & (result.found_scores(scores) < score)
     rows: list[Error] = []
+
+    def missed_cell(target: int) -> tuple[tuple[int, int], ...]:
+        return ((int(object_labels[target]), -1),) if matrix.object_detection[target] == -1 else ()
+
     answered = np.zeros(len(object_labels), bool)
     for at in np.flatnonzero((scores >= score) & np.isin(result.kind, list(NAMES))).tolist():
         target = int(result.object[at])
         about = target if target >= 0 else None
         kind = Kind(result.kind[at])
         cost = float(of_alarm[at])
+        also: tuple[tuple[int, int], ...] = ()
         if about is not None and kind != Kind.DOUBLE and missed[about] and not answered[about]:
             cost += float(of_miss[about])
             answered[about] = True
+            also = missed_cell(about)
         counted = int(matrix.detection_object[at])
-        cell = (int(object_labels[counted]) if counted >= 0 else -1, int(labels[at]))
-        rows.append(Error(NAMES[kind], int(image_of[at]), about, at, float(result.iou[at]), cost, cell))
+        cells = ((int(object_labels[counted]) if counted >= 0 else -1, int(labels[at])), *also)
+        rows.append(Error(NAMES[kind], int(image_of[at]), about, at, float(result.iou[at]), cost, cells))
     for target in np.flatnonzero(missed & ~answered).tolist():
-        alone = (int(object_labels[target]), -1) if matrix.object_detection[target] == -1 else None
         cost = float(of_miss[target])
-        rows.append(Error(MISSED, int(image_of_object[target]), target, None, 0.0, cost, alone))
+        rows.append(Error(MISSED, int(image_of_object[target]), target, None, 0.0, cost, missed_cell(target)))
     return sorted(rows, key=lambda one: (-one.cost, one.image, one.detection or -1, one.object or -1))
 
 

@@ -177,7 +177,7 @@ def _error(one: Error, evaluation: SavedEvaluation) -> dict[str, Any]:
         "found_box": found,
         "size": area**0.5,
         "cost": one.cost,
-        "cell": None if one.cell is None else list(one.cell),
+        "cells": [list(cell) for cell in one.cells],
     }
 
 

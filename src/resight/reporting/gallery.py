@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,22 +15,18 @@ from .thumbnails import BUDGET, Part, around, thumbnails
 
 MOST = 400  # pictures on a page
 OF_A_KIND = 20  # that are shown in any case, however little they cost
+OF_A_CELL = 2  # likewise, as long as there is room: of each cell of the confusion matrix
 
 
 def shown(errors: Sequence[Error]) -> list[Error]:
-    """The costliest of ``errors``, which are in that order, and the costliest of each kind."""
-    if len(errors) <= MOST:
-        return list(errors)
-    seen: dict[str, int] = defaultdict(int)
-    chosen = set()
+    """The costliest of ``errors``, which are in that order, of each kind and of each cell of the confusion matrix."""
+    ranks: list[list[int]] = [[], [], []]
+    seen: Counter[str | tuple[int, int]] = Counter()
     for number, one in enumerate(errors):
-        if seen[one.kind] < OF_A_KIND:
-            seen[one.kind] += 1
-            chosen.add(number)
-    for number in range(len(errors)):
-        if len(chosen) >= MOST:
-            break
-        chosen.add(number)
+        of_cell = min((seen[cell] for cell in one.cells), default=OF_A_CELL) < OF_A_CELL
+        ranks[0 if seen[one.kind] < OF_A_KIND else 1 if of_cell else 2].append(number)
+        seen.update((one.kind, *one.cells))
+    chosen = [number for rank in ranks for number in rank][:MOST]
     return [errors[number] for number in sorted(chosen)]
 
 

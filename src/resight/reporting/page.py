@@ -157,7 +157,7 @@ def _class_row(row: dict[str, Any], start: int) -> dict[str, Any]:
 
 
 def _pictured(findings: dict[str, Any]) -> set[tuple[int, int]]:
-    return {tuple(error["cell"]) for error in findings["errors"] if error["cell"] is not None}
+    return {tuple(cell) for error in findings["errors"] for cell in error["cells"]}
 
 
 def _confusions(findings: dict[str, Any]) -> list[dict[str, Any]]:
@@ -205,7 +205,7 @@ def _cards(errors: Sequence[dict[str, Any]], thumbnails: Sequence[bytes]) -> lis
     for error, picture in zip(errors, chain(thumbnails, repeat(b"")), strict=False):
         size = error["size"]
         extent = "small" if size < SMALL else "large" if size > LARGE else "medium"
-        at = "" if error["cell"] is None else "{},{}".format(*error["cell"])
+        at = " ".join(f"{row},{column}" for row, column in error["cells"])
         cards.append(error | _framed(error, picture) | {"extent": extent, "at": at})
     return cards
 

@@ -104,7 +104,7 @@
     const [label, kind, size] = filters.map((one) => one.value);
     const fits = ({ dataset: d }) =>
       (!label || d.object === label || d.found === label) && (!kind || d.kind === kind) && (!size || d.size === size) &&
-      (!cell || d.at === cell.dataset.cell);
+      (!cell || d.at.split(" ").includes(cell.dataset.cell));
     let found = 0;
     for (const card of cards) card.hidden = !fits(card) || ++found > most;
     for (const one of cells) one.ariaPressed = String(cell !== null && one.dataset.cell === cell.dataset.cell);
