@@ -20,6 +20,7 @@ ELSEWHERE = {
     "detection/test_parity.py": "detection/stages",
     "evaluation/test_report.py": "tfod/metrics",
     "fpn/test_faster_rcnn.py": "detection/heads fpn/backbones",
+    "commands/test_predictions.py": "inference/pictures",
     "input/test_dataset.py": "input/target",
     "test_wheel.py": "_version",
     "tfod/pipeline/test_config.py": "tfod/pipeline/fields tfod/pipeline/reading tfod/pipeline/translation",

@@ -549,7 +549,7 @@ def test_the_zoo_is_listed(monkeypatch, tmp_path):
 
 
 def test_predict_and_export_hand_over_their_options(stand_in):
-    predictions = stand_in("commands.predict", "predict", report(images=[], unread=()))
+    predictions = stand_in("commands.predict", "predict", report(ok=True))
     assert speak("predict runs/a b.jpg c -o found --score .4 --nms-iou .6 --class-agnostic-nms").code == 0
     assert predictions == [
         (
@@ -558,6 +558,7 @@ def test_predict_and_export_hand_over_their_options(stand_in):
                 "score": 0.4, "nms_iou": 0.6, "class_agnostic_nms": True, "device": "auto", "force": False,
                 "labels": None, "no_labels": False, "detections": None, "precision": "float32",
                 "save": None, "crops": False, "no_pictures": False,
+                "frame_stride": 1, "jsonl": False, "part": None, "merge": None,
             },
         )
     ]  # fmt: skip
@@ -582,12 +583,12 @@ def test_what_is_exported_is_not_to_be_exported_again(stand_in, tmp_path, monkey
     Path("export/saved_model").mkdir(parents=True)
     Path("export/saved_model/saved_model.pb").touch()
     Path("export/checkpoint").mkdir()
-    stand_in("commands.predict", "predict", report(unread=()))
+    stand_in("commands.predict", "predict", report(ok=True))
     assert f"Next: resight {following}\n" in speak("predict", model, "b.jpg").err
 
 
 def test_predict_exits_1_when_an_image_could_not_be_read(stand_in):
-    stand_in("commands.predict", "predict", report("two images", unread=("broken.jpg",)))
+    stand_in("commands.predict", "predict", report("two images", ok=False))
     said = speak("predict runs/a photos -o found")
     assert (said.code, said.out) == (1, "two images\n")
     assert "Wrote found" in said.err

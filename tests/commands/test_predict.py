@@ -10,12 +10,13 @@ from PIL import Image
 
 import resight
 from resight.cli.app import app
-from resight.commands import predict as prediction
-from resight.commands.predict import find_images, predict
+from resight.commands import predictions
+from resight.commands.predict import predict
 from resight.datasets.formats import read_source
 from resight.drawing import draw
 from resight.errors import ResightError
 from resight.inference.detector import load
+from resight.inference.inputs import Inputs
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +229,7 @@ def test_ctrl_c_leaves_nothing(untrained, photos, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return draw(*arguments, **options)
 
-    monkeypatch.setattr(prediction, "draw", interrupted)
+    monkeypatch.setattr(predictions, "draw", interrupted)
     with pytest.raises(KeyboardInterrupt):
         predict(untrained, [photos], tmp_path / "out")
     assert os.listdir(tmp_path) == []
@@ -245,13 +246,6 @@ def test_the_output_is_refused_before_the_work(photos, tmp_path):
 # What is given
 
 
-def test_folders_give_their_images_and_each_once(photos):
-    a, b, deep = photos / "a/1.png", photos / "b/1.JPG", photos / "b/deep/2.png"
-    assert find_images([photos]) == [a, b, deep]
-    assert find_images([b, str(photos), photos / "b"]) == [b, a, deep]
-    assert find_images([photos / "b/notes.txt"]) == [photos / "b/notes.txt"]  # asked for by name: it will be read
-
-
 def test_what_was_drawn_before_is_no_input(untrained, tmp_path, caplog, monkeypatch):
     (tmp_path / "photos" / ".found.partial-0a").mkdir(parents=True)
     for name in ("1.png", ".found.partial-0a/1.jpg"):  # the second is of a prediction that was killed
@@ -262,7 +256,7 @@ def test_what_was_drawn_before_is_no_input(untrained, tmp_path, caplog, monkeypa
     second = predict(untrained, "photos", "photos/found", force=True)
     assert "photos: left out found, the output folder" in caplog.text
     assert len(first.result["images"]) == len(second.result["images"]) == 1
-    assert find_images(["photos/found"], "elsewhere") == [Path("photos/found/1.jpg")]
+    assert [source.file for source in Inputs(["photos/found"], "elsewhere")] == ["photos/found/1.jpg"]
 
 
 def test_one_input_needs_no_list(untrained, photos, tmp_path):
@@ -294,13 +288,6 @@ def test_wrong_arguments_are_named(untrained, photos, tmp_path, wrong, words):
     assert not (tmp_path / "out").exists()
 
 
-def test_what_cannot_end_is_not_read(tmp_path):
-    os.mkfifo(tmp_path / "pipe.jpg")
-    for path in (tmp_path / "pipe.jpg", os.devnull):
-        with pytest.raises(ResightError, match="is neither a file nor a folder"):
-            find_images([path])
-
-
 def test_a_link_to_nowhere_is_told_of_and_a_pipe_in_a_folder_left_out(untrained, photos, tmp_path, caplog):
     shutil.copytree(photos / "a", tmp_path / "photos")
     (tmp_path / "photos" / "link.jpg").symlink_to("nowhere.jpg")
@@ -308,55 +295,6 @@ def test_a_link_to_nowhere_is_told_of_and_a_pipe_in_a_folder_left_out(untrained,
     report = predict(untrained, [tmp_path / "photos"], tmp_path / "out")
     assert report.unread == (str(tmp_path / "photos" / "link.jpg"),) and len(report.result["images"]) == 1
     assert f"skipped non-regular files: {tmp_path / 'photos' / 'pipe.jpg'}" in caplog.text
-
-
-def test_a_folder_that_cannot_be_read_is_not_left_out(photos, monkeypatch):
-    scandir = os.scandir
-
-    def locked(path):
-        if str(path).endswith("deep"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", locked)
-    with pytest.raises(ResightError, match="deep: cannot be read: Permission denied"):
-        find_images([photos])
-
-
-def test_inputs_that_are_not_there_are_all_named(photos, tmp_path):
-    with pytest.raises(ResightError) as caught:
-        find_images([photos, tmp_path / "x", tmp_path / "y.jpg"])
-    assert str(tmp_path / "x") in str(caught.value) and str(tmp_path / "y.jpg") in str(caught.value)
-    with pytest.raises(ResightError, match="holds no image"):
-        find_images([tmp_path])
-
-
-@pytest.mark.parametrize(
-    ("given", "remedy"),
-    [
-        ("drive.mp4", "ffmpeg -i drive.mp4"),
-        ("a drive.MOV", "ffmpeg -i 'a drive.MOV'"),
-        ("0", "resight.load"),
-        ("/dev/video0", "resight.load"),
-        ("https://example.com/1.jpg", "Download"),
-        ("rtsp://camera/1", "Download"),
-        ("s3://bucket/photos", "aws s3 cp --recursive s3://bucket/photos"),
-        ("photos/*.jpg", "matches"),
-    ],
-)
-def test_what_is_no_image_is_refused_with_the_way_to_images(given, remedy):
-    with pytest.raises(ResightError) as caught:
-        find_images([given])
-    assert caught.value.where == given and remedy in caught.value.fix
-
-
-def test_a_folder_without_images_says_what_it_holds(tmp_path):
-    for files, message, remedy in (([], "is empty", ".jpg"), (["a.mp4"], "holds no image", "ffmpeg")):
-        for file in files:
-            (tmp_path / file).touch()
-        with pytest.raises(ResightError, match=message) as caught:
-            find_images([tmp_path])
-        assert remedy in caught.value.fix
 
 
 def test_images_with_as_many_detections_as_they_can_have_are_counted(untrained, photos, tmp_path, done):
@@ -375,15 +313,6 @@ def test_more_than_100_detections(untrained, photos):
     assert len(load(untrained)(image, score=0)) == 100
     found = load(untrained, detections=250)(image, score=0)
     assert 100 < len(found) <= 250
-
-
-def test_what_a_folder_holds_beside_images_is_counted(tmp_path, caplog):
-    for name in ("a.jpg", "b.jfif", "c.mp4", "deep/d.MP4", "e.dng", "notes.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert [path.name for path in find_images([tmp_path])] == ["a.jpg", "b.jfif"]
-    (said,) = [record.getMessage() for record in caplog.records]
-    assert "2 .mp4" in said and "1 .dng" in said and ".txt" not in said
 
 
 def test_on_a_gpu_the_same_is_found(pretended_cuda, untrained, photos, done, tmp_path):

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from safetensors.numpy import load, save
 
-from resight.commands.predict import _written_before
+from resight.commands.predictions import written_before
 from resight.commands.runs import read_runs, runs_table
 from resight.config.loading import parse_set
 from resight.config.toml_text import to_toml
@@ -391,7 +391,7 @@ def all_targets(folder: Path) -> list[Target]:
         Target("a run's config.toml", [config], written("config.toml", show_runs)),
         Target("metrics.json", [b'{"mAP": 0.5, "operating_point": {}}'], written("m.json", lambda _, f: _is_ours(f / "m.json"))),
         Target("detections.json", [json.dumps(found).encode()],
-               written("detections.json", lambda _, folder: _written_before(folder))),
+               written("detections.json", lambda _, folder: written_before(folder))),
         Target("etags", [b'{"a": "1", "b": "2"}'], written(".etags.json", lambda _, folder: fetch({}, folder))),
         Target("run.json", [RUN], lambda data, _: parse_run_record(parse_run_record(data, "run.json").text(), "run.json")),
         Target("split file", [b"filename,split\n0.png,train\n1.png test\n"], written("split.csv", follow)),

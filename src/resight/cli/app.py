@@ -263,8 +263,10 @@ def report(
 
 @verb(app, "predict")
 def predict(
-    model: Model,
-    inputs: Annotated[list[str], argument("INPUT...", "Images and folders of images")],
+    model: Annotated[str | None, argument("MODEL", "A run folder, a checkpoint or an exported model")] = None,
+    inputs: Annotated[
+        list[str] | None, argument("INPUT...", "Images, videos, folders of images, and s3:// addresses of the same")
+    ] = None,
     out: Out = "predictions",
     score: Annotated[
         float | None, option("SHARE", "Score threshold of what is drawn and saved", SCORE, min=0, max=1)
@@ -277,6 +279,10 @@ def predict(
     save: Annotated[
         defaults.SaveFormat | None, option(None, "Write images and detections as a data set, OUT/dataset", "none")
     ] = None,
+    frame_stride: Annotated[int, option("N", "Look at every Nth frame of a video", min=1)] = 1,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="Write detections.jsonl, a line each image.")] = False,
+    part: Annotated[str | None, option("I/N", "Do one of N parts, from 1/N; auto: that of an array of jobs")] = None,
+    merge: Annotated[str | None, option("DIR", "Make one list of the parts in this folder, or at its address")] = None,
     labels: Labels = None,
     detections: Detections = None,
     device: Device = "auto",
@@ -284,19 +290,25 @@ def predict(
     force: Force = False,
     json: Json = False,
 ) -> int:
-    """Finds objects in images: drawn pictures and detections.json; exit code 1 when an image could not be read."""
+    """Finds objects in images and videos: drawn pictures and detections.json; exit code 1 when one could not be
+    read."""
     options = without(locals(), "model", "inputs", "out", "json")
     from ..commands.predict import predict as run_predict
     from ..datasets.export import DATASET
     from ..inference.exported import is_exported
 
-    report = run_predict(model, inputs, out, **options)
+    report = run_predict(model, inputs or [], out, **options)
     console.show_result(json, lambda: report.json(), report.text)
-    after = (
-        f"evaluate {quoted(model)} --data RECORDS" if is_exported(model) else f"export {quoted(model)} -o model.onnx"
-    )
-    wrote(out, f"data check {quoted(Path(out, DATASET))}" if save else after)
-    return BAD if report.unread else console.DONE
+    if part or merge or model is None:
+        say(f"Wrote {report.path}")
+        if part:
+            suggest(f"predict --merge {quoted(out)} -o found", "when all parts are done")
+    else:
+        after = (
+            f"evaluate {quoted(model)} --data RECORDS" if is_exported(model) else f"export {quoted(model)} -o model.onnx"
+        )
+        wrote(out, f"data check {quoted(Path(out, DATASET))}" if save else after)
+    return console.DONE if report.ok else BAD
 
 
 @verb(app, "export")

@@ -301,11 +301,11 @@ def _reads_heic() -> bool:
     return True
 
 
-def passed_over(names: Iterable[str]) -> str:
-    """How many of these files are videos or pictures that are not read, by suffix, and what to do; "" if none is."""
+def passed_over(names: Iterable[str], videos: str = "take frames of videos: ffmpeg -i VIDEO frame%06d.jpg") -> str:
+    """How many of these files are videos or pictures that are not read, by suffix, and what to do, ``videos`` with
+    those; "" if none is."""
     suffixes = Counter(os.path.splitext(name)[1].lower() for name in names)
     said = []
-    videos = "take frames of videos: ffmpeg -i VIDEO frame%06d.jpg"
     for kind, remedy in ((VIDEO_SUFFIXES, videos), (_OTHERS, "convert pictures to JPEG or PNG")):
         if counts := [f"{suffixes[suffix]:,} {suffix}" for suffix in kind if suffixes[suffix]]:
             said.append(f"{', '.join(counts)} ({remedy})")

@@ -33,6 +33,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 ETAGS = ".etags.json"  # in a folder of copies, the ETag of each
+_PAGE = 1000  # objects that a store lists at a time
 BLOCK = 8 << 20  # bytes of one request for a part of an object
 _ATTEMPTS = 4  # of a whole operation; the store's client repeats a single request by itself
 _PAUSE = 0.5  # seconds before the second attempt
@@ -87,6 +88,30 @@ def find(address: str, most: int | None = None) -> list[Object]:
     found = sorted(_attempts(address, "list", run), key=lambda one: one.address)
     own = stat(address) if prefix and not found else None
     return [own] if own else found
+
+
+def stream(address: str) -> Iterator[Object]:
+    """The same, all of them, sorted by the store and a page at a time: there may be millions. Raises StorageError: the
+    store does not sort them."""
+    bucket, _, prefix = address.rstrip("/").removeprefix("s3://").partition("/")
+    last = ""
+
+    def page(store: S3Store, _: str) -> list[Object]:
+        metas = next(store.list(prefix or None, offset=last or None, chunk_size=_PAGE), [])
+        return [_object(f"s3://{bucket}/{meta['path']}", meta) for meta in metas]
+
+    while found := _attempts(address, "list", page):
+        for one in found:
+            key = one.address.removeprefix(f"s3://{bucket}/")
+            if key.encode() <= last.encode():
+                fix = "A directory bucket of S3 Express does not: copy them to an ordinary bucket."
+                raise StorageError("the store does not list its objects in order", where=address, fix=fix)
+            last = key
+            yield one
+        if len(found) < _PAGE:
+            return
+    if not last and prefix and (own := stat(address)):
+        yield own
 
 
 def stat(address: str) -> Object | None:

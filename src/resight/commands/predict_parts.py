@@ -1,0 +1,69 @@
+"""``resight predict`` in parts: one of them, and what one run writes of all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..errors import counted
+from ..inference.detector import Detector
+from ..inference.inputs import Inputs
+from ..inference.pictures import expected, read_pictures
+from ..io import object_store as storage
+from ..io.object_store import is_remote
+from ..io.parts import Part, all_parts, check_parts, find_part, part_data, settings_of, writing
+from ..io.progress import track
+from .predictions import Head, Lines, PredictReport, Tally, check_list, list_in, list_path, look
+
+KIND, SUFFIX = "predict", ".jsonl"
+
+
+def predict_part(
+    place: str,
+    part: Part,
+    sources: Inputs,
+    settings: Mapping[str, Any],
+    ready: Callable[[], tuple[Detector, Head]],
+    jsonl: bool,
+    force: bool,
+) -> PredictReport:
+    """Looks at the images of one part, unless that was done already, and leaves their lines at ``place``."""
+    check_parts(place)
+    expected(sources.videos, 1)  # whether videos can be read here
+    survey = sources.survey()
+    stride = settings["frame_stride"]
+    settings = settings_of(KIND, part, inputs=list(sources.named), files=survey.count, names=survey.digest, **settings)
+    if done := find_part(place, part, SUFFIX, settings, force):
+        return _report(place, done, "It was done already.")
+    detector, head = ready()
+    span = part.of(survey.count)
+    with writing(place, part, SUFFIX, settings) as (path, about):
+        pictures = read_pictures(sources.within(survey, span), stride, detector.on_gpu)
+        total = None if sources.videos else len(span)
+        with closing(Lines(path)) as listing:
+            tally = look(detector, track(pictures, f"predicting {part.number}/{part.count}", total), head, listing)
+        about |= {"head": asdict(head), "lines": jsonl or sources.as_lines, "tally": asdict(tally), "part": part.name}
+    return _report(place, about, "")
+
+
+def merge_predictions(place: str, out: str, lines: bool, force: bool) -> PredictReport:
+    """Writes into ``out`` the list that one run writes of all the images whose parts are at ``place``."""
+    check_list(out, force)
+    parts = all_parts(place, KIND)
+    head, tally = Head.read(parts[0]["head"]), Tally()
+    lines = lines or parts[0]["lines"] or is_remote(out)
+    with list_in(out, head, lines, force) as (_, listing):
+        for part in track(parts, "merging"):
+            tally.join(Tally(**part["tally"]))
+            with part_data(place, part, SUFFIX) as path:
+                listing.take(path)
+    return PredictReport(list_path(out, lines), head, tally, f"Merged {counted(len(parts), 'part')}.")
+
+
+def _report(place: str, about: Mapping[str, Any], note: str) -> PredictReport:
+    name = about["part"] + SUFFIX
+    path = storage.join(place, name) if is_remote(place) else str(Path(place, name))
+    return PredictReport(path, Head.read(about["head"]), Tally(**about["tally"]), note)
