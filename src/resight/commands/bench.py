@@ -27,8 +27,8 @@ from ..evaluation.evaluate import evaluate
 from ..exporting.export import export
 from ..inference.detector import load
 from ..inference.exported import ExportedDetector
+from ..inference.inputs import Inputs
 from ..io.progress import track
-from .predict import find_images
 
 IMAGES = 20  # of a folder, spread over it
 ROUNDS, ROUNDS_SECONDS = 5, 30.0  # at most so many rounds over the images, and no further one after so long
@@ -121,8 +121,12 @@ def bench(
     names = [os.fspath(one) for one in ([models] if isinstance(models, str | os.PathLike) else models)]
     if not names:
         raise ResightError("there is none", where="MODEL", fix="Name a run or an exported model.")
-    found = find_images([images])
-    chosen = [str(found[at]) for at in np.unique(np.linspace(0, len(found) - 1, min(limit, len(found))).astype(int))]
+    inputs = Inputs([images])
+    if inputs.as_lines:
+        raise ResightError("is no image or folder on this machine", where=images, fix="Copy some images here first.")
+    inputs.survey()
+    found = [source.file for source in inputs]
+    chosen = [found[at] for at in np.unique(np.linspace(0, len(found) - 1, min(limit, len(found))).astype(int))]
     most = threads or len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(prefix="resight-bench-") as folder:
         candidates = dict(each for name in names for each in _with_exports(name, Path(folder)))
