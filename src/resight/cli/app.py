@@ -304,9 +304,8 @@ def predict(
         if part:
             suggest(f"predict --merge {quoted(out)} -o found", "when all parts are done")
     else:
-        after = (
-            f"evaluate {quoted(model)} --data RECORDS" if is_exported(model) else f"export {quoted(model)} -o model.onnx"
-        )
+        name = quoted(model)
+        after = f"evaluate {name} --data RECORDS" if is_exported(model) else f"export {name} -o model.onnx"
         wrote(out, f"data check {quoted(Path(out, DATASET))}" if save else after)
     return console.DONE if report.ok else BAD
 
