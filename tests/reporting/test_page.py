@@ -239,6 +239,22 @@ def test_boxes_lie_where_they_are_in_the_picture(opened):
             assert at == pytest.approx([x, y, (box[2] - box[0]) * scale, (box[3] - box[1]) * scale], abs=0.6)
 
 
+def test_boxes_that_are_none_are_drawn_without_complaint(opened):
+    findings = made_up.small()
+    shown = made_up.pictures(findings["errors"])
+    for one in findings["errors"]:
+        one |= {"box": one["box"] and one["box"][::-1], "found_box": one["found_box"] and one["found_box"][::-1]}
+    tab = opened(findings, shown)
+    assert set(tab.eval_on_selector_all(".card rect", "all => all.map(one => one.getAttribute('width'))")) == {"0"}
+
+
+def test_the_head_of_a_table_stays_below_the_sections(opened):
+    tab = opened(made_up.hostile())
+    tab.locator("#classes thead").evaluate("head => window.scrollTo(0, head.getBoundingClientRect().top + scrollY)")
+    over = "document.elementFromPoint(60, document.querySelector('nav').getBoundingClientRect().height - 4)"
+    assert tab.evaluate(f"Boolean({over}.closest('nav'))")
+
+
 def test_what_another_model_finds_is_said_and_shown(opened):
     findings = made_up.compared()
     (other,) = findings["comparison"]["others"]

@@ -89,6 +89,23 @@ def test_the_same_image_labelled_differently_is_a_suspect(runs, tmp_path):
     assert "labelled differently in <bdi" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(("here", "run_is"), [(".", "."), ("evaluation", "."), ("checkpoints", "..")])
+def test_a_run_may_be_where_one_is(run, monkeypatch, here, run_is):
+    monkeypatch.chdir(run / here)
+    result = report(run_is)
+    assert result.numbers["head"]["run"] == str(run) and result.numbers["training"]
+
+
+def test_a_run_is_called_as_it_was_named(run, monkeypatch):
+    monkeypatch.chdir(run.parent)
+    assert report("a").numbers["head"]["run"] == "a"
+
+
+def test_a_split_that_is_none_is_not_evaluated(run):
+    with pytest.raises(ResightError, match=r"no split 'foo'(.|\n)*train, val, test"):
+        report(run, split="foo")
+
+
 def test_a_training_alone_is_reported_on_what_it_watched(run):
     result = report(run, split="val")
     assert result.path == str(run / "evaluation" / "val" / "report.html")

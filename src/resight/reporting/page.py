@@ -214,7 +214,7 @@ def _framed(row: dict[str, Any], picture: bytes) -> dict[str, Any]:
     """A picture as text, and the boxes to be drawn over it in pixels of the image."""
     left, top, right, bottom = row.get("crop") or (0, 0, 0, 0)
     rectangles = [
-        (kind, *(round(number, 1) for number in (box[0], box[1], box[2] - box[0], box[3] - box[1])))
+        (kind, *(round(number, 1) for number in (box[0], box[1], max(box[2] - box[0], 0), max(box[3] - box[1], 0))))
         for kind, box in (("labelled", row["box"]), ("detected", row.get("found_box")))
         if box is not None and right > left and bottom > top
     ]

@@ -20,7 +20,7 @@ from ..io.files import parse_json, read_json, read_text
 from ..io.object_store import is_remote
 from ..io.outputs import atomic_folder, check_output
 from ..records.reader import Records, RecordSplit, open_configured
-from ..types import named_split
+from ..types import SPLITS, named_split
 from . import charts
 from .compare import compare
 from .data_columns import columns_of
@@ -79,6 +79,8 @@ def report(
     check_types({"split": split, "out": out, "plots": plots, "force": force}, report)
     if not runs:
         raise ResightError("no run is named", where="RUN", fix="resight report RUN")
+    if named_split(split) not in SPLITS:
+        raise ResightError(f"there is no split '{split}'", where="--split", fix=f"Choose one of {listed(SPLITS)}.")
     folders = [evaluation_of(run, named_split(split)) for run in runs]
     files = ReportFiles.at(folders[0] / "report.html" if out is None else out, force or out is None)
     if plots is not None:
@@ -137,8 +139,12 @@ def evaluation_of(run: str | os.PathLike[str], split: str) -> Path:
 
 
 def _run_of(folder: Path) -> Path | None:
-    """The run whose evaluation lies in ``folder``."""
-    return next((one for one in (folder.parent, folder.parent.parent) if run_folder(one) == one), None)
+    """The run whose evaluation lies in ``folder``: as it was named, and in full where that was "." or ".."."""
+    own = zip((folder.parent, folder.parent.parent), Path(os.path.abspath(folder)).parents, strict=False)
+    for named, full in own:
+        if run_folder(full) == full:
+            return named if named.name == full.name else full
+    return None
 
 
 def _run(folder: Path, records: Records | None) -> Run:
