@@ -32,6 +32,7 @@ hypothesis.settings.load_profile("resight")
 collect_ignore = [] if torch.cuda.is_available() else ["training/test_cuda.py"]
 
 pytest_plugins = [
+    "fixtures.browser",
     "fixtures.models",
     "fixtures.pretended_cuda",
     "fixtures.records",

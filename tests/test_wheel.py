@@ -72,7 +72,8 @@ def test_every_file_of_the_package_is_in_it_and_no_other(contents):
         for path in package.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert {"resight/py.typed", "resight/cli/app.py"} <= files.keys()
+    page = {f"resight/serving/page/{name}" for name in ("index.html", "page.css", "page.js")}
+    assert {"resight/py.typed", "resight/cli/app.py", *page} <= files.keys()
     beside = f"resight-{resight.__version__}.dist-info/"
     assert {name: data for name, data in contents.items() if not name.startswith(beside)} == files
 

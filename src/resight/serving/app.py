@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from importlib import resources
 from typing import Any
 
 from ..errors import shortened
@@ -33,13 +33,13 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 BODY_SECONDS = 60.0  # for the whole body of a request
 DROP_SECONDS = 5.0  # in which a client may still send what is not wanted, so that it reads why
 HELD_BODIES = 16  # of the largest size, whose bytes may be in memory at once
-PAGE = Path(__file__).parent / "page"
-MEDIA_TYPES = {
-    ".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8",
-    ".svg": "image/svg+xml", ".png": "image/png", ".ico": "image/x-icon",
-}  # fmt: skip
+PAGE = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+}
 OF_PAGE = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src blob: data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",
@@ -118,8 +118,11 @@ class App:
         self.draining = False
         self._in_flight = self._held = 0
         self._document = json.dumps(document(name, bool(rules.token)), indent=1).encode()
-        self._page = {f"/{path.name}": path for path in sorted(PAGE.glob("*")) if path.suffix in MEDIA_TYPES}
-        self._page = {name.replace("/index.html", "/"): path for name, path in self._page.items()}
+        folder = resources.files(__package__) / "page"
+        self._page = {
+            path: Response(200, (folder / file).read_bytes(), media_type, headers=OF_PAGE)
+            for path, (file, media_type) in PAGE.items()
+        }
         metrics.watch(
             {
                 "queue_length": lambda: sum(pool.waiting for pool in versions.pools),
@@ -183,8 +186,7 @@ class App:
             raise Refusal(405, f"{path} takes GET, not {asked.method}", {"Allow": "GET, HEAD"})
         self._check_token(asked)
         if path in self._page:
-            file = self._page[path]
-            return Response(200, file.read_bytes(), MEDIA_TYPES[file.suffix], headers=OF_PAGE)
+            return self._page[path]
         if path == "/metrics":
             return Response(200, *self.metrics.text())
         if path == "/openapi.json":
