@@ -59,11 +59,27 @@ def test_objects_that_flip_by_hand():
     second = evaluated(truths, [found((1, 0.95, *B), (0, 0.9, *A)), found((0, 0.3, *A))], score=0.5)
     (told,) = compare([first, second], ["a", "b"])["others"]
     assert (told["better"], told["worse"]) == (1, 1)
-    rows = [(one["image"], one["object"], one["found_by"], one["scores"]) for one in told["flipped"]]
+    rows = [
+        (one["image"], one["object"], one["found_by"], [says and says["score"] for says in one["says"]])
+        for one in told["flipped"]
+    ]
     assert rows == [
         (0, 1, "other", [None, pytest.approx(0.95)]),
         (1, 0, "first", [pytest.approx(0.8), pytest.approx(0.3)]),
     ]
+
+
+def test_of_what_has_flipped_both_say_what_they_have_there():
+    truths = [objects((0, *A), (0, *B))]
+    first = evaluated(truths, [found((0, 0.9, *A), (0, 0.8, *B))], score=0.5)
+    second = evaluated(
+        truths, [found((1, 0.7, *B), (2, 0.6, 60, 60, 80, 70), (2, 0.3, *A), (1, 0.6, 5, 5, 9, 9))], score=0.5
+    )
+    (told,) = compare([first, second], ["a", "b"])["others"]
+    says = {tuple(one["box"]): one["says"] for one in told["flipped"]}
+    assert says[A][1] is None  # what is below its threshold is not reported
+    assert says[B][1] == {"label": 1, "score": pytest.approx(0.7), "box": list(B)}
+    assert says[B][0] == {"label": 0, "score": pytest.approx(0.8), "box": list(B)}
 
 
 @pytest.mark.parametrize(

@@ -273,10 +273,13 @@ def test_what_another_model_finds_is_said_and_shown(opened):
     difference = "#compared .scroll:nth-child(2) tbody td:last-child"
     texts = tab.eval_on_selector_all(difference, "all => all.map(one => one.textContent)")
     assert texts == ["+0.196", "+0.005", "−0.021"]
-    assert tab.locator("#compared .flipped img").count() == len(other["flipped"])
+    assert tab.locator("#compared .flipped img").count() == 2 * len(other["flipped"])
+    assert tab.locator("#compared .flipped rect.detected").count() == sum(
+        one is not None for row in other["flipped"] for one in row["says"]
+    )
     by_other = tab.locator("#compared details >> nth=0").locator(".flipped").all_text_contents()
     assert len(by_other) == sum(one["found_by"] == "other" for one in other["flipped"])
-    assert all("no detection here, score 0.90 there" in text for text in by_other)
+    assert all(re.search(r"This: no detection\s+Other: score 0.90", text) for text in by_other)
 
 
 def test_all_of_it_is_reached_by_the_tab_key(opened):

@@ -10,8 +10,10 @@ import numpy as np
 from ..errors import ResightError
 from ..evaluation import coco
 from ..evaluation.saved import SavedEvaluation
+from ..types import pairwise_iou
 from .bootstrap import NUMBERS, RESAMPLES, interval
 from .matched import Matched
+from .outcomes import BACKGROUND
 
 MOST_FLIPPED = 200  # objects of each other evaluation that are told
 
@@ -86,10 +88,25 @@ def _classes(first: SavedEvaluation, other: SavedEvaluation) -> list[dict[str, A
     ]
 
 
+def _says(matched: Matched, target: int, image: int) -> dict[str, Any] | None:
+    """What an evaluation has where an object is: the detection that has found it, whatever its score, or else of those
+    reported there the one that overlaps it most; None where there is none."""
+    evaluation = matched.evaluation
+    boxes, scores, labels = (evaluation.detections[name] for name in ("boxes", "scores", "labels"))
+    best = int(matched.result.found_by[target])
+    if best < 0:
+        start, end = np.searchsorted(evaluation.detection_images, [image, image + 1])
+        overlap = pairwise_iou(boxes[start:end], evaluation.objects["boxes"][target][None])[:, 0]
+        overlap = np.where(scores[start:end] >= matched.point, overlap, 0)
+        if overlap.max(initial=0) <= BACKGROUND:
+            return None
+        best = int(start + overlap.argmax())
+    return {"label": int(labels[best]), "score": float(scores[best]), "box": boxes[best].tolist()}
+
+
 def _flipped(*pair: Matched) -> dict[str, Any]:
     scores = [one.result.found_scores(one.evaluation.detections["scores"]) for one in pair]
-    points = [one.evaluation.metrics["operating_point"]["score"] for one in pair]
-    found = [score >= point for score, point in zip(scores, points, strict=True)]
+    found = [score >= one.point for score, one in zip(scores, pair, strict=True)]
     counts = pair[0].result.counts
     better, worse = counts & ~found[0] & found[1], counts & found[0] & ~found[1]
     first = pair[0].evaluation
@@ -105,7 +122,7 @@ def _flipped(*pair: Matched) -> dict[str, Any]:
             "object": int(first.objects["labels"][at]),
             "box": first.objects["boxes"][at].tolist(),
             "found_by": "other" if better[at] else "first",
-            "scores": [None if score[at] < 0 else float(score[at]) for score in scores],
+            "says": [_says(one, int(at), int(image_of[at])) for one in pair],
         }
         for at in flipped[order][:MOST_FLIPPED].tolist()
     ]

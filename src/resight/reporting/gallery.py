@@ -52,4 +52,5 @@ def pictures(
 
 
 def _boxes(row: Mapping[str, Any]) -> list[Sequence[float]]:
-    return [box for box in (row.get("box"), row.get("found_box")) if box is not None]
+    says = [one["box"] for one in row.get("says", ()) if one]
+    return [box for box in (row.get("box"), row.get("found_box"), *says) if box is not None]

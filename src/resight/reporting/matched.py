@@ -21,6 +21,11 @@ class Matched:
 
     evaluation: SavedEvaluation
 
+    @property
+    def point(self) -> float:
+        """The score of the operating point."""
+        return float(self.evaluation.metrics["operating_point"]["score"])
+
     @cached_property
     def result(self) -> Outcomes:
         """What became of each detection and object."""

@@ -231,9 +231,17 @@ def _others(comparison: dict[str, Any] | None, pictures: Sequence[bytes]) -> lis
     for other in comparison["others"] if comparison else ():
         classes = [row | {"difference": _difference(row["AP"])} for row in other["classes"]]
         classes.sort(key=lambda row: -abs(row["difference"] or 0))
-        flipped = [row | _framed(row, next(left, b"")) for row in other["flipped"]]
+        flipped = [row | {"views": _views(row, next(left, b""))} for row in other["flipped"]]
         others.append(other | {"classes": classes, "flipped": flipped})
     return others
+
+
+def _views(row: dict[str, Any], picture: bytes) -> list[dict[str, Any]]:
+    """Of what has flipped, one for each of both models."""
+    return [
+        {"says": one, "file": row["file"]} | _framed(row | {"found_box": one and one["box"]}, picture)
+        for one in row["says"]
+    ]
 
 
 def _difference(pair: Sequence[float | None]) -> float | None:

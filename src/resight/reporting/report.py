@@ -103,7 +103,7 @@ def _write(evaluations: list[Matched], folders: list[Path], files: ReportFiles) 
         content["comparison"] = compare(evaluations, [str(one) for one in folders])
     flipped = [row for other in content.get("comparison", {"others": []})["others"] for row in other["flipped"]]
     shown, problems = pictures(content["errors"], first, split)
-    shown_flipped, more = pictures(flipped, first, split, BUDGET // 2)
+    shown_flipped, more = pictures(flipped, first, split, BUDGET // 3)  # each is on the page twice
     if problems := list(dict.fromkeys([*problems, *more])):
         notes.append(f"{counted(len(problems), 'image')} cannot be shown: {listed(problems, 3)}")
     elif split and (left_out := [*shown, *shown_flipped].count(b"")):
