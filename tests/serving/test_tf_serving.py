@@ -33,6 +33,20 @@ def test_the_answer_is_that_of_tensorflow_serving(servable, case):
     assert found.media_type == ("text/html" if found.status == 404 and "text" in case else "application/json")
 
 
+def test_it_is_that_over_http(servable, start_server, tfod_onnx):
+    arguments = ("--name", "signs", "--input-type", "image_tensor", "--workers", "1", "--max-megapixels", "1")
+    server = start_server(tfod_onnx(pad=False), *arguments, real=True)
+    signature = servable("image_tensor").signature
+    once = ("instances pixels", "inputs named pixels", "gzip body")  # of what is found
+    for case in CASES:
+        own = case.get("model", "image") == "image" and case["case"] != "outside v1"  # a page is there
+        if own and (case.get("status") != 200 or "model" not in case or case["case"] in once):
+            method, target, headers, body = request_of(case)
+            status, told, answered = server.ask(method, target, body, headers)
+            assert_answered(case, status, answered, signature)
+            assert told["Content-Type"] == "application/json"
+
+
 def test_the_numbers_are_those_of_the_model(servable):
     image = picture(40, 60)
     model = servable()

@@ -361,6 +361,10 @@ def serve(
     queue: Annotated[int | None, option("N", "Requests that may wait; more get 429", "8 x workers", min=1)] = None,
     timeout: Annotated[float, option("SECONDS", "Seconds until a request gets 504")] = 20.0,
     max_mb: Annotated[int, option("N", "Megabytes of a request", min=1)] = 32,
+    max_megapixels: Annotated[int, option("N", "Megapixels of an image", min=1)] = defaults.SERVE_MEGAPIXELS,
+    input_type: Annotated[
+        defaults.ServedInput | None, option(None, "What clients of TensorFlow Serving send", "either")
+    ] = None,
     token_file: Annotated[
         str | None, option("FILE", "File of a token that clients must send", "RESIGHT_SERVE_TOKEN, if set")
     ] = None,

@@ -9,6 +9,7 @@ EPOCHS, MIN_STEPS, MAX_STEPS = 40, 1_000, 50_000  # of a training whose length i
 PIPELINE = "pipeline.config"  # TFOD's configuration of a training, where one was given
 SEED = 42
 SERVE_HOST, SERVE_PORT = "127.0.0.1", 8501  # the port of TensorFlow Serving's REST
+SERVE_MEGAPIXELS = 50  # of an image
 SCORE = 0.5  # threshold of a detection where the model has none of its own
 TEST_FRACTION, VAL_FRACTION = 0.2, 0.1  # of the images
 
@@ -21,6 +22,7 @@ Layout = Literal["resight", "tfod"]
 ExportFormat = Literal["onnx", "openvino", "savedmodel"]
 SaveFormat = Literal["coco", "voc", "yolo", "csv"]
 InputType = Literal["image_tensor", "encoded_image_string_tensor", "tf_example", "float_image_tensor"]  # TFOD's names
+ServedInput = Literal["image_tensor", "encoded_image_string_tensor"]
 
 # TFOD's augmentations with the options of its protos and what they are where absent; clip_boxes is a bool, 0 or 1.
 OPERATION_DEFAULTS: dict[str, dict[str, float]] = {

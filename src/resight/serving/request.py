@@ -18,7 +18,6 @@ Kind = Literal[
     "infer", "server", "model", "model_ready", "live", "ready",  # Open Inference, version 2
     "images",  # /predict
 ]  # fmt: skip
-InputType = Literal["image_tensor", "encoded_image_string_tensor"]
 
 JSON = "application/json"
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from ..config.defaults import SERVE_MEGAPIXELS, ServedInput
 from ..errors import ResightError, is_out_of_memory
 from ..inference.detector import Detector
 from ..inference.exported import ExportedDetector
 from ..inference.saved_model import SavedModelDetector
 from ..io.images import decode, decode_upright, probe
 from ..types import Detections
-from .request import InputType, Refused, Signature, TensorSpec
+from .request import Refused, Signature, TensorSpec
 
-MAX_PIXELS = 50_000_000  # of an image
 INPUT = "input_tensor"
 _PIXELS, _ENCODED = TensorSpec(INPUT, "uint8", (1, -1, -1, 3), ""), TensorSpec(INPUT, "string", (-1,), "")
 _TYPES = {1: "float32", 4: "uint8", 7: "string"}  # of TensorFlow's DataType, those that TFOD's exporters know
@@ -40,8 +40,8 @@ class Servable:
         name: str,
         version: int = 1,
         *,
-        input_type: InputType | None = None,
-        max_pixels: int = MAX_PIXELS,
+        input_type: ServedInput | None = None,
+        max_pixels: int = SERVE_MEGAPIXELS * 10**6,
     ) -> None:
         self.detector, self.name, self.version, self.max_pixels = detector, name, version, max_pixels
         self.seconds = 0.0

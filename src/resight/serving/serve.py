@@ -17,7 +17,7 @@ from typing import Any
 import uvicorn
 
 from ..arguments import check_types
-from ..config.defaults import SERVE_HOST, SERVE_PORT
+from ..config.defaults import SERVE_HOST, SERVE_MEGAPIXELS, SERVE_PORT, ServedInput
 from ..errors import TERMINATED, ResightError, counted
 from ..io.files import read_file
 from ..io.object_store import is_remote
@@ -51,6 +51,8 @@ def serve(
     queue: int | None = None,
     timeout: float = 20.0,
     max_mb: int = 32,
+    max_megapixels: int = SERVE_MEGAPIXELS,
+    input_type: ServedInput | None = None,
     token_file: str | os.PathLike[str] | None = None,
     labels: str | os.PathLike[str] | None = None,
     device: str = "auto",
@@ -67,6 +69,9 @@ def serve(
         queue: requests that wait when all workers are busy; more are refused with 429. By default 8 for each worker.
         timeout: seconds from the end of a request to its answer; then the client gets 504.
         max_mb: megabytes of a request.
+        max_megapixels: of an image; one of more is refused before it is decoded.
+        input_type: what clients of TensorFlow Serving's protocol send, pixels (image_tensor) or encoded images, and
+            what its metadata says; by default either, and it says pixels. A SavedModel has its own.
         token_file: file of a token that clients must send; by default that of RESIGHT_SERVE_TOKEN, if it is set.
         labels: label map that names the classes.
         device: "auto", "cpu", "cuda" or "cuda:N".
@@ -78,12 +83,17 @@ def serve(
     check_types(locals(), serve)
     workers, threads = _shared(workers, threads)
     queue = queue or QUEUE * workers
-    for option, value in {"timeout": timeout, "max_mb": max_mb, "queue": queue}.items():
+    for option, value in {
+        "timeout": timeout,
+        "max_mb": max_mb,
+        "max_megapixels": max_megapixels,
+        "queue": queue,
+    }.items():
         if not value > 0:
             raise ResightError(f"must be more than 0, not {value:g}", where=option)
     task = Task(
         os.fspath(model), name or _name_of(model), device=device, labels=None if labels is None else os.fspath(labels),
-        threads=threads, json=speaks_json(),
+        threads=threads, json=speaks_json(), input_type=input_type, max_pixels=max_megapixels * 10**6,
     )  # fmt: skip
     if not re.fullmatch(r"[^/:\s\x00-\x1f]+", task.name):
         raise ResightError(f"'{task.name}' cannot be in an address", where="--name", fix="Choose one without / and :.")
