@@ -141,8 +141,8 @@ def test_the_sentences_tell_their_figures():
 def test_the_options_are_those_that_would_change_something():
     fires = CASES["small objects"][0]
     for configuration, says in (
-        ("", "(`--size MIN,MAX`), or let it look at images in tiles, too (`--set model.tile=PIXELS`)."),
-        ("[model]\nmin_size = 320\nmax_size = 512\ntile = 0\n", "(`--size 480,768`; it was 320,512), or let it"),
+        ("", "(`--size MIN,MAX`), or in tiles (`--set model.tile=PIXELS`)."),
+        ("[model]\nmin_size = 320\nmax_size = 512\ntile = 0\n", "(`--size 480,768`; it was 320,512), or in tiles"),
         ("[model]\nmin_size = 800\nmax_size = 1333\ntile = 640\n", "(`--size 1216,2016`; it was 800,1333)."),
         ("what is no TOML", "(`--size MIN,MAX`)"),
     ):

@@ -210,9 +210,11 @@ def test_data_without_any_image_is_refused(tmp_path):
 
 
 def test_on_the_command_line(records, tmp_path):
-    out = str(tmp_path / "page.html")
-    result = CliRunner().invoke(app, ["data", "report", str(records), "-o", out, "--json"])
+    out, plots = str(tmp_path / "page.html"), str(tmp_path / "plots")
+    result = CliRunner().invoke(app, ["data", "report", str(records), "-o", out, "--json", "--plots", plots])
     assert result.exit_code == 0
     assert json.loads(result.stdout)["head"]["images"] == 2
+    names = sorted(path.name for path in Path(plots).iterdir())
+    assert names == ["aspects.svg", "boxes_per_image.svg", "positions.svg", "sizes.svg"]
     again = CliRunner().invoke(app, ["data", "report", str(records), "-o", out, "--force"])
     assert again.stdout.startswith("2 images with 3 boxes of 2 classes") and "two boxes on one object" in again.stdout

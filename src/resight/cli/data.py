@@ -104,6 +104,7 @@ def data_report(
     exif: Exif = "auto",
     duplicates: Annotated[bool, typer.Option("--duplicates", help=DUPLICATES)] = False,
     config: ConfigFile = None,
+    plots: Annotated[str | None, option("DIR", "Folder for the charts as SVG files")] = None,
     force: Force = False,
     json: Json = False,
 ) -> None:

@@ -56,7 +56,7 @@ def small_objects(findings: Findings) -> Iterator[Advice]:
     missed = {row["name"]: round(row["objects"] * (1 - row["found"])) for row in sizes}
     small, every = missed.get("under 16 px", 0), sum(missed.values())
     if small >= 5 and small >= 0.4 * every:
-        tiles = "" if model.get("tile") else ", or let it look at images in tiles, too (`--set model.tile=PIXELS`)"
+        tiles = "" if model.get("tile") else ", or in tiles (`--set model.tile=PIXELS`)"
         text = f"Of {every:,} missed boxes {small:,} are under 16 px at the network's size: train at a larger one "
         text += f"({_larger(model)}){tiles}."
         figures = {"missed": every, "small": small}

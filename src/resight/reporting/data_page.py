@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from ..errors import listed
 from . import svg
@@ -86,7 +87,9 @@ def data_page(numbers: dict[str, Any], data: DataColumns) -> str:
         "pairs": [_pair(row, pictures) for row in _telling(numbers["leakage"]["pairs"])[:PAIRS]],
         "empty": [pictures.of(image, None) for image in _without_boxes(data)],
         "examples": _examples(data, pictures),
-        "charts": _charts(numbers),
+        "charts": charts(numbers),
+        "size_rows": _rows(numbers["sizes"], numbers["sizes"]["reached"]),
+        "most_in_cell": max(map(max, numbers["positions"])),
         "levels": list(zip(numbers["network"]["anchors"], numbers["network"]["strides"], strict=True)),
         "tiles": _tiles(numbers),
         "most_boxes": max((row["boxes"] for row in numbers["classes"]), default=0),
@@ -183,7 +186,8 @@ def _examples(data: DataColumns, pictures: _Pictures) -> list[dict[str, Any]]:
     return [{"name": data.classes[label], "splits": splits} for label, splits in classes.items()]
 
 
-def _charts(numbers: dict[str, Any]) -> dict[str, Any]:
+def charts(numbers: dict[str, Any]) -> dict[str, Markup]:
+    """Of sizes, aspects, boxes per image and positions."""
     sizes, network = numbers["sizes"], numbers["network"]
     first, last = _range(sizes["counts"])
     anchors = sorted({size for level in network["anchors"] for size in level})
@@ -202,11 +206,11 @@ def _charts(numbers: dict[str, Any]) -> dict[str, Any]:
             solid=sizes["reached"][first:last],
             marks=inside,
         ),
-        "size_rows": _rows(sizes, sizes["reached"]),
         "aspects": _chart("Boxes by aspect", numbers["aspects"], "width / height"),
-        "crowding": _chart("Images by their number of boxes", numbers["boxes_per_image"], "boxes of an image", True),
+        "boxes_per_image": _chart(
+            "Images by their number of boxes", numbers["boxes_per_image"], "boxes of an image", True
+        ),
         "positions": svg.heat_map("Where boxes have their centres", f"At most {most} in one cell.", rows),
-        "most_in_cell": most,
     }
 
 

@@ -23,7 +23,7 @@ from ..dialect import anchors_for, dialect_of, load_config
 from ..errors import ResightError, counted
 from .data_columns import DataColumns, read_columns
 from .data_suspects import find_suspects, plain_rows
-from .files import ReportFiles
+from .files import ReportFiles, check_charts, write_charts
 
 VERSION = 1
 MOST_COMPARED = 5_000  # images among which near-duplicates are looked for unasked: all of them are decoded for it
@@ -61,6 +61,7 @@ def report_data(
     exif: Exif = "auto",
     duplicates: bool = False,
     config: Config | None = None,
+    plots: str | os.PathLike[str] | None = None,
     force: bool = False,
 ) -> DataReport:
     """Writes one HTML page on a data set, its numbers beside it as JSON, and suspicious labels as CSV.
@@ -73,15 +74,17 @@ def report_data(
         duplicates: look for near-duplicates however many images there are; all are decoded for it.
         config: its model and image size are those that boxes and anchors are compared at; by default the default
             configuration.
+        plots: folder for the charts as SVG files.
         force: replace an earlier report.
 
     Raises:
         ResightError: the data cannot be read, holds no image, or a file cannot be written.
     """
     check_types(locals(), report_data)
-    from .data_page import data_page  # Jinja2 comes with it
+    from .data_page import charts, data_page  # Jinja2 comes with it
 
     files = ReportFiles.at(out, force)
+    check_charts(plots, force)
     config = config or load_config()
     data = read_columns(path, format, exif, config)
     if not len(data):
@@ -89,7 +92,8 @@ def report_data(
         raise ResightError("there is no image to report on", where=path, fix=fix)
     numbers = describe(data, os.fspath(path), config.model, duplicates or len(data) <= MOST_COMPARED)
     files.write(data_page(numbers, data), numbers, _csv(numbers["suspects"]))
-    return DataReport(os.fspath(path), tuple(map(str, files)), numbers)
+    write_charts(plots, force, {f"{name}.svg": str(chart) for name, chart in charts(numbers).items()})
+    return DataReport(os.fspath(path), (*map(str, files), *([os.fspath(plots)] if plots is not None else [])), numbers)
 
 
 def describe(data: DataColumns, path: str, model: ModelConfig, duplicates: bool) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ..errors import ResightError
 from ..io.files import open_file
-from ..io.outputs import check_file, write_text
+from ..io.outputs import atomic_folder, check_file, check_output, write_text
 
 _PAGE = re.compile(r'.{0,500}<meta name="generator" content="resight (data )?report">', re.S)
 # How each file begins, by its suffix.
@@ -49,6 +49,21 @@ class ReportFiles(NamedTuple):
         write_text(self.numbers, json.dumps(numbers, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
         write_text(self.suspects, suspects)
         write_text(self.page, page)
+
+
+def check_charts(folder: str | os.PathLike[str] | None, force: bool) -> None:
+    """Raises ResightError: the folder for charts, if there is to be one, holds something and ``force`` is off, or what
+    is not ours."""
+    if folder is not None:
+        check_output(folder, force, is_ours)
+
+
+def write_charts(folder: str | os.PathLike[str] | None, force: bool, charts: Mapping[str, str]) -> None:
+    """Writes SVG files by their names. Raises ResightError."""
+    if folder is not None:
+        with atomic_folder(folder, force, is_ours) as partial:
+            for name, chart in charts.items():
+                (partial / name).write_text(chart, encoding="utf-8", errors="backslashreplace")
 
 
 def is_ours(path: Path) -> bool:

@@ -18,7 +18,6 @@ from ..evaluation.evaluate import evaluation_folder, run_folder
 from ..evaluation.saved import DETECTIONS, SavedEvaluation, load_evaluation
 from ..io.files import parse_json, read_json, read_text
 from ..io.object_store import is_remote
-from ..io.outputs import atomic_folder, check_output
 from ..records.reader import Records, RecordSplit, open_configured
 from ..types import SPLITS, named_split
 from . import charts
@@ -26,7 +25,7 @@ from .compare import compare
 from .data_columns import columns_of
 from .data_report import MOST_COMPARED
 from .data_suspects import Suspect, labelled_differently
-from .files import ReportFiles, is_ours
+from .files import ReportFiles, check_charts, write_charts
 from .findings import Run, findings
 from .gallery import pictures
 from .matched import Matched
@@ -83,14 +82,10 @@ def report(
         raise ResightError(f"there is no split '{split}'", where="--split", fix=f"Choose one of {listed(SPLITS)}.")
     folders = [evaluation_of(run, named_split(split)) for run in runs]
     files = ReportFiles.at(folders[0] / "report.html" if out is None else out, force or out is None)
-    if plots is not None:
-        check_output(plots, force, is_ours)
+    check_charts(plots, force)
     evaluations = [Matched(load_evaluation(folder / DETECTIONS)) for folder in folders]
     written = _write(evaluations, folders, files)
-    if plots is not None:
-        with atomic_folder(plots, force, is_ours) as folder:
-            for name, chart in charts.plots(written.numbers).items():
-                (folder / name).write_text(chart, encoding="utf-8", errors="backslashreplace")
+    write_charts(plots, force, charts.plots(written.numbers))
     return written
 
 
