@@ -249,10 +249,14 @@ def test_boxes_that_are_none_are_drawn_without_complaint(opened):
 
 
 def test_the_head_of_a_table_stays_below_the_sections(opened):
-    tab = opened(made_up.hostile())
-    tab.locator("#classes thead").evaluate("head => window.scrollTo(0, head.getBoundingClientRect().top + scrollY)")
-    over = "document.elementFromPoint(60, document.querySelector('nav').getBoundingClientRect().height - 4)"
-    assert tab.evaluate(f"Boolean({over}.closest('nav'))")
+    tab = opened(made_up.small())
+    tab.evaluate("document.body.style.paddingBottom = '100vh'")
+    tab.locator("#classes th button").first.evaluate("one => scrollBy(0, one.getBoundingClientRect().top)")
+    on_top = "({ x, y, width, height }) => document.elementFromPoint(x + width / 2, y + height / 2).closest('nav')"
+    box = tab.locator("#classes th button").first.bounding_box()
+    assert box["y"] < tab.locator("nav").bounding_box()["height"] and tab.evaluate(
+        f"box => Boolean(({on_top})(box))", box
+    )
 
 
 def test_what_another_model_finds_is_said_and_shown(opened):
