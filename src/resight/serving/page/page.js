@@ -3,6 +3,7 @@
   const LOWEST = 0.05; // the server is asked once for what has this score; the slider chooses among it
   const MOST_NAMES = 30; // on a picture: of more boxes they would hide the objects
   const MOST_TRIES = 5; // at a server that is busy
+  const LONGEST_WAIT = 60; // seconds, for it
   const REMEDIES = {
     413: "Make the picture smaller, or start the server with a larger --max-mb.",
     429: "Try again when it is less busy.",
@@ -69,7 +70,7 @@
     let told = null;
     try { told = JSON.parse(said); } catch { /* a proxy's page */ }
     const image = answer.ok && told?.images?.[0];
-    if (!image) return refused(picture, answer, told?.error ?? (answer.statusText || "its answer is no JSON"));
+    if (!image?.detections) return refused(picture, answer, String(told?.error ?? (answer.statusText || "no JSON")));
     const found = [...image.detections].sort((a, b) => b.score - a.score);
     Object.assign(picture, { answer: told, image, found });
     return turn(picture, "done");
@@ -83,7 +84,7 @@
       $("token").select();
       return false;
     }
-    if ([429, 503].includes(status) && after && ++picture.tries < MOST_TRIES) {
+    if ([429, 503].includes(status) && after > 0 && after <= LONGEST_WAIT && ++picture.tries < MOST_TRIES) {
       turn(picture, "is sent again", `Not yet (${status}): ${why} It is sent again in ${counted(after, "second")}.`);
       await new Promise((resolve) => setTimeout(resolve, 1000 * after));
       return turn(picture, "waits");
@@ -169,7 +170,7 @@
     JSON.stringify({ ...shown.answer, score: least(), images: [{ ...shown.image, detections: kept(shown) }] }, null, 1);
 
   // A box and its line in the list are lit together: those under the pointer, with the focus, or pinned by a click.
-  const light = (number = document.activeElement.dataset.number ?? pinned) => {
+  const light = (number = document.activeElement?.dataset.number ?? pinned) => {
     const parts = [...document.querySelectorAll("[data-number]")];
     for (const part of parts) part.classList.toggle("lit", part.dataset.number === number);
     $("boxes").classList.toggle("dim", parts.some((part) => part.dataset.number === number));
