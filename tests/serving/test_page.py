@@ -271,10 +271,19 @@ def found(*detections, classes=("red", "blue"), width=96, height=64):
 def test_what_a_server_may_answer_is_said_and_can_be_tried_again(answered):
     busy = {"error": "too many requests wait already"}
     tab, asked = answered(
-        None, (504, {"error": "there was no answer within 20 seconds"}, {}), (502, "<h1>Bad Gateway</h1>", {}),
-        (503, {"error": "out of memory"}, {}), (200, "[]", {}), (429, busy, {"Retry-After": "1"}), found(),
-    )  # fmt: skip
+        *[(429, busy, {"Retry-After": "0.01"})] * 5,
+        (503, {"error": "loads"}, {"Retry-After": "3600"}),
+        None,
+        (504, {"error": "there was no answer within 20 seconds"}, {}),
+        (502, "<h1>Bad Gateway</h1>", {}),
+        (503, {"error": "out of memory"}, {}),
+        (200, "[]", {}),
+        (429, busy, {"Retry-After": "1"}),
+        found(),
+    )
     for text in (
+        "both.png: The server refuses it (429): too many requests wait already. Try again when it is less busy.",
+        "both.png: The server refuses it (503): loads. Try again in a while.",
         "both.png: The server gave no answer. It may have stopped, or take no file of 0.0 MB.",
         "both.png: The server refuses it (504): there was no answer within 20 seconds. Try again, or send a smaller",
         "both.png: The server refuses it (502): Bad Gateway.",
@@ -285,7 +294,7 @@ def test_what_a_server_may_answer_is_said_and_can_be_tried_again(answered):
         tab.click("#again")
     said(tab, "both.png: Not yet (429): too many requests wait already. It is sent again in 1 second.")
     said(tab, "both.png: nothing was found")
-    assert len(asked) == 7
+    assert len(asked) == 13
 
 
 def test_a_token_is_asked_for_where_the_server_wants_one_and_kept_nowhere(answered):
