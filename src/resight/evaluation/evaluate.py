@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,18 @@ from ..io import object_store as storage
 from ..io.files import read_json
 from ..io.object_store import is_remote
 from ..io.outputs import check_local, check_place
+from ..io.parts import Part, check_parts, find_part, part_of, settings_of, writing
 from ..io.progress import track
 from ..label_map import LabelMap
+from ..models.fingerprint import fingerprint
 from ..models.remote import fetch_model
 from ..records.reader import Records, RecordSplit, open_configured
 from ..types import named_split
 from . import report
 from .coco import STANDARD, CocoMetrics, measures_of
-from .loop import ClassNames, ImageResult, evaluate_images, mean_losses, measure
+from .loop import ClassNames, ImageResult, evaluate_images, mean_losses, measure, unknown_classes
 from .operating_point import OperatingPoint
+from .parts import KIND, SUFFIX, Found, gather, save_part
 from .reach import with_proposals
 from .saved import METRICS, write_evaluation
 
@@ -72,6 +75,8 @@ def evaluate(
     precision: Precision = "float32",
     labels: str | os.PathLike[str] | None = None,
     detections: int | None = None,
+    part: str | None = None,
+    merge: str | os.PathLike[str] | None = None,
     force: bool = False,
 ) -> Evaluation:
     """Measures ``model`` on ``split`` of ``data``; writes ``metrics.json`` and ``detections.safetensors``, of which
@@ -93,19 +98,25 @@ def evaluate(
         device: "auto", "cpu", "cuda" or "cuda:N".
         precision: arithmetic of the network; "bfloat16" is measured beside float32 on the same images.
         labels: label map that names the classes, in the model's order.
+        part: look at one part of the images, "I/N" from "1/N" to "N/N" or "auto", and leave what is found in the folder
+            or at the ``s3://`` address ``out``. What was done already is not done again.
+        merge: measure what the parts in this folder or at this address hold, with the same model, data and options.
         detections: the most detections of an image, and those that the numbers beside COCO's count; by default the
             model's own, and ``evaluate.max_detections`` of the run.
         force: replace the ``metrics.json`` of an earlier evaluation; in the run folder it is replaced anyway.
 
     Raises:
-        ResightError: the model or the data cannot be used, a record is damaged, or the output cannot be written.
+        ResightError: the model or the data cannot be used, a record is damaged, the output cannot be written, or parts
+            are missing or of another evaluation.
     """
     check_types(locals(), evaluate)
     split = named_split(split)
     if limit is not None and limit < 1:
         raise ResightError(f"is {limit}, and must be at least 1", where="--limit")
     run = run_folder(fetch_model(os.fspath(model)) if is_remote(model) else model)
-    path = _output(out, run, split, force)
+    if part:
+        _check_part(merge, out, require)
+    path = Path() if part else _output(out, run, split, force)
     detector = load(model, device, labels=labels, detections=detections)  # what is no model needs no data
     detector.set_precision(precision)
     most = detections or (run and load_config(run / "config.toml").evaluate.max_detections) or detector.most.of_a_class
@@ -114,49 +125,91 @@ def evaluate(
     records = open_configured(source, labels)
     if detector.classes == LabelMap(()).by_id(len(detector.classes)).names:  # numbers alone; the data has the names
         detector.classes = records.label_map.by_id(len(detector.classes)).names
-    part, class_names = _split_of(records, split), ClassNames(records, detector.classes)
-    measured = min(len(part), limit or len(part))
-    unusable: list[str] = []
-
-    def on_error(error: ResightError) -> None:
-        if source.on_bad_record != "skip" or isinstance(error, storage.StorageError):
-            raise error
-        unusable.append(f"{error.where}: {error.message}")
-
+    images = _split_of(records, split)
+    measured = min(len(images), limit or len(images))
     counting = {"ignore_difficult": ignore_difficult, "max_detections": most}
-    task = _Task(detector, records, part, range(measured), counting)
-    results = task.results(class_names, on_error)
-    metrics = task.metrics(results, limit, class_names)
-    files = write_evaluation(path.parent, metrics, detector, results)
+    task = _Task(detector, records, images, range(measured), counting, source.on_bad_record == "skip")
+    settings: dict[str, Any] = {"split": split, "images": measured, "detections": detections, "precision": precision}
+    if part or merge:
+        settings |= {"model": fingerprint(model, *([labels] if labels else [])), "data": records.digest}
+    if part:
+        return task.leave(os.fspath(out or ""), part_of(part), settings, force)
+    found = task.look() if merge is None else gather(os.fspath(merge), settings, detector.classes)
+    metrics = task.metrics(found, limit)
+    files = write_evaluation(path.parent, metrics, detector, found.results)
     written = str(path)
     if is_remote(model) and run and out is None:
         for file in files:
             written = storage.join(model, file.relative_to(run).as_posix())
             storage.write(written, file)
-    notes = [f"Only the first {measured:,} of the {len(part):,} images were measured."] if measured < len(part) else []
-    notes += _notes(detector, results, metrics["operating_point"]["score"], class_names, unusable)
+    cut = measured < len(images)
+    notes = [f"Only the first {measured:,} of the {len(images):,} images were measured."] if cut else []
+    notes += _notes(detector, found, metrics["operating_point"]["score"])
     if others := dict.fromkeys(problem.message for problem in records.problems if problem.kind != "unknown_class"):
         notes.append(f"Findings in the data: {listed(others, 3)}")
     notes += _split_note(split, detector.selected_on, _trained_on(run, records, same_path))
     return Evaluation(metrics, missed(metrics, bounds), written, notes)
 
 
+class EvaluatedPart(Evaluation):
+    """A part of an evaluation, of which nothing is measured yet."""
+
+    def text(self) -> str:
+        return "\n".join([*self.notes, f"Wrote {self.path}"])
+
+
 @dataclass(frozen=True)
 class _Task:
-    """What is measured on what: the images ``indices`` of ``part``; ``counting`` are options of ``measure``."""
+    """What is measured on what: the images ``indices`` of ``split``; ``counting`` are options of ``measure``."""
 
     detector: Detector
     records: Records
-    part: RecordSplit
+    split: RecordSplit
     indices: Sequence[int]
     counting: dict[str, Any]
+    skip_bad: bool
 
-    def results(
+    def look(self) -> Found:
+        """What is found in the images; where the precision is not float32, in that, too."""
+        precision, unusable, class_names = self.detector.precision, list[str](), self._class_names()
+
+        def on_error(error: ResightError) -> None:
+            if not self.skip_bad or isinstance(error, storage.StorageError):
+                raise error
+            unusable.append(f"{error.where}: {error.message}")
+
+        results, usual = self._results(class_names, on_error), list[ImageResult]()
+        if precision != "float32":
+            self.detector.set_precision("float32")
+            usual = self._results(self._class_names(), lambda _: None, with_losses=False)  # errors are known
+            self.detector.set_precision(precision)
+        return Found(results, usual, class_names.unknown, unusable)
+
+    def leave(self, place: str, part: Part, settings: dict[str, Any], force: bool) -> EvaluatedPart:
+        """Looks at the images of one part, unless that was done already, and leaves what is found at ``place``."""
+        check_parts(place)
+        settings = settings_of(KIND, part, **settings)
+        path = storage.join(place, part.name + SUFFIX) if is_remote(place) else str(Path(place, part.name + SUFFIX))
+        note = "It was done already."
+        if not (head := find_part(place, part, SUFFIX, settings, force)):
+            span = part.of(len(self.indices))
+            found = replace(self, indices=self.indices[span.start : span.stop]).look()
+            with writing(place, part, SUFFIX, settings) as (file, head):
+                save_part(file, found)
+                head["images"] = len(found.results)
+            note = ""
+        notes = [f"Part {part.number} of {part.count}: {counted(head['images'], 'image')}", *filter(None, [note])]
+        return EvaluatedPart({"part": part.name, "images": head["images"]}, [], path, notes)
+
+    def _class_names(self) -> ClassNames:
+        return ClassNames(self.records, self.detector.classes)
+
+    def _results(
         self, class_names: ClassNames, on_error: Callable[[ResightError], None], with_losses: bool = True
     ) -> list[ImageResult]:
-        title = f"evaluating {self.part.name}" + ("" if with_losses else f" in {self.detector.precision}")
+        title = f"evaluating {self.split.name}" + ("" if with_losses else f" in {self.detector.precision}")
         options: dict[str, Any] = {"class_names": class_names, "on_error": on_error, "with_losses": with_losses}
-        images = evaluate_images(self.detector, self.part, track(self.indices, title), **options)
+        images = evaluate_images(self.detector, self.split, track(self.indices, title), **options)
         return [result for _, result in (with_proposals(self.detector, images) if with_losses else images)]
 
     def measure(self, results: Sequence[ImageResult]) -> tuple[CocoMetrics, OperatingPoint]:
@@ -164,35 +217,31 @@ class _Task:
         score = self.detector.score if self.detector.has_score else None
         return measure(truths, found, self.detector.classes, score=score, **self.counting)
 
-    def metrics(self, results: Sequence[ImageResult], limit: int | None, class_names: ClassNames) -> dict[str, Any]:
+    def metrics(self, found: Found, limit: int | None) -> dict[str, Any]:
         """The content of ``metrics.json``."""
-        numbers, point = self.measure(results)
-        means = mean_losses([result.losses for result in results])
+        numbers, point = self.measure(found.results)
+        means = mean_losses([result.losses for result in found.results])
         own = dialect_of(self.detector.config).own_metrics(numbers.summary, means)
         about = report.about(
             self.detector,
             self.records,
-            self.part.name,
+            self.split.name,
             limit=limit,
             ignore_difficult=self.counting["ignore_difficult"],
-            unknown_classes=class_names.unknown,
+            unknown_classes=found.unknown,
         )
-        about |= self._beside_float32(numbers) | ({self.detector.config.dialect: own} if own else {})
+        about |= self._beside_float32(numbers, found.usual) | ({self.detector.config.dialect: own} if own else {})
         return report.as_dict(numbers, point, point_of_model=self.detector.has_score, losses=means, **about)
 
-    def _beside_float32(self, numbers: CocoMetrics) -> dict[str, Any]:
+    def _beside_float32(self, numbers: CocoMetrics, results: Sequence[ImageResult]) -> dict[str, Any]:
         """The precision of ``numbers`` where it is not float32, what that gives on the same images, and the
         differences."""
-        precision = self.detector.precision
-        if precision == "float32":
+        if self.detector.precision == "float32":
             return {}
-        self.detector.set_precision("float32")
-        class_names = ClassNames(self.records, self.detector.classes)
-        results = self.results(class_names, lambda _: None, with_losses=False)  # errors are known
         usual = self.measure(results)[0].summary
         both = ((name, value, usual[name]) for name, value in numbers.summary.items())
         more = {name: None if value is None or other is None else value - other for name, value, other in both}
-        return {"precision": precision, "float32": usual, "difference": more}
+        return {"precision": self.detector.precision, "float32": usual, "difference": more}
 
 
 def run_folder(model: str | os.PathLike[str]) -> Path | None:
@@ -266,6 +315,17 @@ def _trained_on(run: Path | None, records: Records, same_path: bool) -> bool | N
         return None
 
 
+def _check_part(
+    merge: str | os.PathLike[str] | None, out: str | os.PathLike[str] | None, require: Sequence[str]
+) -> None:
+    if merge is not None:
+        raise ResightError("is for all parts together", where="--merge", fix="Leave out --part.")
+    if out is None:
+        raise ResightError("parts need a place", where="--part", fix="Name a folder or s3:// address: --out PARTS")
+    if require:
+        raise ResightError("is of all parts together", where="--require", fix="Give it to --merge.")
+
+
 def _split_of(records: Records, split: str) -> RecordSplit:
     if split not in records.splits:
         there = ", ".join(f"{name} ({len(part):,} images)" for name, part in records.splits.items())
@@ -274,12 +334,10 @@ def _split_of(records: Records, split: str) -> RecordSplit:
     return records.splits[split]
 
 
-def _notes(
-    detector: Detector, results: Sequence[ImageResult], score: float, class_names: ClassNames, unusable: list[str]
-) -> list[str]:
+def _notes(detector: Detector, found: Found, score: float) -> list[str]:
     """Objects that are not counted, and where an image may hold more than the model's most detections: by its objects,
     or by what was found in it from ``score`` on."""
-    notes, most = [], detector.most
+    notes, most, results = list[str](), detector.most, found.results
     if left_out := sum(result.left_out for result in results):
         beyond = dialect_of(detector.config).left_out
         notes.append(f"Skipped {counted(left_out, 'box', 'boxes')} {beyond}with non-finite corners.")
@@ -289,9 +347,10 @@ def _notes(
         notes.append(f"{crowded[0]}.")
     if full := sum(most.reached(result.detections.above(score).labels) for result in results):
         notes.append(f"{most.full(full)}.")
-    notes += class_names.notes()
-    if unusable:
-        notes.append(f"Left out, as they cannot be used: {len(unusable):,} of the images: {listed(unusable, 3)}")
+    notes += unknown_classes(found.unknown)
+    if found.unusable:
+        named = listed(found.unusable, 3)
+        notes.append(f"Left out, as they cannot be used: {len(found.unusable):,} of the images: {named}")
     return notes
 
 

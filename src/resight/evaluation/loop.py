@@ -121,8 +121,10 @@ class ClassNames:
         self.unknown.update(name for name in names if name not in self.index)
         return np.array([self.index.get(name, -1) for name in names], np.int64)
 
-    def notes(self) -> list[str]:
-        if not self.unknown:
-            return []
-        counts = listed(f"{name} ({counted(count, 'box', 'boxes')})" for name, count in self.unknown.most_common())
-        return [f"The model does not know these classes of the data, which are left out of the numbers: {counts}"]
+
+def unknown_classes(unknown: Counter[str]) -> list[str]:
+    """A note on the objects of classes that a model does not know, where there are any."""
+    if not unknown:
+        return []
+    counts = listed(f"{name} ({counted(count, 'box', 'boxes')})" for name, count in unknown.most_common())
+    return [f"The model does not know these classes of the data, which are left out of the numbers: {counts}"]
