@@ -84,6 +84,7 @@ class Oracle:
     config = model_config({})
     selected_on = "test"
     on_gpu = False
+    tile = 0
     precision = "float32"
     answers = ((8, 6, 40, 48, "stop", 0.9),), ((8, 6, 40, 48, "signalAhead", 0.7),), ()
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -21,13 +20,16 @@ from ..io.object_store import is_remote
 from ..io.terminal import WIDTH, width_of
 from . import guard as console
 from .cloud import cloud_app
+from .configured import config_of, configured, overrides_of
 from .data import data_app
 from .frame import (
     DryRun,
     Force,
     Json,
+    Merge,
     NoLabels,
     Out,
+    PartOf,
     ResightGroup,
     argument,
     option,
@@ -38,10 +40,6 @@ from .frame import (
     without,
     wrote,
 )
-
-if TYPE_CHECKING:
-    from ..config.tree import Config
-    from ..tfod.pipeline.config import Pipeline
 
 log = logging.getLogger(__name__)
 
@@ -66,11 +64,6 @@ Precision = Annotated[defaults.Precision, option(None, "Arithmetic of the networ
 Model = Annotated[str, argument("MODEL", "A run folder, a checkpoint or an exported model")]
 Labels = Annotated[str | None, option("MAP", "A label map that names the classes")]
 Detections = Annotated[int | None, option("N", "Maximum detections per image", "the model's", min=1)]
-
-
-# What options of train set in the configuration.
-KEYS = {"data": "data.path", "model": "model.name", "start": "model.start", "batch": "train.batch_size"}
-KEYS |= {name: f"train.{name}" for name in ("epochs", "steps", "max_minutes", "device", "seed")}
 
 
 def _show_version(wanted: bool) -> None:
@@ -123,12 +116,12 @@ def train(
     show_config: Annotated[bool, typer.Option("--show-config", help="Print the configuration and stop.")] = False,
 ) -> int:
     """Trains a detector. Only --data is required."""
-    overrides = _overrides(locals())
+    overrides = overrides_of(locals())
     if resume and out is None:
         raise ResightError("needs -o RUN", where="--resume", fix="Name the run: resight train --resume -o RUN")
     from ..config.toml_text import to_toml
 
-    settings, pipeline = _configured(config or (_config_of(str(out)) if resume else None), overrides, show_config)
+    settings, pipeline = configured(config or (config_of(str(out)) if resume else None), overrides, show_config)
     if show_config:
         print(to_toml(settings))
         if pipeline:
@@ -156,54 +149,6 @@ def train(
     return int(result.exit_code)
 
 
-def _overrides(options: dict[str, Any]) -> dict[str, Any]:
-    """What the options of train set in the configuration, by its keys."""
-    from ..config.loading import parse_set
-    from ..config.tree import LENGTHS
-    from ..tfod.pipeline.fields import refuse_tfod_keys
-
-    overrides = {KEYS[name]: value for name, value in options.items() if name in KEYS and value is not None}
-    if options["size"] is not None:
-        overrides["model.min_size"], overrides["model.max_size"] = _size_of(options["size"])
-    assigned = parse_set(options["set"] or [])
-    refuse_tfod_keys(assigned)
-    overrides |= assigned
-    # They replace the length that the file says, in whatever measure.
-    return dict.fromkeys(LENGTHS) | overrides if any(key in overrides for key in LENGTHS) else overrides
-
-
-def _config_of(run: str) -> str | None:
-    """The configuration of a run that is there already."""
-    if is_remote(run):
-        from ..models.remote import fetch_config
-
-        return os.fspath(found) if (found := fetch_config(run)) else None
-    return stored if os.path.isfile(stored := os.path.join(run, "config.toml")) else None
-
-
-def _configured(config: str | None, overrides: dict[str, Any], shown: bool) -> tuple[Config, Pipeline | None]:
-    """The configuration of a training, and the pipeline.config that it comes from."""
-    from ..dialect import load_config
-    from ..tfod.pipeline.config import examine_pipeline, is_pipeline
-
-    local: AbstractContextManager[str | None] = nullcontext(config)
-    if is_remote(config):
-        from ..models.remote import config_at
-
-        local = config_at(config)
-    with local as path:
-        if not (path and is_pipeline(path)):
-            return load_config(path, overrides), None
-        pipeline = examine_pipeline(path, changes=overrides)
-        if shown and pipeline.refused:
-            print(pipeline.text())
-        if pipeline.refused or not shown:
-            pipeline.check()
-        if pipeline.ignored and not shown:
-            log.info("%d fields of %s have no effect here; --show-config lists them", len(pipeline.ignored), config)
-    return load_config(None, pipeline.overrides), pipeline
-
-
 @verb(app, "evaluate")
 def evaluate(
     model: Model,
@@ -217,15 +162,18 @@ def evaluate(
     detections: Detections = None,
     device: Device = "auto",
     precision: Precision = "float32",
+    part: PartOf = None,
+    merge: Merge = None,
     report: Annotated[bool, typer.Option("--report", help="Write a page of it, too: see `resight report`.")] = False,
     force: Force = False,
     json: Json = False,
 ) -> int:
     """Measures a model: the 12 COCO numbers, AP of each class, the losses, the operating point."""
     options = without(locals(), "model", "data", "report", "json")
-    if report and is_remote(model) and out is None:
-        fix = "Name a folder for the evaluation: --out DIR"
-        raise ResightError("a report is written on this machine, and the run is not", where="--report", fix=fix)
+    if report and (part or (is_remote(model) and out is None)):
+        message = "a report is written on this machine, and the run is not"
+        fix = "Give it to --merge." if part else "Name a folder for the evaluation: --out DIR"
+        raise ResightError("is of all parts together" if part else message, where="--report", fix=fix)
     from ..evaluation.evaluate import evaluate as run_evaluate
 
     result = run_evaluate(model, data, **options | {"require": tuple(require or ())})
@@ -238,7 +186,10 @@ def evaluate(
         say(f"Wrote {run_report(os.path.dirname(result.path)).path}")
     for miss in result.missed:
         log.error("requirement not met: %s", miss)
-    suggest(f"predict {quoted(model)} PHOTOS -o found")
+    if part:
+        suggest(f"evaluate {quoted(model)} --merge {quoted(out)}", "when all parts are done")
+    else:
+        suggest(f"predict {quoted(model)} PHOTOS -o found")
     return BAD if result.missed else console.DONE
 
 
@@ -281,8 +232,8 @@ def predict(
     ] = None,
     frame_stride: Annotated[int, option("N", "Look at every Nth frame of a video", min=1)] = 1,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="Write detections.jsonl, a line each image.")] = False,
-    part: Annotated[str | None, option("I/N", "Do one of N parts, from 1/N; auto: that of an array of jobs")] = None,
-    merge: Annotated[str | None, option("DIR", "Make one list of the parts in this folder, or at its address")] = None,
+    part: PartOf = None,
+    merge: Merge = None,
     labels: Labels = None,
     detections: Detections = None,
     device: Device = "auto",
@@ -436,12 +387,3 @@ def doctor(device: Device = "auto", json: Json = False) -> int:
     if report.ok:
         suggest("demo")
     return console.DONE if report.ok else BAD
-
-
-def _size_of(text: str) -> tuple[int, int]:
-    """``MIN,MAX`` of --size."""
-    try:
-        short, long = (int(side) for side in text.split(","))
-    except ValueError:
-        raise ResightError(f"'{text}' is not of the form MIN,MAX, e.g. 600,1024", where="--size") from None
-    return short, long

@@ -192,6 +192,7 @@ def write_evaluation(
 def save_evaluation(path: str | os.PathLike[str], evaluation: SavedEvaluation) -> None:
     """Writes the file whole or not at all. Raises ResightError."""
     head = {
+        "version": _VERSION,
         "metrics": evaluation.metrics,
         "classes": evaluation.classes,
         "names": evaluation.names,
@@ -204,7 +205,7 @@ def save_evaluation(path: str | os.PathLike[str], evaluation: SavedEvaluation) -
         for name, kind in kinds.items()
     }
     with atomic_file(path) as partial:
-        save_file(columns, partial, {"version": _VERSION, "head": json.dumps(head)})
+        save_file(columns, partial, {"head": json.dumps(head)})  # of several entries the order would change
 
 
 def load_evaluation(path: str | os.PathLike[str]) -> SavedEvaluation:
@@ -217,9 +218,9 @@ def load_evaluation(path: str | os.PathLike[str]) -> SavedEvaluation:
         check_regular(path)
         with safe_open(path, "numpy") as file:
             about = file.metadata() or {}
-            if about.get("version") != _VERSION:
-                raise ResightError("is of another version", where=path, fix=fix)
             head = parse_json(about["head"], path)
+            if (about.get("version") or head["version"]) != _VERSION:
+                raise ResightError("is of another version", where=path, fix=fix)
             tables = {
                 table: {name: file.get_tensor(f"{table}.{name}") for name in kinds} for table, kinds in _ROWS.items()
             }
