@@ -56,7 +56,7 @@ def test_a_run_is_timed_also_as_an_export_for_each_engine_that_is_installed(untr
         return SimpleNamespace(model=shutil.copy(exported, out))
 
     monkeypatch.setattr(benching, "export", pretended)
-    monkeypatch.setattr(benching, "MODULES", MODULES | {"savedmodel": "no_such_module"})
+    monkeypatch.setattr(benching, "MODULES", MODULES | dict.fromkeys(("openvino", "savedmodel"), "no_such_module"))
     (name, path), (export_name, export_path) = benching._with_exports(str(untrained), tmp_path)
     assert name == path == str(untrained) and export_name == f"{untrained}, as onnx"
     assert made == [(str(untrained), "onnx")] and Path(export_path).is_relative_to(tmp_path)

@@ -28,6 +28,7 @@ EXPORT = (OPENVINO, "model.bin")  # an export's files
 
 
 class OpenVinoDetector(ExportedDetector):
+    engine = "OpenVINO"
     prepare: Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
     def use(self, compiled: Any) -> None:
