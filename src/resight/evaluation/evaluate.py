@@ -122,9 +122,7 @@ def evaluate(
     most = detections or (run and load_config(run / "config.toml").evaluate.max_detections) or detector.most.of_a_class
     bounds = parse_requirements(require, most)
     source, same_path = _data_of(model, run, data)
-    records = open_configured(source, labels)
-    if detector.classes == LabelMap(()).by_id(len(detector.classes)).names:  # numbers alone; the data has the names
-        detector.classes = records.label_map.by_id(len(detector.classes)).names
+    records = _opened(source, labels, detector)
     images = _split_of(records, split)
     measured = min(len(images), limit or len(images))
     counting = {"ignore_difficult": ignore_difficult, "max_detections": most}
@@ -136,10 +134,9 @@ def evaluate(
         return task.leave(os.fspath(out or ""), part_of(part), settings, force)
     found = task.look() if merge is None else gather(os.fspath(merge), settings, detector.classes)
     metrics = task.metrics(found, limit)
-    files = write_evaluation(path.parent, metrics, detector, found.results)
     written = str(path)
-    if is_remote(model) and run and out is None:
-        for file in files:
+    for file in write_evaluation(path.parent, metrics, detector, found.results):
+        if is_remote(model) and run and out is None:
             written = storage.join(model, file.relative_to(run).as_posix())
             storage.write(written, file)
     cut = measured < len(images)
@@ -324,6 +321,14 @@ def _check_part(
         raise ResightError("parts need a place", where="--part", fix="Name a folder or s3:// address: --out PARTS")
     if require:
         raise ResightError("is of all parts together", where="--require", fix="Give it to --merge.")
+
+
+def _opened(source: DataConfig, labels: str | os.PathLike[str] | None, detector: Detector) -> Records:
+    """The records, whose names a detector gets that has numbers alone for its classes."""
+    records = open_configured(source, labels)
+    if detector.classes == LabelMap(()).by_id(len(detector.classes)).names:
+        detector.classes = records.label_map.by_id(len(detector.classes)).names
+    return records
 
 
 def _split_of(records: Records, split: str) -> RecordSplit:

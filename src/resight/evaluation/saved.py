@@ -151,7 +151,8 @@ def to_save(metrics: dict[str, Any], detector: Detector, results: Sequence[Image
     ]
     sizes = [(one.width, one.height) for one in found]
     # As ``input.target.input_scale``, which needs PyTorch: of a tile where the image is larger than one.
-    shown = [(min(height, detector.tile or height), min(width, detector.tile or width)) for width, height in sizes]
+    tile = detector.config.tile
+    shown = [(min(height, tile or height), min(width, tile or width)) for width, height in sizes]
     scale = [min(np.divide(detector.config.fit_size(*one), one)) for one in shown]
 
     def column(rows: Sequence[Any], name: str, empty: tuple[int, ...] = (0,)) -> np.ndarray:
