@@ -108,10 +108,10 @@ def test_metrics_and_access_log_tell_of_each_request(server):
     assert not [line for line in server.lines if line.get("path") in ("/metrics", "/healthz")]
 
 
-def test_a_token_is_asked_for_everywhere_but_by_health(start_server, stub, tmp_path):
+def test_a_token_is_asked_for_everywhere_but_by_health_and_the_page(start_server, stub, tmp_path):
     (tmp_path / "token").write_text("open-sesame\n")
     server = start_server(stub, "--workers", "1", "--token-file", tmp_path / "token")
-    for path in ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"):
+    for path in ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/", "/page.js"):
         assert server.ask("GET", path)[0] != 401
     for given in ({}, {"Authorization": "Bearer open"}, {"Authorization": "Basic open-sesame"}):
         for method, path in [("POST", "/predict"), ("GET", "/metrics"), ("GET", "/openapi.json"), ("GET", "/nothing")]:

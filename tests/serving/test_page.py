@@ -324,7 +324,11 @@ def test_no_name_is_more_than_a_text_and_many_boxes_have_no_names(answered):
         " ",
     ]
     detections = [
-        {"label": names[number % 5], "score": 1 - number / 500, "box": [number, 1000, number + 900, 1100]}
+        {
+            "label": names[number % 5],
+            "score": 1 - number / 500,
+            "box": [230 * number % 3900, 300 * number % 2900, 230 * number % 3900 + 60, 2950],
+        }
         for number in range(300)
     ]
     tab, _ = answered(found(*detections, classes=names, width=4000, height=3000))
@@ -333,6 +337,11 @@ def test_no_name_is_more_than_a_text_and_many_boxes_have_no_names(answered):
     assert tab.evaluate("window.broken") is None and tab.locator("img").count() == 1
     assert tab.locator("#class option").count() == 1 + len(names)
     assert not tab.is_visible("#boxes b >> nth=0")
+    tab.fill("#threshold", "0.97")
+    outside = """all => { const frame = document.querySelector("#frame").getBoundingClientRect();
+        return all.map((one) => one.getBoundingClientRect()).filter(
+            (r) => r.left < frame.left - 4 || r.right > frame.right + 4 || r.top < frame.top - 4).length; }"""
+    assert tab.locator("#boxes b:visible").count() == 16 and tab.eval_on_selector_all("#boxes b", outside) == 0
     tab.select_option("#class", names[0])
     tab.fill("#threshold", "0.9")
     assert tab.locator("#boxes b:visible").count() == 11

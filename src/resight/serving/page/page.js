@@ -138,7 +138,7 @@
     const { image: { width, height }, answer, found } = shown, [x1, y1, x2, y2] = one.box;
     const number = String(found.indexOf(one) + 1), hue = (answer.classes.indexOf(one.label) * 137.5 + 140) % 360;
     const name = make("b", {}, number, text("span", ` ${one.label}`));
-    const box = make("i", { className: `${x1 > 0.7 * width ? "end" : ""} ${y1 < 0.1 * height ? "top" : ""}` }, name);
+    const box = make("i", { className: `${x1 + x2 > width ? "end" : ""} ${y1 < 0.1 * height ? "top" : ""}` }, name);
     const at = { left: x1 / width, top: y1 / height, width: (x2 - x1) / width, height: (y2 - y1) / height };
     for (const [side, share] of Object.entries(at)) box.style.setProperty(side, `${100 * share}%`);
     const where = `x ${Math.round(x1)} to ${Math.round(x2)}, y ${Math.round(y1)} to ${Math.round(y2)}`;
