@@ -288,7 +288,7 @@ def test_what_a_server_may_answer_is_said_and_can_be_tried_again(answered):
         "both.png: The server refuses it (504): there was no answer within 20 seconds. Try again, or send a smaller",
         "both.png: The server refuses it (502): Bad Gateway.",
         "both.png: The server refuses it (503): out of memory. Try again in a while.",
-        "both.png: The server refuses it (200): OK.",
+        "both.png: The server refuses it (200): this is no answer of /predict.",
     ):
         said(tab, text)
         tab.click("#again")

@@ -12,7 +12,7 @@
   };
   const $ = (id) => document.getElementById(id);
   const pictures = [];
-  let shown, token = "", label = "", pinned = "", sending = false;
+  let shown, token = "", label = "", pinned = "", sending = false, loaded = false;
 
   const make = (tag, properties, ...inside) => {
     const made = Object.assign(document.createElement(tag), properties);
@@ -70,7 +70,10 @@
     let told = null;
     try { told = JSON.parse(said); } catch { /* a proxy's page */ }
     const image = answer.ok && told?.images?.[0];
-    if (!image?.detections) return refused(picture, answer, String(told?.error ?? (answer.statusText || "no JSON")));
+    if (!image?.detections) {
+      const why = answer.ok ? "this is no answer of /predict" : answer.statusText || "it does not say why";
+      return refused(picture, answer, String(told?.error ?? why));
+    }
     const found = [...image.detections].sort((a, b) => b.score - a.score);
     Object.assign(picture, { answer: told, image, found });
     return turn(picture, "done");
@@ -113,6 +116,7 @@
       $("picture").src = URL.createObjectURL(picture.file);
       $("picture").alt = picture.file.name;
       pinned = "";
+      loaded = false;
     }
     shown = picture;
     const labels = new Set([...(picture.found ?? []).map((one) => one.label), ...(label ? [label] : [])]);
@@ -121,7 +125,7 @@
     render();
   };
   const fit = () => {
-    const { complete, naturalWidth, naturalHeight } = $("picture"), { image, answer, file } = shown;
+    const { image, answer, file } = shown, { naturalWidth, naturalHeight } = loaded ? $("picture") : {};
     const [width, height] = image ? [image.width, image.height] : [naturalWidth, naturalHeight];
     $("frame").style.setProperty("--width", width);
     $("frame").style.setProperty("--ratio", width / height || 1);
@@ -130,9 +134,9 @@
     $("size").textContent = size + (answer ? `, model ${answer.model}` : "");
     const unseen = "This browser cannot show a picture of this kind. Boxes are drawn where they are in it.";
     const turned = "This browser shows the picture at another size or turned; the boxes may not lie on what they mean.";
-    $("frame").hidden = complete && !width;
+    $("frame").hidden = loaded && !width;
     const same = width === naturalWidth && height === naturalHeight;
-    $("note").textContent = !complete ? "" : !naturalWidth ? (image ? unseen : "") : same ? "" : turned;
+    $("note").textContent = !loaded ? "" : !naturalWidth ? (image ? unseen : "") : same ? "" : turned;
   };
   const drawn = (one) => {
     const { image: { width, height }, answer, found } = shown, [x1, y1, x2, y2] = one.box;
@@ -226,7 +230,12 @@
     shown.button.focus();
     send();
   });
-  for (const kind of ["load", "error"]) on($("picture"), kind, fit);
+  for (const kind of ["load", "error"]) {
+    on($("picture"), kind, () => {
+      loaded = true;
+      fit();
+    });
+  }
   on($("ask"), "submit", (event) => {
     event.preventDefault();
     token = $("token").value;
