@@ -10,7 +10,7 @@ WORKDIR /build
 # What is to be installed. What else changes in pyproject.toml changes no line of it, and no stage that follows.
 FROM tools AS requirements
 # Extras of pyproject.toml.
-ARG EXTRAS=s3,onnx
+ARG EXTRAS=s3,onnx,serve
 COPY pyproject.toml image/requirements.py ./
 RUN python3 requirements.py pyproject.toml "$EXTRAS" > requirements.txt \
  && grep -E '^torch(vision)?\W' requirements.txt > torch.txt
@@ -58,6 +58,8 @@ ENV PATH=/opt/resight/bin:$PATH \
     RESIGHT_LOG_STREAM=stdout
 WORKDIR /workspace
 USER 1000:1000
+# Of a server; a container that serves nothing is healthy.
+HEALTHCHECK --interval=30s --timeout=10s --start-period=60s CMD ["/opt/resight/bin/python3", "-m", "resight.serving.health"]
 ENTRYPOINT ["resight"]
 CMD ["--help"]
 ARG VERSION=""

@@ -3,9 +3,10 @@
     python benchmarks/serving.py MODEL PICTURE... [--minutes 30] [--clients 64] [--requests 300]
 
 Overhead: one client asks for one picture after another; the median of its time, less what the network took for that
-request and less the median of decoding the picture, is what HTTP, the queue and the worker's socket cost. Load: requests come at
-twice the rate that the workers can do, 5 % of them broken and 1 % too large. Every answer is compared with the model's,
-statuses are counted, and the memory of all processes is followed after the first fifth of the time.
+request and less the median of decoding the picture, is what HTTP, the queue and the worker's socket cost. Load:
+requests come at twice the rate that the workers can do, 5 % of them broken and 1 % too large. Every answer is
+compared with the model's, statuses are counted, and the memory of all processes is followed after the first fifth of
+the time.
 """
 
 from __future__ import annotations

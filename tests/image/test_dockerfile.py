@@ -26,7 +26,7 @@ def test_it_begins_with_debian_and_names_no_other_host():
     stages = {line.split(" AS ")[-1] for line in instructions("FROM") if " AS " in line}
     assert {line.split(" AS ")[0] for line in instructions("FROM")} <= {"debian:bookworm-slim", *stages}
     assert "://" not in DOCKERFILE
-    assert 'TORCH_INDEX=""' in instructions("ARG") and "EXTRAS=s3,onnx" in instructions("ARG")
+    assert 'TORCH_INDEX=""' in instructions("ARG") and "EXTRAS=s3,onnx,serve" in instructions("ARG")
 
 
 def test_the_last_stage_runs_resight_as_a_user():
@@ -36,6 +36,11 @@ def test_the_last_stage_runs_resight_as_a_user():
     assert not re.search(r"\bpip\b|build-essential|\bgcc\b", last)
     # The source comes after everything that is installed for it.
     assert last.index("COPY --from=dependencies") < last.index("COPY --from=application")
+
+
+def test_a_server_is_asked_for_its_health():
+    (check,) = instructions("HEALTHCHECK")
+    assert check.endswith(' CMD ["/opt/resight/bin/python3", "-m", "resight.serving.health"]')
 
 
 def test_the_commit_is_that_of_this_build():

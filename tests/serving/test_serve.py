@@ -131,6 +131,13 @@ def test_workers_and_threads_share_the_cores(monkeypatch):
     assert [_shared(*given) for given in [(None, None), (2, None), (None, 3), (3, 5), (16, None)]] == [
         (8, 1), (2, 4), (2, 3), (3, 5), (16, 1),
     ]  # fmt: skip
-    names = ["runs/first", "signs.onnx", "signs.v2/", "s3://bucket/models/signs.onnx", "s3://bucket/runs/first/"]
-    assert [_name_of(one) for one in names] == ["first", "signs", "signs.v2", "signs", "first"]
+    names = [
+        "runs/first",
+        "signs.onnx",
+        "signs.v2/",
+        "signs/model.xml",
+        "s3://bucket/models/signs.onnx",
+        "s3://bucket/runs/first/",
+    ]
+    assert [_name_of(one) for one in names] == ["first", "signs", "signs.v2", "signs", "signs", "first"]
     assert _name_of(".") == Path.cwd().name

@@ -19,6 +19,7 @@ import uvicorn
 from ..arguments import check_types
 from ..config.defaults import SERVE_HOST, SERVE_MEGAPIXELS, SERVE_PORT, ServedInput
 from ..errors import TERMINATED, ResightError, counted
+from ..inference.exported import OPENVINO
 from ..io.files import read_file
 from ..io.object_store import is_remote
 from ..io.progress import speaks_json
@@ -26,7 +27,7 @@ from ..io.signals import SIGNALS
 from .app import App, Rules
 from .connections import Connection
 from .metrics import Metrics
-from .versions import Versions
+from .versions import MODEL_SUFFIXES, Versions
 from .worker import Task
 from .workers import Plan, Pool
 
@@ -120,7 +121,9 @@ def _shared(workers: int | None, threads: int | None) -> tuple[int, int]:
 
 def _name_of(model: str | os.PathLike[str]) -> str:
     path = Path(str(model).rstrip("/") if is_remote(model) else os.path.abspath(model))
-    return path.stem if path.suffix in (".onnx", ".safetensors") else path.name
+    if path.name == OPENVINO:
+        path = path.parent
+    return path.stem if path.suffix in MODEL_SUFFIXES else path.name
 
 
 def _token(file: str | os.PathLike[str] | None) -> str:
