@@ -29,7 +29,7 @@ class Error:
         image: its place in the evaluation.
         object: the object it is about, None of a false alarm; ``detection``: None of a missed object.
         iou: of both.
-        cost: AP50 that mending it alone would give, to first order: for a wrong detection the precision of all that is
+        cost: AP50 that fixing it alone would give, to first order: for a wrong detection the precision of all that is
             found with less certainty, for an object that is not found its share of recall.
         cells: class of the object and of the detection of each cell of the confusion matrix that it is in, -1 is
             background: that of the detection, and that of the object where it is missed.

@@ -1,5 +1,5 @@
 """Labels that are likely to be wrong, from what a good detector says against them. For val and test: what a model was
-trained on it may have learned by heart."""
+trained on it may have memorized."""
 
 from __future__ import annotations
 
