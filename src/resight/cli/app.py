@@ -139,14 +139,18 @@ def train(
     console.close_with(result.text())
     if not dry_run and result.exit_code == console.DONE:
         if result.evaluated and not is_remote(result.run):
-            from ..reporting.report import report as run_report
-
             try:
-                say(f"Wrote {run_report(result.run, split=result.evaluated).path}")
+                _write_report(result.run, result.evaluated)
             except ResightError as error:  # the training is done all the same
                 log.warning("no report: %s", error)
         wrote(str(result.run), f"evaluate {quoted(result.run)}")
     return int(result.exit_code)
+
+
+def _write_report(run: str, split: str = "test") -> None:
+    from ..reporting.report import report as run_report
+
+    say(f"Wrote {run_report(run, split=split).path}")
 
 
 @verb(app, "evaluate")
@@ -181,9 +185,7 @@ def evaluate(
     if json:  # the text says what it wrote
         say(f"Wrote {result.path}")
     if report:
-        from ..reporting.report import report as run_report
-
-        say(f"Wrote {run_report(os.path.dirname(result.path)).path}")
+        _write_report(os.path.dirname(result.path))
     for miss in result.missed:
         log.error("requirement not met: %s", miss)
     if part:

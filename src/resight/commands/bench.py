@@ -32,7 +32,11 @@ from ..io.progress import track
 
 IMAGES = 20  # of a folder, spread over it
 ROUNDS, ROUNDS_SECONDS = 5, 30.0  # at most so many rounds over the images, and no further one after so long
-MODULES: dict[ExportFormat, str] = {"onnx": "onnxruntime", "openvino": "openvino", "savedmodel": "tensorflow"}  # what runs an export
+MODULES: dict[ExportFormat, str] = {
+    "onnx": "onnxruntime",
+    "openvino": "openvino",
+    "savedmodel": "tensorflow",
+}  # what runs an export
 
 
 @dataclass(frozen=True)
