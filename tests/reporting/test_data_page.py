@@ -15,8 +15,8 @@ from resight.reporting.data_suspects import ONCE, SIZE, TWICE
 
 MODEL = load_config().model
 HOSTILE = (
-    '<script>alert(1)</script>', '"><img src=x onerror=alert(1)>', "</style><b>", "{{ 7 * 7 }}", "\u202eabc",
-    "\x00\x1b[31m", "' onmouseover='alert(1)", "line\nbreak", "\ud800",
+    '<script>alert(1)</script>', '"><img src=x onerror=alert(1)>' + "long" * 500, "</style><b>", "{{ 7 * 7 }}",
+    "\u202eabc", "\x00\x1b[31m", "' onmouseover='alert(1)", "line\nbreak", "\ud800",
 )  # fmt: skip
 
 
