@@ -29,7 +29,7 @@ def evaluation():
 @pytest.fixture(scope="module")
 def content(evaluation):
     rows = [
-        {"step": 1, "split": "train", "loss": 2.0, "learning_rate": 0.1, "images_per_second": 3.0},
+        {"step": 1, "split": "train", "seconds": 2.4, "loss": 2.0, "learning_rate": 0.1, "images_per_second": 3.0},
         {"step": 20, "split": "train", "loss": None, "learning_rate": 0.1, "images_per_second": 3.0},
         {"step": 20, "split": "val", "mAP": 0.25},
     ]
@@ -87,6 +87,7 @@ def test_the_training_is_drawn_from_its_metrics(content):
     series = content["training"]["series"]
     assert series == {
         "loss": [[1, 2.0]],
+        "seconds since the start": [[1, 2.4]],
         "learning rate": [[1, 0.1], [20, 0.1]],
         "images a second": [[1, 3.0], [20, 3.0]],
         "mAP on val": [[20, 0.25]],

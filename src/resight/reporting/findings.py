@@ -195,6 +195,7 @@ def _training(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """The series of ``metrics.jsonl`` that a report draws."""
     series: dict[str, list[list[Any]]] = {}
     names = {"loss": "loss", "learning_rate": "learning rate", "images_per_second": "images a second"}
+    names["seconds"] = "seconds since the start"
     for row in rows:
         if not isinstance(row.get("step"), int):
             continue
