@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from resight.errors import ResightError
-from resight.serving.serve import serve
+from resight.serving.serve import _listening, _name_of, _shared, serve
 
 
 def test_on_sigterm_it_answers_what_it_took_on(start_server, stub, meeting):
@@ -124,9 +124,12 @@ def test_what_makes_no_sense_is_refused(stub, tmp_path, monkeypatch):
     refused("RESIGHT_SERVE_TOKEN: is no token")
 
 
-def test_workers_and_threads_share_the_cores(monkeypatch):
-    from resight.serving.serve import _name_of, _shared
+def test_no_half_of_an_answer_waits_for_an_acknowledgement():
+    with _listening("localhost", 0) as listener:
+        assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
+
+def test_workers_and_threads_share_the_cores(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     assert [_shared(*given) for given in [(None, None), (2, None), (None, 3), (3, 5), (16, None)]] == [
         (8, 1), (2, 4), (2, 3), (3, 5), (16, 1),
