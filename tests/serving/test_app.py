@@ -108,9 +108,8 @@ def test_metrics_and_access_log_tell_of_each_request(server):
     assert not [line for line in server.lines if line.get("path") in ("/metrics", "/healthz")]
 
 
-def test_a_token_is_asked_for_everywhere_but_by_health_and_the_page(start_server, stub, tmp_path):
-    (tmp_path / "token").write_text("open-sesame\n")
-    server = start_server(stub, "--workers", "1", "--token-file", tmp_path / "token")
+def test_a_token_is_asked_for_everywhere_but_by_health_and_the_page(start_server, stub):
+    server = start_server(stub, "--workers", "1", environment={"RESIGHT_SERVE_TOKEN": "open-sesame"})
     for path in ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/", "/page.js"):
         assert server.ask("GET", path)[0] != 401
     for given in ({}, {"Authorization": "Bearer open"}, {"Authorization": "Basic open-sesame"}):
@@ -118,7 +117,7 @@ def test_a_token_is_asked_for_everywhere_but_by_health_and_the_page(start_server
             assert server.ask(method, path, headers=given)[0] == 401
     status, headers, body = server.ask(path="/v1/models/signs:predict", body=b"{}")
     assert (status, headers["WWW-Authenticate"]) == (401, "Bearer") and "error" in json.loads(body)
-    assert server.predict(Authorization="Bearer open-sesame")["version"] == 1
+    assert "RESIGHT_SERVE_TOKEN" not in server.predict(Authorization="Bearer open-sesame")["environment"]
 
 
 def test_a_request_that_takes_too_long_is_answered(start_server, stub, meeting):

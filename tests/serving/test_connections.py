@@ -3,11 +3,14 @@ import socket
 
 import pytest
 
+from fixtures.served import Server
 
-@pytest.fixture
-def impatient(start_server, stub):
-    settings = ["connections.HEAD_SECONDS=0.3", "connections.MOST=4", "serve.KEEP_ALIVE_SECONDS=60"]
-    return start_server(stub, "--workers", "1", settings=settings)
+
+@pytest.fixture(scope="module")
+def impatient(stub):
+    server = Server(stub, "--workers", "1", settings=["connections.HEAD_SECONDS=0.3", "connections.MOST=4"])
+    yield server
+    server.close()
 
 
 def connect(server):
