@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import struct
@@ -29,6 +30,7 @@ from resight.detection.anchors import AnchorSettings
 from resight.dialect import load_config
 from resight.evaluation.evaluate import _is_ours
 from resight.fpn.config import FpnModelConfig
+from resight.inference.detector import Detector
 from resight.inference.exported import read_card
 from resight.io.images import decode, probe, upright
 from resight.io.object_store import fetch
@@ -39,12 +41,15 @@ from resight.records.index import INDEX, Shard, load_index
 from resight.records.reader import INFO, open_records
 from resight.records.tfrecord import TFRecordWriter, read_tfrecord
 from resight.records.writer import write_records_folder
+from resight.serving.answer import answer
+from resight.serving.request import Request, Route
+from resight.serving.servable import Servable
 from resight.tfod.checkpoint.folder import find_tfod
 from resight.tfod.checkpoint.reader import parse_index, read_checkpoint
 from resight.tfod.pipeline.config import examine_pipeline
 from resight.training.run_folder import forget_metrics
 from resight.training.run_record import parse_run_record
-from resight.types import Annotation, Box
+from resight.types import Annotation, Box, Detections
 
 Run = Callable[[bytes, Path], object]
 
@@ -334,6 +339,40 @@ def described(data: bytes, folder: Path) -> None:
     load_checkpoint(folder / "a.safetensors")
 
 
+class Nothing(Detector):
+    """Finds nothing, at once."""
+
+    def detect(self, image: np.ndarray) -> Detections:
+        none = np.zeros((0, 4), np.float32)
+        return Detections(none, none[:, 0], none[:, 0].astype(np.int64), self.classes, image.shape[1], image.shape[0])
+
+
+def request_bodies() -> dict[str, list[bytes]]:
+    jpeg = picture("JPEG")
+    text = base64.b64encode(jpeg).decode()
+    tensor = {"name": "input_tensor", "shape": [1, 1, 1, 3], "datatype": "UINT8", "data": [1, 2, 3]}
+    encoded = {**tensor, "shape": [1], "datatype": "BYTES", "data": [text]}
+    predict = [{"instances": [{"b64": text}]}, {"signature_name": "", "inputs": {"input_tensor": [[[[1, 2.5, 3]]]]}}]
+    infer = [{"id": "1", "inputs": [tensor], "outputs": [{"name": "num_detections"}]}, {"inputs": [encoded]}]
+    part = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.jpg"\r\n\r\n' + jpeg
+    return {
+        "predict": [json.dumps(each).encode() for each in predict],
+        "infer": [json.dumps(each).encode() for each in infer],
+        "images": [part + b"\r\n--x--\r\n", part + b"\r\n" + part + b"\r\n--x--\r\n"],
+    }
+
+
+def asked(kind: str) -> Run:
+    model = Servable(Nothing(("a", "b"), 0.5), "m", max_pixels=1_000_000)
+
+    def run(data: bytes, _: Path) -> None:
+        found = answer(model, Request(Route(kind, "m"), data, {"content-type": "multipart/form-data; boundary=x"}))
+        if found.status >= 500:
+            raise AssertionError(found.body)
+
+    return run
+
+
 INDEX_SEED = b""
 
 
@@ -394,5 +433,6 @@ def all_targets(folder: Path) -> list[Target]:
                written("detections.json", lambda _, folder: written_before(folder))),
         Target("etags", [b'{"a": "1", "b": "2"}'], written(".etags.json", lambda _, folder: fetch({}, folder))),
         Target("run.json", [RUN], lambda data, _: parse_run_record(parse_run_record(data, "run.json").text(), "run.json")),
+        *(Target(f"request to {kind}", bodies, asked(kind)) for kind, bodies in request_bodies().items()),
         Target("split file", [b"filename,split\n0.png,train\n1.png test\n"], written("split.csv", follow)),
     ]  # fmt: skip

@@ -8,6 +8,7 @@ import ctypes
 import functools
 import importlib.util
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ctypes import POINTER, c_char_p, c_int, c_int64, c_size_t, c_void_p
@@ -162,7 +163,8 @@ class Session:
 
     def _check(self, what: str) -> None:
         if self.library.TF_GetCode(self.status):
-            message = self.library.TF_Message(self.status).decode(errors="replace").strip()
+            message = self.library.TF_Message(self.status).decode(errors="replace")
+            message = re.sub(r"\{\{.*?\}\}", "", message).strip()  # where in its graph
             raise ResightError(f"{what}: {(message.splitlines() or ['unknown error'])[0]}", where=self.folder)
 
     def _place(self, graph: Any, tensor: str) -> _Output:
