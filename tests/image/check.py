@@ -162,6 +162,15 @@ def a_run_is_evaluated_and_exported(check: Check) -> None:
     check.ends(0, "predict", f"{OUT}/model.onnx", f"{DATA}/photos", "--out", f"{OUT}/found")
 
 
+def a_server_serves_until_it_is_told_to_stop(check: Check) -> None:
+    process = check.box.start(check.run(), "serve", f"{OUT}/model.onnx")
+    lines = iter(process.stdout or ())
+    assert any(line.startswith("Serving model, version 1, at http://127.0.0.1:8501 ") for line in lines)
+    check.box.terminate(process)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, f"exit code {process.returncode}\n{out}\n{err}"
+
+
 def errors_have_their_exit_codes(check: Check) -> None:
     check.ends(2, "train", "--data", f"{DATA}/nowhere", "--out", f"{OUT}/runs/none")
     check.ends(2, *check.train("two", 2), "--no-such-option")
@@ -187,6 +196,7 @@ CHECKS: list[Callable[[Check], None]] = [
     sigterm_before_the_first_step_saves_too,
     files_are_of_the_user_that_ran_it,
     a_run_is_evaluated_and_exported,
+    a_server_serves_until_it_is_told_to_stop,
     errors_have_their_exit_codes,
     it_writes_without_a_volume,
 ]

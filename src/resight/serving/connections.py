@@ -10,7 +10,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS = 10.0  # from the first moment of a connection, or the first byte of a request, to the end of its head
 SEND_SECONDS = 60.0  # in which a client takes nothing of its answer
-MOST = 1_000  # connections
+MOST = 500  # connections, where a process may usually have 1,024 files open
 _FULL = b'{"error": "too many connections"}'
 FULL = (
     b"HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/json\r\nRetry-After: 1\r\nConnection: close\r\n"
