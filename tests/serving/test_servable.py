@@ -8,6 +8,7 @@ from resight.errors import ResightError
 from resight.inference.saved_model import SavedModelDetector
 from resight.serving.request import Refused
 from resight.serving.servable import Servable, as_tfod
+from resight.serving.worker import Task, load_servable
 from resight.types import Detections
 
 
@@ -90,6 +91,12 @@ def test_a_saved_model_has_its_own_kind_of_input():
     detector.input_type = ""
     with pytest.raises(ResightError, match="takes what it was exported for"):
         Servable(detector, "m", input_type="image_tensor")
+
+
+def test_a_worker_loads_what_it_is_told(untrained):
+    task = Task(str(untrained), "m", 2, "cpu", input_type="encoded_image_string_tensor", max_pixels=5)
+    model = load_servable(task)
+    assert (model.name, model.version, model.input.dtype, model.max_pixels) == ("m", 2, "string", 5)
 
 
 def test_a_shortage_of_memory_is_no_fault_of_the_image(monkeypatch):

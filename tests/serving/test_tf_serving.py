@@ -3,6 +3,8 @@
 import base64
 import gzip
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from resight.serving.answer import answer, describe
 from resight.serving.request import Request, Response, Route, Version
 from resight.serving.routes import route
 from resight.serving.servable import Servable
+
+ROOT = Path(__file__).parents[2]
 
 
 def ask(servable, body, headers=(), path="/v1/models/signs:predict"):
@@ -33,18 +37,30 @@ def test_the_answer_is_that_of_tensorflow_serving(servable, case):
     assert found.media_type == ("text/html" if found.status == 404 and "text" in case else "application/json")
 
 
-def test_it_is_that_over_http(servable, start_server, tfod_onnx):
-    arguments = ("--name", "signs", "--input-type", "image_tensor", "--workers", "1", "--max-megapixels", "1")
-    server = start_server(tfod_onnx(pad=False), *arguments, real=True)
-    signature = servable("image_tensor").signature
+def test_it_is_that_over_http_and_what_the_page_shows_works(servable, start_server, tfod_onnx, tmp_path, monkeypatch):
+    server = start_server(tfod_onnx(pad=False), "--name", "signs", "--workers", "1", real=True)
+    signature = servable().signature
     once = ("instances pixels", "inputs named pixels", "gzip body")  # of what is found
+    others = ("outside v1", "b64 for pixel model")  # a page is there; encoded images are taken, too
     for case in CASES:
-        own = case.get("model", "image") == "image" and case["case"] != "outside v1"  # a page is there
+        own = case.get("model", "image") == "image" and case["case"] not in others
         if own and (case.get("status") != 200 or "model" not in case or case["case"] in once):
             method, target, headers, body = request_of(case)
             status, told, answered = server.ask(method, target, body, headers)
             assert_answered(case, status, answered, signature)
             assert told["Content-Type"] == "application/json"
+    monkeypatch.chdir(tmp_path)
+    Path("photo.jpg").write_bytes(encoded(picture(40, 60)))
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "serving.md").read_text(encoding="utf-8"), re.DOTALL)
+    rows, tensors = (run_example(text.replace("127.0.0.1:8501", f"127.0.0.1:{server.port}")) for text in examples)
+    boxes = {output["name"]: output["data"] for output in tensors["outputs"]}["detection_boxes"]
+    assert rows["num_detections"] > 5 and np.ravel(rows["detection_boxes"]).tolist() == boxes
+
+
+def run_example(text):
+    names = {}
+    exec(text, names)
+    return names["found"]
 
 
 def test_the_numbers_are_those_of_the_model(servable):
