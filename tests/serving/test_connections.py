@@ -74,4 +74,4 @@ def test_what_is_no_http_is_refused(server, sent):
     with connect(server) as client:
         client.sendall(sent)
         assert status_of(client) == 400
-    assert server.ask("GET", "/healthz")[0] == 200
+    assert server.told("Invalid HTTP request")["level"] == "warning"

@@ -22,4 +22,4 @@ def test_it_answers_after_a_bug_and_to_no_signal(stub, capfd):
     told = json.loads(answer.body)
     assert (told["version"], told["kind"]) == (3, "predict")
     line = json.loads(capfd.readouterr().err.splitlines()[0])
-    assert line["level"] == "error" and "this is a bug" in line["message"]
+    assert line["level"] == "error" and "this is a bug" in line["message"] and "ZeroDivisionError" in line["traceback"]

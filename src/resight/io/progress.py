@@ -30,12 +30,16 @@ class JsonLines(logging.Formatter):
         import json
 
         line = {"time": round(record.created, 3), "level": record.levelname.lower(), "message": record.getMessage()}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
         return escaped(json.dumps(line | getattr(record, "fields", {}), ensure_ascii=False))
 
 
 class _Plain(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         text = escaped(record.getMessage())
+        if record.exc_info:
+            text += "\n" + escaped(self.formatException(record.exc_info))
         leveled = text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
         return fitted(leveled, message_stream())
 

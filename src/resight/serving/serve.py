@@ -224,6 +224,9 @@ async def _run(task: Task, plan: Plan, rules: Rules, listener: socket.socket) ->
         log.info("Next: curl -F image=@photo.jpg %s/predict", at)
         await versions.watch()
 
+    ours, of_http = logging.getLogger("resight"), logging.getLogger("uvicorn")
+    of_http.handlers, of_http.propagate = ours.handlers, False
+    of_http.setLevel(logging.WARNING)
     signals = _Signals()
     with signals.handled(versions.reload):
         serving = asyncio.create_task(http.serve([listener]))
