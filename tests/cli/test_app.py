@@ -528,6 +528,22 @@ def test_evaluate_exits_1_when_a_requirement_is_missed(stand_in):
         assert all(miss in said.err for miss in missed)
 
 
+def test_parts_name_what_comes_when_all_are_done(stand_in):
+    calls = stand_in("evaluation.evaluate", "evaluate", report(metrics={}, missed=[], path="p/part.safetensors"))
+    said = speak("evaluate runs/a --part 1/2 --out p")
+    assert said.code == 0 and "Next: resight evaluate runs/a --merge p  (when" in said.err
+    assert (calls[0][1]["part"], calls[0][1]["merge"]) == ("1/2", None)
+    said = speak("evaluate runs/a --part 1/2 --out p --report")
+    assert said.code == 2 and "--report: is of all parts together" in said.err
+    calls = stand_in("commands.predict", "predict", report(ok=False, path="p/part.jsonl"))
+    said = speak("predict runs/a photos --part auto -o p")
+    assert (
+        said.code == 1 and "Wrote p/part.jsonl" in said.err and "Next: resight predict --merge p -o found" in said.err
+    )
+    said = speak("predict --merge p -o found")
+    assert calls[1][0] == (None, [], "found") and calls[1][1]["merge"] == "p" and "Next" not in said.err
+
+
 def test_zoo_prints_what_was_fetched_and_hands_over_what_is_converted(stand_in):
     calls = stand_in("tfod.zoo", "fetch", "/cache/zoo/some model")
     said = speak("zoo fetch some_model")

@@ -181,3 +181,7 @@ def test_the_head_of_a_part_is_documented(untrained, photos, tmp_path):
     predict(untrained, photos / "a", tmp_path / "parts", part="1/1")
     head = json.loads((tmp_path / "parts" / "part-00001-of-00001.json").read_text())
     assert list(head) == ["part", "settings", "bytes", "sha256", "head", "lines", "tally"]
+    del head["tally"]["full"], head["head"]["most"]
+    (tmp_path / "parts" / "part-00001-of-00001.json").write_text(json.dumps(head))
+    with pytest.raises(ResightError, match=r"part-00001-of-00001\.json: does not say"):
+        predict(merge=tmp_path / "parts", out=tmp_path / "merged")

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..errors import counted
+from ..errors import ResightError, counted
 from ..inference.detector import Detector
 from ..inference.inputs import Inputs
 from ..inference.pictures import expected, read_pictures
@@ -53,11 +53,11 @@ def merge_predictions(place: str, out: str, lines: bool, force: bool) -> Predict
     """Writes into ``out`` the list that one run writes of all the images whose parts are at ``place``."""
     check_list(out, force)
     parts = all_parts(place, KIND)
-    head, tally = Head.read(parts[0]["head"]), Tally()
-    lines = lines or parts[0]["lines"] or is_remote(out)
+    head, tally = _read(place, parts[0])[0], Tally()
+    lines = bool(lines or parts[0].get("lines") or is_remote(out))
     with list_in(out, head, lines, force) as (_, listing):
         for part in track(parts, "merging"):
-            tally.join(Tally(**part["tally"]))
+            tally.join(_read(place, part)[1])
             with part_data(place, part, SUFFIX) as path:
                 listing.take(path)
     return PredictReport(list_path(out, lines), head, tally, f"Merged {counted(len(parts), 'part')}.")
@@ -66,4 +66,13 @@ def merge_predictions(place: str, out: str, lines: bool, force: bool) -> Predict
 def _report(place: str, about: Mapping[str, Any], note: str) -> PredictReport:
     name = about["part"] + SUFFIX
     path = storage.join(place, name) if is_remote(place) else str(Path(place, name))
-    return PredictReport(path, Head.read(about["head"]), Tally(**about["tally"]), note)
+    return PredictReport(path, *_read(place, about), note)
+
+
+def _read(place: str, about: Mapping[str, Any]) -> tuple[Head, Tally]:
+    """What the head of a part says. Raises ResightError: it was changed."""
+    try:
+        return Head.read(about["head"]), Tally(**about["tally"])
+    except (LookupError, TypeError, ValueError) as error:
+        fix = "Remove it, and do the part again."
+        raise ResightError("does not say what a part says", where=f"{place}/{about['part']}.json", fix=fix) from error
