@@ -67,9 +67,10 @@ def test_the_score_is_asked_for(servable, tmp_path):
         (form(("image", "", JPEG)), "&".join(["score=1"] * 200), 400, "the query cannot be read"),
     ],
 )
-def test_what_is_wrong_is_told(servable, body, query, status, message):
+def test_what_is_wrong_is_told(servable, body, query, status, message, caplog):
     found = ask(servable(), body, query)
     assert found.status == status and json.loads(found.body)["error"].startswith(message)
+    assert caplog.text == ""  # as who sent it is told
 
 
 @pytest.mark.parametrize(

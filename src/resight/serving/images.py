@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from typing import Any, cast
 from urllib.parse import parse_qs
@@ -13,6 +14,8 @@ from ..errors import ResightError, listed
 from ..inference.detector import check_share
 from .request import Refused, Request, Response
 from .servable import Servable
+
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # of a malformed form its sender is told
 
 NAME, FORM = "image", b"multipart/form-data"
 HOW = "Send the images as parts called image: curl -F image=@photo.jpg http://HOST:PORT/predict"
