@@ -82,5 +82,5 @@ def test_other_base64_is_refused(text):
 
 
 def test_what_stands_first():
-    assert first_leaf([[{"x": [[{"b64": "A"}]]}, 5]]) == {"b64": "A"}
-    assert first_leaf([[], 5]) == [] and first_leaf({}) == {} and first_leaf(3) == 3
+    assert first_leaf([[{"y": 1, "x": [[{"b64": "A"}]]}, 5]], "x") == {"b64": "A"}
+    assert first_leaf([[], 5], "x") == [] and first_leaf({"y": 1}, "x") == {"y": 1} and first_leaf(3, "x") == 3

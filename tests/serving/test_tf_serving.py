@@ -87,6 +87,7 @@ def test_a_client_that_sends_either_is_served_by_default(servable):
     named = ask(model, json.dumps({"instances": [{"input_tensor": jpegs[1]}]}).encode())
     assert json.loads(both.body)["predictions"][1] == json.loads(named.body)["predictions"][0]
     assert ask(model, json.dumps({"instances": [PIXELS]}).encode()).status == 200
+    assert ask(model, json.dumps({"inputs": {"note": 1, "input_tensor": jpegs}}).encode()).status == 200
     damaged = ask(model, json.dumps({"instances": [{"b64": jpegs[0]["b64"][:-40]}]}).encode())
     assert damaged.status == 400 and b"image: the image is truncated or damaged" in damaged.body
 

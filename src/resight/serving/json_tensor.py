@@ -52,10 +52,10 @@ def of_inputs(value: Any, spec: TensorSpec) -> np.ndarray:
     return tensor_of(value, spec, spec.name)
 
 
-def first_leaf(value: Any) -> Any:
-    """What stands first in nested lists, and named objects."""
-    while (isinstance(value, list) and value) or (_is_named(value) and value):
-        value = value[0] if isinstance(value, list) else next(iter(value.values()))
+def first_leaf(value: Any, name: str) -> Any:
+    """What stands first in the lists of an input, or of objects that have it under its name."""
+    while (isinstance(value, list) and value) or (_is_named(value) and name in value):
+        value = value[0] if isinstance(value, list) else value[name]
     return value
 
 

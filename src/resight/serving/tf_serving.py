@@ -35,7 +35,7 @@ def predict(servable: Servable, request: Request) -> Response:
         raise Refused(f'Serving signature name: "{signature}" not found in signature def')
     key = _key(document)
     spec = servable.input
-    if servable.takes_both and is_base64(first_leaf(document[key])):
+    if servable.takes_both and is_base64(first_leaf(document[key], spec.name)):
         spec = replace(spec, dtype="string")
     before = servable.seconds
     if key == "instances":
