@@ -301,7 +301,7 @@ def main() -> int:
         f"memory {megabytes[len(megabytes) // 5]:.0f} to {megabytes[-1]:.0f} MB, slope {load.slope():+.1f} MB an hour"
     )
     print(f"ended with code {told['code']:.0f}")
-    return 1 if load.wrong or p99 > told["bound"] else 0
+    return 1 if load.wrong or p99 > told["bound"] or not flat else 0
 
 
 if __name__ == "__main__":

@@ -105,6 +105,15 @@ def test_one_that_hangs_is_replaced(with_pool):
     with_pool(use, seconds=0.3)
 
 
+def test_one_whose_answer_cannot_be_read_is_replaced(with_pool, caplog):
+    async def use(pool):
+        answer = await pool.submit(asked("unreadable"))
+        assert answer.status == 500 and "this is a bug" in caplog.text
+        assert await told(pool, "hello") and len(pool.replacements) == 1
+
+    with_pool(use)
+
+
 def test_no_more_wait_than_may_and_who_leaves_makes_room(with_pool, meeting):
     held = meeting()
 

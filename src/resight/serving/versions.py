@@ -98,6 +98,8 @@ class Versions:
                 await self._look(forced=self._asked.is_set())
             except OSError as error:  # a file system that is away for a while
                 log.warning("%s: cannot be looked at, what is loaded is served on: %s", self.model, error.strerror)
+            except Exception:
+                log.exception("this is a bug of Resight; what is loaded is served on")
 
     async def _look(self, forced: bool) -> None:
         found, seen = await asyncio.to_thread(self._look_at_files)

@@ -92,7 +92,7 @@ class Worker:
         except TimeoutError:
             raise ResightError(f"is not loaded after {LOAD_SECONDS:.0f} seconds", where=task.model) from None
         except Died:
-            code = await self.ended
+            code = await self.end()
             killed = "; was there enough memory?" if code == -9 else ""
             raise ResightError(f"the process that loads it ended with code {code}{killed}", where=task.model) from None
         if isinstance(answer, str):
@@ -112,12 +112,12 @@ class Worker:
         except (asyncio.IncompleteReadError, ConnectionError) as error:
             raise Died from error
 
-    async def end(self) -> None:
-        """At once: it holds nothing that could be lost."""
+    async def end(self) -> int:
+        """Ends it at once, as it holds nothing that could be lost, and returns its exit code."""
         self._writer.close()
         with suppress(ProcessLookupError):
             self.process.kill()
-        await self.ended
+        return await self.ended
 
 
 @dataclass(frozen=True)
@@ -217,6 +217,9 @@ class Pool:
             ready.set()
             try:
                 why = await self._work(worker)
+            except Exception:
+                log.exception("this is a bug of Resight")
+                why = "gave no answer that can be read"
             finally:
                 self.workers.discard(worker)
                 await asyncio.shield(worker.end())
@@ -237,7 +240,7 @@ class Pool:
                 _finish(job, Response.error(504, f"the model took more than {self.plan.seconds:g} seconds"))
                 return f"took more than {self.plan.seconds:g} seconds for a request"
             except Died:
-                code = await worker.ended
+                code = await worker.end()
                 if job.answer.done():
                     pass
                 elif job.tries < TRIES:
@@ -246,6 +249,9 @@ class Pool:
                     error = f"the process that worked on it ended, {counted(job.tries, 'time')}"
                     _finish(job, Response.error(503, error, {"Retry-After": "1"}))
                 return f"ended with code {code} during a request"
+            except Exception as error:
+                _finish(job, Response.error(500, f"internal error: {type(error).__name__}"))
+                raise
             finally:
                 self.running -= 1
             seconds = asyncio.get_running_loop().time() - begin
