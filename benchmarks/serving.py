@@ -297,8 +297,10 @@ def main() -> int:
     print(f"accepted and right: {len(load.seconds)}; wrong: {len(load.wrong)}", *load.wrong[:5], sep="\n  ")
     print(f"p99 of accepted {p99:.3f} s, bound {told['bound']:.3f} s: {p99 <= told['bound']}")
     megabytes = [bytes_ / MB for _, bytes_ in load.memory]
+    start, growth = megabytes[len(megabytes) // 5], load.slope() * options.minutes * 0.8 / 60
+    flat = growth <= 0.02 * start
     print(
-        f"memory {megabytes[len(megabytes) // 5]:.0f} to {megabytes[-1]:.0f} MB, slope {load.slope():+.1f} MB an hour"
+        f"memory {start:.0f} to {megabytes[-1]:.0f} MB, slope {load.slope():+.1f} MB an hour, flat within 2 %: {flat}"
     )
     print(f"ended with code {told['code']:.0f}")
     return 1 if load.wrong or p99 > told["bound"] or not flat else 0
