@@ -1,10 +1,19 @@
 """The application of a real server whose model does what the request says."""
 
+import asyncio
 import http.client
 import json
 import socket
 
 import pytest
+
+from fixtures.stub_model import CODE
+from resight.serving.app import App, Rules
+from resight.serving.metrics import Metrics
+from resight.serving.request import Signature
+from resight.serving.versions import Versions
+from resight.serving.worker import Loaded, Task
+from resight.serving.workers import Plan, Pool
 
 
 def test_what_is_asked_of_the_model_reaches_a_worker(server):
@@ -133,3 +142,47 @@ def test_a_request_that_takes_too_long_is_answered(start_server, stub, meeting):
         answer = http.client.HTTPResponse(client)
         answer.begin()
         assert answer.status == 408
+
+
+@pytest.fixture
+def unstarted(stub):
+    """``unstarted(method, path)``: status and body of an application whose workers have not been started."""
+    plan = Plan(1, 1, 60.0)
+    versions = Versions(str(stub), Pool(Task(str(stub), "signs", code=CODE), plan))
+    app = App(versions, "signs", Rules(body=10), Metrics())
+
+    def ask(method, path):
+        sent = []
+
+        async def receive():
+            return {"type": "http.request", "body": b"hello"}
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {
+            "method": method,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "headers": [(b"content-length", b"5")],
+        }
+        asyncio.run(app(scope, receive, send))
+        return sent[0]["status"], sent[1]["body"]
+
+    ask.app = app
+    return ask
+
+
+def test_while_the_model_is_loaded_it_lives_and_is_not_ready(unstarted):
+    assert unstarted("GET", "/healthz")[0] == 200
+    assert unstarted("GET", "/readyz") == (503, b'{"status": "loading"}')
+    assert unstarted("GET", "/v2/health/ready")[0] == 503
+    status, body = unstarted("POST", "/predict")
+    assert status == 503 and b"is being loaded" in body
+
+
+def test_the_bytes_of_all_requests_together_are_limited(unstarted):
+    unstarted.app.versions.current.loaded = Loaded(Signature((), ()), False)
+    unstarted.app._held = 161
+    assert unstarted("POST", "/predict")[0] == 429
+    assert unstarted.app._held == 161
