@@ -107,6 +107,7 @@ def test_videos_that_hold_none_are_counted(untrained, media, tmp_path, caplog):
     sound = write_sound(tmp_path / "sound.mp4")
     report = predict(untrained, [media / "1.png", sound], tmp_path / "out")
     assert report.unread == (str(sound),) and "sound.mp4: holds no video" in caplog.text
+    assert f"1 file could not be read: {sound}" in report.text()
     with pytest.raises(ResightError, match="could not be read, and there is no other image"):
         predict(untrained, sound, tmp_path / "none")
     assert not (tmp_path / "none").exists()

@@ -22,6 +22,7 @@ from ..datasets.export import CROPS, DATASET
 from ..drawing import draw, save_picture
 from ..errors import ResightError, counted, listed, one_line
 from ..inference.detector import Detector
+from ..inference.inputs import Source
 from ..inference.many import detect_each
 from ..inference.pictures import Lost, Picture
 from ..inference.video import VideoWriter
@@ -148,7 +149,8 @@ class PredictReport:
         kinds += [counted(self.tally.frames, "frame")] if self.tally.frames else []
         lines = [f"{' and '.join(kinds)}; at score {self.head.score:.2f} or more: {counts}"]
         if self.unread:
-            lines.append(f"{counted(len(self.unread), 'image')} could not be read: {listed(self.unread, 5)}")
+            kind = "file" if any(Source(file).is_video for file in self.unread) else "image"
+            lines.append(f"{counted(len(self.unread), kind)} could not be read: {listed(self.unread, 5)}")
         if self.damaged:
             lines.append(f"{counted(len(self.damaged), 'video')} not whole: {listed(self.damaged, 5)}")
         if self.tally.full:

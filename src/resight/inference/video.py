@@ -57,7 +57,7 @@ class Video:
         self._where = os.fspath(path)
         check_regular(path)
         with self._open() as container:
-            stream = container.streams.video[0]
+            stream = self._stream(container)
             self.rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
             self._frames = int(stream.frames)
             frames = self._frames or int((container.duration or 0) / 1e6 * self.rate)
@@ -69,15 +69,18 @@ class Video:
         except (self._av.error.FFmpegError, OSError, ValueError) as error:
             message = f"is no video of a known format, or is damaged: {_reason(error)}"
             raise ResightError(message, where=self._where) from error
-        videos = [one for one in container.streams.video if not one.disposition & _attached(self._av)]
-        if not videos or videos[0] is not container.streams.video[0]:
-            container.close()
-            raise ResightError("holds no video", where=self._where)
         return container
+
+    def _stream(self, container: Any) -> Any:
+        """The first stream of pictures that move: a sound file has a cover, too."""
+        cover = self._av.stream.Disposition.attached_pic
+        if not (videos := [one for one in container.streams.video if not one.disposition & cover]):
+            raise ResightError("holds no video", where=self._where)
+        return videos[0]
 
     def __iter__(self) -> Iterator[Frame]:
         with self._open() as container:
-            stream = container.streams.video[0]
+            stream = self._stream(container)
             number, seconds, start = -1, 0.0, None
             for number, frame in enumerate(self._decoded(container, stream)):
                 seconds = float(number / self.rate) if frame.time is None else float(frame.time)
@@ -197,11 +200,6 @@ def _seconds(stream: Any, container: Any) -> float:
 
 def _available(av: ModuleType) -> set[str]:
     return set(av.codec.codecs_available)
-
-
-def _attached(av: ModuleType) -> Any:
-    """The mark of a picture that a sound file has for a cover."""
-    return av.stream.Disposition.attached_pic
 
 
 def _reason(error: Exception) -> str:
