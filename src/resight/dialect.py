@@ -112,6 +112,13 @@ class Dialect(Protocol):
     def exported_input(self, model: DetectionModel) -> NetworkInput:
         """The resizing, padding and normalisation of the model, as :func:`stored_input` reads it again."""
 
+    def proposal_counts(self, model: DetectionModel) -> tuple[int | None, int]:
+        """In inference: how many boxes of a level go into the suppression of the first stage, None where that is not
+        limited, and how many of an image leave it at most."""
+
+    def limit_proposals(self, model: DetectionModel, before: int | None, after: int) -> ModelConfig | None:
+        """Sets those counts in ``model``; returns its configuration where that holds them."""
+
     def compare_stages(self, parity: Parity, model: DetectionModel, pixels: Tensor, stages: Stages) -> Instances:
         """Adds to ``parity`` how far the ``stages`` of an exported graph for an image ``[3, H, W]`` are from what the
         model makes of it; returns what the graph's detections must be."""

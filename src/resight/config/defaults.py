@@ -11,6 +11,7 @@ SEED = 42
 SERVE_HOST, SERVE_PORT = "127.0.0.1", 8501  # the port of TensorFlow Serving's REST
 SERVE_MEGAPIXELS = 50  # of an image
 SCORE = 0.5  # threshold of a detection where the model has none of its own
+MAX_AP_LOSS = 0.005  # of mAP on val that int8 and fewer proposals may cost together
 TEST_FRACTION, VAL_FRACTION = 0.2, 0.1  # of the images
 
 # Choices of functions and verbs.
@@ -20,6 +21,8 @@ Precision = Literal["float32", "bfloat16"]
 OnBad = Literal["error", "skip"]
 Layout = Literal["resight", "tfod"]
 ExportFormat = Literal["onnx", "openvino", "savedmodel"]
+ExportPrecision = Literal["float32", "int8"]
+Tuning = Literal["none", "speed"]
 SaveFormat = Literal["coco", "voc", "yolo", "csv"]
 InputType = Literal["image_tensor", "encoded_image_string_tensor", "tf_example", "float_image_tensor"]  # TFOD's names
 ServedInput = Literal["image_tensor", "encoded_image_string_tensor"]

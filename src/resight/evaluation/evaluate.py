@@ -121,9 +121,9 @@ def evaluate(
     detector.set_precision(precision)
     most = detections or (run and load_config(run / "config.toml").evaluate.max_detections) or detector.most.of_a_class
     bounds = parse_requirements(require, most)
-    source, same_path = _data_of(model, run, data)
+    source, same_path = data_of(model, run, data)
     records = _opened(source, labels, detector)
-    images = _split_of(records, split)
+    images = split_of(records, split)
     measured = min(len(images), limit or len(images))
     counting = {"ignore_difficult": ignore_difficult, "max_detections": most}
     task = _Task(detector, records, images, range(measured), counting, source.on_bad_record == "skip")
@@ -284,7 +284,7 @@ def missed(metrics: dict[str, Any], bounds: dict[str, float]) -> list[str]:
     return unmet
 
 
-def _data_of(
+def data_of(
     model: str | os.PathLike[str], run: Path | None, data: str | os.PathLike[str] | None
 ) -> tuple[DataConfig, bool]:
     """Where the records are, and whether that is where the run had them."""
@@ -331,7 +331,7 @@ def _opened(source: DataConfig, labels: str | os.PathLike[str] | None, detector:
     return records
 
 
-def _split_of(records: Records, split: str) -> RecordSplit:
+def split_of(records: Records, split: str) -> RecordSplit:
     if split not in records.splits:
         there = ", ".join(f"{name} ({len(part):,} images)" for name, part in records.splits.items())
         fix = f"There is {there or 'no split at all'}; choose with --split."

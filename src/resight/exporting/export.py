@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..arguments import check_types
-from ..config.defaults import ExportFormat, InputType
+from ..config.defaults import MAX_AP_LOSS, ExportFormat, ExportPrecision, InputType, Tuning
 from ..config.tree import TFOD_MODELS
 from ..detection.stages import STAGE
 from ..dialect import dialect_of
 from ..errors import ResightError, counted, listed
-from ..inference.detector import Detector, load
+from ..inference.detector import Detector, check_share, load
 from ..inference.exported import OPENVINO, ExportedDetector, card_of
 from ..io.outputs import atomic_file, atomic_folder, check_file, check_output
 from ..random_streams import numpy_stream
+from .trial import Trial
+from .tune import tune as tune_proposals
 
 if TYPE_CHECKING:
     from ..detection.parity import Parity
@@ -37,13 +40,14 @@ class ExportReport:
     model: str
     parity: Parity
     megabytes: float
+    measured: str = ""  # what was gained by fewer proposals or 8 bits, and what it costs
 
     @property
     def ok(self) -> bool:
         return self.parity.ok
 
     def text(self) -> str:
-        return f"{self.out}: {self.megabytes:.1f} MB\n{self.parity.text()}"
+        return "\n".join(filter(None, [f"{self.out}: {self.megabytes:.1f} MB", self.measured, self.parity.text()]))
 
 
 def export(
@@ -55,6 +59,10 @@ def export(
     labels: str | os.PathLike[str] | None = None,
     input_type: InputType = "image_tensor",
     detections: int | None = None,
+    precision: ExportPrecision = "float32",
+    tune: Tuning = "none",
+    data: str | os.PathLike[str] | None = None,
+    max_ap_loss: float = MAX_AP_LOSS,
 ) -> ExportReport:
     """Writes ``model`` as ``format`` to ``out`` and compares the two on images of several sizes.
 
@@ -62,12 +70,17 @@ def export(
         format: ``onnx``, or for the TFOD dialect ``savedmodel``: the folder that TFOD's own export writes.
         input_type: what a client sends to a SavedModel.
         detections: the most detections of an image; by default the model's own number.
+        precision: ``int8`` of OpenVINO's format alone, calibrated on training records.
+        tune: ``speed`` exports as few proposals as the loss of mAP allows.
+        data: the records of both; by default those of the run.
+        max_ap_loss: how much mAP on val both together may cost; where int8 costs more, nothing is written.
 
     Raises:
         ResightError: the format is not known, the model cannot be exported, or ``out`` cannot be written.
     """
     check_types(locals(), export)
     _check_output(out, format, input_type, force)
+    _check_precision(format, precision, max_ap_loss)
     detector = load(model, "cpu", labels=labels, detections=detections)
     if not hasattr(detector, "model"):
         raise ResightError("is an exported model already", where=model, fix="Export the run it is from.")
@@ -75,13 +88,20 @@ def export(
         raise ResightError(
             f"only {listed(TFOD_MODELS)} can be a SavedModel", where=model, fix="Choose --format onnx for this model."
         )
+    trial, reference, told = None, None, ""
+    if precision == "int8" or tune == "speed":
+        trial = Trial(model, data, max_ap_loss)
+    if trial and tune == "speed":
+        reference, told = tune_proposals(detector, trial)
     log.info("writing %s, then comparing it with the model", out)
     with _extra(format):
         if format == "onnx":
-            return _export_onnx(detector, Path(out))
-        if format == "openvino":
-            return _export_openvino(detector, Path(out), force)
-        return _export_saved_model(detector, Path(out), force, input_type)
+            report = _export_onnx(detector, Path(out))
+        elif format == "openvino":
+            report = _export_openvino(detector, Path(out), force, trial if precision == "int8" else None, reference)
+        else:
+            report = _export_saved_model(detector, Path(out), force, input_type)
+    return replace(report, measured="\n".join(filter(None, [told, report.measured])))
 
 
 def _check_output(out: str | os.PathLike[str], format: ExportFormat, input_type: InputType, force: bool) -> None:
@@ -107,6 +127,15 @@ def _check_output(out: str | os.PathLike[str], format: ExportFormat, input_type:
             check_file(out, force, is_ours)
 
 
+def _check_precision(format: ExportFormat, precision: ExportPrecision, max_ap_loss: float) -> None:
+    check_share(max_ap_loss, "--max-ap-loss")
+    if precision == "int8" and format != "openvino":
+        message = "is for OpenVINO alone: other engines gain little by it"
+        raise ResightError(message, where="--precision int8", fix="Add --format openvino.")
+    if precision == "int8" and importlib.util.find_spec("nncf") is None:
+        raise ResightError("needs nncf", where="--precision int8", fix="pip install 'resight[int8]'")
+
+
 def _export_onnx(detector: Detector, out: Path) -> ExportReport:
     """Nothing lies at ``out`` before it was compared; nor does a SavedModel."""
     from ..inference.onnx_runtime import load_onnx
@@ -126,11 +155,17 @@ def _export_saved_model(detector: Detector, out: Path, force: bool, input_type: 
         with with_stages(folder) as model_with_stages:
             parity = compare(detector, load_saved_model(model_with_stages), probe_images())
     place = out / "saved_model"
-    size = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
-    return ExportReport(str(out), str(place), parity, size / 1e6)
+    return ExportReport(str(out), str(place), parity, _megabytes(place))
 
 
-def _export_openvino(detector: Detector, out: Path, force: bool) -> ExportReport:
+def _export_openvino(
+    detector: Detector, out: Path, force: bool, trial: Trial | None, reference: float | None
+) -> ExportReport:
+    """
+    Args:
+        trial: it is quantised, and that is tried on these records.
+        reference: the mAP of the model before its proposals were limited, if they were.
+    """
     from ..inference.openvino_runtime import load_openvino, written_by_us
     from .openvino import openvino_body, stages_of, write_openvino
 
@@ -138,8 +173,20 @@ def _export_openvino(detector: Detector, out: Path, force: bool) -> ExportReport
         body = openvino_body(detector)
         write_openvino(body, detector, folder)
         exported = load_openvino(folder / OPENVINO, stages=stages_of(body))
-        parity = compare(detector, exported, probe_images())
-    return ExportReport(str(out), str(out), parity, sum(file.stat().st_size for file in out.iterdir()) / 1e6)
+        parity, measured = compare(detector, exported, probe_images()), ""
+        size = _megabytes(folder)
+        if trial:
+            from .quantize import int8
+
+            exported = load_openvino(folder / OPENVINO)
+            found, measured = int8(body, exported, trial, reference)
+            write_openvino(found.model, detector, folder, precision="int8", in_float=found.in_float)
+            measured += f" {size:.1f} MB in float32, {_megabytes(folder):.1f} MB in int8. Before it was quantised:"
+    return ExportReport(str(out), str(out), parity, _megabytes(out), measured)
+
+
+def _megabytes(folder: Path) -> float:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
 
 
 def write_onnx(detector: Detector, path: Path) -> None:

@@ -218,6 +218,21 @@ def exported_input(model: DetectionModel) -> NetworkInput:
     return NetworkInput(**{name: getattr(model.config, name) for name in NetworkInput.model_fields})
 
 
+def proposal_counts(model: DetectionModel) -> tuple[int | None, int]:
+    assert isinstance(model, FasterRCNN)
+    return model.config.rpn_pre_nms_top_n[1], model.config.rpn_post_nms_top_n[1]
+
+
+def limit_proposals(model: DetectionModel, before: int | None, after: int) -> None:
+    assert isinstance(model, FasterRCNN) and before is not None
+    config = model.config
+    model.config = replace(
+        config,
+        rpn_pre_nms_top_n=(config.rpn_pre_nms_top_n[0], before),
+        rpn_post_nms_top_n=(config.rpn_post_nms_top_n[0], after),
+    )
+
+
 def compare_stages(parity: Parity, model: DetectionModel, pixels: Tensor, stages: Stages) -> Instances:
     assert isinstance(model, FasterRCNN)
     config = model.config

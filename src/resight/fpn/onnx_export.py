@@ -5,6 +5,7 @@ what keeps the graph free of data-dependent shapes; resizing is a small graph of
 """
 
 import warnings
+from ast import literal_eval
 from typing import Any
 
 import numpy as np
@@ -251,4 +252,8 @@ def to_body(model: DetectionModel) -> onnx.ModelProto:
     assert program is not None
     network = program.model_proto
     del network.graph.output[3:]  # the stages stay in the graph under their names
+    for node in network.graph.node:
+        if node.op_type in ("Conv", "Gemm"):  # by the module it is of, which may be asked several times
+            scopes = next(each.value for each in node.metadata_props if each.key == "pkg.torch.onnx.name_scopes")
+            node.name = f"{literal_eval(scopes)[-2].removeprefix('model.')}/{node.name}"
     return network

@@ -13,7 +13,7 @@ from .._version import __version__
 from ..config.defaults import Precision
 from ..config.loading import explain
 from ..config.tree import Fraction, ModelConfig
-from ..dialect import exported_config
+from ..dialect import dialect_of, exported_config
 from ..errors import ResightError
 from ..records.example import Record
 from ..types import Detections
@@ -113,6 +113,7 @@ def card_of(detector: Detector, **more: object) -> str:
         "score": detector.score if detector.has_score else None,
         "detections": detector.most.image,
         "digest": detector.digest(),
+        "proposals": dialect_of(detector.config).proposal_counts(detector.model),
         "version": __version__,
     }
     return json.dumps({**card, **more}, indent=1, ensure_ascii=False) + "\n"

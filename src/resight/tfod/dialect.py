@@ -186,6 +186,18 @@ def exported_input(model: DetectionModel) -> NetworkInput:
     )
 
 
+def proposal_counts(model: DetectionModel) -> tuple[int | None, int]:
+    assert isinstance(model, TfodRCNN)
+    return None, model.tfod.proposals
+
+
+def limit_proposals(model: DetectionModel, before: int | None, after: int) -> ModelConfig:
+    assert isinstance(model, TfodRCNN)
+    model.tfod = model.tfod.model_copy(update={"proposals": after})
+    model.config = model.config.model_copy(update={"tfod": model.tfod})
+    return model.config
+
+
 def compare_stages(parity: Parity, model: DetectionModel, pixels: Tensor, stages: Stages) -> Instances:
     assert isinstance(model, TfodRCNN)
     tfod = model.tfod

@@ -111,13 +111,13 @@ class TfodGraph(Builder):
 
     def conv(self, conv: str, norm: str, x: str, stride: int = 1) -> str:
         weight, bias = self.folded(conv, norm)
-        return self("Conv", x, weight, bias, strides=[stride] * 2, pads=[weight.shape[2] // 2] * 4)
+        return self("Conv", x, weight, bias, name=conv, strides=[stride] * 2, pads=[weight.shape[2] // 2] * 4)
 
     def biased(self, name: str, x: str) -> str:
         weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
         if weight.ndim == 2:
-            return self("Gemm", x, weight, bias, transB=1)
-        return self("Conv", x, weight, bias, pads=[weight.shape[2] // 2] * 4)
+            return self("Gemm", x, weight, bias, name=name, transB=1)
+        return self("Conv", x, weight, bias, name=name, pads=[weight.shape[2] // 2] * 4)
 
     def crop(self, features: str, boxes: str) -> str:
         """RoI features ``[N * S * S, 1024]`` of normalised boxes, best read as NHWC.
@@ -178,7 +178,7 @@ class TfodGraph(Builder):
         if side > 1:
             x = self("Gather", self("Concat", x, np.zeros((1, depth), np.float32), axis=0), self.neighbours())
             x = self("Reshape", x, [-1, side * side * depth])
-        return self("Gemm", x, weight.transpose(2, 3, 1, 0).reshape(-1, channels), bias)
+        return self("Gemm", x, weight.transpose(2, 3, 1, 0).reshape(-1, channels), bias, name=conv)
 
     def neighbours(self) -> np.ndarray:
         """``[N * S * S, 9]``: rows of the 3x3 cells around each cell; the row behind the last for those outside."""
