@@ -580,9 +580,15 @@ def test_predict_and_export_hand_over_their_options(stand_in):
     ]  # fmt: skip
     for ok, code in ((True, 0), (False, 1)):
         exports = stand_in("exporting.export", "export", report(ok=ok, model="a/saved_model"))
-        said = speak("export runs/a --format savedmodel -o a --labels m.pbtxt --input-type tf_example --detections 300")
+        said = speak(
+            "export runs/a --format savedmodel -o a --labels m.pbtxt --input-type tf_example --detections 300 "
+            "--tune speed --data records --max-ap-loss .01"
+        )
         assert said.code == code and "resight predict a/saved_model" in said.err
-        options = {"force": False, "labels": "m.pbtxt", "input_type": "tf_example", "detections": 300}
+        options = {
+            "force": False, "labels": "m.pbtxt", "input_type": "tf_example", "detections": 300,
+            "precision": "float32", "tune": "speed", "data": "records", "max_ap_loss": 0.01,
+        }  # fmt: skip
         assert exports == [(("runs/a", "savedmodel", "a"), options)]
 
 

@@ -56,6 +56,14 @@ def make(folder: Path) -> None:
 def test_the_graph_has_the_names_types_and_metadata_that_are_promised(exported: Path) -> None:
     model = onnx.load(exported)
     onnx.checker.check_model(model)
+    weighted = {node.name.partition("/")[0] for node in model.graph.node if node.op_type in ("Conv", "Gemm")}
+    layers = {
+        "backbone.body.conv_stem",
+        "backbone.fpn.inner_blocks.0.0",
+        "rpn.head.cls_logits",
+        "roi_heads.box_head.fc6",
+    }
+    assert layers <= weighted  # named by their modules
     (image,) = model.graph.input
     shape = image.type.tensor_type.shape.dim
     assert image.name == "image" and image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
