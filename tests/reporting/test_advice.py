@@ -10,6 +10,7 @@ from resight.reporting.advice import MOST, RULES, advice
 
 STEPS = range(101)
 PLAIN = {
+    "thresholds": [step / 100 for step in STEPS],
     "head": {"num_boxes": 200, "num_images": 100},
     "numbers": {"mAP": {"value": 0.6, "low": 0.57, "high": 0.63}, "AP50": {"value": 0.85, "low": 0.8, "high": 0.9}},
     "resampled": {"unit": "groups", "count": 40},
@@ -132,7 +133,7 @@ def test_the_sentences_tell_their_figures():
     assert small["figures"] == {"missed": 39, "small": 20}
     (score,) = advice(PLAIN | CASES["score"][0])
     assert score["text"] == (
-        "At a score of .30 F1 is .95, at the model's own of .50 it is .90: predict with `--score .30`."
+        "At a score of .30 F1 is .95, at the operating point of .50 it is .90: predict with `--score .30`."
     )
     (confusion,) = advice(PLAIN | CASES["confusion"][0])
     assert confusion["text"].startswith("13 of 120 'stop' are reported as 'yield': ")

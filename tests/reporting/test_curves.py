@@ -12,6 +12,7 @@ from resight.reporting.curves import (
     calibration,
     count_by_threshold,
     precision_at_recalls,
+    thresholds_with,
 )
 from resight.reporting.outcomes import Kind, outcomes
 
@@ -70,6 +71,17 @@ def test_a_score_counts_at_its_own_threshold():
         right = count_by_threshold(*columns(truths, detections), len(CLASSES))[0].right
         assert right.tolist() == [1] * (step + 1) + [0] * (100 - step)
         assert len(detections[0].above(step / 100)) == 1
+
+
+@pytest.mark.parametrize("score", [0.0037, 0.5, 0.80371, 0.999])
+def test_one_of_the_thresholds_is_the_operating_point(score):
+    truths, detections = scenes(1)
+    thresholds = thresholds_with(score)
+    assert np.abs(thresholds - THRESHOLDS).max() <= 0.005 and (np.diff(thresholds) > 0).all()
+    at = thresholds.tolist().index(score)
+    table = count_by_threshold(*columns(truths, detections), len(CLASSES), thresholds)
+    again = count_by_threshold(*columns(truths, [one.above(score) for one in detections]), len(CLASSES))
+    assert [(row.reported[at], row.right[at]) for row in table] == [(row.reported[0], row.right[0]) for row in again]
 
 
 def test_advice_by_hand():

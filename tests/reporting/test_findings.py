@@ -74,8 +74,10 @@ def test_the_operating_point_the_table_the_matrix_and_the_gallery_agree(content)
     right = sum(count for row, column, count in cells if row == column)
     reported = sum(count for _, column, count in cells if column >= 0)
     assert (right / reported, right / content["all"]["objects"]) == pytest.approx((point["precision"], point["recall"]))
-    above = next(number for number in range(101) if number / 100 >= point["score"])
-    assert content["all"]["right"][above] <= right <= content["all"]["right"][above - 1]
+    at = content["thresholds"].index(point["score"])
+    assert (content["all"]["right"][at], content["all"]["reported"][at]) == (right, reported)
+    assert content["thresholds"] == sorted(content["thresholds"]) and len(content["thresholds"]) == 101
+    assert point["of"] == "images" and "no score of its own" in content["sentence"]
     of_kind = [one["kind"] for one in content["errors"]]
     assert len([kind for kind in of_kind if kind != "missed"]) == reported - right
     for one in content["errors"]:

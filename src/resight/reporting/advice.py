@@ -138,15 +138,13 @@ def uncovered(findings: Findings) -> Iterator[Advice]:
 def other_threshold(findings: Findings) -> Iterator[Advice]:
     point, table = findings["operating_point"], findings["all"]
     scores = [
-        (2 * right / max(reported + table["objects"], 1), step / 100)
-        for step, (reported, right) in enumerate(zip(table["reported"], table["right"], strict=True))
+        (2 * right / max(reported + table["objects"], 1), score)
+        for score, reported, right in zip(findings["thresholds"], table["reported"], table["right"], strict=True)
     ]
     best, score = max(scores)  # of equals the highest score
     if point["f1"] is not None and best > point["f1"] + 0.02:
-        text = (
-            f"At a score of {_number(score)} F1 is {_number(best)}, at the model's own of {_number(point['score'])} it "
-        )
-        text += f"is {_number(point['f1'])}: predict with `--score {_number(score)}`."
+        text = f"At a score of {_number(score)} F1 is {_number(best)}, at the operating point of "
+        text += f"{_number(point['score'])} it is {_number(point['f1'])}: predict with `--score {_number(score)}`."
         yield Advice("score", best - point["f1"], text, {"f1": point["f1"], "best": best, "score": score})
 
 

@@ -14,7 +14,7 @@ from . import svg
 def plots(findings: dict[str, Any]) -> dict[str, str]:
     """File name -> SVG of each chart of ``findings`` (the content of ``report.json``)."""
     start = operating_index(findings)
-    files = {"thresholds.svg": thresholds(findings["all"], start), "tide.svg": tide(findings["tide"]["errors"])}
+    files = {"thresholds.svg": thresholds(findings, start), "tide.svg": tide(findings["tide"]["errors"])}
     files["calibration.svg"] = reliability(findings["calibration"]["bins"])
     for row in curves(findings["classes"], start):
         files[f"precision_recall_{row['index'] + 1:04d}_{_file_name(row['name'])}.svg"] = row["svg"]
@@ -24,23 +24,24 @@ def plots(findings: dict[str, Any]) -> dict[str, str]:
 
 
 def operating_index(findings: dict[str, Any]) -> int:
-    """Of the 101 thresholds the one next to the operating point; the middle where there is none."""
-    score = findings["operating_point"]["score"]
-    return round(100 * (0.5 if score is None else score))
+    """Which of the 101 thresholds is the operating point."""
+    return round(100 * findings["operating_point"]["score"])
 
 
-def thresholds(counts: dict[str, Any], start: int) -> Markup:
-    """Precision, recall and F1 of all classes, with a line at threshold ``start`` / 100."""
-    at = [at_threshold(counts, index) for index in range(101)]
-    lines = {key: [(i / 100, row[key]) for i, row in enumerate(at)] for key in ("precision", "recall")}
-    lines["F1"] = [(i / 100, row["f1"]) for i, row in enumerate(at)]
+def thresholds(findings: dict[str, Any], start: int) -> Markup:
+    """Precision, recall and F1 of all classes, with a line at threshold number ``start``."""
+    scores = findings["thresholds"]
+    at = [at_threshold(findings["all"], index) for index in range(101)]
+    lines = {
+        name: list(zip(scores, (row[name.lower()] for row in at), strict=True)) for name in ("precision", "recall", "F1")
+    }
     return svg.line_chart(
         "Precision, recall and F1 of all classes by score threshold",
         "The upright line is the threshold that is set.",
         lines,
         svg.Axis("score threshold"),
         svg.Axis(""),
-        cursor=start / 100,
+        cursor=scores[start],
     )
 
 
@@ -90,7 +91,7 @@ def training_charts(training: dict[str, Any] | None) -> list[tuple[str, Markup]]
 
 
 def at_threshold(counts: dict[str, Any], index: int) -> dict[str, Any]:
-    """Of a class or of all classes at threshold ``index`` / 100."""
+    """Of a class or of all classes at threshold number ``index``."""
     objects, reported, right = counts["objects"], counts["reported"][index], counts["right"][index]
     return {
         "precision": _share(right, reported),

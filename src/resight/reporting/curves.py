@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -15,16 +15,18 @@ BINS = 10  # of the reliability curve
 
 @dataclass(frozen=True, eq=False)
 class Counts:
-    """Detections at each of ``THRESHOLDS`` or more, of one class or of all.
+    """Detections at each of ``thresholds`` or more, of one class or of all.
 
     Args:
         reported: ``[101]`` detections that are right or wrong; ``right``: ``[101]`` those that have found an object.
         objects: to be found.
+        thresholds: ``[101]``, rising.
     """
 
     reported: np.ndarray
     right: np.ndarray
     objects: int
+    thresholds: np.ndarray = field(default_factory=lambda: THRESHOLDS)
 
     @property
     def precision(self) -> np.ndarray:
@@ -45,40 +47,54 @@ class Counts:
         """The threshold of the best F1, of equal ones the highest; None where no object is found."""
         if not self.right.any():
             return None
-        return float(THRESHOLDS[100 - int(np.nanargmax(self.f1[::-1]))])
+        return float(self.thresholds[100 - int(np.nanargmax(self.f1[::-1]))])
 
     def for_precision(self, wanted: float) -> float | None:
         """The lowest threshold from which on precision is ``wanted`` or more wherever anything is reported; None where
         it never is."""
         enough = ~(self.precision < wanted)  # where nothing is reported, nothing is wrong
         low = 101 - int(np.argmin(np.append(enough[::-1], False)))
-        return float(THRESHOLDS[low]) if low < 101 and self.reported[low] else None
+        return float(self.thresholds[low]) if low < 101 and self.reported[low] else None
 
     def for_recall(self, wanted: float) -> float | None:
         """The highest threshold at which recall is ``wanted`` or more; None where it never is."""
         enough = np.flatnonzero(self.recall >= wanted)
-        return float(THRESHOLDS[enough[-1]]) if len(enough) else None
+        return float(self.thresholds[enough[-1]]) if len(enough) else None
+
+
+def thresholds_with(score: float) -> np.ndarray:
+    """``THRESHOLDS``, of which the one nearest to ``score`` is ``score`` itself: what is counted there is the same
+    wherever it is told."""
+    own = THRESHOLDS.copy()
+    own[round(100 * score)] = score
+    return own
 
 
 def count_by_threshold(
-    result: Outcomes, scores: np.ndarray, labels: np.ndarray, object_labels: np.ndarray, num_classes: int
+    result: Outcomes,
+    scores: np.ndarray,
+    labels: np.ndarray,
+    object_labels: np.ndarray,
+    num_classes: int,
+    thresholds: np.ndarray = THRESHOLDS,
 ) -> list[Counts]:
     """The counts of each class, and at the end those of all classes together.
 
     Args:
         scores, labels: ``[D]``, of the detections of ``result``; ``object_labels``: ``[G]``, of its objects.
+        thresholds: ``[101]``, rising.
     """
     counted = result.kind != Kind.IGNORED
     # A detection counts at all thresholds up to its score, which are compared in float32 as everywhere.
-    last = np.searchsorted(THRESHOLDS.astype(np.float32), scores[counted], side="right") - 1
-    table = np.zeros((2, num_classes, 101), np.int64)
+    last = np.searchsorted(thresholds.astype(np.float32), scores[counted], side="right")
+    table = np.zeros((2, num_classes, 102), np.int64)  # in column 0 what reaches none of them
     np.add.at(table[0], (labels[counted], last), 1)
     right = result.kind[counted] == Kind.RIGHT
     np.add.at(table[1], (labels[counted][right], last[right]), 1)
-    reported, right = table[..., ::-1].cumsum(-1)[..., ::-1]
+    reported, right = table[..., :0:-1].cumsum(-1)[..., ::-1]
     objects = np.bincount(object_labels[result.counts], minlength=num_classes)
-    rows = [Counts(*row, int(count)) for row, count in zip(zip(reported, right, strict=True), objects, strict=True)]
-    return [*rows, Counts(reported.sum(0), right.sum(0), int(objects.sum()))]
+    rows = [Counts(*row, thresholds) for row in zip(reported, right, objects.tolist(), strict=True)]
+    return [*rows, Counts(reported.sum(0), right.sum(0), int(objects.sum()), thresholds)]
 
 
 def precision_at_recalls(right: np.ndarray, objects: int) -> np.ndarray:

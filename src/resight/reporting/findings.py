@@ -16,7 +16,7 @@ from .advice import advice
 from .average_precision import AT_75
 from .bootstrap import NUMBERS, RESAMPLES, groups_of, interval
 from .confusion import Confusion, confusion
-from .curves import BINS, Counts, calibration, count_by_threshold
+from .curves import BINS, Counts, calibration, count_by_threshold, thresholds_with
 from .data_suspects import Suspect as Disagreement
 from .errors import Error, errors
 from .gallery import shown
@@ -48,14 +48,16 @@ def findings(matched: Matched, run: Run | None = None, disagreements: Sequence[D
     point = OperatingPoint(**metrics["operating_point"])
     matrix = confusion(evaluation.truths, evaluation.found, result, len(evaluation.classes), point.score)
     wrong = errors(evaluation, result, matrix, point.score)
-    counts = count_by_threshold(result, scores, labels, object_labels, len(evaluation.classes))
+    thresholds = thresholds_with(point.score)
+    counts = count_by_threshold(result, scores, labels, object_labels, len(evaluation.classes), thresholds)
     content: dict[str, Any] = {
         "version": VERSION,
         "resight": __version__,
         "head": _head(evaluation) | {"run": run.name},
         "sentence": sentence(point, metrics.get("operating_point_of") == "model"),
         **_numbers(matched),
-        "operating_point": asdict(point),
+        "operating_point": asdict(point) | {"of": metrics.get("operating_point_of")},
+        "thresholds": thresholds.tolist(),
         "classes": _classes(matched, counts),
         "all": _table(counts[-1]),
         "confusion": _cells(matrix, point.score),

@@ -59,7 +59,7 @@ def page(
         "start": start,
         "headlines": HEADLINES,
         "kinds": KINDS,
-        "rates": thresholds(counts, start),
+        "rates": thresholds(findings, start),
         "rows": [_class_row(row, start) for row in findings["classes"]],
         "total": at_threshold(counts, start),
         "curves": curves(findings["classes"], start),
@@ -75,6 +75,7 @@ def page(
         "csv": csv,
         "training_charts": training_charts(findings["training"]),
         "data": {
+            "thresholds": findings["thresholds"],
             "all": [counts["objects"], counts["reported"], counts["right"]],
             "classes": [[row["objects"], row["reported"], row["right"]] for row in findings["classes"]],
         },

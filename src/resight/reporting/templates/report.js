@@ -48,13 +48,13 @@
   const said = $("#advised"), cursor = $("#explore .cursor");
   const classRows = $$("#explore tr[data-class]"), curves = $$("#curves li[data-class]");
   const move = () => {
-    const index = Number(slider.value), text = (index / 100).toFixed(2);
+    const index = Number(slider.value), score = data.thresholds[index], text = score.toFixed(2);
     slider.ariaValueText = text;
     for (const place of $$("[data-threshold]")) place.textContent = text;
     write($("#reading"), data.all, index);
     write($("#explore .all"), data.all, index);
     for (const row of classRows) write(row, data.classes[row.dataset.class], index);
-    const svg = cursor.closest("svg"), [x, bottom] = plot(svg)(index / 100, 0), [, top] = plot(svg)(0, 1);
+    const svg = cursor.closest("svg"), [x, bottom] = plot(svg)(score, 0), [, top] = plot(svg)(0, 1);
     cursor.setAttribute("d", `M${x} ${bottom}V${top}`);
     for (const item of curves) {
       const { precision, recall } = at(data.classes[item.dataset.class], index), point = $(".point", item);
