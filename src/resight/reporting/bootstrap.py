@@ -2,6 +2,11 @@
 
 Images of one group (a video, a place) are alike, so whole groups are drawn, with replacement (Cameron, Gelbach and
 Miller, 2008, section II).
+
+A draw may lack every object of a rare class, which is then left out of its mean, as COCO does. Where rare classes are
+worse than others the draws are better than what they are drawn from, so their middle is moved to the number. To give
+such a class the AP that it has in all images instead would leave out its own uncertainty: with 40 classes in 100 images
+those intervals held the true mAP in 52 % of simulated samples, these in 83 %.
 """
 
 from __future__ import annotations
@@ -55,10 +60,14 @@ def resampled(rows: tuple[Rows, Rows], groups: Sequence[str], seed: int = 0) -> 
     return table
 
 
-def interval(samples: np.ndarray, share: float = 0.95) -> tuple[float, float] | None:
-    """The middle ``share`` of ``samples``; None where most of them are nan."""
+def interval(
+    samples: np.ndarray, value: float | None, limits: tuple[float, float] = (0, 1), share: float = 0.95
+) -> tuple[float, float] | tuple[None, None]:
+    """The middle ``share`` of ``samples``, moved so that their median is ``value``, which they are of; within
+    ``limits``. Nothing where most samples are nan."""
     there = samples[~np.isnan(samples)]
-    if 2 * len(there) < len(samples) or not len(there):
-        return None
-    low, high = np.quantile(there, [(1 - share) / 2, (1 + share) / 2])
+    if value is None or 2 * len(there) < len(samples) or not len(there):
+        return None, None
+    low, middle, high = np.quantile(there, [(1 - share) / 2, 0.5, (1 + share) / 2]) + 0.0
+    low, high = (min(max(value + side - middle, limits[0]), limits[1]) for side in (low, high))
     return float(low), float(high)

@@ -33,7 +33,8 @@ def thresholds(findings: dict[str, Any], start: int) -> Markup:
     scores = findings["thresholds"]
     at = [at_threshold(findings["all"], index) for index in range(101)]
     lines = {
-        name: list(zip(scores, (row[name.lower()] for row in at), strict=True)) for name in ("precision", "recall", "F1")
+        name: list(zip(scores, (row[name.lower()] for row in at), strict=True))
+        for name in ("precision", "recall", "F1")
     }
     return svg.line_chart(
         "Precision, recall and F1 of all classes by score threshold",

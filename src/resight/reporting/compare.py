@@ -72,12 +72,14 @@ def _difference(first: SavedEvaluation, other: SavedEvaluation) -> str:
 
 
 def _numbers(first: SavedEvaluation, other: SavedEvaluation, samples: np.ndarray) -> dict[str, Any]:
-    limits = {name: interval(samples[:, number]) or (None, None) for number, name in enumerate(NUMBERS)}
+    of_number = dict(zip(NUMBERS, samples.T, strict=True))
     told = {}
     for measure in coco.MEASURES:
         pair = first.metrics[measure.key], other.metrics[measure.key]
-        low, high = limits.get(measure.key, (None, None))
         difference = None if None in pair else pair[1] - pair[0]
+        low, high = None, None
+        if measure.key in of_number:
+            low, high = interval(of_number[measure.key], difference, (-1, 1))
         told[measure.key] = {"values": list(pair), "difference": difference, "low": low, "high": high}
     return told
 

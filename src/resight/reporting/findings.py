@@ -84,11 +84,11 @@ def _head(evaluation: SavedEvaluation) -> dict[str, Any]:
 
 def _numbers(matched: Matched) -> dict[str, Any]:
     evaluation = matched.evaluation
-    limits = {name: interval(matched.samples[:, number]) or (None, None) for number, name in enumerate(NUMBERS)}
+    samples = dict(zip(NUMBERS, matched.samples.T, strict=True))
     numbers = {}
     for measure in coco.measures_of(evaluation.metrics.get("max_detections", coco.STANDARD)):
         value = evaluation.metrics[measure.key]
-        low, high = limits.get(measure.key, (None, None)) if value is not None else (None, None)
+        low, high = interval(samples[measure.key], value) if measure.key in samples else (None, None)
         numbers[measure.key] = {"value": value, "low": low, "high": high}
     groups = groups_of(evaluation.groups)
     unit = "groups" if any(evaluation.groups) else "images"
