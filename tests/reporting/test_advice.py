@@ -146,21 +146,32 @@ def test_the_options_are_those_that_would_change_something():
         ("[model]\nmin_size = 320\nmax_size = 512\ntile = 0\n", "(`--size 480,768`; it was 320,512), or in tiles"),
         ("[model]\nmin_size = 800\nmax_size = 1333\ntile = 640\n", "(`--size 1216,2016`; it was 800,1333)."),
         ("what is no TOML", "(`--size MIN,MAX`)"),
+        ('[model]\nname = "faster_rcnn_resnet50_v1"\n', "(`--size 1216,2016`; it was 800,1333)."),  # which has no tiles
+        (
+            '[model]\nname = "faster_rcnn_resnet50_v1"\n[model.tfod]\nfixed_size = [640, 640]\n',
+            "(a `fixed_size` of `[model.tfod]` such as 960,960; it was 640,640).",
+        ),
     ):
         (one,) = advice(PLAIN | fires | {"configuration": configuration})
         assert says in one["text"]
-    for configuration, fitted in (
-        ("", False),
-        ('[model]\nanchors = "default"', False),
-        ('[model]\nanchors = "fit"', True),
+    for model, could_fit in (
+        ("", False),  # they are fitted by default
+        ('anchors = "default"', True),
+        ('anchors = "fit"', False),
+        ('anchors = "default"\nstart = "runs/first"', False),  # a detector's weights come with their anchors
+        ('anchors = "default"\nname = "fasterrcnn_resnet50_fpn"', False),
+        ('name = "faster_rcnn_resnet50_v1"', True),
+        ('name = "faster_rcnn_resnet50_v1"\nanchors = "fit"', False),
+        ('name = "faster_rcnn_resnet50_v1"\nstart = "runs/first"', False),
     ):
-        (one,) = advice(PLAIN | CASES["anchors"][0] | {"configuration": configuration})
-        assert ("model.anchors=fit" in one["text"]) != fitted and "--size" in one["text"]
+        (one,) = advice(PLAIN | CASES["anchors"][0] | {"configuration": f"[model]\n{model}"})
+        assert ("model.anchors=fit" in one["text"]) == could_fit and "--size" in one["text"]
 
 
 def test_every_option_that_is_named_is_one():
     everything = [CASES[rule][0] for rule in CASES]
-    text = " ".join(one["text"] for fires in everything for one in advice(PLAIN | fires))
+    more = {"configuration": '[model]\nanchors = "default"\n'}
+    text = " ".join(one["text"] for fires in everything for one in advice(PLAIN | fires | more))
     keys = set(re.findall(r"--set ([a-z_.]+)=", text))
     assert keys == {"model.tile", "model.anchors", "data.repeat_threshold", "train.patience"}
     for key in keys:
@@ -179,6 +190,12 @@ def test_the_pair_that_is_confused_too_often_is_told_where_another_is_more_often
     classes = [{"name": "stop", "AP50": 0.86, "boxes": 1200}, *PLAIN["classes"][1:]]
     (one,) = advice(PLAIN | {"classes": classes, "confusion": {"cells": [[0, 1, 20], [1, 0, 9]]}})
     assert one["text"].startswith("9 of 80 'yield' are reported as 'stop'")
+
+
+def test_one_box_is_one():
+    classes = [PLAIN["classes"][0], {"name": "merge", "AP50": 0.6, "boxes": 1}]
+    (one,) = advice(PLAIN | {"classes": classes})
+    assert "and 1 box here, where" in one["text"]
 
 
 def test_at_most_five_the_weightiest_first():

@@ -7,6 +7,10 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from ..config.tree import ModelConfig
+from ..dialect import dialect_of, model_config
+from ..errors import counted
+from ..tfod.config import TfodModelConfig
 from .data_suspects import DIFFERENT
 
 MOST = 5
@@ -56,7 +60,8 @@ def small_objects(findings: Findings) -> Iterator[Advice]:
     missed = {row["name"]: round(row["objects"] * (1 - row["found"])) for row in sizes}
     small, every = missed.get("under 16 px", 0), sum(missed.values())
     if small >= 5 and small >= 0.4 * every:
-        tiles = "" if model.get("tile") else ", or in tiles (`--set model.tile=PIXELS`)"
+        whole = model is None or (model.dialect == "fpn" and not model.tile)
+        tiles = ", or in tiles (`--set model.tile=PIXELS`)" if whole else ""
         text = f"Of {every:,} missed boxes {small:,} are under 16 px at the network's size: train at a larger one "
         text += f"({_larger(model)}){tiles}."
         figures = {"missed": every, "small": small}
@@ -97,10 +102,8 @@ def weak_class(findings: Findings) -> Iterator[Advice]:
     if rare:
         worst = min(rare, key=lambda one: one["AP50"])
         text = f"'{worst['name']}' has an AP50 of {_number(worst['AP50'])} (the mean is {_number(mean)}) and "
-        text += (
-            f"{worst['boxes']:,} boxes here, where the most frequent class has {most:,}: add images of it, or repeat "
-        )
-        text += "those there are in training (`--set data.repeat_threshold=SHARE`)."
+        text += f"{counted(worst['boxes'], 'box', 'boxes')} here, where the most frequent class has {most:,}: add "
+        text += "images of it, or repeat those there are in training (`--set data.repeat_threshold=SHARE`)."
         weight = (mean - worst["AP50"]) / len(known)
         yield Advice("rare class", weight, text, {"AP50": worst["AP50"], "mean": mean, "boxes": worst["boxes"]})
 
@@ -126,9 +129,7 @@ def uncovered(findings: Findings) -> Iterator[Advice]:
     reach, model = (findings["reach"] or {}).get("anchors"), _model(findings)
     if reach and reach["missed"] >= 5 and reach["missed_uncovered"] >= 0.3 * reach["missed"]:
         count, missed = reach["missed_uncovered"], reach["missed"]
-        fit = (
-            "" if model.get("anchors") == "fit" else "have anchors fitted to the data (`--set model.anchors=fit`), or "
-        )
+        fit = "have anchors fitted to the data (`--set model.anchors=fit`), or " if _could_fit(model) else ""
         text = f"No anchor reaches {count:,} of the {missed:,} missed boxes at IoU .5: {fit}train at a larger network "
         text += f"size ({_larger(model)})."
         weight = _gain(findings, "missed") * count / missed
@@ -196,20 +197,31 @@ def _largest_gain(findings: Findings) -> float:
     return max((one["gain"] for one in findings["tide"]["errors"]), default=0.0)
 
 
-def _model(findings: Findings) -> dict[str, Any]:
-    """The section [model] of the run's configuration; empty where none is known."""
+def _model(findings: Findings) -> ModelConfig | None:
+    """The section [model] of the run's configuration, where it is known."""
     try:
-        return dict(tomllib.loads(findings["configuration"]).get("model", {}))
-    except (ValueError, TypeError):
-        return {}
+        values = tomllib.loads(findings["configuration"])
+        return model_config(values["model"])
+    except (ValueError, KeyError):
+        return None
 
 
-def _larger(model: Mapping[str, Any]) -> str:
+def _could_fit(model: ModelConfig | None) -> bool:
+    """Whether `model.anchors=fit` would change the anchors: weights of a detector come with their own."""
+    if model is None or model.anchors == "fit":
+        return False
+    return dialect_of(model).fits_anchors(model.model_copy(update={"anchors": "fit"}))
+
+
+def _larger(model: ModelConfig | None) -> str:
     """The option for a network size half as large again, in multiples of 32."""
-    low, high = model.get("min_size"), model.get("max_size")
-    if not (isinstance(low, int) and isinstance(high, int)):
+    if model is None:
         return "`--size MIN,MAX`"
-    return f"`--size {math.ceil(1.5 * low / 32) * 32},{math.ceil(1.5 * high / 32) * 32}`; it was {low},{high}"
+    low, high = model.min_size, model.max_size
+    larger = [math.ceil(1.5 * side / 32) * 32 for side in (low, high)]
+    if isinstance(model, TfodModelConfig) and model.tfod.fixed_size:
+        return f"a `fixed_size` of `[model.tfod]` such as {larger[0]},{larger[1]}; it was {low},{high}"
+    return f"`--size {larger[0]},{larger[1]}`; it was {low},{high}"
 
 
 def _validation(findings: Findings) -> list[float]:
