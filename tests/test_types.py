@@ -89,7 +89,7 @@ def test_the_drawn_picture_is_saved_and_replaces_none_unasked(photo, tmp_path):
     out = tmp_path / "new" / "drawn.png"
     found.save(out)
     np.testing.assert_array_equal(np.asarray(Image.open(out)), np.asarray(found.plot()))
-    with pytest.raises(ResightError, match="exists already"):
+    with pytest.raises(ResightError, match=r"exists already(.|\n)*force=True"):
         found.save(out)
     found.save(out, force=True)
     found.save(str(tmp_path / "new" / "drawn.JPG"))

@@ -178,7 +178,9 @@ class Detections:
         check_type("path", path, PATH, "Detections.save")
         if not os.fspath(path).lower().endswith((".jpg", ".jpeg", ".png")):
             raise ResightError("pictures are written as .jpg, .jpeg or .png", where=path)
-        check_file(path, force)
+        if os.path.exists(path) and not force:
+            raise ResightError("exists already", where=path, fix="Choose another name, or replace it with force=True.")
+        check_file(path, force=True)
         picture = np.asarray(self.plot(image))
         with atomic_file(path) as file:
             save_picture(picture, file)

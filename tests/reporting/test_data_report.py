@@ -175,7 +175,7 @@ def test_three_files_say_the_same(records, tmp_path):
         assert json.load(file) == json.loads(json.dumps(report.numbers))
     with open(suspects, encoding="utf-8", newline="") as file:
         (row,) = csv.DictReader(file)
-    assert (row["kind"], row["label"]) == ("two boxes on one object", '="evil",\n"')
+    assert (row["kind"], row["label"]) == ("two boxes on one object", '\'="evil",\n"')
     assert [float(row[side]) for side in ("xmin", "ymin", "xmax", "ymax", "other_ymax")] == [10, 10, 50, 51, 50]
     assert report.text().splitlines()[0] == report.numbers["sentence"]
     assert Path(page).read_text(encoding="utf-8").startswith("<!doctype html>")

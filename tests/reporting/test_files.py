@@ -1,9 +1,12 @@
+import csv
+import io
+
 import pytest
 
 from fixtures import findings as made_up
 from resight.errors import ResightError
 from resight.reporting.charts import tide
-from resight.reporting.files import ReportFiles, is_ours
+from resight.reporting.files import ReportFiles, csv_text, is_ours
 from resight.reporting.page import page
 
 
@@ -29,6 +32,19 @@ def test_its_own_files_are_known(tmp_path):
 def test_what_is_no_page_is_refused(tmp_path, name):
     with pytest.raises(ResightError, match=rf"{name}: is no name of an HTML page(.|\n)*Name it {name}.html"):
         ReportFiles.at(tmp_path / name, False)
+
+
+def test_names_are_no_formulas_in_a_spreadsheet():
+    names = ["=1+1", "+a", "-a", "@a", "\tb", "-1.5", "-", "a=b", 'x"y,z', None, -2.5]
+    text = csv_text(("name", "other"), [{"name": name, "other": 1, "more": 2} for name in names])
+    rows = list(csv.reader(io.StringIO(text, newline="")))
+    shown = ["'=1+1", "'+a", "'-a", "'@a", "'\tb", "-1.5", "'-", "a=b", 'x"y,z', "", "-2.5"]
+    assert rows == [["name", "other"], *([name, "1"] for name in shown)]
+
+
+def test_an_address_in_a_store_is_told_as_it_is():
+    with pytest.raises(ResightError, match=r"^s3://bucket/page\.html: this output must be local"):
+        ReportFiles.at("s3://bucket/page.html", False)
 
 
 def test_files_of_others_beside_the_page_are_not_replaced_either(tmp_path):

@@ -166,6 +166,14 @@ def test_tables_sort_by_keyboard_and_what_is_no_number_comes_last(opened):
     assert tab.get_attribute("#classes th:nth-child(2)", "aria-sort") is None
 
 
+def test_a_class_that_is_called_background_is_not_taken_for_it():
+    findings = made_up.small()
+    findings["classes"][0]["name"] = "Background"
+    text = page(findings, [])
+    assert '<th scope="row"><span class="name" title="(background)">(background)<' in text
+    assert "(background)" not in page(made_up.small(), [])
+
+
 def visible(tab):
     return tab.eval_on_selector_all(".card:not([hidden])", "all => all.map(one => one.dataset.at)")
 

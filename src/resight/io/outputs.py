@@ -49,7 +49,7 @@ def check_local(out: str | os.PathLike[str] | None) -> None:
     """Raises ResightError: ``out`` is an address in a store, where only runs are written."""
     if is_address(out):
         message = "this output must be local: only runs are written to a store"
-        raise ResightError(message, where=out, fix="Choose a local folder, and copy it.")
+        raise ResightError(message, where=out, fix="Choose a local place, and copy it.")
 
 
 def beside(source: str | os.PathLike[str], name: str = "records") -> str:

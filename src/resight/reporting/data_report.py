@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import shlex
 from collections import Counter
@@ -23,7 +21,7 @@ from ..dialect import anchors_for, dialect_of, load_config
 from ..errors import ResightError, counted
 from .data_columns import DataColumns, read_columns
 from .data_suspects import find_suspects, plain_rows
-from .files import ReportFiles, check_charts, write_charts
+from .files import ReportFiles, check_charts, csv_text, write_charts
 
 VERSION = 1
 MOST_COMPARED = 5_000  # images among which near-duplicates are looked for unasked: all of them are decoded for it
@@ -301,11 +299,7 @@ def _share(flags: np.ndarray) -> float | None:
 def _csv(suspects: Sequence[dict[str, Any]]) -> str:
     columns = ["kind", "file", "split", "label", *_SIDES, "other_file", "other_label"]
     columns += [*(f"other_{side}" for side in _SIDES), "measure", "text", "place"]
-    out = io.StringIO()
-    table = csv.DictWriter(out, columns, extrasaction="ignore")
-    table.writeheader()
-    for row in suspects:
-        box = dict(zip(columns[4:8], row["box"], strict=True))
-        other = dict(zip(columns[10:14], row["other_box"] or [None] * 4, strict=True))
-        table.writerow(row | box | other)
-    return out.getvalue()
+    boxes = [[*row["box"], *(row["other_box"] or [None] * 4)] for row in suspects]
+    sides = columns[4:8] + columns[10:14]
+    rows = [row | dict(zip(sides, corners, strict=True)) for row, corners in zip(suspects, boxes, strict=True)]
+    return csv_text(columns, rows)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import ResightError
 from ..io.files import open_file
-from ..io.outputs import atomic_folder, check_file, check_output, write_text
+from ..io.outputs import atomic_folder, check_file, check_local, check_output, write_text
 
 _PAGE = re.compile(r'.{0,500}<meta name="generator" content="resight (data )?report">', re.S)
 # How each file begins, by its suffix.
@@ -22,6 +24,8 @@ _OURS = {
     ".svg": re.compile(r'<svg xmlns="[^"]*" role="img" [^>]* data-plot="'),
     ".csv": re.compile("kind,file,(group|split),"),
 }
+# What spreadsheets take for a formula, but for a negative number.
+_FORMULA = re.compile(r"[=+@\t\r]|-(?![\d.]+$)")
 
 
 class ReportFiles(NamedTuple):
@@ -35,6 +39,7 @@ class ReportFiles(NamedTuple):
     def at(cls, page: str | os.PathLike[str], force: bool) -> ReportFiles:
         """Raises ResightError: ``page`` is no name of a page; a file exists and ``force`` is off, or is not ours; or it
         cannot be written."""
+        check_local(page)
         page = Path(page)
         if page.suffix.lower() not in (".html", ".htm"):
             name = page.name or "report"
@@ -49,6 +54,17 @@ class ReportFiles(NamedTuple):
         write_text(self.numbers, json.dumps(numbers, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
         write_text(self.suspects, suspects)
         write_text(self.page, page)
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """A table for spreadsheets: names that would be formulas there, which other people chose, begin with an apostrophe.
+    What ``rows`` have besides ``columns`` is left out."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    table.writeheader()
+    for row in rows:
+        table.writerow({key: f"'{cell}" if _FORMULA.match(str(cell)) else cell for key, cell in row.items()})
+    return text.getvalue()
 
 
 def check_charts(folder: str | os.PathLike[str] | None, force: bool) -> None:

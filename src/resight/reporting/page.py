@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import ROUND_HALF_UP, Decimal
 from functools import cache
 from itertools import chain, repeat
@@ -15,6 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from ..errors import counted
 from . import svg
 from .charts import at_threshold, curves, operating_index, reliability, thresholds, tide, training_charts
 
@@ -66,6 +67,7 @@ def page(
         "first_curves": FIRST_CURVES,
         "matrix": _matrix(findings, confusions),
         "confusions": confusions[:CONFUSIONS],
+        "background": _background(row["name"] for row in findings["classes"]),
         "cards": _cards(findings["errors"], thumbnails),
         "others": _others(findings.get("comparison"), flipped),
         "pictured_classes": _pictured_classes(findings["errors"]),
@@ -103,6 +105,7 @@ def _environment() -> Environment:
     environment.globals |= {"svg": svg, "script": Markup((folder / "report.js").read_text(encoding="utf-8"))}
     environment.globals |= {"style": Markup((folder / "report.css").read_text(encoding="utf-8"))}
     filters: dict[str, Callable[..., Any]] = {
+        "counted": counted,
         "decimal": _decimal,
         "percent": lambda share: None if share is None else f"{100 * share:.0f} %",
         "json": _json,
@@ -155,6 +158,14 @@ def _class_row(row: dict[str, Any], start: int) -> dict[str, Any]:
     return {key: row[key] for key in ("name", "AP", "AP50", "AP75", "boxes", "images", "best_score")} | {
         "at": at_threshold(row, start)
     }
+
+
+def _background(classes: Iterable[str]) -> str:
+    """What stands for no object, which is no class's name."""
+    name, taken = "background", {one.strip().casefold() for one in classes}
+    while name in taken:
+        name = f"({name})"
+    return name
 
 
 def _pictured(findings: dict[str, Any]) -> set[tuple[int, int]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +23,7 @@ from .compare import compare
 from .data_columns import columns_of
 from .data_report import MOST_COMPARED
 from .data_suspects import Suspect, labelled_differently
-from .files import ReportFiles, check_charts, write_charts
+from .files import ReportFiles, check_charts, csv_text, write_charts
 from .findings import Run, findings
 from .gallery import pictures
 from .matched import Matched
@@ -184,13 +182,15 @@ def _records(evaluation: SavedEvaluation, folder: Path) -> tuple[Records | None,
 
 
 def _csv(suspects: list[dict[str, Any]], classes: tuple[str, ...]) -> str:
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(SUSPECTS)
-    for one in suspects:
-        label = "" if one["label"] is None else classes[one["label"]]
-        numbers = [f"{side:.1f}" for side in one["box"]]
-        score = "" if one["score"] is None else f"{one['score']:.3f}"
-        more = [score, f"{one['iou']:.2f}", one["other_file"] or ""]
-        rows.writerow([one["kind"], one["file"], one["group"], *numbers, label, classes[one["other"]], *more])
-    return text.getvalue()
+    rows = [
+        {
+            **one,
+            **dict(zip(SUSPECTS[3:7], (f"{side:.1f}" for side in one["box"]), strict=True)),
+            "label": None if one["label"] is None else classes[one["label"]],
+            "other": classes[one["other"]],
+            "score": None if one["score"] is None else f"{one['score']:.3f}",
+            "iou": f"{one['iou']:.2f}",
+        }
+        for one in suspects
+    ]
+    return csv_text(SUSPECTS, rows)

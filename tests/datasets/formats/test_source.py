@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+from PIL import Image
 
 from resight.datasets.formats import read_source
 from resight.errors import ResightError
@@ -44,6 +45,14 @@ def test_shares_of_the_image_are_no_pixels(tmp_path, put, images, name, text):
     with pytest.raises(ResightError, match="look normalised") as caught:
         read_source(tmp_path)
     assert name in caught.value.where and "pixels" in caught.value.fix
+
+
+def test_a_box_may_fill_an_image_of_one_pixel(tmp_path, put):
+    Image.new("RGB", (1, 1)).save(tmp_path / "a.png")
+    corners = "".join(f"<{key}>{side}</{key}>" for key, side in zip(CORNERS, (0, 0, 1, 1), strict=True))
+    size = "<size><width>1</width><height>1</height></size>"
+    put("a.xml", f"<annotation>{size}<object><name>x</name><bndbox>{corners}</bndbox></object></annotation>")
+    assert [box.xyxy for one in read_source(tmp_path).annotations for box in one.boxes] == [(0, 0, 1, 1)]
 
 
 def test_one_file_of_shares_among_others_is_left_out(tmp_path, put, images):

@@ -283,13 +283,16 @@ class AnnotationCollector:
         self.problem("no_box_shape", self.tree.root, f"shapes without a box, left out: {shapes}{also}", "warning")
 
     def _refuse_shares(self, format: str) -> None:
-        """Refuses annotation files all of whose corners lie within 0 to 1, where the format has pixels."""
+        """Refuses annotation files all of whose corners lie within 0 to 1, where the format has pixels, but for images
+        of a single pixel."""
         pixels, shares = set(), defaultdict(list)
         for path, image in self.images.items():
             for file, boxes in image.boxes.items():
                 if any(max(map(abs, box.xyxy)) > 1 for box in boxes):
                     pixels.add(file)
-                elif any(box.xmax > box.xmin and box.ymax > box.ymin for box in boxes):
+                elif (image.width, image.height) != (1, 1) and any(
+                    box.xmax > box.xmin and box.ymax > box.ymin for box in boxes
+                ):
                     shares[file].append(path)
         says = f"all corners lie within 0 to 1: these look normalised, but '{format}' uses pixels"
         suspects = {file: paths for file, paths in shares.items() if file not in pixels}

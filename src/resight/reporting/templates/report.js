@@ -110,7 +110,7 @@
     for (const one of cells) one.ariaPressed = String(cell !== null && one.dataset.cell === cell.dataset.cell);
     more.hidden = found <= most;
     const narrowed = cell ? `, ${cell.dataset.says}` : "", some = more.hidden ? "" : `; the first ${most} are shown`;
-    $("#shown").textContent = `${found} of ${cards.length} errors${narrowed}${some}.`;
+    $("#shown").textContent = `${found} of ${cards.length} error${cards.length === 1 ? "" : "s"}${narrowed}${some}.`;
   };
   const show = (of) => {
     cell = of;
