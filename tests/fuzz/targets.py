@@ -34,6 +34,7 @@ from resight.inference.detector import Detector
 from resight.inference.exported import read_card
 from resight.io.images import decode, probe, upright
 from resight.io.object_store import fetch
+from resight.io.parts import all_parts
 from resight.label_map import LabelMap, read_label_map, to_pbtxt
 from resight.models.checkpoints import Checkpoint, ModelMetadata, load_checkpoint, save_checkpoint
 from resight.records.example import decode_example
@@ -307,6 +308,8 @@ def set_keys(data: bytes, _: Path) -> Config:
     return load_config(None, parse_set([line for line in data.decode("utf-8", "replace").splitlines() if "=" in line]))
 
 
+PART = {"part": "part-00001-of-00002", "settings": {"job": "predict", "parts": 2, "inputs": ["photos"]}, "bytes": 1,
+        "sha256": "0"}  # fmt: skip
 RUN = json.dumps({
     "format": 1, "run": "s3://b/run", "command": ["resight", "train"], "hours": 1.5, "usd": 1.5,
     "launch": {"stack": "s", "region": "r", "data": "s3://b/set", "config": "config.toml", "instance": "g5.xlarge",
@@ -431,6 +434,8 @@ def all_targets(folder: Path) -> list[Target]:
         Target("metrics.json", [b'{"mAP": 0.5, "operating_point": {}}'], written("m.json", lambda _, f: _is_ours(f / "m.json"))),
         Target("detections.json", [json.dumps(found).encode()],
                written("detections.json", lambda _, folder: written_before(folder))),
+        Target("head of a part", [json.dumps(PART).encode()],
+               written("part-00001-of-00002.json", lambda _, folder: all_parts(str(folder), "predict"))),
         Target("etags", [b'{"a": "1", "b": "2"}'], written(".etags.json", lambda _, folder: fetch({}, folder))),
         Target("run.json", [RUN], lambda data, _: parse_run_record(parse_run_record(data, "run.json").text(), "run.json")),
         *(Target(f"request to {kind}", bodies, asked(kind)) for kind, bodies in request_bodies().items()),

@@ -126,7 +126,10 @@ def test_a_part_whose_data_are_not_those_that_were_written_is_none(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("text", ["", "no JSON", "[]", "{}", json.dumps({"part": 1}), "[" * 100_000])
+HUGE = json.dumps({"part": "part-00001-of-00003", "settings": {"parts": 10**9}, "bytes": 1, "sha256": ""})
+
+
+@pytest.mark.parametrize("text", ["", "no JSON", "[]", "{}", json.dumps({"part": 1}), "[" * 100_000, HUGE])
 def test_a_head_of_something_else_is_told(tmp_path, text):
     (tmp_path / "part-00001-of-00003.json").write_text(text)
     for ask in (lambda: find_part(str(tmp_path), Part(1, 3), ".txt", {}, False), lambda: all_parts(str(tmp_path), "x")):

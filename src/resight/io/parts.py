@@ -197,7 +197,8 @@ def _read_head(place: str, name: str) -> dict[str, Any] | None:
         return None
     head = parse_json(data, where)
     kinds = {"part": str, "settings": dict, "bytes": int, "sha256": str}
-    if not (isinstance(head, dict) and all(isinstance(head.get(key), kind) for key, kind in kinds.items())):
+    is_one = isinstance(head, dict) and all(isinstance(head.get(key), kind) for key, kind in kinds.items())
+    if not is_one or not (isinstance(count := head["settings"].get("parts"), int) and 1 <= count <= _MOST):
         raise ResightError("is not the head of a part", where=where, fix="Choose another place.")
     return head
 
