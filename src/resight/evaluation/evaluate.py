@@ -127,7 +127,8 @@ def evaluate(
     measured = min(len(images), limit or len(images))
     counting = {"ignore_difficult": ignore_difficult, "max_detections": most}
     task = _Task(detector, records, images, range(measured), counting, source.on_bad_record == "skip")
-    settings: dict[str, Any] = {"split": split, "images": measured, "detections": detections, "precision": precision}
+    settings: dict[str, Any] = {"split": split, "images": int(measured), "precision": precision}
+    settings["detections"] = detections if detections is None else int(detections)
     if part or merge:
         settings |= {"model": fingerprint(model, *([labels] if labels else [])), "data": records.digest}
     if part:
