@@ -33,7 +33,7 @@ from resight.models.checkpoints import Checkpoint, ModelMetadata, save_checkpoin
 SIDE, CLASSES = 64, ("red", "blue")
 COMMAND = (sys.executable, "-m", "resight")
 AT_A_TIME = 2
-STARTED = 7.0  # seconds of processor time after which an evaluation looks at images
+STARTED = 5.0  # seconds of processor time after which an evaluation looks at images
 
 
 def draw(folder: Path, count: int) -> list[Annotation]:
