@@ -114,7 +114,7 @@ def _licence_of(library: str) -> str:
 def main(project: Path = PROJECT) -> int:
     faults, seen = [], set[str]()
     asked = requirements(project)
-    for extra in sorted(asked, key=lambda name: (name in TOOLS, name)):
+    for extra in sorted(asked, key=lambda name: (name in TOOLS, name in COPYLEFT, name)):
         packages = sorted((package(found) for found in installed_by(asked[extra], seen)), key=lambda one: one.name)
         print(f"\n{extra or 'resight'}" + ("  (tools of development)" if extra in TOOLS else ""))
         for one in packages:

@@ -60,6 +60,7 @@ def test_only_an_extra_that_says_so_may_bring_it(install, tmp_path, capsys):
         return main(project), capsys.readouterr().out
 
     assert judged(["indirect"])[0] == judged(["indirect"], video=["strong"])[0] == 0
+    assert judged([], video=["strong"], zoo=["strong"])[0] == 1  # whichever is looked at first
     code, told = judged([], onnx=["indirect[more]"], video=["resight[onnx]"])
     assert code == 1 and "'onnx' brings strong (GPL-3.0-only) with strong" in told
     assert judged(["strong"])[0] == 1
