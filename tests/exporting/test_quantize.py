@@ -15,13 +15,16 @@ from resight.label_map import LabelMap
 from resight.records.writer import write_records_folder
 
 
-def chain(weights):
-    """A network of two layers, ``backbone.conv1`` and ``rpn.conv``, with ``weights`` of 1x1 convolutions."""
+def chain(weights, more=0):
+    """A network of two layers, ``backbone.conv1`` and ``rpn.conv``, with ``weights`` of 1x1 convolutions, behind which
+    it goes on for ``more`` steps."""
     opset = openvino().opset13
     given = value = opset.parameter([1, 4, 8, 8], np.float32, name="batch")
     for name, weight in zip(("backbone.conv1/0", "rpn.conv/0"), weights, strict=True):
         kernel = opset.constant(np.asarray(weight, np.float32)[:, :, None, None])
         value = opset.convolution(value, kernel, [1, 1], [0, 0], [0, 0], [1, 1], name=name)
+    for _ in range(more):
+        value = opset.sqrt(value)
     return openvino().Model([opset.result(value)], [given], "chain")
 
 
@@ -66,6 +69,11 @@ def test_only_layers_with_weights_and_what_is_between_are_quantised(openvino_exp
         *layers["predictor"],
     }
     assert all(max(shape) > 1 for shape in weights.values())  # a scale a channel
+
+
+def test_networks_may_be_deep():
+    body = chain([np.eye(4)] * 2, more=1_500)
+    assert groups(module._folded(body)) == {"backbone.conv1": ["backbone.conv1/0"], "rpn": ["rpn.conv/0"]}
 
 
 def test_names_of_both_dialects_make_groups():

@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 Feed = Mapping[str, np.ndarray]  # the network's input for an image
 SAMPLES = 200  # training images that it is calibrated on
 WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")
-BETWEEN = ("Add", "Relu", "Clamp", "MaxPool", "Interpolate")  # quantised where all that goes in is
+MOVING = ("Interpolate", "Gather", "Reshape", "Transpose")  # their first input, by what the others say
+BETWEEN = ("Add", "Relu", "Clamp", "MaxPool", "Concat", *MOVING)  # quantised where all that goes in is
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ def quantize(body: Any, feeds: Sequence[Feed], ap_of: Callable[[Any], float], le
         feeds: inputs of the network that it is calibrated on.
         ap_of: the mAP of such a model.
     """
-    body, layers = _folded(body), groups(body)
+    body = _folded(body)
+    layers = groups(body)
     best = found = _measured(body, feeds, ap_of, ())
     if found.ap < least:
         order = _by_gain(body, feeds, ap_of)
@@ -102,7 +104,8 @@ def _folded(body: Any) -> Any:
 
 
 def groups(body: Any) -> dict[str, list[str]]:
-    """The names of the layers with weights, by what they are part of: a block of the backbone, the FPN, a head."""
+    """The names of the layers with weights of a folded ``body``, by what they are part of: a block of the backbone,
+    the FPN, a head."""
     found: dict[str, list[str]] = {}
     for node in body.get_ordered_ops():
         if node.get_type_name() in WEIGHTED and _is_constant(node.input_value(1).get_node()):
@@ -163,7 +166,7 @@ def _left_alone(body: Any, in_float: Sequence[str]) -> list[str]:
     quantised, others = set(), []
     for node in body.get_ordered_ops():
         name, kind = node.get_friendly_name(), node.get_type_name()
-        given = [value.get_node() for value in node.input_values()[: 1 if kind == "Interpolate" else None]]
+        given = [value.get_node() for value in node.input_values()[: 1 if kind in MOVING else None]]
         between = all(one.get_friendly_name() in quantised or _is_constant(one) for one in given)
         if name in wanted or (kind in BETWEEN and name not in kept and between):
             quantised.add(name)
@@ -173,9 +176,7 @@ def _left_alone(body: Any, in_float: Sequence[str]) -> list[str]:
 
 
 def _is_constant(node: Any) -> bool:
-    return node.get_type_name() == "Constant" or (
-        node.get_input_size() > 0 and all(_is_constant(value.get_node()) for value in node.input_values())
-    )
+    return bool(node.get_type_name() == "Constant")
 
 
 def _without(model: Any, names: Sequence[str]) -> Any:
