@@ -3,10 +3,12 @@
 import pytest
 
 from resight.errors import ResightError
-from resight.exporting.export import compare, export, probe_images
-from resight.exporting.openvino import openvino_body, stages_of, write_openvino
+from resight.exporting.compare import compare
+from resight.exporting.export import export
+from resight.exporting.openvino import openvino_body, write_openvino
+from resight.exporting.pictures import probe_images
 from resight.inference.detector import load
-from resight.inference.openvino_runtime import load_openvino
+from resight.inference.openvino_runtime import load_openvino, stages_of
 
 VARIANTS = [
     {"pad": False, "share_boxes": True, "matmul_crop": True},

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from resight.exporting.export import probe_images
+from resight.exporting.pictures import probe_images
 from resight.inference.detector import load
 from resight.inference.tensorflow_session import Session
 from resight.label_map import read_label_map

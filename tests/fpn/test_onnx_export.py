@@ -7,17 +7,23 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 
 from resight.config.most_detections import MostDetections
+from resight.detection.onnx_graph import Builder
 from resight.detection.parity import BOX_TOLERANCE, SCORE_TOLERANCE, Parity
 from resight.errors import ResightError
-from resight.exporting.export import compare, export, probe_images, write_onnx
+from resight.exporting.compare import compare
+from resight.exporting.export import export, write_onnx
+from resight.exporting.pictures import probe_images
 from resight.fpn.config import FpnModelConfig
+from resight.fpn.onnx_export import _network_size
 from resight.fpn.pretrained import load_pretrained
 from resight.inference.detector import load
 from resight.inference.onnx_runtime import load_onnx
+from resight.inference.openvino_runtime import compiled, openvino
 from resight.label_map import LabelMap
 from resight.models.build import build_model
 from resight.models.checkpoints import Checkpoint, ModelMetadata, save_checkpoint
@@ -50,7 +56,7 @@ def make(folder: Path) -> None:
     save_checkpoint(path, Checkpoint(card, tensors, {}))
     report = export(path, "onnx", folder / "some.onnx")
     assert report.ok, report.text()
-    assert report.parity.detections >= 50 and report.parity.images >= 6
+    assert report.parity.detections >= 50 and report.parity.images >= 6 and len(report.engines) == 2
 
 
 def test_the_graph_has_the_names_types_and_metadata_that_are_promised(exported: Path) -> None:
@@ -179,3 +185,21 @@ def test_an_export_of_a_version_without_the_number_of_detections_has_100(exporte
     onnx.helper.set_model_props(model, {"resight": json.dumps(card)})
     onnx.save_model(model, tmp_path / "earlier.onnx")
     assert load(tmp_path / "earlier.onnx").most == MostDetections(100, 100)
+
+
+def test_every_engine_comes_to_the_size_that_python_comes_to() -> None:
+    """Also where rounding falls below a whole number, which one in 60 sizes does."""
+    builder = Builder()
+    size = builder("Identity", _network_size(builder, "sides", 384, 640))
+    sides, found = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, [2]) for name in ("sides", size))
+    graph = onnx.helper.make_graph(builder.nodes, "size", [sides], [found], builder.constants)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    request = compiled(openvino().Core().read_model(model.SerializeToString())).create_infer_request()
+    draw = np.random.default_rng(0)
+    rounded = [side for side in range(1, 2000) if int(side * (384 / side)) < 384]
+    cases = [*draw.integers(1, 5000, (300, 2)), *(np.array([side, int(side * draw.uniform(1, 2))]) for side in rounded)]
+    for case in cases:
+        wanted = [int(case[i] * min(384 / case.min(), 640 / case.max())) for i in range(2)]
+        assert session.run(None, {"sides": case})[0].tolist() == wanted
+        assert request.infer({"sides": case})[0].tolist() == wanted

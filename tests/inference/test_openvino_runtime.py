@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from resight.errors import ResightError
-from resight.exporting.export import probe_images
+from resight.exporting.pictures import probe_images
 from resight.inference.detector import load
 
 

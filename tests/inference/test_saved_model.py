@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from resight.errors import ResightError
-from resight.exporting.export import export, probe_images
+from resight.exporting.export import export
+from resight.exporting.pictures import probe_images
 from resight.inference.detector import load
 from resight.label_map import LabelMap, to_pbtxt
 

@@ -8,7 +8,9 @@ import onnxruntime
 import pytest
 import torch
 
-from resight.exporting.export import compare, export, probe_images
+from resight.exporting.compare import compare
+from resight.exporting.export import export
+from resight.exporting.pictures import probe_images
 from resight.inference.detector import load
 from resight.inference.onnx_runtime import load_onnx
 

@@ -273,21 +273,24 @@ def export(
     detections: Detections = None,
     precision: Annotated[defaults.ExportPrecision, option(None, "int8: OpenVINO only, where mAP allows")] = "float32",
     tune: Annotated[defaults.Tuning, option(None, "speed: as few proposals as mAP allows")] = "none",
-    data: Annotated[str | None, option("RECORDS", "Records folder of both", "the run's")] = None,
+    data: Annotated[str | None, option("RECORDS", "Records folder of both and of the pictures", "the run's")] = None,
     max_ap_loss: Annotated[
         float, option("LOSS", "mAP on val that both may cost together", min=0, max=1)
     ] = defaults.MAX_AP_LOSS,
     force: Force = False,
 ) -> int:
-    """Exports a model and prints how close the export's detections are; exit code 1 beyond the tolerance."""
+    """Exports a model and prints how close its detections are on your own pictures; beyond the tolerance it is not
+    written, exit code 1."""
     options = without(locals(), "model", "format", "out")
     say(f"Reading {model}")  # what is imported now takes some seconds
     from ..exporting.export import export as run_export
 
     report = run_export(model, format, out, **options)
     console.show(report.text())
+    if not report.ok:
+        return BAD
     wrote(out, f"predict {quoted(report.model)} PHOTOS -o found")
-    return console.DONE if report.ok else BAD
+    return console.DONE
 
 
 @verb(app, "bench")

@@ -122,8 +122,10 @@ def train(arguments: Arguments) -> int:
         say(f"{TESTING} holds {measured} images, and <num_test_examples> is {wanted}: all were measured.")
     report = export(run, "savedmodel", exported, force=True)
     print(report.text())
+    if not report.ok:
+        return BAD
     wrote(str(exported), f"predict {quoted(report.model)} PHOTOS -o found")
-    return console.DONE if report.ok else BAD
+    return console.DONE
 
 
 def write_config(arguments: Arguments, pretrained: Path, data: Mapping[str, Path]) -> str:

@@ -28,6 +28,7 @@ class Parity:
     """How close an exported model is to its own on a set of images.
 
     Args:
+        empty: images in which nothing is found.
         proposals, detections: of the exported model, compared.
         score, head, box: largest differences: of scores, of logits and box deltas in parts of their size, and of
             corners in pixels per 100 px of the image's longer side.
@@ -35,6 +36,7 @@ class Parity:
     """
 
     images: int
+    empty: int = 0
     proposals: int = 0
     detections: int = 0
     score: float = 0.0
@@ -50,7 +52,8 @@ class Parity:
     def text(self) -> str:
         verdict = "equal within the tolerance" if self.ok else "NOT equal within the tolerance"
         return (
-            f"{self.proposals} proposals and {self.detections} detections in {self.images} images: largest difference "
+            f"{self.proposals} proposals and {self.detections} detections in {self.images} images, "
+            f"{self.empty} of them with none: largest difference "
             f"of a score {self.score:.1e} (tolerance {SCORE_TOLERANCE:.0e}), of a logit or box delta {self.head:.1e} "
             f"(tolerance {HEAD_TOLERANCE:.0e}), of a corner {self.box:.1e} % of the image (tolerance "
             f"{BOX_TOLERANCE:.0e}), {self.wrong} wrongly kept or left out: {verdict}"

@@ -19,7 +19,7 @@ def taps(at: np.ndarray, length: int) -> Taps:
 
 
 def interpolated(image: np.ndarray, rows: Taps, columns: Taps) -> np.ndarray:
-    """``[H, W, 3]`` uint8 -> ``[h, w, 3]`` float32 of the same range."""
+    """``[H, W, 3]`` uint8 -> ``[3, h, w]`` float32 of the same range."""
     left, right, across = columns
     top, bottom, down = rows
     used = slice(top.min(), bottom.max() + 1)
@@ -28,7 +28,7 @@ def interpolated(image: np.ndarray, rows: Taps, columns: Taps) -> np.ndarray:
     small += (image.take(right, 1) - small) * across[:, None]
     upper = small.take(top, 0)
     upper += (small.take(bottom, 0) - upper) * down[:, None, None]
-    return upper
+    return upper.transpose(2, 0, 1)
 
 
 def half_pixel(length: int, wanted: int) -> np.ndarray:
@@ -37,7 +37,7 @@ def half_pixel(length: int, wanted: int) -> np.ndarray:
     return np.maximum((np.arange(wanted, dtype=np.float32) + np.float32(0.5)) * step - np.float32(0.5), np.float32(0))
 
 
-def antialiased(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """``[H, W, 3]`` uint8 -> ``[*size, 3]`` float32 of the same range, by a triangle as wide as the step."""
+def antialiased(image: np.ndarray, size: tuple[int, int]) -> list[np.ndarray]:
+    """``[H, W, 3]`` uint8 -> three planes ``size`` float32 of the same range, by a triangle as wide as the step."""
     planes = (Image.fromarray(image[..., i].astype(np.float32)) for i in range(3))
-    return np.stack([np.asarray(plane.resize(size[::-1], Image.Resampling.BILINEAR)) for plane in planes], axis=2)
+    return [np.asarray(plane.resize(size[::-1], Image.Resampling.BILINEAR)) for plane in planes]

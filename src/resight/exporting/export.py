@@ -6,48 +6,66 @@ import importlib.util
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ..arguments import check_types
 from ..config.defaults import MAX_AP_LOSS, ExportFormat, ExportPrecision, InputType, Tuning
 from ..config.tree import TFOD_MODELS
-from ..detection.stages import STAGE
 from ..dialect import dialect_of
-from ..errors import ResightError, counted, listed
+from ..errors import ResightError, listed
 from ..inference.detector import Detector, check_share, load
-from ..inference.exported import OPENVINO, ExportedDetector, card_of
+from ..inference.exported import OPENVINO, card_of
 from ..io.outputs import atomic_file, atomic_folder, check_file, check_output
-from ..random_streams import numpy_stream
+from .compare import compare
+from .pictures import Pictures, pictures_of
 from .trial import Trial
 from .tune import tune as tune_proposals
 
 if TYPE_CHECKING:
     from ..detection.parity import Parity
 
+Engines = dict[str, "Parity"]  # by their names
+
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written to ``out``, of which ``model`` is the exported model, and how close it is to the original."""
+    """What was written to ``out``, of which ``model`` is the exported model, and how close it is to the original.
+
+    Args:
+        engines: how close by the name of the engine that ran it; where one is beyond the tolerance nothing is written.
+        pictures: what they were compared on.
+        measured: what was gained by fewer proposals or 8 bits, and what it costs.
+    """
 
     out: str
     model: str
-    parity: Parity
+    engines: dict[str, Parity]
     megabytes: float
-    measured: str = ""  # what was gained by fewer proposals or 8 bits, and what it costs
+    pictures: str
+    measured: str = ""
+
+    @property
+    def parity(self) -> Parity:
+        """In the first of the engines."""
+        return next(iter(self.engines.values()))
 
     @property
     def ok(self) -> bool:
-        return self.parity.ok
+        return all(parity.ok for parity in self.engines.values())
 
     def text(self) -> str:
-        return "\n".join(filter(None, [f"{self.out}: {self.megabytes:.1f} MB", self.measured, self.parity.text()]))
+        head = f"{self.out}: {self.megabytes:.1f} MB" if self.ok else f"{self.out}: not written"
+        lines = [f"{engine}: {parity.text()}" for engine, parity in self.engines.items()]
+        return "\n".join(filter(None, [head, self.measured, f"Compared on {self.pictures}", *lines]))
+
+
+class _Unequal(Exception):
+    """Leaves the block of an output that is not to be written."""
 
 
 def export(
@@ -64,19 +82,21 @@ def export(
     data: str | os.PathLike[str] | None = None,
     max_ap_loss: float = MAX_AP_LOSS,
 ) -> ExportReport:
-    """Writes ``model`` as ``format`` to ``out`` and compares the two on images of several sizes.
+    """Writes ``model`` as ``format`` to ``out``, if it finds the same as the model in pictures of several shapes.
 
     Args:
-        format: ``onnx``, or for the TFOD dialect ``savedmodel``: the folder that TFOD's own export writes.
+        format: ``onnx``, ``openvino``, or for the TFOD dialect ``savedmodel``, the folder that TFOD's own export
+            writes.
         input_type: what a client sends to a SavedModel.
         detections: the most detections of an image; by default the model's own number.
         precision: ``int8`` of OpenVINO's format alone, calibrated on training records.
         tune: ``speed`` exports as few proposals as the loss of mAP allows.
-        data: the records of both; by default those of the run.
+        data: records folder of both, and with the pictures; by default the run's.
         max_ap_loss: how much mAP on val both together may cost; where int8 costs more, nothing is written.
 
     Raises:
-        ResightError: the format is not known, the model cannot be exported, or ``out`` cannot be written.
+        ResightError: the format is not known, the model cannot be exported, ``data`` cannot be read, or ``out`` cannot
+            be written.
     """
     check_types(locals(), export)
     _check_output(out, format, input_type, force)
@@ -93,14 +113,16 @@ def export(
         trial = Trial(model, data, max_ap_loss)
     if trial and tune == "speed":
         reference, told = tune_proposals(detector, trial)
-    log.info("writing %s, then comparing it with the model", out)
+    pictures = pictures_of(model, data, detector)
+    log.info("writing %s, and comparing it with the model on %s", out, pictures.source)
     with _extra(format):
         if format == "onnx":
-            report = _export_onnx(detector, Path(out))
+            report = _export_onnx(detector, Path(out), pictures)
         elif format == "openvino":
-            report = _export_openvino(detector, Path(out), force, trial if precision == "int8" else None, reference)
+            quantised = trial if precision == "int8" else None
+            report = _export_openvino(detector, Path(out), pictures, force, quantised, reference)
         else:
-            report = _export_saved_model(detector, Path(out), force, input_type)
+            report = _export_saved_model(detector, Path(out), pictures, force, input_type)
     return replace(report, measured="\n".join(filter(None, [told, report.measured])))
 
 
@@ -136,44 +158,57 @@ def _check_precision(format: ExportFormat, precision: ExportPrecision, max_ap_lo
         raise ResightError("needs nncf", where="--precision int8", fix="pip install 'resight[int8]'")
 
 
-def _export_onnx(detector: Detector, out: Path) -> ExportReport:
-    """Nothing lies at ``out`` before it was compared; nor does a SavedModel."""
+def _export_onnx(detector: Detector, out: Path, pictures: Pictures) -> ExportReport:
     from ..inference.onnx_runtime import load_onnx
 
-    with atomic_file(out) as file:
+    engines: Engines = {}
+    with suppress(_Unequal), atomic_file(out) as file:
         write_onnx(detector, file)
-        parity = compare(detector, load_onnx(file, stages=True), probe_images())
-    return ExportReport(str(out), str(out), parity, out.stat().st_size / 1e6)
+        exported = load_onnx(file, stages=True)
+        engines["ONNX Runtime"] = compare(detector, exported, pictures.images)
+        if importlib.util.find_spec("openvino"):
+            from ..inference.openvino_runtime import run_onnx
+
+            engines["OpenVINO"] = compare(detector, run_onnx(file, exported), pictures.images)
+        _check(engines)
+    return ExportReport(str(out), str(out), engines, _megabytes(out), pictures.source)
 
 
-def _export_saved_model(detector: Detector, out: Path, force: bool, input_type: InputType) -> ExportReport:
+def _export_saved_model(
+    detector: Detector, out: Path, pictures: Pictures, force: bool, input_type: InputType
+) -> ExportReport:
     from ..inference.saved_model import load_saved_model, written_before
     from .saved_model import with_stages, write_export
 
-    with atomic_folder(out, force, written_before(out)) as folder:
+    engines: Engines = {}
+    with suppress(_Unequal), atomic_folder(out, force, written_before(out)) as folder:
         write_export(detector, folder, input_type)
         with with_stages(folder) as model_with_stages:
-            parity = compare(detector, load_saved_model(model_with_stages), probe_images())
+            engines["TensorFlow"] = compare(detector, load_saved_model(model_with_stages), pictures.images)
+        _check(engines)
     place = out / "saved_model"
-    return ExportReport(str(out), str(place), parity, _megabytes(place))
+    return ExportReport(str(out), str(place), engines, _megabytes(place), pictures.source)
 
 
 def _export_openvino(
-    detector: Detector, out: Path, force: bool, trial: Trial | None, reference: float | None
+    detector: Detector, out: Path, pictures: Pictures, force: bool, trial: Trial | None, reference: float | None
 ) -> ExportReport:
     """
     Args:
         trial: it is quantised, and that is tried on these records.
         reference: the mAP of the model before its proposals were limited, if they were.
     """
-    from ..inference.openvino_runtime import load_openvino, written_by_us
-    from .openvino import openvino_body, stages_of, write_openvino
+    from ..inference.openvino_runtime import load_openvino, stages_of, written_by_us
+    from .openvino import openvino_body, write_openvino
 
-    with atomic_folder(out, force, written_by_us(out)) as folder:
+    engines: Engines = {}
+    measured = ""
+    with suppress(_Unequal), atomic_folder(out, force, written_by_us(out)) as folder:
         body = openvino_body(detector)
         write_openvino(body, detector, folder)
         exported = load_openvino(folder / OPENVINO, stages=stages_of(body))
-        parity, measured = compare(detector, exported, probe_images()), ""
+        engines["OpenVINO"] = compare(detector, exported, pictures.images)
+        _check(engines)
         size = _megabytes(folder)
         if trial:
             from .quantize import int8
@@ -182,11 +217,18 @@ def _export_openvino(
             found, measured = int8(body, exported, trial, reference)
             write_openvino(found.model, detector, folder, precision="int8", in_float=found.in_float)
             measured += f" {size:.1f} MB in float32, {_megabytes(folder):.1f} MB in int8. Before it was quantised:"
-    return ExportReport(str(out), str(out), parity, _megabytes(out), measured)
+    return ExportReport(str(out), str(out), engines, _megabytes(out), pictures.source, measured)
 
 
-def _megabytes(folder: Path) -> float:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
+def _check(engines: Engines) -> None:
+    if not all(parity.ok for parity in engines.values()):
+        raise _Unequal
+
+
+def _megabytes(place: Path) -> float:
+    """Of a file, or of a folder; 0 where there is none."""
+    files = [place] if place.is_file() else [file for file in place.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files) / 1e6
 
 
 def write_onnx(detector: Detector, path: Path) -> None:
@@ -210,48 +252,3 @@ def _extra(format: str) -> Iterator[None]:
         extra = {"savedmodel": "tensorflow"}.get(format, format)
         fix = f"pip install 'resight[{extra}]'"
         raise ResightError(f"needs {error.name}", where=f"--format {format}", fix=fix) from error
-
-
-def probe_images() -> list[np.ndarray]:
-    """Images of several sizes on which two models are compared: coloured rectangles on noise, and a blank one."""
-    images = []
-    for number, (height, width) in enumerate([(240, 320), (480, 704), (400, 300), (333, 500), (97, 211)]):
-        draw = numpy_stream(0, "probe image", number)
-        image = draw.normal(128, 25, (height, width, 3))
-        for _ in range(12):
-            y, x = draw.integers(0, height - 16), draw.integers(0, width - 16)
-            h, w = draw.integers(8, max(height // 3, 9)), draw.integers(8, max(width // 3, 9))
-            image[y : y + h, x : x + w] = draw.integers(0, 256, 3)
-        images.append(image.clip(0, 255).astype(np.uint8))
-    return [*images, np.zeros((120, 160, 3), np.uint8)]
-
-
-def compare(detector: Detector, exported: ExportedDetector, images: list[np.ndarray]) -> Parity:
-    """
-    Args:
-        exported: an export of ``detector``, loaded with its stages among its outputs.
-    """
-    import torch
-
-    from ..detection.parity import Parity
-
-    parity = Parity(len(images))
-    log.info("comparing the two in %s", counted(len(images), "image"))
-    for image in images:
-        found = exported.outputs(image)
-        stages = {
-            name.removeprefix(STAGE): torch.from_numpy(value.copy())
-            for name, value in found.items()
-            if name.startswith(STAGE)
-        }
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-        with torch.inference_mode():
-            wanted = dialect_of(detector.config).compare_stages(parity, detector.model, pixels, stages)
-        listed = exported.read(found, image)
-        boxes, scores, labels = (torch.from_numpy(each.copy()) for each in (listed.boxes, listed.scores, listed.labels))
-        parity.detections += len(listed)
-        parity.listed(wanted.boxes, boxes, max(image.shape[:2]))
-        if len(labels) == len(wanted.labels):
-            parity.scores(wanted.scores, scores)
-            parity.wrong += int((labels != wanted.labels).sum())
-    return parity

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..detection.stages import STAGE
 from ..dialect import dialect_of
 from ..inference.detector import Detector
 from ..inference.exported import OPENVINO, card_of
@@ -38,9 +37,3 @@ def write_openvino(body: Any, detector: Detector, folder: Path, **more: object) 
     )
     body.set_rt_info(card, KEY)
     openvino().save_model(body, folder / OPENVINO, compress_to_fp16=False)
-
-
-def stages_of(body: Any) -> tuple[str, ...]:
-    """The names under which ``body`` works out what a comparison asks for."""
-    names = (name for node in body.get_ops() for output in node.outputs() for name in output.get_names())
-    return tuple(name for name in names if name.startswith(STAGE))

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from ..config.tree import Positive, Section
@@ -23,13 +25,14 @@ class NetworkInput(Section):
         height, width = image.shape[:2]
         rows, columns = size = fit_size(height, width, self.min_size, self.max_size)
         if self.antialias:
-            small = antialiased(image, size)
+            small: Iterable[np.ndarray] = antialiased(image, size)
         else:
             sides = zip((height, width), size, strict=True)
             small = interpolated(image, *(taps(half_pixel(length, wanted), length) for length, wanted in sides))
         padded = (-(-side // self.multiple) * self.multiple for side in size)
         batch = np.zeros((1, 3, *padded), np.float32)
-        mean, std = (np.array(values, np.float32)[:, None, None] for values in (self.mean, self.std))
-        batch[0, :, :rows, :columns] = (small.transpose(2, 0, 1) / np.float32(255) - mean) / std
+        for plane, normalised, mean, std in zip(small, batch[0, :, :rows, :columns], self.mean, self.std, strict=True):
+            np.multiply(plane, np.float32(1 / 255 / std), out=normalised)
+            normalised -= np.float32(mean / std)
         scale = np.array([width / columns, height / rows] * 2, np.float32)
         return {"batch": batch, "size": np.array(size, np.float32), "scale": scale}

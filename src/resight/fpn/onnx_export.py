@@ -29,6 +29,7 @@ from .faster_rcnn import BOX_WEIGHTS, POOL_SIZE, RPN_WEIGHTS, FasterRCNN, RCNNCo
 torch.library.define("resight::best", "(Tensor scores, int count) -> (Tensor, Tensor)")
 torch.library.define("resight::stride", "(Tensor batch, Tensor feature) -> Tensor")
 torch.library.define("resight::nms", "(Tensor boxes, Tensor scores, float iou, float score, int limit) -> Tensor")
+torch.library.define("resight::pool", "(Tensor[] features, Tensor boxes, Tensor levels, int[] strides) -> Tensor")
 
 
 @torch.library.register_fake("resight::best")
@@ -44,6 +45,11 @@ def _(batch: Tensor, feature: Tensor) -> Tensor:
 @torch.library.register_fake("resight::nms")
 def _(boxes: Tensor, scores: Tensor, iou: float, score: float, limit: int) -> Tensor:
     return boxes.new_empty(limit, dtype=torch.int64)
+
+
+@torch.library.register_fake("resight::pool")
+def _(features: list[Tensor], boxes: Tensor, levels: Tensor, strides: list[int]) -> Tensor:
+    return boxes.new_empty(boxes.shape[0], features[0].shape[1], POOL_SIZE, POOL_SIZE)
 
 
 def _ints(*values: int) -> Any:
@@ -83,16 +89,41 @@ def _nms(boxes: Any, scores: Any, iou: float, score: float, limit: int) -> Any:
     return op.Concat(op.Gather(index, order, axis=0), padding, axis=0)
 
 
+def _pool(features: Any, boxes: Any, levels: Any, strides: Any) -> Any:
+    """``[P, C, S, S]`` of ``boxes`` ``[P, 4]``, each pooled from the one of its ``levels`` ``[P]``."""
+    parts, orders = [], []
+    for level, (feature, stride) in enumerate(zip(features, strides, strict=False)):
+        order = op.Squeeze(op.NonZero(op.Equal(levels, op.Constant(value_int=level))), _ints(0))
+        part = op.RoiAlign(
+            feature,
+            op.Gather(boxes, order, axis=0),
+            op.Expand(_ints(0), op.Shape(order)),
+            coordinate_transformation_mode="output_half_pixel",
+            output_height=POOL_SIZE,
+            output_width=POOL_SIZE,
+            sampling_ratio=SAMPLES,
+            spatial_scale=1 / stride,
+        )
+        parts.append(part)
+        orders.append(order)
+    order = op.Concat(*orders, axis=0)
+    zero, one = op.Constant(value_int=0), op.Constant(value_int=1)
+    places = op.Range(zero, op.Squeeze(op.Shape(order)), one)
+    back = op.ScatterElements(order, order, places, axis=0)
+    return op.Gather(op.Concat(*parts, axis=0), back, axis=0)
+
+
 class Exportable(nn.Module):
     """``(batch, size, scale) -> boxes, scores, labels, *stages`` with the weights and the arithmetic of ``model``.
 
     batch ``[1, 3, H, W]`` normalised and padded, size ``[2]`` float32 height and width without padding,
-    scale ``[4]`` float32 from pixels of the network to those of the original image.
+    scale ``[4]`` float32 from pixels of the network to those of the original image. Of RoIs, all are pooled from every
+    level, or those ``by_level`` that belong to it: less work, in shapes that depend on data.
     """
 
-    def __init__(self, model: FasterRCNN) -> None:
+    def __init__(self, model: FasterRCNN, by_level: bool = False) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.by_level = model, by_level
         self.config = model.config
         for level in range(len(model.config.anchors.sizes)):
             self.register_buffer(f"cell_anchors{level}", model.config.anchors.cell_anchors(level))
@@ -158,6 +189,8 @@ class Exportable(nn.Module):
         strides = self.model.backbone.pooled_strides
         rois = torch.cat([torch.zeros_like(boxes[:, :1]), boxes], dim=1)
         levels = assign_levels(boxes, strides)
+        if self.by_level:
+            return torch.ops.resight.pool(features[: len(strides)], boxes, levels, strides)
         pooled = [
             torch.where(
                 (levels == level)[:, None, None, None], roi_align(feature, rois, POOL_SIZE, 1 / stride, SAMPLES), 0
@@ -174,14 +207,11 @@ def _clip(boxes: Tensor, size: Tensor) -> Tensor:
 
 def _front(inputs: RCNNConfig, ir_version: int) -> onnx.ModelProto:
     """``image`` uint8 ``[1, H, W, 3]`` -> batch, size and scale of :class:`Exportable`, by the resizing and
-    padding of ``faster_rcnn``. Sizes are worked out in double, as Python does."""
+    padding of ``faster_rcnn``."""
     g = Builder()
-    sides = g.double(g("Shape", "image", start=1, end=3))
-    by_short = g("Div", g.double(inputs.min_size), g("ReduceMin", sides))
-    by_long = g("Div", g.double(inputs.max_size), g("ReduceMax", sides))
-    exact = g("Mul", sides, g("Min", by_short, by_long))
-    whole = g("Max", g("Cast", g("Floor", exact), to=TensorProto.INT64), [1])
-    whole_double = g.double(whole)
+    sides = g("Shape", "image", start=1, end=3)
+    whole = g("Max", _network_size(g, sides, inputs.min_size, inputs.max_size), [1])
+    sides, whole_double = g.double(sides), g.double(whole)
     pixels = g("Cast", g("Transpose", "image", perm=[0, 3, 1, 2]), to=TensorProto.FLOAT)
     pixels = g("Div", pixels, 255.0)
     if inputs.antialias:
@@ -201,6 +231,49 @@ def _front(inputs: RCNNConfig, ir_version: int) -> onnx.ModelProto:
     return g.model(outputs, {"batch": [1, 3, "h", "w"], "size": [2], "scale": [4]}, ir_version)
 
 
+LONGEST = 1 << 16  # pixels of a side; a longer one may come to a size that is larger by a pixel
+
+
+def _network_size(g: Builder, sides: str, short: int, long: int) -> str:
+    """``[2]`` int64: ``config.fit_size`` of ``sides`` ``[2]`` int64.
+
+    Python rounds the scale to a double, rounds its product with the side to another one, and drops the fraction. Not
+    all engines have doubles, and one takes the quotient of a constant and a minimum for its reciprocal. So the exact
+    quotient is worked out in integers here, and where it is whole two tables tell whether rounding falls below it.
+    """
+    height, width = (g("Gather", sides, axis) for axis in (0, 1))
+    least, most = g("Min", height, width), g("Max", height, width)
+    by_short = g("LessOrEqual", g("Mul", most, np.int64(short)), g("Mul", least, np.int64(long)))
+    product = g("Mul", sides, g("Where", by_short, np.int64(short), np.int64(long)))
+    side = g("Where", by_short, least, most)
+    floats = (g("Cast", each, to=TensorProto.FLOAT) for each in (product, side))
+    about = g("Cast", g("Floor", g("Div", *floats)), to=TensorProto.INT64)
+    above = g("LessOrEqual", g("Mul", g("Add", about, np.int64(1)), side), product)
+    below = g("Greater", g("Mul", about, side), product)
+    above, below = (g("Cast", each, to=TensorProto.INT64) for each in (above, below))
+    size = g("Sub", g("Add", about, above), below)
+    place = g("Min", side, np.int64(LONGEST - 1))
+    falls = g("Where", by_short, g("Gather", _shortfall(short), place), g("Gather", _shortfall(long), place))
+    lost = g("Greater", falls, g("Gather", _spacing(long), size))
+    lost = g("And", lost, g("Equal", g("Mul", size, side), product))
+    return g("Sub", size, g("Cast", lost, to=TensorProto.INT64))
+
+
+def _shortfall(size: int) -> np.ndarray:
+    """``[LONGEST]`` float32: by how much ``size / side`` as a double is less than it is, in parts of 2 ** -53 of it."""
+    found = [0.0]
+    for side in range(1, LONGEST):
+        whole, part = (size / side).as_integer_ratio()
+        found.append((size * part - whole * side) * 2**53 / (size * part))
+    return np.array(found, np.float32)
+
+
+def _spacing(most: int) -> np.ndarray:
+    """``[most + 1]`` float32: how far below a whole number may lie what is rounded to it, in 2 ** -53 of it."""
+    sizes = np.arange(1, most + 1)
+    return np.concatenate([[0], (sizes - np.nextafter(sizes, 0)) / 2 / sizes * 2.0**53]).astype(np.float32)
+
+
 def _filter(g: Builder, old: str, new: str) -> str:
     """``[new, old]`` float32: the triangle filter of one axis, as wide as the step where the image shrinks; each row
     sums to 1. Both lengths are doubles."""
@@ -216,7 +289,7 @@ def _filter(g: Builder, old: str, new: str) -> str:
 def to_onnx(model: DetectionModel) -> onnx.ModelProto:
     """The graph of ``model``: ``image`` uint8 ``[1, H, W, 3]`` -> boxes ``[N, 4]``, scores ``[N]``, labels ``[N]``."""
     assert isinstance(model, FasterRCNN)
-    network = to_body(model)
+    network = _network(model, by_level=False)
     front = _front(model.config, network.ir_version)
     links = [(front.graph.output[i].name, network.graph.input[i].name) for i in range(3)]
     return onnx.compose.merge_models(
@@ -227,11 +300,15 @@ def to_onnx(model: DetectionModel) -> onnx.ModelProto:
 def to_body(model: DetectionModel) -> onnx.ModelProto:
     """The graph behind the resizing: ``batch``, ``size`` and ``scale``, as ``network_input`` makes them of an image."""
     assert isinstance(model, FasterRCNN)
+    return _network(model, by_level=True)
+
+
+def _network(model: FasterRCNN, by_level: bool) -> onnx.ModelProto:
     model = model.eval()
     height, width = torch.export.Dim("h32", min=2, max=512), torch.export.Dim("w32", min=2, max=512)
     example = (torch.rand(1, 3, 320, 416), torch.tensor([310.0, 400.0]), torch.ones(4))
     shapes = {"batch": {2: 32 * height, 3: 32 * width}, "size": None, "scale": None}
-    exportable = Exportable(model).to(memory_format=torch.contiguous_format).eval()
+    exportable = Exportable(model, by_level).to(memory_format=torch.contiguous_format).eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -247,6 +324,7 @@ def to_body(model: DetectionModel) -> onnx.ModelProto:
                 torch.ops.resight.best.default: _best,
                 torch.ops.resight.stride.default: _stride,
                 torch.ops.resight.nms.default: _nms,
+                torch.ops.resight.pool.default: _pool,
             },
         )
     assert program is not None

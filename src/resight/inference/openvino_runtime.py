@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from ..detection.stages import STAGE
 from ..dialect import stored_input
 from ..errors import ResightError
 from ..io.files import check_regular
@@ -90,6 +91,21 @@ def load_openvino(
     detector.weights = card.digest
     detector.use(compiled(model, threads, stages))
     return detector
+
+
+def run_onnx(path: Path, exported: ExportedDetector) -> OpenVinoDetector:
+    """The ``.onnx`` of ``exported``, run by OpenVINO; what it works out on the way is among its outputs."""
+    model = openvino().Core().read_model(path)
+    detector = OpenVinoDetector(exported.classes, exported.score, exported.name, exported.config)
+    detector.prepare = lambda image: {"image": image[None]}
+    detector.use(compiled(model, stages=stages_of(model)))
+    return detector
+
+
+def stages_of(model: Any) -> tuple[str, ...]:
+    """The names under which an ``openvino.Model`` works out what a comparison asks for."""
+    names = (name for node in model.get_ops() for output in node.outputs() for name in output.get_names())
+    return tuple(name for name in names if name.startswith(STAGE))
 
 
 def compiled(model: Any, threads: int | None = None, stages: tuple[str, ...] = ()) -> Any:

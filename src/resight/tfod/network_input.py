@@ -26,7 +26,7 @@ class NetworkInput(Section):
             taps(np.arange(wanted, dtype=np.float32) * np.float32(length / wanted), length)
             for length, wanted in zip(image.shape, size, strict=False)
         )
-        batch = small = interpolated(image, *places).transpose(2, 0, 1)
+        batch = small = interpolated(image, *places)
         if self.pad_value is not None:
             batch = np.empty((3, self.max_size, self.max_size), np.float32)
             batch[:] = np.array(self.pad_value, np.float32)[:, None, None]

@@ -18,6 +18,7 @@ from .faster_rcnn import TfodRCNN
 from .resnet_v1 import EPS, MEAN
 from .specs import SPECS
 
+LONGEST = 1 << 16  # pixels of a side
 Convolve = Callable[[str, str, str], str]  # names of convolution and norm, input
 
 
@@ -55,9 +56,10 @@ class TfodGraph(Builder):
         if self.tfod.fixed_size:
             size: Any = self("Identity", np.array(self.tfod.fixed_size, np.float32))
         else:
-            short, long = float(self.config.min_size), float(self.config.max_size)
             landscape = self("Less", self.at(given, 0), self.at(given, 1))
-            scale = self("ReduceMin", self("Div", self("Where", landscape, [short, long], [long, short]), given))
+            short, long = (self.share(side, given) for side in (self.config.min_size, self.config.max_size))
+            wanted = [self("Gather", each, axis) for each, axis in ((short, 0), (long, 1), (long, 0), (short, 1))]
+            scale = self("Where", landscape, self("Min", *wanted[:2]), self("Min", *wanted[2:]))
             size = self("Max", self("Round", self("Mul", scale, given)), 1.0)
         for axis in (1, 0):
             pixels = self.interpolated(pixels, axis, self.at(given, axis), self.at(size, axis))
@@ -68,6 +70,14 @@ class TfodGraph(Builder):
             padding = np.array(self.tfod.pad_value, np.float32)[:, None, None]
             batch = self("Add", self("Pad", self("Sub", batch, padding), margins), padding)
         return self("Sub", batch, np.array(MEAN, np.float32)[:, None, None]), size
+
+    def share(self, size: int, sides: str) -> str:
+        """``size / sides`` rounded to float32. By a table: some engines multiply with a reciprocal, and the last digit
+        decides where an image comes to half a pixel."""
+        table = np.float32(size) / np.arange(LONGEST, dtype=np.float32).clip(min=1)
+        place = self("Cast", self("Min", sides, float(LONGEST - 1)), to=TensorProto.INT64)
+        known = self("Less", sides, float(LONGEST))
+        return self("Where", known, self("Gather", table, place), self("Div", float(size), sides))
 
     def interpolated(self, pixels: str, axis: int, length: str, wanted: str) -> str:
         """TensorFlow 1's bilinear interpolation along one axis of ``[H, W, 3]``."""
