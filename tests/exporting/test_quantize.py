@@ -7,6 +7,7 @@ from fixtures.records import annotations
 from resight.errors import ResightError
 from resight.exporting import quantize as module
 from resight.exporting.export import export
+from resight.exporting.pictures import Pictures
 from resight.exporting.quantize import BETWEEN, WEIGHTED, Quantized, groups, quantize
 from resight.exporting.trial import Trial
 from resight.inference.exported import OPENVINO
@@ -106,7 +107,8 @@ def measured(monkeypatch):
 
 @pytest.mark.usefixtures("measured")
 def test_beyond_the_loss_nothing_is_written(tfod_checkpoint, records, tmp_path, monkeypatch):
-    monkeypatch.setattr("resight.exporting.export.probe_images", lambda: [np.zeros((60, 80, 3), np.uint8)])
+    one = Pictures([np.zeros((60, 80, 3), np.uint8)], "one picture")
+    monkeypatch.setattr("resight.exporting.export.pictures_of", lambda *_: one)
     out = tmp_path / "out"
     with pytest.raises(ResightError, match=r"0\.4950 and has less: .*0\.4900 in int8; 20 ms.*rpn") as caught:
         export(tfod_checkpoint(), "openvino", out, precision="int8", data=records)
