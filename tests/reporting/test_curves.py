@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fixtures.scenes import CLASSES, found, hotcoco_of, objects, scenes
+from fixtures.thresholds import for_precision, for_recall, rates
 from resight.evaluation.coco import coco_metrics
 from resight.reporting.curves import (
     RECALLS,
@@ -89,28 +90,28 @@ def test_advice_by_hand():
     steps = np.searchsorted([0.2, 0.5, 0.8], THRESHOLDS, side="left")
     counts = Counts(np.array([20, 8, 4, 0])[steps], np.array([9, 7, 4, 0])[steps], 10)
     assert counts.best_f1() == 0.5
-    assert counts.for_precision(0.95) == pytest.approx(0.51) and counts.for_precision(0.8) == pytest.approx(0.21)
-    assert counts.for_recall(0.4) == 0.8 and counts.for_recall(0.9) == 0.2
-    assert counts.for_recall(0.95) is None
+    assert for_precision(counts, 0.95) == pytest.approx(0.51) and for_precision(counts, 0.8) == pytest.approx(0.21)
+    assert for_recall(counts, 0.4) == 0.8 and for_recall(counts, 0.9) == 0.2
+    assert for_recall(counts, 0.95) is None
 
 
 def test_no_advice_where_nothing_is_found_or_nothing_was_there():
     nothing = np.zeros(101, np.int64)
-    assert Counts(nothing, nothing, 5).best_f1() is None and Counts(nothing, nothing, 5).for_recall(0.1) is None
-    assert Counts(nothing, nothing, 0).for_precision(0.5) is None
-    assert np.isnan(Counts(nothing, nothing, 0).recall).all()
+    assert Counts(nothing, nothing, 5).best_f1() is None and for_recall(Counts(nothing, nothing, 5), 0.1) is None
+    assert for_precision(Counts(nothing, nothing, 0), 0.5) is None
+    assert np.isnan(rates(Counts(nothing, nothing, 0))["recall"]).all()
 
 
 @given(st.integers(0, 10_000), st.floats(0.05, 1))
 def test_the_advised_threshold_keeps_what_it_promises_and_no_other_is_better(seed, wanted):
     truths, detections = scenes(seed, images=6)
     counts = count_by_threshold(*columns(truths, detections), len(CLASSES))[-1]
-    recall, precision = counts.for_recall(wanted), counts.for_precision(wanted)
-    reaches = THRESHOLDS[counts.recall >= wanted]
+    recall, precision = for_recall(counts, wanted), for_precision(counts, wanted)
+    reaches = THRESHOLDS[rates(counts)["recall"] >= wanted]
     assert recall == (reaches.max() if len(reaches) else None)
     if precision is not None:
-        onwards = counts.precision[precision <= THRESHOLDS]
+        onwards = rates(counts)["precision"][precision <= THRESHOLDS]
         assert (onwards[~np.isnan(onwards)] >= wanted).all() and not np.isnan(onwards[0])
-        assert precision == 0 or counts.precision[np.searchsorted(THRESHOLDS, precision) - 1] < wanted
+        assert precision == 0 or rates(counts)["precision"][np.searchsorted(THRESHOLDS, precision) - 1] < wanted
     else:
-        assert not counts.reported.any() or counts.precision[counts.reported > 0][-1] < wanted
+        assert not counts.reported.any() or rates(counts)["precision"][counts.reported > 0][-1] < wanted

@@ -9,6 +9,7 @@ import pytest
 
 from fixtures import findings as made_up
 from fixtures.browser import WIDTHS, check_widths_and_access, violations
+from fixtures.thresholds import for_precision, for_recall, rates
 from resight.reporting.curves import Counts
 from resight.reporting.page import page
 
@@ -93,8 +94,7 @@ def read(tab, place):
 
 
 def expected(counts, index):
-    rates = {"precision": counts.precision, "recall": counts.recall, "f1": counts.f1}
-    up = {name: np.nextafter(values[index], 2) for name, values in rates.items()}  # halves go up
+    up = {name: np.nextafter(values[index], 2) for name, values in rates(counts).items()}  # halves go up
     written = {name: "–" if np.isnan(value) else f"{value:.3f}" for name, value in up.items()}
     right, reported = int(counts.right[index]), int(counts.reported[index])
     return written | {"found": str(right), "missed": str(counts.objects - right), "wrong": str(reported - right)}
@@ -118,7 +118,7 @@ def test_the_threshold_explorer_says_what_is_counted(opened, counts):
         item = f"#curves li[data-class='{label}']"
         left, right, bottom, top = map(float, tab.get_attribute(f"{item} svg", "data-plot").split())
         at = [float(tab.get_attribute(f"{item} .point", key)) for key in ("cx", "cy")]
-        across, up = one.recall[60], one.precision[60]
+        across, up = rates(one)["recall"][60], rates(one)["precision"][60]
         assert at == pytest.approx([left + across * (right - left), bottom - up * (bottom - top)])
 
 
@@ -128,8 +128,8 @@ def test_its_advice_is_that_of_python(opened, counts, wanted):
     tab = opened(findings, [])
     for kind, threshold in (
         ("f1", total.best_f1()),
-        ("precision", total.for_precision(wanted)),
-        ("recall", total.for_recall(wanted)),
+        ("precision", for_precision(total, wanted)),
+        ("recall", for_recall(total, wanted)),
     ):
         tab.click("[data-advice=own]")
         if kind != "f1":

@@ -28,38 +28,12 @@ class Counts:
     objects: int
     thresholds: np.ndarray = field(default_factory=lambda: THRESHOLDS)
 
-    @property
-    def precision(self) -> np.ndarray:
-        """``[101]``, nan where nothing is reported."""
-        return _share(self.right, self.reported)
-
-    @property
-    def recall(self) -> np.ndarray:
-        """``[101]``, nan where there is no object."""
-        return _share(self.right, self.objects)
-
-    @property
-    def f1(self) -> np.ndarray:
-        """``[101]``, nan where there is neither a detection nor an object."""
-        return _share(2 * self.right, self.reported + self.objects)
-
     def best_f1(self) -> float | None:
         """The threshold of the best F1, of equal ones the highest; None where no object is found."""
         if not self.right.any():
             return None
-        return float(self.thresholds[100 - int(np.nanargmax(self.f1[::-1]))])
-
-    def for_precision(self, wanted: float) -> float | None:
-        """The lowest threshold from which on precision is ``wanted`` or more wherever anything is reported; None where
-        it never is."""
-        enough = ~(self.precision < wanted)  # where nothing is reported, nothing is wrong
-        low = 101 - int(np.argmin(np.append(enough[::-1], False)))
-        return float(self.thresholds[low]) if low < 101 and self.reported[low] else None
-
-    def for_recall(self, wanted: float) -> float | None:
-        """The highest threshold at which recall is ``wanted`` or more; None where it never is."""
-        enough = np.flatnonzero(self.recall >= wanted)
-        return float(self.thresholds[enough[-1]]) if len(enough) else None
+        f1 = 2 * self.right / (self.reported + self.objects)  # objects are found, so there are some
+        return float(self.thresholds[100 - int(f1[::-1].argmax())])
 
 
 def thresholds_with(score: float) -> np.ndarray:

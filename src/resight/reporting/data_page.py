@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import logging
 import math
 from collections import defaultdict
@@ -17,7 +16,7 @@ from ..errors import listed
 from . import svg
 from .data_columns import DataColumns
 from .data_suspects import DIFFERENT, ONCE, SIZE, TWICE
-from .page import render
+from .page import as_text, over, render
 from .thumbnails import SIDE, Part, around, thumbnails
 
 log = logging.getLogger(__name__)
@@ -59,15 +58,8 @@ class _Pictures:
         with ``cut``."""
         boxes = [box for box in (solid, dashed, place) if box is not None]
         size = (int(self.data.sizes[image][0]), int(self.data.sizes[image][1]))
-        crop = left, top, right, bottom = around(boxes, size)
-        rectangles = [
-            (kind, *(round(side, 1) for side in (box[0], box[1], box[2] - box[0], box[3] - box[1])))
-            for kind, box in (("labelled", solid), ("detected", dashed))
-            if box is not None
-        ]
-        self.parts.append(Part(image, crop, side))
-        view = f"{left} {top} {right - left} {bottom - top}"
-        self.made.append({"file": self.data.files[image], "view": view, "rectangles": rectangles, "picture": None})
+        self.parts.append(Part(image, around(boxes, size), side))
+        self.made.append({"file": self.data.files[image], **over(self.parts[-1].crop, solid, dashed)})
         return self.made[-1]
 
     def cut(self) -> None:
@@ -75,7 +67,7 @@ class _Pictures:
         if problems:
             log.warning("not shown: %s", listed(problems, 3))
         for one, picture in zip(self.made, cut, strict=True):
-            one["picture"] = base64.b64encode(picture).decode() or None
+            one["picture"] = as_text(picture)
 
 
 def data_page(numbers: dict[str, Any], data: DataColumns) -> str:

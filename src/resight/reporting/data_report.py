@@ -201,8 +201,7 @@ def _aspects(data: DataColumns) -> np.ndarray:
 
 def _histogram(values: np.ndarray, edges: Sequence[float]) -> dict[str, Any]:
     """How many ``values`` lie from each of the ``edges`` up to, but not at, the next one; the last has no end."""
-    at = np.searchsorted(edges, values, side="right") - 1
-    return {"edges": list(edges), "counts": np.bincount(at, minlength=len(edges)).tolist()}
+    return {"edges": list(edges), "counts": np.histogram(values, [*edges, np.inf])[0].tolist()}
 
 
 def _positions(data: DataColumns, ordinary: np.ndarray) -> list[list[int]]:

@@ -223,18 +223,24 @@ def _cards(errors: Sequence[dict[str, Any]], thumbnails: Sequence[bytes]) -> lis
 
 
 def _framed(row: dict[str, Any], picture: bytes) -> dict[str, Any]:
-    """A picture as text, and the boxes to be drawn over it in pixels of the image."""
-    left, top, right, bottom = row.get("crop") or (0, 0, 0, 0)
+    """A picture as text, and the boxes to be drawn over it."""
+    overlay = over(row["crop"], row["box"], row.get("found_box")) if row.get("crop") else {"rectangles": ()}
+    return overlay | {"picture": as_text(picture)}
+
+
+def as_text(picture: bytes) -> str | None:
+    return base64.b64encode(picture).decode() or None
+
+
+def over(crop: Sequence[float], labelled: Sequence[float] | None, detected: Sequence[float] | None) -> dict[str, Any]:
+    """What is drawn over a picture of the part ``crop`` of an image: boxes, all xyxy in pixels of the image."""
     rectangles = [
         (kind, *(round(number, 1) for number in (box[0], box[1], max(box[2] - box[0], 0), max(box[3] - box[1], 0))))
-        for kind, box in (("labelled", row["box"]), ("detected", row.get("found_box")))
-        if box is not None and right > left and bottom > top
+        for kind, box in (("labelled", labelled), ("detected", detected))
+        if box is not None
     ]
-    return {
-        "picture": base64.b64encode(picture).decode() or None,
-        "view": f"{left:g} {top:g} {right - left:g} {bottom - top:g}",
-        "rectangles": rectangles,
-    }
+    left, top, right, bottom = crop
+    return {"view": f"{left:g} {top:g} {right - left:g} {bottom - top:g}", "rectangles": rectangles}
 
 
 def _others(comparison: dict[str, Any] | None, pictures: Sequence[bytes]) -> list[dict[str, Any]]:

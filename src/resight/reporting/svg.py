@@ -82,14 +82,15 @@ class _Plot:
             pen = "L"
         return "".join(parts)
 
-    def grid(self) -> list[str]:
+    def grid(self, across: bool = True) -> list[str]:
+        """Lines and numbers up the side, and ``across``."""
         (left, bottom), (right, top) = self.at(self.x.low, self.y.low), self.at(self.x.high, self.y.high)
         lines, texts = [], []
         for tick in self.y.ticks:
             _, at = self.at(self.x.low, tick)
             lines.append(f"M{left:g} {at:g}H{right:g}")
             texts.append(_text(left - 5, at + 3.5, number(tick), "end"))
-        for tick in self.x.ticks:
+        for tick in self.x.ticks if across else ():
             at, _ = self.at(tick, self.y.low)
             lines.append(f"M{at:g} {bottom:g}V{top:g}")
             texts.append(_text(at, bottom + 14, number(tick), "middle"))
@@ -174,13 +175,7 @@ def histogram(
         marks: pointed out below the axis, in columns from the left.
     """
     plot = _Plot(Axis(label, 0, max(len(counts), 1)), Axis.around("", [0, max(counts, default=0) or 1]), 400, 240)
-    (left, bottom), (right, _) = plot.at(0, 0), plot.at(plot.x.high, 0)
-    parts, lines = [_text((left + right) / 2, plot.height - 5, label, "middle")], []
-    for tick in plot.y.ticks:
-        _, at = plot.at(0, tick)
-        lines.append(f"M{left:g} {at:g}H{right:g}")
-        parts.append(_text(left - 5, at + 3.5, number(tick), "end"))
-    parts.insert(0, f'<path class="grid" d="{"".join(lines)}" stroke="{FAINT}" fill="none"/>')
+    (_, bottom), parts = plot.at(0, 0), plot.grid(across=False)
     for index, count in enumerate(counts):
         (x, top), (end, _) = plot.at(index, count), plot.at(index + 1, 0)
         _, filled = plot.at(0, count if solid is None else solid[index])
