@@ -20,7 +20,10 @@ _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202
 # The exit codes.
 DONE, BAD, USAGE, BUG, INTERRUPTED, TERMINATED = 0, 1, 2, 70, 130, 143
 
-_OF_ONNX = ("onnx", "onnxscript", "onnxruntime")  # what that extra of the package installs
+# What extras of the package install that is imported without a look whether it is there.
+_EXTRAS = dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "[onnx]") | dict.fromkeys(
+    ("uvicorn", "h11", "prometheus_client", "python_multipart", "rapidjson"), "[serve]"
+)
 
 # How torch and the system tell, in a RuntimeError or an OSError, that the machine has not enough of something.
 _OF_THE_WORKERS = (
@@ -162,8 +165,7 @@ def explained(error: BaseException) -> str | None:
         return "stopped"
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("resight"):
         package = error.name.split(".")[0]
-        extra = "[onnx]" if package in _OF_ONNX else ""
-        return f"the package '{package}' is not installed\n  pip install 'resight{extra}'"
+        return f"the package '{package}' is not installed\n  pip install 'resight{_EXTRAS.get(package, '')}'"
     if (shortage := _shortage(error)) or not isinstance(error, OSError) or not error.strerror:
         return shortage
     return f"{error.filename}: {error.strerror}" if error.filename else error.strerror

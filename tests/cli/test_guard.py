@@ -75,6 +75,12 @@ def test_a_shortage_names_itself_and_the_way_out(error, advice):
     assert "might be" not in message
 
 
+@pytest.mark.parametrize(("package", "extra"), [("uvicorn", "[serve]"), ("onnxscript", "[onnx]"), ("torch", "")])
+def test_a_package_that_is_missing_is_told_with_its_extra(package, extra):
+    error = ModuleNotFoundError(f"No module named '{package}.sub'", name=f"{package}.sub")
+    assert explain(error) == f"the package '{package}' is not installed\n  pip install 'resight{extra}'"
+
+
 @pytest.mark.parametrize("error", [RuntimeError("size mismatch, m1: [2 x 3]"), ValueError("too many open files")])
 def test_any_other_error_stays_a_bug(error, capfd, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # of the report
