@@ -34,7 +34,7 @@ def test_the_answer_is_what_the_model_finds(servable, tmp_path):
     told = json.loads(found.body)
     wanted = [model.detector(tmp_path / name) for name in ("é.jpg", "turned.jpg")]
     assert (found.status, found.media_type, told["model"]) == (200, "application/json", "signs")
-    assert (told["classes"], told["score"]) == (["stop", "yield", "merge"], 0.25)
+    assert (told["classes"], told["score"], told["default_score"]) == (["stop", "yield", "merge"], 0.25, 0.25)
     assert [each["file"] for each in told["images"]] == ["é.jpg", "turned.jpg"] and found.model_seconds > 0
     for image, each in zip(told["images"], wanted, strict=True):
         assert image | {"file": each.file} == each.listed() and image["detections"]
@@ -46,7 +46,8 @@ def test_the_score_is_asked_for(servable, tmp_path):
     (tmp_path / "a.jpg").write_bytes(JPEG)
     found = json.loads(ask(model, form(("image", "", JPEG)), "score=.6").body)
     wanted = model.detector(tmp_path / "a.jpg", 0.6)
-    assert found["score"] == 0.6 and found["images"][0]["detections"] == wanted.listed()["detections"]
+    assert (found["score"], found["default_score"]) == (0.6, 0.25)
+    assert found["images"][0]["detections"] == wanted.listed()["detections"]
 
 
 @pytest.mark.parametrize(

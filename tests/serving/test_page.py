@@ -171,7 +171,7 @@ def test_a_picture_is_dropped_or_pasted(opened, how):
     assert tab.text_content("#said").startswith({"drop": "That is no file.", "paste": "There is no picture"}[how])
     assert not tab.is_visible("#results")
     assert tab.evaluate(make, [how, list(BOTH["buffer"])]) is (how == "drop")
-    said(tab, "both.png: 1 detection with a score of 0.50 or more.")
+    said(tab, "both.png: 1 detection with a score of 0.63 or more.")
 
 
 def test_all_of_it_is_done_by_keyboard(opened, browser):
@@ -189,7 +189,8 @@ def test_all_of_it_is_done_by_keyboard(opened, browser):
     with tab.expect_file_chooser() as chooser:
         tab.keyboard.press("Enter")
     chooser.value.set_files(BOTH)
-    said(tab, "both.png: 1 detection with a score of 0.50 or more.")
+    said(tab, "both.png: 1 detection with a score of 0.63 or more.")
+    assert json.loads(tab.input_value("#json"))["score"] == 0.625  # the model's own
     on_to("#pictures button")
     on_to("#threshold")
     tab.keyboard.press("Home")
@@ -206,7 +207,8 @@ def test_all_of_it_is_done_by_keyboard(opened, browser):
     copied = json.loads(tab.evaluate("navigator.clipboard.readText()"))
     (image,) = copied["images"]
     (found,) = image.pop("detections")
-    assert copied == {"model": "signs", "classes": ["red", "blue"], "score": 0.05, "images": [image]}
+    scores = {"score": 0.05, "default_score": 0.625}
+    assert copied == {"model": "signs", "classes": ["red", "blue"], **scores, "images": [image]}
     assert image == {"file": "both.png", "width": 96, "height": 64}
     assert found == {"label": "blue", "score": 0.3, "box": [60, 30, 90, 60]}
     on_to("#save")

@@ -34,6 +34,7 @@ def predict(servable: Servable, request: Request) -> Response:
         "model": servable.name,
         "classes": list(detector.classes),
         "score": detector.score if score is None else score,
+        "default_score": detector.score,
         "images": found,
     }
     text = json.dumps(told, ensure_ascii=False)

@@ -37,7 +37,7 @@ DETECTION = _object(
     box={**_list(_NUMBER, minItems=4, maxItems=4), "description": "x1, y1, x2, y2 in pixels"},
 )
 IMAGE = _object(file=_TEXT, width={"type": "integer"}, height={"type": "integer"}, detections=_list(DETECTION))
-FOUND = _object(model=_TEXT, classes=_list(_TEXT), score=_NUMBER, images=_list(IMAGE))
+FOUND = _object(model=_TEXT, classes=_list(_TEXT), score=_NUMBER, default_score=_NUMBER, images=_list(IMAGE))
 PICTURES = _object(image={"description": "one or more", **_list({"type": "string", "format": "binary"})})
 ROWS = _object(signature_name=_TEXT, instances=_list({}), inputs={})
 TENSOR = _object(

@@ -12,7 +12,7 @@
   };
   const $ = (id) => document.getElementById(id);
   const pictures = [];
-  let shown, token = "", label = "", pinned = "", sending = false, loaded = false;
+  let shown, chosen, token = "", label = "", pinned = "", sending = false, loaded = false;
 
   const make = (tag, properties, ...inside) => {
     const made = Object.assign(document.createElement(tag), properties);
@@ -22,7 +22,8 @@
   const text = (tag, textContent) => make(tag, { textContent });
   const counted = (count, word) => `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}`;
   const say = (sentence) => { $("said").textContent = sentence; };
-  const least = () => Number($("threshold").value);
+  // Of the score: what the slider was set to; until then the model's own threshold.
+  const least = () => chosen ?? Math.max(shown.answer?.default_score ?? 0.5, LOWEST);
   const kept = ({ found }) => found.filter((one) => one.score >= least() && (!label || one.label === label));
 
   // Sending: one picture after another, in the order in which they came.
@@ -160,6 +161,7 @@
     rows.sort((a, b) => b.area - a.area); // so that the pointer reaches a box inside another
     $("boxes").replaceChildren(...rows.map(({ box }) => box));
     $("boxes").classList.toggle("many", rows.length > MOST_NAMES);
+    $("threshold").value = least();
     $("score").textContent = least().toFixed(2);
     $("json").value = shown.answer ? written() : "";
     $("copy").disabled = $("save").disabled = !shown.answer;
@@ -214,7 +216,10 @@
   const on = (place, kind, act) => place.addEventListener(kind, act);
   on($("copy"), "click", copy);
   on($("save"), "click", save);
-  on($("threshold"), "input", render);
+  on($("threshold"), "input", () => {
+    chosen = Number($("threshold").value);
+    render();
+  });
   on($("class"), "change", () => {
     label = $("class").value;
     render();
