@@ -105,6 +105,8 @@ def test_what_makes_no_sense_is_refused(stub, tmp_path, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         refused("in use", port=taken.getsockname()[1])
     refused("cannot be listened at", host="no.such.host.invalid")
+    refused("cannot be listened at", host="no..host")
+    refused("queue: must be more than 0", queue=0)
     refused("65535", port=70000)
     refused("workers: must be at least 1", workers=0)
     refused("timeout: must be more than 0", timeout=0)

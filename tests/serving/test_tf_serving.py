@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from fixtures.serving import CASES, INPUT_TYPES, PIXELS, assert_answered, encoded, picture, request_of
-from resight.serving import tf_serving
 from resight.serving.answer import answer, describe
 from resight.serving.request import Request, Response, Route, Version
 from resight.serving.routes import route
@@ -125,12 +124,13 @@ def test_a_saved_model_takes_what_it_was_exported_for(tfod_export):
     assert json.loads(told.body)["metadata"]["signature_def"]["signature_def"]["serving_default"]["inputs"]
 
 
-def test_a_body_unpacks_to_100_mib_at_most(servable, monkeypatch):
-    monkeypatch.setattr(tf_serving, "UNPACKED", 1000)
-    packed = [("content-encoding", "gzip")]
-    small, large = (gzip.compress(b'{"instances": []}' + b" " * count) for count in (900, 1000))
-    assert b"No values" in ask(servable(), small, packed).body
-    assert b"document is empty" in ask(servable(), large, packed).body
+def test_a_body_unpacks_to_as_many_bytes_as_a_request_may_have(servable):
+    model, packed = servable(max_bytes=1000), [("content-encoding", "gzip")]
+    exact, large = (gzip.compress(b'{"instances": []}' + b" " * count) for count in (983, 984))
+    assert b"No values" in ask(model, exact, packed).body
+    assert b"document is empty" in ask(model, exact[:-9], packed).body
+    refused = ask(model, large, packed)
+    assert refused.status == 413 and b"more than the 1,000 bytes" in refused.body
 
 
 def test_status_tells_of_all_versions_and_metadata_of_the_last(servable):

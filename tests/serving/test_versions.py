@@ -102,7 +102,8 @@ def test_one_that_cannot_be_loaded_is_told_and_tried_again_when_it_changes(signs
         async with served(signs.path) as found:
             signs(2, "bad")
             await reached(lambda: states(found).get(2) == "END")
-            assert "is damaged" in found.all()[1].error and await version_of(found) == 1
+            assert found.all()[1].error == versions.FAILED and await version_of(found) == 1
+            assert "is damaged" in caplog.text  # and nobody else is told where
             attempts = caplog.text.count("version 2 cannot be loaded")
             signs(3, "killed")
             await reached(lambda: states(found).get(3) == "END")

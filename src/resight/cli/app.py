@@ -323,7 +323,7 @@ def serve(
     threads: Annotated[int | None, option("N", "Threads of a worker", "cores / workers, else 1", min=1)] = None,
     queue: Annotated[int | None, option("N", "Requests that may wait; more get 429", "8 x workers", min=1)] = None,
     timeout: Annotated[float, option("SECONDS", "Seconds until a request gets 504")] = 20.0,
-    max_mb: Annotated[int, option("N", "Megabytes of a request", min=1)] = 32,
+    max_mb: Annotated[int, option("N", "Megabytes of a request", min=1)] = defaults.SERVE_MB,
     max_megapixels: Annotated[int, option("N", "Megapixels of an image", min=1)] = defaults.SERVE_MEGAPIXELS,
     input_type: Annotated[
         defaults.ServedInput | None, option(None, "What clients of TensorFlow Serving send", "either")

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from ..config.defaults import SERVE_MB
 from ..errors import shortened
 from .answer import describe
 from .metrics import Metrics
@@ -68,7 +69,7 @@ class Rules:
         token: that clients have to show; "" for none.
     """
 
-    body: int = 32 << 20
+    body: int = SERVE_MB << 20
     seconds: float = 20.0
     token: str = ""
 
@@ -229,6 +230,9 @@ class App:
             pool.check_room()
         except QueueFull as full:
             raise _busy(full.after) from None
+        self._check_held()
+
+    def _check_held(self) -> None:
         if self._held > HELD_BODIES * self.rules.body:
             raise _busy(1)
 
@@ -241,6 +245,7 @@ class App:
                     part = await asked.more()
                     body += part
                     self._held += len(part)
+                    self._check_held()  # many may have begun when there was room
                     if len(body) > self.rules.body:
                         raise Refusal(413, f"the request has more than the {self.rules.body:,} bytes that are taken")
         except BaseException as error:

@@ -28,7 +28,7 @@ def infer(servable: Servable, request: Request) -> Response:
     route = request.route
     if route.model != servable.name or route.version not in (None, servable.version):
         raise Refused(_unknown(route), 404)
-    body = unpacked(request)
+    body = unpacked(request, servable.max_bytes)
     length = _header_length(request, body)
     document = parse(body[:length])
     if not isinstance(document, dict):

@@ -110,7 +110,7 @@ class Signature:
 
 @dataclass(frozen=True)
 class Version:
-    """A version of the served model. ``signature`` is None until it has been loaded, ``error`` says why it could not
+    """A version of the served model. ``signature`` is None until it has been loaded, ``error`` says that it could not
     be."""
 
     number: int

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config.defaults import SERVE_MEGAPIXELS, ServedInput
+from ..config.defaults import SERVE_MB, SERVE_MEGAPIXELS, ServedInput
 from ..errors import ResightError, is_out_of_memory
 from ..inference.detector import Detector
 from ..inference.exported import ExportedDetector
@@ -29,6 +29,7 @@ class Servable:
         name, version: under which clients ask for it.
         input_type: what clients of TensorFlow Serving's protocol send, uint8 pixels or encoded images; by default the
             signature says pixels, and encoded images are taken as well. A SavedModel has its own.
+        max_bytes: of a request, once it is unpacked.
         max_pixels: of an image, checked before it is decoded.
 
     ``seconds`` is the time that the network has taken in all.
@@ -41,9 +42,11 @@ class Servable:
         version: int = 1,
         *,
         input_type: ServedInput | None = None,
+        max_bytes: int = SERVE_MB << 20,
         max_pixels: int = SERVE_MEGAPIXELS * 10**6,
     ) -> None:
-        self.detector, self.name, self.version, self.max_pixels = detector, name, version, max_pixels
+        self.detector, self.name, self.version = detector, name, version
+        self.max_bytes, self.max_pixels = max_bytes, max_pixels
         self.seconds = 0.0
         self._saved = detector if isinstance(detector, SavedModelDetector) else None
         self._takes_examples = self._saved is not None and self._saved.input_type == "tf_example"

@@ -17,7 +17,7 @@ from typing import Any
 import uvicorn
 
 from ..arguments import check_types
-from ..config.defaults import SERVE_HOST, SERVE_MEGAPIXELS, SERVE_PORT, ServedInput
+from ..config.defaults import SERVE_HOST, SERVE_MB, SERVE_MEGAPIXELS, SERVE_PORT, ServedInput
 from ..errors import TERMINATED, ResightError, counted
 from ..inference.exported import OPENVINO
 from ..io.files import read_file
@@ -51,7 +51,7 @@ def serve(
     threads: int | None = None,
     queue: int | None = None,
     timeout: float = 20.0,
-    max_mb: int = 32,
+    max_mb: int = SERVE_MB,
     max_megapixels: int = SERVE_MEGAPIXELS,
     input_type: ServedInput | None = None,
     token_file: str | os.PathLike[str] | None = None,
@@ -69,7 +69,7 @@ def serve(
         threads: of each worker; by default all share the cores of this machine.
         queue: requests that wait when all workers are busy; more are refused with 429. By default 8 for each worker.
         timeout: seconds from the end of a request to its answer; then the client gets 504.
-        max_mb: megabytes of a request.
+        max_mb: megabytes of a request, also when it is unpacked.
         max_megapixels: of an image; one of more is refused before it is decoded.
         input_type: what clients of TensorFlow Serving's protocol send, pixels (image_tensor) or encoded images, and
             what its metadata says; by default either, and it says pixels. A SavedModel has its own.
@@ -83,7 +83,7 @@ def serve(
     """
     check_types(locals(), serve)
     workers, threads = _shared(workers, threads)
-    queue = queue or QUEUE * workers
+    queue = QUEUE * workers if queue is None else queue
     for option, value in {
         "timeout": timeout,
         "max_mb": max_mb,
@@ -94,7 +94,8 @@ def serve(
             raise ResightError(f"must be more than 0, not {value:g}", where=option)
     task = Task(
         os.fspath(model), name or _name_of(model), device=device, labels=None if labels is None else os.fspath(labels),
-        threads=threads, json=speaks_json(), input_type=input_type, max_pixels=max_megapixels * 10**6,
+        threads=threads, json=speaks_json(), input_type=input_type, max_bytes=max_mb << 20,
+        max_pixels=max_megapixels * 10**6,
     )  # fmt: skip
     if not re.fullmatch(r"[^/:\s\x00-\x1f]+", task.name):
         raise ResightError(f"'{task.name}' cannot be in an address", where="--name", fix="Choose one without / and :.")
@@ -153,9 +154,10 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OverflowError:
         raise ResightError(f"is from 0 to 65535, not {port}", where="--port") from None
-    except OSError as error:
-        fix = "Choose another with --port; 0 takes one that is free."
-        raise ResightError(f"cannot be listened at: {error.strerror}", where=f"{host}:{port}", fix=fix) from error
+    except (OSError, UnicodeError) as error:  # that of a name which no host can have
+        fix = "Choose another with --host or --port; port 0 takes one that is free."
+        why = getattr(error, "strerror", None) or error
+        raise ResightError(f"cannot be listened at: {why}", where=f"{host}:{port}", fix=fix) from error
     # Its connections inherit it, and asyncio would set it only where the socket names its protocol. Without, the second
     # half of an answer waits for the client's kernel to acknowledge the first, which takes 40 ms.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

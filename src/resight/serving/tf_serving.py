@@ -16,14 +16,13 @@ from .request import Refused, Request, Response, Route, TensorSpec, Version
 from .servable import Servable
 
 SIGNATURE = "serving_default"
-UNPACKED = 100 << 20  # bytes of a body that came packed
 
 _DTYPES = {"uint8": "DT_UINT8", "float32": "DT_FLOAT", "string": "DT_STRING"}
 
 
 def predict(servable: Servable, request: Request) -> Response:
     """Raises Refused."""
-    document = parse(unpacked(request))
+    document = parse(unpacked(request, servable.max_bytes))
     if not isinstance(document, dict):
         raise Refused(f"JSON Value: {quoted(document)} Is not object")
     signature = document.get("signature_name", "")
@@ -47,15 +46,18 @@ def predict(servable: Servable, request: Request) -> Response:
     return Response(200, body.encode(), model_seconds=servable.seconds - before)
 
 
-def unpacked(request: Request) -> bytes:
-    """The body, unpacked if it came packed; what cannot be unpacked is empty."""
+def unpacked(request: Request, most: int) -> bytes:
+    """The body, unpacked if it came packed; what cannot be unpacked is empty. Raises Refused: it has more than ``most``
+    bytes then."""
     if "gzip" not in request.headers.get("content-encoding", ""):
         return request.body
     unpacking = zlib.decompressobj(wbits=31)
     try:
-        body = unpacking.decompress(request.body, UNPACKED)
+        body = unpacking.decompress(request.body, most + 1)
     except zlib.error:
         return b""
+    if len(body) > most:
+        raise Refused(f"the request unpacks to more than the {most:,} bytes that are taken", 413)
     return body if unpacking.eof else b""
 
 

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LOOKS = 2.0
 KEPT = 16  # versions that are no longer served and still told of
+FAILED = "cannot be loaded; the server's log says why"  # which may name places on the machine
 MODEL_SUFFIXES = (".onnx", ".safetensors")
 
 Fingerprint = tuple[tuple[str, int, int], ...]
@@ -138,9 +139,9 @@ class Versions:
             self._all[number] = Version(number, "LOADING")
         try:
             await pool.start()
-        except BaseException as error:
+        except BaseException:
             await pool.stop()
-            failed = Version(number, "END", error=str(error))
+            failed = Version(number, "END", error=FAILED)
             self._all[number] = before if before and before.state == "AVAILABLE" else failed
             raise
         self._all[number] = Version(number, "AVAILABLE", pool.loaded.signature if pool.loaded else None)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..config.defaults import SERVE_MEGAPIXELS, ServedInput
+from ..config.defaults import SERVE_MB, SERVE_MEGAPIXELS, ServedInput
 from ..errors import explained
 from ..io.progress import listen
 from ..io.signals import ignore_signals
@@ -44,7 +44,7 @@ class Task:
         code: "module:name" of what makes a model of a task, and "module:name" of what answers a request with it.
         json: messages are lines of JSON.
         input_type: what clients of TensorFlow Serving send; None for either.
-        max_pixels: of an image.
+        max_bytes, max_pixels: of a request and of an image.
     """
 
     model: str
@@ -56,6 +56,7 @@ class Task:
     code: tuple[str, str] = ("resight.serving.worker:load_servable", "resight.serving.answer:answer")
     json: bool = False
     input_type: ServedInput | None = None
+    max_bytes: int = SERVE_MB << 20
     max_pixels: int = SERVE_MEGAPIXELS * 10**6
 
 
@@ -75,7 +76,8 @@ def load_servable(task: Task) -> Any:
     from .servable import Servable
 
     detector = load(task.model, task.device, labels=task.labels, threads=task.threads)
-    servable = Servable(detector, task.name, task.version, input_type=task.input_type, max_pixels=task.max_pixels)
+    limits = {"max_bytes": task.max_bytes, "max_pixels": task.max_pixels}
+    servable = Servable(detector, task.name, task.version, input_type=task.input_type, **limits)
     detector.detect(np.zeros((480, 640, 3), np.uint8))
     return servable
 
