@@ -14,6 +14,26 @@ def no_pauses(monkeypatch):
     monkeypatch.setattr(storage, "_PAUSE", 0.01)
 
 
+@pytest.mark.parametrize("page", [2, 3, 1000])
+def test_folders_of_a_console_are_no_objects_and_names_may_hold_anything(s3, monkeypatch, page):
+    """An empty object whose name ends in a slash stands for a folder; the client takes its slash away."""
+    import boto3
+
+    monkeypatch.setattr(storage, "_PAGE", page)
+    names = ["a b.jpg", "a%20b.jpg", "a[1].jpg", "a#1.jpg", "a~.jpg", "e-1/x.jpg", "e/x.jpg", "e/y/z.jpg", "é.jpg"]
+    client = boto3.client("s3", region_name="us-east-1")
+    for name in ("", "e-1/", "e/", "e/y/", *names):
+        client.put_object(Bucket=s3.bucket, Key=f"photos/{name}", Body=b"x" if name in names else b"")
+    folder = f"s3://{s3.bucket}/photos"
+    listed = list(storage.stream(folder))
+    assert [one.address for one in listed if one.size] == [f"{folder}/{name}" for name in sorted(names, key=str.encode)]
+    assert folder not in [one.address for one in listed]
+    assert all(storage.read(one.address) == b"x" for one in listed if one.size)
+    client.put_object(Bucket=s3.bucket, Key="photos/x//y.jpg", Body=b"x")
+    with pytest.raises(StorageError, match=r"the name of this object cannot be used: photos/x//y\.jpg"):
+        list(storage.stream(folder))
+
+
 def test_objects_are_written_found_read_and_removed(s3):
     folder = f"s3://{s3.bucket}/a"
     etag = storage.write(f"{folder}/b c.txt", b"0123456789")

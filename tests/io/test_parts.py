@@ -38,6 +38,8 @@ def test_parts_are_all_of_it_in_order_and_equally_long(count, total):
         ({"SLURM_ARRAY_TASK_ID": 14, "_MIN": 10, "_MAX": 16, "_COUNT": 4}, (3, 4)),
         ({"SLURM_ARRAY_TASK_ID": 5, "_MIN": 5, "_MAX": 5, "_COUNT": 1}, (1, 1)),
         ({"RANK": 2, "WORLD_SIZE": 3}, (3, 3)),
+        ({"RANK": 0, "WORLD_SIZE": 1, "AWS_BATCH_JOB_ARRAY_INDEX": 4, "AWS_BATCH_JOB_ARRAY_SIZE": 7}, (5, 7)),
+        ({"RANK": 0, "WORLD_SIZE": 1}, (1, 1)),
     ],
 )
 def test_an_array_of_jobs_says_which_part_it_is(environment, variables, part):
@@ -53,6 +55,10 @@ def test_an_array_of_jobs_says_which_part_it_is(environment, variables, part):
         ({"AWS_BATCH_JOB_ARRAY_INDEX": 0}, "AWS_BATCH_JOB_ARRAY_SIZE is not set"),
         ({"RANK": "x", "WORLD_SIZE": 3}, "RANK is 'x'"),
         ({"RANK": 3, "WORLD_SIZE": 3}, "no part 4 of 3"),
+        (
+            {"RANK": 0, "WORLD_SIZE": 2, "AWS_BATCH_JOB_ARRAY_INDEX": 4, "AWS_BATCH_JOB_ARRAY_SIZE": 7},
+            "contradicts itself: RANK says 1/2, AWS_BATCH_JOB_ARRAY_INDEX says 5/7",
+        ),
         ({"SLURM_ARRAY_TASK_ID": 9, "_MIN": 1, "_MAX": 9, "_COUNT": 3}, ""),  # 1, 5, 9
         ({"SLURM_ARRAY_TASK_ID": 2, "_MIN": 1, "_MAX": 9, "_COUNT": 3}, "not evenly spaced"),  # 1, 2, 9
         ({"SLURM_ARRAY_TASK_ID": 9, "_MIN": 1, "_MAX": 10, "_COUNT": 3}, "not evenly spaced"),
@@ -110,8 +116,14 @@ def test_missing_and_foreign_parts_are_named(place):
     leave(place, 4, 5, model="a")
     with pytest.raises(ResightError, match="several jobs: part-00004-of-00005"):
         all_parts(place, "test")
-    with pytest.raises(ResightError, match="several jobs: part-00001-of-00003, "):
+    with pytest.raises(ResightError, match="holds parts of another command than `resight another`"):
         all_parts(place, "another")
+
+
+def test_what_lies_deeper_is_no_part_of_it(place):
+    leave(f"{place}/older", 1, 2, model="a")
+    leave(place, 1, 1, model="b")
+    assert [head["part"] for head in all_parts(place, "test")] == ["part-00001-of-00001"]
 
 
 def test_a_part_whose_data_are_not_those_that_were_written_is_none(tmp_path):

@@ -43,6 +43,7 @@ _RETRY: dict[str, Any] = {
     "retry_timeout": timedelta(minutes=2),
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5), "base": 2},
 }
+_ORDER = "A directory bucket of S3 Express does not: copy them to an ordinary bucket."
 _CREDENTIALS = "InvalidAccessKeyId|SignatureDoesNotMatch|InvalidToken|ExpiredToken|TokenRefreshRequired|AuthFailure"
 _REASON = re.compile(r"<Code>(\w+)</Code>(?:\s*<Message>([^<]*)</Message>)?")
 
@@ -92,7 +93,11 @@ def find(address: str, most: int | None = None) -> list[Object]:
 
 def stream(address: str) -> Iterator[Object]:
     """The same, all of them, sorted by the store and a page at a time: there may be millions. Raises StorageError: the
-    store does not sort them."""
+    store does not sort them.
+
+    Consoles and tools that show folders leave empty objects for them, whose names end in a slash. The client takes the
+    slash away: such a name is not in order, is that of the folder ``address`` itself, or comes twice.
+    """
     bucket, _, prefix = address.rstrip("/").removeprefix("s3://").partition("/")
     last = ""
 
@@ -101,16 +106,20 @@ def stream(address: str) -> Iterator[Object]:
         return [_object(f"s3://{bucket}/{meta['path']}", meta) for meta in metas]
 
     while found := _attempts(address, "list", page):
+        before = last
         for one in found:
             key = one.address.removeprefix(f"s3://{bucket}/")
-            if key.encode() <= last.encode():
-                fix = "A directory bucket of S3 Express does not: copy them to an ordinary bucket."
-                raise StorageError("the store does not list its objects in order", where=address, fix=fix)
-            last = key
-            yield one
+            if key.encode() > last.encode():
+                last = key
+                if key != prefix:
+                    yield one
+            elif one.size:
+                raise StorageError("the store does not list its objects in order", where=address, fix=_ORDER)
         if len(found) < _PAGE:
-            return
-    if not last and prefix and (own := stat(address)):
+            break
+        if last == before:
+            raise StorageError("the store lists its objects again and again", where=address, fix=_ORDER)
+    if last in ("", prefix) and prefix and (own := stat(address)):
         yield own
 
 
@@ -278,6 +287,10 @@ def _explained(error: BaseException, verb: str, address: str) -> StorageError:
     reason = f"{code}: {message}" if message else code or " ".join(text.split())[:300]
     bucket = address.removeprefix("s3://").partition("/")[0]
     who = "Credentials are looked for as by the AWS command line: AWS_PROFILE, AWS_ACCESS_KEY_ID, SSO, a role."
+    if named := re.search(r"[Pp]ath \"([^\"]*)\"", text) if "invalid path" in text or "parse path" in text else None:
+        message = f"the name of this object cannot be used: {named[1]}"
+        fix = "Names have no control characters, no empty folders (//), and none that are called . or .."
+        return StorageError(message, where=address, fix=fix)
     if code == "NoSuchBucket":
         return StorageError(f"there is no bucket '{bucket}'", where=address, fix=f"Check its name, and {_endpoint()}.")
     if re.search(_CREDENTIALS, text):

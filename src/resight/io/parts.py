@@ -28,8 +28,10 @@ from .outputs import atomic_file, check_place, write_text
 
 _NAME = re.compile(r"part-(\d{5,})-of-(\d{5,})\.json")
 _ARRAY = "SLURM_ARRAY_TASK_{}"
+_ARRAYS = {"RANK": "WORLD_SIZE", "AWS_BATCH_JOB_ARRAY_INDEX": "AWS_BATCH_JOB_ARRAY_SIZE"}
 _MOST = 100_000  # parts
 _FORM = "It is I/N, from 1/N to N/N, or auto in an array of AWS Batch or Slurm, or under torchrun."
+_NAMED = "Name the part: --part I/N, from 1/N to N/N."
 
 
 @dataclass(frozen=True)
@@ -65,13 +67,22 @@ def _numbers(text: str) -> tuple[int, int]:
 
 
 def _of_array() -> tuple[int, int]:
-    """Number and count by what runs this process; the innermost says it."""
-    for index, size in (("RANK", "WORLD_SIZE"), ("AWS_BATCH_JOB_ARRAY_INDEX", "AWS_BATCH_JOB_ARRAY_SIZE")):
-        if index in os.environ:
-            return _variable(index) + 1, _variable(size)
-    if _ARRAY.format("ID") not in os.environ:
+    """Number and count by what runs this process. What runs it alone, as torchrun with one process, says nothing; of
+    two that divide the work each would do all of what the other divides."""
+    told = {index: (_variable(index) + 1, _variable(size)) for index, size in _ARRAYS.items() if index in os.environ}
+    if (slurm := _ARRAY.format("ID")) in os.environ:
+        told[slurm] = _of_slurm()
+    if not told:
         message = "nothing in the environment says which part this is"
-        raise ResightError(message, where="--part auto", fix="Name it: --part I/N, from 1/N to N/N.")
+        raise ResightError(message, where="--part auto", fix=_NAMED)
+    several = {index: one for index, one in told.items() if one[1] != 1} or told
+    if len(set(several.values())) > 1:
+        parts = listed(f"{index} says {number}/{count}" for index, (number, count) in several.items())
+        raise ResightError(f"the environment contradicts itself: {parts}", where="--part auto", fix=_NAMED)
+    return next(iter(several.values()))
+
+
+def _of_slurm() -> tuple[int, int]:
     task, least, most, count = (_variable(_ARRAY.format(name)) for name in ("ID", "MIN", "MAX", "COUNT"))
     step = (most - least) // (count - 1) if count > 1 else 1
     if least + step * (count - 1) != most or (task - least) % max(step, 1):
@@ -84,7 +95,7 @@ def _variable(name: str) -> int:
     text = os.environ.get(name, "")
     if not re.fullmatch(r"\d{1,9}", text, re.ASCII):
         message = f"{name} is {text!r:.40}, and no number" if text else f"{name} is not set"
-        raise ResightError(message, where="--part auto", fix="Name the part: --part I/N, from 1/N to N/N.")
+        raise ResightError(message, where="--part auto", fix=_NAMED)
     return int(text)
 
 
@@ -146,8 +157,11 @@ def all_parts(place: str, kind: str) -> list[dict[str, Any]]:
         raise ResightError("holds no part that is done", where=place, fix=fix)
     heads = [_read_head(place, matched[0].removesuffix(".json")) for matched in found]
     known = [head for head in heads if head and head["settings"].get("job") == kind]
+    if not known:
+        message = f"holds parts of another command than `resight {kind}`"
+        raise ResightError(message, where=place, fix="Name the folder that --part of the same command wrote to.")
     digests = [json.dumps(head["settings"], sort_keys=True) for head in known]
-    usual = Counter(digests).most_common(1)[0][0] if digests else ""
+    usual = Counter(digests).most_common(1)[0][0]
     own = {head["part"]: head for head, digest in zip(known, digests, strict=True) if digest == usual}
     if foreign := sorted(matched[0].removesuffix(".json") for matched in found if matched[0][:-5] not in own):
         message = f"holds parts of several jobs: {listed(foreign)} of another model, input or setting than most"
@@ -179,7 +193,8 @@ def part_data(place: str, head: Mapping[str, Any], suffix: str) -> Iterator[Path
 
 def _names(place: str) -> Sequence[str]:
     if is_remote(place):
-        return [found.address.rpartition("/")[2] for found in storage.find(place)]
+        names = (found.address.removeprefix(f"{place.rstrip('/')}/") for found in storage.find(place))
+        return [name for name in names if "/" not in name]
     try:
         return sorted(os.listdir(place))
     except OSError as error:
