@@ -162,7 +162,11 @@ def test_parts_in_a_store(untrained, photos, tmp_path, s3, monkeypatch):
         ({"part": "auto"}, "--part auto: nothing in the environment"),
         ({"part": "1/2", "save": "coco"}, "--save: is not for parts"),
         ({"part": "1/2", "crops": True}, "--crops: is not for parts"),
-        ({"merge": "x"}, "--merge: takes no model"),
+        ({"merge": "x"}, "--merge: takes the parts as they are, and no MODEL, INPUT"),
+        (
+            {"model": None, "inputs": [], "merge": "x", "score": 0.5},
+            "--merge: takes the parts as they are, and no --score",
+        ),
         ({"model": None}, "MODEL: there is none"),
     ],
 )
@@ -173,6 +177,19 @@ def test_wrong_parts_are_told(untrained, photos, tmp_path, options, words, monke
         predict(**{"model": untrained, "inputs": photos, "out": tmp_path / "parts", **options})
     assert str(caught.value).startswith(words)
     assert not (tmp_path / "parts").exists()
+
+
+def test_parts_of_which_no_image_could_be_read_are_what_one_run_is(untrained, tmp_path):
+    for number in range(2):
+        (tmp_path / f"{number}.png").write_bytes(b"no picture")
+    for number in (1, 2):
+        assert not predict(untrained, tmp_path, tmp_path / "parts", part=f"{number}/2").ok
+    told = []
+    for options in ({"model": untrained, "inputs": tmp_path}, {"merge": tmp_path / "parts"}):
+        with pytest.raises(ResightError, match=r"could not be read, and there is no other image") as caught:
+            predict(**options, out=tmp_path / "out")
+        told.append(str(caught.value))
+    assert told[0] == told[1] and not (tmp_path / "out").exists()
 
 
 def test_images_that_come_meanwhile_make_a_part_void(untrained, photos, tmp_path, monkeypatch):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ..arguments import check_types
 from ..config.defaults import Precision, SaveFormat
@@ -74,11 +77,11 @@ def predict(
         ResightError: the model or an input does not exist, nothing can be read, ``out`` cannot be written, a data set
             cannot hold the name of a class, or parts are missing or of several jobs.
     """
-    check_types(locals(), predict)
+    check_types(given := dict(locals()), predict)
     if merge is not None:
-        if model is not None or inputs or part:
-            raise ResightError("takes no model, no input and no part", where="--merge", fix="Name the output with -o.")
+        _check_merge(given)
         return merge_predictions(os.fspath(merge), os.fspath(out), jsonl, force)
+    place, remote = os.fspath(out), is_remote(out)
     check_share(score, "score")
     check_share(nms_iou, "nms_iou")
     if model is None:
@@ -87,10 +90,15 @@ def predict(
         raise ResightError(f"is {frame_stride}, and must be at least 1", where="--frame-stride")
     if Path(out).suffix.lower() in IMAGE_SUFFIXES:
         raise ResightError("is the name of an image; the output is a folder", where=out, fix="Name a folder with -o.")
-    place = os.fspath(out)
+    if (part or remote) and (more := "--save" if save else "--crops" if crops else ""):
+        message = "is not for parts, nor for an output in a store: only the list is written"
+        raise ResightError(message, where=more, fix="Leave it out.")
     if not part:
         check_list(place, force)
     sources = Inputs([inputs] if isinstance(inputs, str | os.PathLike) else inputs, out)
+    if save and sources.as_lines:
+        fix = "Write frames as images first (ffmpeg -i VIDEO frames/%05d.jpg), and copy what lies in a store."
+        raise ResightError("takes image files", where="--save", fix=fix)
 
     def ready() -> tuple[Detector, Head]:
         detector = load(model, device, labels=labels, detections=detections)
@@ -98,16 +106,7 @@ def predict(
         detector.set_precision(precision)
         return detector, Head.of(detector, detector.score if score is None else score)
 
-    if part or is_remote(place):
-        for option, asked in (("--save", save), ("--crops", crops)):
-            if asked:
-                message = "is not for parts, nor for an output in a store: only the list is written"
-                raise ResightError(message, where=option, fix="Leave it out.")
-    if save and sources.as_lines:
-        fix = "Write frames as images first (ffmpeg -i VIDEO frames/%05d.jpg), and copy what lies in a store."
-        raise ResightError("takes image files", where="--save", fix=fix)
     if part:
-        own = part_of(part)
         settings = {
             "model": fingerprint(model, *([labels] if labels else [])),
             "score": score if score is None else float(score),
@@ -117,29 +116,50 @@ def predict(
             "precision": precision,
             "frame_stride": int(frame_stride),
         }
-        return predict_part(place, own, sources, settings, ready, jsonl, force)
+        return predict_part(place, part_of(part), sources, settings, ready, jsonl, force)
     survey, lines = sources.survey(), jsonl or sources.as_lines
     frames = expected(sources.videos, frame_stride)
     detector, head = ready()
     if save:
         check_classes(detector.classes)
-    with list_in(place, head, lines, force) as (folder, listing):
-        adders, dataset = list[Add](), None
-        drawn = Pictures(folder, labelled=not no_labels and len(detector.classes) > 1)
-        if not (no_pictures or is_remote(place)):
-            adders.append(drawn.add)
-        if crops:
-            cut = Crops(folder / CROPS, detector.classes)
-            adders.append(lambda picture, image, found: cut.add(picture.name, image, found))
-        if save:
-            dataset = DetectionDataset(folder / DATASET, save, detector.classes)
-            adders.append(lambda picture, image, found: dataset.add(Path(picture.file), image, found))
-        total = None if frames is None else survey.count - len(sources.videos) + frames
+    total = None if frames is None else survey.count - len(sources.videos) + frames
+    with (
+        list_in(place, head, lines, force) as (folder, listing),
+        _made_in(folder, detector, not (no_pictures or remote), not no_labels, crops, save) as adders,
+    ):
         pictures = track(read_pictures(sources, frame_stride, detector.on_gpu), "predicting", total)
         tally = look(detector, pictures, head, listing, adders)
-        if not (tally.images or tally.frames):
-            raise ResightError("could not be read, and there is no other image", where=listed(tally.unread, 3))
-        drawn.finish()
-        if dataset:
-            dataset.finish()
+        tally.check()
     return PredictReport(list_path(place, lines), head, tally)
+
+
+@contextmanager
+def _made_in(
+    folder: Path, detector: Detector, drawn: bool, labelled: bool, crops: bool, save: SaveFormat | None
+) -> Iterator[list[Add]]:
+    """What is to be made of each picture beside the list; whole when the block has ended."""
+    adders, pictures = list[Add](), Pictures(folder, labelled and len(detector.classes) > 1)
+    if drawn:
+        adders.append(pictures.add)
+    if crops:
+        cut = Crops(folder / CROPS, detector.classes)
+        adders.append(lambda picture, image, found: cut.add(picture.name, image, found))
+    if save:
+        dataset = DetectionDataset(folder / DATASET, save, detector.classes)
+        adders.append(lambda picture, image, found: dataset.add(Path(picture.file), image, found))
+    yield adders
+    pictures.finish()
+    if save:
+        dataset.finish()
+
+
+def _check_merge(given: Mapping[str, Any]) -> None:
+    """Raises ResightError: something is given that the parts have decided."""
+    defaults = {name: one.default for name, one in inspect.signature(predict).parameters.items()}
+    for name in ("out", "jsonl", "merge", "device", "no_labels", "no_pictures", "force"):
+        del defaults[name]
+    if others := [name for name, default in defaults.items() if given[name] not in (default, [])]:
+        arguments = {"model": "MODEL", "inputs": "INPUT"}
+        named = listed(arguments.get(name, f"--{name.replace('_', '-')}") for name in others)
+        fix = "Leave it out; name the output with -o."
+        raise ResightError(f"takes the parts as they are, and no {named}", where="--merge", fix=fix)

@@ -11,7 +11,8 @@ from typing import Any
 from ..errors import ResightError, counted
 from ..inference.detector import Detector
 from ..inference.inputs import Inputs
-from ..inference.pictures import expected, read_pictures
+from ..inference.pictures import read_pictures
+from ..inference.video import check_decoder
 from ..io import object_store as storage
 from ..io.object_store import is_remote
 from ..io.parts import Part, all_parts, check_parts, find_part, part_data, settings_of, writing
@@ -32,7 +33,8 @@ def predict_part(
 ) -> PredictReport:
     """Looks at the images of one part, unless that was done already, and leaves their lines at ``place``."""
     check_parts(place)
-    expected(sources.videos, 1)  # whether videos can be read here
+    for video in sources.videos[:1]:
+        check_decoder(video.file)
     survey = sources.survey()
     stride = settings["frame_stride"]
     settings = settings_of(KIND, part, inputs=list(sources.named), files=survey.count, names=survey.digest, **settings)
@@ -60,6 +62,7 @@ def merge_predictions(place: str, out: str, lines: bool, force: bool) -> Predict
             tally.join(_read(place, part)[1])
             with part_data(place, part, SUFFIX) as path:
                 listing.take(path)
+        tally.check()
     return PredictReport(list_path(out, lines), head, tally, f"Merged {counted(len(parts), 'part')}.")
 
 

@@ -86,6 +86,11 @@ class Tally:
         for name, count in found.items():
             self.found[name] = self.found.get(name, 0) + count
 
+    def check(self) -> None:
+        """Raises ResightError: nothing could be read."""
+        if not (self.images or self.frames):
+            raise ResightError("could not be read, and there is no other image", where=listed(self.unread, 3))
+
     def join(self, other: Tally) -> None:
         """Adds the tally of what comes after."""
         self.images += other.images

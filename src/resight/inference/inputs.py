@@ -141,7 +141,11 @@ class Inputs:
     @property
     def videos(self) -> list[Source]:
         """Videos are only taken where they are named."""
-        return [source for path in self.named if (source := Source(path)).is_video and not os.path.isdir(path)]
+        return [
+            source
+            for path in dict.fromkeys(self.named)
+            if (source := Source(path)).is_video and not os.path.isdir(path)
+        ]
 
     def _of(self, index: int, seen: _Seen) -> Iterator[Source]:
         """The sources of one input that no earlier one gave."""
