@@ -9,7 +9,7 @@ import numpy as np
 
 from ..evaluation.coco import GroundTruth
 from ..types import Detections, pairwise_iou
-from .outcomes import FOREGROUND, Kind, Outcomes
+from .outcomes import FOREGROUND, Kind, Outcomes, by_overlap
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,11 +49,8 @@ def confusion(
         detections = first + np.flatnonzero(of_detection[first : first + len(one)] == -1)
         if len(objects) and len(detections):
             overlap = pairwise_iou(one.boxes[detections - first], truth.boxes[objects - first_object])
-            rows, columns = np.nonzero(overlap >= FOREGROUND)
-            for at in np.argsort(-overlap[rows, columns], kind="stable"):
-                detection, target = detections[rows[at]], objects[columns[at]]
-                if of_detection[detection] == -1 and of_object[target] == -1:
-                    of_detection[detection], of_object[target] = target, detection
+            for row, column in by_overlap(overlap, overlap >= FOREGROUND):
+                of_detection[detections[row]], of_object[objects[column]] = objects[column], detections[row]
         first_object, first = first_object + len(truth.labels), first + len(one)
     labels = np.concatenate([np.zeros(0, np.int64), *(one.labels for one in found)]).astype(np.int64)
     object_labels = np.concatenate([np.zeros(0, np.int64), *(truth.labels for truth in truths)]).astype(np.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -84,27 +85,23 @@ def falling(found: np.ndarray, reported: np.ndarray, objects: float) -> np.ndarr
     return np.append(precision, 0.0)[np.searchsorted(found / objects, RECALLS, side="left")]
 
 
-@dataclass(frozen=True, eq=False)
-class Calibration:
-    """Mean score and share that is right of the detections in each of ``BINS`` equal ranges of the score; nan where
-    there is none. ``error``: the mean distance of the two, by the number of detections (expected calibration error)."""
-
-    score: np.ndarray
-    right: np.ndarray
-    count: np.ndarray
-    error: float
-
-
-def calibration(result: Outcomes, scores: np.ndarray) -> Calibration:
-    """Of all detections that are right or wrong."""
+def calibration(result: Outcomes, scores: np.ndarray) -> dict[str, Any]:
+    """``{"bins": [{"low", "high", "score", "right", "count"}], "error"}`` of all detections that are right or wrong:
+    mean score and share that is right in each of ``BINS`` equal ranges of the score, None where there is none. The
+    error is the mean distance of the two, by the number of detections (expected calibration error)."""
     counted = result.kind != Kind.IGNORED
     scores, right = scores[counted].astype(np.float64), result.kind[counted] == Kind.RIGHT
-    bins = np.minimum((scores * BINS).astype(np.int64), BINS - 1)
-    count, total, hits = (np.bincount(bins, weights, BINS) for weights in (None, scores, right.astype(np.float64)))
-    mean, share = _share(total, count), _share(hits, count)
-    return Calibration(mean, share, count, float(np.nansum(np.abs(mean - share) * count) / max(count.sum(), 1)))
-
-
-def _share(part: np.ndarray, whole: np.ndarray | int) -> np.ndarray:
-    part, whole = np.broadcast_arrays(np.asarray(part, np.float64), np.asarray(whole, np.float64))
-    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+    at = np.minimum((scores * BINS).astype(np.int64), BINS - 1)
+    counts, total, hits = (np.bincount(at, weights, BINS).tolist() for weights in (None, scores, right.astype(float)))
+    bins = [
+        {
+            "low": number / BINS,
+            "high": (number + 1) / BINS,
+            "score": sum_of_scores / count if count else None,
+            "right": found / count if count else None,
+            "count": count,
+        }
+        for number, (count, sum_of_scores, found) in enumerate(zip(counts, total, hits, strict=True))
+    ]
+    distance = sum(abs(sum_of_scores - found) for sum_of_scores, found in zip(total, hits, strict=True))
+    return {"bins": bins, "error": distance / max(sum(counts), 1)}

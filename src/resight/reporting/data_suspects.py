@@ -9,6 +9,7 @@ import numpy as np
 
 from ..types import pairwise_iou
 from .data_columns import DataColumns
+from .outcomes import by_overlap
 
 OVERLAP = 0.8  # IoU of two boxes of one class above which one of them is one too many
 SAME = 0.5  # IoU, as shares of the image, from which boxes in two images that look the same are of one object
@@ -79,18 +80,14 @@ def _of_pair(data: DataColumns, image: int, like: int, own: np.ndarray, theirs: 
         data.boxes[own] / np.tile(data.sizes[image], 2), data.boxes[theirs] / np.tile(data.sizes[like], 2)
     )
     same = data.label[own][:, None] == data.label[theirs]
-    left, left_there = set(range(len(own))), set(range(len(theirs)))
+    left, left_there = np.ones(len(own), bool), np.ones(len(theirs), bool)
     for allowed in (same & (overlap >= SAME), ~same & (overlap >= SAME), same):
-        rows, columns = np.nonzero(allowed)
-        for at in np.argsort(-overlap[rows, columns], kind="stable").tolist():
-            row, column = int(rows[at]), int(columns[at])
-            if row in left and column in left_there:
-                left.remove(row)
-                left_there.remove(column)
-                if not same[row, column]:
-                    yield _differently(data, int(own[row]), int(theirs[column]), float(overlap[row, column]))
-    for numbers, unmatched, other in ((own, left, like), (theirs, left_there, image)):
-        for box in numbers[sorted(unmatched)].tolist():
+        for row, column in by_overlap(overlap, allowed & left[:, None] & left_there):
+            left[row] = left_there[column] = False
+            if not same[row, column]:
+                yield _differently(data, int(own[row]), int(theirs[column]), float(overlap[row, column]))
+    for unmatched, other in ((own[left], like), (theirs[left_there], image)):
+        for box in unmatched.tolist():
             text = f"{data.classes[data.label[box]]} here, and none in {data.files[other]}, which looks the same"
             yield Suspect(ONCE, box, -1, other, 0.0, text)
 

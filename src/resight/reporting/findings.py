@@ -16,7 +16,7 @@ from .advice import advice
 from .average_precision import AT_75
 from .bootstrap import NUMBERS, RESAMPLES, groups_of, interval
 from .confusion import Confusion, confusion
-from .curves import BINS, Counts, calibration, count_by_threshold, thresholds_with
+from .curves import Counts, calibration, count_by_threshold, thresholds_with
 from .data_suspects import Suspect as Disagreement
 from .errors import Error, errors
 from .gallery import shown
@@ -62,7 +62,7 @@ def findings(matched: Matched, run: Run | None = None, disagreements: Sequence[D
         "all": _table(counts[-1]),
         "confusion": _cells(matrix, point.score),
         "tide": tide(result, scores, labels, object_labels, matched.standard),
-        "calibration": _calibration(evaluation, result),
+        "calibration": calibration(result, scores),
         "slices": slices(matched, point.score),
         "reach": _reach(evaluation, result, point.score),
         "num_errors": len(wrong),
@@ -129,21 +129,6 @@ def _cells(matrix: Confusion, score: float) -> dict[str, Any]:
         for row, column in np.argwhere(matrix.matrix).tolist()
     ]
     return {"score": score, "cells": cells}
-
-
-def _calibration(evaluation: SavedEvaluation, result: Outcomes) -> dict[str, Any]:
-    found = calibration(result, evaluation.detections["scores"])
-    bins = [
-        {
-            "low": number / BINS,
-            "high": (number + 1) / BINS,
-            "score": float(score) if count else None,
-            "right": float(right) if count else None,
-            "count": int(count),
-        }
-        for number, (score, right, count) in enumerate(zip(found.score, found.right, found.count, strict=True))
-    ]
-    return {"bins": bins, "error": found.error}
 
 
 def _reach(evaluation: SavedEvaluation, result: Outcomes, score: float) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ The kinds of errors are those of TIDE (Bolya et al., 2020, section 2.2), told in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -54,6 +54,19 @@ class Outcomes:
     def found_scores(self, scores: np.ndarray) -> np.ndarray:
         """``[G]`` the score of the detection that has found each object, -1 where none has; ``scores`` ``[D]``."""
         return np.append(scores, -1.0)[self.found_by]
+
+
+def by_overlap(overlap: np.ndarray, allowed: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Rows and columns of what is ``allowed`` (``[N, M]`` bool), by falling ``overlap``: each row, and each column, at
+    most once."""
+    rows, columns = np.nonzero(allowed)
+    order = np.argsort(-overlap[rows, columns], kind="stable")
+    taken: tuple[set[int], set[int]] = set(), set()
+    for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
+        if row not in taken[0] and column not in taken[1]:
+            taken[0].add(row)
+            taken[1].add(column)
+            yield row, column
 
 
 def outcomes(truths: Sequence[GroundTruth], found: Sequence[Detections], ignore_difficult: bool = False) -> Outcomes:
