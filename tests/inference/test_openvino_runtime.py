@@ -23,6 +23,8 @@ def test_it_finds_what_the_model_finds_at_any_size(openvino_export):
         assert np.allclose(found.scores[best], wanted.scores[best], atol=1e-4)
         assert np.allclose(found.boxes[best], wanted.boxes[best], atol=0.01)
         assert (found.width, found.height) == (image.shape[1], image.shape[0])
+    kinds = ("detection_", "raw_detection_", "num_detections")
+    assert [name for name in exported.outputs(image) if not name.startswith(kinds)] == []  # and none of OpenVINO's
 
 
 @pytest.mark.parametrize(

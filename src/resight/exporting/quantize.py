@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import listed
-from ..inference.openvino_runtime import OpenVinoDetector, compiled, openvino
+from ..inference.openvino_runtime import OpenVinoDetector, openvino
 from ..io.progress import track
 from .trial import Missed, Trial
 
@@ -53,7 +53,7 @@ def int8(body: Any, exported: OpenVinoDetector, trial: Trial, reference: float |
 
     def detector_of(model: Any) -> OpenVinoDetector:
         detector = copy.copy(exported)
-        detector.use(compiled(model))
+        detector.use(model)
         return detector
 
     feeds = [exported.prepare(image) for image in trial.samples(SAMPLES)]

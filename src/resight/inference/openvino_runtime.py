@@ -32,10 +32,11 @@ class OpenVinoDetector(ExportedDetector):
     engine = "OpenVINO"
     prepare: Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
-    def use(self, compiled: Any) -> None:
-        """Runs ``compiled``, an ``openvino.CompiledModel``."""
-        self._request, self._lock = compiled.create_infer_request(), Lock()
-        self._names = {name: place for place, output in enumerate(compiled.outputs) for name in output.get_names()}
+    def use(self, model: Any, threads: int | None = None, stages: tuple[str, ...] = ()) -> None:
+        """Runs ``model``, an ``openvino.Model``, as :func:`compiled` makes it."""
+        self._request, self._lock = compiled(model, threads, stages).create_infer_request(), Lock()
+        # The names of the model itself: those of the compiled one hold some of OpenVINO's own.
+        self._names = {name: place for place, output in enumerate(model.outputs) for name in output.get_names()}
 
     def outputs(self, image: np.ndarray) -> dict[str, np.ndarray]:
         given = dict(self.prepare(image))
@@ -89,7 +90,7 @@ def load_openvino(
         message = "does not say how an image becomes the network's input"
         raise ResightError(message, where=path, fix="Export the model again.") from error
     detector.weights = card.digest
-    detector.use(compiled(model, threads, stages))
+    detector.use(model, threads, stages)
     return detector
 
 
@@ -98,7 +99,7 @@ def run_onnx(path: Path, exported: ExportedDetector) -> OpenVinoDetector:
     model = openvino().Core().read_model(path)
     detector = OpenVinoDetector(exported.classes, exported.score, exported.name, exported.config)
     detector.prepare = lambda image: {"image": image[None]}
-    detector.use(compiled(model, stages=stages_of(model)))
+    detector.use(model, stages=stages_of(model))
     return detector
 
 
