@@ -12,9 +12,12 @@ from resight.exporting.pictures import probe_images
 from resight.inference.detector import load
 
 
-def test_it_finds_what_the_model_finds_at_any_size(openvino_export):
+def test_it_finds_what_the_model_finds_at_any_size(openvino_export, caplog):
     folder, checkpoint = openvino_export
-    own, exported = load(checkpoint), load(folder)
+    own, exported = load(checkpoint), load(folder, "cuda:1")
+    assert "runs on the CPU alone" in caplog.text
+    with pytest.raises(ResightError, match="there is no device 'gpu' here"):
+        load(folder, "gpu")
     assert (exported.classes, exported.score) == (own.classes, own.score)
     assert exported.name == str(folder) and exported.most == own.most
     for image in probe_images()[-2:]:

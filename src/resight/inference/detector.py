@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -292,11 +293,13 @@ def load(
     if file := find_openvino(path):
         from .openvino_runtime import load_openvino
 
+        _use_cpu(device, path)
         return _as_exported(load_openvino(file, labels, threads), detections)
     left = left_by_tfod(path)  # TFOD exports both; the folder of both means its checkpoint
     if left is None and (saved_model := find_saved_model(path)):
         from .saved_model import load_saved_model
 
+        _use_cpu(device, path)
         return _as_exported(load_saved_model(saved_model, labels, threads), detections)
     from ..models.build import device_of
     from ..models.checkpoints import Checkpoint, find_checkpoint, load_checkpoint
@@ -338,6 +341,19 @@ def _as_exported(detector: Detector, detections: int | None) -> Detector:
         where=detector.name,
         fix=f"Export the run it is from again, with --detections {detections}.",
     )
+
+
+def check_device_name(device: str) -> None:
+    """Raises ResightError: no device can have that name."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        message, fix = f"there is no device '{device}' here", "Choose auto, cpu, cuda or cuda:N."
+        raise ResightError(message, where="device", fix=fix)
+
+
+def _use_cpu(device: str, model: Path) -> None:
+    check_device_name(device)
+    if device.startswith("cuda"):
+        log.warning("%s: is of a kind that runs on the CPU alone, and does so; %s is not used", model, device)
 
 
 def check_share(value: float | None, name: str) -> None:

@@ -3,7 +3,6 @@
 import io
 import logging
 import os
-import re
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from ..detection.stages import STAGE
 from ..errors import ResightError
 from ..io.files import check_regular
-from .detector import class_names
+from .detector import check_device_name, class_names
 from .exported import ExportedDetector, read_card
 
 log = logging.getLogger(__name__)
@@ -89,10 +88,7 @@ def load_onnx(
 
 def _uses_gpu(providers: Sequence[str], device: str) -> bool:
     """Raises ResightError: there is no such device, or no provider for it."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise ResightError(
-            f"there is no device '{device}' here", where="device", fix="Choose auto, cpu, cuda or cuda:N."
-        )
+    check_device_name(device)
     if device.startswith("cuda") and CUDA not in providers:
         raise ResightError("ONNX Runtime cannot use a GPU: it is installed without CUDA", where=device, fix=GPU_PACKAGE)
     return device != "cpu" and CUDA in providers
