@@ -142,8 +142,9 @@ def test_workers_and_threads_share_the_cores(monkeypatch, tmp_path):
         "signs.onnx",
         "signs.v2/",
         "signs/model.xml",
+        "signs/saved_model/",
         "s3://bucket/models/signs.onnx",
         "s3://bucket/runs/first/",
     ]
-    assert [_name_of(one) for one in names] == ["first", "signs", "signs.v2", "signs", "signs", "first"]
+    assert [_name_of(one) for one in names] == ["first", "signs", "signs.v2", "signs", "signs", "signs", "first"]
     assert _name_of(".") == Path.cwd().name

@@ -1,5 +1,6 @@
 import asyncio
 import json
+from pathlib import Path
 
 from fixtures.stub_model import CODE
 from resight.serving.request import Request, Route
@@ -11,6 +12,7 @@ def test_it_answers_after_a_bug_and_to_no_signal(stub, capfd):
     async def run():
         worker = await Worker.start(Task(str(stub), "signs", 3, code=CODE, json=True))
         try:
+            assert Path(f"/proc/{worker.process.pid}/oom_score_adj").read_text() == "500\n"
             worker.process.terminate()  # of a supervisor that signals all processes: the server decides
             bug = await worker.answer(Request(Route("images"), b"raise"))
             return bug, await worker.answer(Request(Route("predict"), b"hello"))
@@ -23,3 +25,16 @@ def test_it_answers_after_a_bug_and_to_no_signal(stub, capfd):
     assert (told["version"], told["kind"]) == (3, "predict")
     line = json.loads(capfd.readouterr().err.splitlines()[0])
     assert line["level"] == "error" and "this is a bug" in line["message"] and "ZeroDivisionError" in line["traceback"]
+
+
+def test_on_a_gpu_it_ends_after_an_error(tmp_path):
+    (tmp_path / "model").write_text("gpu")
+
+    async def run():
+        worker = await Worker.start(Task(str(tmp_path / "model"), "signs", code=CODE))
+        bug = await worker.answer(Request(Route("images"), b"raise"))
+        code = await worker.ended
+        await worker.end()
+        return bug.status, worker.loaded.on_gpu, code
+
+    assert asyncio.run(run()) == (500, True, 1)

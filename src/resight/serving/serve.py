@@ -63,7 +63,8 @@ def serve(
     Args:
         model: a run folder, a checkpoint or an exported model; or a folder with one in each of its numbered subfolders,
             of which the highest is served, also when it comes later.
-        name: for clients; by default that of the file or folder, without its suffix.
+        name: for clients; by default that of the file or folder, without its suffix; of a folder saved_model that of
+            the folder it is in.
         port: 0 for a free one, which the log tells.
         workers: processes with the model in their memory, each at one image at a time.
         threads: of each worker; by default all share the cores of this machine.
@@ -131,7 +132,7 @@ def _cores(limit: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
 
 def _name_of(model: str | os.PathLike[str]) -> str:
     path = Path(str(model).rstrip("/") if is_remote(model) else os.path.abspath(model))
-    if path.name == OPENVINO:
+    if path.name in (OPENVINO, "saved_model"):
         path = path.parent
     return path.stem if path.suffix in MODEL_SUFFIXES else path.name
 

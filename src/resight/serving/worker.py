@@ -10,7 +10,9 @@ import pickle
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from ..config.defaults import SERVE_MB, SERVE_MEGAPIXELS, ServedInput
@@ -86,6 +88,8 @@ def main(descriptor: int, server: int) -> None:
     """Answers what comes from the socket ``descriptor`` until the process ``server`` closes it, or is gone."""
     ignore_signals()
     _end_with(server)
+    with suppress(OSError):  # where memory runs out, a worker ends and is replaced, and not the server
+        Path("/proc/self/oom_score_adj").write_text("500")
     with socket.socket(fileno=descriptor) as connection, connection.makefile("rwb") as stream:
         try:
             _work(stream)
@@ -110,7 +114,10 @@ def _work(stream: Stream) -> None:
         return
     _send(stream, loaded)
     while True:
-        _send(stream, _answered(answer, model, _receive(stream)))
+        found = _answered(answer, model, _receive(stream))
+        _send(stream, found)
+        if found.status == 500 and loaded.on_gpu:  # an error may leave the GPU of no use to this process
+            return
 
 
 def _answered(answer: Callable[[Any, Request], Response], model: Any, request: Request) -> Response:
