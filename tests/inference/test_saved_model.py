@@ -26,6 +26,8 @@ def test_a_saved_model_is_a_model(tfod_export, tmp_path):
             detector.set_nms(**change)
     with pytest.raises(ResightError, match="already"):
         export(tfod_export / "saved_model", "onnx", tmp_path / "twice.onnx")
+    whole = load(tfod_export)  # the same, in PyTorch
+    assert (whole.classes, whole.score, whole.most.image) == (detector.classes, 0.25, detector.most.image)
 
 
 def test_prediction_imports_neither_pytorch_nor_tensorflows_python_and_has_the_threads_asked_for(tfod_export, tmp_path):

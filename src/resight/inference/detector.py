@@ -306,9 +306,11 @@ def load(
 
     if left is not None:
         from ..tfod.checkpoint.trained import read_tfod
+        from .saved_model import card_beside
 
         path = left.prefix
-        checkpoint = Checkpoint.left_by_tfod(read_tfod(path, labels=labels))
+        score = card_beside(left.folder / "saved_model").score
+        checkpoint = Checkpoint.left_by_tfod(read_tfod(path, labels=labels), score)
         labels = None  # taken
     else:
         path = find_checkpoint(model)

@@ -66,8 +66,7 @@ def load_saved_model(
     missing = [name for name in NEEDED if name not in session.outputs]
     if missing or len(session.inputs) != 1:
         raise ResightError(f"is not a detector as TFOD exports it: no output {listed(missing)}", where=folder)
-    path = folder.parent / CARD
-    card = read_card(read_text(path, SMALL), path) if path.is_file() else Card(classes=(), score=None)
+    card = card_beside(folder)
     pipeline = _pipeline_beside(folder)
     if labels is None:
         places = (folder / "assets", folder, folder.parent)
@@ -85,6 +84,12 @@ def load_saved_model(
     detector = SavedModelDetector(names, card.score, str(folder), config)
     detector.session, detector.input_type, detector.weights = session, card.input_type, card.digest
     return detector
+
+
+def card_beside(folder: Path) -> Card:
+    """What Resight noted beside the SavedModel ``folder`` when it exported that; nothing where another did."""
+    path = folder.parent / CARD
+    return read_card(read_text(path, SMALL), path) if path.is_file() else Card(classes=(), score=None)
 
 
 def _pipeline_beside(folder: Path) -> Pipeline | None:

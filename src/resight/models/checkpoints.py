@@ -93,10 +93,10 @@ class Checkpoint:
     state: dict[str, Any]  # of the training: step, elapsed seconds, best so far
 
     @classmethod
-    def left_by_tfod(cls, trained: Trained) -> Checkpoint:
-        """What TFOD trained, as a checkpoint of ours."""
+    def left_by_tfod(cls, trained: Trained, score: float | None = None) -> Checkpoint:
+        """What TFOD trained, as a checkpoint of ours; ``score`` is its operating point, where that is known."""
         model = trained.config.model
-        metadata = ModelMetadata(model, trained.label_map, dialect_of(model).default_anchors(model))
+        metadata = ModelMetadata(model, trained.label_map, dialect_of(model).default_anchors(model), score=score)
         return cls(metadata, {f"model.{name}": value for name, value in trained.weights.items()}, {})
 
     def part(self, prefix: str) -> dict[str, Tensor]:

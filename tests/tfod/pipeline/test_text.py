@@ -195,6 +195,11 @@ def test_limits_of_an_export_are_in_its_config(folder):
     assert all(f"{name}: 400\n" in more for name in numbers)
     as_before = {line.strip() for line in text.splitlines() if not line.strip().startswith(numbers)}
     assert as_before <= {line.strip() for line in more.splitlines()}
+    # Of fewer, those that TFOD would refuse are as many.
+    config = load_config(None, tree | {"train.steps": 9, "model.tfod.proposals": 40, "model.tfod.detections": 30})
+    for fewer in (with_limits(text, config, 7), write_pipeline(config, 7)):
+        read = load_config(None, translate(fewer, model_only=True).check().overrides).model.tfod
+        assert (read.proposals, read.box_batch, read.detections, read.detections_per_class) == (40, 40, 30, 30)
 
 
 def test_paths_may_be_others_than_the_configurations(folder):

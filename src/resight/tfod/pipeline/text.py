@@ -14,6 +14,8 @@ from .config import translate
 from .fields import CHOICES, EXTRACTORS, MESSAGES, SCHEDULES, join, paths, scalar
 
 _RATE = "train_config.optimizer.momentum_optimizer.learning_rate"
+# Fields that TFOD refuses where they are more than another; ours may be, where they are of no use then.
+_LIMITED = ("second_stage_batch_size", "max_detections_per_class")
 # Messages of choices: where one of their values changes they are written anew.
 _WHOLE = (_RATE, "model.faster_rcnn.image_resizer", "train_config.data_augmentation_options")
 
@@ -68,7 +70,8 @@ def _changes(keys: Sequence[str], config: Config, num_classes: int) -> dict[str,
     message = _everything(config, num_classes)
     changes: dict[str, Any] = {}
     for place, known in paths():
-        if known.use == "read" and known.key in keys:
+        limited = place.endswith(_LIMITED) and _get(message, place) != _get(config, known.key)
+        if known.use == "read" and (known.key in keys or limited):
             whole = next((whole for whole in _WHOLE if place.startswith(whole)), place)
             changes[whole] = _get(message, whole)
     return changes
@@ -140,10 +143,13 @@ def _model(config: Config, num_classes: int) -> dict[str, Any]:
         raise ResightError(f"the model {config.model.name} is none of TFOD's", fix="Only those have a pipeline.config.")
     keep, fixed = f"{place}.image_resizer.keep_aspect_ratio_resizer", f"{place}.image_resizer.fixed_shape_resizer"
     grid = f"{place}.first_stage_anchor_generator.grid_anchor_generator"
+    nms = f"{place}.second_stage_post_processing.batch_non_max_suppression"
     values: dict[str, Any] = {
         f"{place}.num_classes": num_classes,
         f"{place}.feature_extractor.type": next(name for name, ours in EXTRACTORS.items() if ours == config.model.name),
         f"{place}.use_static_balanced_label_sampler": tfod.static_shapes,
+        f"{place}.second_stage_batch_size": min(tfod.box_batch, tfod.proposals),
+        f"{nms}.max_detections_per_class": min(tfod.detections_per_class, tfod.detections),
         "eval_input_reader.max_number_of_boxes": tfod.evaluated_boxes,
         f"{keep}.per_channel_pad_value": tfod.pad_value if any(tfod.pad_value) else None,
     }
