@@ -2,6 +2,7 @@ import os
 
 # Tests run a process a core: one thread in each and in what it starts, set before a library asks for the number.
 os.environ |= {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # some tests import ONNX Runtime themselves
 
 import io
 import logging

@@ -1,6 +1,7 @@
 """Files that are no ONNX model of ours, and devices. What one of ours finds is in the tests of the exports."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -81,6 +82,16 @@ def test_a_gpu_runs_the_model_where_onnx_runtime_has_cuda(runtime, tmp_path, cap
     found = detector([np.zeros((side, 8, 3), np.uint8) for side in (8, 9, 8)])  # it takes one image at a time
     assert [(len(one), one.height) for one in found] == [(1, 8), (1, 9), (1, 8)]
     assert made.seen == [(1, 8, 8, 3), (1, 9, 8, 3), (1, 8, 8, 3)] and capsys.readouterr().out == ""
+
+
+def test_its_use_is_not_reported_unless_the_user_says_so(runtime, tmp_path, monkeypatch):
+    runtime(True)
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY")
+    load(tmp_path / "model.onnx")
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
+    load(tmp_path / "model.onnx")
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "0"
 
 
 def test_the_cpu_runs_it_where_it_is_asked_for_or_alone_there(runtime, tmp_path):

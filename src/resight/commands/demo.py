@@ -101,8 +101,11 @@ def _test_frames(records: str, scenes: str) -> list[str]:
 def _export(run: str, out: Path) -> ExportReport | None:
     try:
         import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
+
+        from ..inference.onnx_runtime import onnxruntime
+
+        onnxruntime()
     except ImportError:  # not installed, or not for this machine
         log.info("no ONNX export: pip install 'resight[onnx]'")
         return None

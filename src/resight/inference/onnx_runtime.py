@@ -1,5 +1,6 @@
 """An exported ONNX file as a detector, run by ONNX Runtime."""
 
+import importlib
 import io
 import logging
 import os
@@ -32,6 +33,13 @@ class OnnxDetector(ExportedDetector):
         return dict(zip(names, self.session.run(names, {"image": image[None]}), strict=True))
 
 
+def onnxruntime() -> Any:
+    """The package, imported such that it does not report its use to its makers: it reads the variable once, and
+    ``disable_telemetry_events`` comes too late."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    return importlib.import_module("onnxruntime")
+
+
 def load_onnx(
     path: Path,
     labels: str | os.PathLike[str] | None = None,
@@ -49,7 +57,7 @@ def load_onnx(
         ResightError: onnxruntime is missing or has not the device, or the file is damaged or none of ours.
     """
     try:
-        import onnxruntime
+        package = onnxruntime()
     except ImportError as error:
         raise ResightError(
             "running an .onnx needs ONNX Runtime", where=path, fix="pip install 'resight[onnx]'"
@@ -57,11 +65,11 @@ def load_onnx(
     if not path.exists():
         raise ResightError("there is no such model", where=path)
     check_regular(path)
-    on_gpu = _uses_gpu(onnxruntime.get_available_providers(), device)
-    if on_gpu and hasattr(onnxruntime, "preload_dlls"):
+    on_gpu = _uses_gpu(package.get_available_providers(), device)
+    if on_gpu and hasattr(package, "preload_dlls"):
         with redirect_stdout(io.StringIO()):  # where it tells of each that is missing
-            onnxruntime.preload_dlls()
-    options = onnxruntime.SessionOptions()
+            package.preload_dlls()
+    options = package.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3  # warnings about its own optimizations help nobody here
     # Images differ in size, and for each new one it would try all ways of every convolution.
@@ -69,7 +77,7 @@ def load_onnx(
     providers = [cuda, CPU] if on_gpu else [CPU]
     try:
         model = _with_stages(path) if stages else str(path)
-        session = onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
+        session = package.InferenceSession(model, options, providers=providers, enable_fallback=0)
     except Exception as error:  # onnxruntime's own exceptions share no public base class
         raise ResightError(f"cannot be loaded by ONNX Runtime: {str(error).splitlines()[0]}", where=path) from error
     stored = session.get_modelmeta().custom_metadata_map.get(KEY)
