@@ -62,6 +62,18 @@ def test_links_to_folders_are_followed_where_they_are_named_only(tmp_path):
     assert files(tmp_path / "photos", link / "1.jpg") == [str(tmp_path / "photos/2.jpg"), str(link / "1.jpg")]
 
 
+def test_links_that_lead_nowhere_are_inputs_that_cannot_be_read(tmp_path):
+    for name, target in (("a.jpg", "a.jpg"), ("b.jpg", "c"), ("c", "b.jpg"), ("d.jpg", "none"), ("e.jpg", "f")):
+        (tmp_path / name).symlink_to(target)
+    (tmp_path / "f").touch()
+    (tmp_path / "up").symlink_to("..")
+    named = ["a.jpg", "b.jpg", "d.jpg", "e.jpg"]
+    assert files(tmp_path) == [str(tmp_path / name) for name in named]
+    for source in list(Inputs([tmp_path]))[:3]:
+        with pytest.raises(ResightError, match="cannot be read"):
+            source.read_bytes()
+
+
 def test_a_part_is_what_has_its_numbers(tmp_path):
     for number in range(7):
         (tmp_path / f"{number}.jpg").touch()

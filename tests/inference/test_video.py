@@ -54,6 +54,21 @@ def test_a_telephone_held_upright(tmp_path):
     assert image.shape == (96, 64, 3) and corner(image) == (0, 1)
 
 
+def test_frames_that_were_cut_off_are_not_missed(tmp_path):
+    """An edit list, as telephones write it when a video is trimmed: it begins half a second later, and ends
+    a tenth earlier."""
+    path = write_video(tmp_path / "a.mp4")
+    data = bytearray(path.read_bytes())
+    edit, scale = data.index(b"elst") + 12, data.index(b"mdhd") + 16
+    (begin,), (second,) = struct.unpack_from(">i", data, edit + 4), struct.unpack_from(">I", data, scale)
+    struct.pack_into(">Ii", data, edit, 600, begin + second // 2)
+    path.write_bytes(data)
+    video = Video(path)
+    frames = list(video)
+    assert [frame.seconds for frame in frames] == [number / 10 for number in range(6)] and video.damage == ""
+    assert np.abs(frames[0].image.astype(int) - picture(5)).mean() < 25
+
+
 @pytest.mark.parametrize(("suffix", "words"), [("mp4", "of its 12 frames"), ("mkv", "breaks off"), ("ts", "damaged")])
 def test_what_is_cut_short_gives_what_is_there(tmp_path, suffix, words):
     path = write_video(tmp_path / f"a.{suffix}")

@@ -187,7 +187,7 @@ def _images_below(folder: str, before: frozenset[str], out: str, seen: _Seen) ->
                 walks.pop()
                 continue
             path = str(Path(entry.path))
-            if entry.is_dir():
+            if _is_folder(entry):
                 if entry.is_symlink() or is_partial(entry.name):  # nor what a killed prediction left half-written
                     continue
                 if path in before:
@@ -197,8 +197,8 @@ def _images_below(folder: str, before: frozenset[str], out: str, seen: _Seen) ->
                 else:
                     walks.append(_entries(path))
                 continue
-            # A dangling link is tried too, and reported; reading a pipe or a device might never end.
-            regular = entry.is_file() or not os.path.exists(path)
+            # What leads nowhere is tried too, and reported; reading a pipe or a device might never end.
+            regular = not os.path.exists(path) or entry.is_file()
         except OSError as error:
             raise ResightError(f"cannot be read: {error.strerror}", where=error.filename or folder) from error
         if not regular:
@@ -211,6 +211,13 @@ def _images_below(folder: str, before: frozenset[str], out: str, seen: _Seen) ->
                 yield Source(path)
         else:
             seen.others["x" + os.path.splitext(entry.name)[1].lower()] += 1
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or to where nobody may look
+        return False
 
 
 def _entries(folder: str) -> Iterator[os.DirEntry[str]]:

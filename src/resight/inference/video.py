@@ -91,16 +91,17 @@ class Video:
         if number < 0:
             raise ResightError("holds no frame that can be decoded", where=self._where)
         lasts = seconds - (start or 0.0) + 2 / self.rate
-        if self._frames > number + 1:
-            self.damage = f"only {number + 1:,} of its {self._frames:,} frames could be decoded"
+        if (frames := self._frames - self._passed) > number + 1:
+            self.damage = f"only {number + 1:,} of its {frames:,} frames could be decoded"
         elif lasts < length:
             self.damage = f"breaks off after {lasts:.1f} of its {length:.1f} seconds"
         elif self._errors:
             self.damage = f"{counted(self._errors, 'damaged frame')}"
 
     def _decoded(self, container: Any, stream: Any) -> Iterator[Any]:
-        """Frames of the decoder's own type; what is damaged is counted, and the next packet tried."""
-        self._errors = 0
+        """Frames of the decoder's own type; what is damaged is counted, and the next packet tried. So is what the video
+        says that it does not show: it was cut without being encoded again."""
+        self._errors = self._passed = 0
         broken = (self._av.error.FFmpegError, OSError)
         packets = container.demux(stream)
         while True:
@@ -111,6 +112,7 @@ class Video:
                 return
             if packet is None:
                 return
+            self._passed += packet.is_discard
             try:
                 frames = packet.decode()
             except broken:
