@@ -1,7 +1,9 @@
 import json
+import lzma
 import os
 import shutil
 import signal
+import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,10 +12,12 @@ import pytest
 from PIL import Image
 
 from resight.commands import bench as benching
+from resight.commands import bench_process
 from resight.commands.bench import MODULES, BenchReport, bench
 from resight.errors import ResightError
-from resight.exporting.export import write_onnx
 from resight.inference.detector import load
+
+ARTEFACTS = Path(__file__).parents[1] / "artefacts"
 
 
 @pytest.fixture(scope="module")
@@ -26,15 +30,24 @@ def photos(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def exported(untrained, once):
-    def write(folder):
-        write_onnx(load(untrained, "cpu"), folder / "model.onnx")
+def exported(tmp_path_factory):
+    """A small model, exported by an earlier version: exporting takes seconds."""
+    path = tmp_path_factory.mktemp("exported") / "model.onnx"
+    path.write_bytes(lzma.decompress((ARTEFACTS / "model.onnx.xz").read_bytes()))
+    return path
 
-    return once("untrained-onnx", write) / "model.onnx"
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    """Of the same classes."""
+    folder = tmp_path_factory.mktemp("records")
+    with lzma.open(ARTEFACTS / "records.tar.xz") as file, tarfile.open(fileobj=file) as tar:
+        tar.extractall(folder, filter="data")
+    return folder / "records"
 
 
-def test_a_model_is_timed_with_one_thread_and_with_several(exported, photos, shapes):
-    report = bench(exported, photos, limit=2, threads=3, data=shapes(train=2, val=1), split="val")
+def test_a_model_is_timed_with_one_thread_and_with_several(exported, photos, records):
+    report = bench(exported, photos, limit=2, threads=3, data=records, split="test")
     assert [one.threads for one in report.timings] == [1, 3] and report.images == 2
     for one in report.timings:
         assert (one.model, one.engine) == (str(exported), "ONNX Runtime")
@@ -107,6 +120,36 @@ def test_a_process_that_dies_is_told_and_none_is_left(exported, photos):
         process._process.wait()
         with pytest.raises(ResightError, match=r"^the model: its process ended with -9"):
             process.round()
+
+
+def test_what_libraries_print_is_no_answer(photos, monkeypatch):
+    """Also where they print to the file that is standard output, and not to Python's."""
+
+    class Talks:
+        engine = "an engine"
+
+        def detect(self, image):
+            os.write(1, b"it is warm today\n")
+
+    monkeypatch.setattr(bench_process, "load", lambda *_, **__: Talks())
+    (asks, answers), (told, tells) = os.pipe(), os.pipe()
+    if not (child := os.fork()):
+        try:
+            os.close(answers)
+            os.dup2(tells, 1)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            monkeypatch.setattr("sys.stdin", open(asks))  # noqa: SIM115
+            bench_process.main()
+        finally:
+            os._exit(0)
+    os.close(tells)
+    question = {"model": "m", "device": "cpu", "threads": 1, "files": [str(photos / "0.png")]}
+    os.write(answers, f"{json.dumps(question)}\n{{}}\n".encode())
+    os.close(asks), os.close(answers)
+    os.waitpid(child, 0)
+    with open(told) as file:
+        first, second = map(json.loads, file)
+    assert first == {"engine": "an engine"} and len(second["seconds"]) == 1
 
 
 def test_the_verb_prints_the_table_or_json(monkeypatch, capsys):

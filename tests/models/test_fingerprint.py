@@ -36,6 +36,19 @@ def test_all_files_of_an_export_count(tmp_path, model, other):
     assert fingerprint(tmp_path / model, tmp_path / "notes.txt") != fingerprint(tmp_path / model)
 
 
+def test_what_tfod_left_is_a_checkpoint_and_its_configuration(tmp_path):
+    for name in ("ckpt-1.index", "ckpt-1.data-00000-of-00001", "ckpt-2.index", "ckpt-2.data-00000-of-00001"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "pipeline.config").write_text("model {}")
+    known = fingerprint(tmp_path)
+    assert fingerprint(tmp_path / "ckpt-2") == known == fingerprint(tmp_path / "ckpt-2.index")
+    assert fingerprint(tmp_path / "ckpt-1") != known
+    (tmp_path / "events.out").write_text("changes nothing")
+    assert fingerprint(tmp_path) == known
+    (tmp_path / "ckpt-2.data-00000-of-00001").write_text("other weights")
+    assert fingerprint(tmp_path) != known
+
+
 def test_no_model_is_told(tmp_path):
     with pytest.raises(ResightError, match="no such model"):
         fingerprint(tmp_path / "none")

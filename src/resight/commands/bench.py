@@ -29,6 +29,7 @@ from ..inference.detector import load
 from ..inference.exported import ExportedDetector
 from ..inference.inputs import Inputs
 from ..io.progress import track
+from ..models.fingerprint import files_of
 
 IMAGES = 20  # of a folder, spread over it
 ROUNDS, ROUNDS_SECONDS = 5, 30.0  # at most so many rounds over the images, and no further one after so long
@@ -131,7 +132,8 @@ def bench(
     inputs.survey()
     found = [source.file for source in inputs]
     chosen = [found[at] for at in np.unique(np.linspace(0, len(found) - 1, min(limit, len(found))).astype(int))]
-    most = threads or len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0))
+    most = threads or cores
     with tempfile.TemporaryDirectory(prefix="resight-bench-") as folder:
         candidates = dict(each for name in names for each in _with_exports(name, Path(folder)))
         timings = [one for count in sorted({1, most}) for one in _timed(candidates, count, chosen, device)]
@@ -139,7 +141,7 @@ def bench(
             measured = {name: _mean_ap(path, data, split, device, folder) for name, path in candidates.items()}
             timings = [replace(one, mAP=measured[one.model]) for one in timings]
     timings.sort(key=lambda one: list(candidates).index(one.model))
-    return BenchReport(tuple(timings), f"{_processor()}, {counted(os.cpu_count() or 1, 'core')}", len(chosen))
+    return BenchReport(tuple(timings), f"{_processor()}, {counted(cores, 'core')}", len(chosen))
 
 
 def _with_exports(name: str, folder: Path) -> Iterator[tuple[str, str]]:
@@ -181,6 +183,7 @@ class _Process:
 
     def __init__(self, name: str, model: str, device: str, threads: int, files: Sequence[str]) -> None:
         self.name, self.threads = name, threads
+        self.disk_mb = sum(file.stat().st_size for file in files_of(model)) / 1e6
         self.seconds: list[float] = []
         start = time.perf_counter()
         command = [sys.executable, "-m", f"{__package__}.bench_process"]
@@ -214,7 +217,7 @@ class _Process:
             round(float(p95), 3),
             round(len(self.seconds) / sum(self.seconds), 3),
             round(self.memory_mb, 1),
-            round(_bytes_at(Path(self._loaded["path"])) / 1e6, 3),
+            round(self.disk_mb, 3),
             None,
         )
 
@@ -223,18 +226,13 @@ class _Process:
         try:
             print(json.dumps(question), file=self._process.stdin, flush=True)
             answer = json.loads(self._process.stdout.readline())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError) as error:  # it is gone: it writes nothing but whole answers
             code = self._process.wait()
             fix = "The memory may not suffice: bench fewer models at once."
             raise ResightError(f"its process ended with {code}", where=self.name, fix=fix) from error
         if refused := answer.get("error"):
             raise ResightError(**refused)
         return answer
-
-
-def _bytes_at(path: Path) -> int:
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return sum(file.stat().st_size for file in files)
 
 
 def _mean_ap(model: str, data: str | os.PathLike[str], split: str, device: str, folder: str) -> float | None:
