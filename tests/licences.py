@@ -70,7 +70,7 @@ class Package:
 def is_copyleft(licence: str) -> bool:
     """Whether none of the alternatives of a licence is free of the GPL and the AGPL."""
     strong = r"\bA?GPL|GNU (Affero )?General Public"
-    return all(re.search(strong, part) and "exception" not in part for part in re.split(r"\bOR\b", licence))
+    return all(re.search(strong, part, re.IGNORECASE) and "exception" not in part for part in re.split(r"\bOR\b", licence))
 
 
 def requirements(project: Path = PROJECT) -> dict[str, list[Requirement]]:
@@ -80,18 +80,19 @@ def requirements(project: Path = PROJECT) -> dict[str, list[Requirement]]:
     return {extra: [Requirement(text) for text in texts] for extra, texts in asked.items()}
 
 
-def installed_by(asked: Iterable[Requirement], seen: set[str]) -> Iterator[metadata.Distribution]:
-    """The distributions that requirements bring, those in ``seen`` aside, which grows."""
+def installed_by(asked: Iterable[Requirement], seen: set[tuple[str, str]]) -> Iterator[metadata.Distribution]:
+    """The distributions that requirements bring, but what is in ``seen``, each with "" and with an extra; it grows."""
     for one in asked:
-        extras = {"", *one.extras}
         name = canonicalize_name(one.name)
-        if name == "resight" or name in seen or (one.marker and not one.marker.evaluate({"extra": ""})):
+        fresh = {extra for extra in ("", *one.extras) if (name, extra) not in seen}
+        if name == "resight" or not fresh or (one.marker and not one.marker.evaluate({"extra": ""})):
             continue
-        seen.add(name)
+        seen |= {(name, extra) for extra in fresh}
         found = metadata.distribution(name)
-        yield found
+        if "" in fresh:
+            yield found
         needed = [Requirement(text) for text in found.requires or ()]
-        wanted = [r for r in needed if not r.marker or any(r.marker.evaluate({"extra": extra}) for extra in extras)]
+        wanted = [r for r in needed if not r.marker or any(r.marker.evaluate({"extra": extra}) for extra in fresh)]
         for each in wanted:
             each.marker = None
         yield from installed_by(wanted, seen)
@@ -112,7 +113,7 @@ def _licence_of(library: str) -> str:
 
 
 def main(project: Path = PROJECT) -> int:
-    faults, seen = [], set[str]()
+    faults, seen = [], set[tuple[str, str]]()
     asked = requirements(project)
     for extra in sorted(asked, key=lambda name: (name in TOOLS, name in COPYLEFT, name)):
         packages = sorted((package(found) for found in installed_by(asked[extra], seen)), key=lambda one: one.name)

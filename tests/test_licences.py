@@ -12,6 +12,7 @@ from licences import is_copyleft, main, package, requirements
         ("MIT", False),
         ("GPL-2.0-or-later", True),
         ("AGPL-3.0", True),
+        ("gpl-3.0", True),
         ("GNU General Public License v3 (GPLv3)", True),
         ("GNU Affero General Public License v3", True),
         ("MIT AND GPL-3.0-only", True),
@@ -63,6 +64,7 @@ def test_only_an_extra_that_says_so_may_bring_it(install, tmp_path, capsys):
     assert judged([], video=["strong"], zoo=["strong"])[0] == 1  # whichever is looked at first
     code, told = judged([], onnx=["indirect[more]"], video=["resight[onnx]"])
     assert code == 1 and "'onnx' brings strong (GPL-3.0-only) with strong" in told
+    assert judged(["indirect"], onnx=["indirect[more]"])[0] == 1  # though it was looked at without the extra
     assert judged(["strong"])[0] == 1
 
 

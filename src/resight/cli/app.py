@@ -189,7 +189,8 @@ def evaluate(
     for miss in result.missed:
         log.error("requirement not met: %s", miss)
     if part:
-        suggest(f"evaluate {quoted(model)} --merge {quoted(out)}", "when all parts are done")
+        remark = "when all parts are done, with the same data and options"
+        suggest(f"evaluate {quoted(model)} --merge {quoted(out)}", remark)
     else:
         suggest(f"predict {quoted(model)} PHOTOS -o found")
     return BAD if result.missed else console.DONE

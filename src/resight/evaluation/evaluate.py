@@ -114,9 +114,8 @@ def evaluate(
     if limit is not None and limit < 1:
         raise ResightError(f"is {limit}, and must be at least 1", where="--limit")
     run = run_folder(fetch_model(os.fspath(model)) if is_remote(model) else model)
-    if part:
-        _check_part(merge, out, require)
-    path = Path() if part else _output(out, run, split, force)
+    own = _part_of(part, merge, out, require) if part else None
+    path = Path() if own else _output(out, run, split, force)
     detector = load(model, device, labels=labels, detections=detections)  # what is no model needs no data
     detector.set_precision(precision)
     most = detections or (run and load_config(run / "config.toml").evaluate.max_detections) or detector.most.of_a_class
@@ -129,10 +128,10 @@ def evaluate(
     task = _Task(detector, records, images, range(measured), counting, source.on_bad_record == "skip")
     settings: dict[str, Any] = {"split": split, "images": int(measured), "precision": precision}
     settings["detections"] = detections if detections is None else int(detections)
-    if part or merge:
+    if own or merge:
         settings |= {"model": fingerprint(model, *([labels] if labels else [])), "data": records.digest}
-    if part:
-        return task.leave(os.fspath(out or ""), part_of(part), settings, force)
+    if own:
+        return task.leave(os.fspath(out or ""), own, settings, force)
     found = task.look() if merge is None else gather(os.fspath(merge), settings, detector.classes)
     metrics = task.metrics(found, limit)
     written = str(path)
@@ -313,15 +312,17 @@ def _trained_on(run: Path | None, records: Records, same_path: bool) -> bool | N
         return None
 
 
-def _check_part(
-    merge: str | os.PathLike[str] | None, out: str | os.PathLike[str] | None, require: Sequence[str]
-) -> None:
+def _part_of(
+    part: str, merge: str | os.PathLike[str] | None, out: str | os.PathLike[str] | None, require: Sequence[str]
+) -> Part:
+    """The part, before the model is loaded. Raises ResightError: there is no such part, or it has no place."""
     if merge is not None:
         raise ResightError("is for all parts together", where="--merge", fix="Leave out --part.")
     if out is None:
         raise ResightError("parts need a place", where="--part", fix="Name a folder or s3:// address: --out PARTS")
     if require:
         raise ResightError("is of all parts together", where="--require", fix="Give it to --merge.")
+    return part_of(part)
 
 
 def _opened(source: DataConfig, labels: str | os.PathLike[str] | None, detector: Detector) -> Records:
