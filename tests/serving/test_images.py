@@ -59,6 +59,7 @@ def test_the_score_is_asked_for(servable, tmp_path):
         (form(("file", "a.jpg", JPEG)), "", 400, f"the form has no part called image but file. {HOW}"),
         (form(), "", 400, f"the form has no part called image. {HOW}"),
         (form(("image", "a.jpg", JPEG), end=b""), "", 400, f"the form is cut off. {HOW}"),
+        (form(*[("x", "", b"")] * 10_001), "", 400, "there are more than 10,000 images in the request"),
         (b"", "", 400, f"the form is cut off. {HOW}"),
         (JPEG, "", 400, "the form cannot be read: "),
         (form(("image", "", JPEG)), "score=2", 400, "score is a number from 0 to 1, not '2'"),

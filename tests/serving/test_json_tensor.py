@@ -59,6 +59,16 @@ def test_the_first_that_is_wrong_is_told(value, spec, message):
     assert told.value.message.startswith(message)
 
 
+def test_too_many_are_not_looked_at():
+    for few, many in (([[""]] * 10_000, [[""]] * 10_001), ([[""] * 10_000], [[""] * 10_001])):
+        assert of_inputs(few, BYTES).size == 10_000
+        with pytest.raises(Refused, match="more than 10,000 images"):
+            of_inputs(many, BYTES)
+    assert len(of_instances([1] * 10_000, PIXELS)) == 10_000
+    with pytest.raises(Refused, match="more than 10,000 images"):
+        of_instances([1] * 10_001, PIXELS)
+
+
 def test_an_instance_without_the_input_is_told():
     with pytest.raises(Refused) as told:
         of_instances([{}], PIXELS)

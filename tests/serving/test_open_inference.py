@@ -91,6 +91,12 @@ def test_tensors_as_bytes(servable):
         ({"inputs": [pixels(datatype="BYTES", data=["é"], shape=[1])]}, None, "Unable to base64 decode"),
         ({"inputs": [pixels(datatype="BYTES", data=["AAAA"], shape=[1])]}, None, "is not an image of a known format"),
         ({"inputs": [pixels(datatype="BYTES", data=[], shape=[0])]}, None, "takes uint8 [1, -1, -1, 3] or string [-1]"),
+        ({"inputs": [pixels(datatype="BYTES", data=[""] * 10_001, shape=[1])]}, None, "more than 10,000 images"),
+        (
+            {"inputs": [pixels(datatype="BYTES", shape=[1], parameters={"binary_data_size": 40_004})]},
+            bytes(40_004),
+            "more than 10,000 images",
+        ),
         ({"inputs": [pixels(shape=[1800])]}, None, "takes uint8 [1, -1, -1, 3] or string [-1], not uint8 [1800]"),
         ({"inputs": [pixels()], "outputs": [{"name": "x"}]}, None, 'there is no output "x"; there are detection_'),
         ({"inputs": [pixels()], "outputs": [5]}, None, "'outputs' is a list of objects"),

@@ -12,7 +12,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from ..errors import ResightError, listed
 from ..inference.detector import check_share
-from .request import Refused, Request, Response
+from .request import Refused, Request, Response, check_count
 from .servable import Servable
 
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # of a malformed form its sender is told
@@ -85,6 +85,7 @@ class _Form:
 
     Raises:
         ValueError: it is not well-formed.
+        Refused: it has too many parts.
     """
 
     def __init__(self, boundary: bytes, body: bytes) -> None:
@@ -122,6 +123,7 @@ class _Form:
             self.images.append((self._file, b"".join(self._data)))
         else:
             self.others.append(self._name)
+        check_count(len(self.images) + len(self.others))
 
     def _finish(self) -> None:
         self.whole = True

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import binascii
+import math
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from .json_text import quoted
-from .request import Refused, TensorSpec
+from .request import Refused, TensorSpec, check_count
 
 MOST_DIMENSIONS = 32  # of an input: NumPy has at most 64
 
@@ -20,6 +21,7 @@ _SPACE = b" \t\n\v\f\r"
 def of_instances(instances: list[Any], spec: TensorSpec) -> np.ndarray:
     """``[N, ...]`` of the N elements of a request's ``instances``, each the value of the input ``spec`` or an object of
     its name. Raises Refused."""
+    check_count(len(instances))
     named = _is_named(instances[0])
     tensors: list[np.ndarray] = []
     for number, item in enumerate(instances):
@@ -90,6 +92,8 @@ def tensor_of(value: Any, spec: TensorSpec, name: str) -> np.ndarray:
         if not item:
             break
         item = item[0]
+    if spec.dtype == "string":
+        check_count(math.prod(shape))
     flat = None if spec.dtype == "string" else _flat(value, shape)
     array = None if flat is None else _numbers(flat, spec.dtype)
     if array is None:  # bytes, or something is wrong: one after the other

@@ -34,9 +34,9 @@ class _Decoder(rapidjson.Decoder):
         return []
 
     def end_object(self, members: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(members)
-        if len(found) < len(members):
-            found = {name: next(value for key, value in members if key == name) for name in found}
+        found: dict[str, Any] = {}
+        for name, value in members:
+            found.setdefault(name, value)
         return found
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from .._version import __version__
 from .json_tensor import MOST_DIMENSIONS, from_base64
 from .json_text import numbers, parse
-from .request import Refused, Request, Response, Route, TensorSpec, Version
+from .request import Refused, Request, Response, Route, TensorSpec, Version, check_count
 from .servable import Servable
 from .tf_serving import unpacked
 
@@ -107,6 +107,7 @@ def _of_json(given: Mapping[str, Any], datatype: str) -> np.ndarray:
     if datatype == "BYTES":
         if kinds - {str}:
             raise Refused(f"'data' of '{name}' is a list of strings, the images in Base64")
+        check_count(len(flat))
         array = np.empty(len(flat), object)
         array[:] = [from_base64(text) for text in flat]
         return array
@@ -133,6 +134,7 @@ def _of_bytes(data: bytes) -> np.ndarray:
         if at + 4 + length > len(data):
             raise Refused("the strings that follow the JSON are longer than the body")
         found.append(data[at + 4 : at + 4 + length])
+        check_count(len(found))
         at += 4 + length
     array = np.empty(len(found), object)
     array[:] = found

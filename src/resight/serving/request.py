@@ -89,6 +89,15 @@ class Refused(Exception):
         self.message, self.status = message, status
 
 
+MOST_IMAGES = 10_000  # in a request: a million that are none would each be looked at before they are refused
+
+
+def check_count(images: int) -> None:
+    """Raises Refused: those are too many for one request."""
+    if images > MOST_IMAGES:
+        raise Refused(f"there are more than {MOST_IMAGES:,} images in the request; send several")
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """An input or output: ``dtype`` is NumPy's name or "string", -1 in ``shape`` is any size, ``place`` the name of
