@@ -70,7 +70,9 @@ class Package:
 def is_copyleft(licence: str) -> bool:
     """Whether none of the alternatives of a licence is free of the GPL and the AGPL."""
     strong = r"\bA?GPL|GNU (Affero )?General Public"
-    return all(re.search(strong, part, re.IGNORECASE) and "exception" not in part for part in re.split(r"\bOR\b", licence))
+    return all(
+        re.search(strong, part, re.IGNORECASE) and "exception" not in part for part in re.split(r"\bOR\b", licence)
+    )
 
 
 def requirements(project: Path = PROJECT) -> dict[str, list[Requirement]]:

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fixtures.models import ARTEFACTS
 from resight.commands import bench as benching
 from resight.commands import bench_process
 from resight.commands.bench import MODULES, BenchReport, bench
 from resight.errors import ResightError
 from resight.inference.detector import load
-
-ARTEFACTS = Path(__file__).parents[1] / "artefacts"
 
 
 @pytest.fixture(scope="module")
@@ -30,29 +29,21 @@ def photos(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """A small model, exported by an earlier version: exporting takes seconds."""
-    path = tmp_path_factory.mktemp("exported") / "model.onnx"
-    path.write_bytes(lzma.decompress((ARTEFACTS / "model.onnx.xz").read_bytes()))
-    return path
-
-
-@pytest.fixture(scope="module")
 def records(tmp_path_factory):
-    """Of the same classes."""
+    """Of the classes of ``fpn_onnx``."""
     folder = tmp_path_factory.mktemp("records")
     with lzma.open(ARTEFACTS / "records.tar.xz") as file, tarfile.open(fileobj=file) as tar:
         tar.extractall(folder, filter="data")
     return folder / "records"
 
 
-def test_a_model_is_timed_with_one_thread_and_with_several(exported, photos, records):
-    report = bench(exported, photos, limit=2, threads=3, data=records, split="test")
+def test_a_model_is_timed_with_one_thread_and_with_several(fpn_onnx, photos, records):
+    report = bench(fpn_onnx, photos, limit=2, threads=3, data=records, split="test")
     assert [one.threads for one in report.timings] == [1, 3] and report.images == 2
     for one in report.timings:
-        assert (one.model, one.engine) == (str(exported), "ONNX Runtime")
+        assert (one.model, one.engine) == (str(fpn_onnx), "ONNX Runtime")
         assert 0 < one.median_ms <= one.p95_ms and one.first_detection * 1000 > one.median_ms
-        assert one.disk_mb == pytest.approx(exported.stat().st_size / 1e6, abs=1e-3)
+        assert one.disk_mb == pytest.approx(fpn_onnx.stat().st_size / 1e6, abs=1e-3)
         assert one.memory_mb > one.disk_mb and one.images_per_second > 0
         assert one.mAP is not None and 0 <= one.mAP <= 1
     lines = report.text().splitlines()
@@ -61,12 +52,12 @@ def test_a_model_is_timed_with_one_thread_and_with_several(exported, photos, rec
     assert json.loads(json.dumps(report.json()))["timings"][0]["engine"] == "ONNX Runtime"
 
 
-def test_a_run_is_timed_also_as_an_export_for_each_engine_that_is_installed(untrained, exported, tmp_path, monkeypatch):
+def test_a_run_is_timed_also_as_an_export_for_each_engine_that_is_installed(untrained, fpn_onnx, tmp_path, monkeypatch):
     made = []
 
     def pretended(model, format, out):
         made.append((model, format))
-        return SimpleNamespace(model=shutil.copy(exported, out))
+        return SimpleNamespace(model=shutil.copy(fpn_onnx, out))
 
     monkeypatch.setattr(benching, "export", pretended)
     monkeypatch.setattr(benching, "MODULES", MODULES | dict.fromkeys(("openvino", "savedmodel"), "no_such_module"))
@@ -102,20 +93,20 @@ def test_rounds_take_turns_and_end_in_time(monkeypatch):
     assert turns[:5] == ["slow", "fast", "slow", "fast", "fast"] and turns[-2:] == ["fast ended", "slow ended"]
 
 
-def test_what_cannot_be_timed_is_told(exported, photos, tmp_path):
+def test_what_cannot_be_timed_is_told(fpn_onnx, photos, tmp_path):
     with pytest.raises(ResightError, match="there is no such model"):
-        bench([exported, tmp_path / "none.onnx"], photos)
+        bench([fpn_onnx, tmp_path / "none.onnx"], photos)
     with pytest.raises(ResightError, match="limit: is 0"):
-        bench(exported, photos, limit=0)
+        bench(fpn_onnx, photos, limit=0)
     with pytest.raises(ResightError, match="MODEL: there is none"):
         bench([], photos)
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8no picture")
     with pytest.raises(ResightError, match=r"broken\.jpg"):
-        bench(exported, tmp_path / "broken.jpg")
+        bench(fpn_onnx, tmp_path / "broken.jpg")
 
 
-def test_a_process_that_dies_is_told_and_none_is_left(exported, photos):
-    with benching._Process("the model", str(exported), "cpu", 1, [str(photos / "0.png")]) as process:
+def test_a_process_that_dies_is_told_and_none_is_left(fpn_onnx, photos):
+    with benching._Process("the model", str(fpn_onnx), "cpu", 1, [str(photos / "0.png")]) as process:
         os.kill(process._process.pid, signal.SIGKILL)
         process._process.wait()
         with pytest.raises(ResightError, match=r"^the model: its process ended with -9"):

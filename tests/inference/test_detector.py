@@ -373,15 +373,14 @@ def test_a_device_that_is_not_there_is_refused(untrained):
         assert caught.value.fix.startswith("Choose auto or cpu")
 
 
-def test_as_many_threads_as_asked_for_look_at_an_image(untrained, tmp_path):
+def test_as_many_threads_as_asked_for_look_at_an_image(untrained, fpn_onnx):
     before = torch.get_num_threads()
     try:
-        detector = load(untrained, threads=before + 1)
+        load(untrained, threads=before + 1)
         assert torch.get_num_threads() == before + 1
     finally:
         torch.set_num_threads(before)
-    write_onnx(detector, tmp_path / "model.onnx")
-    session = load(tmp_path / "model.onnx", threads=3).session
+    session = load(fpn_onnx, threads=3).session
     assert session.get_session_options().intra_op_num_threads == 3
     with pytest.raises(ResightError, match=r"^threads: is 0, and must be at least 1"):
         load(untrained, threads=0)

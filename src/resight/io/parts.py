@@ -14,6 +14,7 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ _NAME = re.compile(r"part-(\d{5,})-of-(\d{5,})\.json")
 _ARRAY = "SLURM_ARRAY_TASK_{}"
 _ARRAYS = {"RANK": "WORLD_SIZE", "AWS_BATCH_JOB_ARRAY_INDEX": "AWS_BATCH_JOB_ARRAY_SIZE"}
 _MOST = 100_000  # parts
+_THREADS = 8  # that read heads
 _FORM = "It is I/N, from 1/N to N/N, or auto in an array of AWS Batch or Slurm, or under torchrun."
 _NAMED = "Name the part: --part I/N, from 1/N to N/N."
 
@@ -155,7 +157,8 @@ def all_parts(place: str, kind: str) -> list[dict[str, Any]]:
     if not found:
         fix = "Name the folder that --part wrote to."
         raise ResightError("holds no part that is done", where=place, fix=fix)
-    heads = [_read_head(place, matched[0].removesuffix(".json")) for matched in found]
+    with ThreadPoolExecutor(_THREADS) as pool:  # a store answers many at a time
+        heads = list(pool.map(lambda matched: _read_head(place, matched[0].removesuffix(".json")), found))
     known = [head for head in heads if head and head["settings"].get("job") == kind]
     if not known:
         message = f"holds parts of another command than `resight {kind}`"
