@@ -27,6 +27,7 @@ def test_lists_are_tensors(shape, spec, seed):
 
 def test_numbers_that_are_nearly_what_is_asked_for():
     np.testing.assert_array_equal(of_inputs([1, 2.5, math.nan, -math.inf], FLOATS), [1, 2.5, math.nan, -math.inf])
+    np.testing.assert_array_equal(of_inputs([[1, 2.5], [2**24 - 1, -3]], FLOATS), [[1, 2.5], [2**24 - 1, -3]])
     np.testing.assert_array_equal(of_inputs([256, -1, 300, 2**31 - 1], PIXELS), [0, 255, 44, 255])
     assert of_inputs([], PIXELS).shape == (0,) and of_inputs([[], []], PIXELS).shape == (2, 0)
 

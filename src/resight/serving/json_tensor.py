@@ -122,9 +122,10 @@ def _numbers(flat: list[Any], dtype: str) -> np.ndarray | None:
     try:
         if dtype == "uint8" and kinds == {int}:
             return np.frombuffer(bytearray(flat), np.uint8)
-        if dtype.startswith("float") and kinds == {float}:
-            array = np.array(flat)
-            return array.astype(dtype) if (np.abs(array) <= np.finfo(dtype).max).all() else None
+        if dtype.startswith("float") and kinds and kinds <= {int, float}:
+            array, info = np.array(flat, np.float64), np.finfo(dtype)
+            most = 2 ** (info.nmant + 1) - 1 if int in kinds else info.max
+            return array.astype(dtype) if (np.abs(array) <= most).all() else None
     except ValueError:
         return None  # beyond a byte
     return None
