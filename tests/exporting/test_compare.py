@@ -1,6 +1,7 @@
 """What is beyond the tolerance is not written. What is within is in the tests of the dialects."""
 
 import numpy as np
+import pytest
 
 from resight.exporting import export as exporting
 from resight.exporting.compare import compare
@@ -9,6 +10,7 @@ from resight.inference.exported import OPENVINO
 from resight.inference.openvino_runtime import load_openvino, openvino, stages_of
 
 
+@pytest.mark.usefixtures("few_pictures")
 def test_what_differs_is_not_written(tfod_checkpoint, tmp_path, monkeypatch):
     real = exporting.write_onnx
 

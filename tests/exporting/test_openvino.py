@@ -22,13 +22,14 @@ def test_the_folder_computes_what_the_model_computes(tfod_checkpoint, tmp_path, 
     body = openvino_body(detector)
     write_openvino(body, detector, tmp_path)
     exported = load_openvino(tmp_path / "model.xml", stages=stages_of(body))
-    parity = compare(detector, exported, probe_images()[2:])
-    assert parity.ok and parity.detections >= 100, parity.text()
+    parity = compare(detector, exported, probe_images()[3:])
+    assert parity.ok and parity.detections >= 60, parity.text()
 
 
+@pytest.mark.usefixtures("few_pictures")
 def test_a_threshold_that_leaves_nothing(tfod_checkpoint, tmp_path):
     report = export(tfod_checkpoint(score=0.9999), "openvino", tmp_path / "out")
-    assert report.ok and report.parity.detections == 0 and report.parity.proposals >= 100, report.text()
+    assert report.ok and report.parity.detections == 0 and report.parity.proposals >= 50, report.text()
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["model.bin", "model.xml"]
 
 

@@ -37,8 +37,6 @@ def test_counts_fall_from_the_models_own():
 class Pretended:
     """A model whose mAP follows from its proposals, and whose time falls with them."""
 
-    max_ap_loss = 0.005
-
     def __init__(self, aps):
         self.aps, self.asked = aps, []
 
@@ -56,7 +54,7 @@ def test_a_model_is_given_the_fewest_that_lose_little(tfod_checkpoint, monkeypat
     curve = np.minimum(np.arange(1, 41) / 12, 1)
     monkeypatch.setattr("resight.exporting.tune.recall_by_count", lambda *_: np.stack([curve, curve]))
     trial = Pretended(lambda count: 0.5 if count >= 13 else 0.49)
-    reference, text = tune(detector, trial)
+    reference, text = tune(detector, trial, 0.005)
     assert trial.asked == [40, 27, 20, 13]  # 10 and fewer lose recall, and need not be measured
     assert reference == 0.5 and detector.config.tfod.proposals == detector.model.tfod.proposals == 13
     assert "Exported with 13 proposals: mAP 0.5000" in text and "10 proposals: recall 0.833" in text
@@ -66,7 +64,7 @@ def test_steps_end_where_too_much_is_lost(tfod_checkpoint, monkeypatch):
     detector = load(tfod_checkpoint(), "cpu")
     monkeypatch.setattr("resight.exporting.tune.recall_by_count", lambda *_: np.ones((2, 40)))
     trial = Pretended(lambda count: 0.5 if count >= 25 else 0.4)
-    tune(detector, trial)
+    tune(detector, trial, 0.005)
     assert trial.asked == [40, 27, 20] and detector.config.tfod.proposals == 27
 
 

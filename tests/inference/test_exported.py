@@ -54,7 +54,7 @@ def onnx_model(folder, noted):
 def saved_model(tmp_path, monkeypatch):
     """``saved_model(note)``: a SavedModel's folder with the note, and no TensorFlow behind it."""
 
-    def session(folder):
+    def session(folder, threads=None):
         outputs = dict.fromkeys(NEEDED)
         return SimpleNamespace(folder=folder, outputs=outputs, inputs={"input_tensor": SimpleNamespace(dtype=4)})
 

@@ -80,10 +80,11 @@ def test_the_metadata_says_what_it_is(exported):
     assert found.labels.dtype == np.int64 and found.names == own.detect(IMAGES[0]).names
 
 
+@pytest.mark.usefixtures("few_pictures")
 def test_a_threshold_that_leaves_nothing(tfod_checkpoint, tmp_path):
     path = tfod_checkpoint(score=0.9999)
     report = export(path, "onnx", tmp_path / "model.onnx")
-    assert report.ok and report.parity.detections == 0 and report.parity.proposals >= 100, report.text()
+    assert report.ok and report.parity.detections == 0 and report.parity.proposals >= 50, report.text()
 
 
 @pytest.mark.parametrize(

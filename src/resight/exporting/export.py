@@ -112,7 +112,8 @@ def export(
     if precision == "int8" or tune == "speed":
         trial = Trial(model, data, max_ap_loss)
     if trial and tune == "speed":
-        reference, told = tune_proposals(detector, trial)
+        loss = max_ap_loss / 2 if precision == "int8" else max_ap_loss  # the rest is for the 8 bits
+        reference, told = tune_proposals(detector, trial, loss)
     pictures = pictures_of(model, data, detector)
     log.info("writing %s, and comparing it with the model on %s", out, pictures.source)
     with _extra(format):

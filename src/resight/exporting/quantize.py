@@ -20,7 +20,7 @@ import numpy as np
 from ..errors import listed
 from ..inference.openvino_runtime import OpenVinoDetector, openvino
 from ..io.progress import track
-from .trial import Missed, Trial
+from .trial import Missed, OneByOne, Trial
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,8 @@ def int8(body: Any, exported: OpenVinoDetector, trial: Trial, reference: float |
         detector.use(model)
         return detector
 
-    feeds = [exported.prepare(image) for image in trial.samples(SAMPLES)]
+    images = trial.samples(SAMPLES)
+    feeds = OneByOne(lambda place: exported.prepare(images[place]), len(images))
     before = trial.ap(exported, "mAP in float32")
     least = (before if reference is None else reference) - trial.max_ap_loss
     log.info("float32: mAP %.4f", before)
@@ -163,11 +164,13 @@ def _left_alone(body: Any, in_float: Sequence[str]) -> list[str]:
     layers = groups(body)
     wanted = {name for group, names in layers.items() if group not in in_float for name in names}
     kept = {name for names in layers.values() for name in names} - wanted
-    quantised, others = set(), []
+    quantised: set[str] = set()
+    others = []
     for node in body.get_ordered_ops():
         name, kind = node.get_friendly_name(), node.get_type_name()
         given = [value.get_node() for value in node.input_values()[: 1 if kind in MOVING else None]]
-        between = all(one.get_friendly_name() in quantised or _is_constant(one) for one in given)
+        moved = [one.get_friendly_name() for one in given if not _is_constant(one)]
+        between = bool(moved) and quantised.issuperset(moved)
         if name in wanted or (kind in BETWEEN and name not in kept and between):
             quantised.add(name)
         elif kind not in ("Constant", "Parameter", "Result"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,21 @@ class Missed(ResightError):
     """What was asked for cannot be had within the loss of mAP that is allowed; nothing was written."""
 
     exit_code = 1
+
+
+class OneByOne(Sequence[Any]):
+    """``make(0)``, ``make(1)``, ...: each is made when it is asked for, as all together may fill the memory."""
+
+    def __init__(self, make: Callable[[int], Any], count: int) -> None:
+        self._make, self._count = make, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, place: Any) -> Any:
+        if not 0 <= place < self._count:
+            raise IndexError(place)
+        return self._make(place)
 
 
 class Trial:
@@ -55,15 +71,16 @@ class Trial:
             raise ResightError("holds no object of the model's classes to measure mAP on", where=self.val.name)
         return value
 
-    def samples(self, count: int) -> list[np.ndarray]:
+    def samples(self, count: int) -> OneByOne:
         """``count`` training images at most, always the same."""
         return _some(self.train, count)
 
     def milliseconds(self, looks: Sequence[Callable[[np.ndarray], object]]) -> list[float]:
         """The median time of each for an image, in turn on the same images."""
         taken: list[list[float]] = [[] for _ in looks]
+        images = list(_some(self.val, TIMED))
         for number in range(ROUNDS):
-            for image in _some(self.val, TIMED):
+            for image in images:
                 for look, times in zip(looks, taken, strict=True):
                     begin = time.perf_counter()
                     look(image)
@@ -72,6 +89,6 @@ class Trial:
         return [float(np.median(times)) for times in taken]
 
 
-def _some(split: RecordSplit, count: int) -> list[np.ndarray]:
-    chosen = numpy_stream(0, "samples of an export").permutation(len(split))[:count]
-    return [split.pixels(index, split[index]) for index in sorted(map(int, chosen))]
+def _some(split: RecordSplit, count: int) -> OneByOne:
+    chosen = sorted(map(int, numpy_stream(0, "samples of an export").permutation(len(split))[:count]))
+    return OneByOne(lambda place: split.pixels(chosen[place], split[chosen[place]]), len(chosen))

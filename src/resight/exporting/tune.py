@@ -42,8 +42,8 @@ class Step:
         return f"{counted(self.after, 'proposal')}{limit}: mAP {self.ap:.4f}, {self.milliseconds:.0f} ms an image"
 
 
-def tune(detector: Detector, trial: Trial) -> tuple[float, str]:
-    """Sets the counts of proposals in ``detector`` that are fastest within the loss that ``trial`` allows.
+def tune(detector: Detector, trial: Trial, loss: float) -> tuple[float, str]:
+    """Sets the counts of proposals in ``detector`` that are fastest and cost no more mAP than ``loss``.
 
     Returns the mAP that it had, and what was measured in words.
     """
@@ -52,7 +52,7 @@ def tune(detector: Detector, trial: Trial) -> tuple[float, str]:
     table = [f"{count:,} proposals: recall {_listed(recall[:, count - 1])}" for count in counts_of(after)]
     log.info("%s", "\n".join(table))
     aps = {(before, after): _ap(detector, trial, before, after)}
-    least = aps[before, after] - trial.max_ap_loss
+    least = aps[before, after] - loss
     worth = [count for count in counts_of(after)[1:] if recall[0, count - 1] >= recall[0, -1] - RECALL_LOSS]
     aps |= _down(detector, trial, [(before, count) for count in worth], least)
     if before is not None:
@@ -110,7 +110,9 @@ def _down(detector: Detector, trial: Trial, counts: Sequence[Counts], least: flo
 
 def _ap(detector: Detector, trial: Trial, before: int | None, after: int) -> float:
     limit(detector, before, after)
-    return trial.ap(detector, f"mAP with {after:,} proposals")
+    ap = trial.ap(detector, f"mAP with {after:,} proposals")
+    log.info("%s%s: mAP %.4f", counted(after, "proposal"), f" of {before:,} a level" if before else "", ap)
+    return ap
 
 
 def _look(detector: Detector, before: int | None, after: int, image: np.ndarray) -> None:
