@@ -36,7 +36,7 @@ def argument(metavar: str, help: str) -> Any:
 
 Out = Annotated[str, option("PATH", "Folder or file to write", "", "--out", "-o")]
 PartOf = Annotated[str | None, option("I/N", "Do one of N parts, from 1/N to N/N; auto: that of an array of jobs")]
-Merge = Annotated[str | None, option("DIR", "Make one of all parts in this folder, or at this address")]
+Merge = Annotated[str | None, option("DIR", "Join all parts in this folder, or at this s3:// address")]
 NoLabels = Annotated[bool, typer.Option("--no-labels", help="Draw boxes without names and scores.")]
 
 

@@ -97,7 +97,7 @@ class Inputs:
         self.named = tuple(path.rstrip("/") if is_remote(path) else str(Path(path)) for path in inputs)
         for path in map(str, inputs):
             if remedy := _no_input(path):
-                raise ResightError("predict takes images, videos and folders of images", where=path, fix=remedy)
+                raise ResightError("is no image, video or folder of images", where=path, fix=remedy)
         local = [path for path in self.named if not is_remote(path)]
         if missing := [path for path in local if not os.path.exists(path)]:
             raise ResightError(f"there is no {listed(missing)}", where="INPUT", fix=FIX)

@@ -84,7 +84,8 @@ def find(address: str, most: int | None = None) -> list[Object]:
         metas: list[Any] = []
         while (most is None or len(metas) < most) and (page := next(pages, None)):
             metas += page
-        return [_object(f"s3://{bucket}/{meta['path']}", meta) for meta in metas]
+        below = (meta for meta in metas if meta["path"] != prefix)  # one for the folder itself, as consoles leave it
+        return [_object(f"s3://{bucket}/{meta['path']}", meta) for meta in below]
 
     found = sorted(_attempts(address, "list", run), key=lambda one: one.address)
     own = stat(address) if prefix and not found else None
