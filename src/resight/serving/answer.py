@@ -21,7 +21,7 @@ def answer(servable: Servable, request: Request) -> Response:
     try:
         return _PROTOCOLS[request.route.kind](servable, request)
     except Refused as refused:
-        return Response.error(refused.status, refused.message)
+        return refused.response
     except ResightError as error:  # of what runs the network: it names places on this machine, which are nobody's
         return Response.error(400, error.message)
     except RecursionError:

@@ -21,7 +21,7 @@ from ..errors import shortened
 from .answer import describe
 from .metrics import Metrics
 from .openapi import document
-from .request import HEADERS, Request, Response, Route
+from .request import HEADERS, Refused, Request, Response, Route
 from .routes import route
 from .versions import Versions
 from .workers import QueueFull
@@ -52,12 +52,6 @@ SELDOM_TOLD = ("live", "ready", "healthz", "readyz", "metrics")  # what asks for
 
 class Gone(Exception):
     """The client has left."""
-
-
-class Refusal(Exception):
-    def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.answer = Response.error(status, message, headers)
 
 
 @dataclass(frozen=True)
@@ -152,10 +146,10 @@ class App:
     async def _answer(self, asked: Asked) -> Response:
         try:
             return await self._answer_of(asked)
-        except Refusal as refusal:
-            if refusal.answer.status != 408:  # it had its time
+        except Refused as refused:
+            if refused.status != 408:  # it had its time
                 await _drop_body(asked)
-            return refusal.answer
+            return refused.response
         except Gone:
             raise
         except Exception as error:
@@ -184,7 +178,7 @@ class App:
             return None
         asked.name = "page" if path in self._page else path.strip("/").partition(".")[0]
         if asked.method not in ("GET", "HEAD"):
-            raise Refusal(405, f"{path} takes GET, not {asked.method}", {"Allow": "GET, HEAD"})
+            raise Refused(f"{path} takes GET, not {asked.method}", 405, {"Allow": "GET, HEAD"})
         self._check_token(asked)
         if path in self._page:
             return self._page[path]
@@ -205,12 +199,12 @@ class App:
             return
         kind, _, given = asked.headers.get(b"authorization", b"").partition(b" ")
         if not (kind.lower() == b"bearer" and hmac.compare_digest(given.strip(), self.rules.token.encode())):
-            raise Refusal(401, "a token is needed: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
+            raise Refused("a token is needed: Authorization: Bearer TOKEN", 401, {"WWW-Authenticate": "Bearer"})
 
     async def _from_model(self, asked: Asked, found: Route) -> Response:
         self._check_capacity()
         if asked.length > self.rules.body:
-            raise Refusal(413, f"the request has {asked.length:,} bytes, at most {self.rules.body:,} are taken")
+            raise Refused(f"the request has {asked.length:,} bytes, at most {self.rules.body:,} are taken", 413)
         body = await self._read_body(asked)
         try:
             given = {name: asked.headers.get(name.encode()) for name in HEADERS}
@@ -223,9 +217,9 @@ class App:
         """Whether a request can be taken on now; else it is not read."""
         pool = self.versions.current
         if self.draining:
-            raise Refusal(503, "the server stops", {"Retry-After": "1"})
+            raise Refused("the server stops", 503, {"Retry-After": "1"})
         if pool.loaded is None:
-            raise Refusal(503, "the model is being loaded", {"Retry-After": "1"})
+            raise Refused("the model is being loaded", 503, {"Retry-After": "1"})
         try:
             pool.check_room()
         except QueueFull as full:
@@ -247,12 +241,12 @@ class App:
                     self._held += len(part)
                     self._check_held()  # many may have begun when there was room
                     if len(body) > self.rules.body:
-                        raise Refusal(413, f"the request has more than the {self.rules.body:,} bytes that are taken")
+                        raise Refused(f"the request has more than the {self.rules.body:,} bytes that are taken", 413)
         except BaseException as error:
             self._held -= len(body)
             if isinstance(error, TimeoutError):
                 message = f"the request was not there after {BODY_SECONDS:.0f} seconds"
-                raise Refusal(408, message) from None
+                raise Refused(message, 408) from None
             raise
         return bytes(body)
 
@@ -292,8 +286,8 @@ class App:
         log.log(level, text, *values, extra={"fields": fields})
 
 
-def _busy(after: int) -> Refusal:
-    return Refusal(429, "too many requests wait already", {"Retry-After": str(after)})
+def _busy(after: int) -> Refused:
+    return Refused("too many requests wait already", 429, {"Retry-After": str(after)})
 
 
 async def _left(asked: Asked) -> None:

@@ -84,9 +84,13 @@ class Response:
 class Refused(Exception):
     """A request that cannot be answered; the client is told ``message``."""
 
-    def __init__(self, message: str, status: int = 400) -> None:
+    def __init__(self, message: str, status: int = 400, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
-        self.message, self.status = message, status
+        self.message, self.status, self.headers = message, status, headers
+
+    @property
+    def response(self) -> Response:
+        return Response.error(self.status, self.message, self.headers)
 
 
 MOST_IMAGES = 10_000  # in a request: a million that are none would each be looked at before they are refused

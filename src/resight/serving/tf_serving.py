@@ -134,8 +134,7 @@ def metadata(route: Route, name: str, version: Version | None) -> Response:
     if route.label is not None:
         return Response.error(400, f"Unrecognized servable version label: {route.label}")
     if version is None or version.signature is None or route.model != name:
-        refused = _not_found(route)
-        return Response.error(refused.status, refused.message)
+        return _not_found(route).response
     signature = {
         "inputs": {spec.name: _tensor_info(spec) for spec in version.signature.inputs},
         "outputs": {spec.name: _tensor_info(spec) for spec in version.signature.outputs},
