@@ -14,6 +14,15 @@ def no_pauses(monkeypatch):
     monkeypatch.setattr(storage, "_PAUSE", 0.01)
 
 
+def test_whether_one_may_write_is_asked_without_writing(s3):
+    folder = f"s3://{s3.bucket}/found"
+    storage.check_writable(folder)
+    assert storage.find(folder) == []
+    s3.keys = set()
+    with pytest.raises(StorageError):
+        storage.check_writable(folder)
+
+
 @pytest.mark.parametrize("page", [2, 3, 1000])
 def test_folders_of_a_console_are_no_objects_and_names_may_hold_anything(s3, monkeypatch, page):
     """An empty object whose name ends in a slash stands for a folder; the client takes its slash away."""

@@ -307,7 +307,9 @@ def check_list(out: str, force: bool) -> None:
     """Raises ResightError as :func:`list_in`, before the work."""
     if not is_remote(out):
         check_output(out, force, written_before(Path(out)))
-    elif not force and storage.stat(storage.join(out, LINES)):
+        return
+    storage.check_writable(out)
+    if not force and storage.stat(storage.join(out, LINES)):
         fix = "Choose another place, or replace it with --force."
         raise ResightError("exists already", where=storage.join(out, LINES), fix=fix)
 

@@ -180,6 +180,13 @@ def write(address: str, data: bytes | Path, replacing: str | None = None) -> str
     return str(put["e_tag"])
 
 
+def check_writable(address: str) -> None:
+    """Raises StorageError: nothing may be written below ``address``. Writes nothing: it asks to replace what is not
+    there."""
+    with suppress(Conflict, _Missing):
+        write(join(address, ".resight"), b"", replacing=hashlib.md5(b"").hexdigest()[::-1])
+
+
 def delete(address: str) -> None:
     """Removes the object, if there is one."""
     _attempts(address, "delete", lambda store, key: store.delete(key))

@@ -108,8 +108,7 @@ def settings_of(kind: str, part: Part, **settings: Any) -> dict[str, Any]:
 
 def check_parts(place: str) -> None:
     """Raises ResightError: no part can be left at ``place``."""
-    if not is_remote(place):
-        check_place(place)
+    (storage.check_writable if is_remote(place) else check_place)(place)
 
 
 def find_part(place: str, part: Part, suffix: str, settings: Mapping[str, Any], force: bool) -> dict[str, Any] | None:
