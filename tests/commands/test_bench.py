@@ -100,6 +100,8 @@ def test_what_cannot_be_timed_is_told(fpn_onnx, photos, tmp_path):
         bench(fpn_onnx, photos, limit=0)
     with pytest.raises(ResightError, match="MODEL: there is none"):
         bench([], photos)
+    with pytest.raises(ResightError, match="no/records: no such file"):  # before anything is timed
+        bench(fpn_onnx, photos, data="no/records")
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8no picture")
     with pytest.raises(ResightError, match=r"broken\.jpg"):
         bench(fpn_onnx, tmp_path / "broken.jpg")

@@ -103,7 +103,7 @@ def test_what_makes_no_sense_is_refused(stub, tmp_path, monkeypatch):
             serve(model, **options)
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        refused("in use", port=taken.getsockname()[1])
+        refused("in use\n", port=taken.getsockname()[1])
     refused("cannot be listened at", host="no.such.host.invalid")
     refused("cannot be listened at", host="no..host")
     refused("queue: must be more than 0", queue=0)

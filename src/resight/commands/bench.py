@@ -20,16 +20,18 @@ import numpy as np
 
 from ..arguments import check_types
 from ..config.defaults import ExportFormat
+from ..config.tree import DataConfig
 from ..datasets.summary import table
 from ..dialect import dialect_of
 from ..errors import ResightError, counted
-from ..evaluation.evaluate import evaluate
+from ..evaluation.evaluate import evaluate, split_of
 from ..exporting.export import export
 from ..inference.detector import load
 from ..inference.exported import ExportedDetector
 from ..inference.inputs import Inputs
 from ..io.progress import track
 from ..models.fingerprint import files_of
+from ..records.reader import open_configured
 
 IMAGES = 20  # of a folder, spread over it
 ROUNDS, ROUNDS_SECONDS = 5, 30.0  # at most so many rounds over the images, and no further one after so long
@@ -132,6 +134,8 @@ def bench(
     inputs.survey()
     found = [source.file for source in inputs]
     chosen = [found[at] for at in np.unique(np.linspace(0, len(found) - 1, min(limit, len(found))).astype(int))]
+    if data is not None:  # not after minutes of timing
+        split_of(open_configured(DataConfig(path=os.fspath(data))), split)
     cores = len(os.sched_getaffinity(0))
     most = threads or cores
     with tempfile.TemporaryDirectory(prefix="resight-bench-") as folder:

@@ -23,6 +23,7 @@ from ..dialect import dialect_of, left_by_tfod, model_config
 from ..errors import ResightError, is_out_of_memory
 from ..io.images import as_array
 from ..io.object_store import is_remote
+from ..io.outputs import is_address
 from ..label_map import read_label_map
 from ..random_streams import stream_seed
 from ..records.example import Record
@@ -283,6 +284,8 @@ def load(
         detector = load(fetch_model(model), device, labels=labels, detections=detections, threads=threads)
         detector.name = model
         return detector
+    if is_address(model):
+        raise ResightError("models are read from folders and s3://", where=model, fix="Download it first.")
     path = Path(model)
     if path.suffix == ".onnx":
         from .onnx_runtime import load_onnx

@@ -216,7 +216,7 @@ def _read_head(place: str, name: str) -> dict[str, Any] | None:
     kinds = {"part": str, "settings": dict, "bytes": int, "sha256": str}
     is_one = isinstance(head, dict) and all(isinstance(head.get(key), kind) for key, kind in kinds.items())
     if not is_one or not (isinstance(count := head["settings"].get("parts"), int) and 1 <= count <= _MOST):
-        raise ResightError("is not the head of a part", where=where, fix="Choose another place.")
+        raise ResightError("is not the head of a part", where=where, fix="Remove it, or choose another place.")
     return head
 
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 KEY = "resight"
+KINDS = "A model is a run folder, a .safetensors checkpoint, an .onnx, or the folder of another export."
 BEST, LAST = "checkpoints/best.safetensors", "checkpoints/last.safetensors"  # in a run folder
 
 
@@ -128,12 +129,12 @@ def find_checkpoint(model: str | os.PathLike[str]) -> Path:
             fix = meant(path, "model") or f"A run folder holds {BEST} or {LAST}."
         raise ResightError("holds no checkpoint", where=path, fix=fix)
     if not path.exists():
-        raise ResightError("there is no such model", where=path, fix="Name a run folder or a checkpoint.")
+        raise ResightError("there is no such model", where=path, fix=KINDS)
     if path.suffix == ".onnx":
         raise ResightError("is an exported model, which cannot be trained", where=path, fix="Take the run it is from.")
     if not path.is_file():
         raise ResightError("is neither a file nor a folder", where=path, fix="A model is a run folder or a file.")
-    fix = meant(path, "model") or "A model is a run folder, a .safetensors checkpoint or an .onnx."
+    fix = meant(path, "model") or KINDS
     raise ResightError("is not a model", where=path, fix=fix)
 
 

@@ -64,8 +64,8 @@ def images_of(request: Request) -> list[tuple[str, bytes]]:
     try:
         kind, options = parse_options_header(request.headers.get("content-type", ""))
         if kind != FORM or not options.get(b"boundary"):
-            said = kind.decode("latin-1")[:80] or "of no type"
-            raise Refused(f"the body is {said}, not {FORM.decode()}. {HOW}", 415)
+            said = f"{kind.decode('latin-1')[:80] or 'of no type'}, not {FORM.decode()}"
+            raise Refused(f"the body is {'a form without its boundary' if kind == FORM else said}. {HOW}", 415)
         form = _Form(options[b"boundary"], request.body)
     except ValueError as error:
         raise Refused(f"the form cannot be read: {error}. {HOW}") from error

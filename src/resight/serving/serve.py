@@ -157,7 +157,7 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         raise ResightError(f"is from 0 to 65535, not {port}", where="--port") from None
     except (OSError, UnicodeError) as error:  # that of a name which no host can have
         fix = "Choose another with --host or --port; port 0 takes one that is free."
-        why = getattr(error, "strerror", None) or error
+        why = str(getattr(error, "strerror", None) or error).partition(" (while")[0]  # asyncio's words end there
         raise ResightError(f"cannot be listened at: {why}", where=f"{host}:{port}", fix=fix) from error
     # Its connections inherit it, and asyncio would set it only where the socket names its protocol. Without, the second
     # half of an answer waits for the client's kernel to acknowledge the first, which takes 40 ms.
