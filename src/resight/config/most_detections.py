@@ -32,7 +32,7 @@ class MostDetections(NamedTuple):
         """Says in how many images the most was reached."""
         return (
             f"{counted(images, 'image has', 'images have')} reached the limit of detections per image ({self.limit}), "
-            "so more may be missing; raise it with --detections N"
+            "so more may be missing; raise it with --detections N, of an exported model when it is exported"
         )
 
     @property
