@@ -132,6 +132,24 @@ def test_asked_to_it_loads_again_what_is_no_folder_of_versions(stub):
     asyncio.run(run())
 
 
+def test_a_file_system_that_is_away_is_told_once(signs, caplog, monkeypatch):
+    signs(1)
+    looks = []
+
+    def away(model):
+        looks.append(model)
+        raise OSError(5, "Input/output error")
+
+    async def run():
+        async with served(signs.path) as found:
+            monkeypatch.setattr(versions, "find_versions", away)
+            await reached(lambda: len(looks) > 3)
+            assert await version_of(found) == 1
+
+    asyncio.run(run())
+    assert caplog.text.count("what is loaded is served on: Input/output error") == 1
+
+
 def test_the_first_one_must_be_loaded(signs):
     signs(1, "bad")
 

@@ -91,14 +91,17 @@ class Versions:
 
     async def watch(self) -> None:
         """Takes up each new version, until it is cancelled."""
+        told = ""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(SECONDS_BETWEEN_LOOKS):
                     await self._asked.wait()
             try:
                 await self._look(forced=self._asked.is_set())
+                told = ""
             except OSError as error:  # a file system that is away for a while
-                log.warning("%s: cannot be looked at, what is loaded is served on: %s", self.model, error.strerror)
+                if told != (told := str(error)):
+                    log.warning("%s: cannot be looked at, what is loaded is served on: %s", self.model, error.strerror)
             except Exception:
                 log.exception("this is a bug of Resight; what is loaded is served on")
 
