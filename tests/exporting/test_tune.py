@@ -8,7 +8,7 @@ from PIL import Image
 
 from fixtures.records import image
 from resight.exporting.trial import Trial
-from resight.exporting.tune import Step, counts_of, fastest, limit, recall_by_count, tune
+from resight.exporting.tune import SHARES_BEFORE, Step, counts_of, fastest, limit, recall_by_count, tune
 from resight.inference.detector import load
 from resight.label_map import LabelMap
 from resight.records.writer import write_records_folder
@@ -32,6 +32,7 @@ def test_the_fastest_within_the_loss_is_taken(least, taken):
 def test_counts_fall_from_the_models_own():
     assert counts_of(300) == [300, 200, 150, 100, 75, 50, 30]
     assert counts_of(2) == [2, 1]
+    assert counts_of(500, SHARES_BEFORE) == [250, 125]
 
 
 class Pretended:
