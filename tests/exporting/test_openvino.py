@@ -24,6 +24,10 @@ def test_the_folder_computes_what_the_model_computes(tfod_checkpoint, tmp_path, 
     exported = load_openvino(tmp_path / "model.xml", stages=stages_of(body))
     parity = compare(detector, exported, probe_images()[3:])
     assert parity.ok and parity.detections >= 60, parity.text()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "model.bin").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="could not write its files, with"):
+        write_openvino(body, detector, tmp_path / "full")
 
 
 @pytest.mark.usefixtures("few_pictures")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ def from_onnx(body: ModelProto) -> Any:
 
 def write_openvino(body: Any, detector: Detector, folder: Path, **more: object) -> None:
     """Writes ``body``, the network of ``detector`` as an ``openvino.Model``, with its card, ``more`` in that, into
-    ``folder``; the weights as they are."""
+    ``folder``; the weights as they are. Raises OSError: they cannot be written."""
     dialect, config = dialect_of(detector.config), detector.config
     card = card_of(
         detector,
@@ -36,4 +37,8 @@ def write_openvino(body: Any, detector: Detector, folder: Path, **more: object) 
         **more,
     )
     body.set_rt_info(card, KEY)
-    openvino().save_model(body, folder / OPENVINO, compress_to_fp16=False)
+    try:
+        openvino().save_model(body, folder / OPENVINO, compress_to_fp16=False)
+    except RuntimeError as error:  # which says that a stream failed, and not why
+        free = shutil.disk_usage(folder).free / 1e6
+        raise OSError(f"OpenVINO could not write its files, with {free:,.1f} MB free") from error

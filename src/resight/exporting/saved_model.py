@@ -82,6 +82,9 @@ def write_saved_model(
     Args:
         weights: by the names of the PyTorch model's ``state_dict``, in its layout.
         input_type: one of ``defaults.InputType``.
+
+    Raises:
+        OSError: they cannot be written.
     """
     anchors = len(config.tfod.anchor_scales) * len(config.tfod.anchor_ratios)
     model, variables = tf.Module("model"), {}
@@ -91,10 +94,12 @@ def write_saved_model(
         variables[given.name] = variable
         _plant(model, given.key.removesuffix(SUFFIX).split("/")[1:], variable)
     checkpoint = tf.train.CheckpointManager(tf.train.Checkpoint(model=model), str(folder / "checkpoint"), max_to_keep=1)
-    checkpoint.save(checkpoint_number=0)
+    with _told():
+        checkpoint.save(checkpoint_number=0)
     serving = Serving(model, Graph(variables, config, num_classes), input_type)
     signature = serving.__call__.get_concrete_function()
-    tf.saved_model.save(serving, str(folder / "saved_model"), signatures=signature)
+    with _told():
+        tf.saved_model.save(serving, str(folder / "saved_model"), signatures=signature)
     _for_older_tensorflow(folder / "saved_model" / SAVED_MODEL)
 
 
@@ -142,6 +147,15 @@ def _hand_out(call: Any, functions: Mapping[str, Any]) -> dict[str, tuple[int, i
         places[name] = (len(kinds), kind)
         kinds.append(kind)
     return places
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Raises OSError: what TensorFlow writes in the block cannot be written."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise OSError(f"TensorFlow could not write its files: {error.message}") from error
 
 
 def _plant(root: tf.Module, path: list[str], variable: tf.Variable) -> None:
