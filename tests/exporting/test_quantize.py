@@ -116,8 +116,6 @@ def measured(monkeypatch):
     monkeypatch.setattr(module, "quantize", lambda body, *_: Quantized(body, 0.49, ("rpn",)))
     monkeypatch.setattr("resight.exporting.export.compare", lambda *_: Parity(1))
     monkeypatch.setattr("resight.inference.openvino_runtime.OpenVinoDetector.use", lambda *_: None)
-    for place in ("resight.inference.openvino_runtime.compiled", "resight.exporting.quantize.compiled"):
-        monkeypatch.setattr(place, lambda *_: None)
 
 
 @pytest.mark.usefixtures("measured", "few_pictures")
