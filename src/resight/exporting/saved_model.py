@@ -155,7 +155,8 @@ def _told() -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:
-        raise OSError(f"TensorFlow could not write its files: {error.message}") from error
+        why = error.message.rpartition("; ")[2].partition(" [Op:")[0]  # behind the node and a temporary name
+        raise OSError(f"TensorFlow could not write its files: {why}") from error
 
 
 def _plant(root: tf.Module, path: list[str], variable: tf.Variable) -> None:
