@@ -43,5 +43,5 @@ def test_times_are_taken_in_turn(records):
 
 def test_both_splits_are_needed(tmp_path):
     write_records_folder({"train": annotations(3)}, tmp_path / "records", LABELS)
-    with pytest.raises(ResightError, match="no split 'val'"):
+    with pytest.raises(ResightError, match="has no val: int8 is calibrated on train"):
         Trial("model", tmp_path / "records", 0.005)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ResightError
-from ..evaluation.evaluate import data_of, run_folder, split_of
+from ..evaluation.evaluate import data_of, run_folder
 from ..evaluation.loop import ClassNames, evaluate_images, measure
 from ..inference.detector import Detector
 from ..io.progress import track
@@ -53,7 +53,11 @@ class Trial:
 
     def __init__(self, model: str | os.PathLike[str], data: str | os.PathLike[str] | None, max_ap_loss: float) -> None:
         self.records = open_configured(data_of(model, run_folder(model), data)[0])
-        self.train, self.val = (split_of(self.records, name) for name in ("train", "val"))
+        splits = self.records.splits
+        if missing := [name for name in ("train", "val") if name not in splits]:
+            message = f"has no {' and no '.join(missing)}: int8 is calibrated on train, and mAP measured on val"
+            raise ResightError(message, where=self.records.path, fix="Name records with both: --data RECORDS")
+        self.train, self.val = splits["train"], splits["val"]
         self.max_ap_loss = max_ap_loss
 
     def ap(self, detector: Detector, title: str) -> float:
