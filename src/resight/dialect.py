@@ -239,9 +239,13 @@ def load_settings(path: str | os.PathLike[str], data: str = "") -> Config:
     return load_config(None, pipeline.overrides)
 
 
-def stored_input(values: Mapping[str, Any], is_tfod: bool) -> NetworkInput:
-    """What ``values`` of an export say of its network's input; raises pydantic's ValidationError."""
-    if is_tfod:
+def stored_input(values: Mapping[str, Any], tfod: Mapping[str, Any] | None) -> NetworkInput:
+    """What ``values`` of an export say of its network's input; raises pydantic's ValidationError.
+
+    Args:
+        tfod: options of TFOD's dialect; None: the model is of the FPN dialect.
+    """
+    if tfod is not None:
         from .tfod.network_input import NetworkInput as OfTfod
 
         return OfTfod.model_validate(values)

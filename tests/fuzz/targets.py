@@ -308,7 +308,7 @@ def set_keys(data: bytes, _: Path) -> Config:
     return load_config(None, parse_set([line for line in data.decode("utf-8", "replace").splitlines() if "=" in line]))
 
 
-PART = {"part": "part-00001-of-00002", "settings": {"job": "predict", "parts": 2, "inputs": ["photos"]}, "bytes": 1,
+PART = {"part": "part-00001-of-00001", "settings": {"job": "predict", "parts": 1, "inputs": ["photos"]}, "bytes": 1,
         "sha256": "0"}  # fmt: skip
 RUN = json.dumps({
     "format": 1, "run": "s3://b/run", "command": ["resight", "train"], "hours": 1.5, "usd": 1.5,
@@ -435,7 +435,7 @@ def all_targets(folder: Path) -> list[Target]:
         Target("detections.json", [json.dumps(found).encode()],
                written("detections.json", lambda _, folder: written_before(folder))),
         Target("head of a part", [json.dumps(PART).encode()],
-               written("part-00001-of-00002.json", lambda _, folder: all_parts(str(folder), "predict"))),
+               written("part-00001-of-00001.json", lambda _, folder: all_parts(str(folder), "predict"))),
         Target("etags", [b'{"a": "1", "b": "2"}'], written(".etags.json", lambda _, folder: fetch({}, folder))),
         Target("run.json", [RUN], lambda data, _: parse_run_record(parse_run_record(data, "run.json").text(), "run.json")),
         *(Target(f"request to {kind}", bodies, asked(kind)) for kind, bodies in request_bodies().items()),

@@ -32,8 +32,8 @@ NAMES = (
     "coco json", "voc xml", "yolo yaml", "yolo txt", "csv csv", "lisa csv", "cvat xml", "labelme json", "labelstudio json",
     "label map", "pipeline.config", "config.toml", "--set", "train.tfrecord", "dataset.json", "Example", "records.index",
     "records.index columns", "checkpoint", "checkpoint's card", "TFOD's index", "TFOD's entries", "TFOD's object graph",
-    "an export's card", "images", "metrics.jsonl", "a run's config.toml", "metrics.json", "detections.json", "etags",
-    "run.json", "request to predict", "request to infer", "request to images", "split file",
+    "an export's card", "images", "metrics.jsonl", "a run's config.toml", "metrics.json", "detections.json", "head of a part",
+    "etags", "run.json", "request to predict", "request to infer", "request to images", "split file",
 )  # fmt: skip
 SLOW = ("label map", "pipeline.config", "cvat xml", "checkpoint's card", "images")  # in Python, or with much to do
 

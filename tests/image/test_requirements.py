@@ -26,7 +26,7 @@ def test_an_extra_of_extras_brings_theirs():
 
 
 def test_an_extra_that_is_not_there_is_an_error_that_lists_them():
-    with pytest.raises(SystemExit, match=r"no extra 'cuda'.*onnx, s3"):
+    with pytest.raises(SystemExit, match=r"no extra 'cuda'.*onnx, openvino, s3"):
         requirements(PYPROJECT, ["cuda"])
 
 

@@ -71,7 +71,7 @@ def test_links_that_lead_nowhere_are_inputs_that_cannot_be_read(tmp_path):
     assert files(tmp_path) == [str(tmp_path / name) for name in named]
     for source in list(Inputs([tmp_path]))[:3]:
         with pytest.raises(ResightError, match="cannot be read"):
-            source.read_bytes()
+            source.encoded()
 
 
 def test_a_part_is_what_has_its_numbers(tmp_path):
@@ -160,11 +160,11 @@ def test_a_store_is_listed_a_page_at_a_time(s3, tmp_path, monkeypatch, caplog):
     assert files(f"{address}/a", address) == [*wanted[1:3], wanted[0], wanted[3]]
     assert files(f"{address}/b.jpg", address, f"{address}/a") == [wanted[3], *wanted[:3]]
     survey = Inputs([address]).survey()
-    assert [source.read_bytes() for source in Inputs([f"{address}/a"])] == [b"a/1.jpg", b"a/2.PNG"]
+    assert [source.encoded() for source in Inputs([f"{address}/a"])] == [b"a/1.jpg", b"a/2.PNG"]
     storage.write(wanted[0], b"another")
     assert Inputs([address]).survey().digest != survey.digest
     with pytest.raises(ResightError, match="no such object, nor any below it"):
         files(f"{address}/none")
     monkeypatch.setenv("RESIGHT_MAX_IMAGE_MB", "1e-6")
     with pytest.raises(ResightError, match="too large for an image"):
-        next(iter(Inputs([address]))).read_bytes()
+        next(iter(Inputs([address]))).encoded()

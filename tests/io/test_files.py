@@ -187,6 +187,13 @@ NOT_THE_USERS = {
     "fpn/backbones.py": "the weights of a package",
     "cloud/stack.py": "the package's own template",
     "reporting/page.py": "the package's own templates",
+    "serving/app.py": "the package's own page",
+    "serving/health.py": "the kernel's",
+    "serving/serve.py": "the kernel's",
+    "serving/worker.py": "messages between its own processes",
+    "serving/workers.py": "messages between its own processes",
+    "commands/bench.py": "the kernel's, and answers of its own processes",
+    "commands/bench_process.py": "the kernel's, and questions of its own parent",
     "io/images.py": "annotations' images, which are no files",
 }
 

@@ -101,6 +101,10 @@ class ModelConfig(Section, ABC):
     def fit_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width that an image of ``height`` x ``width`` is resized to for the network, without padding."""
 
+    def size_option(self, low: int, high: int) -> str:
+        """What makes these the sides of the network's input."""
+        return f"`--size {low},{high}`"
+
     @abstractmethod
     def with_detections(self, most: int) -> Self:
         """The same model with ``most`` detections of an image, and of a class in it."""

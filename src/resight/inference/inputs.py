@@ -47,7 +47,7 @@ class Source:
         """What tells it from others."""
         return f"{self.file}\0{self.stored.etag if self.stored else ''}\0".encode("utf-8", "surrogatepass")
 
-    def read_bytes(self) -> bytes:
+    def encoded(self) -> bytes:
         """All bytes of an image. Raises ResightError: it cannot be read, or is larger than an image may be."""
         if not self.stored:
             return read_bytes(self.file)

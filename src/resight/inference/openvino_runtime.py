@@ -10,6 +10,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -20,7 +21,7 @@ from pydantic import ValidationError
 from ..detection.stages import STAGE
 from ..dialect import stored_input
 from ..errors import ResightError
-from ..io.files import check_regular
+from ..io.files import LARGE, check_regular, read_file
 from .detector import class_names
 from .exported import OPENVINO, ExportedDetector, read_card
 
@@ -85,7 +86,7 @@ def load_openvino(
     card = read_card(model.get_rt_info(KEY).astype(str), path)
     detector = OpenVinoDetector(class_names(card.classes, labels), card.score, str(path.parent), card.model)
     try:
-        detector.prepare = stored_input(card.input, card.tfod is not None)
+        detector.prepare = stored_input(card.input, card.tfod)
     except ValidationError as error:
         message = "does not say how an image becomes the network's input"
         raise ResightError(message, where=path, fix="Export the model again.") from error
@@ -124,6 +125,7 @@ def compiled(model: Any, threads: int | None = None, stages: tuple[str, ...] = (
 
 def written_by_us(out: Path) -> Callable[[Path], bool]:
     """Tells the files of an earlier export in ``out`` from others."""
-    file = out / OPENVINO
-    ours = EXPORT if file.is_file() and f"<{KEY} value=".encode() in file.read_bytes() else ()
+    ours: tuple[str, ...] = ()
+    with suppress(ResightError):
+        ours = EXPORT if f"<{KEY} value=".encode() in read_file(out / OPENVINO, LARGE) else ()
     return lambda path: path.name in ours

@@ -71,7 +71,7 @@ def _images(
     sources: Iterable[Source], on_gpu: bool, stored: bool
 ) -> Iterator[tuple[Source, np.ndarray | ResightError]]:
     if on_gpu:
-        yield from read_ahead(lambda source: decode_upright(source.read_bytes(), source.file), sources, True)
+        yield from read_ahead(lambda source: decode_upright(source.encoded(), source.file), sources, True)
         return
 
     def decoded(read: tuple[Source, bytes | ResightError]) -> np.ndarray:
@@ -80,7 +80,7 @@ def _images(
             raise data
         return decode_upright(data, source.file)
 
-    for (source, _), image in read_ahead(decoded, read_ahead(Source.read_bytes, sources, stored), False):
+    for (source, _), image in read_ahead(decoded, read_ahead(Source.encoded, sources, stored), False):
         yield source, image
 
 

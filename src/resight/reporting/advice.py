@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ..config.tree import ModelConfig
 from ..dialect import dialect_of, model_config
-from ..errors import counted
-from ..tfod.config import TfodModelConfig
+from ..errors import ResightError, counted
+from ..io.files import parse_toml
 from .data_suspects import DIFFERENT
 
 MOST = 5
@@ -200,9 +199,8 @@ def _largest_gain(findings: Findings) -> float:
 def _model(findings: Findings) -> ModelConfig | None:
     """The section [model] of the run's configuration, where it is known."""
     try:
-        values = tomllib.loads(findings["configuration"])
-        return model_config(values["model"])
-    except (ValueError, KeyError):
+        return model_config(parse_toml(findings["configuration"])["model"])
+    except (ResightError, ValueError, KeyError):
         return None
 
 
@@ -218,10 +216,8 @@ def _larger(model: ModelConfig | None) -> str:
     if model is None:
         return "`--size MIN,MAX`"
     low, high = model.min_size, model.max_size
-    larger = [math.ceil(1.5 * side / 32) * 32 for side in (low, high)]
-    if isinstance(model, TfodModelConfig) and model.tfod.fixed_size:
-        return f"a `fixed_size` of `[model.tfod]` such as {larger[0]},{larger[1]}; it was {low},{high}"
-    return f"`--size {larger[0]},{larger[1]}`; it was {low},{high}"
+    larger, longer = (math.ceil(1.5 * side / 32) * 32 for side in (low, high))
+    return f"{model.size_option(larger, longer)}; it was {low},{high}"
 
 
 def _validation(findings: Findings) -> list[float]:

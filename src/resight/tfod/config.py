@@ -111,6 +111,13 @@ class TfodModelConfig(ModelConfig):
     def fit_size(self, height: int, width: int) -> tuple[int, int]:
         return self.tfod.fixed_size or fit_size(height, width, self.min_size, self.max_size)
 
+    def size_option(self, low: int, high: int) -> str:
+        return (
+            f"a `fixed_size` of `[model.tfod]` such as {low},{high}"
+            if self.tfod.fixed_size
+            else super().size_option(low, high)
+        )
+
     def with_detections(self, most: int) -> Self:
         check_most(most)
         own = {"detections": most, "detections_per_class": most, "proposals": max(self.tfod.proposals, most)}
