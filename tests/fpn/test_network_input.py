@@ -14,7 +14,7 @@ def test_it_is_the_models_own(name):
     config = FpnModelConfig(name=name, min_size=96, max_size=160)
     model = build_model(config, 1)
     prepare = dialect_of(config).exported_input(model)
-    assert stored_input(prepare.model_dump(mode="json"), is_tfod=False) == prepare
+    assert stored_input(prepare.model_dump(mode="json"), tfod=None) == prepare
     for size in [(60, 97), (97, 60), (300, 900), (11, 401), (47, 47), (188, 301)]:
         image = np.random.default_rng(size[1]).integers(0, 256, (*size, 3), np.uint8)
         small = model.resize(torch.from_numpy(image).permute(2, 0, 1))

@@ -21,7 +21,7 @@ def test_it_is_the_models_own(sides, options):
     config = TfodModelConfig(name="faster_rcnn_resnet50_v1", min_size=sides[0], max_size=sides[1], tfod=options)
     model = build_model(config, 1)
     prepare = dialect_of(config).exported_input(model)
-    assert stored_input(prepare.model_dump(mode="json"), is_tfod=True) == prepare
+    assert stored_input(prepare.model_dump(mode="json"), tfod={}) == prepare
     for size in [(60, 97), (97, 60), (300, 900), (11, 401), (47, 47), (188, 301)]:
         image = np.random.default_rng(size[1]).integers(0, 256, (*size, 3), np.uint8)
         small = model.resize(torch.from_numpy(image).permute(2, 0, 1))

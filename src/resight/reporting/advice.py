@@ -59,7 +59,7 @@ def small_objects(findings: Findings) -> Iterator[Advice]:
     missed = {row["name"]: round(row["objects"] * (1 - row["found"])) for row in sizes}
     small, every = missed.get("under 16 px", 0), sum(missed.values())
     if small >= 5 and small >= 0.4 * every:
-        whole = model is None or (model.dialect == "fpn" and not model.tile)
+        whole = model is None or (dialect_of(model).size_remedy and not model.tile)
         tiles = ", or in tiles (`--set model.tile=PIXELS`)" if whole else ""
         text = f"Of {every:,} missed boxes {small:,} are under 16 px at the network's size: train at a larger one "
         text += f"({_larger(model)}){tiles}."
