@@ -1,6 +1,5 @@
 """The list, in both of its forms, and drawn videos."""
 
-import functools
 import json
 import os
 import shutil
@@ -21,14 +20,9 @@ from resight.inference.video import Video
 
 
 @pytest.fixture(autouse=True)
-def loaded_once(monkeypatch):
-    """The model is the same in all tests here, and read once."""
-    monkeypatch.setattr(module, "load", _load)
-
-
-@functools.cache
-def _load(model, device, *, labels, detections):
-    return load(model, device, labels=labels, detections=detections)
+def loaded_once(load_once):
+    """The model is the same in all tests here."""
+    load_once(module)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Evaluations in parts: what they measure together is what one run measures."""
 
-import functools
 import json
 import os
 import signal
@@ -15,21 +14,15 @@ from resight.evaluation.coco import GroundTruth
 from resight.evaluation.evaluate import evaluate
 from resight.evaluation.loop import ImageResult
 from resight.evaluation.parts import Found, save_part
-from resight.inference.detector import load
 from resight.types import Detections
 
 FILES = ("metrics.json", "detections.safetensors")
 
 
 @pytest.fixture(autouse=True)
-def loaded_once(monkeypatch):
-    """The model is the same in all tests here, and read once."""
-    monkeypatch.setattr(module, "load", _load)
-
-
-@functools.cache
-def _load(model, device, *, labels, detections):
-    return load(model, device, labels=labels, detections=detections)
+def loaded_once(load_once):
+    """The model is the same in all tests here."""
+    load_once(module)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from ..errors import ResightError, counted
@@ -13,9 +12,8 @@ from ..inference.detector import Detector
 from ..inference.inputs import Inputs
 from ..inference.pictures import read_pictures
 from ..inference.video import check_decoder
-from ..io import object_store as storage
 from ..io.object_store import is_remote
-from ..io.parts import Part, all_parts, check_parts, find_part, part_data, settings_of, writing
+from ..io.parts import Part, all_parts, check_parts, file_at, find_part, part_data, settings_of, writing
 from ..io.progress import track
 from .predictions import Head, Lines, PredictReport, Tally, check_list, list_in, list_path, look
 
@@ -67,9 +65,7 @@ def merge_predictions(place: str, out: str, lines: bool, force: bool) -> Predict
 
 
 def _report(place: str, about: Mapping[str, Any], note: str) -> PredictReport:
-    name = about["part"] + SUFFIX
-    path = storage.join(place, name) if is_remote(place) else str(Path(place, name))
-    return PredictReport(path, *_read(place, about), note)
+    return PredictReport(file_at(place, about["part"] + SUFFIX), *_read(place, about), note)
 
 
 def _read(place: str, about: Mapping[str, Any]) -> tuple[Head, Tally]:

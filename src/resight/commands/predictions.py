@@ -290,7 +290,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
 def list_in(out: str, head: Head, lines: bool, force: bool) -> Iterator[tuple[Path, Lines]]:
     """A new folder and the list in it, both of which are in their place when the block has ended; of an address the
     list alone. Raises ResightError: there is something already, or it cannot be written."""
-    name = LINES if lines or is_remote(out) else DOCUMENT
+    name = _list_name(out, lines)
     place: AbstractContextManager[Any] = TemporaryDirectory(prefix="resight-") if is_remote(out) else nullcontext()
     if not is_remote(out):
         place = atomic_folder(out, force, written_before(Path(out)))
@@ -316,7 +316,11 @@ def check_list(out: str, force: bool) -> None:
 
 def list_path(out: str, lines: bool) -> str:
     """Where the list is."""
-    return storage.join(out, LINES) if is_remote(out) else os.path.join(out, LINES if lines else DOCUMENT)
+    return (storage.join if is_remote(out) else os.path.join)(out, _list_name(out, lines))
+
+
+def _list_name(out: str, lines: bool) -> str:
+    return LINES if lines or is_remote(out) else DOCUMENT
 
 
 def look(

@@ -20,7 +20,7 @@ from ..io import object_store as storage
 from ..io.files import read_json
 from ..io.object_store import is_remote
 from ..io.outputs import check_local, check_place
-from ..io.parts import Part, check_parts, find_part, part_of, settings_of, writing
+from ..io.parts import Part, check_parts, file_at, find_part, part_of, settings_of, writing
 from ..io.progress import track
 from ..label_map import LabelMap
 from ..models.fingerprint import fingerprint
@@ -186,7 +186,7 @@ class _Task:
         """Looks at the images of one part, unless that was done already, and leaves what is found at ``place``."""
         check_parts(place)
         settings = settings_of(KIND, part, **settings)
-        path = storage.join(place, part.name + SUFFIX) if is_remote(place) else str(Path(place, part.name + SUFFIX))
+        path = file_at(place, part.name + SUFFIX)
         note = "It was done already."
         if not (head := find_part(place, part, SUFFIX, settings, force)):
             span = part.of(len(self.indices))

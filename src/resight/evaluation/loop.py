@@ -45,7 +45,6 @@ def evaluate_images(
 ) -> Iterator[tuple[np.ndarray, ImageResult]]:
     """Each image ``[H, W, 3]`` uint8 of the records ``indices`` and its result; a record that cannot be used is left
     out unless ``on_error`` raises its error."""
-    dialect = dialect_of(detector.config)
 
     def read(index: int) -> tuple[Record, np.ndarray]:
         record = split[index]
@@ -57,11 +56,7 @@ def evaluate_images(
                 if isinstance(found, ResightError):
                     raise found
                 record, image = found
-                labels = split.labels(record)
-                if class_names:
-                    labels = class_names(labels, record)
-                boxes, classes = dialect.ground_truth(record, labels, detector.config, split.where(index))
-                truth = GroundTruth.of_record(on_image(boxes, *image.shape[:2]), classes)
+                labels, truth = truth_of(detector, split, index, record, image, class_names)
             except ResightError as error:
                 on_error(error)
                 continue
@@ -80,6 +75,23 @@ def evaluate_images(
             left_out=int(known.sum()) - len(truth.labels),
         )
         yield image, result
+
+
+def truth_of(
+    detector: Detector,
+    split: RecordSplit,
+    index: int,
+    record: Record,
+    image: np.ndarray,
+    class_names: ClassNames | None,
+) -> tuple[np.ndarray, GroundTruth]:
+    """The class indices ``[N]`` of all objects of the record at ``index``, and the objects as they are counted. Raises
+    ResightError: the detector's dialect cannot take them."""
+    labels = split.labels(record)
+    if class_names:
+        labels = class_names(labels, record)
+    boxes, classes = dialect_of(detector.config).ground_truth(record, labels, detector.config, split.where(index))
+    return labels, GroundTruth.of_record(on_image(boxes, *image.shape[:2]), classes)
 
 
 def measure(

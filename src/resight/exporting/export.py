@@ -17,7 +17,7 @@ from ..config.tree import TFOD_MODELS
 from ..dialect import dialect_of
 from ..errors import ResightError, listed
 from ..inference.detector import Detector, check_share, load
-from ..inference.exported import OPENVINO, card_of
+from ..inference.exported import OPENVINO, graph_card
 from ..io.outputs import atomic_file, atomic_folder, check_file, check_output
 from .compare import compare
 from .pictures import Pictures, pictures_of
@@ -238,9 +238,8 @@ def write_onnx(detector: Detector, path: Path) -> None:
 
     from ..inference.onnx_runtime import KEY
 
-    proto, config = dialect_of(detector.config).to_onnx(detector.model), detector.config
-    card = card_of(detector, dialect=config.dialect, tfod=config.model_dump()["tfod"], tile=detector.tile)
-    onnx.helper.set_model_props(proto, {KEY: card})
+    proto = dialect_of(detector.config).to_onnx(detector.model)
+    onnx.helper.set_model_props(proto, {KEY: graph_card(detector)})
     onnx.save_model(proto, path)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..dialect import dialect_of
 from ..inference.detector import Detector
-from ..inference.exported import OPENVINO, card_of
+from ..inference.exported import OPENVINO, graph_card
 from ..inference.openvino_runtime import KEY, openvino
 
 if TYPE_CHECKING:
@@ -27,16 +27,8 @@ def from_onnx(body: ModelProto) -> Any:
 def write_openvino(body: Any, detector: Detector, folder: Path, **more: object) -> None:
     """Writes ``body``, the network of ``detector`` as an ``openvino.Model``, with its card, ``more`` in that, into
     ``folder``; the weights as they are. Raises OSError: they cannot be written."""
-    dialect, config = dialect_of(detector.config), detector.config
-    card = card_of(
-        detector,
-        dialect=config.dialect,
-        tfod=config.model_dump()["tfod"],
-        tile=detector.tile,
-        input=dialect.exported_input(detector.model).model_dump(),
-        **more,
-    )
-    body.set_rt_info(card, KEY)
+    given = dialect_of(detector.config).exported_input(detector.model)
+    body.set_rt_info(graph_card(detector, input=given.model_dump(), **more), KEY)
     try:
         openvino().save_model(body, folder / OPENVINO, compress_to_fp16=False)
     except RuntimeError as error:  # which says that a stream failed, and not why

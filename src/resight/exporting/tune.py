@@ -11,11 +11,9 @@ import numpy as np
 
 from ..dialect import dialect_of
 from ..errors import counted
-from ..evaluation.coco import GroundTruth
-from ..evaluation.loop import ClassNames
+from ..evaluation.loop import ClassNames, truth_of
 from ..inference.detector import Detector
 from ..io.progress import track
-from ..records.example import on_image
 from ..types import pairwise_iou
 from .trial import Trial
 
@@ -79,13 +77,12 @@ def counts_of(count: int, shares: Sequence[float] = SHARES) -> list[int]:
 def recall_by_count(detector: Detector, trial: Trial, count: int) -> np.ndarray:
     """``[2, count]``: the share of the objects of val that the best 1, 2, ... proposals reach with an IoU of .5 and of
     .75, all by one look of the first stage."""
-    names, dialect = ClassNames(trial.records, detector.classes), dialect_of(detector.config)
+    names = ClassNames(trial.records, detector.classes)
     reached, total = np.zeros((len(IOUS), count)), 0
     for index in track(range(len(trial.val)), "recall of proposals"):
         record = trial.val[index]
-        image, labels = trial.val.pixels(index, record), names(trial.val.labels(record), record)
-        boxes, classes = dialect.ground_truth(record, labels, detector.config, trial.val.where(index))
-        objects = GroundTruth.of_record(on_image(boxes, *image.shape[:2]), classes)
+        image = trial.val.pixels(index, record)
+        _, objects = truth_of(detector, trial.val, index, record, image, names)
         truth = objects.boxes[~objects.ignored(False)]
         overlap = pairwise_iou(detector.proposals(image), truth)
         best = np.maximum.accumulate(np.concatenate([overlap, np.zeros((max(count - len(overlap), 0), len(truth)))]), 0)

@@ -119,6 +119,12 @@ def card_of(detector: Detector, **more: object) -> str:
     return json.dumps({**card, **more}, indent=1, ensure_ascii=False) + "\n"
 
 
+def graph_card(detector: Detector, **more: object) -> str:
+    """:func:`card_of` for a graph that has no files beside it which say of what dialect it is."""
+    config = detector.config
+    return card_of(detector, dialect=config.dialect, tfod=config.model_dump()["tfod"], tile=detector.tile, **more)
+
+
 def read_card(text: str, where: object) -> Card:
     """
     Args:

@@ -106,6 +106,11 @@ def settings_of(kind: str, part: Part, **settings: Any) -> dict[str, Any]:
     return {"job": kind, "version": __version__, "parts": part.count, **settings}
 
 
+def file_at(place: str, name: str) -> str:
+    """The path or address of a file of a part that is left at ``place``."""
+    return storage.join(place, name) if is_remote(place) else str(Path(place, name))
+
+
 def check_parts(place: str) -> None:
     """Raises ResightError: no part can be left at ``place``."""
     (storage.check_writable if is_remote(place) else check_place)(place)
@@ -142,10 +147,11 @@ def writing(place: str, part: Part, suffix: str, settings: Mapping[str, Any]) ->
             yield path, about
             written = _checksums(path)
     text = json.dumps({"part": part.name, "settings": settings, **written, **about}, indent=1)
+    head = file_at(place, f"{part.name}.json")
     if is_remote(place):
-        storage.write(storage.join(place, f"{part.name}.json"), text.encode())
+        storage.write(head, text.encode())
     else:
-        write_text(Path(place, f"{part.name}.json"), text)
+        write_text(Path(head), text)
 
 
 def all_parts(place: str, kind: str) -> list[dict[str, Any]]:
@@ -181,10 +187,11 @@ def part_data(place: str, head: Mapping[str, Any], suffix: str) -> Iterator[Path
     """A local file with the data of a part. Raises ResightError: they are not what was written."""
     name = head["part"] + suffix
     with tempfile.TemporaryDirectory(prefix="resight-") as folder:
-        path = Path(place, name)
+        where = file_at(place, name)
+        path = Path(where)
         if is_remote(place):
-            if not (stored := storage.stat(storage.join(place, name))):
-                raise ResightError("is not there", where=storage.join(place, name), fix="Do the part again.")
+            if not (stored := storage.stat(where)):
+                raise ResightError("is not there", where=where, fix="Do the part again.")
             path = Path(folder, name)
             storage.download(stored, path)
         if _checksums(path) != {key: head[key] for key in ("bytes", "sha256")}:
@@ -205,7 +212,7 @@ def _names(place: str) -> Sequence[str]:
 
 def _read_head(place: str, name: str) -> dict[str, Any] | None:
     """What is at ``place`` of a part, if there is anything."""
-    where: Any = storage.join(place, f"{name}.json") if is_remote(place) else Path(place, f"{name}.json")
+    where = file_at(place, f"{name}.json")
     if is_remote(place):
         data = found[0] if (found := storage.read_if_there(where)) else None
     else:
@@ -221,10 +228,10 @@ def _read_head(place: str, name: str) -> dict[str, Any] | None:
 
 
 def _size(place: str, name: str) -> int | None:
+    where = file_at(place, name)
     if is_remote(place):
-        return found.size if (found := storage.stat(storage.join(place, name))) else None
-    path = Path(place, name)
-    return path.stat().st_size if path.is_file() else None
+        return found.size if (found := storage.stat(where)) else None
+    return os.stat(where).st_size if os.path.isfile(where) else None
 
 
 def _checksums(path: Path) -> dict[str, Any]:
