@@ -132,44 +132,49 @@ class TfodGraph(Builder):
     def crop(self, features: str, boxes: str) -> str:
         """RoI features ``[N * S * S, 1024]`` of normalised boxes, best read as NHWC.
 
-        The convolutions that follow have the stride 2, so only every second pooled row and column is worked out.
+        The convolutions that follow have the stride 2, so only every second pooled row and column is worked out. What
+        is pooled are the samples of RoIAlign, one in each bin: those of every 2nd window's first pixel, second, ...
         """
         tfod = self.tfod
-        pooled = np.arange(0, (tfod.crop_size - tfod.pool_size) // tfod.pool_stride + 1, 2)
-        table = self("Reshape", self("Transpose", features, perm=[0, 2, 3, 1]), [-1, 1024])
+        self.cells = ((tfod.crop_size - tfod.pool_size) // tfod.pool_stride + 2) // 2
         size = self.sides(features)
         y1, x1, y2, x2 = self("Split", boxes, outputs=4, axis=1, num_outputs=4)
-        width = self("Cast", self.at(size, 1), to=TensorProto.INT64)
+        rows = [self.bins(y1, y2, self.at(size, 0), first) for first in range(tfod.pool_size)]
+        columns = [self.bins(x1, x2, self.at(size, 1), first) for first in range(tfod.pool_size)]
         samples = []
-        for dy in range(tfod.pool_size):
-            for dx in range(tfod.pool_size):
-                rows, row_weights = self.taps(y1, y2, self.at(size, 0), pooled * tfod.pool_stride + dy)
-                columns, column_weights = self.taps(x1, x2, self.at(size, 1), pooled * tfod.pool_stride + dx)
-                rows, row_weights = (self("Unsqueeze", each, [2, 4]) for each in (rows, row_weights))
-                columns, column_weights = (self("Unsqueeze", each, [1, 3]) for each in (columns, column_weights))
-                index = self("Reshape", self("Add", self("Mul", rows, width), columns), [-1, 4])
-                weights = self("Reshape", self("Mul", row_weights, column_weights), [-1, 1, 4])
-                samples.append(self("MatMul", weights, self("Gather", table, index)))
-        self.cells = len(pooled)
-        return self("Reshape", self("Max", *samples), [-1, 1024])
+        for top, bottom, row_inside in rows:
+            for left, right, column_inside in columns:
+                taken = self(
+                    "RoiAlign",
+                    features,
+                    self("Concat", left, top, right, bottom, axis=1),
+                    np.zeros(tfod.proposals, np.int64),
+                    coordinate_transformation_mode="half_pixel",
+                    output_height=self.cells,
+                    output_width=self.cells,
+                    sampling_ratio=1,
+                )
+                if not tfod.matmul_crop:
+                    inside = self("Mul", self("Unsqueeze", row_inside, [1, 3]), self("Unsqueeze", column_inside, [1, 2]))
+                    taken = self("Mul", taken, inside)
+                samples.append(taken)
+        return self("Reshape", self("Transpose", self("Max", *samples), perm=[0, 2, 3, 1]), [-1, 1024])
 
-    def taps(self, low: str, high: str, length: str, samples: np.ndarray) -> tuple[str, str]:
-        """Pixels and weights of the samples along one axis, each ``[N, S, 2]``, as ``parts`` has them."""
+    def bins(self, low: str, high: str, length: str, first: int) -> tuple[str, str, str]:
+        """Along one axis the ends ``[N, 1]`` of the RoIs in whose bins, in the middle, lie the samples ``first`` of
+        every second window; and ``[N, S]`` 1 where such a sample is on the map: outside the native operation finds 0.
+        """
         last = self("Sub", length, 1.0)
         step = self("Div", self("Mul", self("Sub", high, low), last), float(max(self.tfod.crop_size - 1, 1)))
         start = low if self.tfod.crop_size > 1 else self("Mul", self("Add", low, high), 0.5)
-        at = self("Add", self("Mul", start, last), self("Mul", np.float32(samples), step))
-        before = self("Floor", at)
-        fraction = self("Sub", at, before)
-        pair = self("Concat", *(self("Unsqueeze", self("Add", before, each), [2]) for each in (0.0, 1.0)), axis=2)
-        weights = [self("Sub", 1.0, fraction), fraction]
-        weight = self("Concat", *(self("Unsqueeze", each, [2]) for each in weights), axis=2)
-        # What lies outside is 0: the pixel beyond the map, or with the native operation the whole sample.
-        judged = pair if self.tfod.matmul_crop else self("Unsqueeze", at, [2])
-        inside = self("And", self("GreaterOrEqual", judged, 0.0), self("LessOrEqual", judged, last))
-        weight = self("Mul", weight, self("Cast", inside, to=TensorProto.FLOAT))
-        place = self("Max", self("Min", pair, last), 0.0)
-        return self("Cast", place, to=TensorProto.INT64), weight
+        start, between = self("Mul", start, last), 2 * self.tfod.pool_stride
+        samples = np.arange(self.cells, dtype=np.float32) * between + first
+        at = self("Add", start, self("Mul", samples, step))
+        inside = self("And", self("GreaterOrEqual", at, 0.0), self("LessOrEqual", at, last))
+        # RoIAlign counts from the corner of the first pixel, half a pixel before its middle.
+        lower = self("Add", self("Add", start, self("Mul", first - between / 2, step)), 0.5)
+        upper = self("Add", lower, self("Mul", float(between * self.cells), step))
+        return lower, upper, self("Cast", inside, to=TensorProto.FLOAT)
 
     def second_stage(self, x: str) -> tuple[str, str]:
         """Box deltas ``[N, C or 1, 4]`` and logits ``[N, C + 1]`` from RoI features ``[N * S * S, 1024]``.
