@@ -155,7 +155,9 @@ class TfodGraph(Builder):
                     sampling_ratio=1,
                 )
                 if not tfod.matmul_crop:
-                    inside = self("Mul", self("Unsqueeze", row_inside, [1, 3]), self("Unsqueeze", column_inside, [1, 2]))
+                    inside = self(
+                        "Mul", self("Unsqueeze", row_inside, [1, 3]), self("Unsqueeze", column_inside, [1, 2])
+                    )
                     taken = self("Mul", taken, inside)
                 samples.append(taken)
         return self("Reshape", self("Transpose", self("Max", *samples), perm=[0, 2, 3, 1]), [-1, 1024])
