@@ -68,7 +68,7 @@ def test_without_workers_the_threads_are_as_before(data):
 def test_workers_follow_the_cores_of_each_gpu_unless_they_are_counted_out(
     monkeypatch, wanted, device, cores, gpus, count
 ):
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(cores), raising=False)
+    monkeypatch.setattr("resight.input.loader.core_count", lambda: cores)
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     assert worker_count(wanted, torch.device(device)) == count
 

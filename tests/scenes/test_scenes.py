@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import os
 from pathlib import Path
 
 import pytest
@@ -57,7 +56,7 @@ def test_the_frames_on_disk_are_those_annotated(written):
 
 
 def test_same_seed_same_bytes_whatever_the_number_of_processes(written, tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr("resight.scenes.core_count", lambda: 1)
     assert digests(make_scenes(tmp_path / "again", videos=3, frames=5, seed=5)) == digests(written)
     other = digests(make_scenes(tmp_path / "other", videos=1, frames=1, seed=6))
     assert not set(other.values()) & set(digests(written).values())

@@ -1,6 +1,5 @@
 """Servers in processes of their own, from start to end."""
 
-import os
 import signal
 import socket
 import threading
@@ -9,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from resight.errors import ResightError
-from resight.serving.serve import _cores, _listening, _name_of, _shared, _token, serve
+from resight.serving.serve import _listening, _name_of, _shared, _token, serve
 
 
 def test_on_sigterm_it_answers_what_it_took_on(start_server, stub, meeting):
@@ -126,14 +125,8 @@ def test_no_half_of_an_answer_waits_for_an_acknowledgement():
         assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
-def test_workers_and_threads_share_the_cores(monkeypatch, tmp_path):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
-    limit = tmp_path / "cpu.max"
-    assert _cores(limit) == 8
-    for text, cores in [("max 100000\n", 8), ("250000 100000\n", 2), ("50000 100000\n", 1), ("9900000 100000\n", 8)]:
-        limit.write_text(text)
-        assert _cores(limit) == cores
-    monkeypatch.setattr("resight.serving.serve._cores", lambda: 8)
+def test_workers_and_threads_share_the_cores(monkeypatch):
+    monkeypatch.setattr("resight.serving.serve.core_count", lambda: 8)
     assert [_shared(*given) for given in [(None, None), (2, None), (None, 3), (3, 5), (16, None)]] == [
         (8, 1), (2, 4), (2, 3), (3, 5), (16, 1),
     ]  # fmt: skip

@@ -29,6 +29,7 @@ from ..exporting.export import export
 from ..inference.detector import load
 from ..inference.exported import ExportedDetector
 from ..inference.inputs import Inputs
+from ..io.cores import core_count
 from ..io.progress import track
 from ..models.fingerprint import files_of
 from ..records.reader import open_configured
@@ -136,7 +137,7 @@ def bench(
     chosen = [found[at] for at in np.unique(np.linspace(0, len(found) - 1, min(limit, len(found))).astype(int))]
     if data is not None:  # not after minutes of timing
         split_of(open_configured(DataConfig(path=os.fspath(data))), split)
-    cores = len(os.sched_getaffinity(0))
+    cores = core_count()
     most = threads or cores
     with tempfile.TemporaryDirectory(prefix="resight-bench-") as folder:
         candidates = dict(each for name in names for each in _with_exports(name, Path(folder)))

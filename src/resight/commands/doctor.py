@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 
 from ..config import defaults
 from ..errors import ResightError
+from ..io.cores import core_count
 
 GB = 1e9
 
@@ -113,7 +114,7 @@ def _checksums() -> Finding:
 def _devices() -> Finding:
     import torch
 
-    found = [f"cpu ({os.cpu_count()} cores, {torch.get_num_threads()} threads)"]
+    found = [f"cpu ({core_count()} cores, {torch.get_num_threads()} threads)"]
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         found.append(f"cuda:{index} ({properties.name}, {properties.total_memory / GB:.0f} GB)")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from dataclasses import replace
 from itertools import islice
 
 from ..errors import Problem, one_line
+from ..io.cores import core_count
 from ..io.progress import track
 from ..types import Annotation
 from .exif import Decision, Habit, decide
@@ -37,7 +37,7 @@ def inspect_all(
     # Decoding leaves the interpreter free, so threads use all cores; windows keep little in flight.
     rest = iter(track(items, "checking images"))
     found: list[Inspection] = []
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(16, core_count())) as pool:
         while window := list(islice(rest, 256)):
             results = pool.map(lambda item: inspect(item, known, deep=deep), window)
             for item, one in zip(window, results, strict=True):

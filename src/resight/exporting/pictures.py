@@ -44,7 +44,10 @@ def pictures_of(model: str | os.PathLike[str], data: str | os.PathLike[str] | No
     except (ResightError, StopIteration) as error:
         if data is not None:
             raise error if isinstance(error, ResightError) else ResightError("holds no images", where=data) from error
-        images, told = probe_images()[:-1], "generated pictures (the model's own records are not there: --data RECORDS)"
+        images, told = (
+            probe_images()[:-1],
+            "generated pictures (no picture of the model's own records can be read: --data RECORDS)",
+        )
     images += cropped(images)
     plain = [np.full(images[0].shape, value, np.uint8) for value in (0, 128, 255)]
     empty = next((image for image in plain if not len(detector.detect_whole(image))), plain[1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from ..errors import ResightError
+from ..io.cores import core_count
 from ..types import Detections
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def read_ahead(
     if not threads:
         yield from ((item, tried(item)) for item in items)
         return
-    pool = ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1))
+    pool = ThreadPoolExecutor(min(THREADS, core_count()))
     pending: deque[tuple[Item, Future[Read | ResightError]]] = deque()
     try:
         for item in items:

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from ..errors import ResightError
+from ..io.cores import core_count
 from ..io.signals import ignore_signals, signals_blocked
 from .dataset import SampleKey, TrainingExample, TrainingSet
 
@@ -25,8 +26,7 @@ def worker_count(wanted: int | None, device: torch.device) -> int:
     of this machine, less the one that the training itself keeps busy."""
     if wanted is not None or device.type != "cuda":
         return 1 if wanted is None else wanted
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores // max(torch.cuda.device_count(), 1) - 1, MOST_WORKERS))
+    return max(1, min(core_count() // max(torch.cuda.device_count(), 1) - 1, MOST_WORKERS))
 
 
 def load_batches(

@@ -18,6 +18,7 @@ from ..datasets.formats import Source, holds_records, open_stored, read_source
 from ..datasets.near_duplicates import perceptual_hash
 from ..datasets.summary import inspect_all
 from ..evaluation.saved import SavedEvaluation
+from ..io.cores import core_count
 from ..io.images import decode, open_image, read_bytes, upright
 from ..io.progress import track
 from ..records.example import decode_image_bytes
@@ -77,7 +78,7 @@ class DataColumns:
         ``left_out`` then counts."""
         rest = iter(track(range(len(self)), "looking for near-duplicates"))
         found: list[int | None] = []
-        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(16, core_count())) as pool:
             while window := list(islice(rest, 256)):
                 found += pool.map(self._fingerprint, window)
         return found

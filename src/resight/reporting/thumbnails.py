@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import ResightError
+from ..io.cores import core_count
 from ..io.progress import track
 
 SIDE = 200  # pixels of a picture's longer side, at most
@@ -88,7 +88,7 @@ def thumbnails(
     made: dict[int, bytes] = {}
     problems: dict[int, str] = {}
     rest = iter(track(wanted, "cutting pictures", total=len(wanted)))
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, core_count())) as pool:
         while window := list(islice(rest, 32)):
             for some in pool.map(cut, window):
                 made.update(some)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import ResightError
+from ..io.cores import core_count
 from ..io.outputs import atomic_folder
 from ..io.progress import track as progress
 from .drives import Video, plan_video
@@ -51,7 +52,7 @@ def make_scenes(out: str | os.PathLike[str], *, videos: int = 40, frames: int = 
 
 def _render_all(videos: list[Video], out: Path) -> list[str]:
     # Spawned, not forked: the caller may run threads, and a forked copy of them can hang.
-    with ProcessPoolExecutor(min(len(videos), os.cpu_count() or 1), multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(min(len(videos), core_count()), multiprocessing.get_context("spawn")) as pool:
         jobs = [pool.submit(render_video, video, out) for video in videos]
         return [line for job in progress(jobs, "drawing road scenes") for line in job.result()]
 

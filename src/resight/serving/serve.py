@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..arguments import check_types
 from ..config.defaults import SERVE_HOST, SERVE_MB, SERVE_MEGAPIXELS, SERVE_PORT, ServedInput
 from ..errors import TERMINATED, ResightError, counted
 from ..inference.exported import OPENVINO
+from ..io.cores import core_count
 from ..io.files import read_file
 from ..io.object_store import is_remote
 from ..io.progress import speaks_json
@@ -112,22 +113,13 @@ def serve(
 
 def _shared(workers: int | None, threads: int | None) -> tuple[int, int]:
     """Workers and the threads of each: together as many as there are cores."""
-    cores = _cores()
+    cores = core_count()
     for option, value in {"workers": workers, "threads": threads}.items():
         if value is not None and value < 1:
             raise ResightError(f"must be at least 1, not {value}", where=option)
     if threads is None:
         threads = max(1, cores // workers) if workers else 1
     return workers or max(1, cores // threads), threads
-
-
-def _cores(limit: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Cores that this process may use: a container has all of the machine's, but perhaps not all of their time."""
-    cores = len(os.sched_getaffinity(0))
-    with suppress(OSError, ValueError):
-        quota, period = (int(word) for word in limit.read_text().split())  # "max 100000" where there is none
-        cores = min(cores, max(1, round(quota / period)))
-    return cores
 
 
 def _name_of(model: str | os.PathLike[str]) -> str:
