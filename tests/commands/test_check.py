@@ -154,6 +154,27 @@ def test_training_boxes_beyond_the_reach_of_anchors_are_counted_by_class(tmp_pat
     assert not check_data(source).warnings
 
 
+def test_classes_and_aspects_that_anchors_reach_badly_are_named(tmp_path, monkeypatch):
+    rows = [
+        f"5.jpg,320,240,{'light' if x < 12 else 'sign'},{9 * x},60,{9 * x + 8},{80 if x < 12 else 68}"
+        for x in range(30)
+    ]
+    source = table(tmp_path, rows, {"5.jpg": encoded(5)})
+    monkeypatch.setattr(
+        check,
+        "reachable",
+        lambda model, sizes, boxes: np.where((np.diff(boxes[:, 1::2])[:, 0] < 15) | (boxes[:, 0] < 30), 0.9, 0.6),
+    )
+    report = check_data(source)
+    assert warned(report) == [
+        (
+            "poor_anchor_reach",
+            "anchors reach 33% of the tall boxes (h/w > 1.5, mostly light) at IoU .7 at training size (384-640 px)",
+        )
+    ]
+    assert "Kinds of boxes that anchors reach badly" in report.text()
+
+
 def test_boxes_outside_training_and_crowds_ask_for_no_anchor(tmp_path, monkeypatch):
     images = annotations(("train", 1, "a"), ("test", 2, "a"))
     crowd = replace(images[0].boxes[0], crowd=True)

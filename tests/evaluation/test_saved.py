@@ -156,5 +156,6 @@ def test_the_scale_is_that_at_the_network_of_tiles_where_there_are_any(tile, sca
     detector = Detector(CLASSES, 0.5, config=FpnModelConfig(min_size=50, max_size=100, tile=tile))
     (truth,), (detections,) = scenes(0, images=1)
     detections = dataclasses.replace(detections, width=300, height=200)
-    kept = to_save({}, detector, [ImageResult(0, "a", "", truth, detections, {}, truth.labels, 0)])
+    metrics = {"operating_point": {"score": 0.5}}
+    kept = to_save(metrics, detector, [ImageResult(0, "a", "", truth, detections, {}, truth.labels, 0)])
     assert kept.images["scale"].tolist() == [scale]

@@ -9,6 +9,18 @@ from resight.dialect import load_config
 from resight.reporting.advice import MOST, RULES, advice
 
 STEPS = range(101)
+FATES = ("found", "loose", "wrong_class", "background", "no_proposal", "no_anchor", "unknown")
+
+
+def lost(**stages):
+    """200 objects, of the 30 tall ones, all of class yield, so many are lost by ``stages``; of all others a tenth."""
+    others = dict.fromkeys(FATES, 0) | {"objects": 170, "found": 153, "loose": 5, "background": 12}
+    tall = dict.fromkeys(FATES, 0) | {"objects": 30, "found": 30 - sum(stages.values())} | stages
+    every = {key: others[key] + tall[key] for key in others}
+    of_class = {"stop": others, "yield": tall}
+    return {"all": every, "size": {"medium": every}, "aspect": {"tall": tall, "square": others}, "class": of_class}
+
+
 PLAIN = {
     "thresholds": [step / 100 for step in STEPS],
     "head": {"num_boxes": 200, "num_images": 100},
@@ -39,6 +51,7 @@ PLAIN = {
         },
     ],
     "reach": None,
+    "lost": lost(loose=1),
     "suspects": [{"kind": "missing label"}] * 3,
     "configuration": "",
     "training": {"series": {"mAP on val": [[1, 0.5], [2, 0.59], [3, 0.6], [4, 0.605], [5, 0.6]]}},
@@ -97,6 +110,7 @@ CASES = {  # rule: what makes it fire, what does not quite
         {"reach": {"anchors": {"covered": 0.9, "missed": 20, "missed_uncovered": 6}}},
         {"reach": {"anchors": {"covered": 0.9, "missed": 20, "missed_uncovered": 5}}},
     ),
+    "losing stage": ({"lost": lost(loose=6)}, {"lost": lost(loose=4, background=4)}),
     "score": (
         {"all": {"objects": 200, "reported": [200] * 101, "right": [180] * 30 + [190] + [180] * 70}},
         {"all": {"objects": 200, "reported": [200] * 101, "right": [180] * 30 + [183] + [180] * 70}},
@@ -137,6 +151,37 @@ def test_the_sentences_tell_their_figures():
     )
     (confusion,) = advice(PLAIN | CASES["confusion"][0])
     assert confusion["text"].startswith("13 of 120 'stop' are reported as 'yield': ")
+
+
+@pytest.mark.parametrize(
+    ("stage", "says", "remedy"),
+    [
+        (
+            "no_anchor",
+            "No anchor reaches 9 of 30 'yield' at IoU .5 (30%; of all other objects 0%): ",
+            "train at a larger",
+        ),
+        ("no_proposal", "No proposal covers 9 of 30 'yield' at IoU .5 (30%", "data.repeat_threshold"),
+        (
+            "background",
+            "The second stage takes 9 of 30 'yield' for background (30%; of all other objects 7%)",
+            "repeat",
+        ),
+        ("loose", "The boxes of 9 of 30 'yield' are loose, with an IoU of .5 to .75 (30%", "drawn tightly"),
+    ],
+)
+def test_the_stage_that_loses_a_class_is_named(stage, says, remedy):
+    (one,) = advice(PLAIN | {"lost": lost(**{stage: 9})})
+    assert one["text"].startswith(says) and remedy in one["text"]
+    assert one["figures"]["lost"] == 9 and one["figures"]["objects"] == 30
+
+
+def test_an_aspect_is_named_where_it_loses_more_than_a_class():
+    content = lost(no_proposal=9)
+    content["class"] = {"stop": content["all"]}
+    (one,) = advice(PLAIN | {"lost": content})
+    assert one["text"].startswith("No proposal covers 9 of 30 tall objects at IoU .5 (30%; of all other objects 0%)")
+    assert one["text"].endswith("add images of such objects.")
 
 
 def test_the_options_are_those_that_would_change_something():
@@ -216,6 +261,7 @@ def test_an_evaluation_of_nothing_has_no_advice():
         "all": {"objects": 0, "reported": [0] * 101, "right": [0] * 101},
         "confusion": {"score": 0.5, "cells": []},
         "slices": [],
+        "lost": {"all": dict.fromkeys(("objects", *FATES), 0), "size": {}, "aspect": {}, "class": {}},
         "suspects": [],
         "configuration": "",
         "training": None,

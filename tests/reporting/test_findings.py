@@ -146,3 +146,5 @@ def test_reach_by_hand():
         "anchors": {"covered": pytest.approx(1 / 3), "missed": 2, "missed_uncovered": 1},
         "proposals": {"covered": 0.5, "missed": 2, "missed_uncovered": 1},
     }
+    lost = findings(Matched(evaluation))["lost"]["class"]["stop"]
+    assert lost.items() >= {"objects": 3, "found": 1, "background": 1, "no_anchor": 1}.items()

@@ -256,6 +256,24 @@ def test_boxes_that_are_none_are_drawn_without_complaint(opened):
     assert set(tab.eval_on_selector_all(".card rect", "all => all.map(one => one.getAttribute('width'))")) == {"0"}
 
 
+def test_where_the_points_are_lost_is_one_table():
+    findings = made_up.large()
+    text = page(findings, [])
+    section = text[text.index('<section id="lost"') : text.index('<section id="reach"')]
+    rows = [re.findall(r"<t[dh][^>]*>(?:<bdi[^>]*>)?([^<]*)", row) for row in section.split("<tr")[1:]]
+    count, every = len(findings["classes"]), findings["lost"]["all"]
+    assert rows[0] == ["Objects", "Number", "Found, IoU .75", "Found, IoU .5 to .75", "Called another class",
+                       "Called background", "No proposal", "No anchor", "Stage not known"]  # fmt: skip
+    assert rows[1] == ["All", *(str(every[key]) for key in every)] and every["unknown"] == count
+    assert [row[0] for row in rows[2:6]] == ["By size", "medium: to 96 × 96 px", "By aspect", rows[5][0]]
+    assert rows[5][0].startswith("tall") and len(rows[7:]) == count
+    assert f"Of {count} objects the stage is not known" in section and "are shown" not in section
+    findings["lost"] = made_up.lost([f"class {number}" for number in range(25)], range(25))
+    text = page(findings, [])
+    assert "Of the classes the 20 that lose most objects are shown." in text and "class 24<" in text
+    assert "class 5<" not in text[text.index('<section id="lost"') : text.index('<section id="reach"')]
+
+
 def test_the_head_of_a_table_stays_below_the_sections(opened):
     tab = opened(made_up.small())
     tab.evaluate("document.body.style.paddingBottom = '100vh'")

@@ -104,8 +104,9 @@ def test_the_best_evaluation_is_kept_as_evaluate_writes_it_and_test_is_not_touch
     ]
     kept, detections = read_json(folder / "val" / METRICS), load_evaluation(folder / "val" / DETECTIONS)
     again = resight.evaluate(tmp_path, split="val", device="cpu")
-    # A training counts losses only where its dialect does.
-    assert again.metrics | {"losses": kept["losses"]} == kept
+    # A training counts losses only where its dialect does, and looks at no proposals.
+    assert again.metrics | {"losses": kept["losses"], "lost": kept["lost"]} == kept
+    assert again.metrics["lost"]["all"]["objects"] == kept["lost"]["all"]["objects"] == kept["num_boxes"]
     measured = load_evaluation(folder / "val" / DETECTIONS)
     for table in ("images", "objects", "detections"):
         for name, column in getattr(measured, table).items():

@@ -21,13 +21,15 @@ from ..datasets.split import leaks
 from ..datasets.summary import findings, inspect_all, table
 from ..dialect import anchors_for, dialect_of, load_config
 from ..errors import Problem, counted, listed
-from ..types import SPLITS, Annotation
+from ..types import SPLITS, Annotation, Box
 
 _LEAKED = "Scores will be optimistic where test images are related to training images: data build --split group."
 _ADVICE = {
     "leakage_group": _LEAKED,
     "leakage_near_duplicate": _LEAKED,
     "box_beyond_anchors": "Boxes beyond the anchors: train with a larger --size, or with --set model.tile=640.",
+    "poor_anchor_reach": "Kinds of boxes that anchors reach badly are found less often and placed worse: add images of "
+    "them, or where they are small train with a larger --size.",
 }
 REACHED = 0.5  # IoU with an anchor from which on a box is within its reach
 
@@ -136,12 +138,14 @@ def _remarks(annotation: Annotation, found: Inspection, stored: bool) -> Iterato
 
 
 def _out_of_reach(images: Sequence[Annotation], model: ModelConfig) -> Iterator[Problem]:
-    """The training boxes without an anchor of IoU >= .5: the RPN hardly learns to propose such boxes."""
+    """The training boxes without an anchor of IoU >= .5: the RPN hardly learns to propose such boxes; and the classes
+    and aspects that have many of these."""
     boxes = [(image, box) for image in images if image.split in ("train", None) for box in image.boxes if not box.crowd]
     if not boxes:
         return
     sizes = np.array([(image.width, image.height) for image, _ in boxes], np.float64)
     iou = reachable(model, sizes, np.array([box.xyxy for _, box in boxes], np.float64))
+    yield from _poorly_reached(boxes, iou, model)
     if not (beyond := np.flatnonzero(iou < REACHED).tolist()):
         return
     image, box = boxes[min(beyond, key=lambda i: iou[i])]
@@ -153,6 +157,17 @@ def _out_of_reach(images: Sequence[Annotation], model: ModelConfig) -> Iterator[
         f"{box.label} of {box.xmax - box.xmin:.0f} x {box.ymax - box.ymin:.0f} in {image.filename}"
     )
     yield Problem("warning", "box_beyond_anchors", image.place, message)
+
+
+def _poorly_reached(boxes: Sequence[tuple[Annotation, Box]], iou: np.ndarray, model: ModelConfig) -> Iterator[Problem]:
+    from ..training.reach_notes import poorly_reached  # which comes with PyTorch
+
+    sides = np.array([(box.xmax - box.xmin, box.ymax - box.ymin) for _, box in boxes])
+    classes, labels = np.unique([box.label for _, box in boxes], return_inverse=True)
+    for kind in poorly_reached(sides, labels, classes.tolist(), iou):
+        place = boxes[int(np.where(kind.boxes, iou, np.inf).argmin())][0].place
+        message = f"anchors reach {kind} at training size ({model.min_size}-{model.max_size} px)"
+        yield Problem("warning", "poor_anchor_reach", place, message)
 
 
 def reachable(model: ModelConfig, images: np.ndarray, boxes: np.ndarray) -> np.ndarray:

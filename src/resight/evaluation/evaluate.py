@@ -33,7 +33,7 @@ from .loop import ClassNames, ImageResult, evaluate_images, mean_losses, measure
 from .operating_point import OperatingPoint
 from .parts import KIND, SUFFIX, Found, gather, save_part
 from .reach import with_proposals
-from .saved import METRICS, write_evaluation
+from .saved import METRICS, to_save, write_evaluation
 
 
 @dataclass(frozen=True)
@@ -133,9 +133,9 @@ def evaluate(
     if own:
         return task.leave(os.fspath(out or ""), own, settings, force)
     found = task.look() if merge is None else gather(os.fspath(merge), settings, detector.classes)
-    metrics = task.metrics(found, limit)
-    written = str(path)
-    for file in write_evaluation(path.parent, metrics, detector, found.results):
+    kept = to_save(task.metrics(found, limit), detector, found.results)
+    metrics, written = kept.metrics, str(path)
+    for file in write_evaluation(path.parent, kept):
         if is_remote(model) and run and out is None:
             written = storage.join(model, file.relative_to(run).as_posix())
             storage.write(written, file)

@@ -67,8 +67,10 @@ def operating_point(
     return OperatingPoint(score, precision, right / num_objects, 2 * right / (reported + num_objects))
 
 
-def match(truth: GroundTruth, found: Detections, ignore_difficult: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """``[N]`` outcome of each detection of one image at IoU .5: 1 right, 0 wrong, 2 an ignored object; and ``[N]`` its
+def match(
+    truth: GroundTruth, found: Detections, ignore_difficult: bool = False, iou: float = 0.5
+) -> tuple[np.ndarray, np.ndarray]:
+    """``[N]`` outcome of each detection of one image at ``iou``: 1 right, 0 wrong, 2 an ignored object; and ``[N]`` its
     object, -1 of one that is wrong.
 
     COCO's matching: by falling score, each to the object of its class it overlaps most (the later one of equals); an
@@ -77,7 +79,7 @@ def match(truth: GroundTruth, found: Detections, ignore_difficult: bool = False)
     outcome, target_of = np.full(len(found), FALSE), np.full(len(found), -1)
     order = np.argsort(-found.scores, kind="stable")
     overlap = pairwise_iou(found.boxes[order], truth.boxes, truth.crowd)
-    rows, targets = np.nonzero((overlap >= 0.5) & (found.labels[order][:, None] == truth.labels))
+    rows, targets = np.nonzero((overlap >= iou) & (found.labels[order][:, None] == truth.labels))
     pairs = zip(rows.tolist(), overlap[rows, targets].tolist(), targets.tolist(), strict=True)
     counts = ~truth.ignored(ignore_difficult)
     for row, target in assign(pairs, counts.tolist(), truth.crowd.tolist()):

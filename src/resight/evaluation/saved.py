@@ -23,6 +23,7 @@ from ..io.outputs import atomic_file, write_text
 from ..types import Detections
 from .coco import STANDARD, GroundTruth, measures_of
 from .loop import ImageResult
+from .lost import lost
 from .operating_point import OperatingPoint
 from .reach import anchor_iou
 
@@ -141,9 +142,16 @@ class SavedEvaluation:
         rows = zip(*parts, sizes, strict=False)
         return [Detections(boxes, scores, labels, self.classes, *size) for boxes, scores, labels, size in rows]
 
+    @property
+    def lost(self) -> dict[str, Any]:
+        """Where the points are lost at the operating point: ``lost`` of ``metrics.json``."""
+        reach = self.objects["anchor_iou"], self.objects["proposal_iou"]
+        score = self.metrics["operating_point"]["score"]
+        return lost(self.truths, self.found, self.classes, score, *reach, self.ignore_difficult)
+
 
 def to_save(metrics: dict[str, Any], detector: Detector, results: Sequence[ImageResult]) -> SavedEvaluation:
-    """What is kept of ``results``."""
+    """What is kept of ``results``, with what is worked out of them alone added to ``metrics``."""
     found = [one.detections for one in results]
     truths = [
         one.truth if one.truth.occluded is not None else replace(one.truth, occluded=np.zeros(len(one.truth.labels)))
@@ -155,14 +163,15 @@ def to_save(metrics: dict[str, Any], detector: Detector, results: Sequence[Image
     shown = [(min(height, tile or height), min(width, tile or width)) for width, height in sizes]
     scale = [min(np.divide(detector.config.fit_size(*one), one)) for one in shown]
 
-    def column(rows: Sequence[Any], name: str, empty: tuple[int, ...] = (0,)) -> np.ndarray:
-        return np.concatenate([np.zeros(empty), *(getattr(row, name) for row in rows)])
+    def column(table: str, rows: Sequence[Any], name: str) -> np.ndarray:
+        empty = np.zeros((0, 4) if name == "boxes" else (0,))
+        return np.concatenate([empty, *(getattr(row, name) for row in rows)]).astype(_ROWS[table][name])
 
     reached = [np.full(len(one.truth.labels), np.nan) if (own := one.proposal_iou) is None else own for one in results]
-    stored = {name: column(truths, name, (0, 4) if name == "boxes" else (0,)) for name in _STORED}
-    stored["anchor_iou"] = anchor_iou(detector, results)
-    stored["proposal_iou"] = np.concatenate([np.zeros(0), *reached])
-    return SavedEvaluation(
+    stored = {name: column("object", truths, name) for name in _STORED}
+    stored["anchor_iou"] = anchor_iou(detector, results).astype(np.float32)
+    stored["proposal_iou"] = np.concatenate([np.zeros(0), *reached]).astype(np.float32)
+    kept = SavedEvaluation(
         metrics,
         detector.classes,
         tuple(one.name for one in results),
@@ -176,17 +185,16 @@ def to_save(metrics: dict[str, Any], detector: Detector, results: Sequence[Image
             "detections": np.array([len(one) for one in found], np.int64),
         },
         stored,
-        {name: column(found, name, (0, 4) if name == "boxes" else (0,)) for name in _ROWS["detection"]},
+        {name: column("detection", found, name) for name in _ROWS["detection"]},
     )
+    return replace(kept, metrics=metrics | {"lost": kept.lost})
 
 
-def write_evaluation(
-    folder: Path, metrics: dict[str, Any], detector: Detector, results: Sequence[ImageResult]
-) -> tuple[Path, Path]:
+def write_evaluation(folder: Path, evaluation: SavedEvaluation) -> tuple[Path, Path]:
     """Writes ``detections.safetensors`` and ``metrics.json`` and returns their paths. Raises ResightError."""
     kept, path = folder / DETECTIONS, folder / METRICS
-    save_evaluation(kept, to_save(metrics, detector, results))
-    write_text(path, json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    save_evaluation(kept, evaluation)
+    write_text(path, json.dumps(evaluation.metrics, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return kept, path
 
 

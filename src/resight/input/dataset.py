@@ -100,8 +100,12 @@ def boxes_inside(boxes: np.ndarray, limits: np.ndarray) -> tuple[np.ndarray, np.
     return cut, np.isfinite(boxes).all(1) & (cut[:, 2:] - cut[:, :2] > 0.5).all(1)
 
 
+def ordinary_boxes(split: RecordSplit) -> np.ndarray:
+    """``[M]`` bool: whether each box of the index is usable, of a known class, and no crowd."""
+    return usable_boxes(split) & (split.box_labels >= 0) & ~split.index.boxes["crowd"]
+
+
 def network_boxes(split: RecordSplit, config: ModelConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Sizes ``[N, 2]`` (width, height) and centres ``[N, 2]`` of the ordinary boxes of known classes at the network's
-    resolution."""
-    keep = usable_boxes(split) & (split.box_labels >= 0) & ~split.index.boxes["crowd"]
+    """Sizes ``[N, 2]`` (width, height) and centres ``[N, 2]`` of the ordinary boxes at the network's resolution."""
+    keep = ordinary_boxes(split)
     return to_input_frame(split.index.boxes["boxes"][keep], split.sizes[split.box_records[keep]], config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import product
 from typing import Any, NamedTuple
 
 from ..config.tree import ModelConfig
@@ -13,6 +14,12 @@ from ..io.files import parse_toml
 from .data_suspects import DIFFERENT
 
 MOST = 5
+LOSES = {  # what a stage does to so many of the objects of a kind
+    "no_anchor": "No anchor reaches {} of {} {} at IoU .5",
+    "no_proposal": "No proposal covers {} of {} {} at IoU .5",
+    "background": "The second stage takes {} of {} {} for background",
+    "loose": "The boxes of {} of {} {} are loose, with an IoU of .5 to .75",
+}
 Findings = Mapping[str, Any]
 
 
@@ -128,11 +135,29 @@ def uncovered(findings: Findings) -> Iterator[Advice]:
     reach, model = (findings["reach"] or {}).get("anchors"), _model(findings)
     if reach and reach["missed"] >= 5 and reach["missed_uncovered"] >= 0.3 * reach["missed"]:
         count, missed = reach["missed_uncovered"], reach["missed"]
-        fit = "have anchors fitted to the data (`--set model.anchors=fit`), or " if _could_fit(model) else ""
-        text = f"No anchor reaches {count:,} of the {missed:,} missed boxes at IoU .5: {fit}train at a larger network "
-        text += f"size ({_larger(model)})."
+        text = f"No anchor reaches {count:,} of the {missed:,} missed boxes at IoU .5: "
+        text += f"{_remedy('no_anchor', '', model)}."
         weight = _gain(findings, "missed") * count / missed
         yield Advice("anchors", weight, text, {"missed": missed, "uncovered": count})
+
+
+def losing_stage(findings: Findings) -> Iterator[Advice]:
+    """The class or aspect of which one stage loses many more than of all other objects."""
+    every, worst, found = findings["lost"]["all"], 0.0, None
+    for by, stage in product(("class", "aspect"), LOSES):
+        for name, row in findings["lost"][by].items():
+            count, objects = row[stage], row["objects"]
+            others = (every[stage] - count) / max(every["objects"] - objects, 1)
+            more = count - others * objects
+            enough = count >= 5 and every["objects"] - objects >= 10
+            if enough and more > worst and count / objects >= max(2 * others, others + 0.15):
+                worst, found = more, (by, stage, name, count, objects, others)
+    if found:
+        by, stage, name, count, objects, others = found
+        text = f"{LOSES[stage].format(f'{count:,}', f'{objects:,}', _kind(by, name))} ({count / objects:.0%}; of all "
+        text += f"other objects {others:.0%}): {_remedy(stage, by, _model(findings))}."
+        figures = {"objects": objects, "lost": count, "others": round(others, 4)}
+        yield Advice("losing stage", worst / every["objects"] / (2 if stage == "loose" else 1), text, figures)
 
 
 def other_threshold(findings: Findings) -> Iterator[Advice]:
@@ -178,10 +203,26 @@ RULES: tuple[Callable[[Findings], Iterable[Advice]], ...] = (
     false_alarms,
     misplaced_boxes,
     uncovered,
+    losing_stage,
     other_threshold,
     longer_training,
     shorter_training,
 )
+
+
+def _kind(by: str, name: str) -> str:
+    return f"'{name}'" if by == "class" else f"{name} objects"
+
+
+def _remedy(stage: str, by: str, model: ModelConfig | None) -> str:
+    larger = f"a larger network size ({_larger(model)})"
+    if stage == "no_anchor":
+        fit = "have anchors fitted to the data (`--set model.anchors=fit`), or " if _could_fit(model) else ""
+        return f"{fit}train at {larger}"
+    if stage == "loose":
+        return f"check that their labels are drawn tightly and alike; {larger} or a longer training (`--epochs`) helps"
+    repeat = ", or repeat those there are in training (`--set data.repeat_threshold=SHARE`)" * (by == "class")
+    return f"add images of such objects{repeat}"
 
 
 def _table(findings: Findings, by: str) -> list[dict[str, Any]]:

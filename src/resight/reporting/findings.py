@@ -65,6 +65,7 @@ def findings(matched: Matched, run: Run | None = None, disagreements: Sequence[D
         "calibration": calibration(result, scores),
         "slices": slices(matched, point.score),
         "reach": _reach(evaluation, result, point.score),
+        "lost": evaluation.lost,
         "num_errors": len(wrong),
         "errors": [_error(one, evaluation) for one in shown(wrong)],
         "suspects": [_suspect(one, evaluation) for one in suspects(evaluation, result, point.score, disagreements)],

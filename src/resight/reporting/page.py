@@ -23,6 +23,7 @@ MOST_CONFUSED = 14  # classes that the confusion matrix shows
 CONFUSIONS = 50  # pairs of classes that are listed
 FIRST_CURVES = 12  # precision-recall curves that are shown at once
 SUSPECTS = 200  # that are listed
+MOST_LOST = 20  # classes of which is told where their objects are lost
 SMALL, LARGE = 32, 96  # pixels of an object's side, as COCO divides sizes
 
 HEADLINES = {
@@ -38,6 +39,23 @@ KINDS = {
     "misplaced": "right class, IoU with the object from .1 to .5",
     "double": "the object was already found by a better detection",
     "both": "misplaced, and called something else",
+}
+FATES = {
+    "found": "Found, IoU .75",
+    "loose": "Found, IoU .5 to .75",
+    "wrong_class": "Called another class",
+    "background": "Called background",
+    "no_proposal": "No proposal",
+    "no_anchor": "No anchor",
+    "unknown": "Stage not known",
+}
+SHAPES = {
+    "small": "small: under 32 × 32 px",
+    "medium": "medium: to 96 × 96 px",
+    "large": "large: over 96 × 96 px",
+    "tall": "tall: height / width over 1.5",
+    "square": "square: between",
+    "wide": "wide: width / height over 1.5",
 }
 
 
@@ -68,6 +86,9 @@ def page(
         "matrix": _matrix(findings, confusions),
         "confusions": confusions[:CONFUSIONS],
         "background": _background(row["name"] for row in findings["classes"]),
+        "fates": FATES,
+        "most_lost": MOST_LOST,
+        "lost_rows": _lost(findings["lost"]),
         "cards": _cards(findings["errors"], thumbnails),
         "others": _others(findings.get("comparison"), flipped),
         "pictured_classes": _pictured_classes(findings["errors"]),
@@ -210,6 +231,13 @@ def _matrix(findings: dict[str, Any], confusions: Sequence[dict[str, Any]]) -> d
         for row in labels
     ]
     return {"labels": labels, "rows": list(zip(labels, rows, strict=True)), "whole": len(classes) <= MOST_CONFUSED}
+
+
+def _lost(lost: dict[str, Any]) -> list[tuple[str, list[tuple[str, dict[str, int]]]]]:
+    """Titles and rows of the table of where the points are lost, the classes that lose most first."""
+    classes = sorted(lost["class"].items(), key=lambda row: row[1]["found"] - row[1]["objects"])
+    shapes = [(f"By {by}", [(SHAPES[name], row) for name, row in lost[by].items()]) for by in ("size", "aspect")]
+    return [("", [("All", lost["all"])]), *shapes, ("By class", classes[:MOST_LOST])]
 
 
 def _cards(errors: Sequence[dict[str, Any]], thumbnails: Sequence[bytes]) -> list[dict[str, Any]]:

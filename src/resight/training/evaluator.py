@@ -17,7 +17,7 @@ from ..errors import ResightError
 from ..evaluation.evaluate import evaluation_folder
 from ..evaluation.loop import ImageResult, evaluate_images, mean_losses, measure
 from ..evaluation.report import about, as_dict
-from ..evaluation.saved import write_evaluation
+from ..evaluation.saved import to_save, write_evaluation
 from ..inference.detector import Detector
 from ..models.checkpoints import BEST, ModelMetadata
 from .distributed import Distributed
@@ -92,6 +92,6 @@ class Evaluator:
             state.score = point.score
             if self.distributed.is_main:
                 told = about(detector, self.plan.records, name) | ({detector.config.dialect: own} if own else {})
-                kept = as_dict(metrics, point, losses=losses, **told)
-                write_evaluation(evaluation_folder(self.run_folder, name), kept, detector, results)
+                kept = to_save(as_dict(metrics, point, losses=losses, **told), detector, results)
+                write_evaluation(evaluation_folder(self.run_folder, name), kept)
         return better or first

@@ -23,6 +23,7 @@ from ..models.build import named_device
 from ..models.checkpoints import Checkpoint
 from ..records.reader import Records, RecordSplit, open_configured
 from .optim import base_lr
+from .reach_notes import reach_notes
 from .start import Start, find_start
 
 MIN_SIZE = 32  # pixels: the stride of the coarsest features
@@ -109,7 +110,8 @@ def make_plan(config: Config, resumed: Checkpoint | None = None) -> Plan:
     iou = reachable_iou(sizes, centers, anchors, strides)
     counts, unknown = _counts(train, classes)
     notes = [*flip_notes, *notes, *_batch_notes(config, train, batches)]
-    notes += _size_notes(config.model, sizes, iou, strides[0]) + _box_notes(config, train, validation)
+    notes += _size_notes(config.model, sizes, iou, strides[0]) + reach_notes(train, iou)
+    notes += _box_notes(config, train, validation)
     notes += _crowded_notes(config, train, validation) + _data_notes(records, counts, unknown)
     return Plan(
         config=config,
