@@ -15,7 +15,9 @@ def notes(*kinds):
         sides += [SIDES[shape]] * count
         labels += [CLASSES.index(name)] * count
         iou += [0.8] * most + [0.6] * (half - most) + [0.3] * (count - half)
-    return list(map(str, poorly_reached(np.array(sides, float), np.array(labels), CLASSES, np.array(iou))))
+    return list(
+        map(str, poorly_reached(np.array(sides, float).reshape(-1, 2), np.array(labels, int), CLASSES, np.array(iou)))
+    )
 
 
 GOOD = ("square", "sign", 100, 100, 90)
@@ -26,7 +28,7 @@ def test_an_aspect_is_named_with_the_class_that_most_of_it_is():
         "41% of the tall boxes (h/w > 1.5, mostly light) at IoU .7"
     ]
     assert notes(GOOD, ("wide", "light", 10, 8, 8), ("wide", "sign", 10, 8, 1)) == [
-        "80% of the wide boxes (w/h > 1.5) at IoU .5"
+        "80% of the wide boxes (w/h > 1.5) at IoU .5, 45% at IoU .7"
     ]
 
 
@@ -41,15 +43,12 @@ def test_a_class_is_named_where_no_aspect_tells_it():
         [GOOD, ("tall", "light", 9, 0, 0)],  # too few to tell
         [GOOD, ("tall", "light", 20, 19, 13)],  # well enough
         [("square", "sign", 100, 85, 50), ("tall", "light", 20, 16, 9)],  # hardly worse than the others
+        [("tall", "light", 20, 20, 8)],  # all there is, of which the plan tells anyway
         [],
     ],
 )
 def test_what_is_not_worth_a_note(kinds):
     assert notes(*kinds) == []
-
-
-def test_the_only_kind_there_is_has_its_note_once():
-    assert notes(("tall", "light", 20, 20, 8)) == ["40% of the tall boxes (h/w > 1.5, mostly light) at IoU .7"]
 
 
 def test_at_most_so_many_those_with_most_boxes_out_of_reach_first():
@@ -58,13 +57,14 @@ def test_at_most_so_many_those_with_most_boxes_out_of_reach_first():
     iou = np.where(labels == 6, 0.8, 0.6)
     iou[labels == 5] = 0.3
     told = poorly_reached(np.ones((len(labels), 2)), labels, [*(name for name, _ in names), "good"], iou)
-    assert len(told) == MOST and str(told[0]) == "0% of the boxes of c5 at IoU .5"
+    assert len(told) == MOST and str(told[0]) == "0% of the boxes of c5 at IoU .5, 0% at IoU .7"
     assert [int(one.boxes.sum()) for one in told] == [15, 14, 13]
 
 
 def test_the_plan_tells_them(shapes, tiny, monkeypatch):
-    monkeypatch.setattr(
-        "resight.training.plan.reachable_iou", lambda sizes, *_: np.where(np.arange(len(sizes)) % 3, 0.8, 0.6)
-    )
-    plan = make_plan(tiny(shapes(train=9, val=3)))
-    assert plan.notes[-1:] == ()
+    config = tiny(shapes(train=11, val=3))
+    plan = make_plan(config)
+    assert "anchors reach" not in plan.text()
+    iou = np.where(plan.train.box_labels, 0.8, 0.6)
+    monkeypatch.setattr("resight.training.plan.reachable_iou", lambda *_: iou)
+    assert "note      anchors reach 0% of the boxes of red at IoU .7" in make_plan(config).text().splitlines()

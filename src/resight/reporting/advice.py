@@ -17,7 +17,7 @@ MOST = 5
 LOSES = {  # what a stage does to so many of the objects of a kind
     "no_anchor": "No anchor reaches {} of {} {} at IoU .5",
     "no_proposal": "No proposal covers {} of {} {} at IoU .5",
-    "background": "The second stage takes {} of {} {} for background",
+    "background": "The second stage takes {} of {} {} for background or scores them below the operating point",
     "loose": "The boxes of {} of {} {} are loose, with an IoU of .5 to .75",
 }
 Findings = Mapping[str, Any]

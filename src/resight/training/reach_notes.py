@@ -20,15 +20,21 @@ _SHAPES = {"tall": f"h/w > {TALL}", "square": f"h/w and w/h <= {TALL}", "wide": 
 
 
 class Poor(NamedTuple):
-    """A kind of boxes, those of ``[N]`` bool, and the ``share`` of them that anchors reach at ``iou``."""
+    """A kind of ``boxes``, ``[N]`` bool, and by IoU the ``shares`` that anchors reach, the first a poor one."""
 
     name: str
     boxes: np.ndarray
-    share: float
-    iou: float
+    shares: dict[float, float]
+
+    @property
+    def beyond(self) -> float:
+        """How many boxes are not reached where the share is poor."""
+        return (1 - next(iter(self.shares.values()))) * float(self.boxes.sum())
 
     def __str__(self) -> str:
-        return f"{self.share:.0%} of the {self.name} at IoU {self.iou:g}".replace("IoU 0", "IoU ")
+        (iou, share), *more = self.shares.items()
+        text = f"{share:.0%} of the {self.name} at IoU {iou:g}"
+        return "".join([text, *(f", {share:.0%} at IoU {iou:g}" for iou, share in more)]).replace("IoU 0", "IoU ")
 
 
 def reach_notes(split: RecordSplit, iou: np.ndarray) -> list[str]:
@@ -50,22 +56,24 @@ def poorly_reached(sides: np.ndarray, labels: np.ndarray, classes: Sequence[str]
     found: list[Poor] = []
     for name, boxes in aspects(sides).items():
         counts = np.bincount(labels[boxes], minlength=len(classes))
-        most = f", mostly {classes[counts.argmax()]}" if len(classes) > 1 and 2 * counts.max() > counts.sum() else ""
-        found += _poor(f"{name} boxes ({_SHAPES[name]}{most})", boxes, iou)
+        one_class = len(classes) > 1 and 2 * counts.max() > counts.sum()
+        mostly = f", mostly {classes[int(counts.argmax())]}" * one_class
+        found += _poor(f"{name} boxes ({_SHAPES[name]}{mostly})", boxes, iou)
     told = [one.boxes for one in found]
     for label, name in enumerate(classes):
         boxes = labels == label
         if not any((boxes & other).sum() >= WITHIN * boxes.sum() for other in told):
             found += _poor(f"boxes of {name}", boxes, iou)
-    return sorted(found, key=lambda one: -(1 - one.share) * one.boxes.sum())[:MOST]
+    return sorted(found, key=lambda one: -one.beyond)[:MOST]
 
 
 def _poor(name: str, boxes: np.ndarray, iou: np.ndarray) -> Iterator[Poor]:
-    if boxes.sum() < LEAST:
+    if boxes.sum() < LEAST or boxes.all():  # what is said of all boxes is said without notes
         return
-    for least, wanted in POOR.items():
-        reached = iou >= least
-        share, others = float(reached[boxes].mean()), reached[~boxes]
-        if share < wanted and (not len(others) or share <= others.mean() - BELOW):
-            yield Poor(name, boxes, share, least)
+    shares = {least: float((iou[boxes] >= least).mean()) for least in POOR}
+    while shares:
+        least, share = next(iter(shares.items()))
+        if share < POOR[least] and share <= (iou[~boxes] >= least).mean() - BELOW:
+            yield Poor(name, boxes, shares)
             return
+        del shares[least]
