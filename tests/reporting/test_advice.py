@@ -164,7 +164,7 @@ def test_the_sentences_tell_their_figures():
         ("no_proposal", "No proposal covers 9 of 30 'yield' at IoU .5 (30%", "data.repeat_threshold"),
         (
             "background",
-            "The second stage takes 9 of 30 'yield' for background or scores them below the operating point (30%; of all",
+            "The second stage takes 9 of 30 'yield' for background or scores them below the operating point (30%",
             "repeat",
         ),
         ("loose", "The boxes of 9 of 30 'yield' are loose, with an IoU of .5 to .75 (30%", "drawn tightly"),

@@ -56,7 +56,7 @@ def poorly_reached(sides: np.ndarray, labels: np.ndarray, classes: Sequence[str]
     found: list[Poor] = []
     for name, boxes in aspects(sides).items():
         counts = np.bincount(labels[boxes], minlength=len(classes))
-        one_class = len(classes) > 1 and 2 * counts.max() > counts.sum()
+        one_class = len(classes) > 1 and 2 * int(counts.max()) > int(counts.sum())
         mostly = f", mostly {classes[int(counts.argmax())]}" * one_class
         found += _poor(f"{name} boxes ({_SHAPES[name]}{mostly})", boxes, iou)
     told = [one.boxes for one in found]
