@@ -32,6 +32,8 @@ BOX = (0, 0, 10, 10)
         ([(1, 0.9, 0, 0, 10, 10), (0, 0.8, 0, 0, 10, 5)], {}, "loose"),
         ([(0, 0.9, 0, 0, 10, 4)], {}, "background"),
         ([(0, 0.4, 0, 0, 10, 10)], {}, "background"),  # below the operating point
+        ([(0, 0.4, 0, 0, 10, 5)], {"proposal": NOT_KNOWN}, "background"),
+        ([(1, 0.4, 0, 0, 10, 5)], {"proposal": NOT_KNOWN}, "unknown"),
         ([FAR], {"proposal": 0.49}, "no_proposal"),
         ([FAR], {"anchor": 0.49, "proposal": 0.49}, "no_anchor"),
         ([FAR], {"anchor": 0.49, "proposal": NOT_KNOWN}, "no_anchor"),

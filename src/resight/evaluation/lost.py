@@ -67,35 +67,36 @@ def fates(
 
     An object is found by a detection of its class with IoU .75, or with .5 and loosely, matched as COCO does. Else it
     was called another class by a detection on it (IoU .5) that is right about no other object; or no anchor, or no
-    proposal, covers it (IoU .5); or it was called background by the second stage.
+    proposal, covers it (IoU .5); or it was called background by the second stage, as is known, too, where a detection
+    of its class with a lower score lies on it.
 
     Args:
         anchor_iou: ``[G]`` the best IoU of an anchor with each object, nan where that is not known.
         proposal_iou: ``[G]`` likewise of a proposal.
     """
-    images = [
-        _detected(truth, every.above(score), ignore_difficult) for truth, every in zip(truths, found, strict=True)
-    ]
-    tight, loose, other, counts = np.concatenate([np.zeros((4, 0), bool), *images], 1)
+    images = [_detected(truth, every, score, ignore_difficult) for truth, every in zip(truths, found, strict=True)]
+    tight, loose, other, low, counts = np.concatenate([np.zeros((5, 0), bool), *images], 1)
     tests = {
         FOUND: tight,
         LOOSE: loose,
         WRONG_CLASS: other,
         NO_ANCHOR: anchor_iou < COVERED,
         NO_PROPOSAL: proposal_iou < COVERED,
-        UNKNOWN: np.isnan(proposal_iou),
+        UNKNOWN: np.isnan(proposal_iou) & ~low,
     }
     return np.where(counts, np.select(list(tests.values()), list(tests), BACKGROUND), -1)
 
 
-def _detected(truth: GroundTruth, found: Detections, ignore_difficult: bool) -> np.ndarray:
-    """``[4, N]`` bool, of each object of an image: found with IoU .75, with .5, called another class; and it counts."""
-    objects = np.arange(len(truth.labels))
+def _detected(truth: GroundTruth, every: Detections, score: float, ignore_difficult: bool) -> np.ndarray:
+    """``[5, N]`` bool, of each object of an image: found with IoU .75, with .5, called another class; on it is a
+    detection of its class, whatever the score; and it counts."""
+    objects, found = np.arange(len(truth.labels)), every.above(score)
     tight, loose = (match(truth, found, ignore_difficult, iou) for iou in (TIGHT, COVERED))
-    wrong = loose[0] == FALSE
-    overlap = pairwise_iou(found.boxes[wrong], truth.boxes)
-    other = ((overlap >= COVERED) & (found.labels[wrong][:, None] != truth.labels)).any(0)
-    return np.stack([np.isin(objects, tight[1]), np.isin(objects, loose[1]), other, ~truth.ignored(ignore_difficult)])
+    overlap = pairwise_iou(found.boxes, truth.boxes) >= COVERED
+    other = (overlap & (loose[0] == FALSE)[:, None] & (found.labels[:, None] != truth.labels)).any(0)
+    low = ((pairwise_iou(every.boxes, truth.boxes) >= COVERED) & (every.labels[:, None] == truth.labels)).any(0)
+    counts = ~truth.ignored(ignore_difficult)
+    return np.stack([np.isin(objects, tight[1]), np.isin(objects, loose[1]), other, low, counts])
 
 
 def _counts(fate: np.ndarray) -> dict[str, int]:
