@@ -189,7 +189,7 @@ NOT_THE_USERS = {
     "reporting/page.py": "the package's own templates",
     "serving/app.py": "the package's own page",
     "serving/health.py": "the kernel's",
-    "serving/serve.py": "the kernel's",
+    "io/cores.py": "the kernel's",
     "serving/worker.py": "messages between its own processes",
     "serving/workers.py": "messages between its own processes",
     "commands/bench.py": "the kernel's, and answers of its own processes",
