@@ -5,14 +5,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
+from torchvision.models.detection._utils import BoxCoder
+from torchvision.ops import box_iou, clip_boxes_to_image
 
 from resight.detection.matcher import balanced_minibatch
 from resight.detection.processes import Shared
 from resight.errors import ResightError
 from resight.fpn import backbones
 from resight.fpn.config import FpnModelConfig
-from resight.fpn.faster_rcnn import FasterRCNN, fpn_loss
+from resight.fpn.faster_rcnn import CASCADE, FasterRCNN, fpn_loss
 from resight.fpn.pretrained import load_pretrained
 from resight.input.target import Target
 from resight.models.build import build_model
@@ -268,3 +271,89 @@ def test_an_unknown_model_is_answered_with_a_known_one(name: str, answer: str) -
     with pytest.raises(ResightError) as caught:
         build_model(FpnModelConfig(name=name), 3)
     assert str(caught.value).startswith(f"model.name: unknown model '{name}'") and answer in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def cascaded() -> FasterRCNN:
+    torch.manual_seed(0)
+    model = build_model(SMALL.model_copy(update={"heads": 3}), 3)
+    load_pretrained(model, SMALL.name)
+    for _, head in model.box_heads:
+        head["box_predictor"].bbox_pred.bias.data.fill_(0.5)  # boxes that move a little
+    return model
+
+
+def _answers(model: FasterRCNN, monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.Tensor, ...]]:
+    """What is asked of each box head and what it answers: RoIs, their images, logits, deltas."""
+    asked, classify = [], model.classify
+
+    def kept(features, boxes, image, head):
+        found = classify(features, boxes, image, head)
+        asked.append((boxes.detach(), image, *(each.detach() for each in found)))
+        return found
+
+    monkeypatch.setattr(model, "classify", kept)
+    return asked
+
+
+def _moved(rois: torch.Tensor, deltas: torch.Tensor, number: int, side: tuple[int, int]) -> torch.Tensor:
+    """torchvision's boxes of head ``number``, cut to the image."""
+    found = BoxCoder(CASCADE[number].weights).decode_single(deltas[:, 0], rois)
+    return clip_boxes_to_image(found, side)
+
+
+def test_a_cascade_detects_the_last_boxes_with_the_mean_of_all_scores(cascaded: FasterRCNN, monkeypatch) -> None:
+    asked, side = _answers(cascaded.eval(), monkeypatch), (96, 128)
+    with torch.no_grad():
+        features = cascaded.features(torch.rand(1, 3, *side))[0]
+        rois = torch.tensor([[10.0, 10, 50, 60], [30, 5, 120, 90], [100, 60, 127, 95]])
+        windows = torch.tensor([[128.0, 96, 128, 96]]).expand(3, 4)
+        scores, boxes = cascaded.second_stage(features, rois, torch.zeros(3, dtype=torch.int64), windows)
+    assert len(asked) == 3 and not torch.equal(asked[0][0], asked[2][0])
+    for number in (1, 2):
+        before, _, _, deltas = asked[number - 1]
+        torch.testing.assert_close(asked[number][0], _moved(before, deltas, number - 1, side))
+    torch.testing.assert_close(scores, sum(one[2].softmax(1) for one in asked) / 3)
+    last = BoxCoder(CASCADE[2].weights).decode_single(asked[2][3][:, 0], asked[2][0])
+    for kind in range(4):  # one box for all classes
+        torch.testing.assert_close(boxes[:, kind], last)
+
+
+def test_each_head_of_a_cascade_learns_from_the_boxes_of_the_one_before(cascaded: FasterRCNN, monkeypatch) -> None:
+    learned, asked, side = [], _answers(cascaded.train(), monkeypatch), (96, 128)
+    monkeypatch.setattr(cascaded, "box_loss", lambda *given: learned.append(given) or fpn_loss(*given))
+    objects = torch.tensor([[20.0, 20, 60, 60], [70, 30, 120, 90], [5, 60, 40, 95]])
+    labels, crowd = torch.tensor([0, 2, 1]), torch.tensor([False, False, True])
+    targets = [Target(objects, labels, crowd, 1), _target([], seed=2)]
+    losses = cascaded([torch.rand(3, *side), torch.rand(3, *side)], targets)
+    positives = []
+    for number, (logits, label, deltas, wanted) in enumerate(learned):
+        rois, image, answered, _ = asked[number]
+        if number:
+            before, _, _, moved = asked[number - 1]
+            torch.testing.assert_close(rois, _moved(before, moved, number - 1, side))
+        iou = torch.where(image[:, None] == 0, box_iou(rois, objects[:2]), 0)
+        best, nearest = iou.max(1)
+        expected = torch.where(best >= CASCADE[number].iou, labels[nearest] + 1, 0)
+        inside = (box_iou(rois, objects[2:])[:, 0] > 0) & (image == 0)
+        assert len(label) == len(logits) >= len(rois) - int(inside.sum())  # what lies in a crowd does not count
+        taken = torch.cat([torch.where((answered == row).all(1))[0][:1] for row in logits.detach()])
+        assert torch.equal(label, expected[taken])
+        positive = torch.where(expected > 0)[0]
+        exact = BoxCoder(CASCADE[number].weights).encode_single(objects[nearest[positive]], rois[positive])
+        torch.testing.assert_close(wanted, exact)
+        assert len(deltas) == len(positive)
+        positives.append(len(positive))
+    assert len(learned) == 3 and min(positives) > 0
+    each = [fpn_loss(*given) for given in learned]
+    for name, place in (("loss_classifier", 0), ("loss_box_reg", 1)):
+        mean = sum(stage.share * one[place] for stage, one in zip(CASCADE, each, strict=True)) / len(learned[0][1])
+        torch.testing.assert_close(losses[name], mean)
+    sum(losses.values()).backward()
+    assert all(parameter.grad is not None for parameter in cascaded.roi_heads.parameters())
+
+
+def test_published_weights_of_a_detector_have_one_box_head() -> None:
+    with pytest.raises(ValidationError, match="heads is 2, and the published weights of fasterrcnn_resnet50_fpn have"):
+        FpnModelConfig(name="fasterrcnn_resnet50_fpn", heads=2)
+    FpnModelConfig(name="fasterrcnn_resnet50_fpn", heads=2, start="none")

@@ -42,14 +42,15 @@ def exported(checkpoint: Path) -> Path:
 def make(folder: Path) -> None:
     """A model that was not trained, but whose scores and boxes spread so that there is something to compare."""
     torch.manual_seed(3)
-    config = FpnModelConfig(min_size=192, max_size=320)
+    config = FpnModelConfig(min_size=192, max_size=320, heads=2)
     model = build_model(config, 3)
     load_pretrained(model, config.name)
     with torch.no_grad():
         model.rpn.head.cls_logits.weight.mul_(30)
         model.rpn.head.bbox_pred.weight.mul_(5)
-        model.roi_heads.box_predictor.cls_score.weight.mul_(10)
-        model.roi_heads.box_predictor.bbox_pred.weight.mul_(3)
+        for _, head in model.box_heads:
+            head["box_predictor"].cls_score.weight.mul_(10)
+            head["box_predictor"].bbox_pred.weight.mul_(3)
     card = ModelMetadata.of(model, config, LabelMap.from_names(["stop", "yield", "merge"]), 0.25)
     path = folder / "some.safetensors"
     tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
@@ -96,10 +97,10 @@ def test_boxes_stay_inside_a_tiny_image(exported: Path) -> None:
 def test_an_image_where_nothing_is_found(checkpoint: Path, exported: Path, tmp_path: Path) -> None:
     detector, model = load(checkpoint), onnx.load(exported)
     with torch.no_grad():
-        bias = detector.model.roi_heads.box_predictor.cls_score.bias
-        (own,) = [one for one in model.graph.initializer if np.array_equal(onnx.numpy_helper.to_array(one), bias)]
-        bias[0] += 1e4  # everything is background
-    own.CopyFrom(onnx.numpy_helper.from_array(bias.detach().numpy(), own.name))
+        for bias in (head["box_predictor"].cls_score.bias for _, head in detector.model.box_heads):
+            (own,) = [one for one in model.graph.initializer if np.array_equal(onnx.numpy_helper.to_array(one), bias)]
+            bias[0] += 1e4  # everything is background
+            own.CopyFrom(onnx.numpy_helper.from_array(bias.numpy(), own.name))
     onnx.save_model(model, tmp_path / "blind.onnx")
     blind = load_onnx(tmp_path / "blind.onnx")
     found = blind.detect(probe_images()[0])

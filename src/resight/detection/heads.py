@@ -24,6 +24,18 @@ class FPNBoxPredictor(faster_rcnn.FastRCNNPredictor):
         return logits, deltas.unflatten(1, (-1, 4))
 
 
+class SharedBoxPredictor(FPNBoxPredictor):
+    """One box for all classes: its deltas ``[N, K + 1, 4]`` are the same for each."""
+
+    def __init__(self, width: int, num_classes: int) -> None:
+        super().__init__(width, num_classes)
+        self.bbox_pred = nn.Linear(width, 4)
+
+    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        logits, deltas = super().forward(hidden)
+        return logits, deltas.expand(-1, logits.shape[1], 4)
+
+
 def set_norm_eps(model: DetectionModel, eps: float) -> None:
     """The epsilon that all BatchNorm of trained weights had, where it is not the architecture's."""
     model.norm_eps = eps

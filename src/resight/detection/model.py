@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +16,12 @@ from .processes import SINGLE_PROCESS, Shared
 class DetectionModel(nn.Module, ABC):
     """``model(images, targets) -> losses``; ``model(images) -> list of Instances``."""
 
-    # Heads with a row (or four) for each class, by their names, and whether the first is background's.
-    class_heads: ClassVar[dict[str, bool]]
     norm_eps: float | None = None  # of its BatchNorm, where that is not the architecture's own
+
+    @property
+    @abstractmethod
+    def class_heads(self) -> dict[str, bool]:
+        """The heads with a row (or four) for each class, by their names, and whether the first is background's."""
 
     @property
     @abstractmethod

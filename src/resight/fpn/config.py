@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import SerializeAsAny, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from ..config.most_detections import MostDetections, check_most
 from ..config.tree import OWN_DETECTIONS, OWN_SECTION, Config, ModelConfig
@@ -11,6 +11,8 @@ from .specs import SPECS, TORCHVISION
 
 class FpnModelConfig(ModelConfig):
     dialect: ClassVar[Literal["fpn", "tfod"]] = "fpn"
+
+    heads: int = Field(1, ge=1, le=3, description="box heads in cascade, each refining the boxes of the one before")
 
     @model_validator(mode="before")
     @classmethod
@@ -27,6 +29,8 @@ class FpnModelConfig(ModelConfig):
             raise ValueError(OWN_SECTION)
         if self.detections is None:
             raise ValueError(OWN_DETECTIONS)
+        if self.heads > 1 and self.name in TORCHVISION and self.start == "pretrained":
+            raise ValueError(f"heads is {self.heads}, and the published weights of {self.name} have one box head")
         return self
 
     @property

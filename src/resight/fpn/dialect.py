@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +21,7 @@ from ..detection import box_coder
 from ..detection.anchors import AnchorSettings
 from ..detection.boxes import Instances, clip, rescale
 from ..detection.folding import example, fold_batchnorm
-from ..detection.heads import FPNBoxPredictor, RPNHead
+from ..detection.heads import FPNBoxPredictor, RPNHead, SharedBoxPredictor
 from ..detection.model import DetectionModel
 from ..detection.parity import Parity, Stages, nms_faults
 from ..errors import ResightError, nearest
@@ -32,7 +33,8 @@ from ..random_streams import torch_stream
 from ..records.example import Record, on_image
 from ..records.reader import RecordSplit
 from . import backbones
-from .faster_rcnn import BOX_WEIGHTS, POOL_SIZE, RPN_WEIGHTS, FasterRCNN, RCNNConfig
+from .config import FpnModelConfig
+from .faster_rcnn import POOL_SIZE, RPN_WEIGHTS, FasterRCNN, RCNNConfig
 from .network_input import NetworkInput
 from .specs import TORCHVISION, FPNSpec, spec_of
 
@@ -85,20 +87,34 @@ def build(config: ModelConfig, num_classes: int, anchors: AnchorSettings | None 
         backbone = backbones.mobilenet_v3_large(config.freeze)
     channels = spec.pyramid_channels
     rpn_head = RPNHead(channels, anchors.per_location, spec.rpn_depth)
-    if spec.norm:
-        region = (channels, POOL_SIZE, POOL_SIZE)
-        box_head = FastRCNNConvFCHead(region, [channels] * 4, [spec.box_width], nn.BatchNorm2d)
-    else:
-        box_head = TwoMLPHead(channels * POOL_SIZE**2, spec.box_width)
-    predictor = FPNBoxPredictor(spec.box_width, num_classes + 1)
-    roi_heads = nn.ModuleDict({"box_head": box_head, "box_predictor": predictor})
+    assert isinstance(config, FpnModelConfig)
+    shared = config.heads > 1
+    roi_heads = _box_head(spec, num_classes, shared)
+    if shared:
+        roi_heads["cascade"] = nn.ModuleList(_box_head(spec, num_classes, shared) for _ in range(config.heads - 1))
     model = FasterRCNN(backbone, nn.ModuleDict({"head": rpn_head}), roi_heads, _rcnn_config(spec, config, anchors))
     model.eval()
     fold_batchnorm(model.backbone, example((1, 3, 64, 64)))
-    if spec.norm:
-        fold_batchnorm(nn.Sequential(*list(box_head.children())[:4]), example((1, channels, POOL_SIZE, POOL_SIZE)))
+    for _, head in model.box_heads if spec.norm else ():
+        convolutions = nn.Sequential(*list(head["box_head"].children())[:4])
+        fold_batchnorm(convolutions, example((1, channels, POOL_SIZE, POOL_SIZE)))
     # Convolutions on a CPU run about twice as fast in this layout.
     return model.to(memory_format=torch.channels_last).train()
+
+
+def _box_head(spec: FPNSpec, num_classes: int, shared: bool) -> nn.ModuleDict:
+    """
+    Args:
+        shared: one box for all classes.
+    """
+    channels = spec.pyramid_channels
+    if spec.norm:
+        region = (channels, POOL_SIZE, POOL_SIZE)
+        head: nn.Module = FastRCNNConvFCHead(region, [channels] * 4, [spec.box_width], nn.BatchNorm2d)
+    else:
+        head = TwoMLPHead(channels * POOL_SIZE**2, spec.box_width)
+    predictor = SharedBoxPredictor if shared else FPNBoxPredictor
+    return nn.ModuleDict({"box_head": head, "box_predictor": predictor(spec.box_width, num_classes + 1)})
 
 
 def _rcnn_config(spec: FPNSpec, config: ModelConfig, anchors: AnchorSettings) -> RCNNConfig:
@@ -233,6 +249,26 @@ def limit_proposals(model: DetectionModel, before: int | None, after: int) -> No
     )
 
 
+def _compare_heads(
+    parity: Parity, model: FasterRCNN, features: list[Tensor], rois: Tensor, size: tuple[int, int], stages: Stages
+) -> tuple[Tensor, Tensor]:
+    """Scores ``[P, K]`` and boxes ``[P, K, 4]`` of the classes, from what the graph's box heads answered."""
+
+    def answers(rois: Tensor, head: nn.ModuleDict) -> tuple[Tensor, Tensor]:
+        return model.classify(features, rois, torch.zeros(len(rois), dtype=torch.int64), head)
+
+    scores, box = [], rois[:, None]
+    for number, (stage, head) in enumerate(model.box_heads):
+        if number:
+            own, rois = box[:, 0], stages[f"rois{number}"][: len(rois)]
+            parity.listed(own, rois, max(size))
+        logits, deltas = (stages[f"{name}{number or ''}"][: len(rois)] for name in ("class_logits", "box_deltas"))
+        parity.second_stage(partial(answers, head=head), rois, logits, deltas)
+        scores.append(logits.softmax(1))
+        box = clip(box_coder.decode(deltas, rois[:, None], stage.weights), *size)
+    return torch.stack(scores).mean(0)[:, 1:], box[:, 1:]
+
+
 def compare_stages(parity: Parity, model: DetectionModel, pixels: Tensor, stages: Stages) -> Instances:
     assert isinstance(model, FasterRCNN)
     config = model.config
@@ -260,13 +296,7 @@ def compare_stages(parity: Parity, model: DetectionModel, pixels: Tensor, stages
         parity.wrong += nms_faults(box, score, own, config.rpn_nms_iou, config.rpn_score, floor, 1e-3)
     proposals = stages["proposals"][: len(kept)]
     parity.listed(pad_sequence(boxes)[places, levels], proposals, max(size))
-    class_logits, box_deltas = stages["class_logits"][: len(kept)], stages["box_deltas"][: len(kept)]
-    image = torch.zeros(len(proposals), dtype=torch.int64)
-    parity.second_stage(
-        lambda rois: model.classify(features, rois, image[: len(rois)]), proposals, class_logits, box_deltas
-    )
-    score = class_logits.softmax(1)[:, 1:]
-    box = clip(box_coder.decode(box_deltas, proposals[:, None], BOX_WEIGHTS), *size)[:, 1:]
+    score, box = _compare_heads(parity, model, features, proposals, size, stages)
     rows, labels = stages["kept"] % len(stages["proposals"]), stages["kept"] // len(stages["proposals"])
     found = Instances(rescale(box[rows, labels], size, (pixels.shape[1], pixels.shape[2])), score[rows, labels], labels)
     floor = float(found.scores.min()) if len(rows) == config.detections else config.score

@@ -17,7 +17,8 @@ Names:
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, Self
+from itertools import pairwise
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -38,11 +39,26 @@ from .backbones import Backbone
 from .config import fit_size
 from .ground_truth import GroundTruth
 
-BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 RPN_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 POOL_SIZE = 7
 
 fpn_loss = partial(stage_loss, beta=1 / 9)
+
+
+class Cascaded(NamedTuple):
+    """A box head of the second stage: the first takes the proposals, each other one the boxes of the one before."""
+
+    iou: float  # with an object from which a box is a positive
+    weights: box_coder.Weights
+    share: float  # of its losses
+
+
+# Cai and Vasconcelos 2018, sections 4.2 and 5.2. The first is torchvision's only one.
+CASCADE = (
+    Cascaded(0.5, (10.0, 10.0, 5.0, 5.0), 1.0),
+    Cascaded(0.6, (20.0, 20.0, 10.0, 10.0), 0.5),
+    Cascaded(0.7, (30.0, 30.0, 15.0, 15.0), 0.25),
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +92,8 @@ class FasterRCNN(DetectionModel):
     Args:
         backbone: ``[B, 3, H, W]`` -> list of ``[B, C, H, W]``, finest level first; the RoIs are pooled from those
             whose strides are ``backbone.pooled_strides``.
-        rpn, roi_heads: "head" of the first stage, "box_head" and "box_predictor" of the second.
+        rpn, roi_heads: "head" of the first stage, "box_head" and "box_predictor" of the second, and those of further
+            heads in a list "cascade".
         rpn_loss, box_loss: of the first and of the second stage.
         sampler: draws the minibatches of both.
         nms: boxes ``[N, 4]``, scores ``[N]``, groups ``[N]`` and the IoU -> indices of what is kept, best first.
@@ -84,7 +101,6 @@ class FasterRCNN(DetectionModel):
 
     mean: Tensor  # [3, 1, 1]
     std: Tensor  # [3, 1, 1]
-    class_heads: ClassVar = {"roi_heads.box_predictor.cls_score": True, "roi_heads.box_predictor.bbox_pred": True}
 
     def __init__(
         self,
@@ -105,6 +121,18 @@ class FasterRCNN(DetectionModel):
         constants |= {f"cell_anchors{i}": config.anchors.cell_anchors(i) for i in range(len(config.anchors.sizes))}
         for name, value in constants.items():
             self.register_buffer(name, value, persistent=False)
+
+    @property
+    def class_heads(self) -> dict[str, bool]:
+        names = ["roi_heads", *(f"roi_heads.cascade.{i}" for i in range(len(self.box_heads) - 1))]
+        found = {f"{name}.box_predictor.cls_score": True for name in names}
+        return found if len(names) > 1 else found | {"roi_heads.box_predictor.bbox_pred": True}
+
+    @property
+    def box_heads(self) -> list[tuple[Cascaded, nn.ModuleDict]]:
+        """Of each head of the second stage how it is used, and its "box_head" and "box_predictor"."""
+        cascade = self.roi_heads["cascade"].children() if len(self.roi_heads) > 2 else ()
+        return list(zip(CASCADE, [self.roi_heads, *cascade], strict=False))
 
     @property
     def anchors(self) -> AnchorSettings:
@@ -166,10 +194,8 @@ class FasterRCNN(DetectionModel):
         windows = sent(windows_of(small), features[0].device)
         proposals, there = self.propose(logits, deltas, anchors, windows, training=False)
         image, row = torch.where(there)
-        rois = proposals[image, row]
-        scores, boxes = self.classify(features, rois, image)
-        boxes = box_coder.decode(boxes, rois[:, None], BOX_WEIGHTS)
-        found = self.postprocess_detections(scores.softmax(-1), boxes, image, windows)
+        scores, boxes = self.second_stage(features, proposals[image, row], image, windows[image])
+        found = self.postprocess_detections(scores, boxes, image, windows)
         return [
             Instances(
                 rescale(one.boxes, (before.shape[1], before.shape[2]), (after.shape[1], after.shape[2])),
@@ -236,11 +262,30 @@ class FasterRCNN(DetectionModel):
         values, index = kept.topk(min(limit, kept.shape[1]), dim=1)
         return torch.where(values > -torch.inf, index, -1)
 
-    def classify(self, features: list[Tensor], boxes: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+    def second_stage(
+        self, features: list[Tensor], rois: Tensor, image: Tensor, windows: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Class scores ``[R, K + 1]``, the mean of all heads, and boxes ``[R, K + 1, 4]``, those of the last.
+
+        Args:
+            rois: ``[R, 4]`` proposals in ``image`` ``[R]``, whose windows are ``windows`` ``[R, 4]``.
+        """
+        found, boxes = [], rois[:, None]
+        for number, (stage, head) in enumerate(self.box_heads):
+            if number:
+                rois = within(boxes[:, :1], windows)[:, 0]
+            logits, deltas = self.classify(features, rois, image, head)
+            boxes = box_coder.decode(deltas, rois[:, None], stage.weights)
+            found.append(logits.softmax(-1))
+        return torch.stack(found).mean(0), boxes
+
+    def classify(
+        self, features: list[Tensor], boxes: Tensor, image: Tensor, head: nn.ModuleDict
+    ) -> tuple[Tensor, Tensor]:
         """Class logits ``[R, K + 1]`` and box deltas ``[R, K + 1, 4]`` of ``boxes`` ``[R, 4]`` in ``image`` ``[R]``."""
         strides = self.backbone.pooled_strides
         rois = pool(features[: len(strides)], strides, boxes, image, POOL_SIZE)
-        return self.roi_heads["box_predictor"](self.roi_heads["box_head"](rois))
+        return head["box_predictor"](head["box_head"](rois))
 
     def postprocess_detections(self, scores: Tensor, boxes: Tensor, image: Tensor, windows: Tensor) -> list[Instances]:
         """The detections, on the CPU, from class scores ``[R, K + 1]`` and boxes ``[R, K + 1, 4]``: the last NMS.
@@ -278,7 +323,7 @@ class FasterRCNN(DetectionModel):
         proposals, there = self.propose(logits, deltas, anchors, windows, training=True)
         # True boxes are proposals too: without them the second stage would see few positives at first.
         proposals, there = torch.cat([proposals, truth.boxes], 1), torch.cat([there, truth.there], 1)
-        classifier, box, rois = self._box_losses(features, proposals, there, truth, generators)
+        classifier, box, rois = self._box_losses(features, proposals, there, truth, generators, windows)
         drawn, rois = (max(count, 1) for count in shared.counts([drawn, rois]))
         return {
             "loss_objectness": objectness / drawn,
@@ -324,19 +369,35 @@ class FasterRCNN(DetectionModel):
         there: Tensor,
         truth: GroundTruth,
         generators: list[Generator],
+        windows: Tensor,
     ) -> tuple[Tensor, Tensor, float]:
         """Class and box loss, summed, and the number of proposals drawn."""
-        config = self.config
-        matches = truth.match(proposals, 0.5, 0.5, allow_low_quality_matches=False)
+        config, (first, head) = self.config, self.box_heads[0]
+        matches = truth.match(proposals, first.iou, first.iou, allow_low_quality_matches=False)
         matches = torch.where(there, matches, matcher.IGNORED)
         drawn = self.sampler(matches, config.box_batch, config.box_positive, generators)
         boxes, match = proposals.flatten(0, 1)[drawn.index], matches.flatten()[drawn.index]
         rows = truth.rows(drawn.image, match)
         label = torch.where(match >= 0, truth.labels.flatten()[rows] + 1, 0)
-        scores, deltas = self.classify(features, boxes, drawn.image)
-        wanted = box_coder.encode(truth.boxes.flatten(0, 1)[drawn.positives(rows)], drawn.positives(boxes), BOX_WEIGHTS)
+        scores, deltas = self.classify(features, boxes, drawn.image, head)
+        wanted = box_coder.encode(
+            truth.boxes.flatten(0, 1)[drawn.positives(rows)], drawn.positives(boxes), first.weights
+        )
         own = drawn.positives(deltas)[torch.arange(len(wanted), device=label.device), drawn.positives(label)]
         class_loss, box_loss = self.box_loss(scores, label, own, wanted)
+        for (before, _), (stage, head) in pairwise(self.box_heads):
+            boxes = box_coder.decode(deltas[:, :1].detach(), boxes[:, None], before.weights)
+            boxes = within(boxes, windows[drawn.image])[:, 0]
+            padded = pad_sequence(boxes.split(drawn.sizes), batch_first=True)
+            matches = truth.match(padded, stage.iou, stage.iou, allow_low_quality_matches=False)
+            match = torch.cat([own[:size] for own, size in zip(matches, drawn.sizes, strict=True)])
+            rows, positive = truth.rows(drawn.image, match), torch.where(match >= 0)[0]
+            label = torch.where(match >= 0, truth.labels.flatten()[rows] + 1, 0)
+            scores, deltas = self.classify(features, boxes, drawn.image, head)
+            wanted = box_coder.encode(truth.boxes.flatten(0, 1)[rows[positive]], boxes[positive], stage.weights)
+            kept = match != matcher.IGNORED
+            classes, places = self.box_loss(scores[kept], label[kept], deltas[positive, 0], wanted)
+            class_loss, box_loss = class_loss + stage.share * classes, box_loss + stage.share * places
         return class_loss, box_loss, len(label)
 
 

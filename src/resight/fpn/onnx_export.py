@@ -22,7 +22,7 @@ from ..detection.model import DetectionModel
 from ..detection.onnx_graph import OPSET, Builder
 from ..detection.roi_align import SAMPLES, assign_levels
 from ..detection.stages import STAGE
-from .faster_rcnn import BOX_WEIGHTS, POOL_SIZE, RPN_WEIGHTS, FasterRCNN, RCNNConfig
+from .faster_rcnn import POOL_SIZE, RPN_WEIGHTS, FasterRCNN, RCNNConfig
 
 # Steps whose shapes depend on data or on the image are opaque to torch.export: it sees their output shapes only, and
 # each becomes the ONNX operators written below. They are never run in PyTorch.
@@ -132,24 +132,33 @@ class Exportable(nn.Module):
         features = self.model.backbone(batch)
         logits, deltas = self.model.rpn["head"](features)
         proposals, chosen, rpn_kept = self._propose(batch, features, logits, deltas, size)
-        rois = self._pool(batch, features, proposals)
-        class_logits, box_deltas = self.model.roi_heads["box_predictor"](self.model.roi_heads["box_head"](rois))
-        boxes = _clip(box_coder.decode(box_deltas, proposals[:, None], BOX_WEIGHTS), size)[:, 1:]
-        boxes = boxes.transpose(0, 1)  # [K, P, 4]
-        scores = class_logits.softmax(-1)[:, 1:].transpose(0, 1)
+        rois, boxes, head_scores, head_stages = proposals, proposals[:, None], [], []
+        for number, (stage, head) in enumerate(self.model.box_heads):
+            if number:
+                rois = boxes[:, 0]
+                head_stages.append(rois)
+            class_logits, box_deltas = head["box_predictor"](head["box_head"](self._pool(batch, features, rois)))
+            boxes = _clip(box_coder.decode(box_deltas, rois[:, None], stage.weights), size)
+            head_scores.append(class_logits.softmax(-1))
+            head_stages += [class_logits, box_deltas]
+        boxes = boxes[:, 1:].transpose(0, 1)  # [K, P, 4]
+        scores = torch.stack(head_scores).mean(0)[:, 1:].transpose(0, 1)
         scores = torch.where(big_enough(proposals, 1e-3)[None] & big_enough(boxes, 1e-2), scores, -1.0)
         index = torch.ops.resight.nms(boxes, scores, self.config.nms_iou, self.config.score, self.config.detections)
         index = index[index >= 0]
         labels = torch.div(index, boxes.shape[1], rounding_mode="floor")
         found = boxes.reshape(-1, 4)[index] * scale, scores.reshape(-1)[index], labels
-        return *found, *logits, *deltas, *chosen, rpn_kept, proposals, class_logits, box_deltas, index
+        return *found, *logits, *deltas, *chosen, rpn_kept, proposals, *head_stages, index
 
     @property
     def stages(self) -> list[str]:
         """Names of what comes behind the labels."""
         levels = range(len(self.model.config.anchors.sizes))
         by_level = [f"{name}{level}" for name in ("rpn_logits", "rpn_deltas", "rpn_best") for level in levels]
-        return [STAGE + name for name in (*by_level, "rpn_kept", "proposals", "class_logits", "box_deltas", "kept")]
+        by_head = ["class_logits", "box_deltas"]
+        for number in range(1, len(self.model.box_heads)):
+            by_head += [f"{name}{number}" for name in ("rois", "class_logits", "box_deltas")]
+        return [STAGE + name for name in (*by_level, "rpn_kept", "proposals", *by_head, "kept")]
 
     def _propose(
         self, batch: Tensor, features: Any, logits: Any, deltas: Any, size: Tensor

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -101,7 +100,6 @@ class TfodRCNN(DetectionModel):
         nms: as :func:`.boxes.grouped_nms`, in both stages: of images in the first, of their classes in the second.
     """
 
-    class_heads: ClassVar = {"predictor.classes": True, "predictor.box": False}
     mean: Tensor  # [3]
     fill: Tensor  # [3], of the padding
     cells: Tensor  # [A, 4], the anchors of the first place
@@ -134,6 +132,10 @@ class TfodRCNN(DetectionModel):
             self.register_buffer(name, value, persistent=False)
         self.register_buffer("fill", torch.tensor(self.tfod.pad_value, device="cpu"), persistent=False)
         self.border = parts.matmul_border if self.tfod.matmul_crop else parts.native_border
+
+    @property
+    def class_heads(self) -> dict[str, bool]:
+        return {"predictor.classes": True, "predictor.box": False}
 
     @property
     def anchors(self) -> AnchorSettings:

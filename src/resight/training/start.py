@@ -64,7 +64,7 @@ def find_start(config: Config, resumed: Checkpoint | None = None) -> tuple[Start
         variables, start_type = read_checkpoint(found.prefix), config.model.start_type
         return Start(None, lambda net, _: list(load_start(net, variables, start_type).new)), config
     start = load_checkpoint(find_checkpoint(place))
-    config = _inherited(config, start.card.model, ("name", "min_size", "max_size", "detections", "tfod"))
+    config = _inherited(config, start.card.model, ("name", "min_size", "max_size", "detections", "heads", "tfod"))
     return Start(start.card.anchors, partial(_initialize, start, model.start)), config
 
 
@@ -122,7 +122,8 @@ def start_files(config: Config, folder: Path | None = None) -> dict[str, Path]:
 
 def _inherited(config: Config, model: ModelConfig, keys: tuple[str, ...]) -> Config:
     own = config.model.model_fields_set
-    return _changed(config, {key: getattr(model, key) for key in keys if key not in own})
+    known = type(model).model_fields
+    return _changed(config, {key: getattr(model, key) for key in keys if key in known and key not in own})
 
 
 def _changed(config: Config, changes: dict[str, Any]) -> Config:
