@@ -67,16 +67,15 @@ def reachable_iou(sizes: np.ndarray, centers: np.ndarray, settings: AnchorSettin
 def fit_anchors(sizes: np.ndarray, centers: np.ndarray, strides: list[int], per_level: int = 2) -> AnchorSettings:
     """Anchors that suit the training boxes ``sizes`` ``[N, 2]`` (width, height) in pixels of the network input.
 
-    Three ratios at the 1/6, 1/2 and 5/6 quantiles of log(height / width); sizes of a level ``per_level`` steps of an
-    octave, of the next level twice that; the smallest is the one with the best mean reachable IoU. Of very many boxes
-    a part, spread evenly over them, is looked at.
+    Three ratios, the means that k-means finds of log(height / width), so that shapes of which there are few have one,
+    too; sizes of a level ``per_level`` steps of an octave, of the next level twice that; the smallest is the one with
+    the best mean reachable IoU. Of very many boxes a part, spread evenly over them, is looked at.
     """
     every = -(-len(sizes) // MOST_BOXES) or 1
     sizes, centers = sizes[::every], centers[::every]
     if len(sizes) == 0:
         return AnchorSettings(tuple(tuple(4.0 * s * 2 ** (i / per_level) for i in range(per_level)) for s in strides))
-    log_ratio = np.log(sizes[:, 1] / sizes[:, 0])
-    low, mid, high = np.quantile(log_ratio, [1 / 6, 1 / 2, 5 / 6])
+    low, mid, high = _means(np.log(sizes[:, 1] / sizes[:, 0]))
     # Scale jitter, crops and boxes not yet seen want some width around what the training set happens to hold.
     ratios = tuple(round(float(np.exp(r)), 3) for r in (min(low, mid - 0.3), mid, max(high, mid + 0.3)))
 
@@ -89,3 +88,14 @@ def fit_anchors(sizes: np.ndarray, centers: np.ndarray, strides: list[int], per_
 
     options = [candidate(strides[0] * factor) for factor in np.geomspace(0.75, 8, 15)]
     return max(options, key=lambda option: float(reachable_iou(sizes, centers, option, strides).mean()))
+
+
+def _means(values: np.ndarray) -> np.ndarray:
+    """``[3]``, ascending: the means of k-means with three groups of ``values`` ``[N]``, from their sixths (Lloyd)."""
+    means = np.quantile(values, [1 / 6, 1 / 2, 5 / 6])
+    for _ in range(100):
+        own = np.abs(values[:, None] - means).argmin(1)
+        before, means = means, np.array([values[own == k].mean() if k in own else means[k] for k in range(3)])
+        if (means == before).all():
+            break
+    return means
