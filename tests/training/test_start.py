@@ -6,7 +6,7 @@ import pytest
 
 from resight.dialect import load_config
 from resight.errors import ResightError
-from resight.models.checkpoints import load_checkpoint, save_checkpoint
+from resight.models.checkpoints import ModelMetadata, load_checkpoint, save_checkpoint
 from resight.training import start
 from resight.training.start import find_start
 
@@ -56,3 +56,18 @@ def test_the_sizes_are_those_of_the_start_where_only_its_name_is_set_too(name, u
     save_checkpoint(path, replace(made, card=replace(made.card, model=model)))
     found = model_of(start=str(path), name=name)
     assert (found.min_size, found.max_size) == (512, 512)
+
+
+def test_heads_are_those_of_the_start_and_one_where_it_was_stored_before_there_were_more(untrained, tmp_path):
+    assert model_of().heads == model_of(start="none").heads == 2
+    assert model_of(name="fasterrcnn_resnet50_fpn").heads == 1
+    known = load_checkpoint(untrained).card.to_json()
+    for heads in (None, 1, 3):
+        stored = {**known, "model": {key: value for key, value in known["model"].items() if key != "heads"}}
+        stored["model"] |= {"heads": heads} if heads else {}
+        made = replace(load_checkpoint(untrained), card=ModelMetadata.from_json(stored))
+        path = tmp_path / f"{heads}.safetensors"
+        save_checkpoint(path, made)
+        assert model_of(start=str(path)).heads == (heads or 1)
+        assert find_start(load_config(None), made)[1].model.heads == (heads or 1)
+        assert model_of(start=str(path), heads=2).heads == 2

@@ -105,6 +105,10 @@ class ModelConfig(Section, ABC):
         """What makes these the sides of the network's input."""
         return f"`--size {low},{high}`"
 
+    def as_stored(self) -> Self:
+        """What a model is whose configuration was stored by a version that did not have all of today's options."""
+        return self
+
     @abstractmethod
     def with_detections(self, most: int) -> Self:
         """The same model with ``most`` detections of an image, and of a class in it."""

@@ -12,16 +12,16 @@ from .specs import SPECS, TORCHVISION
 class FpnModelConfig(ModelConfig):
     dialect: ClassVar[Literal["fpn", "tfod"]] = "fpn"
 
-    heads: int = Field(1, ge=1, le=3, description="box heads in cascade, each refining the boxes of the one before")
+    heads: int = Field(2, ge=1, le=3, description="box heads in cascade, each refining the boxes of the one before")
 
     @model_validator(mode="before")
     @classmethod
     def _own_sizes(cls, values: Any) -> Any:
-        """torchvision's models have sizes of their own, which their weights were trained at."""
+        """torchvision's models have sizes of their own, which their weights were trained at, and one box head."""
         name = values.get("name") if isinstance(values, dict) else None
         if not isinstance(name, str) or name not in TORCHVISION:
             return values
-        return {"min_size": SPECS[name].min_size, "max_size": SPECS[name].max_size, **values}
+        return {"min_size": SPECS[name].min_size, "max_size": SPECS[name].max_size, "heads": 1, **values}
 
     @model_validator(mode="after")
     def _own_rules(self) -> Self:
@@ -32,6 +32,9 @@ class FpnModelConfig(ModelConfig):
         if self.heads > 1 and self.name in TORCHVISION and self.start == "pretrained":
             raise ValueError(f"heads is {self.heads}, and the published weights of {self.name} have one box head")
         return self
+
+    def as_stored(self) -> Self:
+        return self if "heads" in self.model_fields_set else self.model_copy(update={"heads": 1})
 
     @property
     def most(self) -> MostDetections:
