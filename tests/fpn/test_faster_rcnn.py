@@ -144,7 +144,7 @@ def test_a_training_pass_on_a_gpu_hardly_waits_and_has_the_losses_of_a_cpu(prete
         counts.waits.clear(), counts.operators.clear()
         losses = torch.stack(list(on_device(there, targets).values())).tolist()  # which waits once
         assert counts.waited <= 12, counts.waits
-        assert counts.launched <= 1200, counts.operators
+        assert counts.launched <= 1550, counts.operators
     assert losses == pytest.approx(list(expected.values()), rel=1e-4)
 
 
@@ -163,7 +163,7 @@ def test_detection_on_a_gpu_hardly_waits_and_finds_what_a_cpu_does(pretended_cud
             there = [image.to("cuda") for image in images[: len(expected)]]
             counts.waits.clear()
             found = on_device(there)
-            assert counts.waited <= 6, counts.waits
+            assert counts.waited <= 7, counts.waits  # one of them for the RoIs of the second box head
             for one, other in zip(found, expected, strict=True):
                 assert len(other.boxes) == 100 and torch.equal(one.labels, other.labels)
                 torch.testing.assert_close(one.boxes, other.boxes, rtol=1e-3, atol=1e-3)
