@@ -1,8 +1,9 @@
 """The FPN dialect: Faster R-CNN (Ren et al. 2015) on a feature pyramid (Lin et al. 2017).
 
-Equal in its numbers to ``torchvision.models.detection.FasterRCNN``; parameter names are the same. It differs in what
-training needs: minibatches are drawn by a generator of each image, crowd boxes are neither object nor background,
-images without boxes are ordinary, BatchNorm statistics stay as they are.
+With one box head equal in its numbers to ``torchvision.models.detection.FasterRCNN``, parameter names included;
+with more it is a Cascade R-CNN (Cai and Vasconcelos 2018). It differs in what training needs: minibatches are drawn by
+a generator of each image, crowd boxes are neither object nor background, images without boxes are ordinary, BatchNorm
+statistics stay as they are.
 
 Shapes:
     B images of a batch, all padded to H x W; K classes without background; G objects of an image.
@@ -53,7 +54,7 @@ class Cascaded(NamedTuple):
     share: float  # of its losses
 
 
-# Cai and Vasconcelos 2018, sections 4.2 and 5.2. The first is torchvision's only one.
+# IoU and weights are those of Cai and Vasconcelos 2018, the shares mmdetection's. The first is torchvision's only head.
 CASCADE = (
     Cascaded(0.5, (10.0, 10.0, 5.0, 5.0), 1.0),
     Cascaded(0.6, (20.0, 20.0, 10.0, 10.0), 0.5),
