@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 MOST_BOXES = 20_000  # that anchors are fitted to
+POSITIVE = 0.7  # IoU with an object from which an anchor is a positive (Ren et al. 2015, section 3.1.2)
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def fit_anchors(sizes: np.ndarray, centers: np.ndarray, strides: list[int], per_
 
     Three ratios, the means that k-means finds of log(height / width), so that shapes of which there are few have one,
     too; sizes of a level ``per_level`` steps of an octave, of the next level twice that; the smallest is the one with
-    the best mean reachable IoU. Of very many boxes a part, spread evenly over them, is looked at.
+    the best mean reachable IoU. What is beyond POSITIVE gains nothing there: an anchor is a positive anyway, and small
+    boxes need those anchors more. Of very many boxes a part, spread evenly over them, is looked at.
     """
     every = -(-len(sizes) // MOST_BOXES) or 1
     sizes, centers = sizes[::every], centers[::every]
@@ -87,7 +89,8 @@ def fit_anchors(sizes: np.ndarray, centers: np.ndarray, strides: list[int], per_
         return AnchorSettings(tuple(levels), ratios)
 
     options = [candidate(strides[0] * factor) for factor in np.geomspace(0.75, 8, 15)]
-    return max(options, key=lambda option: float(reachable_iou(sizes, centers, option, strides).mean()))
+    reached = [np.minimum(reachable_iou(sizes, centers, option, strides), POSITIVE).mean() for option in options]
+    return options[int(np.argmax(reached))]
 
 
 def _means(values: np.ndarray) -> np.ndarray:
