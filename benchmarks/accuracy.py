@@ -10,7 +10,8 @@ measured lies in `accuracy/SET/`: a `.json` with the numbers, and an `.npz` with
 intervals. It is not measured twice, and a training that was interrupted goes on in its folder below RUNS, where the
 detections themselves are, too. Several processes can share RUNS, each on a core of its own (`--core`). Without RUNS
 the tables are printed, and nothing else is done. A setting whose values change is measured again; what a change of the
-code changes is not noticed: remove what was measured, or give the setting another name.
+code changes is not noticed: remove what was measured, or give the setting another name. What was measured before the
+default changed is in `accuracy/before/` (`--results`).
 
 `signs` is a Pascal VOC folder of numbered images; fifteen consecutive numbers are a group, and no group is parted.
 `scenes` is drawn: drives past signs that are twice as tall in a third of them and small in another. A group is a drive.
@@ -274,6 +275,10 @@ def measured(job: Job, results: Path) -> dict[str, Any]:
     return facts | {"numbers": numbers_of(matches, DRAWS, job.fold), "counts": matches.counts}
 
 
+def measured_settings(results: Path) -> list[str]:
+    return sorted({file.stem.rsplit("-", 2)[0] for file in results.glob("*.json")})
+
+
 def difference(ours: Sequence[Numbers], others: Sequence[Numbers], part: str, measure: int) -> tuple[float, ...]:
     """How much more ours are than the others on the same folds, and the ends of its 95 % interval."""
     mean = mean_of([mine[part][measure] - theirs[part][measure] for mine, theirs in zip(ours, others, strict=True)])
@@ -322,7 +327,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", type=Path, nargs="?", help="folder of records and trainings; absent: only the tables")
     parser.add_argument("--voc", type=Path, help="Pascal VOC folder of the set signs")
     parser.add_argument("--steps", type=int, nargs="*", choices=RUNGS, default=list(RUNGS), help="which rungs")
-    parser.add_argument("--only", nargs="*", choices=SETTINGS, default=list(SETTINGS), help="which settings")
+    parser.add_argument("--only", nargs="*", choices=SETTINGS, help="which settings; by default all")
     parser.add_argument("--every-part", action="store_true", help="tables of all sizes, shapes and classes")
     parser.add_argument("--results", type=Path, default=HOME, help="folder of what was measured")
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)), help="the core to run on")
@@ -333,7 +338,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.runs and not measure_all(options, options.runs / options.set, results):
         return 75
     for steps in options.steps:
-        report(results, steps, options.only, options.every_part)
+        report(results, steps, options.only or measured_settings(results), options.every_part)
     return 0
 
 
@@ -350,7 +355,9 @@ def measure_all(options: argparse.Namespace, runs: Path, results: Path) -> bool:
     for steps in options.steps:
         for job in jobs_of(steps, results):
             folder, data = folders[job.fold], digests[job.fold]
-            if job.setting not in options.only or is_same(job.file(results), config_of(job, folder), data):
+            if job.setting not in (options.only or SETTINGS) or is_same(
+                job.file(results), config_of(job, folder), data
+            ):
                 continue
             try:
                 with FileLock(runs / f"{job.file(results).stem}.lock", timeout=0):
