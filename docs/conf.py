@@ -8,6 +8,7 @@ from typing import Any, get_type_hints
 
 import resight
 from resight.config.toml_text import toml_value
+from resight.fpn.config import FpnTree
 from resight.tfod.config import TfodTree
 
 project = "Resight"
@@ -29,9 +30,12 @@ html_theme_options = {"show_prev_next": False, "navigation_with_keys": False}
 
 def configuration() -> Iterator[str]:
     """A table for each section of the configuration's types: key, type, default, description."""
-    schema = TfodTree.model_json_schema()  # which has every key
+    schema, other = (tree.model_json_schema() for tree in (TfodTree, FpnTree))
+    types = other["$defs"] | schema["$defs"]
+    own = types["FpnModelConfig"]["properties"]
+    types["TfodModelConfig"]["properties"] = own | types["TfodModelConfig"]["properties"]
     for name, field in schema["properties"].items():
-        yield from _section(name, field, schema["$defs"])
+        yield from _section(name, field, types)
 
 
 def _section(title: str, field: dict[str, Any], types: dict[str, Any]) -> Iterator[str]:

@@ -206,9 +206,10 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
 
 def all_keys() -> list[str]:
     """Every key of the configuration, ``train.steps``, those of either dialect among them."""
+    from .fpn.config import FpnTree
     from .tfod.config import TfodTree
 
-    return keys_of(TfodTree)
+    return list(dict.fromkeys([*keys_of(TfodTree), *keys_of(FpnTree)]))
 
 
 def load_config(path: str | os.PathLike[str] | None = None, overrides: Mapping[str, Any] | None = None) -> Config:

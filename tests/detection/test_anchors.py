@@ -48,10 +48,11 @@ def test_fitted_anchors_reach_more_than_the_default_on_odd_shapes(side: float) -
     assert fit_anchors(sizes, centers, strides) == fitted
 
 
-def test_a_rare_shape_has_an_anchor() -> None:
+@pytest.mark.parametrize("spread", [0.0, 1.0])
+def test_a_rare_shape_has_an_anchor(spread: float) -> None:
     """One box in ten is tall, as traffic lights are among signs."""
     rng = np.random.default_rng(0)
-    ratios = np.where(np.arange(300) % 10, rng.normal(1.0, 0.05, 300), rng.normal(2.5, 0.2, 300))
+    ratios = np.where(np.arange(300) % 10, rng.normal(1.0, 0.05 * spread, 300), rng.normal(2.5, 0.2 * spread, 300))
     sides, centers = rng.uniform(20, 120, 300), rng.uniform(100, 500, (300, 2))
     sizes, strides = np.stack([sides / np.sqrt(ratios), sides * np.sqrt(ratios)], 1), [8, 16, 32, 64]
     fitted = fit_anchors(sizes, centers, strides)

@@ -95,6 +95,7 @@ def test_names_of_both_dialects_make_groups():
         "backbone.conv4.11.conv2": "backbone.conv4",
         "backbone.fpn.inner_blocks.0.0/node": "backbone.fpn",
         "roi_heads.box_head.fc6/node/WithoutBiases": "box_head",
+        "roi_heads.cascade.0.box_head.fc6/node": "cascade.0.box_head",
         "head.conv5.0.conv1": "head",
         "predictor.box": "predictor",
     }

@@ -21,7 +21,7 @@ from resight.exporting.pictures import probe_images
 from resight.fpn.config import FpnModelConfig
 from resight.fpn.onnx_export import _network_size
 from resight.fpn.pretrained import load_pretrained
-from resight.inference.detector import load
+from resight.inference.detector import Detector, load
 from resight.inference.onnx_runtime import load_onnx
 from resight.inference.openvino_runtime import compiled, openvino
 from resight.label_map import LabelMap
@@ -42,7 +42,7 @@ def exported(checkpoint: Path) -> Path:
 def make(folder: Path) -> None:
     """A model that was not trained, but whose scores and boxes spread so that there is something to compare."""
     torch.manual_seed(3)
-    config = FpnModelConfig(min_size=192, max_size=320, heads=2)
+    config = FpnModelConfig(min_size=192, max_size=320, heads=1)
     model = build_model(config, 3)
     load_pretrained(model, config.name)
     with torch.no_grad():
@@ -114,6 +114,24 @@ def test_the_comparison_notices_an_error_in_each_head_and_no_rounding(
     images = [probe_images()[0][:160, :200], np.zeros((120, 160, 3), np.uint8)]
     found = parities(load(checkpoint), load_onnx(exported, stages=True), images)
     assert [name for name, parity in found.items() if parity.ok] == ["rounding"], found
+
+
+@pytest.mark.soak
+def test_a_cascade_is_compared_head_by_head(tmp_path: Path, parities: Callable[..., dict[str, Parity]]) -> None:
+    torch.manual_seed(3)
+    config = FpnModelConfig(name="resnet10t", start="none", min_size=96, max_size=160, heads=3)
+    model = build_model(config, 3).eval()
+    with torch.no_grad():
+        for _, head in model.box_heads:
+            head["box_predictor"].cls_score.weight.mul_(10)
+    detector = Detector.of(
+        model, ModelMetadata.of(model, config, LabelMap.from_names(["stop", "yield", "merge"])), torch.device("cpu")
+    )
+    write_onnx(detector, tmp_path / "cascade.onnx")
+    weighted = {node.name.partition("/")[0] for node in onnx.load(tmp_path / "cascade.onnx").graph.node}
+    assert {f"{head}.box_head.fc6" for head in ("roi_heads", "roi_heads.cascade.0", "roi_heads.cascade.1")} <= weighted
+    found = parities(detector, load_onnx(tmp_path / "cascade.onnx", stages=True), [probe_images()[0][:160, :200]])
+    assert len(found) == 9 and [name for name, parity in found.items() if parity.ok] == ["rounding"], found
 
 
 def test_the_comparison_notices_another_rule(checkpoint: Path, exported: Path) -> None:

@@ -89,7 +89,8 @@ class Job:
 
     def weights(self):
         path = self.folder / "last.safetensors"
-        path.write_bytes(storage.read(pointed(objects_of(self.run), LAST).address))
+        found = pointed(objects_of(self.run), LAST)
+        path.write_bytes(storage.read_range(found, 0, found.size))
         return weights_digest(load_checkpoint(path).tensors)
 
     def record(self):

@@ -70,4 +70,6 @@ def test_heads_are_those_of_the_start_and_one_where_it_was_stored_before_there_w
         save_checkpoint(path, made)
         assert model_of(start=str(path)).heads == (heads or 1)
         assert find_start(load_config(None), made)[1].model.heads == (heads or 1)
-        assert model_of(start=str(path), heads=2).heads == 2
+        with pytest.raises(ResightError, match=rf"has {heads or 1} box head.*, and model.heads is 2") as caught:
+            model_of(start=str(path), heads=2)
+        assert caught.value.fix == f"Set model.heads to {heads or 1}."

@@ -105,8 +105,8 @@ class ModelConfig(Section, ABC):
         """What makes these the sides of the network's input."""
         return f"`--size {low},{high}`"
 
-    def as_stored(self) -> Self:
-        """What a model is whose configuration was stored by a version that did not have all of today's options."""
+    def of_earlier_version(self) -> Self:
+        """What a model is whose configuration was stored, perhaps before there were all of today's options."""
         return self
 
     @abstractmethod

@@ -101,4 +101,4 @@ def _means(values: np.ndarray) -> np.ndarray:
         before, means = means, np.array([values[own == k].mean() if k in own else means[k] for k in range(3)])
         if (means == before).all():
             break
-    return means
+    return np.sort(means)

@@ -82,10 +82,9 @@ class Parity:
         A sample that lies on the border of the feature map counts or not by the last digit, so where the answers
         differ the model is asked again with the far corner a hair further in or out.
         """
-        self.proposals += len(proposals)
         if not len(proposals):
             return
-        own_logits, own_deltas = classify(proposals)
+        own_logits, own_deltas = (each.clone() for each in classify(proposals))
 
         def apart(rows: Tensor, own_logits: Tensor, own_deltas: Tensor) -> Tensor:
             score = (own_logits.softmax(1) - logits[rows].softmax(1)).abs().amax(1) / SCORE_TOLERANCE

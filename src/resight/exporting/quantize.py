@@ -117,7 +117,7 @@ def groups(body: Any) -> dict[str, list[str]]:
 def _group_of(layer: str) -> str:
     """``backbone.body.blocks.1.0.conv_pw/...`` -> ``backbone.blocks.1``."""
     parts = [part for part in layer.partition("/")[0].split(".") if part not in ("body", "roi_heads")]
-    depth = {"backbone": 3 if "blocks" in parts else 2}.get(parts[0], 1)
+    depth = {"backbone": 3 if "blocks" in parts else 2, "cascade": 3}.get(parts[0], 1)
     return ".".join(parts[:depth])
 
 

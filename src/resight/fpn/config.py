@@ -30,10 +30,11 @@ class FpnModelConfig(ModelConfig):
         if self.detections is None:
             raise ValueError(OWN_DETECTIONS)
         if self.heads > 1 and self.name in TORCHVISION and self.start == "pretrained":
-            raise ValueError(f"heads is {self.heads}, and the published weights of {self.name} have one box head")
+            message = f"heads is {self.heads}, and the published weights of {self.name} have one box head"
+            raise ValueError(f"{message}: set model.heads to 1")
         return self
 
-    def as_stored(self) -> Self:
+    def of_earlier_version(self) -> Self:
         return self if "heads" in self.model_fields_set else self.model_copy(update={"heads": 1})
 
     @property

@@ -296,6 +296,7 @@ def compare_stages(parity: Parity, model: DetectionModel, pixels: Tensor, stages
         parity.wrong += nms_faults(box, score, own, config.rpn_nms_iou, config.rpn_score, floor, 1e-3)
     proposals = stages["proposals"][: len(kept)]
     parity.listed(pad_sequence(boxes)[places, levels], proposals, max(size))
+    parity.proposals += len(kept)
     score, box = _compare_heads(parity, model, features, proposals, size, stages)
     rows, labels = stages["kept"] % len(stages["proposals"]), stages["kept"] // len(stages["proposals"])
     found = Instances(rescale(box[rows, labels], size, (pixels.shape[1], pixels.shape[2])), score[rows, labels], labels)

@@ -42,6 +42,7 @@ from .ground_truth import GroundTruth
 
 RPN_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 POOL_SIZE = 7
+NO_CLASS = -100  # of a box that is neither object nor background: PyTorch's cross-entropy leaves it out
 
 fpn_loss = partial(stage_loss, beta=1 / 9)
 
@@ -393,11 +394,11 @@ class FasterRCNN(DetectionModel):
             matches = truth.match(padded, stage.iou, stage.iou, allow_low_quality_matches=False)
             match = torch.cat([own[:size] for own, size in zip(matches, drawn.sizes, strict=True)])
             rows, positive = truth.rows(drawn.image, match), torch.where(match >= 0)[0]
-            label = torch.where(match >= 0, truth.labels.flatten()[rows] + 1, 0)
+            background = torch.where(match == matcher.IGNORED, NO_CLASS, 0)
+            label = torch.where(match >= 0, truth.labels.flatten()[rows] + 1, background)
             scores, deltas = self.classify(features, boxes, drawn.image, head)
             wanted = box_coder.encode(truth.boxes.flatten(0, 1)[rows[positive]], boxes[positive], stage.weights)
-            kept = match != matcher.IGNORED
-            classes, places = self.box_loss(scores[kept], label[kept], deltas[positive, 0], wanted)
+            classes, places = self.box_loss(scores, label, deltas[positive, 0], wanted)
             class_loss, box_loss = class_loss + stage.share * classes, box_loss + stage.share * places
         return class_loss, box_loss, len(label)
 

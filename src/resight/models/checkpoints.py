@@ -79,7 +79,7 @@ class ModelMetadata:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ModelMetadata:
         return cls(
-            model_config(data["model"]).as_stored(),
+            model_config(data["model"]).of_earlier_version(),
             parse_label_map(data["label_map"]),
             _ANCHORS.validate_python(data["anchors"]),
             _NUMBER.validate_python(data["norm_eps"]),

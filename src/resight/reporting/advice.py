@@ -144,7 +144,8 @@ def uncovered(findings: Findings) -> Iterator[Advice]:
 def losing_stage(findings: Findings) -> Iterator[Advice]:
     """The class or aspect of which one stage loses many more than of all other objects."""
     every, worst, found = findings["lost"]["all"], 0.0, None
-    for by, stage in product(("class", "aspect"), LOSES):
+    stages = [stage for stage in LOSES if stage != "no_anchor" or not any(uncovered(findings))]
+    for by, stage in product(("class", "aspect"), stages):
         for name, row in findings["lost"][by].items():
             count, objects = row[stage], row["objects"]
             others = (every[stage] - count) / max(every["objects"] - objects, 1)

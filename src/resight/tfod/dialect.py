@@ -227,6 +227,7 @@ def compare_stages(parity: Parity, model: DetectionModel, pixels: Tensor, stages
         return own_logits, own_deltas
 
     class_logits, box_deltas = stages["class_logits"][:count], stages["box_deltas"][:count]
+    parity.proposals += count
     parity.second_stage(classify, proposals, class_logits, box_deltas)
     scores = class_logits.softmax(1)[:, 1:]
     boxes = parts.decode(box_deltas, proposals[:, None]).expand(-1, scores.shape[1], -1)

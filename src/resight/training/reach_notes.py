@@ -33,8 +33,8 @@ class Poor(NamedTuple):
 
     def __str__(self) -> str:
         (iou, share), *more = self.shares.items()
-        text = f"{share:.0%} of the {self.name} at IoU {iou:g}"
-        return "".join([text, *(f", {share:.0%} at IoU {iou:g}" for iou, share in more)]).replace("IoU 0", "IoU ")
+        text = f"{share:.0%} of the {self.name} at IoU {f'{iou:g}'[1:]}"
+        return "".join([text, *(f", {share:.0%} at IoU {f'{iou:g}'[1:]}" for iou, share in more)])
 
 
 def reach_notes(split: RecordSplit, iou: np.ndarray) -> list[str]:

@@ -18,7 +18,7 @@ from ..detection.anchors import AnchorSettings
 from ..detection.heads import set_norm_eps
 from ..detection.model import DetectionModel, load_detector
 from ..dialect import dialect_of, left_by_tfod, model_config
-from ..errors import ResightError, nearest
+from ..errors import ResightError, counted, nearest
 from ..fpn.pretrained import load_pretrained, write_published
 from ..fpn.specs import spec_of
 from ..io.object_store import is_remote
@@ -65,6 +65,10 @@ def find_start(config: Config, resumed: Checkpoint | None = None) -> tuple[Start
         return Start(None, lambda net, _: list(load_start(net, variables, start_type).new)), config
     start = load_checkpoint(find_checkpoint(place))
     config = _inherited(config, start.card.model, ("name", "min_size", "max_size", "detections", "heads", "tfod"))
+    wanted, has = (getattr(model, "heads", 1) for model in (config.model, start.card.model))
+    if wanted != has and config.model.dialect == start.card.model.dialect:
+        message = f"the model of the start has {counted(has, 'box head')}, and model.heads is {wanted}"
+        raise ResightError(message, where=model.start, fix=f"Set model.heads to {has}.")
     return Start(start.card.anchors, partial(_initialize, start, model.start)), config
 
 
@@ -122,7 +126,7 @@ def start_files(config: Config, folder: Path | None = None) -> dict[str, Path]:
 
 def _inherited(config: Config, model: ModelConfig, keys: tuple[str, ...]) -> Config:
     own = config.model.model_fields_set
-    known = type(model).model_fields
+    known = type(model).model_fields.keys() & type(config.model).model_fields
     return _changed(config, {key: getattr(model, key) for key in keys if key in known and key not in own})
 
 

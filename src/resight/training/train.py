@@ -226,6 +226,7 @@ def _model_of(plan: Plan, last: Checkpoint | None, run: Path | str) -> tuple[Det
 def _changes(config: Config, run: Path) -> str:
     """What a run goes on with that is not as it was."""
     before = load_config(run / "config.toml")
+    before = before.model_copy(update={"model": before.model.of_earlier_version()})
     was, now = _length(before), _length(config)
     changes = [f"its length was {was} and is now {now}"] if was != now else []
     lengths = {"train": {key.removeprefix("train.") for key in LENGTHS}}
