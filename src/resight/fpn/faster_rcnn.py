@@ -275,7 +275,7 @@ class FasterRCNN(DetectionModel):
         found, boxes = [], rois[:, None]
         for number, (stage, head) in enumerate(self.box_heads):
             if number:
-                rois = within(boxes[:, :1], windows)[:, 0]
+                rois = next_rois(boxes, windows)
             logits, deltas = self.classify(features, rois, image, head)
             boxes = box_coder.decode(deltas, rois[:, None], stage.weights)
             found.append(logits.softmax(-1))
@@ -388,8 +388,8 @@ class FasterRCNN(DetectionModel):
         own = drawn.positives(deltas)[torch.arange(len(wanted), device=label.device), drawn.positives(label)]
         class_loss, box_loss = self.box_loss(scores, label, own, wanted)
         for (before, _), (stage, head) in pairwise(self.box_heads):
-            boxes = box_coder.decode(deltas[:, :1].detach(), boxes[:, None], before.weights)
-            boxes = within(boxes, windows[drawn.image])[:, 0]
+            decoded = box_coder.decode(deltas[:, :1].detach(), boxes[:, None], before.weights)
+            boxes = next_rois(decoded, windows[drawn.image])
             padded = pad_sequence(boxes.split(drawn.sizes), batch_first=True)
             matches = truth.match(padded, stage.iou, stage.iou, allow_low_quality_matches=False)
             match = torch.cat([own[:size] for own, size in zip(matches, drawn.sizes, strict=True)])
@@ -401,6 +401,14 @@ class FasterRCNN(DetectionModel):
             classes, places = self.box_loss(scores, label, deltas[positive, 0], wanted)
             class_loss, box_loss = class_loss + stage.share * classes, box_loss + stage.share * places
         return class_loss, box_loss, len(label)
+
+
+def next_rois(boxes: Tensor, windows: Tensor) -> Tensor:
+    """``[R, 4]``: what a further head refines, the first of ``boxes`` ``[R, C, 4]``, cut to ``windows`` ``[R, 4]``.
+
+    NaN, of a training that diverges, is 0: no level of the pyramid could be told for it.
+    """
+    return within(boxes[:, :1], windows)[:, 0].nan_to_num(0)
 
 
 def as_float(image: Tensor) -> Tensor:
