@@ -13,6 +13,7 @@ from ..records.example import Record
 from ..types import Detections
 
 SIZES = ("all", "small", "medium", "large")  # square pixels: any, < 32^2, 32^2..96^2, > 96^2
+SMALL, LARGE = 32**2, 96**2  # square pixels: up to where an object is small, and from where it is large
 STANDARD = 100  # detections of one class in one image that COCO's numbers count
 
 # An object whose area lies outside every size range is neither to be found nor wrong when found, and is matched by the

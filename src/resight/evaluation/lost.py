@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from ..types import Detections, pairwise_iou
-from .coco import GroundTruth
+from .coco import LARGE, SMALL, GroundTruth
 from .operating_point import FALSE, match
 
 COVERED, TIGHT = 0.5, 0.75  # IoU from which an object is found, and from which it is found well
-SMALL, LARGE = 32**2, 96**2  # square pixels, COCO's
 TALL = 1.5  # height / width; as much the other way round is wide
 FATES = ("found", "loose", "wrong_class", "background", "no_proposal", "no_anchor", "unknown")
 FOUND, LOOSE, WRONG_CLASS, BACKGROUND, NO_PROPOSAL, NO_ANCHOR, UNKNOWN = range(len(FATES))
@@ -90,13 +89,12 @@ def fates(
 def _detected(truth: GroundTruth, every: Detections, score: float, ignore_difficult: bool) -> np.ndarray:
     """``[5, N]`` bool, of each object of an image: found with IoU .75, with .5, called another class; on it is a
     detection of its class, whatever the score; and it counts."""
-    objects, found = np.arange(len(truth.labels)), every.above(score)
-    tight, loose = (match(truth, found, ignore_difficult, iou) for iou in (TIGHT, COVERED))
-    overlap = pairwise_iou(found.boxes, truth.boxes) >= COVERED
-    other = (overlap & (loose[0] == FALSE)[:, None] & (found.labels[:, None] != truth.labels)).any(0)
-    low = ((pairwise_iou(every.boxes, truth.boxes) >= COVERED) & (every.labels[:, None] == truth.labels)).any(0)
+    objects, reported = np.arange(len(truth.labels)), every.scores >= score
+    tight, loose = (match(truth, every.above(score), ignore_difficult, iou) for iou in (TIGHT, COVERED))
+    on, named = pairwise_iou(every.boxes, truth.boxes) >= COVERED, every.labels[:, None] == truth.labels
+    other = ((on & ~named)[reported] & (loose[0] == FALSE)[:, None]).any(0)
     counts = ~truth.ignored(ignore_difficult)
-    return np.stack([np.isin(objects, tight[1]), np.isin(objects, loose[1]), other, low, counts])
+    return np.stack([np.isin(objects, tight[1]), np.isin(objects, loose[1]), other, (on & named).any(0), counts])
 
 
 def _counts(fate: np.ndarray) -> dict[str, int]:

@@ -15,11 +15,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..evaluation.coco import SIZES, GroundTruth
+from ..evaluation.coco import SIZES, SMALL, GroundTruth
 from ..types import Detections
 from .average_precision import AT_75, Part, Rows, areas, everything, rows_of
 
-SMALL = 32**2  # square pixels up to which COCO calls an object small
 NUMBERS = ("mAP", "AP50", "AP75", f"AP_{SIZES[1]}")
 RESAMPLES = 200
 

@@ -19,6 +19,7 @@ from ..datasets.near_duplicates import group_near_duplicates
 from ..datasets.split import leaks
 from ..dialect import anchors_for, dialect_of, load_config
 from ..errors import ResightError, counted
+from ..evaluation.coco import LARGE, SMALL
 from .data_columns import DataColumns, read_columns
 from .data_suspects import find_suspects, plain_rows
 from .files import ReportFiles, check_charts, csv_text, write_charts
@@ -29,7 +30,6 @@ SIDES = (0, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1
 ASPECTS = (0, 0.125, 0.2, 0.3, 0.45, 0.65, 0.9, 1.1, 1.5, 2.2, 3.3, 5, 8)  # width / height
 CROWDING = (0, 1, 2, 3, 4, 5, 10, 20, 50, 100)  # boxes an image
 GRID = 16  # cells of the map of positions, each way
-SMALL, LARGE = 32**2, 96**2  # square pixels, COCO's
 RARE = 20  # boxes of a class: with fewer a detector hardly learns it
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 
