@@ -5,13 +5,14 @@
     python benchmarks/accuracy.py signs
 
 Settings are tables of configuration keys in `accuracy/settings.toml`. Each is trained for 150 steps on one fold, the
-best five for 300 steps on three folds, the best two of those for 1,500 steps on one; the default is in all. What was
-measured lies in `accuracy/SET/`: a `.json` with the numbers, and an `.npz` with what became of each detection, for the
-intervals. It is not measured twice, and a training that was interrupted goes on in its folder below RUNS, where the
-detections themselves are, too. Several processes can share RUNS, each on a core of its own (`--core`). Without RUNS
-the tables are printed, and nothing else is done. A setting whose values change is measured again; what a change of the
-code changes is not noticed: remove what was measured, or give the setting another name. What was measured before the
-default changed is in `accuracy/before/` (`--results`).
+best five for 300 steps on three folds, the best two of those for 1,500 steps on one; the default is in all. What
+`--only` names takes part in any case. 50 steps are for the table of `--max-minutes`. What was measured lies in
+`accuracy/SET/`: a `.json` with the numbers, and an `.npz` with what became of each detection, for the intervals. It is
+not measured twice, and a training that was interrupted goes on in its folder below RUNS, where the detections
+themselves are, too. Several processes can share RUNS, each on a core of its own (`--core`). Without RUNS the tables are
+printed, and nothing else is done. A setting whose values change is measured again; what a change of the code changes is
+not noticed: remove what was measured, or give the setting another name. What was measured before the default changed is
+in `accuracy/before/` (`--results`); `--against` compares with the default there.
 
 `signs` is a Pascal VOC folder of numbered images; fifteen consecutive numbers are a group, and no group is parted.
 `scenes` is drawn: drives past signs that are twice as tall in a third of them and small in another. A group is a drive.
@@ -55,7 +56,7 @@ from resight.types import Annotation, Detections
 HOME = Path(__file__).with_suffix("")
 SETTINGS: dict[str, dict[str, Any]] = tomllib.loads((HOME / "settings.toml").read_text())
 FOLDS, BLOCK, SEED = 3, 15, 42
-RUNGS = {150: (0,), 300: (0, 1, 2), 1500: (0,)}  # steps: folds; the default takes 150 steps on all folds
+RUNGS = {50: (0,), 150: (0,), 300: (0, 1, 2), 1500: (0,)}  # steps: folds; the default takes 150 steps on all
 BEST = {300: (150, 5), 1500: (300, 2)}  # steps: the rung that decides who comes here, and how many do
 DRAWS = 1000
 VIDEOS, FRAMES = 90, 6
@@ -249,10 +250,12 @@ def revision() -> str:
     return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
-def jobs_of(steps: int, results: Path) -> list[Job]:
-    """Who takes part in a rung: all settings, or the best of the rung before, and the default first."""
+def jobs_of(steps: int, results: Path, only: Sequence[str] | None = None) -> list[Job]:
+    """Who takes part in a rung: all settings, or the best of the rung before, and the default first; or ``only``."""
     names = [name for name in SETTINGS if name != "default"]
-    if steps in BEST:
+    if only:
+        names = [name for name in names if name in only]
+    elif steps in BEST:
         before, count = BEST[steps]
         known = {}
         for name in names:
@@ -260,8 +263,8 @@ def jobs_of(steps: int, results: Path) -> list[Job]:
             if all(file.exists() for file in files):
                 known[name] = np.mean([json.loads(file.read_text())["numbers"]["all"]["mAP"] for file in files])
         names = sorted(known, key=lambda name: -known[name])[:count]
-    default = range(FOLDS) if steps == min(RUNGS) else RUNGS[steps]
-    jobs = [Job("default", steps, fold) for fold in default]
+    default = range(FOLDS) if steps == min(rung for rung, _ in BEST.values()) else RUNGS[steps]
+    jobs = [Job("default", steps, fold) for fold in default if not only or "default" in only]
     return jobs + [Job(name, steps, fold) for fold in RUNGS[steps] for name in names]
 
 
@@ -287,11 +290,13 @@ def difference(ours: Sequence[Numbers], others: Sequence[Numbers], part: str, me
     return float(mean[0]), float(low), float(high)
 
 
-def report(results: Path, steps: int, settings: Sequence[str], every_part: bool) -> None:
-    """Means over the folds a setting was measured on, beside the default's on the same folds."""
-    jobs = {name: [job for fold in range(FOLDS) if (job := Job(name, steps, fold)).file(results).exists()]
-            for name in ["default", *settings]}  # fmt: skip
-    known = {job.fold: measured(job, results) for job in jobs["default"]}
+def report(results: Path, against: Path, steps: int, settings: Sequence[str], every_part: bool) -> None:
+    """Means over the folds a setting was measured on, beside those of the default in ``against`` on the same folds."""
+
+    def jobs_in(folder: Path, name: str) -> list[Job]:
+        return [job for fold in range(FOLDS) if (job := Job(name, steps, fold)).file(folder).exists()]
+
+    known = {job.fold: measured(job, against) for job in jobs_in(against, "default")}
     if not known:
         return
     parts: tuple[tuple[str, str, int], ...] = PARTS
@@ -299,8 +304,11 @@ def report(results: Path, steps: int, settings: Sequence[str], every_part: bool)
         counts = sum((Counter(facts["counts"]) for facts in known.values()), Counter[str]())
         parts = tuple((f"{part} ({n}) {MEASURES[m]}", part, m) for part, n in counts.items() for m in range(3))
     rows = [["setting", "folds", *(title for title, *_ in parts), "CPU minutes", "CPU ms an image"]]
-    for name in dict.fromkeys(jobs):
-        found = known if name == "default" else {j.fold: measured(j, results) for j in jobs[name] if j.fold in known}
+    others = {name: {job.fold: measured(job, results) for job in jobs_in(results, name)} for name in settings}
+    others = {name: {fold: facts for fold, facts in found.items() if fold in known} for name, found in others.items()}
+    if against == results:
+        others.pop("default", None)
+    for name, found in [(f"the default{' there' * (against != results)}", known), *others.items()]:
         if not found:
             continue
         ours = [facts["numbers"] for facts in found.values()]
@@ -309,7 +317,7 @@ def report(results: Path, steps: int, settings: Sequence[str], every_part: bool)
         for _, part, measure in parts:
             values = [value for numbers in ours if not np.isnan(value := numbers[part][measure, 0])]
             row.append(f"{np.mean(values):.3f}" + f" ± {np.std(values):.3f}" * (len(values) > 1) if values else "-")
-            if name != "default" and values:
+            if found is not known and values:
                 row[-1] += " ({:+.3f}, {:+.3f} to {:+.3f})".format(*difference(ours, theirs, part, measure))
         row.append(f"{np.mean([facts['training_cpu_seconds'] for facts in found.values()]) / 60:.1f}")
         row.append(f"{np.mean([facts['prediction_cpu_seconds'] for facts in found.values()]) * 1000:.0f}")
@@ -327,18 +335,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", type=Path, nargs="?", help="folder of records and trainings; absent: only the tables")
     parser.add_argument("--voc", type=Path, help="Pascal VOC folder of the set signs")
     parser.add_argument("--steps", type=int, nargs="*", choices=RUNGS, default=list(RUNGS), help="which rungs")
-    parser.add_argument("--only", nargs="*", choices=SETTINGS, help="which settings; by default all")
+    parser.add_argument("--folds", type=int, nargs="*", choices=range(FOLDS), default=range(FOLDS), help="which folds")
+    parser.add_argument("--only", nargs="*", help="which settings; by default all")
     parser.add_argument("--every-part", action="store_true", help="tables of all sizes, shapes and classes")
     parser.add_argument("--results", type=Path, default=HOME, help="folder of what was measured")
+    parser.add_argument("--against", type=Path, help="folder of results with whose default all are compared")
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)), help="the core to run on")
     options = parser.parse_args(arguments)
     results = options.results / options.set
     if options.runs and options.set == "signs" and not options.voc:
         parser.error("the set signs needs --voc FOLDER")
+    if options.runs and (unknown := set(options.only or ()) - set(SETTINGS)):
+        parser.error(f"there is no setting {', '.join(sorted(unknown))}")
     if options.runs and not measure_all(options, options.runs / options.set, results):
         return 75
+    against = options.against / options.set if options.against else results
     for steps in options.steps:
-        report(results, steps, options.only or measured_settings(results), options.every_part)
+        report(results, against, steps, options.only or measured_settings(results), options.every_part)
     return 0
 
 
@@ -353,11 +366,9 @@ def measure_all(options: argparse.Namespace, runs: Path, results: Path) -> bool:
         folders = build_folds(items, () if options.set == "signs" else DRAWN_CLASSES, runs / "records")
     digests = [digest_of(folder) for folder in folders]
     for steps in options.steps:
-        for job in jobs_of(steps, results):
+        for job in jobs_of(steps, results, options.only):
             folder, data = folders[job.fold], digests[job.fold]
-            if job.setting not in (options.only or SETTINGS) or is_same(
-                job.file(results), config_of(job, folder), data
-            ):
+            if job.fold not in options.folds or is_same(job.file(results), config_of(job, folder), data):
                 continue
             try:
                 with FileLock(runs / f"{job.file(results).stem}.lock", timeout=0):
