@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from fixtures.scenes import CLASSES, scenes
-from resight.evaluation.coco import coco_metrics
-from resight.reporting.average_precision import Part, areas, everything, rows_of
+from resight.evaluation.coco import areas, coco_metrics
+from resight.reporting.average_precision import Part, everything, rows_of
 
 
 def ap(truths, detections, part, weights=None):

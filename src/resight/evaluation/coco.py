@@ -41,6 +41,12 @@ MEASURES = (
 )
 
 
+def areas(boxes: np.ndarray, stated: np.ndarray | None = None) -> np.ndarray:
+    """``[N]`` square pixels of xyxy boxes, or those ``stated`` where they are not nan."""
+    own = (boxes[:, 2:].astype(np.float64) - boxes[:, :2]).clip(0).prod(1)
+    return own if stated is None else np.where(np.isnan(stated), own, stated)
+
+
 def measures_of(max_detections: int) -> tuple[Measure, ...]:
     """COCO's 12 numbers, and where ``max_detections`` is more than their 100 two more: AP and AR at that number."""
     if max_detections <= STANDARD:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..types import Detections, pairwise_iou
-from .coco import LARGE, SMALL, GroundTruth
+from .coco import LARGE, SMALL, GroundTruth, areas
 from .operating_point import FALSE, match
 
 COVERED, TIGHT = 0.5, 0.75  # IoU from which an object is found, and from which it is found well
@@ -31,9 +31,8 @@ def lost(
     fate = fates(truths, found, score, anchor_iou, proposal_iou, ignore_difficult)
     labels = np.concatenate([np.zeros(0, np.int64), *(truth.labels for truth in truths)])
     boxes = np.concatenate([np.zeros((0, 4)), *(truth.boxes for truth in truths)])
-    area = np.concatenate([np.zeros(0), *(truth.area for truth in truths)])
+    area = areas(boxes, np.concatenate([np.zeros(0), *(truth.area for truth in truths)]))
     sides = (boxes[:, 2:] - boxes[:, :2]).clip(0)
-    area = np.where(np.isnan(area), sides.prod(1), area)
     small, large = area < SMALL, area > LARGE
     parts = {
         "size": {"small": small, "medium": ~small & ~large, "large": large},

@@ -141,12 +141,6 @@ def best_of_class(found: Detections) -> np.ndarray:
     return order[rank < STANDARD]
 
 
-def areas(boxes: np.ndarray, stated: np.ndarray | None = None) -> np.ndarray:
-    """``[N]`` square pixels of xyxy boxes, or those ``stated`` where they are not nan."""
-    own = (boxes[:, 2:].astype(np.float64) - boxes[:, :2]).clip(0).prod(1)
-    return own if stated is None else np.where(np.isnan(stated), own, stated)
-
-
 def _matched(
     pairs: list[tuple[int, float, int]], counts: np.ndarray, crowd: np.ndarray, outside: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:

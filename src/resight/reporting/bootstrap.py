@@ -15,9 +15,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..evaluation.coco import SIZES, SMALL, GroundTruth
+from ..evaluation.coco import SIZES, SMALL, GroundTruth, areas
 from ..types import Detections
-from .average_precision import AT_75, Part, Rows, areas, everything, rows_of
+from .average_precision import AT_75, Part, Rows, everything, rows_of
 
 NUMBERS = ("mAP", "AP50", "AP75", f"AP_{SIZES[1]}")
 RESAMPLES = 200

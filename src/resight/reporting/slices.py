@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluation.coco import GroundTruth
+from ..evaluation.coco import GroundTruth, areas
 from ..evaluation.saved import SavedEvaluation
 from ..types import Detections
-from .average_precision import Part, areas, rows_of
+from .average_precision import Part, rows_of
 from .matched import Matched
 
 SIZES = ((0, 16, "under 16 px"), (16, 32, "16 to 32 px"), (32, 96, "32 to 96 px"), (96, np.inf, "96 px and more"))
