@@ -94,17 +94,17 @@ def parity(options: argparse.Namespace) -> dict[str, object]:
 
 def tfod_resnet50() -> Detector:
     """As far from its start as if it were trained: scores from 0 to 1, and boxes that leave their anchors."""
-    detector = random_tfod("faster_rcnn_resnet50_v1", 256, 416)
+    detector = random_tfod("faster_rcnn_resnet50_v1", 256, 416, proposals=100)
     predictor = detector.model.predictor
     predictor.classes.weight.data.mul_(30)
     predictor.box.weight.data.mul_(10)
     return detector
 
 
-def random_tfod(name: str, min_size: int, max_size: int) -> Detector:
+def random_tfod(name: str, min_size: int, max_size: int, proposals: int = 300) -> Detector:
     """With random weights whose features stay of one size through all layers."""
     torch.manual_seed(0)
-    config = TfodModelConfig(name=name, min_size=min_size, max_size=max_size, tfod={"pad": False})
+    config = TfodModelConfig(name=name, min_size=min_size, max_size=max_size, tfod={"pad": False, "proposals": proposals})
     model = build_model(config, 3).eval()
     for norm in (module for module in model.modules() if hasattr(module, "running_var")):
         norm.weight.data.fill_(0.6)
