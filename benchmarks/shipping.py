@@ -104,7 +104,9 @@ def tfod_resnet50() -> Detector:
 def random_tfod(name: str, min_size: int, max_size: int, proposals: int = 300) -> Detector:
     """With random weights whose features stay of one size through all layers."""
     torch.manual_seed(0)
-    config = TfodModelConfig(name=name, min_size=min_size, max_size=max_size, tfod={"pad": False, "proposals": proposals})
+    config = TfodModelConfig(
+        name=name, min_size=min_size, max_size=max_size, tfod={"pad": False, "proposals": proposals}
+    )
     model = build_model(config, 3).eval()
     for norm in (module for module in model.modules() if hasattr(module, "running_var")):
         norm.weight.data.fill_(0.6)

@@ -205,7 +205,7 @@ def test_the_options_are_those_that_would_change_something():
         ('anchors = "fit"', False),
         ('anchors = "default"\nstart = "runs/first"', False),  # a detector's weights come with their anchors
         ('anchors = "default"\nname = "fasterrcnn_resnet50_fpn"', False),
-        ('name = "faster_rcnn_resnet50_v1"', True),
+        ('name = "faster_rcnn_resnet50_v1"', False),  # TFOD's are model.tfod's
         ('name = "faster_rcnn_resnet50_v1"\nanchors = "fit"', False),
         ('name = "faster_rcnn_resnet50_v1"\nstart = "runs/first"', False),
     ):

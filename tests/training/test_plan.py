@@ -159,6 +159,9 @@ def test_what_tfods_dialect_does_unasked_is_said(tmp_path, tiny, squares):
     tfod = {"model__name": "faster_rcnn_resnet50_v1", "model__tfod": {"max_boxes": 1}}
     plain = make_plan(tiny(data, **tfod))
     assert "boxes are cut off, beyond the first 1 of their images" in plain.text() and "flip" not in plain.text()
+    assert "has no effect" not in plain.text()
+    fit = make_plan(tiny(data, **tfod, model__anchors="fit"))
+    assert 'model.anchors = "fit" has no effect' in fit.text() and fit.anchors == plain.anchors
     flipped = make_plan(tiny(data, **tfod, augment__operations=[{"name": "random_horizontal_flip"}]))
     assert "random_horizontal_flip mirrors turnLeft too, which keep their class" in flipped.text()
     assert flipped.config.augment.flip_pairs == {}

@@ -65,7 +65,7 @@ def level_strides(config: ModelConfig) -> list[int]:
 
 
 def fits_anchors(config: ModelConfig) -> bool:
-    return config.anchors == "fit" and config.start in ("none", "pretrained")
+    return False  # they are model.tfod's
 
 
 def transform(config: Config, classes: Sequence[str], resized: bool = True) -> Transform:
@@ -147,6 +147,8 @@ def prepare_plan(config: Config, classes: Sequence[str], train: RecordSplit) -> 
     """Says what this dialect does as TFOD does, and somebody may not expect."""
     assert isinstance(config.model, TfodModelConfig)
     notes, limit = [], config.model.tfod.max_boxes
+    if config.model.anchors == "fit":
+        notes.append('model.anchors = "fit" has no effect: the anchors are model.tfod.anchor_scales and anchor_ratios')
     if beyond := np.maximum(np.bincount(train.box_records[train.box_labels >= 0]) - limit, 0).sum():
         notes.append(f"{beyond:,} boxes are cut off, beyond the first {limit:,} of their images (model.tfod.max_boxes)")
     handed = [name for name in classes if LEFT_RIGHT.search(name)]

@@ -12,8 +12,8 @@ import torch
 
 from ..config.defaults import EPOCHS, MAX_STEPS, MIN_STEPS
 from ..config.tree import Config, ModelConfig
-from ..detection.anchors import AnchorSettings, fit_anchors, reachable_iou
-from ..dialect import dialect_of
+from ..detection.anchors import AnchorSettings, reachable_iou
+from ..dialect import anchors_for, dialect_of
 from ..errors import ResightError, counted, listed
 from ..input.dataset import finite_boxes, network_boxes, training_batches
 from ..input.loader import worker_count
@@ -102,11 +102,8 @@ def make_plan(config: Config, resumed: Checkpoint | None = None) -> Plan:
     if len(sizes) == 0:
         raise ResightError("no training image has a box of a known class", where=train.shards[0])
     strides = dialect.level_strides(config.model)
-    anchors = (start.anchors if start else None) or dialect.default_anchors(config.model)
-    if resumed is not None:
-        anchors = resumed.card.anchors
-    elif dialect.fits_anchors(config.model):
-        anchors = fit_anchors(sizes, centers, strides, per_level=len(anchors.sizes[0]))
+    trained = resumed.card.anchors if resumed is not None else start and start.anchors
+    anchors = trained or anchors_for(config.model, sizes, centers)
     iou = reachable_iou(sizes, centers, anchors, strides)
     counts, unknown = _counts(train, classes)
     notes = [*flip_notes, *notes, *_batch_notes(config, train, batches)]
