@@ -25,7 +25,7 @@ from timm.layers import freeze_batch_norm_2d
 from resight.config.toml_text import to_toml
 from resight.dialect import load_config
 from resight.evaluation.coco import GroundTruth, coco_metrics
-from resight.fpn.backbones import packaged_weights
+from resight.fpn.backbones import lite0_weights
 from resight.fpn.dialect import to_sample
 from resight.inference.detector import load
 from resight.input.augment import mirror
@@ -131,7 +131,7 @@ def plain_model(num_classes: int) -> torch.nn.Module:
     from training_step import PlainBackbone
 
     backbone = PlainBackbone()
-    weights, body = packaged_weights("tf_efficientnet_lite0"), backbone.body.state_dict()
+    weights, body = lite0_weights(), backbone.body.state_dict()
     backbone.body.load_state_dict({key: weights[key] for key in body if key in weights})
     backbone.body = freeze_batch_norm_2d(backbone.body)
     sizes = ((16, 23), (32, 45), (64, 91), (128, 181))

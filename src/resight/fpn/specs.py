@@ -67,9 +67,9 @@ _TIMM = FPNSpec(
     licence="",
 )
 _RESNET_V2 = replace(_RESNET, name="fasterrcnn_resnet50_fpn_v2", rpn_depth=2, norm=True, norm_eps=None)
-_LITE = [replace(_TIMM, name=f"tf_efficientnet_lite{n}", source="packaged", licence="Apache-2.0") for n in range(3)]
+_LITE0 = replace(_TIMM, name="tf_efficientnet_lite0", source="packaged", licence="Apache-2.0")
 
-SPECS = {spec.name: spec for spec in (_RESNET, _RESNET_V2, _MOBILENET, _MOBILENET_320, *_LITE)}
+SPECS = {spec.name: spec for spec in (_RESNET, _RESNET_V2, _MOBILENET, _MOBILENET_320, _LITE0)}
 TORCHVISION = tuple(name for name, spec in SPECS.items() if spec.source == "torchvision")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,6 @@ from ..io.object_store import is_remote
 from ..models.build import named_device
 from ..models.checkpoints import Checkpoint
 from ..records.reader import Records, RecordSplit, open_configured
-from .choice import Choice, choose, is_open
 from .optim import base_lr
 from .reach_notes import reach_notes
 from .start import Start, find_start
@@ -49,7 +48,6 @@ class Plan:
     counts: Mapping[str, tuple[int, int]]  # class -> training images with it and boxes of it
     start: Start | None  # trained weights to start from
     notes: tuple[str, ...]
-    choice: Choice | None = None  # what was chosen for the minutes given
 
     @property
     def workers(self) -> int:
@@ -80,8 +78,6 @@ class Plan:
             f"anchors   from {min(self.anchors.sizes[0]):g} px; {reached}",
             f"classes   {', '.join(classes)}",
         ]
-        chosen = self.choice.lines() if self.choice else ()
-        rows[1:1] = (f"{'' if number else 'choice':<10}{line}" for number, line in enumerate(chosen))
         return "\n".join([*rows, *(f"note      {note}" for note in self.notes)])
 
     def epochs(self, steps: int) -> str:
@@ -90,28 +86,15 @@ class Plan:
         return f"{passes:,.0f} epochs" if passes >= 100 else f"{passes:.1f} epochs"
 
 
-def make_plan(
-    config: Config, resumed: Checkpoint | None = None, default_step: Callable[[Config], float | None] | None = None
-) -> Plan:
+def make_plan(config: Config, resumed: Checkpoint | None = None) -> Plan:
     """The plan of a training, which goes on from ``resumed`` instead of from ``model.start``. Raises ResightError: no
-    data, an empty training split, options that contradict each other.
-
-    Args:
-        default_step: measures the seconds that a step of the default takes here, by which what is not set is chosen for
-            the minutes given; without, and where a training is resumed, nothing is chosen.
-    """
+    data, an empty training split, options that contradict each other."""
     config = _with_precision(_checked(config), resumed)
     records = open_configured(config.data)
     if dialect_of(config.model).classes_by_id:
         records = records.by_id()
     train, classes = _training_split(records, config), records.label_map.names
     validation, notes = _validation_split(records)
-    choice = None
-    if default_step and resumed is None and is_open(config):
-        if seconds := default_step(config):
-            config, choice = choose(config, train, seconds, evaluated=validation is not None)
-        else:
-            notes.append("nothing was chosen for the minutes given: a step of the default does not fit into memory")
     start, config = find_start(config, resumed)
     config, flip_notes = dialect_of(config.model).prepare_plan(config, classes, train)
     dialect, batches = dialect_of(config.model), training_batches(train, config)
@@ -140,7 +123,6 @@ def make_plan(
         counts=counts,
         start=start,
         notes=tuple(notes),
-        choice=choice,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import resource
 import sys
@@ -14,23 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..config.tree import Config
-from ..dialect import dialect_of, model_config, training_set
+from ..dialect import dialect_of, training_set
 from ..errors import ResightError, counted, is_out_of_memory
 from ..input.dataset import TrainingExample
 from ..input.loader import PREFETCH
 from ..input.target import Target, input_size
 from ..io.progress import duration
-from ..models.build import autocast, build_model, named_device
-from .choice import BATCH
+from ..models.build import autocast
 from .distributed import SINGLE_PROCESS, Distributed
 from .optim import state_bytes
 from .plan import Plan
 from .state import Pace
 
 SHARED_MEMORY = "/dev/shm"
-
-log = logging.getLogger(__name__)
 
 
 def preflight(
@@ -62,8 +57,6 @@ def preflight(
         images_of = f"{len(images)} images of {images[0].shape[1]} x {images[0].shape[2]} px"
         fix = "Try a smaller train.batch_size (with train.accumulate the step stays the same), a smaller model.min_size"
         fix += " and model.max_size, or on a GPU train.precision = bfloat16."
-        if plan.choice:
-            fix = f"They were chosen for the minutes given; set --size to a smaller one of the plan. {fix}"
         raise ResightError(f"{images_of} do not fit into the memory of {device}", fix=fix) from error
     finally:
         model.zero_grad(set_to_none=True)
@@ -72,33 +65,6 @@ def preflight(
                 buffer.copy_(statistics[name])
     memory = f"{peak_memory(device) / 1e9:.1f} GB {'RAM' if device.type == 'cpu' else f'of {device}'}"
     return f"{_time(plan, seconds, device, taken or {})}\nmemory    {memory} for one step"
-
-
-def default_step(config: Config, distributed: Distributed) -> float | None:
-    """Seconds that a step of the default model takes here, on 8 images of its largest size; None where there is not the
-    memory for it. Timed on no more images than a batch has."""
-
-    def timed() -> float | None:
-        own, device = model_config({}), distributed.device(named_device(config.train.device))
-        images = min(BATCH, -(-config.train.batch_size // distributed.size))
-        image = torch.zeros(3, own.min_size, own.max_size, dtype=torch.uint8)
-        target = Target(torch.tensor([[100.0, 100, 200, 200]]), torch.tensor([0]), torch.tensor([False]))
-        log.info("timing a step of the default model, to choose what to train in %g min", config.train.max_minutes)
-        try:
-            with torch.random.fork_rng(devices=[]):
-                model = build_model(own, 3).to(device)
-                # The first prepares the convolutions.
-                steps = [_step(model, [image] * images, [target] * images, config.train.precision) for _ in range(3)]
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            return None
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        # Processes on a CPU share its cores, which the one that measures has for itself.
-        return min(steps[1:]) * BATCH / images / (distributed.size if device.type == "cuda" else 1)
-
-    return distributed.from_main(timed)
 
 
 def largest_batch(plan: Plan) -> tuple[list[Tensor], list[Target]]:

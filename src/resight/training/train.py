@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from ..arguments import check_types
 from ..config.toml_text import flat, to_toml, toml_value
 from ..config.tree import LENGTHS, Config
 from ..detection.model import DetectionModel
-from ..dialect import dialect_of, load_config, model_config
+from ..dialect import dialect_of, load_config
 from ..errors import ResightError, counted
 from ..io.object_store import is_remote
 from ..io.outputs import is_address
@@ -28,12 +27,11 @@ from ..io.signals import stop_on_signal
 from ..models.build import device_of, float32_products, named_device
 from ..models.checkpoints import LAST, Checkpoint, load_checkpoint, weights_digest
 from .attempt import Watch, watching
-from .choice import DEFAULT
-from .distributed import SINGLE_PROCESS, Distributed, join, launch, processes
+from .distributed import Distributed, join, launch, processes
 from .main_guard import check_main_guard
 from .metric_logger import MetricLogger
 from .plan import Plan, make_plan
-from .preflight import default_step, preflight
+from .preflight import preflight
 from .remote_run import Workplace, check_remote_run, workplace
 from .run_folder import METRICS, check_run, describe_run, forget_metrics, lock_run, new_run
 from .start import start_model
@@ -100,10 +98,8 @@ def _checked_run(out: str | os.PathLike[str] | None, resume: bool) -> Path | str
 def _dry_run(config: Config, run: Path | str, resume: bool) -> TrainResult:
     device = device_of(config.train.device)
     last = _last_checkpoint(run) if resume and isinstance(run, Path) else None
-    if resume and last is None and isinstance(run, Path):
-        config = _as_begun(config, run)
+    plan = make_plan(config, last)
     with _arithmetic(config):
-        plan = make_plan(config, last, partial(default_step, distributed=SINGLE_PROCESS))
         model, _ = _model_of(plan, last, run)
         time_needed = preflight(plan, model.to(device), taken=last.state if last else None)
     return TrainResult(str(run), 0, f"run folder {run}\n{plan.text()}\n{time_needed}\nnothing was trained")
@@ -146,9 +142,7 @@ def _train(
     if not is_main:
         logging.getLogger("resight").setLevel(logging.ERROR)
     last = _last_checkpoint(run) if distributed.broadcast(resume and (run / LAST).exists()) else None
-    if resume and last is None:
-        config = distributed.from_main(lambda: _as_begun(config, run))
-    plan = make_plan(config, last, partial(default_step, distributed=distributed))
+    plan = make_plan(config, last)
     log.info("run folder %s\n%s", place.name, plan.text())
     if last is None and resume and (run / METRICS).exists():
         log.warning("%s holds no checkpoint: the training starts over, and so do its metrics", run)
@@ -161,7 +155,7 @@ def _train(
         device = distributed.device(named_device(config.train.device))
         log.info("%s", preflight(plan, model.to(device), distributed, last.state if last else None))
         if last is None:
-            stronger = dialect_of(plan.config.model).stronger_models.get(plan.config.model.name)
+            stronger = dialect_of(config.model).stronger_models.get(config.model.name)
             if device.type == "cuda" and stronger:
                 log.info("on a GPU, a larger pretrained model is worth trying: --model %s", stronger)
             facts = {"device": str(device), "devices": distributed.size, "dataset": plan.records.digest, **report}
@@ -200,18 +194,6 @@ def _locked(run: Path, last: Checkpoint | None, resume: bool, distributed: Distr
 
         distributed.from_main(lock)
         yield
-
-
-def _as_begun(config: Config, run: Path) -> Config:
-    """``config`` with what an attempt that ended before its first checkpoint had chosen for the minutes."""
-    if not (config.train.max_minutes and (run / "config.toml").exists()):
-        return config
-    begun = load_config(run / "config.toml").model
-    if begun.dialect != config.model.dialect:
-        return config
-    chosen = {key: getattr(begun, key) for key in DEFAULT.keys}
-    model = model_config(chosen | config.model.model_dump(exclude_unset=True))
-    return config.model_copy(update={"model": model})
 
 
 def _last_checkpoint(run: Path, tensors: bool = True) -> Checkpoint | None:
