@@ -6,7 +6,7 @@
 
 Settings are tables of configuration keys in `accuracy/settings.toml`. Each is trained for 150 steps on one fold, the
 best five for 300 steps on three folds, the best two of those for 1,500 steps on one; the default is in all. What
-`--only` names takes part in any case. 50 steps are for the table of `--max-minutes`. What was measured lies in
+`--only` names takes part in any case. 50 steps are for what a very short training reaches. What was measured lies in
 `accuracy/SET/`: a `.json` with the numbers, and an `.npz` with what became of each detection, for the intervals. It is
 not measured twice, and a training that was interrupted goes on in its folder below RUNS, where the detections
 themselves are, too. Several processes can share RUNS, each on a core of its own (`--core`). Without RUNS the tables are
