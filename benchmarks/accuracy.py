@@ -29,7 +29,7 @@ import subprocess
 import sys
 import tomllib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import process_time
@@ -293,10 +293,11 @@ def difference(ours: Sequence[Numbers], others: Sequence[Numbers], part: str, me
 def report(results: Path, against: Path, steps: int, settings: Sequence[str], every_part: bool) -> None:
     """Means over the folds a setting was measured on, beside those of the default in ``against`` on the same folds."""
 
-    def jobs_in(folder: Path, name: str) -> list[Job]:
-        return [job for fold in range(FOLDS) if (job := Job(name, steps, fold)).file(folder).exists()]
+    def found_in(folder: Path, name: str, folds: Iterable[int]) -> dict[int, dict[str, Any]]:
+        jobs = [Job(name, steps, fold) for fold in folds]
+        return {job.fold: measured(job, folder) for job in jobs if job.file(folder).exists()}
 
-    known = {job.fold: measured(job, against) for job in jobs_in(against, "default")}
+    known = found_in(against, "default", range(FOLDS))
     if not known:
         return
     parts: tuple[tuple[str, str, int], ...] = PARTS
@@ -304,11 +305,10 @@ def report(results: Path, against: Path, steps: int, settings: Sequence[str], ev
         counts = sum((Counter(facts["counts"]) for facts in known.values()), Counter[str]())
         parts = tuple((f"{part} ({n}) {MEASURES[m]}", part, m) for part, n in counts.items() for m in range(3))
     rows = [["setting", "folds", *(title for title, *_ in parts), "CPU minutes", "CPU ms an image"]]
-    others = {name: {job.fold: measured(job, results) for job in jobs_in(results, name)} for name in settings}
-    others = {name: {fold: facts for fold, facts in found.items() if fold in known} for name, found in others.items()}
-    if against == results:
-        others.pop("default", None)
-    for name, found in [(f"the default{' there' * (against != results)}", known), *others.items()]:
+    elsewhere = against != results
+    others = [name for name in settings if name != "default" or elsewhere]
+    compared = {f"the default{' there' * elsewhere}": known} | {name: found_in(results, name, known) for name in others}
+    for name, found in compared.items():
         if not found:
             continue
         ours = [facts["numbers"] for facts in found.values()]
@@ -345,7 +345,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results = options.results / options.set
     if options.runs and options.set == "signs" and not options.voc:
         parser.error("the set signs needs --voc FOLDER")
-    if options.runs and (unknown := set(options.only or ()) - set(SETTINGS)):
+    if unknown := {*(options.only or ())} - {*SETTINGS, *(() if options.runs else measured_settings(results))}:
         parser.error(f"there is no setting {', '.join(sorted(unknown))}")
     if options.runs and not measure_all(options, options.runs / options.set, results):
         return 75
