@@ -14,7 +14,7 @@ from resight.input.dataset import (
     network_boxes,
     training_batches,
 )
-from resight.input.sampler import SampleKey
+from resight.input.sampler import SampleKey, repeat_factors
 from resight.input.target import input_scale
 from resight.io.images import decode
 from resight.models.build import build_model
@@ -223,8 +223,21 @@ def test_with_tiles_training_sees_windows_of_large_images_at_the_size_of_a_tile(
     assert training_batches(split, config).sizes.max() == 70
 
 
-def test_rare_classes_are_repeated_where_that_is_asked_for(split):
-    config = load_config(None, {"train.batch_size": 2, "data.repeat_threshold": 1.0})
-    batches = training_batches(split, config)
-    assert batches.repeats is not None and batches.repeats.max() > 1 and batches.per_epoch > -(-len(split) // 2)
-    assert training_batches(split, CONFIG).repeats is None
+@pytest.mark.parametrize(
+    ("options", "threshold"),
+    [
+        ({"data.repeat_threshold": 1.0}, 1.0),
+        ({}, 0.5),
+        ({"data.repeat_threshold": 0}, None),
+        ({"model.name": "faster_rcnn_resnet50_v1"}, None),  # TFOD knows no repeats
+        ({"model.name": "faster_rcnn_resnet50_v1", "data.repeat_threshold": 0.5}, 0.5),
+    ],
+)
+def test_rare_classes_are_repeated_unless_it_is_off_or_the_model_is_tfods(split, options, threshold):
+    batches = training_batches(split, load_config(None, {"train.batch_size": 2} | options))
+    if threshold is None:
+        assert batches.repeats is None and batches.per_epoch == -(-len(split) // 2)
+    else:
+        labels = [split.labels(split[number]) for number in range(len(split))]
+        np.testing.assert_array_equal(batches.repeats, repeat_factors(labels, 2, threshold))
+        assert batches.places == round(batches.repeats.sum()) >= len(split)

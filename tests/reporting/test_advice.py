@@ -161,11 +161,11 @@ def test_the_sentences_tell_their_figures():
             "No anchor reaches 9 of 30 'yield' at IoU .5 (30%; of all other objects 0%): ",
             "train at a larger",
         ),
-        ("no_proposal", "No proposal covers 9 of 30 'yield' at IoU .5 (30%", "data.repeat_threshold"),
+        ("no_proposal", "No proposal covers 9 of 30 'yield' at IoU .5 (30%", "add images"),
         (
             "background",
             "The second stage takes 9 of 30 'yield' for background or scores them below the operating point (30%",
-            "repeat",
+            "add images",
         ),
         ("loose", "The boxes of 9 of 30 'yield' are loose, with an IoU of .5 to .75 (30%", "drawn tightly"),
     ],
@@ -218,7 +218,7 @@ def test_every_option_that_is_named_is_one():
     more = {"configuration": '[model]\nanchors = "default"\n'}
     text = " ".join(one["text"] for fires in everything for one in advice(PLAIN | fires | more))
     keys = set(re.findall(r"--set ([a-z_.]+)=", text))
-    assert keys == {"model.tile", "model.anchors", "data.repeat_threshold", "train.patience"}
+    assert keys == {"model.tile", "model.anchors", "train.patience"}
     for key in keys:
         section, name = key.split(".")
         assert name in type(getattr(load_config(), section)).model_fields

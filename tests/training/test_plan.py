@@ -17,8 +17,10 @@ def started(plan):
     return start_model(plan.config, plan.start, plan.classes, plan.anchors)
 
 
-def steps(per_epoch, **train):
-    return _steps(load_config(None, {f"train.{key}": value for key, value in train.items()}), per_epoch)
+def steps(per_epoch, once=0, **train):
+    """With batches of 8; ``once``: those that hold every image once, by default an epoch."""
+    config = load_config(None, {f"train.{key}": value for key, value in train.items()})
+    return _steps(config, 8 * (once or per_epoch), per_epoch)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +33,8 @@ def steps(per_epoch, **train):
         (1_300, {}, 50_000),
         (10**6, {}, 50_000),
         (100, {"accumulate": 2}, 2_000),
+        (60, {"once": 30}, 1_200),  # repeats do not make a training longer, unless epochs are asked for
+        (60, {"once": 30, "epochs": 2}, 120),
         (7, {"epochs": 3}, 21),
         (7, {"epochs": 0.01}, 1),
         (10**6, {"epochs": 2}, 2 * 10**6),

@@ -209,7 +209,7 @@ def test_a_run_goes_on_with_its_own_model_and_classes_only(whole, shapes, tiny, 
         (tiny(tmp_path / "records"), "trained on the classes red, blue, the data has stop"),
         (tiny(shapes(train=5, val=1), model__min_size=80), "model.min_size was 64 and is now 80"),
         (tiny(shapes(train=5, val=1), train__batch_size=3), "was batch_size 2, now batch_size 3"),
-        (tiny(shapes(train=5, val=1), data__repeat_threshold=0.5), "now repeat_threshold 0.5"),
+        (tiny(shapes(train=5, val=1), data__repeat_threshold=0.75), "now repeat_threshold 0.75"),
         (tiny(shapes(train=6, val=1)), "data or order changed"),
     ):
         with pytest.raises(ResightError, match=answer):

@@ -55,8 +55,10 @@ class DataConfig(Section):
     on_bad_record: Literal["stop", "skip"] = Field("stop", description="a damaged record: stop, or skip and count")
     as_stored: bool = Field(False, description="keep records that repeat an image as they are")
     window: Positive = Field(16, description="shards that are shuffled together; fewer than that: all records")
-    repeat_threshold: Fraction = Field(
-        0.0, description="repeat-factor sampling (LVIS): oversample classes in fewer images than this fraction; 0: off"
+    repeat_threshold: Fraction | None = Field(
+        None,
+        description="repeat-factor sampling (LVIS): oversample classes in fewer images than this fraction; 0: off; "
+        "default 0.5, TFOD's models 0",
     )
     max_image_mb: float | None = Field(
         None, gt=0, description="megabytes that decoding one image may take; default 1000, 142 megapixels in RGB"
@@ -68,6 +70,7 @@ class ModelConfig(Section, ABC):
     """What the two dialects have in common; each completes it with its own options, defaults and rules."""
 
     dialect: ClassVar[Literal["fpn", "tfod"]]
+    repeat_threshold: ClassVar[float]  # where data.repeat_threshold says nothing
 
     name: str = Field(
         defaults.MODEL,
@@ -218,7 +221,7 @@ class AugmentConfig(Section):
     flip: Fraction = Field(0.5, description="probability of a left-right flip")
     flip_pairs: dict[str, str] = Field({}, description="classes swapped by a flip: left name = right name")
     scale: tuple[float, float] = Field(
-        (0.5, 1.6), description="random factor on the image size; what exceeds the crop window is cut off"
+        (0.65, 1.25), description="random factor on the image size; what exceeds the crop window is cut off"
     )
     crop: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="maximum random-crop size as a fraction of the training size"

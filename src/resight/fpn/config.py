@@ -11,6 +11,7 @@ from .specs import SPECS, TORCHVISION
 
 class FpnModelConfig(ModelConfig):
     dialect: ClassVar[Literal["fpn", "tfod"]] = "fpn"
+    repeat_threshold: ClassVar[float] = 0.5
 
     heads: int = Field(2, ge=1, le=3, description="box heads in cascade, each refining the boxes of the one before")
 

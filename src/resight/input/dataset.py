@@ -76,11 +76,16 @@ def training_batches(split: RecordSplit, config: Config) -> BatchSampler:
     sizes, repeats = split.sizes, None
     if config.model.tile:
         sizes = np.minimum(sizes, config.model.tile)
-    if threshold := config.data.repeat_threshold:
+    if threshold := repeat_threshold(config):
         labels = np.split(split.box_labels, split.index.starts[1:-1])
         repeats = repeat_factors(labels, len(split.label_map.names), threshold)
     seed, size, window = config.train.seed, config.train.batch_size, config.data.window
     return BatchSampler(seed, sizes, size, shards=split.shard_numbers, window=window, repeats=repeats)
+
+
+def repeat_threshold(config: Config) -> float:
+    """The share of images below which a class is oversampled; 0: none is."""
+    return config.model.repeat_threshold if config.data.repeat_threshold is None else config.data.repeat_threshold
 
 
 def finite_boxes(split: RecordSplit) -> np.ndarray:

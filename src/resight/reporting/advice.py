@@ -108,8 +108,8 @@ def weak_class(findings: Findings) -> Iterator[Advice]:
     if rare:
         worst = min(rare, key=lambda one: one["AP50"])
         text = f"'{worst['name']}' has an AP50 of {_number(worst['AP50'])} (the mean is {_number(mean)}) and "
-        text += f"{counted(worst['boxes'], 'box', 'boxes')} here, where the most frequent class has {most:,}: add "
-        text += "images of it, or repeat those there are in training (`--set data.repeat_threshold=SHARE`)."
+        text += f"{counted(worst['boxes'], 'box', 'boxes')} here, where the most frequent class has {most:,}: "
+        text += "add images of it."
         weight = (mean - worst["AP50"]) / len(known)
         yield Advice("rare class", weight, text, {"AP50": worst["AP50"], "mean": mean, "boxes": worst["boxes"]})
 
@@ -136,7 +136,7 @@ def uncovered(findings: Findings) -> Iterator[Advice]:
     if reach and reach["missed"] >= 5 and reach["missed_uncovered"] >= 0.3 * reach["missed"]:
         count, missed = reach["missed_uncovered"], reach["missed"]
         text = f"No anchor reaches {count:,} of the {missed:,} missed boxes at IoU .5: "
-        text += f"{_remedy('no_anchor', '', model)}."
+        text += f"{_remedy('no_anchor', model)}."
         weight = _gain(findings, "missed") * count / missed
         yield Advice("anchors", weight, text, {"missed": missed, "uncovered": count})
 
@@ -156,7 +156,7 @@ def losing_stage(findings: Findings) -> Iterator[Advice]:
     if found:
         by, stage, name, count, objects, others = found
         text = f"{LOSES[stage].format(f'{count:,}', f'{objects:,}', _kind(by, name))} ({count / objects:.0%}; of all "
-        text += f"other objects {others:.0%}): {_remedy(stage, by, _model(findings))}."
+        text += f"other objects {others:.0%}): {_remedy(stage, _model(findings))}."
         figures = {"objects": objects, "lost": count, "others": round(others, 4)}
         yield Advice("losing stage", worst / every["objects"] / (2 if stage == "loose" else 1), text, figures)
 
@@ -215,15 +215,14 @@ def _kind(by: str, name: str) -> str:
     return f"'{name}'" if by == "class" else f"{name} objects"
 
 
-def _remedy(stage: str, by: str, model: ModelConfig | None) -> str:
+def _remedy(stage: str, model: ModelConfig | None) -> str:
     larger = f"a larger network size ({_larger(model)})"
     if stage == "no_anchor":
         fit = "have anchors fitted to the data (`--set model.anchors=fit`), or " if _could_fit(model) else ""
         return f"{fit}train at {larger}"
     if stage == "loose":
         return f"check that their labels are drawn tightly and alike; {larger} or a longer training (`--epochs`) helps"
-    repeat = ", or repeat those there are in training (`--set data.repeat_threshold=SHARE`)" * (by == "class")
-    return f"add images of such objects{repeat}"
+    return "add images of such objects"
 
 
 def _table(findings: Findings, by: str) -> list[dict[str, Any]]:

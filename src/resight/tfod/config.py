@@ -73,6 +73,7 @@ class TfodConfig(Section):
 
 class TfodModelConfig(ModelConfig):
     dialect: ClassVar[Literal["fpn", "tfod"]] = "tfod"
+    repeat_threshold: ClassVar[float] = 0.0
 
     tfod: TfodConfig = TfodConfig()
 

@@ -116,7 +116,7 @@ def make_plan(config: Config, resumed: Checkpoint | None = None) -> Plan:
         classes=classes,
         train=train,
         validation=validation,
-        steps=_steps(config, batches.per_epoch),
+        steps=_steps(config, len(train), batches.per_epoch),
         batches=batches,
         anchors=anchors,
         recall=(float((iou >= 0.5).mean()), float((iou >= 0.7).mean())),
@@ -261,12 +261,15 @@ def _data_notes(records: Records, counts: Mapping[str, tuple[int, int]], unknown
     return notes
 
 
-def _steps(config: Config, per_epoch: int) -> int:
-    """Optimizer steps of the whole training; without a word 40 epochs, but 1,000 steps at least and 50,000 at most."""
+def _steps(config: Config, images: int, per_epoch: int) -> int:
+    """Optimizer steps of the whole training; without a word so many as take 40 times the ``images``, but 1,000 at least
+    and 50,000 at most: repeats change what is seen, not how long."""
     train = config.train
-    a_pass = per_epoch / train.accumulate
     if train.steps:
         return train.steps
     if train.epochs:
-        return max(round(train.epochs * a_pass), 1)
-    return MAX_STEPS if train.max_minutes else min(max(round(EPOCHS * a_pass), MIN_STEPS), MAX_STEPS)
+        return max(round(train.epochs * per_epoch / train.accumulate), 1)
+    if train.max_minutes:
+        return MAX_STEPS
+    all_images = -(-images // train.batch_size) / train.accumulate
+    return min(max(round(EPOCHS * all_images), MIN_STEPS), MAX_STEPS)
