@@ -24,7 +24,7 @@ CHOICES = {
     "default anchors": {"model.anchors": "default"},
     "nothing frozen": {"model.freeze": 0},
     "all frozen": {"model.freeze": 5},
-    "repeat": {"data.repeat_threshold": 0.5},
+    "no repeats": {"data.repeat_threshold": 0},
     "tiles": {"model.tile": 256},
 }
 

@@ -1,4 +1,5 @@
 from itertools import islice
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from resight.fpn.dialect import to_sample
 from resight.input.dataset import (
     TrainingExample,
     network_boxes,
+    repeat_threshold,
     training_batches,
 )
 from resight.input.sampler import SampleKey, repeat_factors
@@ -238,6 +240,28 @@ def test_rare_classes_are_repeated_unless_it_is_off_or_the_model_is_tfods(split,
     if threshold is None:
         assert batches.repeats is None and batches.per_epoch == -(-len(split) // 2)
     else:
-        labels = [split.labels(split[number]) for number in range(len(split))]
-        np.testing.assert_array_equal(batches.repeats, repeat_factors(labels, 2, threshold))
-        assert batches.places == round(batches.repeats.sum()) >= len(split)
+        factors = repeat_factors(split.box_records, split.box_labels, len(split), threshold)
+        np.testing.assert_array_equal(batches.repeats, factors)
+        assert batches.places == round(factors.sum()) >= len(split)
+
+
+@pytest.mark.parametrize(
+    ("images", "threshold"),
+    [
+        ((9, 1), 0.5),
+        ((6, 5), 0.0),  # neither is rare
+        ((3, 1), 0.3),  # none is to be repeated for being on fewer than half of the images alone
+        ((3, 3, 3), 0.0),
+        ((2,), 0.0),
+        ((), 0.0),
+    ],
+)
+def test_what_is_rare_is_told_by_the_commonest_class(images, threshold):
+    boxes = [(image, label) for label, count in enumerate(images) for image in range(count) for _ in range(2)]
+    records, labels = np.array([*boxes, (0, -1)]).T
+
+    class Split(SimpleNamespace):
+        def __len__(self):
+            return 10
+
+    assert repeat_threshold(Split(box_records=records, box_labels=labels), load_config()) == threshold

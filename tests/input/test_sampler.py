@@ -126,8 +126,12 @@ def test_over_many_epochs_a_record_is_seen_as_often_as_its_factor_says():
 
 
 def test_factors_are_those_of_lvis():
-    labels = [np.array(some, np.int64) for some in [[0], [0, 0], [0, 1], [0], [1, 2, -1], [], [0], [0], [0], [0]]]
+    labels = [[0], [0, 0], [0, 1], [0], [1, 2, -1], [], [0], [0], [0], [0]]
+    boxes = np.repeat(np.arange(10), [len(some) for some in labels]), np.array([one for some in labels for one in some])
     # On 8, 2 and 1 of 10 images: sqrt(.4 / .2) and sqrt(.4 / .1).
     expected = [1, 1, np.sqrt(2), 1, 2, 1, 1, 1, 1, 1]
-    assert np.allclose(repeat_factors(labels, 3, 0.4), expected)
-    assert (repeat_factors(labels, 3, 0.0) == 1).all() and (repeat_factors([], 3, 0.4) == np.zeros(0)).all()
+    assert np.allclose(repeat_factors(*boxes, 10, 0.4), expected)
+    assert (repeat_factors(*boxes, 10, 0.0) == 1).all()
+    nothing = np.zeros(0, np.int64)
+    assert (repeat_factors(nothing, nothing, 0, 0.4) == np.zeros(0)).all()
+    assert (repeat_factors(nothing, nothing, 3, 0.4) == 1).all()

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -231,3 +233,16 @@ def test_a_training_goes_on_in_the_arithmetic_it_began_with(shapes, tiny, began,
     assert make_plan(config, resumed).config.train.precision == goes_on
     chosen = config.model_copy(update={"train": config.train.model_copy(update={"precision": "float16"})})
     assert make_plan(chosen, resumed).config.train.precision == "float16"
+
+
+def test_repeats_are_settled_by_the_plan_and_a_resumed_run_keeps_its_own(shapes, tiny):
+    def planned(order=None, **keys):
+        config = tiny(shapes(train=9), **keys)
+        card = SimpleNamespace(anchors=None, model=config.model)
+        resumed = order and SimpleNamespace(state={"order": order}, card=card)
+        return make_plan(config, resumed).config.data.repeat_threshold
+
+    assert planned() == 0.5  # blue is on 4 of 9
+    assert planned("data x, 9 images") == 0.0
+    assert planned("batch_size 2, repeat_threshold 0.25, seed 1") == 0.25
+    assert planned("data x, 9 images", data__repeat_threshold=0.75) == 0.75

@@ -56,7 +56,7 @@ app.add_typer(zoo_app, name="zoo")
 app.add_typer(cloud_app, name="cloud")
 
 
-LENGTH = f"{defaults.EPOCHS}, within {defaults.MIN_STEPS:,} to {defaults.MAX_STEPS:,} steps"
+LENGTH = f"{defaults.EPOCHS}, repeats not counted, within {defaults.MIN_STEPS:,} to {defaults.MAX_STEPS:,} steps"
 SIZE = f"{defaults.MIN_SIZE},{defaults.MAX_SIZE}"
 SCORE = f"the model's own threshold, else {defaults.SCORE}"
 Device = Annotated[str, option("DEVICE", "auto, cpu, cuda or cuda:N")]

@@ -1,7 +1,7 @@
 """The configuration: one typed tree, frozen, unknown keys refused. A dialect completes it with its ``ModelConfig``."""
 
 from abc import ABC, abstractmethod
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -28,6 +28,11 @@ Globs = Annotated[
 ]
 
 
+def _plain(kind: Any) -> Any:
+    """A type without the limits that it is annotated with."""
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
+
+
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -35,7 +40,7 @@ class Section(BaseModel):
     @classmethod
     def _true_is_not_1(cls, value: object, info: Any) -> object:
         kind = cls.model_fields[info.field_name].annotation
-        if isinstance(value, bool) and kind in (int, float, int | None, float | None):
+        if isinstance(value, bool) and {int, float} & {_plain(one) for one in (kind, *get_args(kind))}:
             raise PydanticCustomError("float_type", "true is not 1")
         return value
 
@@ -58,7 +63,7 @@ class DataConfig(Section):
     repeat_threshold: Fraction | None = Field(
         None,
         description="repeat-factor sampling (LVIS): oversample classes in fewer images than this fraction; 0: off; "
-        "default 0.5, TFOD's models 0",
+        "default 0.5, or the share of the commonest class; TFOD's models 0",
     )
     max_image_mb: float | None = Field(
         None, gt=0, description="megabytes that decoding one image may take; default 1000, 142 megapixels in RGB"
@@ -126,7 +131,9 @@ class ModelConfig(Section, ABC):
 
 
 class TrainConfig(Section):
-    epochs: float | None = Field(None, gt=0, description="passes over the data; default 40, within 1,000..50,000 steps")
+    epochs: float | None = Field(
+        None, gt=0, description="passes over the data; default 40, repeats not counted, within 1,000..50,000 steps"
+    )
     steps: Positive | None = Field(None, description="optimizer steps; instead of epochs")
     max_minutes: float | None = Field(None, gt=0, description="minutes of training; the schedule follows the clock")
     batch_size: Positive = Field(defaults.BATCH_SIZE, description="images per batch")

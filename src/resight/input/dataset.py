@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -15,7 +16,7 @@ from ..random_streams import stream_seed
 from ..records.example import Record
 from ..records.reader import RecordSplit
 from .augment import Sample, Unresized
-from .sampler import BatchSampler, SampleKey, repeat_factors
+from .sampler import BatchSampler, SampleKey, class_shares, repeat_factors
 from .target import Target, to_input_frame
 
 
@@ -76,16 +77,25 @@ def training_batches(split: RecordSplit, config: Config) -> BatchSampler:
     sizes, repeats = split.sizes, None
     if config.model.tile:
         sizes = np.minimum(sizes, config.model.tile)
-    if threshold := repeat_threshold(config):
-        labels = np.split(split.box_labels, split.index.starts[1:-1])
-        repeats = repeat_factors(labels, len(split.label_map.names), threshold)
+    if threshold := repeat_threshold(split, config):
+        repeats = repeat_factors(split.box_records, split.box_labels, len(split), threshold)
     seed, size, window = config.train.seed, config.train.batch_size, config.data.window
     return BatchSampler(seed, sizes, size, shards=split.shard_numbers, window=window, repeats=repeats)
 
 
-def repeat_threshold(config: Config) -> float:
-    """The share of images below which a class is oversampled; 0: none is."""
-    return config.model.repeat_threshold if config.data.repeat_threshold is None else config.data.repeat_threshold
+def repeat_threshold(split: RecordSplit, config: Config) -> float:
+    """The share of the images below which a class is oversampled; 0: none is.
+
+    Where nothing is set it is the model's default, but no more than the share of the commonest class: of many classes
+    that are all as frequent none is rare.
+    """
+    if (threshold := config.data.repeat_threshold) is not None:
+        return threshold
+    _, classes, shares = class_shares(split.box_records, split.box_labels, len(split))
+    present = shares[np.unique(classes)]
+    # Of four digits, which the order in a checkpoint has, too.
+    threshold = math.floor(1e4 * min(config.model.repeat_threshold, present.max(initial=0.0))) / 1e4
+    return threshold if (present < threshold).any() else 0.0
 
 
 def finite_boxes(split: RecordSplit) -> np.ndarray:

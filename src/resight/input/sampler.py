@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,17 +129,24 @@ class BatchSampler:
             start = end
 
 
-def repeat_factors(labels: Sequence[np.ndarray], num_classes: int, threshold: float) -> np.ndarray:
-    """``[N]`` float64, how often an epoch is to have each image, that rare classes are seen more often.
+def repeat_factors(images: np.ndarray, labels: np.ndarray, count: int, threshold: float) -> np.ndarray:
+    """``[count]`` float64, how often an epoch is to have each image, that rare classes are seen more often.
 
     A class that a share ``f`` of the images has asks for ``max(1, sqrt(threshold / f))``, and an image is repeated as
     the rarest of its classes asks (Gupta, Dollar and Girshick, LVIS, 2019, appendix B.2).
 
     Args:
-        labels: class indices of each image; -1 is no class.
+        images, labels: ``[M]`` int64, of each box its image and its class; -1 is no class.
     """
-    present = [np.unique(some[some >= 0]) for some in labels]
-    images = np.bincount(np.concatenate([*present, np.zeros(0, np.int64)]), minlength=num_classes)
-    share = np.maximum(images, 1) / max(len(labels), 1)
-    wanted = np.maximum(np.sqrt(threshold / share), 1.0)
-    return np.array([wanted[some].max(initial=1.0) for some in present])
+    found, classes, shares = class_shares(images, labels, count)
+    factors = np.ones(count)
+    np.maximum.at(factors, found, np.sqrt(threshold / shares)[classes])
+    return factors
+
+
+def class_shares(images: np.ndarray, labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Image and class ``[P]`` of each pair of them that boxes make, and ``[K]`` the share of ``count`` images that each
+    class is in; that of a class without a box is 1 of them. Arguments as for :func:`repeat_factors`."""
+    known, size = labels >= 0, int(labels.max(initial=-1)) + 1
+    found, classes = np.divmod(np.unique(images[known] * max(size, 1) + labels[known]), max(size, 1))
+    return found, classes, np.maximum(np.bincount(classes, minlength=size), 1) / max(count, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from ..config.tree import Config, ModelConfig
 from ..detection.anchors import AnchorSettings, reachable_iou
 from ..dialect import anchors_for, dialect_of
 from ..errors import ResightError, counted, listed
-from ..input.dataset import finite_boxes, network_boxes, training_batches
+from ..input.dataset import finite_boxes, network_boxes, repeat_threshold, training_batches
 from ..input.loader import worker_count
 from ..input.sampler import BatchSampler
 from ..io.object_store import is_remote
@@ -94,6 +95,7 @@ def make_plan(config: Config, resumed: Checkpoint | None = None) -> Plan:
     if dialect_of(config.model).classes_by_id:
         records = records.by_id()
     train, classes = _training_split(records, config), records.label_map.names
+    config = _with_repeats(config, train, resumed)
     validation, notes = _validation_split(records)
     start, config = find_start(config, resumed)
     config, flip_notes = dialect_of(config.model).prepare_plan(config, classes, train)
@@ -156,6 +158,16 @@ def _with_precision(config: Config, resumed: Checkpoint | None) -> Config:
     return config.model_copy(update={"train": config.train.model_copy(update={"precision": precision})})
 
 
+def _with_repeats(config: Config, train: RecordSplit, resumed: Checkpoint | None) -> Config:
+    """``config`` with the ``data.repeat_threshold`` that is meant where none is set: that which a run began with, else
+    the default for these classes."""
+    threshold = repeat_threshold(train, config)
+    if config.data.repeat_threshold is None and resumed is not None:
+        began = re.search(r"repeat_threshold ([\d.e-]+)", str(resumed.state.get("order")))
+        threshold = float(began[1]) if began else 0.0
+    return config.model_copy(update={"data": config.data.model_copy(update={"repeat_threshold": threshold})})
+
+
 def _training_split(records: Records, config: Config) -> RecordSplit:
     """The split to train on; checks it, and what the configuration says of the data and the training's length."""
     data, classes = config.data, records.label_map.names
@@ -187,10 +199,9 @@ def _validation_split(records: Records) -> tuple[RecordSplit | None, list[str]]:
 
 def _batch_notes(config: Config, train: RecordSplit, batches: BatchSampler) -> list[str]:
     notes = []
-    if config.train.batch_size > len(train):
-        notes.append(f"train.batch_size is larger than the training set: a batch is all {len(train):,} images")
-    if batches.repeats is not None:
-        more = batches.repeats.max()
+    if config.train.batch_size > batches.places:
+        notes.append(f"train.batch_size is larger than the training set: a batch is all {batches.places:,} images")
+    if batches.repeats is not None and (more := batches.repeats.max()) >= 1.05:
         notes.append(f"images with rare classes are repeated, up to {more:.1f} times an epoch (data.repeat_threshold)")
     return notes
 

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from ..dialect import dialect_of
 from ..inference.tiles import forward_passes
-from ..input.dataset import repeat_threshold
 from ..models.build import named_device
 from .plan import Plan
 
@@ -160,5 +159,5 @@ def order_of(plan: Plan) -> str:
         f"data {plan.records.digest}, {len(plan.train)} images, seed {train.seed}, "
         f"batch_size {train.batch_size}, accumulate {train.accumulate}"
         + (f", window {window}" if len(plan.train.shards) > window else "")
-        + (f", repeat_threshold {repeat:g}" if (repeat := repeat_threshold(plan.config)) else "")
+        + (f", repeat_threshold {repeat:g}" if (repeat := plan.config.data.repeat_threshold) else "")
     )
