@@ -3,9 +3,9 @@ import torch
 
 from resight.errors import ResightError
 from resight.training import preflight as module
-from resight.training.distributed import Distributed
+from resight.training.distributed import SINGLE_PROCESS, Distributed
 from resight.training.plan import make_plan
-from resight.training.preflight import check_shared_memory, largest_batch, preflight
+from resight.training.preflight import check_shared_memory, default_step, largest_batch, preflight
 from resight.training.start import start_model
 
 
@@ -61,6 +61,26 @@ def test_what_does_not_fit_is_said_with_what_to_try(plan, monkeypatch):
     monkeypatch.setattr(model, "forward", none_left)
     with pytest.raises(ResightError, match="do not fit into the memory of cpu"):
         preflight(plan, model)
+
+
+def test_a_step_of_the_default_is_timed_and_draws_nothing(plan, monkeypatch):
+    before = torch.get_rng_state()
+    assert 0 < default_step(plan.config, SINGLE_PROCESS) < 60
+    assert torch.equal(before, torch.get_rng_state())
+
+    asked = []
+    monkeypatch.setattr(module, "_step", lambda model, images, *_: asked.append(len(images)) or 4.0)
+    assert default_step(plan.config, SINGLE_PROCESS) == 4.0 * 8 / 2 and set(asked) == {2}
+    # Of two processes each has its share, at the same time.
+    asked.clear()
+    monkeypatch.setattr(Distributed, "broadcast", lambda self, value: value)
+    assert default_step(plan.config, Distributed(0, 2)) == 4.0 * 8 / 2 and set(asked) == {1}
+
+    def full(*_):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(module, "_step", full)
+    assert default_step(plan.config, SINGLE_PROCESS) is None
 
 
 @pytest.mark.parametrize("message", ["shapes", "CUDA error: an illegal memory access was encountered"])

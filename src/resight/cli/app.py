@@ -106,7 +106,7 @@ def train(
     epochs: Annotated[float | None, option("N", "Passes over the data", LENGTH)] = None,
     steps: Annotated[int | None, option("N", "Optimizer steps, instead of epochs")] = None,
     batch: Annotated[int | None, option("N", "Batch size", defaults.BATCH_SIZE)] = None,
-    max_minutes: Annotated[float | None, option("N", "Minutes of training, instead of epochs")] = None,
+    max_minutes: Annotated[float | None, option("N", "Minutes of training, for which the input size is chosen")] = None,
     device: Annotated[str | None, option("DEVICE", "cpu, cuda or cuda:N", "cuda where there is one")] = None,
     devices: Annotated[int, option("N", "Processes that share each batch, each on a GPU of its own", min=1)] = 1,
     seed: Annotated[int | None, option("N", "Random seed", defaults.SEED)] = None,

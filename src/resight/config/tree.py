@@ -135,7 +135,12 @@ class TrainConfig(Section):
         None, gt=0, description="passes over the data; default 40, repeats not counted, within 1,000..50,000 steps"
     )
     steps: Positive | None = Field(None, description="optimizer steps; instead of epochs")
-    max_minutes: float | None = Field(None, gt=0, description="minutes of training; the schedule follows the clock")
+    max_minutes: float | None = Field(
+        None,
+        gt=0,
+        description="minutes of training; the schedule follows the clock, and the default model's input size, where it "
+        "is not set, is chosen for them",
+    )
     batch_size: Positive = Field(defaults.BATCH_SIZE, description="images per batch")
     accumulate: Positive = Field(1, description="batches whose gradients are summed into one step")
     optimizer: Literal["adamw", "sgd", "momentum"] = Field(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ from ..io.object_store import is_remote
 from ..models.build import named_device
 from ..models.checkpoints import Checkpoint
 from ..records.reader import Records, RecordSplit, open_configured
+from .choice import Choice, choose, is_open
 from .optim import base_lr
 from .reach_notes import reach_notes
 from .start import Start, find_start
@@ -49,6 +50,7 @@ class Plan:
     counts: Mapping[str, tuple[int, int]]  # class -> training images with it and boxes of it
     start: Start | None  # trained weights to start from
     notes: tuple[str, ...]
+    choice: Choice | None = None  # of the input size for the minutes given
 
     @property
     def workers(self) -> int:
@@ -79,6 +81,8 @@ class Plan:
             f"anchors   from {min(self.anchors.sizes[0]):g} px; {reached}",
             f"classes   {', '.join(classes)}",
         ]
+        if self.choice:
+            rows.insert(1, f"size      {self.choice.text()}")
         return "\n".join([*rows, *(f"note      {note}" for note in self.notes)])
 
     def epochs(self, steps: int) -> str:
@@ -87,9 +91,16 @@ class Plan:
         return f"{passes:,.0f} epochs" if passes >= 100 else f"{passes:.1f} epochs"
 
 
-def make_plan(config: Config, resumed: Checkpoint | None = None) -> Plan:
+def make_plan(
+    config: Config, resumed: Checkpoint | None = None, default_step: Callable[[Config], float | None] | None = None
+) -> Plan:
     """The plan of a training, which goes on from ``resumed`` instead of from ``model.start``. Raises ResightError: no
-    data, an empty training split, options that contradict each other."""
+    data, an empty training split, options that contradict each other.
+
+    Args:
+        default_step: measures the seconds that a step of the default takes here, by which the input size is chosen for
+            the minutes given; without, and where a training is resumed, none is chosen.
+    """
     config = _with_precision(_checked(config), resumed)
     records = open_configured(config.data)
     if dialect_of(config.model).classes_by_id:
@@ -97,6 +108,14 @@ def make_plan(config: Config, resumed: Checkpoint | None = None) -> Plan:
     train, classes = _training_split(records, config), records.label_map.names
     config = _with_repeats(config, train, resumed)
     validation, notes = _validation_split(records)
+    choice = None
+    if default_step and resumed is None and is_open(config):
+        if seconds := default_step(config):
+            config, choice = choose(config, train, seconds, evaluated=validation is not None)
+        else:
+            notes.append(
+                "no input size was chosen for the minutes given: a step of the default does not fit into memory"
+            )
     start, config = find_start(config, resumed)
     config, flip_notes = dialect_of(config.model).prepare_plan(config, classes, train)
     dialect, batches = dialect_of(config.model), training_batches(train, config)
@@ -125,6 +144,7 @@ def make_plan(config: Config, resumed: Checkpoint | None = None) -> Plan:
         counts=counts,
         start=start,
         notes=tuple(notes),
+        choice=choice,
     )
 
 

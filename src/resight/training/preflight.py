@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import sys
@@ -13,19 +14,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..dialect import dialect_of, training_set
+from ..config.tree import Config
+from ..dialect import dialect_of, model_config, training_set
 from ..errors import ResightError, counted, is_out_of_memory
 from ..input.dataset import TrainingExample
 from ..input.loader import PREFETCH
 from ..input.target import Target, input_size
 from ..io.progress import duration
-from ..models.build import autocast
+from ..models.build import autocast, build_model, named_device
+from .choice import BATCH
 from .distributed import SINGLE_PROCESS, Distributed
 from .optim import state_bytes
 from .plan import Plan
 from .state import Pace
 
 SHARED_MEMORY = "/dev/shm"
+
+log = logging.getLogger(__name__)
 
 
 def preflight(
@@ -57,6 +62,8 @@ def preflight(
         images_of = f"{len(images)} images of {images[0].shape[1]} x {images[0].shape[2]} px"
         fix = "Try a smaller train.batch_size (with train.accumulate the step stays the same), a smaller model.min_size"
         fix += " and model.max_size, or on a GPU train.precision = bfloat16."
+        if plan.choice:
+            fix = f"The input size was chosen for the minutes given: --size sets another. {fix}"
         raise ResightError(f"{images_of} do not fit into the memory of {device}", fix=fix) from error
     finally:
         model.zero_grad(set_to_none=True)
@@ -65,6 +72,31 @@ def preflight(
                 buffer.copy_(statistics[name])
     memory = f"{peak_memory(device) / 1e9:.1f} GB {'RAM' if device.type == 'cpu' else f'of {device}'}"
     return f"{_time(plan, seconds, device, taken or {})}\nmemory    {memory} for one step"
+
+
+def default_step(config: Config, distributed: Distributed) -> float | None:
+    """Seconds that a step of the default model takes here, on 8 images of its largest size; None where there is not the
+    memory for it. All processes take it at the same time, as they will in training."""
+    own, device = model_config({}), distributed.device(named_device(config.train.device))
+    share = -(-config.train.batch_size // distributed.size)
+    # On a CPU few are enough, and their memory, which counts as that of the first step, is small.
+    images = min(share, BATCH if device.type == "cuda" else 2)
+    image = torch.zeros(3, own.min_size, own.max_size, dtype=torch.uint8)
+    target = Target(torch.tensor([[100.0, 100, 200, 200]]), torch.tensor([0]), torch.tensor([False]))
+    log.info("timing a step of the default model, to choose the input size for %g min", config.train.max_minutes)
+    seconds = None
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model = build_model(own, 3).to(device)
+            # The first prepares the convolutions.
+            steps = [_step(model, [image] * images, [target] * images, config.train.precision) for _ in range(3)]
+        seconds = min(steps[1:]) * BATCH / (images * distributed.size)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    return distributed.broadcast(seconds)
 
 
 def largest_batch(plan: Plan) -> tuple[list[Tensor], list[Target]]:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,12 @@ from ..io.signals import stop_on_signal
 from ..models.build import device_of, float32_products, named_device
 from ..models.checkpoints import LAST, Checkpoint, load_checkpoint, weights_digest
 from .attempt import Watch, watching
-from .distributed import Distributed, join, launch, processes
+from .choice import as_begun
+from .distributed import SINGLE_PROCESS, Distributed, join, launch, processes
 from .main_guard import check_main_guard
 from .metric_logger import MetricLogger
 from .plan import Plan, make_plan
-from .preflight import preflight
+from .preflight import default_step, preflight
 from .remote_run import Workplace, check_remote_run, workplace
 from .run_folder import METRICS, check_run, describe_run, forget_metrics, lock_run, new_run
 from .start import start_model
@@ -98,8 +100,10 @@ def _checked_run(out: str | os.PathLike[str] | None, resume: bool) -> Path | str
 def _dry_run(config: Config, run: Path | str, resume: bool) -> TrainResult:
     device = device_of(config.train.device)
     last = _last_checkpoint(run) if resume and isinstance(run, Path) else None
-    plan = make_plan(config, last)
+    if resume and last is None and isinstance(run, Path):
+        config = _as_begun(config, run)
     with _arithmetic(config):
+        plan = make_plan(config, last, partial(default_step, distributed=SINGLE_PROCESS))
         model, _ = _model_of(plan, last, run)
         time_needed = preflight(plan, model.to(device), taken=last.state if last else None)
     return TrainResult(str(run), 0, f"run folder {run}\n{plan.text()}\n{time_needed}\nnothing was trained")
@@ -142,7 +146,9 @@ def _train(
     if not is_main:
         logging.getLogger("resight").setLevel(logging.ERROR)
     last = _last_checkpoint(run) if distributed.broadcast(resume and (run / LAST).exists()) else None
-    plan = make_plan(config, last)
+    if resume and last is None:
+        config = distributed.from_main(lambda: _as_begun(config, run))
+    plan = make_plan(config, last, partial(default_step, distributed=distributed))
     log.info("run folder %s\n%s", place.name, plan.text())
     if last is None and resume and (run / METRICS).exists():
         log.warning("%s holds no checkpoint: the training starts over, and so do its metrics", run)
@@ -194,6 +200,12 @@ def _locked(run: Path, last: Checkpoint | None, resume: bool, distributed: Distr
 
         distributed.from_main(lock)
         yield
+
+
+def _as_begun(config: Config, run: Path) -> Config:
+    """``config`` with what an attempt that ended before its first checkpoint had chosen for the minutes."""
+    path = run / "config.toml"
+    return as_begun(config, load_config(path).model) if path.exists() else config
 
 
 def _last_checkpoint(run: Path, tensors: bool = True) -> Checkpoint | None:

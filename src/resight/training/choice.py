@@ -1,0 +1,138 @@
+"""The input size for the minutes given, by what each size reached on a measured set.
+
+The table was measured once: ``benchmarks/accuracy.py`` on the first fold of the road signs (docs/results.md, "In the
+minutes given"), which also says why other backbones and one box head are not in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..config.defaults import MAX_STEPS
+from ..config.tree import AugmentConfig, Config, ModelConfig
+from ..dialect import model_config
+from ..input.dataset import network_boxes
+from ..input.target import input_size
+from ..records.reader import RecordSplit
+
+SIDES = (16, 32, 64)  # between the classes of objects by size: square roots of areas, pixels at the default's input
+BATCH = 8  # images of a step of the table
+GAIN = 0.02  # of mAP, by which a candidate must beat the default: less is within chance
+EVALUATING = 0.1  # share of the minutes that evaluations take at the most
+
+Values = tuple[float, ...]  # mAP of objects of each class by size
+
+
+@dataclass(frozen=True)
+class Candidate:
+    min_size: int
+    max_size: int
+    cost: float  # seconds of a step, in steps of the default
+    values: Mapping[int, Values]  # by steps
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.min_size, self.max_size
+
+    def __str__(self) -> str:
+        return f"{self.min_size}-{self.max_size} px"
+
+
+DEFAULT = Candidate(
+    384,
+    640,
+    1.0,
+    {
+        50: (0.0, 0.2, 0.428, 0.37),
+        150: (0.0, 0.313, 0.652, 0.674),
+        300: (0.029, 0.438, 0.708, 0.788),
+        1500: (0.083, 0.529, 0.765, 0.817),
+    },
+)
+CANDIDATES = (DEFAULT, Candidate(512, 853, 1.71, {300: (0.108, 0.491, 0.703, 0.757)}))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The candidates, each with the mAP expected after as many steps as the minutes hold, and the one chosen."""
+
+    minutes: float
+    rows: tuple[tuple[Candidate, float], ...]
+    chosen: Candidate
+
+    def text(self) -> str:
+        """The row of the plan."""
+        values = (f"{one} {min(max(value, 0), 1):.2f}" for one, value in self.rows)
+        chosen = f"{self.chosen} for {self.minutes:g} min on this machine"
+        return f"{chosen}; mAP expected by what road signs had: {', '.join(values)}"
+
+
+def is_open(config: Config) -> bool:
+    """Whether there is a choice: ``train.max_minutes`` without steps or epochs, the default model with its published
+    weights, no tiles, and the size is not set."""
+    model, train = config.model, config.train
+    by_clock = train.max_minutes and not train.steps and not train.epochs
+    own, default = (one.model_dump(include={"name", "heads", "start", "tile"}) for one in (model, model_config({})))
+    return bool(by_clock) and own == default and not {"min_size", "max_size"} & model.model_fields_set
+
+
+def choose(config: Config, train: RecordSplit, seconds: float, evaluated: bool) -> tuple[Config, Choice]:
+    """``config``, in which there is a choice, with the best candidate for the minutes given.
+
+    Args:
+        seconds: that a step of the default takes here, on 8 images of its largest size.
+        evaluated: whether evaluations take their share of the minutes.
+    """
+    minutes, default = config.train.max_minutes or 0.0, model_config({})
+    sides = np.sqrt(network_boxes(train, default)[0].prod(1))
+    shares = np.bincount(np.digitize(sides, SIDES), minlength=len(SIDES) + 1) / max(len(sides), 1)
+    a_step = seconds * _area(train, config.augment, default) / (default.min_size * default.max_size)
+    steps = 60 * minutes * (1 - EVALUATING * evaluated) / a_step
+    # Those are the table's, of 8 images each; a training has no more than so many of its own.
+    most = MAX_STEPS * config.train.batch_size * config.train.accumulate / BATCH
+    rows = [(each, float(shares @ expected(each, min(steps / each.cost, most)))) for each in CANDIDATES]
+    chosen, _ = max(rows, key=lambda row: row[1] + GAIN * (row[0] is DEFAULT))
+    return _with(config, chosen), Choice(minutes, tuple(rows), chosen)
+
+
+def as_begun(config: Config, begun: ModelConfig) -> Config:
+    """``config`` with the size that an attempt chose whose model was ``begun``, if there is a choice."""
+    same = [each for each in CANDIDATES if each.size == (begun.min_size, begun.max_size)]
+    return _with(config, same[0]) if same and begun.name == config.model.name and is_open(config) else config
+
+
+def expected(candidate: Candidate, steps: float) -> np.ndarray:
+    """``[4]`` mAP of objects by size after so many steps of 8 images; below 0 where these are too few for any.
+
+    The default's is interpolated in the logarithm of the steps, falls on below the first and stays above the last.
+    Other candidates add their difference from the default, interpolated likewise and constant on both sides.
+    """
+    at, measured = np.log(max(steps, 1.0)), DEFAULT.values
+    x, y = np.log(list(measured)), np.array(list(measured.values()))
+    slope = (y[1] - y[0]) / (x[1] - x[0])
+    found = _between(at, x, y) + np.maximum(slope, 0) * min(at - x[0], 0)
+    if candidate is not DEFAULT:
+        more = np.array([np.subtract(values, measured[n]) for n, values in candidate.values.items()])
+        found += _between(at, np.log(list(candidate.values)), more)
+    return found
+
+
+def _between(at: float, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.array([np.interp(at, x, column) for column in y.T])
+
+
+def _with(config: Config, candidate: Candidate) -> Config:
+    own = config.model.model_dump(exclude_unset=True)
+    sized = model_config(own | {"min_size": candidate.min_size, "max_size": candidate.max_size})
+    return config.model_copy(update={"model": sized})
+
+
+def _area(train: RecordSplit, augment: AugmentConfig, model: ModelConfig) -> float:
+    """Pixels of an image in training: the mean over the images and their random scales."""
+    kinds, counts = np.unique(train.sizes, axis=0, return_counts=True)
+    areas = [np.prod(input_size(int(height), int(width), model)) for width, height in kinds]
+    scales = np.geomspace(*augment.scale, 100).clip(max=augment.crop)
+    return float(np.average(areas, weights=counts) * (scales**2).mean())
