@@ -48,9 +48,12 @@ def test_what_is_expected_is_what_was_measured_and_between(number, steps):
     candidate = choice.CANDIDATES[number]
     for count, values in candidate.values.items():
         np.testing.assert_allclose(choice.expected(candidate, count), values, atol=1e-12)
-    assert (choice.expected(candidate, steps) <= 1).all()
-    first = min(choice.DEFAULT.values)
-    assert (choice.expected(choice.DEFAULT, first / 2) <= choice.expected(choice.DEFAULT, first)).all()
+    below, above = (choice.expected(candidate, count) for count in (steps / 2, steps))
+    assert ((above >= 0) & (above <= 1)).all()
+    if steps <= min(choice.DEFAULT.values):
+        assert candidate is not choice.DEFAULT or (below <= above).all()
+    if steps >= max(choice.DEFAULT.values):
+        np.testing.assert_array_equal(above, choice.expected(candidate, 2 * steps))
 
 
 def candidates(monkeypatch):
@@ -82,7 +85,7 @@ def test_few_minutes_take_the_cheap_one_and_many_the_best(shapes, monkeypatch):
 
 def test_small_objects_take_what_finds_them(shapes, monkeypatch):
     default, _ = candidates(monkeypatch)
-    tiny = choice.Candidate(768, 1280, 4.0, {1000: (0.9, 0.6, 0.6, 0.6)})
+    tiny = choice.Candidate(768, 1280, 4.0, {100: (0.9, 0.1, 0.1, 0.1), 1000: (0.9, 0.6, 0.6, 0.6)})
     monkeypatch.setattr(choice, "CANDIDATES", (default, tiny))
     data = shapes(train=9)
     assert planned(data, train__max_minutes=1e4).choice.chosen is default
@@ -99,6 +102,15 @@ def test_what_is_expected_follows_the_images_and_not_the_batches(shapes, monkeyp
     (_, whole), _ = rows[0]
     (_, evaluated), _ = planned(shapes(train=9, val=3), train__max_minutes=5).choice.rows
     assert evaluated < whole  # which takes a tenth of the time
+
+
+def test_beyond_what_was_measured_all_is_as_at_its_ends(shapes, monkeypatch):
+    default, _ = candidates(monkeypatch)
+    data = shapes(train=9)
+    long, longer = (planned(data, train__max_minutes=minutes).choice.rows for minutes in (1e3, 1e6))
+    assert long == longer
+    # After less than its first steps nothing is known of a candidate.
+    assert [one for one, _ in planned(data, step=1e4, train__max_minutes=1).choice.rows] == [default]
 
 
 @pytest.mark.parametrize(

@@ -246,3 +246,10 @@ def test_repeats_are_settled_by_the_plan_and_a_resumed_run_keeps_its_own(shapes,
     assert planned("data x, 9 images") == 0.0
     assert planned("batch_size 2, repeat_threshold 0.25, seed 1") == 0.25
     assert planned("data x, 9 images", data__repeat_threshold=0.75) == 0.75
+
+
+def test_repeats_are_those_of_the_dialect_that_the_start_turns_out_to_have(shapes, tiny, monkeypatch):
+    config = tiny(shapes(train=9))
+    of_tfod = tiny(shapes(train=9), model__name="faster_rcnn_resnet50_v1", model__start="none")
+    monkeypatch.setattr("resight.training.plan.find_start", lambda *_: (None, of_tfod))
+    assert make_plan(config).config.data.repeat_threshold == 0.0

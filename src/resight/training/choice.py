@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..config.defaults import MAX_STEPS
 from ..config.tree import AugmentConfig, Config, ModelConfig
 from ..dialect import model_config
 from ..input.dataset import network_boxes
@@ -52,7 +51,10 @@ DEFAULT = Candidate(
         1500: (0.083, 0.529, 0.765, 0.817),
     },
 )
-CANDIDATES = (DEFAULT, Candidate(512, 853, 1.71, {300: (0.108, 0.491, 0.703, 0.757)}))
+CANDIDATES = (
+    DEFAULT,
+    Candidate(512, 853, 1.71, {150: (0.032, 0.407, 0.666, 0.632), 300: (0.108, 0.491, 0.703, 0.757)}),
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Choice:
 
     def text(self) -> str:
         """The row of the plan."""
-        values = (f"{one} {min(max(value, 0), 1):.2f}" for one, value in self.rows)
+        values = (f"{one} {value:.2f}" for one, value in self.rows)
         chosen = f"{self.chosen} for {self.minutes:g} min on this machine"
         return f"{chosen}; mAP expected by what road signs had: {', '.join(values)}"
 
@@ -90,10 +92,10 @@ def choose(config: Config, train: RecordSplit, seconds: float, evaluated: bool) 
     sides = np.sqrt(network_boxes(train, default)[0].prod(1))
     shares = np.bincount(np.digitize(sides, SIDES), minlength=len(SIDES) + 1) / max(len(sides), 1)
     a_step = seconds * _area(train, config.augment, default) / (default.min_size * default.max_size)
-    steps = 60 * minutes * (1 - EVALUATING * evaluated) / a_step
-    # Those are the table's, of 8 images each; a training has no more than so many of its own.
-    most = MAX_STEPS * config.train.batch_size * config.train.accumulate / BATCH
-    rows = [(each, float(shares @ expected(each, min(steps / each.cost, most)))) for each in CANDIDATES]
+    # In a longer training than those measured the default would stand still, and the others go on.
+    steps = min(60 * minutes * (1 - EVALUATING * evaluated) / a_step, max(DEFAULT.values))
+    there = [one for one in CANDIDATES if one is DEFAULT or steps / one.cost >= min(one.values)]
+    rows = [(one, float(shares @ expected(one, steps / one.cost))) for one in there]
     chosen, _ = max(rows, key=lambda row: row[1] + GAIN * (row[0] is DEFAULT))
     return _with(config, chosen), Choice(minutes, tuple(rows), chosen)
 
@@ -105,10 +107,11 @@ def as_begun(config: Config, begun: ModelConfig) -> Config:
 
 
 def expected(candidate: Candidate, steps: float) -> np.ndarray:
-    """``[4]`` mAP of objects by size after so many steps of 8 images; below 0 where these are too few for any.
+    """``[4]`` mAP of objects by size after so many steps of 8 images.
 
     The default's is interpolated in the logarithm of the steps, falls on below the first and stays above the last.
-    Other candidates add their difference from the default, interpolated likewise and constant on both sides.
+    Other candidates add their difference from the default, interpolated likewise and constant beyond the last; below
+    their first nothing is known of them.
     """
     at, measured = np.log(max(steps, 1.0)), DEFAULT.values
     x, y = np.log(list(measured)), np.array(list(measured.values()))
@@ -117,7 +120,7 @@ def expected(candidate: Candidate, steps: float) -> np.ndarray:
     if candidate is not DEFAULT:
         more = np.array([np.subtract(values, measured[n]) for n, values in candidate.values.items()])
         found += _between(at, np.log(list(candidate.values)), more)
-    return found
+    return found.clip(0, 1)
 
 
 def _between(at: float, x: np.ndarray, y: np.ndarray) -> np.ndarray:

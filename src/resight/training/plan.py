@@ -106,7 +106,6 @@ def make_plan(
     if dialect_of(config.model).classes_by_id:
         records = records.by_id()
     train, classes = _training_split(records, config), records.label_map.names
-    config = _with_repeats(config, train, resumed)
     validation, notes = _validation_split(records)
     choice = None
     if default_step and resumed is None and is_open(config):
@@ -117,6 +116,7 @@ def make_plan(
                 "no input size was chosen for the minutes given: a step of the default does not fit into memory"
             )
     start, config = find_start(config, resumed)
+    config = _with_repeats(config, train, resumed)
     config, flip_notes = dialect_of(config.model).prepare_plan(config, classes, train)
     dialect, batches = dialect_of(config.model), training_batches(train, config)
     sizes, centers = network_boxes(train, config.model)
@@ -220,7 +220,8 @@ def _validation_split(records: Records) -> tuple[RecordSplit | None, list[str]]:
 def _batch_notes(config: Config, train: RecordSplit, batches: BatchSampler) -> list[str]:
     notes = []
     if config.train.batch_size > batches.places:
-        notes.append(f"train.batch_size is larger than the training set: a batch is all {batches.places:,} images")
+        repeats = f", {batches.places:,} with repeats" * (batches.places > len(train))
+        notes.append(f"train.batch_size is larger than the training set: a batch is all {len(train):,} images{repeats}")
     if batches.repeats is not None and (more := batches.repeats.max()) >= 1.05:
         notes.append(f"images with rare classes are repeated, up to {more:.1f} times an epoch (data.repeat_threshold)")
     return notes
@@ -293,8 +294,8 @@ def _data_notes(records: Records, counts: Mapping[str, tuple[int, int]], unknown
 
 
 def _steps(config: Config, images: int, per_epoch: int) -> int:
-    """Optimizer steps of the whole training; without a word so many as take 40 times the ``images``, but 1,000 at least
-    and 50,000 at most: repeats change what is seen, not how long."""
+    """Optimizer steps of the whole training; by default as many as 40 passes over the ``images`` take, which repeats do
+    not make longer, but 1,000 at least and 50,000 at most."""
     train = config.train
     if train.steps:
         return train.steps

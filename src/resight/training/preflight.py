@@ -63,7 +63,7 @@ def preflight(
         fix = "Try a smaller train.batch_size (with train.accumulate the step stays the same), a smaller model.min_size"
         fix += " and model.max_size, or on a GPU train.precision = bfloat16."
         if plan.choice:
-            fix = f"The input size was chosen for the minutes given: --size sets another. {fix}"
+            fix = f"The input size was chosen for the minutes given: the default is --size 384,640. {fix}"
         raise ResightError(f"{images_of} do not fit into the memory of {device}", fix=fix) from error
     finally:
         model.zero_grad(set_to_none=True)
@@ -108,8 +108,9 @@ def largest_batch(plan: Plan) -> tuple[list[Tensor], list[Target]]:
     sizes = np.array([input_size(int(height), int(width), config) for width, height in kinds])
     portrait = sizes[:, 0] > sizes[:, 1]
     tall, all_of = int(counts[portrait].sum()), int(counts.sum())
-    # What is left over of both makes a batch of both at the end of an epoch.
-    mixed = dialect.pads_batches and tall % batch > 0 and (all_of - tall) % batch > 0
+    # What is left over of both makes a batch of both at the end of an epoch; with repeats there is something at times.
+    repeated = plan.batches.repeats is not None and 0 < tall < all_of
+    mixed = dialect.pads_batches and (repeated or (tall % batch > 0 and (all_of - tall) % batch > 0))
     alike = mixed | (portrait == portrait[sizes.prod(1).argmax()])
     height, width = sizes[alike].max(0).tolist()
     noise = torch.randint(256, (3, height, width), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)

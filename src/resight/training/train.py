@@ -28,7 +28,7 @@ from ..io.signals import stop_on_signal
 from ..models.build import device_of, float32_products, named_device
 from ..models.checkpoints import LAST, Checkpoint, load_checkpoint, weights_digest
 from .attempt import Watch, watching
-from .choice import as_begun
+from .choice import as_begun, is_open
 from .distributed import SINGLE_PROCESS, Distributed, join, launch, processes
 from .main_guard import check_main_guard
 from .metric_logger import MetricLogger
@@ -205,7 +205,7 @@ def _locked(run: Path, last: Checkpoint | None, resume: bool, distributed: Distr
 def _as_begun(config: Config, run: Path) -> Config:
     """``config`` with what an attempt that ended before its first checkpoint had chosen for the minutes."""
     path = run / "config.toml"
-    return as_begun(config, load_config(path).model) if path.exists() else config
+    return as_begun(config, load_config(path).model) if is_open(config) and path.exists() else config
 
 
 def _last_checkpoint(run: Path, tensors: bool = True) -> Checkpoint | None:
@@ -241,8 +241,9 @@ def _changes(config: Config, run: Path) -> str:
     before = before.model_copy(update={"model": before.model.of_earlier_version()})
     was, now = _length(before), _length(config)
     changes = [f"its length was {was} and is now {now}"] if was != now else []
-    lengths = {"train": {key.removeprefix("train.") for key in LENGTHS}}
-    changes += _differences(before.model_dump(exclude=lengths), config.model_dump(exclude=lengths))
+    # Other repeats would have been refused; a run that was stored without a word on them has them settled now.
+    told = {"train": {key.removeprefix("train.") for key in LENGTHS}, "data": {"repeat_threshold"}}
+    changes += _differences(before.model_dump(exclude=told), config.model_dump(exclude=told))
     return "changed: " + "; ".join(changes) if changes else "its configuration is unchanged"
 
 
