@@ -29,6 +29,7 @@ import resight
 
 records, run = Path(sys.argv[1]), Path(sys.argv[2])
 small = {"model.min_size": 64, "model.max_size": 96, "model.start": "none", "model.name": "test_efficientnet"}
+small["model.heads"] = 1
 training = {"train.steps": 2, "train.batch_size": 2, "train.device": "cpu", "data.workers": 0}
 config = resight.load_config(None, {**small, **training, "data.path": str(records)})
 resight.train(config, out=run)

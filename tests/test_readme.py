@@ -25,6 +25,7 @@ PAGES = ("README.md", "docs/your-photographs.md", "docs/configuration.md", "docs
 TEXTS = [(ROOT / page).read_text(encoding="utf-8") for page in PAGES]
 README = TEXTS[0]
 SHORT = ["--steps", "2", "--batch", "2", "--size", "64,96", "--model", "test_efficientnet", "--start", "none"]
+SHORT += ["--set", "model.heads=1"]
 SHORT_KEYS = '"train.steps": 2, "train.batch_size": 2, "model.min_size": 64, "model.max_size": 96'
 # CI installs and tests, the demo has its own test, and `make test-image` runs the image.
 ELSEWHERE = ("pip install ", "make demo", "make test", "make image", "docker run ")

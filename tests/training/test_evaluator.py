@@ -93,7 +93,10 @@ def test_an_evaluation_that_measures_nothing_does_not_count_for_patience(shapes,
     assert train(config, tmp_path).steps == 3
 
 
-@pytest.mark.parametrize("dialect", [{}, {"model__name": "faster_rcnn_resnet50_v1", "model__tfod": {"pad": True}}])
+TFOD = {"model__name": "faster_rcnn_resnet50_v1", "model__tfod": {"pad": True, "proposals": 20, "detections": 20}}
+
+
+@pytest.mark.parametrize("dialect", [{}, TFOD])
 def test_the_best_evaluation_is_kept_as_evaluate_writes_it_and_test_is_not_touched(shapes, tiny, tmp_path, dialect):
     config = tiny(shapes(train=5, val=2, test=2), train__steps=2, **OFTEN, **dialect)
     train(config, tmp_path)

@@ -69,6 +69,7 @@ def test_a_step_of_the_default_is_timed_and_draws_nothing(plan, monkeypatch):
     assert torch.equal(before, torch.get_rng_state())
 
     asked = []
+    monkeypatch.setattr(module, "build_model", lambda *_: torch.nn.Identity())
     monkeypatch.setattr(module, "_step", lambda model, images, *_: asked.append(len(images)) or 4.0)
     assert default_step(plan.config, SINGLE_PROCESS) == 4.0 * 8 / 2 and set(asked) == {2}
     # Of two processes each has its share, at the same time.

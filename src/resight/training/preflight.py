@@ -83,7 +83,7 @@ def default_step(config: Config, distributed: Distributed) -> float | None:
     images = min(share, BATCH if device.type == "cuda" else 2)
     image = torch.zeros(3, own.min_size, own.max_size, dtype=torch.uint8)
     target = Target(torch.tensor([[100.0, 100, 200, 200]]), torch.tensor([0]), torch.tensor([False]))
-    log.info("timing a step of the default model, to choose the input size for %g min", config.train.max_minutes)
+    log.info("timing a step of the default model, to choose the input size for the minutes given")
     seconds = None
     try:
         with torch.random.fork_rng(devices=[]):
