@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resight.config.toml_text import to_toml
 from resight.dialect import load_config
 from resight.training import choice
 from resight.training.plan import make_plan
@@ -156,9 +157,10 @@ def test_without_a_step_measured_nothing_is_chosen(shapes, monkeypatch):
         ({"model.min_size": 96, "model.max_size": 128}, {"model.name": "faster_rcnn_resnet50_v1"}, 800),
     ],
 )
-def test_an_attempt_without_a_checkpoint_hands_its_choice_on_where_there_is_one(monkeypatch, begun, now, size):
+def test_an_attempt_without_a_checkpoint_hands_its_choice_on(tmp_path, monkeypatch, begun, now, size):
     candidates(monkeypatch)
-    found = choice.as_begun(load_config(None, {"train.max_minutes": 1} | now), load_config(None, begun).model)
+    (tmp_path / "config.toml").write_text(to_toml(load_config(None, begun)))
+    found = choice.as_begun(load_config(None, {"train.max_minutes": 1} | now), tmp_path / "config.toml")
     assert found.model.min_size == size
     assert choice.is_open(found) == (not now and size == 384)
 

@@ -16,7 +16,7 @@ from ..random_streams import stream_seed
 from ..records.example import Record
 from ..records.reader import RecordSplit
 from .augment import Sample, Unresized
-from .sampler import BatchSampler, SampleKey, class_shares, repeat_factors
+from .sampler import BatchSampler, SampleKey, image_classes, repeat_factors
 from .target import Target, to_input_frame
 
 
@@ -91,8 +91,9 @@ def repeat_threshold(split: RecordSplit, config: Config) -> float:
     """
     if (threshold := config.data.repeat_threshold) is not None:
         return threshold
-    _, classes, shares = class_shares(split.box_records, split.box_labels, len(split))
-    present = shares[np.unique(classes)]
+    _, classes = image_classes(split.box_records, split.box_labels)
+    shares = np.bincount(classes) / max(len(split), 1)
+    present = shares[shares > 0]
     # Of four digits, which the order in a checkpoint has, too.
     threshold = math.floor(1e4 * min(config.model.repeat_threshold, present.max(initial=0.0))) / 1e4
     return threshold if (present < threshold).any() else 0.0

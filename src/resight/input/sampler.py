@@ -138,15 +138,15 @@ def repeat_factors(images: np.ndarray, labels: np.ndarray, count: int, threshold
     Args:
         images, labels: ``[M]`` int64, of each box its image and its class; -1 is no class.
     """
-    found, classes, shares = class_shares(images, labels, count)
+    found, classes = image_classes(images, labels)
+    shares = np.bincount(classes) / max(count, 1)
     factors = np.ones(count)
-    np.maximum.at(factors, found, np.sqrt(threshold / shares)[classes])
+    np.maximum.at(factors, found, np.sqrt(threshold / shares[classes]))
     return factors
 
 
-def class_shares(images: np.ndarray, labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Image and class ``[P]`` of each pair of them that boxes make, and ``[K]`` the share of ``count`` images that each
-    class is in; that of a class without a box is 1 of them. Arguments as for :func:`repeat_factors`."""
-    known, size = labels >= 0, int(labels.max(initial=-1)) + 1
-    found, classes = np.divmod(np.unique(images[known] * max(size, 1) + labels[known]), max(size, 1))
-    return found, classes, np.maximum(np.bincount(classes, minlength=size), 1) / max(count, 1)
+def image_classes(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Image and class ``[P]`` of each pair of the two that has a box; arguments as for :func:`repeat_factors`."""
+    known, size = labels >= 0, int(labels.max(initial=0)) + 1
+    found, classes = np.divmod(np.unique(images[known] * size + labels[known]), size)
+    return found, classes

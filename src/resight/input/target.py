@@ -43,6 +43,13 @@ def input_size(height: int, width: int, config: ModelConfig) -> tuple[int, int]:
     return config.fit_size(*crop_size(height, width, config))
 
 
+def input_sizes(images: np.ndarray, config: ModelConfig) -> tuple[np.ndarray, np.ndarray]:
+    """``[K, 2]`` heights and widths at the network of the different sizes among ``images`` ``[N, 2]`` (width, height),
+    and ``[K]`` how many images have each: of many images few differ in size."""
+    kinds, counts = np.unique(images, axis=0, return_counts=True)
+    return np.array([input_size(int(height), int(width), config) for width, height in kinds]), counts
+
+
 def input_scale(height: int, width: int, config: ModelConfig) -> tuple[float, float]:
     """Factors, down and across, from pixels of an image to pixels at the network."""
     (rows, columns), (down, across) = input_size(height, width, config), crop_size(height, width, config)

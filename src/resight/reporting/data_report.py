@@ -20,6 +20,7 @@ from ..datasets.split import leaks
 from ..dialect import anchors_for, dialect_of, load_config
 from ..errors import ResightError, counted
 from ..evaluation.coco import LARGE, SMALL
+from ..input.sampler import image_classes
 from .data_columns import DataColumns, read_columns
 from .data_suspects import find_suspects, plain_rows
 from .files import ReportFiles, check_charts, csv_text, write_charts
@@ -141,10 +142,10 @@ def _classes(data: DataColumns, ordinary: np.ndarray, sides: np.ndarray, iou: np
     """Of each class its boxes and images, in all and by split, the quartiles of its size, and what anchors reach."""
     count, parts = len(data.classes), data.parts
     part = np.array([parts.index(split) for split in data.splits], np.int64)
-    pairs = np.unique(data.image * max(count, 1) + data.label)
+    found, classes = image_classes(data.image, data.label)
     boxes, images = np.zeros((2, len(parts), count), np.int64)
     np.add.at(boxes, (part[data.image], data.label), 1)
-    np.add.at(images, (part[pairs // max(count, 1)], pairs % max(count, 1)), 1)
+    np.add.at(images, (part[found], classes), 1)
     order = ordinary[np.argsort(data.label[ordinary], kind="stable")]
     starts = np.searchsorted(data.label[order], np.arange(count + 1))
     shapes, rows = _aspects(data), []

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from ..config.tree import AugmentConfig, Config, ModelConfig
-from ..dialect import model_config
+from ..dialect import load_config, model_config
 from ..input.dataset import network_boxes
-from ..input.target import input_size
+from ..input.target import input_sizes
 from ..records.reader import RecordSplit
 
 SIDES = (16, 32, 64)  # between the classes of objects by size: square roots of areas, pixels at the default's input
@@ -100,10 +101,14 @@ def choose(config: Config, train: RecordSplit, seconds: float, evaluated: bool) 
     return _with(config, chosen), Choice(minutes, tuple(rows), chosen)
 
 
-def as_begun(config: Config, begun: ModelConfig) -> Config:
-    """``config`` with the size that an attempt chose whose model was ``begun``, if there is a choice."""
+def as_begun(config: Config, path: Path) -> Config:
+    """``config`` with the size that was chosen by an attempt of which only ``path``, its config.toml, is left; where
+    there is a choice."""
+    if not is_open(config) or not path.exists():
+        return config
+    begun = load_config(path).model
     same = [each for each in CANDIDATES if each.size == (begun.min_size, begun.max_size)]
-    return _with(config, same[0]) if same and begun.name == config.model.name and is_open(config) else config
+    return _with(config, same[0]) if same and begun.name == config.model.name else config
 
 
 def expected(candidate: Candidate, steps: float) -> np.ndarray:
@@ -135,7 +140,6 @@ def _with(config: Config, candidate: Candidate) -> Config:
 
 def _area(train: RecordSplit, augment: AugmentConfig, model: ModelConfig) -> float:
     """Pixels of an image in training: the mean over the images and their random scales."""
-    kinds, counts = np.unique(train.sizes, axis=0, return_counts=True)
-    areas = [np.prod(input_size(int(height), int(width), model)) for width, height in kinds]
+    sizes, counts = input_sizes(train.sizes, model)
     scales = np.geomspace(*augment.scale, 100).clip(max=augment.crop)
-    return float(np.average(areas, weights=counts) * (scales**2).mean())
+    return float(np.average(sizes.prod(1), weights=counts) * (scales**2).mean())

@@ -18,7 +18,7 @@ from ..dialect import anchors_for, dialect_of
 from ..errors import ResightError, counted, listed
 from ..input.dataset import finite_boxes, network_boxes, repeat_threshold, training_batches
 from ..input.loader import worker_count
-from ..input.sampler import BatchSampler
+from ..input.sampler import BatchSampler, image_classes
 from ..io.object_store import is_remote
 from ..models.build import named_device
 from ..models.checkpoints import Checkpoint
@@ -236,8 +236,7 @@ def _counts(train: RecordSplit, classes: tuple[str, ...]) -> tuple[dict[str, tup
     labels = train.box_labels
     known = labels >= 0
     boxes = np.bincount(labels[known], minlength=len(classes))
-    pairs = np.unique(train.box_records[known] * len(classes) + labels[known])
-    images = np.bincount(pairs % max(len(classes), 1), minlength=len(classes))
+    images = np.bincount(image_classes(train.box_records, labels)[1], minlength=len(classes))
     return dict(zip(classes, zip(images.tolist(), boxes.tolist(), strict=True), strict=True)), int((~known).sum())
 
 

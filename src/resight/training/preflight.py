@@ -10,7 +10,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,10 +18,10 @@ from ..dialect import dialect_of, model_config, training_set
 from ..errors import ResightError, counted, is_out_of_memory
 from ..input.dataset import TrainingExample
 from ..input.loader import PREFETCH
-from ..input.target import Target, input_size
+from ..input.target import Target, input_sizes
 from ..io.progress import duration
 from ..models.build import autocast, build_model, named_device
-from .choice import BATCH
+from .choice import BATCH, DEFAULT
 from .distributed import SINGLE_PROCESS, Distributed
 from .optim import state_bytes
 from .plan import Plan
@@ -63,7 +62,8 @@ def preflight(
         fix = "Try a smaller train.batch_size (with train.accumulate the step stays the same), a smaller model.min_size"
         fix += " and model.max_size, or on a GPU train.precision = bfloat16."
         if plan.choice:
-            fix = f"The input size was chosen for the minutes given: the default is --size 384,640. {fix}"
+            default = "--size {},{}".format(*DEFAULT.size)
+            fix = f"The input size was chosen for the minutes given: the default is {default}. {fix}"
         raise ResightError(f"{images_of} do not fit into the memory of {device}", fix=fix) from error
     finally:
         model.zero_grad(set_to_none=True)
@@ -103,9 +103,7 @@ def largest_batch(plan: Plan) -> tuple[list[Tensor], list[Target]]:
     """As many images as a batch has, of the size that takes most, with one object each."""
     config, batch = plan.config.model, plan.config.train.batch_size
     dialect = dialect_of(config)
-    # Of many records few differ in size.
-    kinds, counts = np.unique(plan.batches.sizes, axis=0, return_counts=True)
-    sizes = np.array([input_size(int(height), int(width), config) for width, height in kinds])
+    sizes, counts = input_sizes(plan.batches.sizes, config)
     portrait = sizes[:, 0] > sizes[:, 1]
     tall, all_of = int(counts[portrait].sum()), int(counts.sum())
     # What is left over of both makes a batch of both at the end of an epoch; with repeats there is something at times.

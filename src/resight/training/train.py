@@ -28,7 +28,7 @@ from ..io.signals import stop_on_signal
 from ..models.build import device_of, float32_products, named_device
 from ..models.checkpoints import LAST, Checkpoint, load_checkpoint, weights_digest
 from .attempt import Watch, watching
-from .choice import as_begun, is_open
+from .choice import as_begun
 from .distributed import SINGLE_PROCESS, Distributed, join, launch, processes
 from .main_guard import check_main_guard
 from .metric_logger import MetricLogger
@@ -101,7 +101,7 @@ def _dry_run(config: Config, run: Path | str, resume: bool) -> TrainResult:
     device = device_of(config.train.device)
     last = _last_checkpoint(run) if resume and isinstance(run, Path) else None
     if resume and last is None and isinstance(run, Path):
-        config = _as_begun(config, run)
+        config = as_begun(config, run / "config.toml")
     with _arithmetic(config):
         plan = make_plan(config, last, partial(default_step, distributed=SINGLE_PROCESS))
         model, _ = _model_of(plan, last, run)
@@ -147,7 +147,7 @@ def _train(
         logging.getLogger("resight").setLevel(logging.ERROR)
     last = _last_checkpoint(run) if distributed.broadcast(resume and (run / LAST).exists()) else None
     if resume and last is None:
-        config = distributed.from_main(lambda: _as_begun(config, run))
+        config = distributed.from_main(lambda: as_begun(config, run / "config.toml"))
     plan = make_plan(config, last, partial(default_step, distributed=distributed))
     log.info("run folder %s\n%s", place.name, plan.text())
     if last is None and resume and (run / METRICS).exists():
@@ -200,12 +200,6 @@ def _locked(run: Path, last: Checkpoint | None, resume: bool, distributed: Distr
 
         distributed.from_main(lock)
         yield
-
-
-def _as_begun(config: Config, run: Path) -> Config:
-    """``config`` with what an attempt that ended before its first checkpoint had chosen for the minutes."""
-    path = run / "config.toml"
-    return as_begun(config, load_config(path).model) if is_open(config) and path.exists() else config
 
 
 def _last_checkpoint(run: Path, tensors: bool = True) -> Checkpoint | None:
