@@ -6,6 +6,7 @@ MODEL = "tf_efficientnet_lite0"
 MIN_SIZE, MAX_SIZE = 384, 640  # pixels of the short and the long side
 BATCH_SIZE = 8
 EPOCHS, MIN_STEPS, MAX_STEPS = 40, 1_000, 50_000  # of a training whose length is not set
+EVALUATED = 10  # evaluations take at most a part in so many of the time of a training
 PIPELINE = "pipeline.config"  # TFOD's configuration of a training, where one was given
 SEED = 42
 SERVE_HOST, SERVE_PORT = "127.0.0.1", 8501  # the port of TensorFlow Serving's REST

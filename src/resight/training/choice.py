@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..config.defaults import EVALUATED
 from ..config.tree import AugmentConfig, Config, ModelConfig
 from ..dialect import load_config, model_config
 from ..input.dataset import network_boxes
@@ -21,7 +22,6 @@ from ..records.reader import RecordSplit
 SIDES = (16, 32, 64)  # between the classes of objects by size: square roots of areas, pixels at the default's input
 BATCH = 8  # images of a step of the table
 GAIN = 0.02  # of mAP, by which a candidate must beat the default: less is within chance
-EVALUATING = 0.1  # share of the minutes that evaluations take at the most
 
 Values = tuple[float, ...]  # mAP of objects of each class by size
 
@@ -94,7 +94,7 @@ def choose(config: Config, train: RecordSplit, seconds: float, evaluated: bool) 
     shares = np.bincount(np.digitize(sides, SIDES), minlength=len(SIDES) + 1) / max(len(sides), 1)
     a_step = seconds * _area(train, config.augment, default) / (default.min_size * default.max_size)
     # In a longer training than those measured the default would stand still, and the others go on.
-    steps = min(60 * minutes * (1 - EVALUATING * evaluated) / a_step, max(DEFAULT.values))
+    steps = min(60 * minutes * (1 - evaluated / EVALUATED) / a_step, max(DEFAULT.values))
     there = [one for one in CANDIDATES if one is DEFAULT or steps / one.cost >= min(one.values)]
     rows = [(one, float(shares @ expected(one, steps / one.cost))) for one in there]
     chosen, _ = max(rows, key=lambda row: row[1] + GAIN * (row[0] is DEFAULT))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, Literal
 
+from ..config.defaults import EVALUATED
 from ..dialect import dialect_of
 from ..inference.tiles import forward_passes
 from ..models.build import named_device
@@ -101,7 +102,7 @@ class Pace:
         sizes = plan.validation.sizes.tolist() if plan.validation else []
         seen = sum(forward_passes(height, width, config.model.tile) for width, height in sizes)
         self.epoch = plan.batches.per_epoch / config.train.accumulate  # steps
-        epochs = max(config.evaluate.every, 10 * cost * seen / len(plan.train))
+        epochs = max(config.evaluate.every, EVALUATED * cost * seen / len(plan.train))
         self.interval = epochs * self.epoch if plan.validation else math.inf  # steps
         self.evaluation_steps = cost * seen / (config.train.batch_size * config.train.accumulate)  # as long as these
         self.steps = plan.steps
@@ -112,7 +113,7 @@ class Pace:
     def evaluation_is_due(self, state: State, clock: float, evaluating: float) -> bool:
         """After ``clock`` seconds of training, ``evaluating`` of them spent on evaluations, the same in all
         processes."""
-        too_much = self.timed and 10 * evaluating > clock
+        too_much = self.timed and EVALUATED * evaluating > clock
         return state.step - state.evaluated_at >= self.interval and not too_much
 
     def at(self, step: int) -> str:
