@@ -11,8 +11,8 @@ best five for 300 steps on three folds, the best two of those for 1,500 steps on
 not measured twice, and a training that was interrupted goes on in its folder below RUNS, where the detections
 themselves are, too. Several processes can share RUNS, each on a core of its own (`--core`). Without RUNS the tables are
 printed, and nothing else is done. A setting whose values change is measured again; what a change of the code changes is
-not noticed: remove what was measured, or give the setting another name. What was measured before the default changed is
-in `accuracy/before/` (`--results`); `--against` compares with the default there.
+not noticed: remove what was measured, or give the setting another name. What was compared with earlier defaults is in
+`accuracy/one-head/` and `accuracy/two-sizes/` (`--results`); `--against` compares with the default there.
 
 `signs` is a Pascal VOC folder of numbered images; fifteen consecutive numbers are a group, and no group is parted.
 `scenes` is drawn: drives past signs that are twice as tall in a third of them and small in another. A group is a drive.

@@ -23,6 +23,7 @@ def section(**fields: st.SearchStrategy) -> st.SearchStrategy:
     return st.fixed_dictionaries({}, optional=fields)
 
 
+RANGE = st.tuples(ABOVE_0, ABOVE_0).map(sorted)
 TREES = section(
     data=section(
         path=TEXT,
@@ -54,7 +55,7 @@ TREES = section(
     augment=section(
         flip=SHARE,
         flip_pairs=st.dictionaries(TEXT, TEXT, max_size=3),
-        scale=st.tuples(ABOVE_0, ABOVE_0).map(sorted),
+        scale=RANGE | st.lists(RANGE, min_size=1, max_size=3),
         color=SHARE,
     ),
     evaluate=section(every=ABOVE_0, metric=st.sampled_from(["mAP", "AP50", "AP75"])),
@@ -141,9 +142,11 @@ def test_sizes_that_contradict_each_other_are_refused():
         ("data.path", 3, "data.path = 3: must be text"),
         ("evaluate.metric", "AP5O", "evaluate.metric = 'AP5O': must be 'mAP', 'AP50' or 'AP75'"),
         ("augment.scale", "x", "augment.scale = 'x': must be a list"),
-        ("augment.scale", [1], "augment.scale.1 is missing"),
-        ("augment.scale", [1, 2, 3], "augment.scale = [1, 2, 3]: must be a list of 2"),
-        ("augment.scale", [3, 2], "augment: scale [3.0, 2.0] is not a range of positive factors"),
+        ("augment.scale", [1], "augment.scale.0.1 is missing"),
+        ("augment.scale", [1, 2, 3], "augment.scale.0 = [1, 2, 3]: must be a list of 2"),
+        ("augment.scale", [[1, 2], 3], "augment.scale.1 = 3: must be a list"),
+        ("augment.scale", [3, 2], "augment.scale: [3.0, 2.0] is not a range of positive factors"),
+        ("augment.scale", [[1, 2], [0, 1]], "augment.scale: [0.0, 1.0] is not a range of positive factors"),
         ("augment.flip_pairs", 3, "augment.flip_pairs = 3: must be a table of names and values"),
     ],
 )

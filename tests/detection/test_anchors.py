@@ -40,7 +40,7 @@ def test_fitted_anchors_reach_more_than_the_default_on_odd_shapes(side: float) -
     sizes = np.stack([side * rng.uniform(0.8, 1.25, 200), 3.5 * side * rng.uniform(0.8, 1.25, 200)], 1)
     centers = rng.uniform(100, 500, (200, 2))
     strides = [8, 16, 32, 64]
-    default = AnchorSettings(((16, 23), (32, 45), (64, 91), (128, 181)))
+    default = AnchorSettings(((16, 23, 32), (45, 64, 91), (128, 181, 256), (362, 512, 724)))
     fitted = fit_anchors(sizes, centers, strides)
     assert (
         reachable_iou(sizes, centers, fitted, strides).mean() > reachable_iou(sizes, centers, default, strides).mean()
@@ -78,4 +78,4 @@ def test_anchors_of_very_many_boxes_are_those_of_all_of_them(monkeypatch) -> Non
 
 
 def test_no_boxes_give_anchors_all_the_same() -> None:
-    assert fit_anchors(np.zeros((0, 2)), np.zeros((0, 2)), [8, 16]).per_location == 6
+    assert fit_anchors(np.zeros((0, 2)), np.zeros((0, 2)), [8, 16]).per_location == 9

@@ -279,7 +279,8 @@ def cascaded() -> FasterRCNN:
     model = build_model(SMALL.model_copy(update={"heads": 3}), 3)
     load_pretrained(model, SMALL.name)
     for _, head in model.box_heads:
-        head["box_predictor"].bbox_pred.bias.data.fill_(0.5)  # boxes that move a little
+        head["box_predictor"].bbox_pred.weight.data.mul_(0.1)  # boxes that move a little
+        head["box_predictor"].bbox_pred.bias.data.fill_(0.2)
     return model
 
 

@@ -17,7 +17,7 @@ from resight.input.dataset import (
     training_batches,
 )
 from resight.input.sampler import SampleKey, repeat_factors
-from resight.input.target import input_scale
+from resight.input.target import input_scale, input_size
 from resight.io.images import decode
 from resight.models.build import build_model
 from resight.records.reader import open_records
@@ -50,6 +50,17 @@ def test_images_of_a_batch_have_one_size(split):
     assert all(len(found) == 1 for found in sizes)
     assert len(set.union(*sizes)) > 1  # and another batch another
     assert all(c == 3 and h <= 64 and w <= 96 for c, h, w in set.union(*sizes))
+
+
+@pytest.mark.parametrize(
+    ("given", "factors"), [([0.5, 0.5], (0.5, 0.5, 0.5)), ([[0.5, 0.5], [0.75, 0.75]], (0.5, 0.75, 0.75))]
+)
+def test_an_epoch_has_the_next_range_of_scales_and_later_ones_the_last(split, given, factors):
+    config = load_config(None, {"model.min_size": 64, "model.max_size": 96, "augment.scale": given})
+    data, record = training_set(split, split.label_map.names, config), split.summaries[0]
+    whole = input_size(record.height, record.width, config.model)
+    for epoch, factor in enumerate(factors):
+        assert data[SampleKey(epoch, 0, 0)].image.shape[1:] == tuple(round(side * factor) for side in whole)
 
 
 def test_a_record_that_cannot_be_used_comes_as_the_error(shapes):

@@ -28,6 +28,15 @@ Globs = Annotated[
 ]
 
 
+def _ranges(given: Any) -> Any:
+    is_one = isinstance(given, list | tuple) and not any(isinstance(item, list | tuple) for item in given)
+    return (given,) if is_one else given
+
+
+# One range [LEAST, MOST] or a list of them.
+Ranges = Annotated[tuple[tuple[float, float], ...], BeforeValidator(_ranges)]
+
+
 def _plain(kind: Any) -> Any:
     """A type without the limits that it is annotated with."""
     return get_args(kind)[0] if get_origin(kind) is Annotated else kind
@@ -232,8 +241,10 @@ class Operation(Section):
 class AugmentConfig(Section):
     flip: Fraction = Field(0.5, description="probability of a left-right flip")
     flip_pairs: dict[str, str] = Field({}, description="classes swapped by a flip: left name = right name")
-    scale: tuple[float, float] = Field(
-        (0.65, 1.25), description="random factor on the image size; what exceeds the crop window is cut off"
+    scale: Ranges = Field(
+        ((0.65, 1.25),) * 3 + ((0.5, 1.6),),
+        description="random factor on the image size, one range or one an epoch, the last for all that follow; "
+        "what exceeds the crop window is cut off",
     )
     crop: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="maximum random-crop size as a fraction of the training size"
@@ -243,11 +254,13 @@ class AugmentConfig(Section):
         None, description="TFOD dialect: TFOD's operations in their order; no other augmentation applies there"
     )
 
-    @model_validator(mode="after")
-    def _order(self) -> Self:
-        if not 0 < self.scale[0] <= self.scale[1]:
-            raise ValueError(f"scale {list(self.scale)} is not a range of positive factors")
-        return self
+    @field_validator("scale")
+    @classmethod
+    def _positive(cls, ranges: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
+        for low, high in ranges:
+            if not 0 < low <= high:
+                raise ValueError(f"{[low, high]} is not a range of positive factors")
+        return ranges
 
 
 class EvaluateConfig(Section):

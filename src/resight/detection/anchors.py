@@ -65,30 +65,32 @@ def reachable_iou(sizes: np.ndarray, centers: np.ndarray, settings: AnchorSettin
     return best
 
 
-def fit_anchors(sizes: np.ndarray, centers: np.ndarray, strides: list[int], per_level: int = 2) -> AnchorSettings:
+def fit_anchors(sizes: np.ndarray, centers: np.ndarray, strides: list[int], per_level: int = 3) -> AnchorSettings:
     """Anchors that suit the training boxes ``sizes`` ``[N, 2]`` (width, height) in pixels of the network input.
 
     Three ratios, the means that k-means finds of log(height / width), so that shapes of which there are few have one,
-    too; sizes of a level ``per_level`` steps of an octave, of the next level twice that; the smallest is the one with
-    the best mean reachable IoU. What is beyond POSITIVE gains nothing there: an anchor is a positive anyway, and small
-    boxes need those anchors more. Of very many boxes a part, spread evenly over them, is looked at.
+    too; ``per_level`` sizes a level, half an octave apart where six octaves hold all levels, the next level going on
+    where one ends; the smallest is the one with the best mean reachable IoU. What is beyond POSITIVE gains nothing
+    there: an anchor is a positive anyway, and small boxes need those anchors more. Of very many boxes a part, spread
+    evenly over them, is looked at.
     """
     every = -(-len(sizes) // MOST_BOXES) or 1
     sizes, centers = sizes[::every], centers[::every]
-    if len(sizes) == 0:
-        return AnchorSettings(tuple(tuple(4.0 * s * 2 ** (i / per_level) for i in range(per_level)) for s in strides))
-    low, mid, high = _means(np.log(sizes[:, 1] / sizes[:, 0]))
-    # Scale jitter, crops and boxes not yet seen want some width around what the training set happens to hold.
-    ratios = tuple(round(float(np.exp(r)), 3) for r in (min(low, mid - 0.3), mid, max(high, mid + 0.3)))
+    octaves = min(max(per_level / 2, 1), 6 / len(strides))  # of a level
 
-    def candidate(smallest: float) -> AnchorSettings:
+    def candidate(smallest: float, ratios: tuple[float, ...]) -> AnchorSettings:
         levels = [
-            tuple(round(smallest * 2 ** (level + i / per_level), 1) for i in range(per_level))
+            tuple(round(smallest * 2 ** (level * octaves + i * octaves / per_level), 1) for i in range(per_level))
             for level in range(len(strides))
         ]
         return AnchorSettings(tuple(levels), ratios)
 
-    options = [candidate(strides[0] * factor) for factor in np.geomspace(0.75, 8, 15)]
+    if len(sizes) == 0:
+        return candidate(2.0 * strides[0], AnchorSettings.ratios)
+    low, mid, high = _means(np.log(sizes[:, 1] / sizes[:, 0]))
+    # Scale jitter, crops and boxes not yet seen want some width around what the training set happens to hold.
+    ratios = tuple(round(float(np.exp(r)), 3) for r in (min(low, mid - 0.3), mid, max(high, mid + 0.3)))
+    options = [candidate(strides[0] * factor, ratios) for factor in np.geomspace(0.75, 8, 15)]
     reached = [np.minimum(reachable_iou(sizes, centers, option, strides), POSITIVE).mean() for option in options]
     return options[int(np.argmax(reached))]
 

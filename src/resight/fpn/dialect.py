@@ -163,7 +163,8 @@ class FpnTransform:
         size, (rows, columns) = input_size(height, width, config.model), crop_size(height, width, config.model)
         sample = crop(sample, rows / height, columns / width, generator)
         # One scale for a whole batch: images of one size need no padding.
-        low, high = config.augment.scale
+        ranges = config.augment.scale
+        low, high = ranges[min(key.epoch, len(ranges) - 1)]
         draw = int(torch.randint(SCALES, (), generator=torch_stream(seed, "scale", key.epoch, key.batch)))
         scale = low * math.exp(draw / (SCALES - 1) * math.log(high / low))
         return augment(sample, size, scale, config.augment, self.rule, generator)

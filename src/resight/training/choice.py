@@ -139,7 +139,7 @@ def _with(config: Config, candidate: Candidate) -> Config:
 
 
 def _area(train: RecordSplit, augment: AugmentConfig, model: ModelConfig) -> float:
-    """Pixels of an image in training: the mean over the images and their random scales."""
+    """Pixels of an image in training: the mean over the images and their random scales after the first epochs."""
     sizes, counts = input_sizes(train.sizes, model)
-    scales = np.geomspace(*augment.scale, 100).clip(max=augment.crop)
+    scales = np.geomspace(*augment.scale[-1], 100).clip(max=augment.crop)
     return float(np.average(sizes.prod(1), weights=counts) * (scales**2).mean())
