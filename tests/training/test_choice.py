@@ -40,7 +40,7 @@ def test_the_table_is_what_was_measured(candidate):
         facts = measured(setting_of(candidate), steps)
         assert values == tuple(round(facts["numbers"][part]["mAP"], 3) for part in BINS)
         assert candidate.size == (facts["config"]["model.min_size"], facts["config"]["model.max_size"])
-    one, other = (measured(name, 300)["training_cpu_seconds"] for name in (setting_of(candidate), "default"))
+    one, other = (measured(name, 150)["training_cpu_seconds"] for name in (setting_of(candidate), "default"))
     assert candidate.cost == round(one / other, 2)
 
 
