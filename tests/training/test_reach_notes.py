@@ -63,8 +63,8 @@ def test_at_most_so_many_those_with_most_boxes_out_of_reach_first():
 
 def test_the_plan_tells_them(shapes, tiny, monkeypatch):
     config = tiny(shapes(train=11, val=3))
-    plan = make_plan(config)
-    assert "anchors reach" not in plan.text()
-    iou = np.where(plan.train.box_labels, 0.8, 0.6)
-    monkeypatch.setattr("resight.training.plan.reachable_iou", lambda *_: iou)
+    labels, reached = make_plan(config).train.box_labels, "resight.training.plan.reachable_iou"
+    monkeypatch.setattr(reached, lambda *_: np.full(len(labels), 0.8))
+    assert "anchors reach" not in make_plan(config).text()
+    monkeypatch.setattr(reached, lambda *_: np.where(labels, 0.8, 0.6))
     assert "note      anchors reach 0% of the boxes of red at IoU .7" in make_plan(config).text().splitlines()
