@@ -80,7 +80,7 @@ def fit_anchors(sizes: np.ndarray, centers: np.ndarray, strides: list[int], per_
 
     def candidate(smallest: float, ratios: tuple[float, ...]) -> AnchorSettings:
         levels = [
-            tuple(round(smallest * 2 ** (level * octaves + i * octaves / per_level), 1) for i in range(per_level))
+            tuple(round(smallest * 2 ** (octaves * (level + i / per_level)), 1) for i in range(per_level))
             for level in range(len(strides))
         ]
         return AnchorSettings(tuple(levels), ratios)
