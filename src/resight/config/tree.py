@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from ..errors import nearest
+from ..errors import nearest, shown
 from . import defaults
 from .defaults import OPERATION_DEFAULTS
 from .most_detections import LARGEST_LIMIT, MostDetections
@@ -29,8 +29,13 @@ Globs = Annotated[
 
 
 def _ranges(given: Any) -> Any:
-    is_one = isinstance(given, list | tuple) and not any(isinstance(item, list | tuple) for item in given)
-    return (given,) if is_one else given
+    if not isinstance(given, list | tuple):
+        return given
+    is_one = not any(isinstance(item, list | tuple) for item in given)
+    ranges = (given,) if is_one else given
+    if not all(isinstance(item, list | tuple) and len(item) == 2 for item in ranges):
+        raise ValueError(f"{shown(given)} is neither a range [LEAST, MOST] nor a list of ranges")
+    return ranges
 
 
 # One range [LEAST, MOST] or a list of them.
