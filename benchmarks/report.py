@@ -21,7 +21,7 @@ from evaluation import images
 from resight.evaluation.coco import STANDARD
 from resight.evaluation.loop import ImageResult, measure
 from resight.evaluation.report import as_dict
-from resight.evaluation.saved import write_evaluation
+from resight.evaluation.saved import to_save, write_evaluation
 from resight.fpn.config import FpnModelConfig
 from resight.inference.detector import Detector
 from resight.label_map import LabelMap
@@ -67,7 +67,9 @@ def main() -> None:
         ]
         metrics = as_dict(*measure(truths, sized, names, max_detections=STANDARD), model="made up", split="test")
         metrics |= {"data": str(folder / "records"), "data_digest": digest, "limit": None, "ignore_difficult": False}
-        write_evaluation(folder / "evaluation", metrics, Detector(names, None, config=FpnModelConfig()), results)
+        write_evaluation(
+            folder / "evaluation", to_save(metrics, Detector(names, None, config=FpnModelConfig()), results)
+        )
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         began, cpu = time.perf_counter(), time.process_time()
         made = report(folder / "evaluation")

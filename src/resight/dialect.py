@@ -147,6 +147,11 @@ def anchors_for(model: ModelConfig, sizes: np.ndarray, centers: np.ndarray) -> A
     return fit_anchors(sizes, centers, dialect.level_strides(model), per_level=len(own.sizes[0]))
 
 
+def could_fit_anchors(model: ModelConfig) -> bool:
+    """Whether ``model.anchors = "fit"`` would change the anchors: weights of a detector come with their own."""
+    return model.anchors != "fit" and dialect_of(model).fits_anchors(model.model_copy(update={"anchors": "fit"}))
+
+
 def left_by_tfod(path: Path) -> TfodModel | None:
     """The checkpoint that TFOD left at ``path``, with its configuration where that is there; None for anything else."""
     name = path.name.removesuffix(".index")

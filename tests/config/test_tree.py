@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from resight.config.defaults import OPERATION_DEFAULTS
 from resight.config.loading import parse_set
 from resight.config.toml_text import to_toml
-from resight.config.tree import Operation
+from resight.config.tree import TFOD_MODELS, Operation
 from resight.dialect import load_config
 from resight.errors import ResightError
 from resight.fpn.config import FpnTree
@@ -159,6 +159,11 @@ def test_a_wrong_value_is_answered_in_the_words_of_the_configuration(key, value,
         load_config(None, {key: value})
     assert str(caught.value).startswith(f"options: {answer}")
     assert "Input should" not in str(caught.value) and "Value error" not in str(caught.value)
+
+
+def test_true_for_a_list_of_numbers_is_told_that_a_list_is_wanted():
+    with pytest.raises(ResightError, match=r"model\.tfod\.anchor_scales = True: must be a list"):
+        load_config(None, {"model.name": TFOD_MODELS[0], "model.tfod.anchor_scales": True})
 
 
 def test_of_a_long_wrong_value_only_the_beginning_is_said():

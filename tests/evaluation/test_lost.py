@@ -33,6 +33,8 @@ BOX = (0, 0, 10, 10)
         ([(0, 0.9, 0, 0, 10, 4)], {}, "background"),
         ([(0, 0.4, 0, 0, 10, 10)], {}, "background"),  # below the operating point
         ([(0, 0.4, 0, 0, 10, 5)], {"proposal": NOT_KNOWN}, "background"),
+        ([(0, 0.4, 0, 0, 10, 5)], {"proposal": 0.49}, "background"),  # looked at or not, the proposals sufficed
+        ([(0, 0.4, 0, 0, 10, 5)], {"anchor": 0.49, "proposal": 0.49}, "no_anchor"),
         ([(1, 0.4, 0, 0, 10, 5)], {"proposal": NOT_KNOWN}, "unknown"),
         ([FAR], {"proposal": 0.49}, "no_proposal"),
         ([FAR], {"anchor": 0.49, "proposal": 0.49}, "no_anchor"),

@@ -130,6 +130,22 @@ def test_each_rule_fires_where_it_should_and_not_where_it_nearly_should(rule):
     assert rules_of(**silent) == []
 
 
+def test_a_rare_class_is_repeated_where_none_was():
+    for configuration, said in (
+        ("", False),
+        ("[data]\nrepeat_threshold = 0.5", False),
+        ("[data]\nrepeat_threshold = 0.0", True),
+        ("[train]\nseed = 1", True),  # of a version that repeated nothing by itself
+    ):
+        (one,) = advice(PLAIN | CASES["rare class"][0] | {"configuration": configuration})
+        assert ("repeat_threshold=0.5" in one["text"]) is said
+
+
+def test_a_stage_is_not_blamed_where_it_was_looked_at_in_few_images():
+    assert rules_of(lost=lost(background=9, unknown=1)) == ["losing stage"]
+    assert rules_of(lost=lost(background=9, unknown=3)) == []
+
+
 def test_a_poor_detector_is_not_asked_about_labels():
     point = {"score": 0.5, "precision": 0.7, "recall": 0.9, "f1": 0.9}
     assert rules_of(suspects=[{"kind": "missing label"}] * 50, operating_point=point) == []
@@ -218,7 +234,7 @@ def test_every_option_that_is_named_is_one():
     more = {"configuration": '[model]\nanchors = "default"\n'}
     text = " ".join(one["text"] for fires in everything for one in advice(PLAIN | fires | more))
     keys = set(re.findall(r"--set ([a-z_.]+)=", text))
-    assert keys == {"model.tile", "model.anchors", "train.patience"}
+    assert keys == {"data.repeat_threshold", "model.tile", "model.anchors", "train.patience"}
     for key in keys:
         section, name = key.split(".")
         assert name in type(getattr(load_config(), section)).model_fields

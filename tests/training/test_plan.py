@@ -52,6 +52,22 @@ def test_how_many_steps_a_training_takes(per_epoch, options, expected):
     assert steps(per_epoch, **options) == expected
 
 
+@pytest.mark.parametrize(
+    ("state", "heads", "options", "expected"),
+    [
+        ({"default_steps": 1_100}, 2, {}, 1_100),  # noted, whatever the default is now
+        ({"default_steps": 1_100}, 2, {"steps": 7}, 7),
+        ({}, 1, {}, 2_400),  # 60 batches with repeats: what the versions before counted
+        ({}, 2, {}, 1_200),
+        ({}, 2, {"max_minutes": 3}, 50_000),
+    ],
+)
+def test_a_resumed_training_is_as_long_as_it_was_meant_to_be(state, heads, options, expected):
+    config = load_config(None, {f"train.{key}": value for key, value in options.items()})
+    card = ModelMetadata(config.model.model_copy(update={"heads": heads}), LabelMap.from_names(["a"]), None)
+    assert _steps(config, 8 * 30, 60, Checkpoint(card, {}, state)) == expected
+
+
 def test_what_is_trained_and_what_is_watched(shapes, tiny):
     plan = make_plan(tiny(shapes(train=9, val=3, test=2), train__steps=30))
     assert (len(plan.train), plan.validation_name, len(plan.validation), plan.steps) == (9, "val", 3, 30)

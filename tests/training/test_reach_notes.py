@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 
+from resight.config.tree import TFOD_MODELS
+from resight.dialect import model_config
 from resight.training.plan import make_plan
-from resight.training.reach_notes import MOST, poorly_reached
+from resight.training.reach_notes import _remedy, poorly_reached
 
 CLASSES = ("sign", "light", "bridge")
 SIDES = {"tall": (10, 20), "square": (10, 15), "wide": (16, 10)}
@@ -51,14 +53,14 @@ def test_what_is_not_worth_a_note(kinds):
     assert notes(*kinds) == []
 
 
-def test_at_most_so_many_those_with_most_boxes_out_of_reach_first():
+def test_those_with_most_boxes_out_of_reach_come_first():
     names = [(f"c{number}", 10 + number) for number in range(6)]
     labels = np.repeat(np.arange(7), [count for _, count in names] + [300])
     iou = np.where(labels == 6, 0.8, 0.6)
     iou[labels == 5] = 0.3
     told = poorly_reached(np.ones((len(labels), 2)), labels, [*(name for name, _ in names), "good"], iou)
-    assert len(told) == MOST and str(told[0]) == "0% of the boxes of c5 at IoU .5, 0% at IoU .7"
-    assert [int(one.boxes.sum()) for one in told] == [15, 14, 13]
+    assert str(told[0]) == "0% of the boxes of c5 at IoU .5, 0% at IoU .7"
+    assert [int(one.boxes.sum()) for one in told] == [15, 14, 13, 12, 11, 10]
 
 
 def test_the_plan_tells_them(shapes, tiny, monkeypatch):
@@ -67,4 +69,18 @@ def test_the_plan_tells_them(shapes, tiny, monkeypatch):
     monkeypatch.setattr(reached, lambda *_: np.full(len(labels), 0.8))
     assert "anchors reach" not in make_plan(config).text()
     monkeypatch.setattr(reached, lambda *_: np.where(labels, 0.8, 0.6))
-    assert "note      anchors reach 0% of the boxes of red at IoU .7" in make_plan(config).text().splitlines()
+    note, more = (
+        "note      anchors reach 0% of the boxes of red at IoU .7",
+        "where they are small a larger --size",
+    )
+    assert f"{note}: more images of them help, or {more}" in make_plan(config).text().splitlines()
+    monkeypatch.setattr("resight.training.reach_notes.MOST", 0)
+    assert (
+        "note      anchors reach 1 more kind of boxes badly; resight data check names all: more"
+        in make_plan(config).text()
+    )
+
+
+def test_the_remedy_is_one_that_helps_the_model():
+    assert _remedy(model_config({"name": "resnet50", "anchors": "default"})) == "--set model.anchors=fit helps"
+    assert _remedy(model_config({"name": TFOD_MODELS[0]})) == "where they are small a larger --size helps"

@@ -1,7 +1,8 @@
 """The configuration: one typed tree, frozen, unknown keys refused. A dialect completes it with its ``ModelConfig``."""
 
 from abc import ABC, abstractmethod
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -54,7 +55,8 @@ class Section(BaseModel):
     @classmethod
     def _true_is_not_1(cls, value: object, info: Any) -> object:
         kind = cls.model_fields[info.field_name].annotation
-        if isinstance(value, bool) and {int, float} & {_plain(one) for one in (kind, *get_args(kind))}:
+        kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+        if isinstance(value, bool) and {int, float} & {_plain(one) for one in kinds}:
             raise PydanticCustomError("float_type", "true is not 1")
         return value
 

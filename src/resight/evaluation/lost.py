@@ -64,9 +64,9 @@ def fates(
     """``[G]`` what became of each object at the operating point ``score``, an index of ``FATES``; -1: does not count.
 
     An object is found by a detection of its class with IoU .75, or with .5 and loosely, matched as COCO does. Else it
-    was called another class by a detection on it (IoU .5) that is right about no other object; or no anchor, or no
-    proposal, covers it (IoU .5); or it was called background by the second stage, as is known, too, where a detection
-    of its class with a lower score lies on it.
+    was called another class by a detection on it (IoU .5) that is right about no other object; or no anchor covers it
+    (IoU .5); or a detection of its class lies on it with too low a score, and the second stage called it background; or
+    no proposal covers it; or one does, and it was called background, too.
 
     Args:
         anchor_iou: ``[G]`` the best IoU of an anchor with each object, nan where that is not known.
@@ -79,8 +79,9 @@ def fates(
         LOOSE: loose,
         WRONG_CLASS: other,
         NO_ANCHOR: anchor_iou < COVERED,
+        BACKGROUND: low,
         NO_PROPOSAL: proposal_iou < COVERED,
-        UNKNOWN: np.isnan(proposal_iou) & ~low,
+        UNKNOWN: np.isnan(proposal_iou),
     }
     return np.where(counts, np.select(list(tests.values()), list(tests), BACKGROUND), -1)
 

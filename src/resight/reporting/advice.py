@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from ..config.tree import ModelConfig
-from ..dialect import dialect_of, model_config
+from ..dialect import could_fit_anchors, dialect_of, model_config
 from ..errors import ResightError, counted
 from ..io.files import parse_toml
 from .data_suspects import DIFFERENT
@@ -109,7 +109,8 @@ def weak_class(findings: Findings) -> Iterator[Advice]:
         worst = min(rare, key=lambda one: one["AP50"])
         text = f"'{worst['name']}' has an AP50 of {_number(worst['AP50'])} (the mean is {_number(mean)}) and "
         text += f"{counted(worst['boxes'], 'box', 'boxes')} here, where the most frequent class has {most:,}: "
-        text += "add images of it."
+        repeated = ", or have its images repeated (`--set data.repeat_threshold=0.5`)" * _repeats_none(findings)
+        text += f"add images of it{repeated}."
         weight = (mean - worst["AP50"]) / len(known)
         yield Advice("rare class", weight, text, {"AP50": worst["AP50"], "mean": mean, "boxes": worst["boxes"]})
 
@@ -144,7 +145,9 @@ def uncovered(findings: Findings) -> Iterator[Advice]:
 def losing_stage(findings: Findings) -> Iterator[Advice]:
     """The class or aspect of which one stage loses many more than of all other objects."""
     every, worst, found = findings["lost"]["all"], 0.0, None
-    stages = [stage for stage in LOSES if stage != "no_anchor" or not any(uncovered(findings))]
+    known = 10 * every["unknown"] <= every["objects"] - every["found"]  # proposals are looked at in some images only
+    told = {"no_anchor": not any(uncovered(findings)), "no_proposal": known, "background": known}
+    stages = [stage for stage in LOSES if told.get(stage, True)]
     for by, stage in product(("class", "aspect"), stages):
         for name, row in findings["lost"][by].items():
             count, objects = row[stage], row["objects"]
@@ -218,7 +221,11 @@ def _kind(by: str, name: str) -> str:
 def _remedy(stage: str, model: ModelConfig | None) -> str:
     larger = f"a larger network size ({_larger(model)})"
     if stage == "no_anchor":
-        fit = "have anchors fitted to the data (`--set model.anchors=fit`), or " if _could_fit(model) else ""
+        fit = (
+            "have anchors fitted to the data (`--set model.anchors=fit`), or "
+            if model and could_fit_anchors(model)
+            else ""
+        )
         return f"{fit}train at {larger}"
     if stage == "loose":
         return f"check that their labels are drawn tightly and alike; {larger} or a longer training (`--epochs`) helps"
@@ -237,19 +244,26 @@ def _largest_gain(findings: Findings) -> float:
     return max((one["gain"] for one in findings["tide"]["errors"]), default=0.0)
 
 
+def _configuration(findings: Findings) -> dict[str, Any]:
+    """The run's, empty where it is not known."""
+    try:
+        return parse_toml(findings["configuration"])
+    except (ResightError, ValueError, KeyError):
+        return {}
+
+
 def _model(findings: Findings) -> ModelConfig | None:
     """The section [model] of the run's configuration, where it is known."""
     try:
-        return model_config(parse_toml(findings["configuration"])["model"])
+        return model_config(_configuration(findings)["model"])
     except (ResightError, ValueError, KeyError):
         return None
 
 
-def _could_fit(model: ModelConfig | None) -> bool:
-    """Whether `model.anchors=fit` would change the anchors: weights of a detector come with their own."""
-    if model is None or model.anchors == "fit":
-        return False
-    return dialect_of(model).fits_anchors(model.model_copy(update={"anchors": "fit"}))
+def _repeats_none(findings: Findings) -> bool:
+    """Whether the run is known to oversample no class."""
+    configuration = _configuration(findings)
+    return bool(configuration) and not configuration.get("data", {}).get("repeat_threshold")
 
 
 def _larger(model: ModelConfig | None) -> str:

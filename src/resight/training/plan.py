@@ -128,7 +128,7 @@ def make_plan(
     iou = reachable_iou(sizes, centers, anchors, strides)
     counts, unknown = _counts(train, classes)
     notes = [*flip_notes, *notes, *_batch_notes(config, train, batches)]
-    notes += _size_notes(config.model, sizes, iou, strides[0]) + reach_notes(train, iou)
+    notes += _size_notes(config.model, sizes, iou, strides[0]) + reach_notes(train, iou, config.model)
     notes += _box_notes(config, train, validation)
     notes += _crowded_notes(config, train, validation) + _data_notes(records, counts, unknown)
     return Plan(
@@ -137,7 +137,7 @@ def make_plan(
         classes=classes,
         train=train,
         validation=validation,
-        steps=_steps(config, len(train), batches.per_epoch),
+        steps=_steps(config, len(train), batches.per_epoch, resumed),
         batches=batches,
         anchors=anchors,
         recall=(float((iou >= 0.5).mean()), float((iou >= 0.7).mean())),
@@ -292,9 +292,9 @@ def _data_notes(records: Records, counts: Mapping[str, tuple[int, int]], unknown
     return notes
 
 
-def _steps(config: Config, images: int, per_epoch: int) -> int:
+def _steps(config: Config, images: int, per_epoch: int, resumed: Checkpoint | None = None) -> int:
     """Optimizer steps of the whole training; by default as many as 40 passes over the ``images`` take, which repeats do
-    not make longer, but 1,000 at least and 50,000 at most."""
+    not make longer, but 1,000 at least and 50,000 at most; of a resumed one as many as it began with."""
     train = config.train
     if train.steps:
         return train.steps
@@ -302,5 +302,9 @@ def _steps(config: Config, images: int, per_epoch: int) -> int:
         return max(round(train.epochs * per_epoch / train.accumulate), 1)
     if train.max_minutes:
         return MAX_STEPS
-    all_images = -(-images // train.batch_size) / train.accumulate
-    return min(max(round(EPOCHS * all_images), MIN_STEPS), MAX_STEPS)
+    if resumed is not None and (began := resumed.state.get("default_steps")):
+        return int(began)
+    batches = -(-images // train.batch_size)
+    if resumed is not None and getattr(resumed.card.model, "heads", 1) == 1:
+        batches = per_epoch  # versions that did not note the length counted repeats as long as models had one box head
+    return min(max(round(EPOCHS * batches / train.accumulate), MIN_STEPS), MAX_STEPS)

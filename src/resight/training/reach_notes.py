@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..config.tree import ModelConfig
+from ..dialect import could_fit_anchors, dialect_of
+from ..errors import counted
 from ..evaluation.lost import TALL, aspects
 from ..input.dataset import ordinary_boxes
 from ..records.reader import RecordSplit
@@ -15,7 +18,7 @@ LEAST = 10  # boxes of a kind that is told of
 POOR = {0.5: 0.9, 0.7: 0.6}  # IoU -> the share of a kind's boxes that should be reached
 BELOW = 0.1  # so much less than of the other boxes is worth a note
 WITHIN = 0.8  # of a class's boxes: that many of an aspect that is told, and the class is told with it
-MOST = 3
+MOST = 3  # kinds that a plan tells of
 _SHAPES = {"tall": f"h/w > {TALL}", "square": f"h/w and w/h <= {TALL}", "wide": f"w/h > {TALL}"}
 
 
@@ -37,12 +40,25 @@ class Poor(NamedTuple):
         return "".join([text, *(f", {share:.0%} at IoU {f'{iou:g}'[1:]}" for iou, share in more)])
 
 
-def reach_notes(split: RecordSplit, iou: np.ndarray) -> list[str]:
+def reach_notes(split: RecordSplit, iou: np.ndarray, model: ModelConfig) -> list[str]:
     """Notes of a plan; ``iou`` ``[N]`` is the best of an anchor with each ordinary box of ``split``."""
     boxes, keep = split.index.boxes["boxes"], ordinary_boxes(split)
     sides = boxes[keep, 2:] - boxes[keep, :2]
     poor = poorly_reached(sides, split.box_labels[keep], split.label_map.names, iou)
-    return [f"anchors reach {one}" for one in poor]
+    notes = [f"anchors reach {one}" for one in poor[:MOST]]
+    if more := len(poor) - len(notes):
+        notes.append(f"anchors reach {counted(more, 'more kind')} of boxes badly; resight data check names all")
+    if notes:
+        notes[-1] += f": {_remedy(model)}"
+    return notes
+
+
+def _remedy(model: ModelConfig) -> str:
+    if could_fit_anchors(model):
+        return "--set model.anchors=fit helps"
+    if dialect_of(model).fits_anchors(model):
+        return "more images of them help, or where they are small a larger --size"
+    return "where they are small a larger --size helps"
 
 
 def poorly_reached(sides: np.ndarray, labels: np.ndarray, classes: Sequence[str], iou: np.ndarray) -> list[Poor]:
@@ -64,7 +80,7 @@ def poorly_reached(sides: np.ndarray, labels: np.ndarray, classes: Sequence[str]
         boxes = labels == label
         if not any((boxes & other).sum() >= WITHIN * boxes.sum() for other in told):
             found += _poor(f"boxes of {name}", boxes, iou)
-    return sorted(found, key=lambda one: -one.beyond)[:MOST]
+    return sorted(found, key=lambda one: -one.beyond)
 
 
 def _poor(name: str, boxes: np.ndarray, iou: np.ndarray) -> Iterator[Poor]:

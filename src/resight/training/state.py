@@ -64,6 +64,7 @@ class State:
     recent: list[dict[str, float]] = field(default_factory=list)  # steps since the last line of metrics.jsonl
     loss_scale: dict[str, float] = field(default_factory=dict)
     precision: str = ""  # of the arithmetic; "" in runs of versions that did not note it
+    default_steps: int = 0  # of the whole training, where nothing says how long it is
 
     def to_json(self) -> dict[str, Any]:
         return {_STORED_AS.get(name, name): value for name, value in vars(self).items()}
@@ -102,7 +103,7 @@ class Pace:
         sizes = plan.validation.sizes.tolist() if plan.validation else []
         seen = sum(forward_passes(height, width, config.model.tile) for width, height in sizes)
         self.epoch = plan.batches.per_epoch / config.train.accumulate  # steps
-        epochs = max(config.evaluate.every, EVALUATED * cost * seen / len(plan.train))
+        epochs = max(config.evaluate.every, EVALUATED * cost * seen / plan.batches.places)
         self.interval = epochs * self.epoch if plan.validation else math.inf  # steps
         self.evaluation_steps = cost * seen / (config.train.batch_size * config.train.accumulate)  # as long as these
         self.steps = plan.steps
@@ -143,7 +144,7 @@ class Pace:
         whole = fmean(self._seconds["evaluation"] or [self.evaluation_steps * one]) + 2 * save
         gone = whole * (evaluated or 0.0)
         # The last one comes at the end, wherever the others fall.
-        interval = max(self.interval, 10 * whole / one) if self.timed else self.interval
+        interval = max(self.interval, EVALUATED * whole / one) if self.timed else self.interval
         evaluations = math.ceil((self.steps - evaluated_at) / interval)
         seconds = (self.steps - step) * one + evaluations * whole - gone + save
         if not self.minutes:

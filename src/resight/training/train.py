@@ -74,7 +74,7 @@ def train(
     check_devices(devices, config)
     run = _checked_run(out, resume)
     if dry_run:
-        return _dry_run(config, run, resume)
+        return _dry_run(config, run, resume, devices)
     if devices == 1:
         return _run(config, run, resume, pipeline, announced=True)
     result = launch(devices, _in_a_process, log.getEffectiveLevel(), speaks_json(), config, run, resume, pipeline)
@@ -97,7 +97,7 @@ def _checked_run(out: str | os.PathLike[str] | None, resume: bool) -> Path | str
     return run
 
 
-def _dry_run(config: Config, run: Path | str, resume: bool) -> TrainResult:
+def _dry_run(config: Config, run: Path | str, resume: bool, devices: int) -> TrainResult:
     device = device_of(config.train.device)
     last = _last_checkpoint(run) if resume and isinstance(run, Path) else None
     if resume and last is None and isinstance(run, Path):
@@ -106,7 +106,8 @@ def _dry_run(config: Config, run: Path | str, resume: bool) -> TrainResult:
         plan = make_plan(config, last, partial(default_step, distributed=SINGLE_PROCESS))
         model, _ = _model_of(plan, last, run)
         time_needed = preflight(plan, model.to(device), taken=last.state if last else None)
-    return TrainResult(str(run), 0, f"run folder {run}\n{plan.text()}\n{time_needed}\nnothing was trained")
+    alone = f"\nnote      this is the time of one process, not of {devices}; so is what is chosen by it" * (devices > 1)
+    return TrainResult(str(run), 0, f"run folder {run}\n{plan.text()}\n{time_needed}{alone}\nnothing was trained")
 
 
 def _in_a_process(level: int, as_json: bool, *request: Any) -> TrainResult | Diverged:

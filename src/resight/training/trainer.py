@@ -248,6 +248,8 @@ def build_trainer(
         state = checkpointer.restore(resumed)
         log.info("resumed at step %d", state.step)
     state.precision = config.precision
+    if not (config.steps or config.epochs or config.max_minutes):
+        state.default_steps = plan.steps
     order = replace(plan.batches, start=state.batches)
     shards = order if distributed.size == 1 else (distributed.shard(batch) for batch in order)
     on_gpu = learner.device.type == "cuda"
