@@ -77,7 +77,7 @@ def pair(request, one_thread, shapes, tiny, tmp_path_factory):
     """The second step by one process and by two, of which the two begin or go on from the first step of the one: seven
     images make a batch of 4 and one of 3, which differ in size."""
     folder = tmp_path_factory.mktemp("distributed")
-    options = {"train__batch_size": 4, "train__ema": 0, **PLAIN}
+    options = {"model__heads": 2, "train__batch_size": 4, "train__ema": 0, **PLAIN}
     configs = [tiny(shapes(train=7, val=3), train__steps=steps, **options) for steps in (1, 2, 3)]
     train(configs[0], folder / "one")
     if request.param == "resumed":

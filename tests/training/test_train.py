@@ -47,8 +47,8 @@ def test_interrupted_and_resumed_is_never_interrupted(whole, shapes, tiny, tmp_p
     assert watched[0] == watched[1] and [row["step"] for row in watched[0]] == [3, 6, 8]
 
 
-def test_with_tiles_and_repeats_a_run_resumes_and_is_a_model_that_tiles(shapes, tiny, tmp_path, interrupt_after):
-    options = {"model__tile": 64, "data__repeat_threshold": 1.0, "train__epochs": 1}
+def test_with_tiles_repeats_and_two_heads_a_run_resumes_and_tiles(shapes, tiny, tmp_path, interrupt_after):
+    options = {"model__tile": 64, "model__heads": 2, "data__repeat_threshold": 1.0, "train__epochs": 1}
     config = tiny(shapes(train=5, val=1), **options)
     result = train(config, tmp_path / "whole")
     assert result.steps > 5 / config.train.batch_size  # an epoch is longer
