@@ -42,7 +42,7 @@ def exported(checkpoint: Path) -> Path:
 def make(folder: Path) -> None:
     """A model that was not trained, but whose scores and boxes spread so that there is something to compare."""
     torch.manual_seed(3)
-    config = FpnModelConfig(min_size=192, max_size=320, heads=1)
+    config = FpnModelConfig(min_size=128, max_size=224)
     model = build_model(config, 3)
     load_pretrained(model, config.name)
     with torch.no_grad():
@@ -111,7 +111,7 @@ def test_an_image_where_nothing_is_found(checkpoint: Path, exported: Path, tmp_p
 def test_the_comparison_notices_an_error_in_each_head_and_no_rounding(
     checkpoint: Path, exported: Path, parities: Callable[..., dict[str, Parity]]
 ) -> None:
-    images = [probe_images()[0][:160, :200], np.zeros((120, 160, 3), np.uint8)]
+    images = [probe_images()[0][:160, :200]]
     found = parities(load(checkpoint), load_onnx(exported, stages=True), images)
     assert [name for name, parity in found.items() if parity.ok] == ["rounding"], found
 
