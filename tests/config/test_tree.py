@@ -149,6 +149,7 @@ def test_sizes_that_contradict_each_other_are_refused():
             [[1, 2], 3],
             "augment.scale: [[1, 2], 3] is neither a range [LEAST, MOST] nor a list of ranges",
         ),
+        ("augment.scale", [True, 2], "augment.scale: [True, 2] is neither a range [LEAST, MOST] nor a list of ranges"),
         ("augment.scale", [3, 2], "augment.scale: [3.0, 2.0] is not a range of positive factors"),
         ("augment.scale", [[1, 2], [0, 1]], "augment.scale: [0.0, 1.0] is not a range of positive factors"),
         ("augment.flip_pairs", 3, "augment.flip_pairs = 3: must be a table of names and values"),
@@ -164,6 +165,11 @@ def test_a_wrong_value_is_answered_in_the_words_of_the_configuration(key, value,
 def test_true_for_a_list_of_numbers_is_told_that_a_list_is_wanted():
     with pytest.raises(ResightError, match=r"model\.tfod\.anchor_scales = True: must be a list"):
         load_config(None, {"model.name": TFOD_MODELS[0], "model.tfod.anchor_scales": True})
+
+
+def test_a_key_of_other_models_is_not_suggested_instead_of_itself():
+    with pytest.raises(ResightError, match=r"unknown key 'model\.heads'. Other models have it, this one does not"):
+        load_config(None, {"model.name": TFOD_MODELS[0], "model.heads": 2})
 
 
 def test_of_a_long_wrong_value_only_the_beginning_is_said():

@@ -114,6 +114,8 @@ def keys_of(tree: type[BaseModel], section: str = "") -> list[str]:
 
 def _known(key: str, keys: Keys) -> str:
     known = list(keys())
+    if key in known:
+        return "Other models have it, this one does not: leave it out."
     if same_name := [one for one in known if one.split(".")[-1] == key.split(".")[-1]]:
         return f"Did you mean '{same_name[0]}'?"
     return key_here(key) or nearest(key, known)

@@ -34,9 +34,16 @@ def _ranges(given: Any) -> Any:
         return given
     is_one = not any(isinstance(item, list | tuple) for item in given)
     ranges = (given,) if is_one else given
-    if not all(isinstance(item, list | tuple) and len(item) == 2 for item in ranges):
+    if not all(map(_is_pair, ranges)):
         raise ValueError(f"{shown(given)} is neither a range [LEAST, MOST] nor a list of ranges")
     return ranges
+
+
+def _is_pair(item: Any) -> bool:
+    """Of numbers, which true and false are not."""
+    if not isinstance(item, list | tuple) or len(item) != 2:
+        return False
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in item)
 
 
 # One range [LEAST, MOST] or a list of them.

@@ -175,8 +175,11 @@ def load_checkpoint(path: Path, *, tensors: bool = True) -> Checkpoint:
             if described is None:
                 raise ResightError("holds weights, but no description of a Resight model", where=path)
             read = {key: file.get_tensor(key) for key in file.keys()} if tensors else {}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise ResightError(f"cannot read the checkpoint: {error}", where=path) from error
+    except SafetensorError as error:
+        fix = "The file is damaged or cut short: use another checkpoint, or train a new run from one (--start)."
+        raise ResightError(f"cannot read the checkpoint: {error}", where=path, fix=fix) from error
     try:
         meta = parse_json(described)
         found = meta.get("format") if isinstance(meta, dict) else None

@@ -106,7 +106,8 @@ def _dry_run(config: Config, run: Path | str, resume: bool, devices: int) -> Tra
         plan = make_plan(config, last, partial(default_step, distributed=SINGLE_PROCESS))
         model, _ = _model_of(plan, last, run)
         time_needed = preflight(plan, model.to(device), taken=last.state if last else None)
-    alone = f"\nnote      this is the time of one process, not of {devices}; so is what is chosen by it" * (devices > 1)
+    chosen = ", by which the size was chosen" * bool(plan.choice)
+    alone = f"\nnote      this is the time of one process, not of {devices}{chosen}" * (devices > 1)
     return TrainResult(str(run), 0, f"run folder {run}\n{plan.text()}\n{time_needed}{alone}\nnothing was trained")
 
 
