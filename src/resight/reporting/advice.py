@@ -221,11 +221,8 @@ def _kind(by: str, name: str) -> str:
 def _remedy(stage: str, model: ModelConfig | None) -> str:
     larger = f"a larger network size ({_larger(model)})"
     if stage == "no_anchor":
-        fit = (
-            "have anchors fitted to the data (`--set model.anchors=fit`), or "
-            if model and could_fit_anchors(model)
-            else ""
-        )
+        could = model is not None and could_fit_anchors(model)
+        fit = "have anchors fitted to the data (`--set model.anchors=fit`), or " if could else ""
         return f"{fit}train at {larger}"
     if stage == "loose":
         return f"check that their labels are drawn tightly and alike; {larger} or a longer training (`--epochs`) helps"
