@@ -143,6 +143,7 @@ def test_sizes_that_contradict_each_other_are_refused():
         ("evaluate.metric", "AP5O", "evaluate.metric = 'AP5O': must be 'mAP', 'AP50' or 'AP75'"),
         ("augment.scale", "x", "augment.scale = 'x': must be a list"),
         ("augment.scale", [], "augment.scale: [] is neither a range [LEAST, MOST] nor a list of ranges"),
+        ("augment.scale", [1, 2, 3], "augment.scale: [1, 2, 3] is neither a range [LEAST, MOST] nor a list of ranges"),
         ("augment.scale", [0.5], "augment.scale: [0.5] is neither a range [LEAST, MOST] nor a list of ranges"),
         (
             "augment.scale",

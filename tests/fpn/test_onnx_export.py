@@ -111,7 +111,7 @@ def test_an_image_where_nothing_is_found(checkpoint: Path, exported: Path, tmp_p
 def test_the_comparison_notices_an_error_in_each_head_and_no_rounding(
     checkpoint: Path, exported: Path, parities: Callable[..., dict[str, Parity]]
 ) -> None:
-    images = [probe_images()[0][:160, :200]]
+    images = [probe_images()[0][:160, :200], np.zeros((120, 160, 3), np.uint8)]
     found = parities(load(checkpoint), load_onnx(exported, stages=True), images)
     assert [name for name, parity in found.items() if parity.ok] == ["rounding"], found
 
