@@ -8,21 +8,29 @@ from ..config.most_detections import MostDetections, check_most
 from ..config.tree import OWN_DETECTIONS, OWN_SECTION, Config, ModelConfig
 from .specs import SPECS, TORCHVISION
 
+RPN_IOU = 0.7  # of torchvision (Ren et al. 2015, section 3.1.2)
+
 
 class FpnModelConfig(ModelConfig):
     dialect: ClassVar[Literal["fpn", "tfod"]] = "fpn"
     repeat_threshold: ClassVar[float] = 0.5
 
     heads: int = Field(2, ge=1, le=3, description="box heads in cascade, each refining the boxes of the one before")
+    rpn_iou: float = Field(
+        0.5, ge=0.3, le=1, description="IoU with an object from which an anchor is a positive; 0.7 with one box head"
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _own_sizes(cls, values: Any) -> Any:
-        """torchvision's models have sizes of their own, which their weights were trained at, and one box head."""
-        name = values.get("name") if isinstance(values, dict) else None
-        if not isinstance(name, str) or name not in TORCHVISION:
+        """torchvision's models have sizes of their own, which their weights were trained at, and one box head; with one
+        box head a model is trained as torchvision trains it."""
+        if not isinstance(values, dict):
             return values
-        return {"min_size": SPECS[name].min_size, "max_size": SPECS[name].max_size, "heads": 1, **values}
+        name = values.get("name")
+        if isinstance(name, str) and name in TORCHVISION:
+            values = {"min_size": SPECS[name].min_size, "max_size": SPECS[name].max_size, "heads": 1, **values}
+        return {"rpn_iou": RPN_IOU, **values} if values.get("heads") == 1 else values
 
     @model_validator(mode="after")
     def _own_rules(self) -> Self:
@@ -36,7 +44,8 @@ class FpnModelConfig(ModelConfig):
         return self
 
     def of_earlier_version(self) -> Self:
-        return self if "heads" in self.model_fields_set else self.model_copy(update={"heads": 1})
+        were = {"heads": 1, "rpn_iou": RPN_IOU}  # before they could be set
+        return self.model_copy(update={key: were[key] for key in were if key not in self.model_fields_set})
 
     @property
     def most(self) -> MostDetections:
