@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from resight.detection import folding
-from resight.detection.folding import fold_batchnorm, folded
+from resight.detection.folding import FoldedConv2d, as_convolutions, fold_batchnorm, folded
 from resight.tfod.resnet_v1 import Norm
 
 IMAGE = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -114,3 +114,27 @@ def test_nothing_is_kept_beside_gradients_or_after_an_evaluation(keeping):
         assert norm.kept is not None
         end()
         assert norm.kept is None
+
+
+def test_ordinary_convolutions_compute_the_same_and_the_model_stays():
+    torch.manual_seed(0)
+    layers = (
+        nn.Conv2d(3, 4, 3, bias=False),
+        nn.BatchNorm2d(4),
+        nn.Conv2d(4, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.Conv2d(4, 2, 1),
+    )
+    model = nn.Sequential(*layers).eval()
+    fold_batchnorm(model, IMAGE)
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            tensor.copy_(torch.rand(tensor.shape) + 0.5)
+    before = copy.deepcopy(model.state_dict())
+    found = as_convolutions(model)
+    kinds = [type(module) for module in found if type(module) is not folding.FoldedNorm]
+    assert kinds == [nn.Conv2d] * 3 and isinstance(model[0], FoldedConv2d)
+    with torch.no_grad():
+        assert torch.equal(found(IMAGE), model(IMAGE))
+    assert found[4].weight is model[4].weight
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

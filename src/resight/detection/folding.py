@@ -7,10 +7,12 @@ gradients still reach the norm's weight and bias. Names and tensors of the state
 
 import copy
 from functools import partial
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+
+Model = TypeVar("Model", bound=nn.Module)
 
 KEEPING = "cuda"  # a CPU's convolutions are no slower with weights that were written just now
 
@@ -88,6 +90,20 @@ def _fold_weights(conv: nn.Conv2d, norm: StoredNorm) -> tuple[Tensor, Tensor]:
     if conv.bias is not None:
         shift = shift + conv.bias * scale
     return conv.weight * scale[:, None, None, None], shift
+
+
+def as_convolutions(model: Model) -> Model:
+    """A copy of ``model`` in which each folded convolution is an ordinary one, with the weights that it has now: an
+    export holds them, and need not compute them. All other tensors are the model's own."""
+    copied = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+    for name, module in list(copied.named_modules()):
+        if isinstance(module, FoldedConv2d):
+            (conv,), (norm,) = module._conv, module._norm
+            with torch.no_grad():
+                conv.weight, conv.bias = map(nn.Parameter, _fold_weights(conv, norm))
+            parent, _, child = name.rpartition(".")
+            setattr(copied.get_submodule(parent), child, conv)
+    return copied
 
 
 def example(shape: tuple[int, ...]) -> Tensor:

@@ -18,6 +18,7 @@ from torchvision.ops import roi_align
 
 from ..detection import box_coder
 from ..detection.boxes import big_enough
+from ..detection.folding import as_convolutions
 from ..detection.model import DetectionModel
 from ..detection.onnx_graph import OPSET, Builder
 from ..detection.roi_align import SAMPLES, assign_levels
@@ -169,19 +170,20 @@ class Exportable(nn.Module):
         """
         config = self.config
         before, after = config.rpn_pre_nms_top_n[1], config.rpn_post_nms_top_n[1]
-        boxes, scores, chosen = [], [], []
+        logits_of_best, moves, anchors, chosen = [], [], [], []
         for level, (feature, logit, delta) in enumerate(zip(features, logits, deltas, strict=True)):
             best, index = torch.ops.resight.best(logit[0], before)
-            anchors = self._anchors(level, batch, feature, index)
-            box = _clip(box_coder.decode(delta[0][index], anchors, RPN_WEIGHTS), size)
-            score = best.sigmoid()
-            usable = torch.isfinite(best) & big_enough(box, 1e-3) & (score >= config.rpn_score)
-            boxes.append(box)
-            scores.append(torch.where(usable, score, -1.0))
+            logits_of_best.append(best)
+            moves.append(delta[0][index])
+            anchors.append(self._anchors(level, batch, feature, index))
             chosen.append(index)
-        all_boxes, all_scores = torch.stack(boxes), torch.stack(scores)
-        kept = torch.ops.resight.nms(all_boxes, all_scores, config.rpn_nms_iou, -0.5, after)
-        proposals = all_boxes.reshape(-1, 4)[kept.clamp(min=0)]
+        best = torch.stack(logits_of_best)  # [L, N]
+        boxes = _clip(box_coder.decode(torch.stack(moves), torch.stack(anchors), RPN_WEIGHTS), size)
+        scores = best.sigmoid()
+        usable = torch.isfinite(best) & big_enough(boxes, 1e-3) & (scores >= config.rpn_score)
+        scores = torch.where(usable, scores, -1.0)
+        kept = torch.ops.resight.nms(boxes, scores, config.rpn_nms_iou, -0.5, after)
+        proposals = boxes.reshape(-1, 4)[kept.clamp(min=0)]
         return torch.where((kept >= 0)[:, None], proposals, 0.0), chosen, kept
 
     def _anchors(self, level: int, batch: Tensor, feature: Tensor, index: Tensor) -> Tensor:
@@ -313,7 +315,7 @@ def to_body(model: DetectionModel) -> onnx.ModelProto:
 
 
 def _network(model: FasterRCNN, by_level: bool) -> onnx.ModelProto:
-    model = model.eval()
+    model = as_convolutions(model.eval())
     height, width = torch.export.Dim("h32", min=2, max=512), torch.export.Dim("w32", min=2, max=512)
     example = (torch.rand(1, 3, 320, 416), torch.tensor([310.0, 400.0]), torch.ones(4))
     shapes = {"batch": {2: 32 * height, 3: 32 * width}, "size": None, "scale": None}
