@@ -44,6 +44,7 @@ import resight
 from resight.config.toml_text import flat
 from resight.config.tree import Config
 from resight.datasets.formats import read_source
+from resight.dialect import model_config
 from resight.io.outputs import atomic_folder, write_text
 from resight.io.progress import track
 from resight.models.checkpoints import LAST, load_checkpoint
@@ -166,11 +167,15 @@ def keys_of(config: Config) -> dict[str, Any]:
 
 
 def is_same(file: Path, config: Config, data: str) -> bool:
-    """Whether ``file`` tells of these values and this data. Keys that were unknown when it was written do not count."""
+    """Whether ``file`` tells of these values and this data. Of keys that were unknown when it was written those of the
+    model count as what models were before, others do not."""
     if not file.exists():
         return False
     known, now = json.loads(file.read_text()), keys_of(config)
-    return known["data"] == data and all(now.get(key) == value for key, value in known["config"].items())
+    own = {key.removeprefix("model."): value for key, value in known["config"].items() if key.startswith("model.")}
+    model = model_config(own).of_earlier_version().model_dump(mode="json")
+    before = known["config"] | {f"model.{key}": value for key, value in model.items()}
+    return known["data"] == data and all(now.get(key) == value for key, value in before.items())
 
 
 def train_job(job: Job, config: Config, run: Path, data: str) -> float | None:

@@ -46,9 +46,11 @@ pytest_plugins = [
 COLOURS = {"red": (220, 30, 30), "blue": (30, 60, 220)}
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers():
     """A process a core and one more: some tests wait for a server or a process that they started."""
-    return (os.cpu_count() or 1) + 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return (cores or 1) + 1
 
 
 @pytest.fixture(scope="session")

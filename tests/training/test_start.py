@@ -92,4 +92,9 @@ def test_a_run_keeps_the_iou_of_its_positives_and_a_new_one_has_todays(own, resu
 def test_one_head_has_positives_as_torchvision_has_them_unless_others_are_asked_for():
     assert model_of().rpn_iou == model_of(heads=3).rpn_iou == 0.5
     assert model_of(heads=1).rpn_iou == model_of(name="fasterrcnn_resnet50_fpn").rpn_iou == 0.7
-    assert model_of(heads=1, rpn_iou=0.5).rpn_iou == 0.5
+    assert model_of(heads="1").rpn_iou == 0.7
+    made = model_of(heads=1, rpn_iou=0.5)
+    assert made.rpn_iou == 0.5
+    # What follows from the heads was not set, so a run that is resumed with its heads alone keeps its own.
+    begun = SimpleNamespace(card=SimpleNamespace(model=made))
+    assert find_start(load_config(None, {"model.heads": 1}), begun)[1].model == made

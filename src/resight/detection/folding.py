@@ -94,8 +94,8 @@ def _fold_weights(conv: nn.Conv2d, norm: StoredNorm) -> tuple[Tensor, Tensor]:
 
 def as_convolutions(model: Model) -> Model:
     """A copy of ``model`` in which each folded convolution is an ordinary one, with the weights that it has now: an
-    export holds them, and need not compute them. All other tensors are the model's own."""
-    copied = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+    export holds them, and need not compute them."""
+    copied = copy.deepcopy(model)
     for name, module in list(copied.named_modules()):
         if isinstance(module, FoldedConv2d):
             (conv,), (norm,) = module._conv, module._norm

@@ -17,20 +17,20 @@ class FpnModelConfig(ModelConfig):
 
     heads: int = Field(2, ge=1, le=3, description="box heads in cascade, each refining the boxes of the one before")
     rpn_iou: float = Field(
-        0.5, ge=0.3, le=1, description="IoU with an object from which an anchor is a positive; 0.7 with one box head"
+        0.5,
+        ge=0.3,
+        le=1,
+        description="IoU with an object from which an anchor is a positive; with one box head 0.7",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _own_sizes(cls, values: Any) -> Any:
-        """torchvision's models have sizes of their own, which their weights were trained at, and one box head; with one
-        box head a model is trained as torchvision trains it."""
-        if not isinstance(values, dict):
+        """torchvision's models have sizes of their own, which their weights were trained at, and one box head."""
+        name = values.get("name") if isinstance(values, dict) else None
+        if not isinstance(name, str) or name not in TORCHVISION:
             return values
-        name = values.get("name")
-        if isinstance(name, str) and name in TORCHVISION:
-            values = {"min_size": SPECS[name].min_size, "max_size": SPECS[name].max_size, "heads": 1, **values}
-        return {"rpn_iou": RPN_IOU, **values} if values.get("heads") == 1 else values
+        return {"min_size": SPECS[name].min_size, "max_size": SPECS[name].max_size, "heads": 1, **values}
 
     @model_validator(mode="after")
     def _own_rules(self) -> Self:
@@ -41,6 +41,8 @@ class FpnModelConfig(ModelConfig):
         if self.heads > 1 and self.name in TORCHVISION and self.start == "pretrained":
             message = f"heads is {self.heads}, and the published weights of {self.name} have one box head"
             raise ValueError(f"{message}: set model.heads to 1")
+        if self.heads == 1 and "rpn_iou" not in self.model_fields_set:
+            self.__dict__["rpn_iou"] = RPN_IOU  # still a default, and not what was set
         return self
 
     def of_earlier_version(self) -> Self:
