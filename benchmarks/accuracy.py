@@ -12,7 +12,7 @@ not measured twice, and a training that was interrupted goes on in its folder be
 themselves are, too. Several processes can share RUNS, each on a core of its own (`--core`). Without RUNS the tables are
 printed, and nothing else is done. A setting whose values change is measured again; what a change of the code changes is
 not noticed: remove what was measured, or give the setting another name. What was compared with earlier defaults is in
-`accuracy/one-head/`, `two-sizes/` and `rpn-70/` (`--results`); `--against` compares with the default there.
+`accuracy/one-head/` and `accuracy/two-sizes/` (`--results`); `--against` compares with the default there.
 
 `signs` is a Pascal VOC folder of numbered images; fifteen consecutive numbers are a group, and no group is parted.
 `scenes` is drawn: drives past signs that are twice as tall in a third of them and small in another. A group is a drive.

@@ -121,7 +121,6 @@ def test_beyond_what_was_measured_all_is_as_at_its_ends(shapes, monkeypatch):
         {"train__max_minutes": 1, "model__min_size": 100},
         {"train__max_minutes": 1, "model__name": "resnet18"},
         {"train__max_minutes": 1, "model__heads": 1},
-        {"train__max_minutes": 1, "model__rpn_iou": 0.7},
         {"train__max_minutes": 1, "model__name": "fasterrcnn_mobilenet_v3_large_320_fpn"},
         {"train__max_minutes": 1, "model__tile": 640},
         {"train__max_minutes": 1, "model__start": "none"},

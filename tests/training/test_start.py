@@ -73,28 +73,3 @@ def test_heads_are_those_of_the_start_and_one_where_it_was_stored_before_there_w
         with pytest.raises(ResightError, match=rf"has {heads or 1} box head.*, and model.heads is 2") as caught:
             model_of(start=str(path), heads=2)
         assert caught.value.fix == f"Set model.heads to {heads or 1}."
-
-
-@pytest.mark.parametrize(
-    ("own", "resumed", "begun"),
-    [({}, 0.7, 0.7), ({"heads": 1}, 0.7, 0.7), ({"heads": 2}, 0.7, 0.5), ({"heads": 2, "rpn_iou": 0.6}, 0.6, 0.5)],
-)
-def test_a_run_keeps_the_iou_of_its_positives_and_a_new_one_has_todays(own, resumed, begun, untrained, tmp_path):
-    made = load_checkpoint(untrained)
-    stored = made.card.to_json()
-    stored["model"] = {key: value for key, value in stored["model"].items() if key not in ("heads", "rpn_iou")} | own
-    earlier = replace(made, card=ModelMetadata.from_json(stored))
-    save_checkpoint(tmp_path / "earlier.safetensors", earlier)
-    assert find_start(load_config(None), earlier)[1].model.rpn_iou == resumed
-    assert model_of(start=str(tmp_path / "earlier.safetensors")).rpn_iou == begun
-
-
-def test_one_head_has_positives_as_torchvision_has_them_unless_others_are_asked_for():
-    assert model_of().rpn_iou == model_of(heads=3).rpn_iou == 0.5
-    assert model_of(heads=1).rpn_iou == model_of(name="fasterrcnn_resnet50_fpn").rpn_iou == 0.7
-    assert model_of(heads="1").rpn_iou == 0.7
-    made = model_of(heads=1, rpn_iou=0.5)
-    assert made.rpn_iou == 0.5
-    # What follows from the heads was not set, so a run that is resumed with its heads alone keeps its own.
-    begun = SimpleNamespace(card=SimpleNamespace(model=made))
-    assert find_start(load_config(None, {"model.heads": 1}), begun)[1].model == made

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 MOST_BOXES = 20_000  # that anchors are fitted to
-POSITIVE = 0.7  # the usual IoU with an object from which an anchor is a positive (Ren et al. 2015, section 3.1.2)
+POSITIVE = 0.7  # IoU with an object from which an anchor is a positive (Ren et al. 2015, section 3.1.2)
 
 
 @dataclass(frozen=True)

@@ -8,20 +8,12 @@ from ..config.most_detections import MostDetections, check_most
 from ..config.tree import OWN_DETECTIONS, OWN_SECTION, Config, ModelConfig
 from .specs import SPECS, TORCHVISION
 
-RPN_IOU = 0.7  # of torchvision (Ren et al. 2015, section 3.1.2)
-
 
 class FpnModelConfig(ModelConfig):
     dialect: ClassVar[Literal["fpn", "tfod"]] = "fpn"
     repeat_threshold: ClassVar[float] = 0.5
 
     heads: int = Field(2, ge=1, le=3, description="box heads in cascade, each refining the boxes of the one before")
-    rpn_iou: float = Field(
-        0.5,
-        ge=0.3,
-        le=1,
-        description="IoU with an object from which an anchor is a positive; with one box head 0.7",
-    )
 
     @model_validator(mode="before")
     @classmethod
@@ -41,13 +33,10 @@ class FpnModelConfig(ModelConfig):
         if self.heads > 1 and self.name in TORCHVISION and self.start == "pretrained":
             message = f"heads is {self.heads}, and the published weights of {self.name} have one box head"
             raise ValueError(f"{message}: set model.heads to 1")
-        if self.heads == 1 and "rpn_iou" not in self.model_fields_set:
-            self.__dict__["rpn_iou"] = RPN_IOU  # still a default, and not what was set
         return self
 
     def of_earlier_version(self) -> Self:
-        were = {"heads": 1, "rpn_iou": RPN_IOU}  # before they could be set
-        return self.model_copy(update={key: were[key] for key in were if key not in self.model_fields_set})
+        return self if "heads" in self.model_fields_set else self.model_copy(update={"heads": 1})
 
     @property
     def most(self) -> MostDetections:

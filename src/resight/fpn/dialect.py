@@ -117,7 +117,7 @@ def _box_head(spec: FPNSpec, num_classes: int, shared: bool) -> nn.ModuleDict:
     return nn.ModuleDict({"box_head": head, "box_predictor": predictor(spec.box_width, num_classes + 1)})
 
 
-def _rcnn_config(spec: FPNSpec, config: FpnModelConfig, anchors: AnchorSettings) -> RCNNConfig:
+def _rcnn_config(spec: FPNSpec, config: ModelConfig, anchors: AnchorSettings) -> RCNNConfig:
     """Each detection needs a proposal, of which a model may have fewer by default than detections are asked for."""
     detections = config.most.image
     (pre_training, pre), (post_training, post) = spec.rpn_pre_nms_top_n, spec.rpn_post_nms_top_n
@@ -130,7 +130,6 @@ def _rcnn_config(spec: FPNSpec, config: FpnModelConfig, anchors: AnchorSettings)
         rpn_pre_nms_top_n=(pre_training, max(pre, int(pre_factor * detections))),
         rpn_post_nms_top_n=(post_training, max(post, post_factor * detections)),
         rpn_score=spec.rpn_score,
-        rpn_iou=config.rpn_iou,
         box_batch=spec.box_batch,
         score=SCORE_FLOOR,
         detections=detections,

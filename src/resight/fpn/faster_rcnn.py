@@ -27,7 +27,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ..detection import box_coder, matcher
-from ..detection.anchors import AnchorSettings, grid_anchors
+from ..detection.anchors import POSITIVE, AnchorSettings, grid_anchors
 from ..detection.boxes import MOST_AT_ONCE, Instances, at_rows, big_enough, nms_of_groups, rescale, windows_of, within
 from ..detection.losses import StageLoss, stage_loss
 from ..detection.matcher import Sampler, balanced_minibatch
@@ -78,7 +78,6 @@ class RCNNConfig:
     rpn_post_nms_top_n: tuple[int, int] = (2000, 1000)  # proposals per image
     rpn_nms_iou: float = 0.7
     rpn_score: float = 0.0
-    rpn_iou: float = 0.7  # with an object from which an anchor is a positive
     rpn_batch: int = 256
     rpn_positive: float = 0.5
     box_batch: int = 512
@@ -345,8 +344,7 @@ class FasterRCNN(DetectionModel):
     ) -> tuple[Tensor, Tensor, float]:
         """Objectness and box loss, summed, and the number of anchors drawn."""
         config = self.config
-        shared = anchors.expand(len(logits), -1, -1)
-        matches = truth.match(shared, config.rpn_iou, 0.3, allow_low_quality_matches=True)
+        matches = truth.match(anchors.expand(len(logits), -1, -1), POSITIVE, 0.3, allow_low_quality_matches=True)
         drawn = self.sampler(matches, config.rpn_batch, config.rpn_positive, generators)
         chosen, match = logits.flatten()[drawn.index], matches.flatten()[drawn.index]
         positive = drawn.positives(drawn.index)

@@ -78,8 +78,7 @@ def is_open(config: Config) -> bool:
     weights, no tiles, and the size is not set."""
     model, train = config.model, config.train
     by_clock = train.max_minutes and not train.steps and not train.epochs
-    measured = {"name", "heads", "rpn_iou", "start", "tile"}
-    own, default = (one.model_dump(include=measured) for one in (model, model_config({})))
+    own, default = (one.model_dump(include={"name", "heads", "start", "tile"}) for one in (model, model_config({})))
     return bool(by_clock) and own == default and not {"min_size", "max_size"} & model.model_fields_set
 
 
