@@ -16,7 +16,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-# A process a core and one more; one that is done takes tests over from another. `make test PARALLEL=` runs them in one.
+# A process a core; one that is done takes tests over from another. `make test PARALLEL=` runs them in one process.
 PARALLEL ?= --numprocesses auto --maxprocesses 8 --dist worksteal
 MINUTES ?= 5
 ENGINE ?= docker

@@ -1,6 +1,6 @@
 import os
 
-# Tests run in several processes: one thread in each and in what it starts, set before a library asks for the number.
+# Tests run a process a core: one thread in each and in what it starts, set before a library asks for the number.
 os.environ |= {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # some tests import ONNX Runtime themselves
 
@@ -44,13 +44,6 @@ pytest_plugins = [
 ]
 
 COLOURS = {"red": (220, 30, 30), "blue": (30, 60, 220)}
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers():
-    """A process a core and one more: some tests wait for a server or a process that they started."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return (cores or 1) + 1
 
 
 @pytest.fixture(scope="session")
