@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -148,8 +149,22 @@ def test_what_waits_when_all_is_stopped_is_answered(with_pool, meeting):
     with_pool(use)
 
 
+@pytest.fixture
+def slow_to_be_told(monkeypatch):
+    """That a process has ended is known a while after it has."""
+    waitpid = os.waitpid
+
+    def wait(pid, options):
+        if not options:
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+            time.sleep(0.2)
+        return waitpid(pid, options)
+
+    monkeypatch.setattr(os, "waitpid", wait)
+
+
 @pytest.mark.parametrize(("word", "message"), [("bad", "is damaged"), ("killed", "with code -9; was there enough")])
-def test_a_model_that_cannot_be_loaded(with_pool, tmp_path, word, message):
+def test_a_model_that_cannot_be_loaded(with_pool, slow_to_be_told, tmp_path, word, message):
     (tmp_path / "model").write_text(word)
     with pytest.raises(ResightError, match=message):
         with_pool(None, model=tmp_path / "model")

@@ -92,7 +92,7 @@ class Worker:
         except TimeoutError:
             raise ResightError(f"is not loaded after {LOAD_SECONDS:.0f} seconds", where=task.model) from None
         except Died:
-            code = await self.end()
+            code = await self.exit_code()
             killed = "; was there enough memory?" if code == -9 else ""
             raise ResightError(f"the process that loads it ended with code {code}{killed}", where=task.model) from None
         if isinstance(answer, str):
@@ -111,6 +111,12 @@ class Worker:
             return pickle.loads(await self._reader.readexactly(int.from_bytes(size)))
         except (asyncio.IncompleteReadError, ConnectionError) as error:
             raise Died from error
+
+    async def exit_code(self) -> int:
+        """Of one that has broken off: most often it has ended. That takes a moment to be known, and ending it meanwhile
+        would take its exit code away from who waits for it."""
+        await asyncio.wait([self.ended], timeout=1)
+        return await self.end()
 
     async def end(self) -> int:
         """Ends it at once, as it holds nothing that could be lost, and returns its exit code."""
@@ -240,7 +246,7 @@ class Pool:
                 _finish(job, Response.error(504, f"the model took more than {self.plan.seconds:g} seconds"))
                 return f"took more than {self.plan.seconds:g} seconds for a request"
             except Died:
-                code = await worker.end()
+                code = await worker.exit_code()
                 if job.answer.done():
                     pass
                 elif job.tries < TRIES:
