@@ -168,6 +168,16 @@ def test_what_was_trained_otherwise_is_merged_and_the_rest_stays(tree, other):
     assert EXTRAS in merged and READER.rstrip().removesuffix("}") in merged
 
 
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "exponential"])
+@pytest.mark.parametrize("other", ["constant", "cosine", "exponential"])
+def test_another_kind_of_schedule_is_merged_where_its_numbers_are_the_same(schedule, other):
+    tree = {"model.name": "faster_rcnn_resnet50_v1", **WITHOUT, "train.batch_size": 1, "train.learning_rate": 0.1}
+    tree |= {"train.warmup_steps": 0, "train.steps": 9, "train.schedule_steps": 9, "model.start": "none"}
+    text = write_pipeline(load_config(None, tree | {"train.schedule": schedule}), 7)
+    merged = merge_pipeline(text, load_config(None, tree | {"train.schedule": other}), 7)
+    assert merged == write_pipeline(load_config(None, tree | {"train.schedule": other}), 7)
+
+
 def test_a_config_is_the_same_where_the_training_was(folder):
     start = 'fine_tune_checkpoint: "start/ckpt-0"\n  fine_tune_checkpoint_version: V2\n'
     tree = {"model.name": "faster_rcnn_resnet50_v1", **WITHOUT, "train.batch_size": 1, "train.learning_rate": 0.1}
