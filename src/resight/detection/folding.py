@@ -101,8 +101,7 @@ def as_convolutions(model: Model) -> Model:
             (conv,), (norm,) = module._conv, module._norm
             with torch.no_grad():
                 conv.weight, conv.bias = map(nn.Parameter, _fold_weights(conv, norm))
-            parent, _, child = name.rpartition(".")
-            setattr(copied.get_submodule(parent), child, conv)
+            copied.set_submodule(name, conv)
     return copied
 
 
@@ -150,9 +149,8 @@ def _fold(model: nn.Module, pairs: list[tuple[str, str]]) -> None:
     for conv_name, norm_name in pairs:
         norm = FoldedNorm(cast(nn.BatchNorm2d, model.get_submodule(norm_name)))
         conv = FoldedConv2d(cast(nn.Conv2d, model.get_submodule(conv_name)), norm)
-        for name, module in ((conv_name, conv), (norm_name, norm)):
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, module)
+        model.set_submodule(conv_name, conv)
+        model.set_submodule(norm_name, norm)
 
 
 def _equal_when_folded(model: nn.Module, pairs: list[tuple[str, str]], example: Tensor) -> bool:

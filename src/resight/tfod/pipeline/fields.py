@@ -283,10 +283,10 @@ MESSAGES: dict[str, dict[str, Known]] = {
         "momentum_optimizer_value": Known(float, 0.9, "train.momentum"),
     },
     "LearningRate": {
-        "cosine_decay_learning_rate": Known("Cosine"),
-        "manual_step_learning_rate": Known("ManualStep"),
-        "exponential_decay_learning_rate": Known("Exponential"),
-        "constant_learning_rate": Known("Constant"),
+        "cosine_decay_learning_rate": Known("Cosine", key="train.schedule", by_hand=True),
+        "manual_step_learning_rate": Known("ManualStep", key="train.schedule", by_hand=True),
+        "exponential_decay_learning_rate": Known("Exponential", key="train.schedule", by_hand=True),
+        "constant_learning_rate": Known("Constant", key="train.schedule", by_hand=True),
     },
     "Constant": {"learning_rate": Known(float, 0.002, "train.learning_rate")},
     "Exponential": {

@@ -71,9 +71,7 @@ def _changes(keys: Sequence[str], config: Config, num_classes: int) -> dict[str,
     changes: dict[str, Any] = {}
     for place, known in paths():
         limited = place.endswith(_LIMITED) and _get(message, place) != _get(config, known.key)
-        # The kind of a schedule is told by which message is there.
-        own = known.key in keys or (place == _RATE and "train.schedule" in keys)
-        if known.use == "read" and (own or limited):
+        if known.use == "read" and (known.key in keys or limited):
             whole = next((whole for whole in _WHOLE if place.startswith(whole)), place)
             changes[whole] = _get(message, whole)
     return changes
