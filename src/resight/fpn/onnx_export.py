@@ -26,11 +26,13 @@ from ..detection.stages import STAGE
 from .faster_rcnn import POOL_SIZE, RPN_WEIGHTS, FasterRCNN, RCNNConfig
 
 # Steps whose shapes depend on data or on the image are opaque to torch.export: it sees their output shapes only, and
-# each becomes the ONNX operators written below. They are never run in PyTorch.
+# each becomes the ONNX operators written below. They are never run in PyTorch. So is ReLU6, as torch.export takes three
+# times as long for PyTorch's as for all convolutions.
 torch.library.define("resight::best", "(Tensor scores, int count) -> (Tensor, Tensor)")
 torch.library.define("resight::stride", "(Tensor batch, Tensor feature) -> Tensor")
 torch.library.define("resight::nms", "(Tensor boxes, Tensor scores, float iou, float score, int limit) -> Tensor")
 torch.library.define("resight::pool", "(Tensor[] features, Tensor boxes, Tensor levels, int[] strides) -> Tensor")
+torch.library.define("resight::relu6", "(Tensor x) -> Tensor")
 
 
 @torch.library.register_fake("resight::best")
@@ -51,6 +53,11 @@ def _(boxes: Tensor, scores: Tensor, iou: float, score: float, limit: int) -> Te
 @torch.library.register_fake("resight::pool")
 def _(features: list[Tensor], boxes: Tensor, levels: Tensor, strides: list[int]) -> Tensor:
     return boxes.new_empty(boxes.shape[0], features[0].shape[1], POOL_SIZE, POOL_SIZE)
+
+
+@torch.library.register_fake("resight::relu6")
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
 
 
 def _ints(*values: int) -> Any:
@@ -112,6 +119,15 @@ def _pool(features: Any, boxes: Any, levels: Any, strides: Any) -> Any:
     places = op.Range(zero, op.Squeeze(op.Shape(order)), one)
     back = op.ScatterElements(order, order, places, axis=0)
     return op.Gather(op.Concat(*parts, axis=0), back, axis=0)
+
+
+def _relu6(x: Any) -> Any:
+    return op.Clip(x, op.Constant(value_float=0.0), op.Constant(value_float=6.0))
+
+
+class _ReLU6(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.resight.relu6(x)
 
 
 class Exportable(nn.Module):
@@ -316,6 +332,8 @@ def to_body(model: DetectionModel) -> onnx.ModelProto:
 
 def _network(model: FasterRCNN, by_level: bool) -> onnx.ModelProto:
     model = as_convolutions(model.eval())
+    for name in [name for name, module in model.named_modules() if isinstance(module, nn.ReLU6)]:
+        model.set_submodule(name, _ReLU6())
     height, width = torch.export.Dim("h32", min=2, max=512), torch.export.Dim("w32", min=2, max=512)
     example = (torch.rand(1, 3, 320, 416), torch.tensor([310.0, 400.0]), torch.ones(4))
     shapes = {"batch": {2: 32 * height, 3: 32 * width}, "size": None, "scale": None}
@@ -336,6 +354,7 @@ def _network(model: FasterRCNN, by_level: bool) -> onnx.ModelProto:
                 torch.ops.resight.stride.default: _stride,
                 torch.ops.resight.nms.default: _nms,
                 torch.ops.resight.pool.default: _pool,
+                torch.ops.resight.relu6.default: _relu6,
             },
         )
     assert program is not None
