@@ -179,6 +179,10 @@ def description(**changes):
         ({"resight": description(card={})}, "damaged"),
         ({"resight": description(card=None)}, "damaged"),
         ({"resight": description(card=CARD.to_json() | {"model": {"name": 3}})}, "damaged"),
+        (
+            {"resight": description(version="9.1", card=CARD.to_json() | {"model": {"heads": 2, "depth": 3}})},
+            r"damaged: unknown key 'depth'\.\n  Version 9\.1 of Resight wrote it, this is .*: upgrade",
+        ),
         ({"resight": description(card=CARD.to_json() | {"label_map": "item {"})}, "damaged"),
         ({"resight": description(card=CARD.to_json() | {"anchors": {"sizes": 3, "ratios": []}})}, "damaged"),
         ({"resight": description(card=CARD.to_json() | {"anchors": {"sizes": [["a"]], "ratios": [1]}})}, "damaged"),

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from .._version import __version__
+from ..config.loading import explain
 from ..config.toml_text import to_toml
 from ..config.tree import Config, Fraction, ModelConfig
 from ..detection.anchors import AnchorSettings
@@ -185,6 +186,12 @@ def load_checkpoint(path: Path, *, tensors: bool = True) -> Checkpoint:
         found = meta.get("format") if isinstance(meta, dict) else None
         if found == FORMAT:
             return Checkpoint(ModelMetadata.from_json(meta["card"]), read, dict(meta["state"]))
+    except ValidationError as error:
+        told = error.errors()[:3]
+        wrong = "; ".join(explain(item) if item["loc"] else item["msg"] for item in told)
+        newer = any(item["type"] == "extra_forbidden" for item in told)
+        fix = f"Version {meta.get('version')} of Resight wrote it, this is {__version__}: upgrade." if newer else ""
+        raise ResightError(f"the checkpoint's description is damaged: {wrong}", where=path, fix=fix) from error
     except (ResightError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ResightError(f"the checkpoint's description is damaged: {error}", where=path) from error
     raise ResightError(f"is of format {found}, this version reads {FORMAT}", where=path, fix="Upgrade Resight.")
