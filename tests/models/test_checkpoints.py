@@ -181,7 +181,7 @@ def description(**changes):
         ({"resight": description(card=CARD.to_json() | {"model": {"name": 3}})}, "damaged"),
         (
             {"resight": description(version="9.1", card=CARD.to_json() | {"model": {"heads": 2, "depth": 3}})},
-            r"damaged: unknown key 'depth'\.\n  Version 9\.1 of Resight wrote it, this is .*: upgrade",
+            r"is of another version: unknown key 'depth'\.\n  Version 9\.1 of Resight wrote it, this is .*: upgrade",
         ),
         ({"resight": description(card=CARD.to_json() | {"label_map": "item {"})}, "damaged"),
         ({"resight": description(card=CARD.to_json() | {"anchors": {"sizes": 3, "ratios": []}})}, "damaged"),

@@ -187,11 +187,12 @@ def load_checkpoint(path: Path, *, tensors: bool = True) -> Checkpoint:
         if found == FORMAT:
             return Checkpoint(ModelMetadata.from_json(meta["card"]), read, dict(meta["state"]))
     except ValidationError as error:
-        told = error.errors()[:3]
-        wrong = "; ".join(explain(item) if item["loc"] else item["msg"] for item in told)
-        newer = any(item["type"] == "extra_forbidden" for item in told)
-        fix = f"Version {meta.get('version')} of Resight wrote it, this is {__version__}: upgrade." if newer else ""
-        raise ResightError(f"the checkpoint's description is damaged: {wrong}", where=path, fix=fix) from error
+        told = error.errors()
+        wrong = "; ".join(explain(item) if item["loc"] else item["msg"] for item in told[:3])
+        if any(item["type"] == "extra_forbidden" for item in told):
+            fix = f"Version {meta.get('version')} of Resight wrote it, this is {__version__}: upgrade."
+            raise ResightError(f"the checkpoint is of another version: {wrong}", where=path, fix=fix) from error
+        raise ResightError(f"the checkpoint's description is damaged: {wrong}", where=path) from error
     except (ResightError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ResightError(f"the checkpoint's description is damaged: {error}", where=path) from error
     raise ResightError(f"is of format {found}, this version reads {FORMAT}", where=path, fix="Upgrade Resight.")
