@@ -156,3 +156,8 @@ def explain(item: Any, keys: Keys = tuple) -> str:
         return f"{key} = {value}: {_is_section(key, keys)}"
     wanted = _WANTED.get(kind) or _WANTED.get(kind.split("_")[0])
     return f"{key} = {value}: must be {wanted.format(**context)}" if wanted else f"{key} = {value}: {item['msg']}"
+
+
+def first_faults(error: ValidationError) -> str:
+    """The first three of what pydantic found, as :func:`explain` puts it; what concerns no key as pydantic does."""
+    return "; ".join(explain(item) if item["loc"] else item["msg"] for item in error.errors()[:3])

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .._version import __version__
 from ..config.defaults import Precision
-from ..config.loading import explain
+from ..config.loading import first_faults
 from ..config.tree import Fraction, ModelConfig
 from ..dialect import dialect_of, exported_config
 from ..errors import ResightError
@@ -139,6 +139,5 @@ def read_card(text: str, where: object) -> Card:
         _ = card.model  # its options are looked at now
         return card
     except ValidationError as error:
-        wrong = "; ".join(explain(item) if item["loc"] else item["msg"] for item in error.errors()[:3])
-        fix = "Export the model again."
-        raise ResightError(f"what Resight noted with the model is damaged: {wrong}", where=where, fix=fix) from error
+        message = f"what Resight noted with the model is damaged: {first_faults(error)}"
+        raise ResightError(message, where=where, fix="Export the model again.") from error

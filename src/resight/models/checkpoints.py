@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .._version import __version__
-from ..config.loading import explain
+from ..config.loading import first_faults
 from ..config.toml_text import to_toml
 from ..config.tree import Config, Fraction, ModelConfig
 from ..detection.anchors import AnchorSettings
@@ -187,9 +187,8 @@ def load_checkpoint(path: Path, *, tensors: bool = True) -> Checkpoint:
         if found == FORMAT:
             return Checkpoint(ModelMetadata.from_json(meta["card"]), read, dict(meta["state"]))
     except ValidationError as error:
-        told = error.errors()
-        wrong = "; ".join(explain(item) if item["loc"] else item["msg"] for item in told[:3])
-        if any(item["type"] == "extra_forbidden" for item in told):
+        wrong = first_faults(error)
+        if any(item["type"] == "extra_forbidden" for item in error.errors()):
             fix = f"Version {meta.get('version')} of Resight wrote it, this is {__version__}: upgrade."
             raise ResightError(f"the checkpoint is of another version: {wrong}", where=path, fix=fix) from error
         raise ResightError(f"the checkpoint's description is damaged: {wrong}", where=path) from error
