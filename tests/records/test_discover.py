@@ -101,10 +101,11 @@ def test_missing_shards_are_named(tmp_path):
 )
 def test_annotations_get_the_line_that_makes_records_of_them(tmp_path, monkeypatch, names):
     folder = tmp_path / "my photos"
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "far" / "away").mkdir(parents=True)  # from nearer the line names the place as seen from there
+    monkeypatch.chdir(tmp_path / "far" / "away")
     with pytest.raises(ResightError, match="annotations") as caught:
         found(folder, names)
-    assert f"resight data build '{folder}' -o records" in caught.value.fix
+    assert f"resight data build '{folder}' -o {tmp_path / 'records'}" in caught.value.fix
 
 
 def test_a_single_file(tmp_path):
